@@ -1,0 +1,1 @@
+"""What one denoising step is: tasks, sequences, the transformer, sampling, autoencoder, text, checkpoints."""

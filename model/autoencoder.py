@@ -1,0 +1,124 @@
+"""Pixels to latents and back: diffusers' AutoencoderKLWan, or a linear autoencoder with the same file layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+
+
+class Autoencoder(Protocol):
+    """What the stages need of an autoencoder. Clips are ``[3, F, H, W]`` float32 in -1..1 with F = 4n + 1 frames."""
+
+    z_dim: int
+    temporal: int
+    spatial: int
+
+    def encode(self, clip: torch.Tensor) -> torch.Tensor:
+        """Normalised latents ``[z_dim, 1 + (F - 1) / temporal, H / spatial, W / spatial]`` (posterior mode)."""
+
+    def decode_stream(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Chunks ``[3, f, H, W]`` of the clip in order, as soon as they are ready, clamped to -1..1."""
+
+
+class LinearConfig(BaseModel):
+    """config.json of a `LinearAutoencoder`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    z_dim: int = Field(ge=1)
+    scale_factor_temporal: int = Field(default=4, ge=1)
+    scale_factor_spatial: int = Field(default=8, ge=1)
+
+
+class LinearAutoencoder:
+    """Principal components of blocks of ``temporal x spatial x spatial`` pixels.
+
+    The first frame stands alone, as in Wan's causal autoencoder: it is encoded as a block of equal frames, so that all
+    latents share one basis. ``scale`` divides the components, so that the transformer sees variances near one.
+    """
+
+    CLASS_NAME = "LinearVideoAutoencoder"
+
+    def __init__(self, config: LinearConfig, mean: torch.Tensor, basis: torch.Tensor, scale: torch.Tensor) -> None:
+        self.z_dim = config.z_dim
+        self.temporal = config.scale_factor_temporal
+        self.spatial = config.scale_factor_spatial
+        self._mean = mean.float()  # [3 * temporal * spatial^2]
+        self._basis = basis.float()  # [3 * temporal * spatial^2, z_dim]
+        self._scale = scale.float()  # [z_dim]
+
+    @classmethod
+    def fit(cls, clips: list[torch.Tensor], config: LinearConfig) -> LinearAutoencoder:
+        """Principal components of batches of clips ``[B, 3, F, H, W]``.
+
+        The scale is the geometric mean between full whitening and none: the coarse components keep more weight.
+        """
+        rows = torch.cat([blocks_of(c, config.scale_factor_temporal, config.scale_factor_spatial)[0] for c in clips])
+        mean = rows.mean(0)
+        centred = (rows - mean).double()
+        values, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
+        std = values.flip(0)[: config.z_dim].clamp_min(1e-12).sqrt()
+        scale = std.sqrt()
+        scale = scale * (std / scale).square().mean().sqrt()
+        return cls(config, mean, vectors.flip(1)[:, : config.z_dim], scale)
+
+    @classmethod
+    def load(cls, directory: Path) -> LinearAutoencoder:
+        config = LinearConfig.model_validate_json((directory / "config.json").read_text())
+        tensors = load_file(directory / WEIGHTS_NAME)
+        return cls(config, tensors["mean"], tensors["basis"], tensors["scale"])
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        config = {
+            "_class_name": self.CLASS_NAME,
+            "z_dim": self.z_dim,
+            "scale_factor_temporal": self.temporal,
+            "scale_factor_spatial": self.spatial,
+        }
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        tensors = {"mean": self._mean, "basis": self._basis.contiguous(), "scale": self._scale}
+        save_file(tensors, directory / WEIGHTS_NAME)
+
+    def encode(self, clip: torch.Tensor) -> torch.Tensor:
+        """See `Autoencoder.encode`."""
+        return self.encode_batch(clip[None])[0]
+
+    def encode_batch(self, clips: torch.Tensor) -> torch.Tensor:
+        """``[B, 3, F, H, W]`` -> ``[B, z_dim, T, H / spatial, W / spatial]``."""
+        rows, (b, t, h, w) = blocks_of(clips, self.temporal, self.spatial)
+        z = (rows - self._mean) @ self._basis / self._scale
+        return z.reshape(b, t, h, w, -1).permute(0, 4, 1, 2, 3).contiguous()
+
+    def decode_stream(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """One chunk per latent frame; see `Autoencoder.decode_stream`."""
+        for index in range(latents.shape[1]):
+            z = latents[:, index].permute(1, 2, 0).float()  # [h, w, z]
+            pixels = (z * self._scale) @ self._basis.T + self._mean
+            h, w = z.shape[:2]
+            x = pixels.reshape(h, w, 3, self.temporal, self.spatial, self.spatial)
+            frames = x.permute(2, 3, 0, 4, 1, 5).reshape(3, self.temporal, h * self.spatial, w * self.spatial)
+            yield (frames if index else frames.mean(1, keepdim=True)).clamp(-1, 1)
+
+
+def blocks_of(clips: torch.Tensor, temporal: int, spatial: int) -> tuple[torch.Tensor, tuple[int, int, int, int]]:
+    """``[B, 3, F, H, W]`` -> rows ``[B * t * h * w, 3 * temporal * spatial^2]`` and ``(B, t, h, w)``.
+
+    Raises:
+        ValueError: F is not 1 modulo ``temporal``, or a side is not a multiple of ``spatial``.
+    """
+    b, c, f, height, width = clips.shape
+    if (f - 1) % temporal or height % spatial or width % spatial:
+        raise ValueError(f"clip of {f} x {height} x {width}: frames must be {temporal}n+1, sides multiples of {spatial}")
+    padded = torch.cat([clips[:, :, :1].expand(-1, -1, temporal - 1, -1, -1), clips], dim=2)
+    t, h, w = padded.shape[2] // temporal, height // spatial, width // spatial
+    x = padded.reshape(b, c, t, temporal, h, spatial, w, spatial)
+    return x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b * t * h * w, -1), (b, t, h, w)

@@ -1,0 +1,1 @@
+"""nano: a small trained Wan-shaped model in the repository. Its world, its training and its evaluation."""

@@ -1,0 +1,243 @@
+"""Trains nano: ``python -m model.nano.train --out runs/nano``; run again to resume, with more ``--steps`` to go on.
+
+Flow matching (Lipman et al., 2210.02747): the network predicts ``noise - clean`` at ``(1 - s) * clean + s * noise``.
+The learning rate warms up, stays, and falls over the last part of the steps, so that a longer run can start from the
+saved state of a shorter one. Everything that decides the result is written into ``training.json`` beside the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import UMT5Config, UMT5EncoderModel
+
+from model.autoencoder import LinearAutoencoder, LinearConfig
+from model.nano import prompts
+from model.nano.layout import export, nano_transformer_config, text_encoder_config
+from model.nano.world import render, sample_scenes
+from model.sequences import Sequence, Stream, pack, unpack_targets
+from model.text import TextEncoder
+from model.transformer import WanTransformer
+
+SIZES = ((64, 112), (64, 112), (112, 64), (80, 80), (64, 80), (80, 64))  # height, width; 16:9 twice: the default
+FRAMES = ((9, 0.4), (17, 0.5), (33, 0.1))  # clip length in frames, share of the batches
+
+
+@dataclass
+class TrainConfig:
+    """The whole recipe; the defaults are what made the committed weights."""
+
+    steps: int = 4000
+    batch: int = 32
+    lr: float = 1e-3
+    warmup: int = 100
+    decay: float = 0.3  # share of the steps over which the rate falls to 2 % of its height
+    weight_decay: float = 0.01
+    ema: float = 0.995
+    text_drop: float = 0.1
+    shift: float = 3.0
+    seed: int = 20261121
+    balance_rate: float = 1e-3
+
+
+class Nano(nn.Module):
+    """The two networks that train together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformer = WanTransformer(nano_transformer_config())
+        self.text_encoder = UMT5EncoderModel(UMT5Config(**text_encoder_config()))
+        nn.init.zeros_(self.transformer.proj_out.weight)
+        nn.init.zeros_(self.transformer.proj_out.bias)
+
+
+class Trainer:
+    """State of a run: networks, their moving average, the optimiser, the random generators and the counters."""
+
+    def __init__(self, config: TrainConfig, out: Path, device: torch.device) -> None:
+        self.config, self.out, self.device = config, out, device
+        torch.manual_seed(config.seed)
+        self.net = Nano().to(device)
+        self.ema = Nano().to(device).requires_grad_(False)
+        self.ema.load_state_dict(self.net.state_dict())
+        decayed = [p for p in self.net.parameters() if p.ndim >= 2]
+        plain = [p for p in self.net.parameters() if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.lr,
+            betas=(0.9, 0.95),
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.rng = random.Random(config.seed)
+        self.tokenizer = prompts.build_tokenizer()
+        self.step, self.clips, self.seconds, self.loss = 0, 0, 0.0, float("nan")
+        if (out / "vae").exists():
+            self.autoencoder = LinearAutoencoder.load(out / "vae")
+        else:
+            self.autoencoder = fit_autoencoder(config.seed)
+            self.autoencoder.save(out / "vae")
+
+    def rate(self) -> float:
+        c = self.config
+        left = (c.steps - self.step) / max(1.0, c.decay * c.steps)
+        return c.lr * min(1.0, (self.step + 1) / c.warmup, max(0.02, left))
+
+    def train_step(self) -> float:
+        """One optimiser step on one batch of freshly drawn clips; returns the loss."""
+        c = self.config
+        height, width = self.rng.choice(SIZES)
+        frames = self.rng.choices([f for f, _ in FRAMES], [w for _, w in FRAMES])[0]
+        scenes = sample_scenes(c.batch, height, width, frames, self.generator)
+        clean = self.autoencoder.encode_batch(render(scenes, height, width, frames))
+        texts = ["" if self.rng.random() < c.text_drop else t for t in prompts.describe(scenes, self.rng)]
+        u = torch.rand(c.batch, generator=self.generator)
+        sigma = c.shift * u / (1 + (c.shift - 1) * u)
+        noise = torch.randn(clean.shape, generator=self.generator)
+        s = sigma[:, None, None, None, None]
+        noisy = ((1 - s) * clean + s * noise).to(self.device)
+        target = (noise - clean).to(self.device)
+
+        self.net.train()
+        encoder = TextEncoder(self.tokenizer, self.net.text_encoder, prompts.MAX_TEXT_TOKENS)
+        embeddings = encoder.encode(texts)
+        times = (1000 * sigma).to(self.device)[:, None].expand(-1, clean.shape[2])
+        config = self.net.transformer.config
+        batch = pack(
+            [Sequence((Stream(noisy[i], times[i]),), embeddings[i]) for i in range(c.batch)],
+            config.patch_size,
+            config.attention_head_dim,
+        )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            output = self.net.transformer(batch)
+        predicted = torch.stack(unpack_targets(output.float(), batch, config.patch_size))
+        loss = nn.functional.mse_loss(predicted, target)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        self.optimizer.step()
+        for layer in self.net.transformer.moe_layers():
+            layer.rebalance(c.balance_rate)
+        self._average()
+        self.step += 1
+        self.clips += c.batch
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        weight = 1 - min(self.config.ema, (self.step + 1) / (self.step + 10))
+        for mean, new in zip(self.ema.parameters(), self.net.parameters(), strict=True):
+            mean.lerp_(new, weight)
+        for mean, new in zip(self.ema.buffers(), self.net.buffers(), strict=True):
+            mean.copy_(new)
+
+    def save(self) -> None:
+        """The resumable state and an export in the checkpoint layout; both replaced atomically."""
+        state = {
+            "net": self.net.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "rng": self.rng.getstate(),
+            "counters": (self.step, self.clips, self.seconds, self.loss),
+        }
+        partial = self.out / "state.pt.partial"
+        torch.save(state, partial)
+        partial.replace(self.out / "state.pt")
+        export(self.out, self.ema.transformer, self.ema.text_encoder, self.record())
+
+    def resume(self) -> bool:
+        path = self.out / "state.pt"
+        if not path.exists():
+            return False
+        state = torch.load(path, map_location="cpu", weights_only=False)
+        self.net.load_state_dict(state["net"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.rng.setstate(state["rng"])
+        self.step, self.clips, self.seconds, self.loss = state["counters"]
+        return True
+
+    def record(self) -> dict[str, Any]:
+        """What a reader needs to repeat this run."""
+        return {
+            "command": "python -m model.nano.train " + " ".join(sys.argv[1:]),
+            "config": asdict(self.config),
+            "step": self.step,
+            "clips": self.clips,
+            "seconds": round(self.seconds),
+            "loss": round(self.loss, 4),
+            "device": device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "parameters": sum(p.numel() for p in self.net.parameters()),
+            "autoencoder": "linear (principal components), a stand-in for an AutoencoderKLWan trained on a GPU",
+        }
+
+
+def fit_autoencoder(seed: int) -> LinearAutoencoder:
+    """Principal components of 200 clips in each of three shapes; about half a minute on two cores."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    clips = [render(sample_scenes(200, h, w, 17, generator), h, w, 17) for h, w in ((64, 112), (112, 64), (80, 80))]
+    return LinearAutoencoder.fit(clips, LinearConfig(z_dim=nano_transformer_config().in_channels))
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/nano"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save-every", type=int, default=250, help="steps between saves")
+    for name, value in asdict(TrainConfig()).items():
+        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+    args = vars(parser.parse_args())
+    out, device, every = args.pop("out"), torch.device(args.pop("device")), args.pop("save_every")
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(TrainConfig(**args), out, device)
+    if trainer.resume():
+        print(f"resumed at step {trainer.step}", flush=True)
+    while trainer.step < trainer.config.steps:
+        started = time.monotonic()
+        loss = trainer.train_step()
+        trainer.seconds += time.monotonic() - started
+        trainer.loss = loss if trainer.step == 1 else 0.98 * trainer.loss + 0.02 * loss
+        if trainer.step % 25 == 0:
+            left = trainer.seconds / trainer.step * (trainer.config.steps - trainer.step)
+            print(
+                json.dumps(
+                    {
+                        "step": trainer.step,
+                        "of": trainer.config.steps,
+                        "clips": trainer.clips,
+                        "loss": round(trainer.loss, 4),
+                        "lr": round(trainer.rate(), 6),
+                        "minutes": round(trainer.seconds / 60, 1),
+                        "minutes_left": round(left / 60, 1),
+                    }
+                ),
+                flush=True,
+            )
+        if trainer.step % every == 0:
+            trainer.save()
+    trainer.save()
+
+
+if __name__ == "__main__":
+    main()

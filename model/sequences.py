@@ -1,0 +1,147 @@
+"""Streams of latent tokens, and many sequences packed end to end for one forward pass.
+
+A *stream* is a block of latents with a source id (0 is the clip being denoised, 1, 2, ... are clean sources) and a
+noise level for each latent frame. A *sequence* is the streams of one segment and one guidance branch, sources in
+front of the target. A *packed batch* holds the tokens of many sequences; none of them sees another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from kernels import CuSeqlens
+
+TARGET = 0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """``latents`` [C, T, H, W]; ``timesteps`` [T] float32 in 0..1000, 0 for a clean frame."""
+
+    latents: torch.Tensor
+    timesteps: torch.Tensor
+    source_id: int = TARGET
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Streams in attention order, the target last, and the text ``[L, text_dim]`` that conditions them."""
+
+    streams: tuple[Stream, ...]
+    text: torch.Tensor
+
+    @property
+    def target(self) -> Stream:
+        return self.streams[-1]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Tokens ``[N, C * patch volume]`` of all sequences and what each of them needs to know about itself."""
+
+    tokens: torch.Tensor
+    cos: torch.Tensor  # [N, head_dim / 2] float32
+    sin: torch.Tensor
+    timesteps: torch.Tensor  # [R] float32, the distinct noise levels of the batch
+    noise_row: torch.Tensor  # [N] int64, a token's row in `timesteps`
+    cu_tokens: CuSeqlens
+    text: torch.Tensor  # [M, text_dim]
+    cu_text: CuSeqlens
+    targets: tuple[tuple[int, tuple[int, int, int]], ...]  # per sequence: first target token and its token grid
+
+
+def patchify(latents: torch.Tensor, patch: tuple[int, int, int]) -> torch.Tensor:
+    """``[C, T, H, W]`` -> ``[tokens, C * pt * ph * pw]``, features in the order of a Conv3d weight."""
+    c, t, h, w = latents.shape
+    pt, ph, pw = patch
+    x = latents.reshape(c, t // pt, pt, h // ph, ph, w // pw, pw)
+    return x.permute(1, 3, 5, 0, 2, 4, 6).reshape(-1, c * pt * ph * pw)
+
+
+def unpatchify(tokens: torch.Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int]) -> torch.Tensor:
+    """``[tokens, pt * ph * pw * C]`` (Wan's output order, channels last) -> ``[C, T, H, W]``."""
+    (t, h, w), (pt, ph, pw) = grid, patch
+    x = tokens.reshape(t, h, w, pt, ph, pw, -1)
+    return x.permute(6, 0, 3, 1, 4, 2, 5).reshape(-1, t * pt, h * ph, w * pw)
+
+
+@lru_cache(maxsize=64)
+def rope_angles(grid: tuple[int, int, int], source_id: int, head_dim: int, theta: float = 10_000.0) -> torch.Tensor:
+    """Rotation angles ``[tokens, head_dim / 2]`` in float64 on the CPU.
+
+    Wan splits a head into time, height and width parts of ``d - 4 * (d // 6)``, ``2 * (d // 6)`` and ``2 * (d // 6)``;
+    Bernini-R adds a rotation of the whole head by the source id, which is none for the target (id 0).
+    """
+    t, h, w = grid
+    side = 2 * (head_dim // 6)
+
+    def axis(length: int, dim: int) -> torch.Tensor:
+        freqs = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        return torch.arange(length, dtype=torch.float64)[:, None] * freqs
+
+    parts = (
+        axis(t, head_dim - 2 * side)[:, None, None].expand(t, h, w, -1),
+        axis(h, side)[None, :, None].expand(t, h, w, -1),
+        axis(w, side)[None, None, :].expand(t, h, w, -1),
+    )
+    angles = torch.cat(parts, dim=-1).reshape(t * h * w, -1)
+    return angles + axis(source_id + 1, head_dim)[source_id]
+
+
+def pack(sequences: list[Sequence], patch: tuple[int, int, int], head_dim: int) -> PackedBatch:
+    """Lay the sequences end to end.
+
+    Raises:
+        ValueError: a stream's latents are not divisible by the patch, or its timesteps do not match its frames.
+    """
+    tokens: list[torch.Tensor] = []
+    angles: list[torch.Tensor] = []
+    levels: list[torch.Tensor] = []
+    lengths: list[int] = []
+    targets: list[tuple[int, tuple[int, int, int]]] = []
+    start = 0
+    for sequence in sequences:
+        length = 0
+        for stream in sequence.streams:
+            grid = _grid(stream, patch)
+            tokens.append(patchify(stream.latents, patch))
+            angles.append(rope_angles(grid, stream.source_id, head_dim))
+            levels.append(stream.timesteps[:: patch[0]].float().repeat_interleave(grid[1] * grid[2]))
+            length += grid[0] * grid[1] * grid[2]
+        last = _grid(sequence.target, patch)
+        targets.append((start + length - last[0] * last[1] * last[2], last))
+        lengths.append(length)
+        start += length
+    device = tokens[0].device
+    angle = torch.cat(angles)
+    timesteps, noise_row = torch.cat(levels).unique(return_inverse=True)
+    return PackedBatch(
+        tokens=torch.cat(tokens),
+        cos=angle.cos().float().to(device),
+        sin=angle.sin().float().to(device),
+        timesteps=timesteps,
+        noise_row=noise_row,
+        cu_tokens=CuSeqlens.of(lengths),
+        text=torch.cat([s.text for s in sequences]),
+        cu_text=CuSeqlens.of(s.text.shape[0] for s in sequences),
+        targets=tuple(targets),
+    )
+
+
+def unpack_targets(output: torch.Tensor, batch: PackedBatch, patch: tuple[int, int, int]) -> list[torch.Tensor]:
+    """The target latents ``[C, T, H, W]`` of each sequence out of the transformer's ``[N, patch volume * C]``."""
+    return [
+        unpatchify(output[first : first + grid[0] * grid[1] * grid[2]], grid, patch) for first, grid in batch.targets
+    ]
+
+
+def _grid(stream: Stream, patch: tuple[int, int, int]) -> tuple[int, int, int]:
+    _, t, h, w = stream.latents.shape
+    if t % patch[0] or h % patch[1] or w % patch[2]:
+        raise ValueError(f"latents of {t} x {h} x {w} do not divide into patches of {patch}")
+    if stream.timesteps.shape != (t,):
+        raise ValueError(f"timesteps have shape {tuple(stream.timesteps.shape)} for {t} latent frames")
+    return t // patch[0], h // patch[1], w // patch[2]
