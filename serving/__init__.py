@@ -1,0 +1,1 @@
+"""The service: API, jobs, routing. Knows no tensors but opaque references."""

@@ -1,0 +1,1 @@
+"""The durable job: states, store, leases and epochs."""

@@ -1,0 +1,38 @@
+"""Settings of a service, from the command line or ZOETROPE_* variables; passed to every process as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One service on one data directory."""
+
+    model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore")
+
+    model: str = "nano"
+    ranks: int = Field(default=1, ge=1)
+    grpc: str = "127.0.0.1:50051"
+    http: str = "127.0.0.1:8080"
+    data_dir: Path = Path("~/.local/share/zoetrope")
+
+    lease_seconds: float = Field(default=10.0, gt=0)
+    max_running: int = Field(default=8, ge=1, description="jobs that a router works on at a time")
+    max_attempts: int = Field(default=5, ge=1, description="claims after which a job that never ends is failed")
+    max_queued: int = Field(default=1_000, ge=1, description="queued jobs beyond which new ones are refused")
+    step_tokens: int = Field(default=100_000, ge=1, description="tokens that an engine takes in one step")
+
+    @property
+    def directory(self) -> Path:
+        return self.data_dir.expanduser().resolve()
+
+    @property
+    def database(self) -> Path:
+        return self.directory / "jobs.db"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.directory / "artifacts"
