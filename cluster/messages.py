@@ -5,16 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class SegmentSpec:
-    """One denoising run. ``id`` is unique for a job's lease epoch, so that a stale segment is recognised."""
-
-    id: str
-    latent_shape: tuple[int, int, int, int]  # C, T, H, W
-    steps: int
-    guidance: float
-    seed: int
+from model.tasks import SegmentSpec
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from diffusers import AutoencoderKLWan
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
@@ -107,6 +108,34 @@ class LinearAutoencoder:
             x = pixels.reshape(h, w, 3, self.temporal, self.spatial, self.spatial)
             frames = x.permute(2, 3, 0, 4, 1, 5).reshape(3, self.temporal, h * self.spatial, w * self.spatial)
             yield (frames if index else frames.mean(1, keepdim=True)).clamp(-1, 1)
+
+
+class WanAutoencoder:
+    """diffusers' AutoencoderKLWan; latents are normalised as Wan's pipelines do, ``(z - mean) / std``."""
+
+    def __init__(self, network: AutoencoderKLWan) -> None:
+        self._network = network
+        config = network.config
+        self.z_dim = int(config.z_dim)
+        self.temporal = int(config.scale_factor_temporal)
+        self.spatial = int(config.scale_factor_spatial)
+        self._device = network.device
+        shape = (1, self.z_dim, 1, 1, 1)
+        self._mean = torch.tensor(config.latents_mean, device=self._device).reshape(shape)
+        self._std = torch.tensor(config.latents_std, device=self._device).reshape(shape)
+
+    @torch.inference_mode()
+    def encode(self, clip: torch.Tensor) -> torch.Tensor:
+        """See `Autoencoder.encode`."""
+        posterior = self._network.encode(clip[None].to(self._device)).latent_dist
+        latents: torch.Tensor = ((posterior.mode() - self._mean) / self._std)[0]
+        return latents
+
+    @torch.inference_mode()
+    def decode_stream(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The whole clip as one chunk; see `Autoencoder.decode_stream`."""
+        z = latents[None].to(self._device) * self._std + self._mean
+        yield self._network.decode(z, return_dict=False)[0][0].clamp(-1, 1)
 
 
 def blocks_of(clips: torch.Tensor, temporal: int, spatial: int) -> tuple[torch.Tensor, tuple[int, int, int, int]]:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from model.tasks import ModelCard
 
 NANO_DIRECTORY = Path(__file__).parent / "nano" / "weights"
@@ -14,6 +16,7 @@ PRESETS: dict[str, Path] = {"nano": NANO_DIRECTORY}
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 TEXT_TO_VIDEO_CLASSES = ("WanTransformer3DModel", "ZoetropeTransformer3DModel")
+DIFFUSERS_STEM = "diffusion_pytorch_model"
 AUTOENCODER_CLASSES = ("AutoencoderKLWan", "LinearVideoAutoencoder")
 
 
@@ -108,3 +111,44 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path}: holds no JSON object")
     return value
+
+
+def check_files(card: ModelCard) -> None:
+    """Check that the weights of every component are there and that their headers can be read.
+
+    Raises:
+        ModelError: names the file that is missing or corrupt.
+    """
+    root = Path(card.directory)
+    for component, stem in (("transformer", DIFFUSERS_STEM), ("vae", DIFFUSERS_STEM), ("text_encoder", "model")):
+        for path in weight_files(root / component, stem):
+            _check_header(path)
+    read_json(root / "scheduler" / "scheduler_config.json")
+    if not any((root / "tokenizer").glob("*.json")) and not any((root / "tokenizer").glob("*.model")):
+        raise ModelError(f"{root / 'tokenizer'}: holds no tokenizer file")
+
+
+def weight_files(directory: Path, stem: str = DIFFUSERS_STEM) -> list[Path]:
+    """The safetensors files of a component: one, or those that its index names."""
+    single = directory / f"{stem}.safetensors"
+    index = directory / f"{stem}.safetensors.index.json"
+    if not index.exists():
+        if not single.is_file():
+            raise ModelError(f"{single}: the file is missing")
+        return [single]
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ModelError(f"{index}: has no weight_map")
+    paths = [directory / name for name in sorted(set(weight_map.values()))]
+    for path in paths:
+        if not path.is_file():
+            raise ModelError(f"{path}: the file is missing")
+    return paths
+
+
+def _check_header(path: Path) -> None:
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: cannot be read as safetensors: {error}") from None

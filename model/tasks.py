@@ -124,6 +124,17 @@ class VideoSpec:
     keep_latents: bool
 
 
+@dataclass(frozen=True)
+class SegmentSpec:
+    """One denoising run. ``id`` is unique for a job's lease epoch, so that a stale segment is recognised."""
+
+    id: str
+    latent_shape: tuple[int, int, int, int]  # C, T, H, W
+    steps: int
+    guidance: float
+    seed: int
+
+
 def parse_request(data: dict[str, object]) -> VideoRequest:
     """Validate types.
 

@@ -20,12 +20,58 @@ TEMPLATES = (
     "a video of a {color} {shape} moving to the {direction} on {background}",
 )
 
+# The other tasks. {source_shape} is the shape in the clip to edit; {image} and {other} are numbers of references.
+# Words must come from `vocabulary()`, whose order is part of the trained weights.
+TASK_TEMPLATES: dict[str, tuple[str, ...]] = {
+    "image_to_video": (
+        "moving {direction}",
+        "the {shape} moves {direction}",
+        "the object in the image goes {direction}",
+    ),
+    "first_last_frame": (
+        "move from the first frame to the last frame",
+        "from the first image to the last image",
+        "the {shape} moves {direction}",
+    ),
+    "grid_to_video": (
+        "the nine panels as one video",
+        "the grid of panels in motion",
+        "the {shape} moves {direction} over nine panels",
+    ),
+    "reference_to_video": (
+        "image {image} moving {direction} on a {background} background",
+        "the object in image {image} moves {direction} on a {background} background",
+        "image {image} goes {direction} in front of a {background} background",
+        "a video of image {image} moving to the {direction} on {background}",
+    ),
+    "reference_pair": (
+        "the shape of image {image} in the color of image {other} moving {direction} on a {background} background",
+        "the shape of image {image} with the color of image {other}, moving {direction}, {background} background",
+    ),
+    "edit_color": (
+        "make it {color}",
+        "make the {source_shape} {color}",
+        "turn the shape {color}",
+        "change the color of the {source_shape} to {color}",
+    ),
+    "edit_background": (
+        "make the background {background}",
+        "change the background to {background}",
+        "replace the background with a {background} background",
+    ),
+    "edit_object": (
+        "replace the {source_shape} with the one in image {image}",
+        "replace the shape with the object from image {image}",
+        "turn the {source_shape} into image {image}, keep the motion",
+    ),
+}
+
 _OTHER_WORDS = """
 a an the it its is are of to in on at with and from as into over this that one first last frame frames image video clip
 reference scene object shape shapes color colour background moving moves move goes go going front make change replace
 turn keep motion same like panel panels grid nine three still loop back then while slowly quickly big small large
 1 2 3 4 5 6 7 8 9 , . : ; ! ? - ' "
-""".split()
+""".split()  # noqa: SIM905 (a list of a hundred quoted words reads worse)
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 MAX_TEXT_TOKENS = 32
@@ -46,7 +92,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Digits(True)])
     tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {EOS}", special_tokens=[(EOS, vocab[EOS])])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNK, model_max_length=MAX_TEXT_TOKENS
     )
 
@@ -55,14 +101,16 @@ def save_tokenizer(directory: Path) -> None:
     build_tokenizer().save_pretrained(directory)
 
 
-def describe(scenes: Scenes, rng: random.Random) -> list[str]:
+def describe(scenes: Scenes, rng: random.Random, templates: tuple[str, ...] = TEMPLATES) -> list[str]:
     """One sentence for each scene, the wording drawn from `rng`."""
-    return [
-        rng.choice(TEMPLATES).format(
-            color=COLOR_NAMES[int(scenes.color[i])],
-            shape=SHAPES[int(scenes.shape[i])],
-            direction=DIRECTION_NAMES[int(scenes.direction[i])],
-            background=BACKGROUND_NAMES[int(scenes.background[i])],
-        )
-        for i in range(len(scenes))
-    ]
+    return [rng.choice(templates).format(**words_of(scenes, i)) for i in range(len(scenes))]
+
+
+def words_of(scenes: Scenes, row: int) -> dict[str, str]:
+    """What the placeholders of a template stand for in one scene."""
+    return {
+        "color": COLOR_NAMES[int(scenes.color[row])],
+        "shape": SHAPES[int(scenes.shape[row])],
+        "direction": DIRECTION_NAMES[int(scenes.direction[row])],
+        "background": BACKGROUND_NAMES[int(scenes.background[row])],
+    }

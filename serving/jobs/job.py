@@ -76,3 +76,14 @@ class Result:
     width: int
     height: int
     fps: int
+
+
+@dataclass(frozen=True)
+class EngineRow:
+    """An engine as the gateway sees it: the router writes one each time that an engine reports."""
+
+    id: str
+    model: str
+    gang_epoch: int
+    ranks: int
+    seen_at: float

@@ -1,0 +1,1 @@
+"""Measurements: throughput, kernels, layers, quality. May import every floor; nothing imports it."""

@@ -1,0 +1,160 @@
+"""Training and evaluation data for all six tasks: target clips, prompts and the raw pixels of the conditions.
+
+How the conditions enter the network is not decided here. Everything is float32 in -1..1, channels first, and follows
+from the two generators alone.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from model.nano.prompts import TASK_TEMPLATES, describe, words_of
+from model.nano.world import BACKGROUND_NAMES, COLORS, SHAPES, Scenes, render, sample_scenes
+
+TaskKind = Literal[
+    "text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video", "edit_video"
+]
+EditKind = Literal["edit_color", "edit_background", "edit_object"]
+TASKS: tuple[TaskKind, ...] = get_args(TaskKind)
+EDITS: tuple[EditKind, ...] = get_args(EditKind)
+PANELS = 9  # of a grid, three rows of three
+FULL_PROMPT_SHARE = 0.5  # of the rows whose frames already show what moves
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A batch of one task. Conditions that the task does not have are None."""
+
+    kind: TaskKind
+    clips: torch.Tensor  # [B, 3, F, H, W], what the model shall make
+    scenes: Scenes  # of `clips`, for the oracle
+    prompts: list[str]
+    first_frame: torch.Tensor | None = None  # [B, 3, H, W]
+    last_frame: torch.Tensor | None = None  # [B, 3, H, W]
+    grid: torch.Tensor | None = None  # [B, 3, 3 * H, 3 * W], panels row by row
+    references: torch.Tensor | None = None  # [B, R, 3, S, S] with S the shorter side; "image 1" of a prompt is index 0
+    source: torch.Tensor | None = None  # [B, 3, F, H, W], the clip to edit
+
+
+def draw(
+    kind: TaskKind,
+    count: int,
+    height: int,
+    width: int,
+    frames: int,
+    generator: torch.Generator,
+    rng: random.Random,
+    *,
+    edit: EditKind | None = None,
+    references: Literal[1, 2] | None = None,
+) -> Samples:
+    """Draw a batch.
+
+    Args:
+        generator: decides the scenes. rng: decides the wording, and `edit` and `references` where they are None.
+        edit: which edit all rows of an ``edit_video`` batch ask for.
+        references: how many images each row of a ``reference_to_video`` batch has; a prompt uses one or both.
+    """
+    scenes = sample_scenes(count, height, width, frames, generator)
+    if kind == "edit_video":
+        chosen: EditKind = edit or rng.choice(EDITS)
+        return _edit(scenes, height, width, frames, generator, rng, chosen)
+    if kind == "reference_to_video":
+        number: int = references or rng.choice((1, 2))
+        return _reference(scenes, height, width, frames, generator, rng, number)
+    clips = render(scenes, height, width, frames)
+    if kind == "text_to_video":
+        return Samples(kind, clips, scenes, describe(scenes, rng))
+    full = describe(scenes, rng)
+    short = describe(scenes, rng, TASK_TEMPLATES[kind])
+    prompts = [f if rng.random() < FULL_PROMPT_SHARE else s for f, s in zip(full, short, strict=True)]
+    if kind == "image_to_video":
+        return Samples(kind, clips, scenes, prompts, first_frame=clips[:, :, 0])
+    if kind == "first_last_frame":
+        return Samples(kind, clips, scenes, prompts, first_frame=clips[:, :, 0], last_frame=clips[:, :, -1])
+    return Samples(kind, clips, scenes, prompts, grid=sheet_of(clips))
+
+
+def sheet_of(clips: torch.Tensor) -> torch.Tensor:
+    """Nine evenly spaced frames of ``[B, 3, F, H, W]``, the first and the last among them -> ``[B, 3, 3H, 3W]``."""
+    b, c, frames, height, width = clips.shape
+    index = torch.linspace(0, frames - 1, PANELS).round().long()
+    panels = clips[:, :, index].reshape(b, c, 3, 3, height, width)
+    return panels.permute(0, 1, 2, 4, 3, 5).reshape(b, c, 3 * height, 3 * width)
+
+
+def reference_images(color: torch.Tensor, shape: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:
+    """Objects ``[B]`` each centred on gray, ``[B, 3, side, side]``, at a scale that says nothing about the clip's."""
+    count = len(color)
+    centre = torch.full((count,), side / 2)
+    scenes = Scenes(
+        color=color,
+        shape=shape,
+        direction=torch.zeros_like(color),
+        background=torch.full_like(color, BACKGROUND_NAMES.index("gray")),
+        radius=(0.2 + 0.2 * torch.rand(count, generator=generator)) * side,
+        x=centre,
+        y=centre,
+        travel=torch.zeros(count),
+    )
+    return render(scenes, side, side, 1)[:, :, 0]
+
+
+def _reference(
+    scenes: Scenes, height: int, width: int, frames: int, generator: torch.Generator, rng: random.Random, number: int
+) -> Samples:
+    """Objects named by image. With two images a prompt means one of them, or the shape of one in the other's colour."""
+    count, side = len(scenes), min(height, width)
+    colors = torch.randint(len(COLORS), (count, number), generator=generator)
+    shapes = torch.randint(len(SHAPES), (count, number), generator=generator)
+    shape_from = torch.randint(number, (count,), generator=generator)
+    color_from = torch.randint(number, (count,), generator=generator)
+    rows = torch.arange(count)
+    scenes = scenes.with_(color=colors[rows, color_from], shape=shapes[rows, shape_from])
+    prompts = []
+    for i in range(count):
+        image, other = int(shape_from[i]) + 1, int(color_from[i]) + 1
+        templates = TASK_TEMPLATES["reference_to_video" if image == other else "reference_pair"]
+        prompts.append(rng.choice(templates).format(**words_of(scenes, i), image=image, other=other))
+    images = [reference_images(colors[:, r], shapes[:, r], side, generator) for r in range(number)]
+    clips = render(scenes, height, width, frames)
+    return Samples("reference_to_video", clips, scenes, prompts, references=torch.stack(images, dim=1))
+
+
+def _edit(
+    source: Scenes,
+    height: int,
+    width: int,
+    frames: int,
+    generator: torch.Generator,
+    rng: random.Random,
+    edit: EditKind,
+) -> Samples:
+    """A clip, an instruction, and the same motion with one thing changed."""
+    references = None
+    if edit == "edit_color":
+        target = source.with_(color=_another(source.color, len(COLORS), generator))
+    elif edit == "edit_background":
+        target = source.with_(background=_another(source.background, len(BACKGROUND_NAMES), generator))
+    else:
+        color = torch.randint(len(COLORS), (len(source),), generator=generator)
+        target = source.with_(color=color, shape=_another(source.shape, len(SHAPES), generator))
+        references = reference_images(target.color, target.shape, min(height, width), generator)[:, None]
+    prompts = [
+        rng.choice(TASK_TEMPLATES[edit]).format(
+            **words_of(target, i), source_shape=SHAPES[int(source.shape[i])], image=1
+        )
+        for i in range(len(source))
+    ]
+    clips = render(target, height, width, frames)
+    before = render(source, height, width, frames)
+    return Samples("edit_video", clips, target, prompts, references=references, source=before)
+
+
+def _another(value: torch.Tensor, number: int, generator: torch.Generator) -> torch.Tensor:
+    """For each entry one of the ``number`` choices that it is not."""
+    return (value + torch.randint(1, number, value.shape, generator=generator)) % number

@@ -1,0 +1,218 @@
+"""`zoetrope serve`: Ray, the Serve application and the gateway under one supervisor process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from model.presets import ModelError, check_files, find_model
+from model.tasks import ModelCard
+from serving.jobs.store import JobStore, StoreError
+from serving.settings import Settings
+
+log = logging.getLogger("zoetrope.serve")
+
+GATEWAY_STOP_SECONDS = 8.0
+OBJECT_STORE_BYTES = 256 << 20
+
+
+class ServeError(Exception):
+    """The service cannot start; the message says why and what to do."""
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGINT or SIGTERM; the exit status, 2 where the settings are at fault.
+
+    On stdout one line, ``ready grpc=HOST:PORT http=HOST:PORT``, once a job would be served; all else goes to stderr.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        card = _check(settings)
+        with ExitStack() as stack:
+            stack.enter_context(_only_service(settings.directory))
+            store = JobStore(settings.database)
+            expired = store.expire_leases()
+            store.close()
+            if expired:
+                _say(f"{expired} unfinished jobs of an earlier run will go on")
+            stack.callback(_kill_children)
+            _say("starting Ray")
+            stack.enter_context(_ray())
+            if stop.is_set():
+                return 0
+            _say(f"loading {card.name}")
+            _deploy(settings, card)
+            return _run_gateway(settings, stop)
+    except (ModelError, StoreError, ServeError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+
+
+def _check(settings: Settings) -> ModelCard:
+    """All that can be refused before anything is started."""
+    if settings.ranks != 1:
+        raise ServeError(f"ranks: {settings.ranks} is not supported, this version runs engines of 1 rank")
+    card = find_model(settings.model)
+    check_files(card)
+    try:
+        settings.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServeError(f"data-dir: {settings.directory} cannot be created: {error.strerror}") from None
+    return card
+
+
+@contextmanager
+def _only_service(directory: Path) -> Iterator[None]:
+    """Hold the data directory's lock; the kernel lets go of it when the process ends, however it ends."""
+    with (directory / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ServeError(f"data-dir: {directory} is in use by another service") from None
+        yield
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    """A Ray cluster of this machine only, with a token that only our processes know."""
+    os.environ.update(
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN=secrets.token_hex(32),
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_SERVE_LOG_TO_STDERR="0",
+        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+    )
+    import ray
+    from ray import serve as ray_serve
+
+    directory = tempfile.mkdtemp(prefix="zoetrope-")  # short: Ray's socket paths must stay under 107 bytes
+    try:
+        ray.init(
+            num_cpus=max(4, os.cpu_count() or 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=directory,
+            _node_ip_address="127.0.0.1",
+        )
+        ray_serve.start(proxy_location="Disabled")
+        yield
+    finally:
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        if ray.is_initialized():
+            ray_serve.shutdown()
+            ray.shutdown()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _deploy(settings: Settings, card: ModelCard) -> None:
+    """Start the stages, the router and one engine; returns when all of them are healthy."""
+    from ray import serve as ray_serve
+
+    from cluster.engine import Engine
+    from serving.router.router import Router
+    from serving.stages.conditioner import Conditioner
+    from serving.stages.decoder import Decoder
+
+    light: dict[str, Any] = {"num_cpus": 0}
+    health = {"health_check_period_s": 2.0, "health_check_timeout_s": 30.0, "graceful_shutdown_timeout_s": 1.0}
+
+    def deployment(target: type, **options: Any) -> Any:
+        return ray_serve.deployment(target).options(**{"ray_actor_options": light, **health, **options})
+
+    rank_resources = _rank_resources()
+    router = deployment(Router, max_ongoing_requests=1_000).bind(
+        settings,
+        card,
+        deployment(Conditioner).bind(card),
+        deployment(Decoder, max_ongoing_requests=2).bind(card, settings.artifacts),
+    )
+    engine = deployment(
+        Engine, placement_group_bundles=[{"CPU": 0.01}, rank_resources], ray_actor_options={"num_cpus": 0.01}
+    ).bind(card, router, rank_resources)
+    try:
+        ray_serve.run(engine, name="zoetrope", route_prefix=None)
+        handle = ray_serve.get_deployment_handle("Router", "zoetrope")
+        while not handle.ready.remote().result(timeout_s=60):
+            pass
+    except Exception as error:
+        raise ServeError(f"the application did not start: {' '.join(str(error).split())[:600]}") from None
+
+
+def _rank_resources() -> dict[str, float]:
+    import torch
+
+    return {"CPU": 1.0, "GPU": 1.0} if torch.cuda.is_available() else {"CPU": 1.0}
+
+
+def _run_gateway(settings: Settings, stop: threading.Event) -> int:
+    """Keep a gateway running until ``stop``; one that dies is replaced at the same addresses."""
+    gateway, bound = _start_gateway(settings)
+    print(f"ready grpc={bound.grpc} http={bound.http}", flush=True)
+    try:
+        while not stop.wait(0.1):
+            if gateway.poll() is not None:
+                _say(f"the gateway ended with status {gateway.returncode}, starting another")
+                gateway, _ = _start_gateway(bound)
+        _say("stopping")
+        return 0
+    finally:
+        gateway.terminate()
+        try:
+            gateway.wait(GATEWAY_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            gateway.kill()
+
+
+def _start_gateway(settings: Settings) -> tuple[subprocess.Popen[str], Settings]:
+    """The process and the settings with the addresses that it is bound to.
+
+    Its stdin is a pipe that nobody writes to: it ends with this process, however this process ends.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving.gateway.main"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "ZOETROPE_SETTINGS": settings.model_dump_json()},
+        text=True,
+        start_new_session=True,  # Ctrl-C goes to the supervisor alone, which stops things in order
+    )
+    out: IO[str] = process.stdout  # type: ignore[assignment]
+    line = out.readline()
+    if not line:
+        raise ServeError(f"the gateway did not start (status {process.wait()}); its message is above")
+    bound = json.loads(line)
+    return process, settings.model_copy(update={"grpc": bound["grpc"], "http": bound["http"]})
+
+
+def _kill_children() -> None:
+    """Whatever is left of the processes below this one."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(children, timeout=5)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

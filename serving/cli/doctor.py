@@ -1,0 +1,194 @@
+"""`zoetrope doctor`: what a service needs of this machine, and what to do where something is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import psutil
+from packaging.requirements import Requirement
+
+from model.presets import ModelError, check_files, find_model
+from serving.cli.addresses import bind_problem
+from serving.settings import Settings
+
+GIB = 1 << 30
+MIN_PYTHON = (3, 11)
+SHM = Path("/dev/shm")
+MIN_SHM_BYTES = GIB // 2  # Ray's object store lives there; ours takes 256 MiB
+OPTIONAL = {"triton": "faster kernels on NVIDIA GPUs", "flash_attn": "faster attention on NVIDIA GPUs"}
+
+
+class Status(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARN = "warn"  # the service runs, but not everything will work or work well
+    FAIL = "fail"  # the service will not run
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table. ``advice`` says what to do where the status is not ok."""
+
+    name: str
+    status: Status
+    detail: str
+    advice: str = ""
+
+
+def run_checks(settings: Settings) -> Iterator[Check]:
+    """Every check, in order; one that breaks down itself is a failed check."""
+    steps: list[tuple[str, Callable[[], Iterator[Check]]]] = [
+        ("python", _python),
+        ("packages", _packages),
+        ("device", _device),
+        ("memory", _memory),
+        ("codecs", _codecs),
+        ("model", lambda: _model(settings)),
+        ("data dir", lambda: _data_dir(settings)),
+        ("ports", lambda: _ports(settings)),
+        ("optional", _optional),
+    ]
+    for name, step in steps:
+        try:
+            yield from step()
+        except Exception as error:  # a doctor must not die of what it finds
+            yield Check(name, Status.FAIL, f"{type(error).__name__}: {error}", "reinstall with make install")
+
+
+def _python() -> Iterator[Check]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info >= MIN_PYTHON:
+        yield Check("python", Status.OK, f"{version} at {sys.executable}")
+    else:
+        yield Check("python", Status.FAIL, version, f"install Python {'.'.join(map(str, MIN_PYTHON))} or newer")
+
+
+def _packages() -> Iterator[Check]:
+    """Compare what is installed with what our own metadata asks for."""
+    try:
+        requirements = [Requirement(line) for line in importlib.metadata.requires("zoetrope") or ()]
+    except importlib.metadata.PackageNotFoundError:
+        yield Check(
+            "packages", Status.WARN, "zoetrope runs from a folder, versions were not checked", "run make install"
+        )
+        return
+    bad = []
+    versions = {}
+    for requirement in requirements:
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            bad.append(f"{requirement.name} is missing")
+            continue
+        versions[requirement.name] = version
+        if not requirement.specifier.contains(version, prereleases=True):
+            bad.append(f"{requirement.name} is {version}, needs {requirement.specifier}")
+    if bad:
+        yield Check("packages", Status.FAIL, "; ".join(bad), "run make install, or pip install -U zoetrope")
+    main = ", ".join(f"{name} {versions[name]}" for name in ("torch", "ray", "diffusers", "grpcio") if name in versions)
+    yield Check("packages", Status.OK, f"{len(versions)} found: {main}, ...")
+
+
+def _device() -> Iterator[Check]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not torch.cuda.is_available():
+        built = "this PyTorch is built for CPUs" if torch.version.cuda is None else "no CUDA device is visible"
+        yield Check("device", Status.OK, f"cpu, {cores} cores; {built}. Enough for nano, too slow for larger models")
+        return
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        detail = f"cuda:{index} {device.name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
+        yield Check("device", Status.OK, f"{detail}, compute {device.major}.{device.minor}, CUDA {torch.version.cuda}")
+
+
+def _memory() -> Iterator[Check]:
+    memory = psutil.virtual_memory()
+    detail = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
+    if memory.available >= 3 * GIB:
+        yield Check("memory", Status.OK, detail)
+    else:
+        yield Check("memory", Status.WARN, detail, "nano's service needs about 3 GiB; end other programs")
+    if not SHM.is_dir():
+        yield Check("shared memory", Status.WARN, f"there is no {SHM}", "Ray will use files in the temporary directory")
+        return
+    free = shutil.disk_usage(SHM).free
+    if free >= MIN_SHM_BYTES:
+        yield Check("shared memory", Status.OK, f"{free / GIB:.1f} GiB free in {SHM}")
+    else:
+        advice = "give the container more: docker run --shm-size=2g, or an emptyDir in memory in Kubernetes"
+        yield Check("shared memory", Status.WARN, f"{free / GIB:.2f} GiB free in {SHM}", advice)
+
+
+def _codecs() -> Iterator[Check]:
+    import av
+    from av.codec import Codec
+
+    missing = []
+    for name in ("libx264", "ffv1"):
+        try:
+            Codec(name, "w")
+        except ValueError:  # PyAV's UnknownCodecError is one
+            missing.append(name)
+    if missing:
+        yield Check("codecs", Status.FAIL, f"no encoder {', '.join(missing)}", "pip install --force-reinstall av")
+    else:
+        yield Check("codecs", Status.OK, f"libx264 and ffv1 in PyAV {av.__version__}")
+
+
+def _model(settings: Settings) -> Iterator[Check]:
+    try:
+        card = find_model(settings.model)
+        check_files(card)
+    except ModelError as error:
+        yield Check("model", Status.FAIL, str(error), "restore the file, or name another model with --model")
+    else:
+        yield Check("model", Status.OK, f"{card.name} at {card.directory}, all files there and readable")
+
+
+def _data_dir(settings: Settings) -> Iterator[Check]:
+    directory = settings.directory
+    # Nothing is made by looking: where the directory does not exist yet, its nearest parent must be writable.
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        yield Check("data dir", Status.FAIL, f"{directory}: {error.strerror}", "name another one with --data-dir")
+        return
+    detail = f"{directory}, {free / GIB:.1f} GiB free"
+    if free >= GIB:
+        yield Check("data dir", Status.OK, detail)
+    else:
+        yield Check("data dir", Status.WARN, detail, "free some space, or name another one with --data-dir")
+
+
+def _ports(settings: Settings) -> Iterator[Check]:
+    for field, address in (("grpc", settings.grpc), ("http", settings.http)):
+        problem = bind_problem(address, field)
+        if problem is None:
+            yield Check(f"{field} port", Status.OK, f"{address} is free")
+        else:
+            advice = f"a service may be running already; else name another address with --{field}"
+            yield Check(f"{field} port", Status.WARN, problem, advice)
+
+
+def _optional() -> Iterator[Check]:
+    for name, use in OPTIONAL.items():
+        state = "present" if importlib.util.find_spec(name) else "absent, not needed"
+        yield Check(name, Status.OK, f"{state} ({use})")

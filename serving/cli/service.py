@@ -1,0 +1,168 @@
+"""A service of one's own, as a child process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import psutil
+
+from serving.cli.errors import BAD_INPUT, FAILURE, CliError
+
+READY = re.compile(r"^ready grpc=(\S+) http=(\S+)$")
+STOP_SECONDS = 30.0  # what a service gets to stop by itself
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a service answers, HOST:PORT."""
+
+    grpc: str
+    http: str
+
+
+class ServiceProcess:
+    """`zoetrope serve` on free ports.
+
+    It leads a session of its own, so that a Ctrl-C in the terminal is ours alone to handle and every process that it
+    starts can be found. It stops by itself when this process dies, because it watches its standard input.
+    """
+
+    def __init__(self, model: str, data_dir: Path, log: Path) -> None:
+        """Start it. ``log`` gets what it writes to standard error."""
+        command = [sys.executable, "-m", "serving.cli", "serve", "--stop-with-stdin", "--model", model]
+        command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", str(data_dir)]
+        self._log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        assert self._process.stdout is not None
+        self._reader = threading.Thread(target=_pump, args=(self._process.stdout, self._lines), daemon=True)
+        self._reader.start()
+
+    def wait_ready(self, timeout_seconds: float | None = None) -> Addresses:
+        """Block until a job would be served.
+
+        Raises:
+            CliError: it ended or the time is over; the message holds its last words.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while True:
+            try:
+                line = self._lines.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise CliError(f"the service was not ready after {timeout_seconds:g} s, see {self._log}") from None
+            if line is None:
+                code = self._process.wait()
+                reason = self._last_words() or f"exit code {code}"
+                if code == BAD_INPUT:
+                    raise CliError(reason, BAD_INPUT)
+                raise CliError(f"the service did not start: {reason}", FAILURE)
+            if match := READY.match(line):
+                return Addresses(match[1], match[2])
+
+    def stop(self) -> list[str]:
+        """Ask it to stop and wait; kill what is left.
+
+        Returns:
+            The names of processes that had to be killed; empty when it stopped well.
+        """
+        family = _descendants(self._process.pid)
+        try:
+            self._process.terminate()
+            self._process.wait(STOP_SECONDS)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            family.append(psutil.Process(self._process.pid))
+        left = {p.pid: p for p in [*family, *_session(self._process.pid)] if p.is_running()}
+        names = []
+        for process in left.values():
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    names.append(process.name())
+                process.kill()
+        psutil.wait_procs(left.values(), timeout=5)
+        self._process.wait()
+        self._reader.join()
+        return names
+
+    def _last_words(self) -> str:
+        """The last line of its log, without the "error: " that the command line puts in front."""
+        lines = self._log.read_text(errors="replace").split("\n")
+        return next((line.strip().removeprefix("error: ") for line in reversed(lines) if line.strip()), "")
+
+
+@contextlib.contextmanager
+def private_service(model: str, data_dir: Path, log: Path) -> Iterator[ServiceProcess]:
+    """A service for the length of a block. A SIGTERM or a closed terminal ends the block as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        service = ServiceProcess(model, data_dir, log)
+        try:
+            yield service
+        finally:
+            service.stop()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop_with_stdin() -> None:
+    """Send this process a SIGTERM when its standard input ends, which it does when the parent dies."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="stop-with-stdin", daemon=True).start()
+
+
+def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+    """Read on after the ready line, so that the service never blocks on a full pipe; None marks the end."""
+    with stream:
+        for line in stream:
+            lines.put(line.rstrip("\n"))
+    lines.put(None)
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return found
+
+
+def _session(leader: int) -> list[psutil.Process]:
+    """Processes of the session that ``leader`` started, also those whose parent is gone."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            if pid != leader and os.getsid(pid) == leader:
+                found.append(psutil.Process(pid))
+    return found

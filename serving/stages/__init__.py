@@ -1,0 +1,1 @@
+"""Serve deployments around the engine: prompts to conditions, latents to files."""
