@@ -1,8 +1,8 @@
 # Zoetrope from a fresh machine: needs Python 3.11 or newer and make. `make help` lists the targets.
 #
 # PYTHON=...     the interpreter to make .venv with
-# PIP_FLAGS=...  more options for pip, such as --extra-index-url https://download.pytorch.org/whl/cpu for the small CPU build
-#                of PyTorch, which is all the demo needs
+# PIP_FLAGS=...  more options for pip, such as an --extra-index-url that holds the small CPU build of PyTorch, which is
+#                all the demo needs
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -24,7 +24,9 @@ RETRY_SECONDS = 0.2
 class Engine:
     """One Serve replica. Nobody calls it: it pulls its work, so that no one needs a handle to a particular engine."""
 
-    async def __init__(self, card: ModelCard, router: Any, rank_resources: dict[str, float]) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, card: ModelCard, router: Any, rank_resources: dict[str, float]
+    ) -> None:
         """``router`` is a handle with ``next_plan(Report) -> Plan``; ready when the rank has loaded and warmed up."""
         self._card = card
         self._router = router
@@ -46,6 +48,8 @@ class Engine:
         if self._rank is not None:
             ray.kill(self._rank, no_restart=True)
         group = get_current_placement_group()
+        if group is None:
+            raise RuntimeError("an engine needs a placement group of its own")
         strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=1)
         resources = self._rank_resources
         actor = ray.remote(Rank).options(

@@ -7,7 +7,12 @@ import torch.nn.functional as F
 
 
 def qk_norm_rope(
-    x: torch.Tensor, weight: torch.Tensor, cos: torch.Tensor | None, sin: torch.Tensor | None, heads: int, eps: float
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    heads: int,
+    eps: float,
 ) -> torch.Tensor:
     """Normalise ``x`` over its whole width, then rotate neighbouring pairs inside each head.
 
@@ -18,7 +23,7 @@ def qk_norm_rope(
     Returns:
         ``[N, heads, head_dim]`` in the dtype of ``x``.
     """
-    y = F.rms_norm(x, (x.shape[-1],), weight, eps).unflatten(-1, (heads, -1))
+    y: torch.Tensor = F.rms_norm(x, (x.shape[-1],), weight, eps).unflatten(-1, (heads, -1))
     if cos is None or sin is None:
         return y
     even, odd = y.float().unflatten(-1, (-1, 2)).unbind(-1)

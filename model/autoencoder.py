@@ -43,39 +43,52 @@ class LinearAutoencoder:
     """Principal components of blocks of ``temporal x spatial x spatial`` pixels.
 
     The first frame stands alone, as in Wan's causal autoencoder: it is encoded as a block of equal frames, so that all
-    latents share one basis. ``scale`` divides the components, so that the transformer sees variances near one.
+    latents share one basis. ``scale`` divides the components, so that the transformer sees variances near one. The
+    decoder is linear too; it sees a cell and its four neighbours in space, which mends most of the seams.
     """
 
     CLASS_NAME = "LinearVideoAutoencoder"
 
-    def __init__(self, config: LinearConfig, mean: torch.Tensor, basis: torch.Tensor, scale: torch.Tensor) -> None:
+    def __init__(
+        self, config: LinearConfig, mean: torch.Tensor, basis: torch.Tensor, scale: torch.Tensor, decoder: torch.Tensor
+    ) -> None:
         self.z_dim = config.z_dim
         self.temporal = config.scale_factor_temporal
         self.spatial = config.scale_factor_spatial
         self._mean = mean.float()  # [3 * temporal * spatial^2]
         self._basis = basis.float()  # [3 * temporal * spatial^2, z_dim]
         self._scale = scale.float()  # [z_dim]
+        self._decoder = decoder.float()  # [5 * z_dim + 1, 3 * temporal * spatial^2]
 
     @classmethod
     def fit(cls, clips: list[torch.Tensor], config: LinearConfig) -> LinearAutoencoder:
-        """Principal components of batches of clips ``[B, 3, F, H, W]``.
+        """Fit to batches of clips ``[B, 3, F, H, W]``.
 
-        The scale is the geometric mean between full whitening and none: the coarse components keep more weight.
+        The scale is the geometric mean between full whitening and none: the coarse components keep more weight. The
+        decoder is the least-squares map from neighbouring latents back to the blocks.
         """
-        rows = torch.cat([blocks_of(c, config.scale_factor_temporal, config.scale_factor_spatial)[0] for c in clips])
+        blocks = [blocks_of(c, config.scale_factor_temporal, config.scale_factor_spatial) for c in clips]
+        rows = torch.cat([r for r, _ in blocks])
         mean = rows.mean(0)
         centred = (rows - mean).double()
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
         std = values.flip(0)[: config.z_dim].clamp_min(1e-12).sqrt()
         scale = std.sqrt()
         scale = scale * (std / scale).square().mean().sqrt()
-        return cls(config, mean, vectors.flip(1)[:, : config.z_dim], scale)
+        basis = vectors.flip(1)[:, : config.z_dim]
+        gram, moment = torch.zeros(()), torch.zeros(())
+        for r, (b, t, h, w) in blocks:
+            z = ((r - mean).double() @ basis / scale).reshape(b * t, h, w, config.z_dim)
+            x = with_neighbours(z).flatten(0, 2)
+            gram, moment = gram + x.T @ x, moment + x.T @ r.double()
+        ridge = 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+        return cls(config, mean, basis, scale, torch.linalg.solve(gram + ridge, moment))
 
     @classmethod
     def load(cls, directory: Path) -> LinearAutoencoder:
         config = LinearConfig.model_validate_json((directory / "config.json").read_text())
         tensors = load_file(directory / WEIGHTS_NAME)
-        return cls(config, tensors["mean"], tensors["basis"], tensors["scale"])
+        return cls(config, *(tensors[name] for name in ("mean", "basis", "scale", "decoder")))
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -86,8 +99,8 @@ class LinearAutoencoder:
             "scale_factor_spatial": self.spatial,
         }
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        tensors = {"mean": self._mean, "basis": self._basis.contiguous(), "scale": self._scale}
-        save_file(tensors, directory / WEIGHTS_NAME)
+        tensors = {"mean": self._mean, "basis": self._basis, "scale": self._scale, "decoder": self._decoder}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / WEIGHTS_NAME)
 
     def encode(self, clip: torch.Tensor) -> torch.Tensor:
         """See `Autoencoder.encode`."""
@@ -103,11 +116,19 @@ class LinearAutoencoder:
         """One chunk per latent frame; see `Autoencoder.decode_stream`."""
         for index in range(latents.shape[1]):
             z = latents[:, index].permute(1, 2, 0).float()  # [h, w, z]
-            pixels = (z * self._scale) @ self._basis.T + self._mean
             h, w = z.shape[:2]
+            pixels = with_neighbours(z[None]) @ self._decoder
             x = pixels.reshape(h, w, 3, self.temporal, self.spatial, self.spatial)
             frames = x.permute(2, 3, 0, 4, 1, 5).reshape(3, self.temporal, h * self.spatial, w * self.spatial)
             yield (frames if index else frames.mean(1, keepdim=True)).clamp(-1, 1)
+
+
+def with_neighbours(z: torch.Tensor) -> torch.Tensor:
+    """``[n, h, w, z]`` -> ``[n, h, w, 5 * z + 1]``: each cell, its four neighbours (edges replicated) and a one."""
+    rows = torch.cat([z[:, :1], z, z[:, -1:]], dim=1)
+    columns = torch.cat([z[:, :, :1], z, z[:, :, -1:]], dim=2)
+    parts = (z, rows[:, :-2], rows[:, 2:], columns[:, :, :-2], columns[:, :, 2:], torch.ones_like(z[..., :1]))
+    return torch.cat(parts, dim=-1)
 
 
 class WanAutoencoder:
@@ -146,7 +167,9 @@ def blocks_of(clips: torch.Tensor, temporal: int, spatial: int) -> tuple[torch.T
     """
     b, c, f, height, width = clips.shape
     if (f - 1) % temporal or height % spatial or width % spatial:
-        raise ValueError(f"clip of {f} x {height} x {width}: frames must be {temporal}n+1, sides multiples of {spatial}")
+        raise ValueError(
+            f"clip of {f} x {height} x {width}: frames must be {temporal}n+1, sides multiples of {spatial}"
+        )
     padded = torch.cat([clips[:, :, :1].expand(-1, -1, temporal - 1, -1, -1), clips], dim=2)
     t, h, w = padded.shape[2] // temporal, height // spatial, width // spatial
     x = padded.reshape(b, c, t, temporal, h, spatial, w, spatial)

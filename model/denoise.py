@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from model.sampling import Sampler, initial_noise
-from model.sequences import Sequence, Stream, pack, unpack_targets
+from model.sequences import Sequence, Stream, unpack_targets
 from model.tasks import SegmentSpec
 from model.transformer import WanTransformer
 
@@ -56,9 +56,9 @@ class Denoiser:
             The number of tokens in the packed batch.
         """
         sequences = [sequence for segment in segments for sequence in self._branches(segment)]
-        config = self.transformer.config
-        batch = pack(sequences, config.patch_size, config.attention_head_dim)
-        velocities = iter(unpack_targets(self.transformer(batch).float(), batch, config.patch_size))
+        batch = self.transformer.pack(sequences)
+        output = self.transformer(batch).float()
+        velocities = iter(unpack_targets(output, batch, self.transformer.config.patch_size))
         for segment in segments:
             velocity = next(velocities)
             if needs_negative(segment.spec.guidance):

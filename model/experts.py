@@ -8,19 +8,27 @@ from torch import nn
 from kernels import grouped_gemm, permute_by_expert, route_top_k
 
 
+class GeluProjection(nn.Module):
+    """A linear layer and GELU (tanh)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, hidden)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.gelu(self.proj(x), approximate="tanh")
+
+
 class DenseFeedForward(nn.Module):
     """Linear, GELU (tanh), linear; parameters are named as in diffusers' ``FeedForward`` (net.0.proj, net.2)."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        project = nn.Module()
-        project.proj = nn.Linear(dim, hidden)
-        self.net = nn.ModuleList([project, nn.Identity(), nn.Linear(hidden, dim)])
+        self.net = nn.Sequential(GeluProjection(dim, hidden), nn.Identity(), nn.Linear(hidden, dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[N, D]`` -> ``[N, D]``."""
-        hidden = nn.functional.gelu(self.net[0].proj(x), approximate="tanh")
-        out: torch.Tensor = self.net[2](hidden)
+        out: torch.Tensor = self.net(x)
         return out
 
 

@@ -15,6 +15,7 @@ import torch
 from kernels import CuSeqlens
 
 TARGET = 0
+WAN_THETA = 10_000.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def unpatchify(tokens: torch.Tensor, grid: tuple[int, int, int], patch: tuple[in
 
 
 @lru_cache(maxsize=64)
-def rope_angles(grid: tuple[int, int, int], source_id: int, head_dim: int, theta: float = 10_000.0) -> torch.Tensor:
+def rope_angles(grid: tuple[int, int, int], source_id: int, head_dim: int, theta: float = WAN_THETA) -> torch.Tensor:
     """Rotation angles ``[tokens, head_dim / 2]`` in float64 on the CPU.
 
     Wan splits a head into time, height and width parts of ``d - 4 * (d // 6)``, ``2 * (d // 6)`` and ``2 * (d // 6)``;
@@ -91,7 +92,9 @@ def rope_angles(grid: tuple[int, int, int], source_id: int, head_dim: int, theta
     return angles + axis(source_id + 1, head_dim)[source_id]
 
 
-def pack(sequences: list[Sequence], patch: tuple[int, int, int], head_dim: int) -> PackedBatch:
+def pack(
+    sequences: list[Sequence], patch: tuple[int, int, int], head_dim: int, theta: float = WAN_THETA
+) -> PackedBatch:
     """Lay the sequences end to end.
 
     Raises:
@@ -108,7 +111,7 @@ def pack(sequences: list[Sequence], patch: tuple[int, int, int], head_dim: int) 
         for stream in sequence.streams:
             grid = _grid(stream, patch)
             tokens.append(patchify(stream.latents, patch))
-            angles.append(rope_angles(grid, stream.source_id, head_dim))
+            angles.append(rope_angles(grid, stream.source_id, head_dim, theta))
             levels.append(stream.timesteps[:: patch[0]].float().repeat_interleave(grid[1] * grid[2]))
             length += grid[0] * grid[1] * grid[2]
         last = _grid(sequence.target, patch)

@@ -24,7 +24,13 @@ RATIOS = ("16:9", "9:16", "1:1", "4:3", "3:4")
 SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "480p": {"16:9": (832, 480), "9:16": (480, 832), "1:1": (624, 624), "4:3": (704, 528), "3:4": (528, 704)},
     "720p": {"16:9": (1280, 720), "9:16": (720, 1280), "1:1": (960, 960), "4:3": (1088, 832), "3:4": (832, 1088)},
-    "1080p": {"16:9": (1920, 1080), "9:16": (1080, 1920), "1:1": (1440, 1440), "4:3": (1632, 1248), "3:4": (1248, 1632)},
+    "1080p": {
+        "16:9": (1920, 1080),
+        "9:16": (1080, 1920),
+        "1:1": (1440, 1440),
+        "4:3": (1632, 1248),
+        "3:4": (1248, 1632),
+    },
 }
 
 
@@ -168,7 +174,9 @@ def resolve(request: VideoRequest, card: ModelCard, random_seed: int) -> VideoSp
 
     task = request.task
     check(
-        task.kind in card.tasks, "task", f"{task.kind} is not served by {card.name}, which serves {', '.join(card.tasks)}"
+        task.kind in card.tasks,
+        "task",
+        f"{task.kind} is not served by {card.name}, which serves {', '.join(card.tasks)}",
     )
     _check_text(bad, "prompt", task.prompt, MAX_PROMPT_CHARS, required=True)
     _check_text(bad, "negative_prompt", task.negative_prompt, MAX_NEGATIVE_CHARS, required=False)
@@ -241,9 +249,8 @@ def _frames(bad: list[Violation], request: VideoRequest, card: ModelCard, fps: i
     longest = min(MAX_DURATION_SECONDS, card.max_frames / max(fps, 1))
     seconds = request.duration_seconds
     if not (math.isfinite(seconds) and 0 < seconds <= longest):
-        bad.append(
-            Violation("duration_seconds", f"{seconds} is not above 0 and at most {longest:.4g} for {card.name} at {fps} fps")
-        )
+        limit = f"is not above 0 and at most {longest:.4g} for {card.name} at {fps} fps"
+        bad.append(Violation("duration_seconds", f"{seconds} {limit}"))
         return 1
     return max(1, round(seconds * fps))
 

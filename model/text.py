@@ -30,8 +30,9 @@ class TextEncoder:
             return_tensors="pt",
         ).to(device)
         mask = inputs["attention_mask"]
-        hidden: torch.Tensor = self.encoder(inputs["input_ids"], mask).last_hidden_state
-        return hidden * mask[..., None].to(hidden.dtype)
+        hidden = self.encoder(inputs["input_ids"], mask).last_hidden_state
+        padded: torch.Tensor = hidden * mask[..., None].to(hidden.dtype)
+        return padded
 
 
 def clean_prompt(text: str) -> str:

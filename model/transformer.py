@@ -12,7 +12,7 @@ from torch import nn
 from kernels import norm_modulate, qk_norm_rope, residual_gate, varlen_attention
 from kernels.varlen import CuSeqlens
 from model.experts import DenseFeedForward, MoEFeedForward
-from model.sequences import PackedBatch
+from model.sequences import WAN_THETA, PackedBatch, Sequence, pack
 
 
 class MoEConfig(BaseModel):
@@ -45,6 +45,7 @@ class TransformerConfig(BaseModel):
     cross_attn_norm: bool = True
     qk_norm: Literal["rms_norm_across_heads"] = "rms_norm_across_heads"
     eps: float = 1e-6
+    rope_theta: float = Field(default=WAN_THETA, gt=1)
     moe: MoEConfig | None = None
 
     @property
@@ -119,15 +120,24 @@ class Block(nn.Module):
         return residual_gate(x, self.ffn(h), gate2, row)
 
 
+class TwoLinears(nn.Module):
+    """Two linear layers; what stands between them is up to the user."""
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(width, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+
 class ConditionEmbedder(nn.Module):
     """Timesteps to modulation, text embeddings to the width of the network."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.freq_dim = config.freq_dim
-        self.time_embedder = _two_linears(config.freq_dim, config.dim)
+        self.time_embedder = TwoLinears(config.freq_dim, config.dim)
         self.time_proj = nn.Linear(config.dim, 6 * config.dim)
-        self.text_embedder = _two_linears(config.text_dim, config.dim)
+        self.text_embedder = TwoLinears(config.text_dim, config.dim)
 
     def time(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``[R]`` -> ``(temb [R, D], modulation [R, 6, D])``, both float32."""
@@ -174,12 +184,13 @@ class WanTransformer(nn.Module):
         out: torch.Tensor = self.proj_out(norm_modulate(x, shift, scale, batch.noise_row, self.config.eps))
         return out
 
+    def pack(self, sequences: list[Sequence]) -> PackedBatch:
+        """Lay sequences end to end with this network's patch and positions."""
+        config = self.config
+        return pack(sequences, config.patch_size, config.attention_head_dim, config.rope_theta)
+
+    def layers(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
     def moe_layers(self) -> list[MoEFeedForward]:
-        return [block.ffn for block in self.blocks if isinstance(block.ffn, MoEFeedForward)]
-
-
-def _two_linears(width: int, dim: int) -> nn.Module:
-    module = nn.Module()
-    module.linear_1 = nn.Linear(width, dim)
-    module.linear_2 = nn.Linear(dim, dim)
-    return module
+        return [block.ffn for block in self.layers() if isinstance(block.ffn, MoEFeedForward)]

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,9 +40,7 @@ def serve(settings: Settings) -> int:
 
     On stdout one line, ``ready grpc=HOST:PORT http=HOST:PORT``, once a job would be served; all else goes to stderr.
     """
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = StopSignal()
     try:
         card = _check(settings)
         with ExitStack() as stack:
@@ -52,17 +50,36 @@ def serve(settings: Settings) -> int:
             store.close()
             if expired:
                 _say(f"{expired} unfinished jobs of an earlier run will go on")
-            stack.callback(_kill_children)
             _say("starting Ray")
             stack.enter_context(_ray())
-            if stop.is_set():
-                return 0
+            stop.listen()  # ray.init puts a handler of its own for SIGTERM
             _say(f"loading {card.name}")
             _deploy(settings, card)
             return _run_gateway(settings, stop)
+    except KeyboardInterrupt:
+        return 0
     except (ModelError, StoreError, ServeError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
+
+
+class StopSignal:
+    """SIGINT and SIGTERM. While the service starts they interrupt whatever it waits for; later they set an event."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.interrupt = True
+        self.listen()
+
+    def listen(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, *_: object) -> None:
+        first = not self.event.is_set()
+        self.event.set()
+        if first and self.interrupt:
+            raise KeyboardInterrupt
 
 
 def _check(settings: Settings) -> ModelCard:
@@ -117,9 +134,11 @@ def _ray() -> Iterator[None]:
         yield
     finally:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        family = psutil.Process().children(recursive=True)  # listed now: without the raylet they are nobody's children
         if ray.is_initialized():
             ray_serve.shutdown()
             ray.shutdown()
+        _end(family)
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -136,7 +155,7 @@ def _deploy(settings: Settings, card: ModelCard) -> None:
     health = {"health_check_period_s": 2.0, "health_check_timeout_s": 30.0, "graceful_shutdown_timeout_s": 1.0}
 
     def deployment(target: type, **options: Any) -> Any:
-        return ray_serve.deployment(target).options(**{"ray_actor_options": light, **health, **options})
+        return ray_serve.deployment(**{"ray_actor_options": light, **health, **options})(target)
 
     rank_resources = _rank_resources()
     router = deployment(Router, max_ongoing_requests=1_000).bind(
@@ -163,12 +182,13 @@ def _rank_resources() -> dict[str, float]:
     return {"CPU": 1.0, "GPU": 1.0} if torch.cuda.is_available() else {"CPU": 1.0}
 
 
-def _run_gateway(settings: Settings, stop: threading.Event) -> int:
+def _run_gateway(settings: Settings, stop: StopSignal) -> int:
     """Keep a gateway running until ``stop``; one that dies is replaced at the same addresses."""
     gateway, bound = _start_gateway(settings)
-    print(f"ready grpc={bound.grpc} http={bound.http}", flush=True)
     try:
-        while not stop.wait(0.1):
+        stop.interrupt = False
+        print(f"ready grpc={bound.grpc} http={bound.http}", flush=True)
+        while not stop.event.wait(0.1):
             if gateway.poll() is not None:
                 _say(f"the gateway ended with status {gateway.returncode}, starting another")
                 gateway, _ = _start_gateway(bound)
@@ -203,15 +223,13 @@ def _start_gateway(settings: Settings) -> tuple[subprocess.Popen[str], Settings]
     return process, settings.model_copy(update={"grpc": bound["grpc"], "http": bound["http"]})
 
 
-def _kill_children() -> None:
-    """Whatever is left of the processes below this one."""
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(children, timeout=5)
+def _end(processes: list[psutil.Process]) -> None:
+    """Give processes that should be ending a moment, then kill them."""
+    _, left = psutil.wait_procs(processes, timeout=5)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=5)
 
 
 def _say(message: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, Self, TypeAlias
 import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -87,22 +88,26 @@ class VideoWriter:
         self._encoding = ENCODINGS[container]
         self._time_base = Fraction(1, fps)
         self._written = 0
+        container_options = dict(self._encoding.container_options)
+        if container == "mp4":
+            # Otherwise the file's length is rounded to milliseconds.
+            container_options["movie_timescale"] = str(1_000 * fps)
         # The name need not end in the container's own suffix.
         muxer = {"mp4": "mp4", "mkv": "matroska"}[container]
         try:
-            self._output = av.open(
-                str(path), "w", format=muxer, container_options=dict(self._encoding.container_options)
-            )
+            self._output = av.open(str(path), "w", format=muxer, container_options=container_options)
+            self._output.metadata.update(metadata)
+            stream = self._output.add_stream(self._encoding.encoder, rate=fps, options=dict(self._encoding.options))
+            assert isinstance(stream, VideoStream)
+            stream.width, stream.height, stream.pix_fmt = width, height, self._encoding.pixel_format
+            if container == "mp4":
+                context = stream.codec_context
+                context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+                context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+            self._stream = stream
+            self._output.start_encoding()
         except (av.FFmpegError, OSError) as error:
             raise MediaError(f"cannot write {path}: {error.strerror}") from error
-        self._output.metadata.update(metadata)
-        stream = self._output.add_stream(self._encoding.encoder, rate=fps, options=dict(self._encoding.options))
-        stream.width, stream.height, stream.pix_fmt = width, height, self._encoding.pixel_format
-        if container == "mp4":
-            context = stream.codec_context
-            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-            context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        self._stream = stream
 
     def __enter__(self) -> Self:
         return self
@@ -188,18 +193,22 @@ def probe(path: Path) -> MediaInfo:
     """Decode a whole file and say what it holds.
 
     Raises:
-        MediaError: it cannot be read, has no video, is cut short, or a frame cannot be decoded or has another size.
+        MediaError: it cannot be read, has no video, is cut short, a frame has another size or, as far as the decoder
+            notices, is damaged.
     """
     try:
-        with av.open(str(path)) as file:
+        with av.open(str(path), metadata_errors="replace") as file:
             container = _container_name(file.format.name)
             faststart = _is_faststart(path) if container == "mp4" else None
+            if container == "mkv":
+                _check_segment(path)
             if not file.streams.video:
                 raise MediaError(f"{path} has no video")
             stream = file.streams.video[0]
             context = stream.codec_context
-            # Without these a decoder covers up what is damaged.
-            context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
+            if context is None:
+                raise MediaError(f"{path} has video of an unknown codec")
+            context.options = {"err_detect": "explode"}  # otherwise a decoder covers up what it finds damaged
             frames = 0
             for frame in file.decode(stream):
                 if (frame.width, frame.height) != (context.width, context.height):
@@ -267,7 +276,7 @@ def resize_cover(frames: Frames, width: int, height: int) -> Frames:
     box = (left, top, left + box_width, top + box_height)
     result = np.empty((count, height, width, 3), np.uint8)
     for source, target in zip(frames, result, strict=True):
-        target[:] = Image.fromarray(source).resize((width, height), Image.Resampling.LANCZOS, box=box)
+        target[:] = np.asarray(Image.fromarray(source).resize((width, height), Image.Resampling.LANCZOS, box=box))
     return result
 
 
@@ -311,3 +320,30 @@ def _box(file: BinaryIO, remaining: int) -> tuple[bytes, int]:
     if size == 1:  # the size follows, in 64 bits
         return kind, int.from_bytes(header[8:], "big") if len(header) == 16 else 0
     return kind, size
+
+
+def _check_segment(path: Path) -> None:
+    """Make sure that a Matroska file reaches to the end of its segment; players read one that is cut short as a shorter
+    video.
+
+    Raises:
+        MediaError: it does not.
+    """
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        file.seek(_element_size(file) or 0, os.SEEK_CUR)  # the EBML header
+        size = _element_size(file)
+        if size is not None and file.tell() + size != end:
+            raise MediaError(f"{path} is cut short or damaged: it does not end where its segment does")
+
+
+def _element_size(file: BinaryIO) -> int | None:
+    """Read the head of a top-level Matroska element: a four-byte id, and a size whose first byte tells, by its leading
+    zeros, how many more bytes belong to it. None where the size is left open (all ones), as live recorders do."""
+    first = file.read(5)[4:]
+    if not first or not first[0]:
+        return None
+    extra = 8 - first[0].bit_length()
+    size = int.from_bytes(bytes([first[0] & (0x7F >> extra)]) + file.read(extra), "big")
+    return None if size == (1 << 7 * (extra + 1)) - 1 else size

@@ -30,10 +30,18 @@ def tiny_wan(directory: Path, seed: int = 0) -> WanPipeline:
         qk_norm="rms_norm_across_heads",
         rope_max_seq_len=32,
     )
-    vae = AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True])
+    vae = AutoencoderKLWan(
+        base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
     encoder = UMT5EncoderModel(
         UMT5Config(
-            vocab_size=len(vocabulary()), d_model=TEXT_DIM, d_kv=16, num_heads=2, d_ff=32, num_layers=2, dropout_rate=0.0
+            vocab_size=len(vocabulary()),
+            d_model=TEXT_DIM,
+            d_kv=16,
+            num_heads=2,
+            d_ff=32,
+            num_layers=2,
+            dropout_rate=0.0,
         )
     )
     pipeline = WanPipeline(

@@ -61,10 +61,10 @@ def draw(
     """
     scenes = sample_scenes(count, height, width, frames, generator)
     if kind == "edit_video":
-        chosen: EditKind = edit or rng.choice(EDITS)
+        chosen = edit if edit is not None else rng.choice(EDITS)
         return _edit(scenes, height, width, frames, generator, rng, chosen)
     if kind == "reference_to_video":
-        number: int = references or rng.choice((1, 2))
+        number = references if references is not None else rng.choice((1, 2))
         return _reference(scenes, height, width, frames, generator, rng, number)
     clips = render(scenes, height, width, frames)
     if kind == "text_to_video":

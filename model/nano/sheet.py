@@ -40,7 +40,7 @@ def contact_sheet(clips: list[npt.NDArray[np.uint8]], captions: list[str]) -> Im
             sheet.paste(panel, box[:2])
             pen.rectangle(box, outline=(190, 190, 190))  # a white clip ends somewhere, too
         text = "\n".join(textwrap.wrap(caption, width=tile[0] // 8)[:2])
-        pen.multiline_text((left, top + PANEL_HEIGHT + 3), text, fill=INK, font=font, spacing=2)
+        pen.multiline_text((left, top + panel.height + 3), text, fill=INK, font=font, spacing=2)
     return sheet
 
 

@@ -17,7 +17,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from model.presets import ModelError, check_files, find_model
-from serving.cli.addresses import bind_problem
+from serving.addresses import bind_problem
 from serving.settings import Settings
 
 GIB = 1 << 30
@@ -97,6 +97,7 @@ def _packages() -> Iterator[Check]:
             bad.append(f"{requirement.name} is {version}, needs {requirement.specifier}")
     if bad:
         yield Check("packages", Status.FAIL, "; ".join(bad), "run make install, or pip install -U zoetrope")
+        return
     main = ", ".join(f"{name} {versions[name]}" for name in ("torch", "ray", "diffusers", "grpcio") if name in versions)
     yield Check("packages", Status.OK, f"{len(versions)} found: {main}, ...")
 

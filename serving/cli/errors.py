@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from model.presets import ModelError
 from model.tasks import InvalidRequest, Violation
+from serving.addresses import AddressError
 
 BAD_INPUT = 2
 FAILURE = 1
@@ -35,10 +36,12 @@ def explain(error: Exception) -> tuple[str, int]:
     """The line, without its "error: ", and the exit code for whatever a command raised."""
     if isinstance(error, CliError):
         line, code = str(error), error.exit_code
+    elif isinstance(error, AddressError):
+        line, code = str(error), BAD_INPUT
     elif isinstance(error, InvalidRequest):
         line, code = describe_violations(error.violations), BAD_INPUT
     elif isinstance(error, ModelError):
-        line, code = f"model: {error}", BAD_INPUT
+        line, code = f"model: {str(error).removeprefix('model ')}", BAD_INPUT
     elif _is_client_error(error):
         line, code = _explain_client_error(error)
     elif isinstance(error, OSError) and error.filename is not None:

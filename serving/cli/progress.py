@@ -78,14 +78,12 @@ class ProgressView:
             self._console.print(f"{label} {detail}".strip())
 
 
-def describe(
-    state: str, step: int, steps: int, *, queue_position: int, eta_seconds: float | None, attempt: int
-) -> str:
+def describe(state: str, step: int, steps: int, *, queue_position: int, eta_seconds: float | None, attempt: int) -> str:
     """``12/30 steps, 8 s left``."""
     parts = []
     if state == "queued":
         parts.append(f"{queue_position} ahead")
-    elif steps:
+    elif steps and state != "conditioning":
         parts.append(f"{step}/{steps} steps")
     if eta_seconds is not None and state in ("queued", "conditioning", "denoising", "decoding"):
         parts.append(f"{format_seconds(eta_seconds)} left")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,7 @@ from serving.cli.errors import BAD_INPUT, FAILURE, CliError
 
 READY = re.compile(r"^ready grpc=(\S+) http=(\S+)$")
 STOP_SECONDS = 30.0  # what a service gets to stop by itself
+LINGER_SECONDS = 3.0  # what its processes get to end after it
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,21 @@ class Addresses:
     http: str
 
 
+def serve_command(model: str, data_dir: Path) -> list[str]:
+    """`zoetrope serve` on free ports."""
+    options = ["--model", model, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", str(data_dir)]
+    return [sys.executable, "-m", "serving.cli", "serve", "--stop-with-stdin", *options]
+
+
 class ServiceProcess:
-    """`zoetrope serve` on free ports.
+    """A running `serve_command`.
 
     It leads a session of its own, so that a Ctrl-C in the terminal is ours alone to handle and every process that it
     starts can be found. It stops by itself when this process dies, because it watches its standard input.
     """
 
-    def __init__(self, model: str, data_dir: Path, log: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path) -> None:
         """Start it. ``log`` gets what it writes to standard error."""
-        command = [sys.executable, "-m", "serving.cli", "serve", "--stop-with-stdin", "--model", model]
-        command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", str(data_dir)]
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as errors:
@@ -59,6 +64,10 @@ class ServiceProcess:
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=_pump, args=(self._process.stdout, self._lines), daemon=True)
         self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def wait_ready(self, timeout_seconds: float | None = None) -> Addresses:
         """Block until a job would be served.
@@ -88,19 +97,21 @@ class ServiceProcess:
             The names of processes that had to be killed; empty when it stopped well.
         """
         family = _descendants(self._process.pid)
+        names = []
         try:
             self._process.terminate()
             self._process.wait(STOP_SECONDS)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            family.append(psutil.Process(self._process.pid))
-        left = {p.pid: p for p in [*family, *_session(self._process.pid)] if p.is_running()}
-        names = []
-        for process in left.values():
+            self._process.kill()
+            names.append("the service")
+        left = {process.pid: process for process in [*family, *_session(self._process.pid)]}
+        _, stubborn = psutil.wait_procs(left.values(), timeout=LINGER_SECONDS)
+        for process in stubborn:
             with contextlib.suppress(psutil.Error):
-                if process.status() != psutil.STATUS_ZOMBIE:
+                if process.status() != psutil.STATUS_ZOMBIE:  # dead, though nobody has looked
                     names.append(process.name())
-                process.kill()
-        psutil.wait_procs(left.values(), timeout=5)
+                    process.kill()
+        psutil.wait_procs(stubborn, timeout=LINGER_SECONDS)
         self._process.wait()
         self._reader.join()
         return names
@@ -112,7 +123,7 @@ class ServiceProcess:
 
 
 @contextlib.contextmanager
-def private_service(model: str, data_dir: Path, log: Path) -> Iterator[ServiceProcess]:
+def private_service(command: Sequence[str], log: Path) -> Iterator[ServiceProcess]:
     """A service for the length of a block. A SIGTERM or a closed terminal ends the block as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -120,7 +131,7 @@ def private_service(model: str, data_dir: Path, log: Path) -> Iterator[ServicePr
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        service = ServiceProcess(model, data_dir, log)
+        service = ServiceProcess(command, log)
         try:
             yield service
         finally:

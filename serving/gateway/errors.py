@@ -11,15 +11,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from model.tasks import InvalidRequest, Violation
+from serving.artifacts import ArtifactError
 from serving.gateway.intake import UnknownModel
-from serving.jobs.store import QueueFull, RequestConflict
+from serving.jobs.store import QueueFull, RequestConflict, StoreError
 
 DOMAIN = "zoetrope"
 QUEUE_FULL_RETRY_SECONDS = 10
+SAFE_TO_LOG = (OSError, sqlite3.Error, StoreError, ArtifactError)
 log = logging.getLogger("zoetrope.gateway")
 
 
@@ -98,9 +101,9 @@ def proto_field(field: str) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """A traceback whose messages cannot hold a prompt: only those of the system and of SQLite are kept."""
+    """A traceback without the messages that could hold a prompt: those of the system and the stores cannot."""
     lines = traceback.format_tb(error.__traceback__)
-    shown = f": {error}" if isinstance(error, OSError | sqlite3.Error) else ""
+    shown = f": {error}" if isinstance(error, SAFE_TO_LOG) else ""
     text = "".join(lines) + f"{type(error).__module__}.{type(error).__qualname__}{shown}"
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return f"{describe(cause)}\nand then:\n{text}" if cause else text
@@ -133,15 +136,33 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
         if handler is None:
             return None
         if handler.unary_unary:
-            return handler._replace(unary_unary=_guard_unary(handler.unary_unary))
+            return _guard_parser(handler._replace(unary_unary=_guard_unary(handler.unary_unary)))
         if inspect.isasyncgenfunction(handler.unary_stream):
-            return handler._replace(unary_stream=_guard_stream(handler.unary_stream))
+            return _guard_parser(handler._replace(unary_stream=_guard_stream(handler.unary_stream)))
         return handler  # health's Watch and reflection, which answer for themselves
+
+
+def _guard_parser(handler: Any) -> Any:
+    """What cannot be parsed reaches the guarded method as the exception, for grpc itself would answer UNKNOWN."""
+
+    def parse(data: bytes) -> Any:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError as error:
+            return error
+
+    return handler._replace(request_deserializer=parse)
+
+
+def _check_parsed(request: Any) -> None:
+    if isinstance(request, DecodeError):
+        raise ApiError("INVALID_ARGUMENT", "MALFORMED_MESSAGE", "the request is not a well-formed message")
 
 
 def _guard_unary(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
     async def guarded(request: Any, context: Any) -> Any:
         try:
+            _check_parsed(request)
             return await method(request, context)
         except grpc.aio.AbortError:
             raise
@@ -154,6 +175,7 @@ def _guard_unary(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any,
 def _guard_stream(method: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
+            _check_parsed(request)
             async for message in method(request, context):
                 yield message
         except grpc.aio.AbortError:

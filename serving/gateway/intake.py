@@ -36,9 +36,7 @@ class Intake:
     card: ModelCard
     max_queued: int
 
-    def submit(
-        self, data: dict[str, Any], *, owner: str, request_id: str, found: Sequence[Violation] = ()
-    ) -> Job:
+    def submit(self, data: dict[str, Any], *, owner: str, request_id: str, found: Sequence[Violation] = ()) -> Job:
         """Store a job, or find the one that an earlier call with this request id stored.
 
         Args:
@@ -56,9 +54,7 @@ class Intake:
         bad = list(found)
         if len(request_id) > MAX_REQUEST_ID_CHARS:
             bad.append(
-                Violation(
-                    "request_id", f"has {len(request_id)} characters, at most {MAX_REQUEST_ID_CHARS} are allowed"
-                )
+                Violation("request_id", f"has {len(request_id)} characters, at most {MAX_REQUEST_ID_CHARS} are allowed")
             )
         if data.get("task") is None:
             bad.append(Violation("task", f"is not set; {self.card.name} serves {', '.join(self.card.tasks)}"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from serving.jobs.store import EngineRow, JobStore
+from serving.jobs.job import EngineRow
+from serving.jobs.store import JobStore
 
 ENGINE_SECONDS = 5.0  # after which an engine that was not seen counts as gone
 

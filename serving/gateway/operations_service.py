@@ -1,3 +1,4 @@
+# ruff: noqa: N802 (the methods are named as in the proto)
 """google.longrunning.Operations: every job is an operation."""
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from serving.jobs.store import JobStore
 PAGE_SIZE = 50
 MAX_PAGE_SIZE = 200
 MAX_WAIT_SECONDS = 1e9  # a wait without an end
-ANSWER_SECONDS = 0.25  # before the call's deadline, so that the answer still arrives
+ANSWER_SECONDS = 0.5  # before the call's deadline, so that the answer still arrives
 FILTERS: dict[str, tuple[State, ...]] = {
     "": (),
     "done=true": tuple(state for state in State if state.final),
@@ -39,9 +40,7 @@ class OperationsService:
         self._artifacts = artifacts
         self._liveness = liveness
 
-    async def GetOperation(
-        self, request: operations_pb2.GetOperationRequest, context: Any
-    ) -> operations_pb2.Operation:
+    async def GetOperation(self, request: operations_pb2.GetOperationRequest, context: Any) -> operations_pb2.Operation:
         return self._operation(convert.find_job(self._store, request.name, OWNER))
 
     async def ListOperations(
@@ -82,16 +81,12 @@ class OperationsService:
             if job.state.final or left <= 0 or await self._liveness.stopping_within(min(left, POLL_SECONDS)):
                 return self._operation(job)
 
-    async def CancelOperation(
-        self, request: operations_pb2.CancelOperationRequest, context: Any
-    ) -> empty_pb2.Empty:
+    async def CancelOperation(self, request: operations_pb2.CancelOperationRequest, context: Any) -> empty_pb2.Empty:
         job = convert.find_job(self._store, request.name, OWNER)
         await asyncio.to_thread(self._store.request_cancel, job.id, OWNER)
         return empty_pb2.Empty()
 
-    async def DeleteOperation(
-        self, request: operations_pb2.DeleteOperationRequest, context: Any
-    ) -> empty_pb2.Empty:
+    async def DeleteOperation(self, request: operations_pb2.DeleteOperationRequest, context: Any) -> empty_pb2.Empty:
         job = convert.find_job(self._store, request.name, OWNER)
         if not job.state.final:
             raise ApiError(

@@ -1,17 +1,16 @@
+# ruff: noqa: N802 (the methods are named as in the proto)
 """zoetrope.video.v1.VideoService over the job store and the artifact store."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 from google.longrunning import operations_pb2
 
 from serving.api.zoetrope.video.v1 import video_pb2
-from serving.artifacts import ArtifactStore
+from serving.artifacts import ArtifactMissing, ArtifactStore
 from serving.gateway import convert
 from serving.gateway.errors import ApiError, invalid_argument
 from serving.gateway.intake import Intake
@@ -44,22 +43,17 @@ class VideoService:
         self, request: video_pb2.WatchVideoRequest, context: Any
     ) -> AsyncIterator[video_pb2.WatchVideoResponse]:
         seen: tuple[Any, ...] | None = None
-        top = (0, 0)  # attempt, step
-        next_event = 0.0
         while True:
             job = convert.find_job(self._store, request.name, OWNER)
-            # A gang that was rebuilt repeats the steps since its last snapshot.
-            top = max(top, (job.attempt, job.step))
-            job = replace(job, step=top[1])
             ahead = convert.outlook(self._store, job)
             news = (job.state, job.stage, job.attempt, job.step, ahead.queue_position, job.cancel_requested)
-            if news != seen and time.monotonic() >= next_event:
+            if news != seen:
                 yield convert.watch_event(job, ahead)
-                seen, next_event = news, time.monotonic() + EVENT_SECONDS
-            if job.state.final and news == seen:
+            if job.state.final:
                 return
-            if await self._liveness.stopping_within(POLL_SECONDS):
+            if await self._liveness.stopping_within(EVENT_SECONDS if news != seen else POLL_SECONDS):
                 raise ApiError("UNAVAILABLE", "STOPPING", "the gateway is stopping; call again")
+            seen = news
 
     async def DownloadVideo(
         self, request: video_pb2.DownloadVideoRequest, context: Any
@@ -75,10 +69,13 @@ class VideoService:
         if offset == total:  # a client that has it all still learns the checksum
             yield video_pb2.DownloadVideoResponse(offset=offset, total_bytes=total, sha256=sha256)
             return
-        chunks = self._artifacts.read(artifact["key"], offset, CHUNK_BYTES)
-        while (data := await asyncio.to_thread(next, chunks, None)) is not None:
-            yield video_pb2.DownloadVideoResponse(offset=offset, data=data, total_bytes=total, sha256=sha256)
-            offset += len(data)
+        try:
+            chunks = self._artifacts.read(artifact["key"], offset, CHUNK_BYTES)
+            while (data := await asyncio.to_thread(next, chunks, None)) is not None:
+                yield video_pb2.DownloadVideoResponse(offset=offset, data=data, total_bytes=total, sha256=sha256)
+                offset += len(data)
+        except ArtifactMissing:
+            raise ApiError("NOT_FOUND", "FILE_GONE", f"name: the file of {request.name} was deleted") from None
 
     async def ListModels(self, request: video_pb2.ListModelsRequest, context: Any) -> video_pb2.ListModelsResponse:
         ready = bool(self._liveness.engines())

@@ -9,7 +9,6 @@ from cluster.messages import Admit, Plan, Report
 from model.tasks import SegmentSpec
 from serving.router.scheduler import Candidate, decide
 
-
 PATIENCE = 5.0  # how many times its predicted duration a step may take before its engine counts as lost
 
 
@@ -104,7 +103,10 @@ class Board:
         )
 
     def lose_silent_engines(self, now: float) -> list[str]:
-        """Give up engines that are overdue, a long step's time allowed for; their segments are waiting again. Returns their ids."""
+        """Give up engines that are overdue, a long step's time allowed for, and return their ids.
+
+        Their segments are waiting again.
+        """
         silent = [i for i, view in self.engines.items() if now > view.due]
         for engine_id in silent:
             del self.engines[engine_id]

@@ -38,7 +38,9 @@ class LeaseLost(Exception):
 class Router:
     """One replica. Everything it knows it can learn again: jobs from the store, segments from the engines."""
 
-    async def __init__(self, settings: Settings, card: ModelCard, conditioner: Any, decoder: Any) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: Settings, card: ModelCard, conditioner: Any, decoder: Any
+    ) -> None:
         """``conditioner`` and ``decoder`` are handles of the deployments in `serving.stages`."""
         self._settings = settings
         self._card = card

@@ -1,4 +1,4 @@
-"""HOST:PORT."""
+"""HOST:PORT, as settings and options give it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import ipaddress
 import socket
 from contextlib import closing
 
-from serving.cli.errors import bad_input
+
+class AddressError(ValueError):
+    """It is no address; the message names the setting."""
 
 
 def parse_address(text: str, field: str) -> tuple[str, int]:
     """``127.0.0.1:50051`` or ``[::1]:50051``.
 
     Raises:
-        CliError: it is not HOST:PORT.
+        AddressError: it is not HOST:PORT.
     """
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65_535):
-        raise bad_input(field, f"{text!r} is not HOST:PORT with a port of 0 to 65535")
+        raise AddressError(f"{field}: {text!r} is not HOST:PORT with a port of 0 to 65535")
     return host, int(port)
 
 

@@ -1,0 +1,61 @@
+"""`zoetrope generate --local`: the same model code in this process, without Ray."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from model.presets import check_files, find_model
+from model.tasks import MAX_SEED, parse_request, resolve
+from serving.cli.order import Order, replacing, result_line
+from serving.cli.progress import ProgressView
+
+DEFAULT_MODEL = "nano"
+
+
+def generate_locally(order: Order, view: ProgressView) -> str:
+    """Make the file.
+
+    Returns:
+        The line to print.
+
+    Raises:
+        InvalidRequest, ModelError, CliError: what can be known from the options and the checkpoint's headers
+            is told before torch is loaded.
+    """
+    card = find_model(order.model or DEFAULT_MODEL)
+    spec = resolve(parse_request(order.request()), card, secrets.randbelow(MAX_SEED + 1))
+    check_files(card)
+    order.prepare_files()
+
+    view.message(f"loading {card.name}")
+    from safetensors.torch import save_file
+
+    from model.pipeline import LocalPipeline
+    from serving.stages.render import render_video
+
+    pipeline = LocalPipeline.load(card)
+    view.update("conditioning", 0, spec.steps)
+    started = time.monotonic()
+
+    def on_step(step: int, steps: int) -> None:
+        left = (time.monotonic() - started) / step * (steps - step)
+        view.update("denoising", step, steps, eta_seconds=left)
+
+    latents = pipeline.run(spec, on_step)
+    if order.latents_out is not None:
+        with replacing(order.latents_out) as path:
+            save_file({"latents": latents.contiguous()}, path)
+    view.update("decoding", spec.steps, spec.steps)
+    with replacing(order.out) as path:
+        render_video(spec, pipeline.decode(latents), path)
+    return result_line(
+        order,
+        size=(spec.width, spec.height),
+        native_size=(spec.native_width, spec.native_height),
+        frames=spec.frames,
+        fps=spec.fps,
+        seed=spec.seed,
+        steps=spec.steps,
+        model=card.name,
+    )

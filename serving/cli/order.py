@@ -1,0 +1,125 @@
+"""What `zoetrope generate` was asked for, as far as it can be judged without a model or a server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from serving.cli.errors import CliError, bad_input
+
+CONTAINERS: dict[str, Literal["mp4", "mkv"]] = {".mp4": "mp4", ".mkv": "mkv"}
+
+
+@dataclass(frozen=True)
+class Order:
+    """The options as typed; None means the model's default."""
+
+    prompt: str
+    out: Path
+    latents_out: Path | None = None
+    model: str | None = None
+    size: str | None = None
+    ratio: str | None = None
+    duration: float | None = None
+    frames: int | None = None
+    fps: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    negative: str | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises CliError where a file's name will not do."""
+        if self.out.suffix not in CONTAINERS:
+            raise bad_input("out", f"{str(self.out)!r} does not end in one of {', '.join(CONTAINERS)}")
+        if self.latents_out is not None:
+            check_latents_name(self.latents_out)
+
+    def request(self) -> dict[str, Any]:
+        """The fields of a model.tasks.VideoRequest, less the model, which a server and a local run name differently."""
+        fields: dict[str, Any] = {
+            "size": self.size,
+            "ratio": self.ratio,
+            "duration_seconds": self.duration,
+            "frames": self.frames,
+            "fps": self.fps,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "seed": self.seed,
+            "container": CONTAINERS[self.out.suffix],
+            "keep_latents": self.latents_out is not None,
+        }
+        task = {"kind": "text_to_video", "prompt": self.prompt, "negative_prompt": self.negative or ""}
+        return {"task": task, **{name: value for name, value in fields.items() if value is not None}}
+
+    def prepare_files(self) -> None:
+        """Make the folders of the outputs. Raises CliError."""
+        prepare_file(self.out, "out")
+        if self.latents_out is not None:
+            prepare_file(self.latents_out, "latents-out")
+
+
+def check_latents_name(path: Path) -> None:
+    """Raises CliError unless the name says safetensors."""
+    if path.suffix != ".safetensors":
+        raise bad_input("latents-out", f"{str(path)!r} does not end in .safetensors")
+
+
+def prepare_file(path: Path, field: str) -> None:
+    """Make the folder of a file to be written.
+
+    Raises:
+        CliError: it cannot be made, or the name is a folder's.
+    """
+    if path.is_dir():
+        raise bad_input(field, f"{str(path)!r} is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise bad_input(field, f"the folder {str(path.parent)!r} cannot be made: {error.strerror}") from None
+    if not os.access(path.parent, os.W_OK):
+        raise bad_input(field, f"the folder {str(path.parent)!r} cannot be written to")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to; it becomes ``path`` only when the block succeeds."""
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise CliError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def result_line(
+    order: Order,
+    *,
+    size: tuple[int, int],
+    native_size: tuple[int, int],
+    frames: int,
+    fps: int,
+    seed: int,
+    steps: int,
+    model: str,
+) -> str:
+    """The one line that goes to standard output."""
+    words = [
+        f"saved {order.out}",
+        f"size={size[0]}x{size[1]}",
+        f"denoised_at={native_size[0]}x{native_size[1]}",
+        f"frames={frames}",
+        f"fps={fps}",
+        f"steps={steps}",
+        f"seed={seed}",
+        f"model={model}",
+    ]
+    if order.latents_out is not None:
+        words.append(f"latents={order.latents_out}")
+    return " ".join(words)

@@ -1,0 +1,203 @@
+"""Whatever is wrong with a command line: one line on standard error that names the option, and exit code 2."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from model.presets import NANO_DIRECTORY
+from serving.cli import main
+from tests.serving.gateway.harness import ROOT
+
+Run = Callable[..., str]
+LONG = "a" * 5_001
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command that must fail; its line without the "error: "."""
+
+    def run(*arguments: str, code: int = 2) -> str:
+        assert main(arguments) == code
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("error: ")
+        assert captured.err.count("\n") == 1
+        return captured.err.removeprefix("error: ").rstrip("\n")
+
+    return run
+
+
+# Arguments after `generate`, and how the line begins.
+BAD_REQUESTS: list[tuple[Sequence[str], str]] = [
+    (["x", "--duration", "0"], "duration: 0.0 is not above 0 and at most 4.125"),
+    (["x", "--duration", "16"], "duration: 16.0 is not above 0 and at most 4.125"),
+    (["x", "--duration", "-1"], "duration: -1.0 is not above 0"),
+    (["x", "--duration", "nan"], "duration: nan is not above 0"),
+    (["x", "--duration", "inf"], "duration: inf is not above 0"),
+    (["x", "--frames", "0"], "frames: 0 is not within 1 to 33"),
+    (["x", "--frames", "34"], "frames: 34 is not within 1 to 33"),
+    (["x", "--frames", "8", "--duration", "1"], "frames: 8 given together with"),
+    ([""], "prompt: is empty"),
+    ([" \n"], "prompt: is empty"),
+    ([LONG], "prompt: has 5001 characters, at most 5000"),
+    (["a\x07b"], "prompt: has the control character U+0007"),
+    (["x", "--negative", "b\x00"], "negative: has the control character U+0000"),
+    (["x", "--negative", LONG], "negative: has 5001 characters, at most 500"),
+    (["x", "--size", "4k"], "size: '4k' is not one of 480p, 720p, 1080p or WIDTHxHEIGHT"),
+    (["x", "--size", "0x0"], "size: '0x0' has a side that is not within"),
+    (["x", "--size", "101x64"], "size: 101x64 has an odd side"),
+    (["x", "--ratio", "2:1"], "ratio: '2:1' is not one of 16:9"),
+    (["x", "--seed", "2147483648"], "seed: 2147483648 is not within 0 to 2147483647"),
+    (["x", "--seed", "-1"], "seed: -1 is not within 0"),
+    (["x", "--steps", "0"], "steps: 0 is not within 1 to 1000"),
+    (["x", "--steps", "1001"], "steps: 1001 is not within 1 to 1000"),
+    (["x", "--guidance", "nan"], "guidance: nan is not within 0 to 30"),
+    (["x", "--fps", "0"], "fps: 0 is not within 1 to 60"),
+    (["x", "--model", "nobody"], "model: 'nobody' is neither a preset (nano) nor a directory"),
+    (["x", "--out", "clip.avi"], "out: 'clip.avi' does not end in one of .mp4, .mkv"),
+    (["x", "--latents-out", "clip.npy"], "latents-out: 'clip.npy' does not end in .safetensors"),
+]
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["local", "private"])
+@pytest.mark.parametrize(("arguments", "line"), BAD_REQUESTS, ids=[line for _, line in BAD_REQUESTS])
+def test_request(
+    arguments: Sequence[str], line: str, local: bool, refused: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told before a model is loaded or a private service started."""
+
+    def start(*_: object) -> None:
+        raise AssertionError("a service was started")
+
+    monkeypatch.setattr("serving.cli.remote.private_service", start)
+    assert refused("generate", *arguments, *(["--local"] if local else [])).startswith(line)
+
+
+def test_all_fields_at_fault_are_told_at_once(refused: Run) -> None:
+    line = refused("generate", "x", "--local", "--steps", "0", "--seed", "-1", "--ratio", "5:4")
+    assert [part.split(":")[0] for part in line.split("; ")] == ["steps", "seed", "ratio"]
+
+
+def test_local_checks_come_before_torch() -> None:
+    code = (
+        "import sys; from serving.cli import main\n"
+        "codes = [main(['generate', 'x', '--local', *a]) for a in (['--steps', '0'], ['--model', 'nobody'])]\n"
+        "print(codes, 'torch' in sys.modules, 'ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "[2, 2] False False\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["generate"], "prompt: is missing"),
+        (["generate", "x", "--steps", "many"], "steps: "),
+        (["generate", "x", "--steps"], "Option '--steps' requires an argument"),
+        (["generate", "x", "--pace", "3"], "No such option: --pace"),
+        (["generate", "x", "y"], "Got unexpected extra argument"),
+        (["generate", "x", "--local", "--server", "127.0.0.1:1"], "local: cannot be used together with --server"),
+        (["generate", "x", "--server", "here"], "server: 'here' is not HOST:PORT"),
+        (["dance"], "No such command 'dance'"),
+        (["jobs", "--limit", "0"], "limit: "),
+        (["jobs", "--server", "127.0.0.1:70000"], "server: '127.0.0.1:70000' is not HOST:PORT"),
+        (["download", "vid_1"], "out: name a file with --out or --latents-out"),
+        (["download", "vid_1", "--latents-out", "x.mp4"], "latents-out: 'x.mp4' does not end in .safetensors"),
+        (["serve", "--ranks", "0"], "ranks: 0: "),
+        (["serve", "--grpc", "50051"], "grpc: '50051' is not HOST:PORT"),
+        (["serve", "--http", "127.0.0.1:"], "http: '127.0.0.1:' is not HOST:PORT"),
+        (["doctor", "--grpc", "50051"], "grpc: '50051' is not HOST:PORT"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_usage(arguments: Sequence[str], line: str, refused: Run) -> None:
+    assert refused(*arguments).startswith(line)
+
+
+def test_setting_from_the_environment(refused: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOETROPE_RANKS", "none")
+    assert refused("serve").startswith("ranks: 'none': ")
+
+
+def test_taken_port(refused: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        assert refused("serve", "--grpc", address) == f"grpc: cannot listen at {address}: Address already in use"
+
+
+def test_outputs_that_cannot_be_written(refused: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "clip.mp4"
+    folder.mkdir()
+    assert refused("generate", "x", "--local", "--out", str(folder)) == f"out: '{folder}' is a folder"
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "clip.mp4"
+    assert refused("generate", "x", "--local", "--out", str(below)).startswith("out: the folder ")
+
+
+def test_no_server(refused: Run, tmp_path: Path) -> None:
+    """Told at once, as a failure and not as bad input."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = f"127.0.0.1:{listener.getsockname()[1]}"
+    out = str(tmp_path / "x.mp4")
+    for command in (["generate", "x", "--out", out], ["jobs"], ["watch", "vid_1"], ["cancel", "vid_1"], ["models"]):
+        assert refused(*command, "--server", server, code=1).startswith(f"no answer from {server}: ")
+
+
+FILES = [
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """nano as a checkpoint folder of one's own; it takes any size that is a multiple of 16."""
+    return Path(shutil.copytree(NANO_DIRECTORY, tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["local", "private"])
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file(name: str, local: bool, checkpoint: Path, refused: Run) -> None:
+    path = checkpoint / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    line = refused("generate", "x", "--size", "128x64", "--model", str(checkpoint), *(["--local"] if local else []))
+    assert line == f"model: {path}: the {'directory' if name == 'tokenizer' else 'file'} is missing"
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if "." in name])
+def test_cut_file(name: str, checkpoint: Path, refused: Run) -> None:
+    path = checkpoint / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    line = refused("generate", "x", "--size", "128x64", "--model", str(checkpoint), "--local")
+    assert line.startswith(f"model: {path}: cannot be read as ")
+
+
+def test_size_that_a_checkpoint_cannot_take(checkpoint: Path, refused: Run) -> None:
+    line = refused("generate", "x", "--size", "120x60", "--model", str(checkpoint), "--local")
+    assert line.startswith(
+        "size: 120x60 is not a multiple of 16 on both sides, which mine needs; 128x64 is the nearest"
+    )
+
+
+def test_serve_with_a_broken_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    """A process of its own, for a service handles signals."""
+    path = checkpoint / "vae" / "diffusion_pytorch_model.safetensors"
+    path.unlink()
+    options = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", str(tmp_path / "data")]
+    command = [sys.executable, "-m", "serving.cli", "serve", "--model", str(checkpoint), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {path}: the file is missing\n"

@@ -1,0 +1,96 @@
+"""`zoetrope doctor` and the commands that need neither a server nor a GPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from model.presets import NANO_DIRECTORY
+from serving.cli import main
+from serving.cli.doctor import Check, Status, run_checks
+from serving.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(grpc="127.0.0.1:0", http="127.0.0.1:0", data_dir=tmp_path / "data")
+
+
+def find(settings: Settings, name: str) -> Check:
+    return next(check for check in run_checks(settings) if check.name == name)
+
+
+def test_healthy(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--grpc", settings.grpc, "--http", settings.http, "--data-dir", str(settings.data_dir)]
+    assert main(["doctor", *options]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["check", "status", "found", "what", "to", "do"]
+    statuses = {row.split("  ")[0]: row[14:].split()[0] for row in rows}
+    expected = {"python", "packages", "device", "memory", "codecs", "model", "data dir", "grpc port", "http port"}
+    assert expected <= set(statuses)
+    assert "fail" not in statuses.values()
+    assert not settings.data_dir.exists(), "looking makes nothing"
+
+
+def test_advice_for_everything_that_is_not_well(settings: Settings) -> None:
+    assert all(check.advice for check in run_checks(settings) if check.status is not Status.OK)
+
+
+def test_broken_model(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = shutil.copytree(NANO_DIRECTORY, tmp_path / "mine")
+    weights = mine / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    check = find(settings.model_copy(update={"model": str(mine)}), "model")
+    assert check.status is Status.FAIL
+    assert check.detail.startswith(f"{weights}: cannot be read as safetensors")
+    assert main(["doctor", "--model", str(mine)]) == 1
+    assert "restore the file" in capsys.readouterr().out
+
+
+def test_unknown_model(settings: Settings) -> None:
+    check = find(settings.model_copy(update={"model": "nobody"}), "model")
+    assert (check.status, "neither a preset" in check.detail) == (Status.FAIL, True)
+
+
+def test_taken_port_is_a_warning(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        check = find(settings.model_copy(update={"http": address}), "http port")
+    assert check.status is Status.WARN
+    assert "--http" in check.advice
+
+
+def test_data_dir_below_a_file(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    check = find(settings.model_copy(update={"data_dir": tmp_path / "file" / "data"}), "data dir")
+    assert check.status is Status.FAIL
+    assert "--data-dir" in check.advice
+
+
+def test_packages(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against whatever our metadata asks for."""
+    wanted = ["numpy>=2", "numpy<1", "no-such-package>=3", "pytest<1; extra == 'test'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
+    check = find(settings, "packages")
+    assert check.status is Status.FAIL
+    version = importlib.metadata.version("numpy")
+    assert check.detail == f"numpy is {version}, needs <1; no-such-package is missing"
+
+
+def test_models_lists_the_presets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZOETROPE_SERVER", raising=False)
+    assert main(["models"]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.startswith("model")
+    assert row.split()[:3] == ["nano", "-", "text_to_video"]
+    assert "112x64" in row
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["serve", "--help"]], ids=" ".join)
+def test_information(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    assert "zoetrope" in capsys.readouterr().out

@@ -1,0 +1,180 @@
+"""The commands that talk to a service, against a gateway whose router is played by the test."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from serving.cli import main
+from serving.jobs.job import Job, Stage, State
+from tests.serving.gateway.harness import ROOT, Service, until
+
+
+def run_while(command: list[str], act: Callable[[], None]) -> int:
+    """Run a command in a thread while the router's part is played; its exit code."""
+    with ThreadPoolExecutor(1) as pool:
+        running: Future[int] = pool.submit(main, command)
+        act()
+        return running.result(timeout=30)
+
+
+def queued(service: Service) -> Job:
+    """The one job that waits, once it is there."""
+    return until(lambda: service.store.list("", page_size=2, states=(State.QUEUED,)))[0]
+
+
+def test_generate(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, latents = tmp_path / "new" / "clip.mp4", tmp_path / "clip.safetensors"
+    made: list[Job] = []
+
+    def route() -> None:
+        job = service.claim(queued(service).id)
+        made.append(job)
+        for step in range(1, job.steps + 1):
+            service.progress(job, Stage.DENOISING, step, eta_seconds=1.0)
+        service.succeed(job, b"a video", tmp_path, b"some latents")
+
+    command = ["generate", "a red circle", "--out", str(out), "--latents-out", str(latents)]
+    command += ["--size", "832x480", "--frames", "33", "--steps", "3", "--seed", "7", "--guidance", "2.5"]
+    assert run_while([*command, "--negative", "blur"], route) == 0
+    spec = made[0].spec
+    assert (spec["prompt"], spec["negative_prompt"], spec["container"]) == ("a red circle", "blur", "mp4")
+    assert (spec["frames"], spec["steps"], spec["seed"], spec["guidance"]) == (33, 3, 7, 2.5)
+    assert (out.read_bytes(), latents.read_bytes()) == (b"a video", b"some latents")
+    captured = capsys.readouterr()
+    assert captured.out == (
+        f"saved {out} size=832x480 denoised_at=832x480 frames=33 fps=16 steps=3 seed=7 model=tiny latents={latents}\n"
+    )
+    assert "error" not in captured.err
+    assert captured.err.splitlines()[0] == "submitting"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["x", "--duration", "nan"], "duration: nan is not above 0"),
+        (["x", "--frames", "0"], "frames: 0 is not within 1 to 81 for tiny"),
+        ([""], "prompt: is empty"),
+        (["x", "--negative", "b\x00"], "negative: has the control character U+0000"),
+        (["x", "--seed", "2147483648"], "seed: 2147483648 is not within"),
+        (["x", "--steps", "99999999999"], "steps: "),
+        (["x", "--size", "120x60"], "size: 120x60 is not a multiple of 16"),
+        (["x", "--ratio", "1:2", "--fps", "0"], "fps: 0 is not within 1 to 60; ratio: '1:2' is not one of"),
+        (["x", "--model", "nobody"], "model: "),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_refused_request(
+    arguments: list[str], line: str, service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The service's own check of the fields, told by the names of the options."""
+    assert main(["generate", *arguments, "--out", str(tmp_path / "x.mp4")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1].startswith(f"error: {line}")
+    assert service.store.list("", page_size=10, states=(State.QUEUED,)) == []
+
+
+def test_failed_job(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def route() -> None:
+        job = service.claim(queued(service).id)
+        service.store.finish(
+            job.id, job.lease_epoch, State.FAILED, error_code="INTERNAL", error_message="the engine gave up"
+        )
+
+    out = tmp_path / "x.mp4"
+    assert run_while(["generate", "x", "--size", "832x480", "--out", str(out)], route) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith(" failed: the engine gave up")
+    assert not out.exists()
+
+
+def test_interrupt_leaves_the_job(service: Service, tmp_path: Path) -> None:
+    command = ["generate", "x", "--size", "832x480", "--out", str(tmp_path / "x.mp4"), "--server", service.target]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving.cli", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    line = next(line for line in process.stderr if line.startswith("queued"))
+    job = queued(service)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130, line
+    assert (out, err) == ("", f"error: interrupted, {job.id} goes on; see zoetrope watch, download and cancel\n")
+    assert service.job(job.id).state is State.QUEUED
+
+
+def test_watch(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = service.make(b"data", tmp_path)
+    short = name.removeprefix("operations/")
+    for given in (name, short):
+        assert main(["watch", given]) == 0
+        captured = capsys.readouterr()
+        assert captured.out == f"{short} succeeded size=832x480 frames=33 fps=16\n"
+        assert captured.err.startswith("done ")
+
+
+def test_cancel(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = service.client.create(prompt="x", size="832x480").removeprefix("operations/")
+    assert main(["cancel", name]) == 0
+    assert capsys.readouterr().out == f"{name} cancelled\n"
+    assert main(["watch", name]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {name} cancelled: ")
+    done = service.make(b"data", tmp_path).removeprefix("operations/")
+    assert main(["cancel", done]) == 0
+    assert capsys.readouterr().out == f"{done} was done before: succeeded\n"
+    running = service.client.create(prompt="x", size="832x480").removeprefix("operations/")
+    service.claim(running)
+    assert main(["cancel", running]) == 0
+    assert capsys.readouterr().out == f"{running} is being cancelled\n"
+
+
+def test_jobs(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = service.make(b"data", tmp_path, steps=5).removeprefix("operations/")
+    waiting = service.client.create(prompt="x", size="832x480", steps=7).removeprefix("operations/")
+    assert main(["jobs", "--limit", "2"]) == 0
+    header, first, second = capsys.readouterr().out.splitlines()
+    assert header.split() == ["job", "state", "step", "model", "created", "note"]
+    assert first.split()[:4] == [waiting, "queued", "0/7", "tiny"]
+    assert first.rstrip().endswith("0 ahead")
+    assert second.split()[:2] == [done, "succeeded"]
+
+
+def test_download(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = service.make(b"data", tmp_path, b"latents", keep_latents=True).removeprefix("operations/")
+    out, latents = tmp_path / "new" / "x.mp4", tmp_path / "new" / "x.safetensors"
+    assert main(["download", name, "--out", str(out), "--latents-out", str(latents)]) == 0
+    assert capsys.readouterr().out == f"saved {out} latents={latents}\n"
+    assert (out.read_bytes(), latents.read_bytes()) == (b"data", b"latents")
+    assert sorted(path.name for path in out.parent.iterdir()) == ["x.mp4", "x.safetensors"]
+    assert main(["download", name, "--out", str(tmp_path / "x.mkv")]) == 2
+    assert capsys.readouterr().err.endswith("does not end in .mp4, the video is video/mp4\n")
+
+
+def test_download_before_the_end(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = service.client.create(prompt="x", size="832x480").removeprefix("operations/")
+    assert main(["download", name, "--out", str(tmp_path / "x.mp4")]) == 2
+    assert capsys.readouterr().err == f"error: name: {name} has no file, its state is queued\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["watch"], ["cancel"], ["download", "--out", "x.mp4"]], ids=lambda c: c[0])
+def test_unknown_job(command: list[str], service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "vid_none"]) == 2
+    assert capsys.readouterr().err.startswith("error: name: 'operations/vid_none' is not a known operation")
+
+
+def test_models(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert row.split()[:3] == ["tiny", "no", "text_to_video"]
+    assert "multiples of 16" in row

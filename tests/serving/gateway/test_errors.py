@@ -1,0 +1,117 @@
+"""What becomes of exceptions: the unexpected ones are logged under an id, without what they say."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health
+from grpc_status import rpc_status
+
+from model.presets import find_model
+from serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
+from serving.artifacts import ArtifactStore
+from serving.gateway.errors import as_api_error, describe
+from serving.gateway.intake import Intake
+from serving.gateway.liveness import Liveness
+from serving.gateway.server import grpc_server
+from serving.jobs.store import StoreError
+from tests.serving.gateway.harness import MODEL, detail, reason, text_request, write_checkpoint
+
+SECRET = "a secret prompt"
+
+
+class BrokenStore:
+    """Fails with the prompt in its message."""
+
+    def __getattr__(self, name: str) -> Any:
+        def broken(*args: Any, **options: Any) -> Any:
+            raise RuntimeError(f"cannot store {SECRET}")
+
+        return broken
+
+
+@pytest.fixture
+async def broken(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+    card = find_model(str(write_checkpoint(tmp_path / MODEL)))
+    store: Any = BrokenStore()
+    server = grpc_server(
+        Intake(store, card, 10), ArtifactStore(tmp_path / "files"), Liveness(store, MODEL), health.aio.HealthServicer()
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    await server.stop(0)
+
+
+async def test_unexpected_errors_are_internal(broken: grpc.aio.Channel, caplog: pytest.LogCaptureFixture) -> None:
+    stub: Any = video_pb2_grpc.VideoServiceStub(broken)  # type: ignore[no-untyped-call]
+
+    async def create() -> None:
+        await stub.CreateVideo(text_request(SECRET))
+
+    async def watch() -> None:
+        async for _ in stub.WatchVideo(video_pb2.WatchVideoRequest(name="operations/x")):
+            pass
+
+    for call in (create, watch):
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG), pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call()
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        status = rpc_status.from_call(caught.value)
+        info: Any = detail(status, error_details_pb2.ErrorInfo)
+        assert (info.reason, info.domain) == ("INTERNAL", "zoetrope")
+        assert info.metadata["request_id"] in status.message
+        assert info.metadata["request_id"] in caplog.text
+        assert "test_errors.py" in caplog.text  # the traceback
+        assert "builtins.RuntimeError" in caplog.text
+        assert SECRET not in caplog.text + str(caught.value)
+
+
+async def test_methods_that_are_not_there(broken: grpc.aio.Channel) -> None:
+    call = broken.unary_unary("/zoetrope.video.v1.VideoService/Nothing")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_message_that_cannot_be_parsed(broken: grpc.aio.Channel, caplog: pytest.LogCaptureFixture) -> None:
+    call = broken.unary_unary("/zoetrope.video.v1.VideoService/CreateVideo")
+    for data in (b"\xff\xff\xff" + SECRET.encode(), b"\x12\x01\xff"):  # not a message; a model that is not UTF-8
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(data)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        status = rpc_status.from_call(caught.value)
+        assert (reason(status), status.message) == ("MALFORMED_MESSAGE", "the request is not a well-formed message")
+    stream = broken.unary_stream("/zoetrope.video.v1.VideoService/WatchVideo")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream(b"\xff").read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caplog.text == ""
+
+
+def test_messages_of_the_system_are_logged(tmp_path: Path) -> None:
+    def raised(error: Exception, cause: Exception | None = None) -> Exception:
+        try:
+            raise error from cause
+        except Exception as caught:
+            return caught
+
+    text = describe(
+        raised(StoreError("job database x: disk is full"), raised(sqlite3.OperationalError("disk is full")))
+    )
+    assert "sqlite3.OperationalError: disk is full" in text
+    assert "StoreError: job database x: disk is full" in text
+    text = describe(raised(KeyError(SECRET), raised(ValueError(SECRET))))
+    assert "builtins.ValueError" in text
+    assert SECRET not in text
+    error = as_api_error(raised(FileNotFoundError(2, "No such file", "x")))
+    assert (error.code, error.reason) == ("INTERNAL", "INTERNAL")

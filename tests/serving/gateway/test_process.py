@@ -1,0 +1,252 @@
+"""The gateway as a process: health, probes, reflection, start and end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from serving.api.zoetrope.video.v1 import video_pb2
+from serving.client import VideoClient
+from serving.jobs.job import Stage
+from serving.settings import Settings
+from tests.serving.gateway.harness import (
+    MODEL,
+    ROOT,
+    Collector,
+    GatewayProcess,
+    Service,
+    engine,
+    failure,
+    running_service,
+    until,
+    write_checkpoint,
+)
+
+VIDEO_SERVICE = "zoetrope.video.v1.VideoService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def get(service: Service, path: str) -> tuple[int, dict[str, Any]]:
+    try:
+        with urllib.request.urlopen(f"http://{service.gateway.bound['http']}{path}", timeout=10) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+@contextlib.contextmanager
+def engine_heartbeat(service: Service) -> Any:
+    """As the router writes it."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.is_set():
+            service.store.put_engine(engine(time.time()))
+            stop.wait(0.2)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        service.store.remove_engine("engine-0")
+
+
+def test_health_and_probes_follow_the_engines(service: Service) -> None:
+    stub = health_pb2_grpc.HealthStub(service.channel)
+
+    def status(name: str) -> Any:
+        return stub.Check(health_pb2.HealthCheckRequest(service=name)).status
+
+    watch = Collector(stub.Watch(health_pb2.HealthCheckRequest(service=VIDEO_SERVICE), timeout=60))
+    assert status("") == SERVING
+    until(lambda: status(VIDEO_SERVICE) == NOT_SERVING)
+    assert get(service, "/healthz") == (200, {"status": "ok"})
+    assert get(service, "/readyz") == (503, {"ready": False, "model": MODEL, "engines": []})
+    with engine_heartbeat(service):
+        until(lambda: status(VIDEO_SERVICE) == SERVING)
+        row = {"id": "engine-0", "ranks": 1, "gang_epoch": 3}
+        assert get(service, "/readyz") == (200, {"ready": True, "model": MODEL, "engines": [row]})
+    until(lambda: status(VIDEO_SERVICE) == NOT_SERVING)
+    assert get(service, "/readyz")[0] == 503
+    # One of another model, and one that was not seen for more than 5 s, do not count.
+    service.store.put_engine(engine(time.time(), model="other"))
+    assert get(service, "/readyz")[0] == 503
+    service.store.put_engine(engine(time.time() - 5.5))
+    assert get(service, "/readyz")[0] == 503
+    service.store.put_engine(engine(time.time() - 3.5))
+    assert get(service, "/readyz")[0] == 200
+    until(lambda: get(service, "/readyz")[0] == 503)  # it grows too old
+    service.store.remove_engine("engine-0")
+    assert [event.status for event in watch.seen[:3]] == [NOT_SERVING, SERVING, NOT_SERVING]
+    with pytest.raises(grpc.RpcError) as caught:
+        status("zoetrope.Nothing")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_without_stubs(service: Service) -> None:
+    database = ProtoReflectionDescriptorDatabase(service.channel)
+    assert set(database.get_services()) == {
+        VIDEO_SERVICE,
+        "google.longrunning.Operations",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+    pool = DescriptorPool(database)
+
+    def methods(name: str) -> set[str]:
+        return {method.name for method in pool.FindServiceByName(name).methods}
+
+    assert methods(VIDEO_SERVICE) == {"CreateVideo", "WatchVideo", "DownloadVideo", "ListModels"}
+    assert methods("google.longrunning.Operations") == {
+        "ListOperations",
+        "GetOperation",
+        "DeleteOperation",
+        "CancelOperation",
+        "WaitOperation",
+    }
+    request = pool.FindMessageTypeByName("zoetrope.video.v1.CreateVideoRequest")
+    assert request.fields_by_name["text_to_video"].message_type.full_name == "zoetrope.video.v1.TextToVideo"
+    assert pool.FindMessageTypeByName("google.longrunning.Operation")
+
+
+def test_gateway_killed_in_mid_job(tmp_path: Path) -> None:
+    with running_service(tmp_path) as service:
+        name = service.client.create(prompt="a red circle", steps=9)
+        watch = Collector(service.client.watch(name))
+        waiting = Collector(service.client.wait(name) for _ in range(1))
+        job = service.claim(name)
+        service.progress(job, Stage.DENOISING, 3)
+        until(lambda: watch.seen and watch.seen[-1].step == 3)
+        service.gateway.kill()
+        creating = Collector(service.client.create(prompt="while it is away") for _ in range(1))
+        service.progress(job, Stage.DENOISING, 7)
+        service.gateway = GatewayProcess(service.settings)
+        assert service.gateway.bound == {"grpc": service.settings.grpc, "http": service.settings.http}
+        until(lambda: watch.seen[-1].step == 7)
+        service.succeed(job, b"video", tmp_path)
+        events = watch.join()
+        assert events[-1].state == "succeeded"
+        assert [event.step for event in events] == sorted(event.step for event in events)
+        assert waiting.join()[0].state == "succeeded"
+        assert service.client.get(creating.join()[0]).state == "queued"
+        service.client.download(name, tmp_path / "out.mp4")
+        assert (tmp_path / "out.mp4").read_bytes() == b"video"
+
+
+def test_client_gives_up_on_a_service_that_is_away() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        target = f"127.0.0.1:{taken.getsockname()[1]}"
+    with VideoClient(target, retry_seconds=0.5) as client:
+        start = time.monotonic()
+        for call in (
+            lambda: client.create(prompt="x"),
+            lambda: list(client.watch("operations/x")),
+            lambda: client.get("operations/x"),
+        ):
+            with pytest.raises(Exception, match=f"no answer from {target}: [^\n]*$") as caught:
+                call()
+            assert getattr(caught.value, "code", None) == "UNAVAILABLE"
+        assert 1.0 <= time.monotonic() - start < 15
+
+
+def test_sigterm_ends_streams_and_the_process(tmp_path: Path) -> None:
+    with running_service(tmp_path) as service:
+        name = service.client.create(prompt="a red circle")
+        watch = Collector(service.videos.WatchVideo(video_pb2.WatchVideoRequest(name=name)))
+        until(lambda: watch.seen)
+        status, errors = service.gateway.stop()
+        assert status == 0
+        assert "Traceback" not in errors
+        code, rich = failure(watch.join)
+        assert (code, rich.message) == ("UNAVAILABLE", "the gateway is stopping; call again")
+
+
+def test_end_of_stdin_ends_the_process(tmp_path: Path) -> None:
+    with running_service(tmp_path) as service:
+        process = service.gateway.process
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=15) == 0
+
+
+def test_taken_port(tmp_path: Path) -> None:
+    with running_service(tmp_path) as service:
+        for field in ("grpc", "http"):
+            settings = service.settings.model_copy(update={"grpc": "127.0.0.1:0", "http": "127.0.0.1:0"})
+            settings = settings.model_copy(update={field: getattr(service.settings, field)})
+            status, output, line = run_gateway(settings.model_dump_json())
+            assert (status, output) == (2, "")
+            assert (
+                line == f"error: {field}: cannot listen at {getattr(service.settings, field)}: Address already in use"
+            )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grpc": "nowhere"}, "error: grpc: 'nowhere' is not HOST:PORT"),
+        ({"grpc": "256.1.1.1:0"}, "error: grpc: cannot listen at 256.1.1.1:0: "),
+        ({"grpc": "192.0.2.1:0"}, "error: grpc: cannot listen at 192.0.2.1:0: Cannot assign requested address"),
+        ({"http": "127.0.0.1:65536"}, "error: http: '127.0.0.1:65536' is not HOST:PORT"),
+        ({"model": "no-such-model"}, "error: model 'no-such-model' is neither a preset"),
+        ({"data_dir": "/dev/null/x"}, "error: data_dir: /dev/null/x cannot be created: Not a directory"),
+        ({"max_queued": 0}, "error: ZOETROPE_SETTINGS: max_queued: Input should be greater than or equal to 1"),
+    ],
+)
+def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    base = {"model": str(write_checkpoint(tmp_path / MODEL)), "grpc": "127.0.0.1:0", "http": "127.0.0.1:0"}
+    status, output, line = run_gateway(json.dumps({**base, "data_dir": str(tmp_path / "data"), **changes}))
+    assert (status, output) == (2, "")
+    assert line.startswith(message)
+
+
+def test_damaged_database(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "jobs.db").write_bytes(b"not a database" * 100)
+    settings = Settings(model=str(write_checkpoint(tmp_path / MODEL)), data_dir=tmp_path / "data")
+    status, _, line = run_gateway(settings.model_dump_json())
+    assert status == 2
+    assert "jobs.db" in line
+
+
+def test_gateway_imports_neither_torch_nor_ray() -> None:
+    code = "import sys, serving.gateway.main; print([m for m in ('torch', 'ray', 'diffusers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def run_gateway(settings: str) -> tuple[int, str, str]:
+    """Exit status, stdout and the one line on stderr of a gateway that cannot start."""
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.gateway.main"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "ZOETROPE_SETTINGS": settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    return done.returncode, done.stdout, lines[0]

@@ -1,0 +1,46 @@
+"""The scheduling policy, without anything around it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.router.scheduler import Candidate, decide
+
+candidates = st.lists(
+    st.builds(
+        lambda n, created, tokens: Candidate(f"s{n}", (created, f"s{n}"), tokens),
+        st.integers(0, 10_000),
+        st.floats(0, 100),
+        st.integers(1, 500),
+    ),
+    unique_by=lambda c: c.id,
+    max_size=12,
+)
+
+
+@given(candidates, candidates, st.integers(1, 1_000))
+def test_a_batch_keeps_what_is_held_and_stays_within_the_budget(
+    held: list[Candidate], waiting: list[Candidate], budget: int
+) -> None:
+    waiting = [c for c in waiting if c.id not in {h.id for h in held}]
+    decision = decide(held, waiting, budget)
+    assert decision.advance == (*(h.id for h in held), *decision.admit)
+    tokens = {c.id: c.tokens for c in (*held, *waiting)}
+    total = sum(tokens[i] for i in decision.advance)
+    assert total <= budget or len(decision.advance) == 1 or not decision.admit
+    assert len(set(decision.advance)) == len(decision.advance)
+
+
+@given(candidates, st.integers(1, 1_000))
+def test_nobody_is_overtaken(waiting: list[Candidate], budget: int) -> None:
+    decision = decide([], waiting, budget)
+    ordered = [c.id for c in sorted(waiting, key=lambda c: c.order)]
+    assert list(decision.admit) == ordered[: len(decision.admit)]
+    assert not waiting or decision.admit  # an idle engine always gets something
+
+
+def test_a_large_segment_waits_for_room_and_holds_the_others_back() -> None:
+    large, small = Candidate("large", (1.0, "a"), 900), Candidate("small", (2.0, "b"), 10)
+    assert decide([Candidate("held", (0.0, "h"), 200)], [small, large], 1_000).admit == ()
+    assert decide([Candidate("held", (0.0, "h"), 50)], [small, large], 1_000).admit == ("large", "small")
