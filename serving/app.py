@@ -22,6 +22,7 @@ import psutil
 
 from model.presets import ModelError, check_files, find_model
 from model.tasks import ModelCard
+from serving.artifacts import ArtifactStore
 from serving.jobs.store import JobStore, StoreError
 from serving.settings import Settings
 
@@ -48,6 +49,7 @@ def serve(settings: Settings) -> int:
             store = JobStore(settings.database)
             expired = store.expire_leases()
             store.close()
+            ArtifactStore(settings.artifacts).discard_parts()
             if expired:
                 _say(f"{expired} unfinished jobs of an earlier run will go on")
             _say("starting Ray")

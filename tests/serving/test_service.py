@@ -182,14 +182,13 @@ def test_the_whole_service_killed_in_mid_job(service: Service, tmp_path: Path) -
     assert service.client.wait(done).state == "succeeded"
     running, queued = service.client.create({**LONG, "steps": 60}), service.client.create(REQUEST)
     assert not denoising(service, running).done
-    family = service.family()
-    os.kill(service.process.pid, signal.SIGKILL)
-    until(lambda: not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], 60)
+    killed = service.process
+    os.kill(killed.pid, signal.SIGKILL)
     service.client.close()
-    service.process.stop()
-    service.start()
+    service.start()  # at once: what is left of the old one ends by itself and can change nothing
+    killed.stop()
     assert service.client.wait(running, 120).state == "succeeded"
-    assert service.client.get(running).attempt == 2
+    assert service.client.get(running).attempt >= 2
     assert service.client.wait(queued, 120).state == "succeeded"
     for name in (done, running, queued):
         service.client.download(name, tmp_path / "video.mp4")

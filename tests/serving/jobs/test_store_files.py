@@ -203,13 +203,11 @@ for number in range(1_000_000):
 
 
 def test_every_acknowledged_job_survives_a_killed_process(path: Path) -> None:
-    process = python(CREATES, path)
-    assert process.stdout is not None
-    acknowledged = [process.stdout.readline().strip() for _ in range(50)]
-    process.kill()
-    acknowledged += process.stdout.read().split("\n")[:-1]  # the last line may be cut
-    process.wait(timeout=60)
-    process.stdout.close()
+    with python(CREATES, path) as process:
+        assert process.stdout is not None
+        acknowledged = [process.stdout.readline().strip() for _ in range(50)]
+        process.kill()
+        acknowledged += process.stdout.read().split("\n")[:-1]  # the last line may be cut
     store = JobStore(path)
     stored = [job.id for job in store.list("", page_size=1_000_000)][::-1]
     assert len(stored) >= 50
