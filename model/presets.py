@@ -42,7 +42,7 @@ def find_model(name_or_directory: str) -> ModelCard:
 
 # nano was trained at these sizes, so it draws well at no other; larger requests are scaled up by the decoder.
 NANO_CARD: dict[str, Any] = {
-    "native_sizes": ((112, 64), (64, 112), (80, 80), (80, 64), (64, 80)),
+    "native_sizes": ((56, 32), (32, 56), (40, 40), (40, 32), (32, 40)),
     "fps": 8,
     "default_frames": 16,
     "max_frames": 33,
@@ -62,6 +62,8 @@ def read_card(directory: Path, name: str) -> ModelCard:
     for component in COMPONENTS:
         if not (directory / component).is_dir():
             raise ModelError(f"{directory / component}: the directory is missing")
+    if (directory / "transformer_2").exists():
+        raise ModelError(f"{directory / 'transformer_2'}: checkpoints of two noise experts are not supported yet")
     transformer = read_json(directory / "transformer" / "config.json")
     if transformer.get("_class_name") not in TEXT_TO_VIDEO_CLASSES:
         raise ModelError(

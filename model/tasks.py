@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -128,6 +128,12 @@ class VideoSpec:
     seed: int
     container: Literal["mp4", "mkv"]
     keep_latents: bool
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> VideoSpec:
+        """The inverse of ``dataclasses.asdict``, also after a way through JSON, which knows no tuples."""
+        c, t, h, w = data["latent_shape"]
+        return cls(**{**data, "latent_shape": (c, t, h, w)})
 
 
 @dataclass(frozen=True)

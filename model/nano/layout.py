@@ -15,6 +15,7 @@ from model.nano import prompts
 from model.transformer import MoEConfig, TransformerConfig, WanTransformer
 
 TEXT_DIM = 128
+SPATIAL = 4  # pixels per latent cell
 
 
 def nano_transformer_config() -> TransformerConfig:
@@ -25,8 +26,8 @@ def nano_transformer_config() -> TransformerConfig:
     return TransformerConfig(
         num_attention_heads=4,
         attention_head_dim=64,
-        in_channels=48,
-        out_channels=48,
+        in_channels=24,
+        out_channels=24,
         text_dim=TEXT_DIM,
         ffn_dim=768,
         num_layers=5,

@@ -133,7 +133,7 @@ class Router:
 
     async def _try_job(self, job: Job) -> Result:
         """All stages; from the start again when a process died on the way."""
-        spec = VideoSpec(**job.spec)
+        spec = VideoSpec.from_dict(job.spec)
         for left in reversed(range(TRIES)):
             try:
                 return await self._stages(job, spec)

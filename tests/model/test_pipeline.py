@@ -129,6 +129,13 @@ def test_another_family_is_refused(tmp_path: Path) -> None:
         find_model(str(tmp_path))
 
 
+def test_a_second_transformer_is_refused(tmp_path: Path) -> None:
+    tiny_wan(tmp_path)
+    (tmp_path / "transformer_2").mkdir()
+    with pytest.raises(ModelError, match="two noise experts"):
+        find_model(str(tmp_path))
+
+
 def test_a_name_that_is_neither_preset_nor_directory_is_refused() -> None:
     with pytest.raises(ModelError, match="neither a preset"):
         find_model("wan9")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.pipeline import LocalPipeline
-from model.presets import find_model
+from model.presets import NANO_CARD, find_model
 from model.tasks import parse_request, resolve
 from serving.cli.service import Addresses, ServiceProcess, serve_command
 from serving.client import OperationStatus, VideoClient
@@ -23,6 +23,7 @@ from tests.serving.gateway.harness import until
 pytestmark = pytest.mark.timeout(400)
 
 READY_SECONDS = 180.0
+NANO = NANO_CARD["native_sizes"][0]
 REQUEST = {
     "prompt": "a red circle moving right on a white background",
     "duration_seconds": 2.0,
@@ -99,7 +100,7 @@ def test_a_video_and_its_events(service: Service, tmp_path: Path) -> None:
     assert (info.frames, info.fps, info.duration_seconds, info.faststart) == (16, 8.0, 2.0, True)
     made = events[-1].video
     assert made is not None
-    assert (made.native_width, made.native_height, made.seed, made.size_bytes) == (112, 64, 5, video.stat().st_size)
+    assert (made.native_width, made.native_height, made.seed, made.size_bytes) == (*NANO, 5, video.stat().st_size)
 
 
 def test_the_latents_are_those_of_the_local_pipeline(service: Service, tmp_path: Path) -> None:

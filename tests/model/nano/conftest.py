@@ -9,20 +9,21 @@ import torch
 
 from model.autoencoder import LinearAutoencoder, LinearConfig
 from model.nano import train
+from model.nano.layout import SPATIAL
 from model.nano.world import render, sample_scenes
 from model.transformer import MoEConfig, TransformerConfig
 from tests.model.conftest import one_thread
 
-Z_DIM = 48
+Z_DIM = 24
 
 
 @pytest.fixture(scope="session")
 def autoencoder() -> LinearAutoencoder:
     """Fitted as the trainer does, on fewer clips."""
     generator = torch.Generator().manual_seed(5)
-    clips = [render(sample_scenes(16, h, w, 17, generator), h, w, 17) for h, w in ((64, 112), (112, 64), (80, 80))]
+    clips = [render(sample_scenes(16, h, w, 17, generator), h, w, 17) for (h, w), _ in train.SIZES]
     with one_thread():
-        return LinearAutoencoder.fit(clips, LinearConfig(z_dim=Z_DIM))
+        return LinearAutoencoder.fit(clips, LinearConfig(z_dim=Z_DIM, scale_factor_spatial=SPATIAL))
 
 
 def shrink_training(patch: pytest.MonkeyPatch, out: Path, autoencoder: LinearAutoencoder) -> None:

@@ -87,7 +87,7 @@ def test_models_lists_the_presets(capsys: pytest.CaptureFixture[str], monkeypatc
     header, row = capsys.readouterr().out.splitlines()
     assert header.startswith("model")
     assert row.split()[:3] == ["nano", "-", "text_to_video"]
-    assert "112x64" in row
+    assert "56x32" in row
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["serve", "--help"]], ids=" ".join)

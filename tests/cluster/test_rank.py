@@ -1,0 +1,84 @@
+"""A rank carries out plans: it admits, advances and drops segments, and a bad one harms nobody else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from cluster.messages import Admit, Plan
+from cluster.rank import Rank
+from model.checkpoints import configure_torch, load_text_encoder
+from model.denoise import Conditions
+from model.pipeline import LocalPipeline, encode_conditions, segment_of
+from model.presets import find_model
+from model.tasks import ModelCard, TextToVideo, VideoRequest, VideoSpec, resolve
+from tests.tiny import tiny_wan
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+    directory = tmp_path_factory.mktemp("tiny-wan")
+    tiny_wan(directory)
+    return find_model(str(directory))
+
+
+def spec_for(card: ModelCard, **fields: Any) -> VideoSpec:
+    request = VideoRequest(
+        task=TextToVideo(prompt="a red circle"), **{"size": "32x32", "frames": 5, "steps": 3, "seed": 1, **fields}
+    )
+    return resolve(request, card, 0)
+
+
+def admit(card: ModelCard, segment_id: str, spec: VideoSpec) -> Admit:
+    conditions = encode_conditions(load_text_encoder(card, configure_torch()), spec)
+    return Admit(segment_of(spec, segment_id), ray.put(conditions))
+
+
+def test_segments_join_and_leave_the_batch_and_end_as_in_the_local_pipeline(card: ModelCard) -> None:
+    rank, local = Rank(card), LocalPipeline.load(card)
+    first, second = spec_for(card), spec_for(card, size="48x32", steps=2, seed=2, guidance=1.0)
+    outcome = rank.execute(Plan(admit=(admit(card, "a", first),), advance=("a",)))
+    assert [(h.id, h.step) for h in outcome.held] == [("a", 1)]
+    assert outcome.step_tokens == 2 * 2 * 2 * 2  # two branches of two latent frames of 2 x 2 patches
+    assert outcome.step_seconds > 0
+    outcome = rank.execute(Plan(admit=(admit(card, "b", second),), advance=("a", "b")))
+    assert [(h.id, h.step) for h in outcome.held] == [("a", 2), ("b", 1)]
+    outcome = rank.execute(Plan(advance=("a", "b")))
+    assert outcome.held == ()
+    done = {f.id: ray.get(f.latents) for f in outcome.finished}
+    assert torch.allclose(done["a"], local.run(first), rtol=0, atol=1e-5)
+    assert torch.allclose(done["b"], local.run(second), rtol=0, atol=1e-5)
+
+
+def test_a_dropped_segment_is_forgotten(card: ModelCard) -> None:
+    rank = Rank(card)
+    rank.execute(Plan(admit=(admit(card, "a", spec_for(card)),), advance=("a",)))
+    outcome = rank.execute(Plan(drop=("a", "unknown"), advance=("a",)))
+    assert (outcome.held, outcome.finished, outcome.failed, outcome.step_tokens) == ((), (), (), 0)
+
+
+def test_only_the_segment_that_breaks_the_batch_fails(card: ModelCard) -> None:
+    rank = Rank(card)
+    spec = spec_for(card)
+    broken = Admit(segment_of(spec, "broken"), ray.put(Conditions(torch.zeros(4, 7), torch.zeros(4, 7))))
+    without_negative = Admit(segment_of(spec, "without"), ray.put(Conditions(torch.zeros(4, 32), None)))
+    outcome = rank.execute(
+        Plan(
+            admit=(admit(card, "good", spec), broken, without_negative),
+            advance=("good", "broken", "without"),
+        )
+    )
+    assert [(h.id, h.step) for h in outcome.held] == [("good", 1)]
+    assert {f.id for f in outcome.failed} == {"broken", "without"}
+    assert all("\n" not in f.reason for f in outcome.failed)
+    for _ in range(2):
+        outcome = rank.execute(Plan(advance=("good",)))
+    assert torch.allclose(
+        ray.get(outcome.finished[0].latents), LocalPipeline.load(card).run(spec), rtol=0, atol=1e-5
+    )
