@@ -50,10 +50,11 @@ def serve(settings: Settings) -> int:
             expired = store.expire_leases()
             store.close()
             ArtifactStore(settings.artifacts).discard_parts()
+            shutil.rmtree(settings.scratch, ignore_errors=True)
             if expired:
                 _say(f"{expired} unfinished jobs of an earlier run will go on")
             _say("starting Ray")
-            stack.enter_context(_ray())
+            stack.enter_context(_ray(settings.directory / "ray-session"))
             stop.listen()  # ray.init puts a handler of its own for SIGTERM
             _say(f"loading {card.name}")
             _deploy(settings, card)
@@ -109,8 +110,12 @@ def _only_service(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ray() -> Iterator[None]:
-    """A Ray cluster of this machine only, with a token that only our processes know."""
+def _ray(note: Path) -> Iterator[None]:
+    """A Ray cluster of this machine only, with a token that only our processes know.
+
+    Its files lie outside the data directory, because the paths of its sockets must stay under 107 bytes. ``note`` keeps
+    the place, so that the next service removes what a killed one left.
+    """
     os.environ.update(
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=secrets.token_hex(32),
@@ -121,7 +126,11 @@ def _ray() -> Iterator[None]:
     import ray
     from ray import serve as ray_serve
 
-    directory = tempfile.mkdtemp(prefix="zoetrope-")  # short: Ray's socket paths must stay under 107 bytes
+    prefix = str(Path(tempfile.gettempdir()) / "zoetrope-ray-")
+    if note.exists() and (left := note.read_text()).startswith(prefix):
+        shutil.rmtree(left, ignore_errors=True)
+    directory = tempfile.mkdtemp(prefix=Path(prefix).name)
+    note.write_text(directory)
     try:
         ray.init(
             num_cpus=max(4, os.cpu_count() or 1),
@@ -142,6 +151,7 @@ def _ray() -> Iterator[None]:
             ray.shutdown()
         _end(family)
         shutil.rmtree(directory, ignore_errors=True)
+        note.unlink()
 
 
 def _deploy(settings: Settings, card: ModelCard) -> None:
@@ -164,7 +174,7 @@ def _deploy(settings: Settings, card: ModelCard) -> None:
         settings,
         card,
         deployment(Conditioner).bind(card),
-        deployment(Decoder, max_ongoing_requests=2).bind(card, settings.artifacts),
+        deployment(Decoder, max_ongoing_requests=2).bind(card, settings),
     )
     engine = deployment(
         Engine, placement_group_bundles=[{"CPU": 0.01}, rank_resources], ray_actor_options={"num_cpus": 0.01}

@@ -34,5 +34,10 @@ class Settings(BaseSettings):
         return self.directory / "jobs.db"
 
     @property
+    def scratch(self) -> Path:
+        """Files in the making; emptied when a service starts."""
+        return self.directory / "scratch"
+
+    @property
     def artifacts(self) -> Path:
         return self.directory / "artifacts"

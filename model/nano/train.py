@@ -31,15 +31,20 @@ from model.transformer import WanTransformer
 
 # (height, width) and share of the batches
 SIZES = (((32, 56), 0.6), ((56, 32), 0.1), ((40, 40), 0.1), ((32, 40), 0.1), ((40, 32), 0.1))
-FRAMES = ((9, 0.4), (17, 0.55), (33, 0.05))  # clip length in frames, share of the batches
+# Until which share of the steps, and there: frames of a clip and share of the batches. Single pictures first, as the
+# large video models do: where things are is learned on many cheap samples, how they move afterwards.
+STAGES = (
+    (0.25, ((1, 0.9), (9, 0.1))),
+    (1.0, ((1, 0.1), (9, 0.35), (17, 0.5), (33, 0.05))),
+)
 
 
 @dataclass
 class TrainConfig:
     """The whole recipe; the defaults are what made the committed weights."""
 
-    steps: int = 5600
-    batch: int = 16
+    steps: int = 4800
+    batch_tokens: int = 2240  # 16 clips of 17 frames
     lr: float = 1e-3
     warmup: int = 200
     decay: float = 0.3  # share of the steps over which the rate falls to 2 % of its height
@@ -134,11 +139,13 @@ class Trainer:
         """One optimiser step on one batch of freshly drawn clips; returns the loss."""
         c = self.config
         height, width = self.rng.choices([s for s, _ in SIZES], [w for _, w in SIZES])[0]
-        frames = self.rng.choices([f for f, _ in FRAMES], [w for _, w in FRAMES])[0]
-        scenes = sample_scenes(c.batch, height, width, frames, self.generator)
+        shares = next(shares for until, shares in STAGES if self.step < until * c.steps)
+        frames = self.rng.choices([f for f, _ in shares], [w for _, w in shares])[0]
+        count = max(1, c.batch_tokens // self._tokens(height, width, frames))
+        scenes = sample_scenes(count, height, width, frames, self.generator)
         clean = self.autoencoder.encode_batch(render(scenes, height, width, frames))
         texts = ["" if self.rng.random() < c.text_drop else t for t in prompts.describe(scenes, self.rng)]
-        u = torch.rand(c.batch, generator=self.generator)
+        u = torch.rand(count, generator=self.generator)
         sigma = c.shift * u / (1 + (c.shift - 1) * u)
         noise = torch.randn(clean.shape, generator=self.generator)
         s = sigma[:, None, None, None, None]
@@ -150,7 +157,7 @@ class Trainer:
         embeddings = encoder.encode(texts)
         times = (1000 * sigma).to(self.device)[:, None].expand(-1, clean.shape[2])
         transformer = self.net.transformer
-        batch = transformer.pack([Sequence((Stream(noisy[i], times[i]),), embeddings[i]) for i in range(c.batch)])
+        batch = transformer.pack([Sequence((Stream(noisy[i], times[i]),), embeddings[i]) for i in range(count)])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             output = transformer(batch)
         predicted = torch.stack(unpack_targets(output.float(), batch, transformer.config.patch_size))
@@ -166,8 +173,14 @@ class Trainer:
             layer.rebalance(c.balance_rate)
         self._average()
         self.step += 1
-        self.clips += c.batch
+        self.clips += count
         return float(loss.detach())
+
+    def _tokens(self, height: int, width: int, frames: int) -> int:
+        """Of one clip."""
+        _, ph, pw = self.net.transformer.config.patch_size
+        side = self.autoencoder.spatial
+        return (1 + (frames - 1) // self.autoencoder.temporal) * (height // side // ph) * (width // side // pw)
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -29,10 +29,8 @@ def generate_locally(order: Order, view: ProgressView) -> str:
     order.prepare_files()
 
     view.message(f"loading {card.name}")
-    from safetensors.torch import save_file
-
     from model.pipeline import LocalPipeline
-    from serving.stages.render import render_video
+    from serving.stages.render import render_video, save_latents
 
     pipeline = LocalPipeline.load(card)
     view.update("conditioning", 0, spec.steps)
@@ -45,7 +43,7 @@ def generate_locally(order: Order, view: ProgressView) -> str:
     latents = pipeline.run(spec, on_step)
     if order.latents_out is not None:
         with replacing(order.latents_out) as path:
-            save_file({"latents": latents.contiguous()}, path)
+            save_latents(latents, path)
     view.update("decoding", spec.steps, spec.steps)
     with replacing(order.out) as path:
         render_video(spec, pipeline.decode(latents), path)

@@ -22,6 +22,7 @@ from grpc_health.v1 import health, health_pb2
 from pydantic import ValidationError
 
 from model.presets import ModelError, find_model
+from serving.addresses import AddressError, parse_address
 from serving.artifacts import ArtifactError, ArtifactStore
 from serving.gateway.http import http_app
 from serving.gateway.intake import Intake
@@ -53,7 +54,7 @@ def main() -> int:
         store, artifacts = open_stores(settings)
         with contextlib.closing(store):
             asyncio.run(run(settings, Intake(store, card, settings.max_queued), artifacts))
-    except (StartError, ModelError, StoreError, ArtifactError) as error:
+    except (StartError, AddressError, ModelError, StoreError, ArtifactError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     return 0
@@ -89,7 +90,7 @@ async def run(settings: Settings, intake: Intake, artifacts: ArtifactStore) -> N
     """Serve until told to stop.
 
     Raises:
-        StartError: a port cannot be bound.
+        AddressError, StartError: a port cannot be bound.
     """
     liveness, status = Liveness(intake.store, intake.card.name), health.aio.HealthServicer()
     server = grpc_server(intake, artifacts, liveness, status)
@@ -142,7 +143,8 @@ def listen(address: str, field: str) -> socket.socket:
     """A listening socket.
 
     Raises:
-        StartError: the address is wrong or taken.
+        AddressError: the address is wrong.
+        StartError: it is taken.
     """
     host, port = parse_address(address, field)
     try:
@@ -158,19 +160,6 @@ def listen(address: str, field: str) -> socket.socket:
         return listener
     except OSError as error:
         raise StartError(f"{field}: cannot listen at {address}: {error.strerror}") from None
-
-
-def parse_address(address: str, field: str) -> tuple[str, int]:
-    """HOST:PORT, the host in brackets where it is an IPv6 address.
-
-    Raises:
-        StartError: it is something else.
-    """
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65_535):
-        raise StartError(f"{field}: {address!r} is not HOST:PORT with a port of 0 to 65535")
-    return host, int(port)
 
 
 def join_address(host: str, port: int) -> str:

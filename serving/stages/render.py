@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from safetensors.torch import save_file
 
 from model.tasks import VideoSpec
 from serving.media import VideoWriter, resize_cover, verify
@@ -31,3 +33,8 @@ def render_video(spec: VideoSpec, chunks: Iterable[npt.NDArray[np.uint8]], path:
             if len(frames):
                 writer.write(resize_cover(frames, spec.width, spec.height))
     verify(path, container=spec.container, width=spec.width, height=spec.height, frames=spec.frames, fps=spec.fps)
+
+
+def save_latents(latents: torch.Tensor, path: Path) -> None:
+    """``latents`` [C, T, H, W] float32 as the one tensor of a safetensors file."""
+    save_file({"latents": latents.contiguous()}, path)

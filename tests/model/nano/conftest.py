@@ -41,7 +41,7 @@ def shrink_training(patch: pytest.MonkeyPatch, out: Path, autoencoder: LinearAut
     )
     patch.setattr(train, "nano_transformer_config", lambda: config)
     patch.setattr(train, "SIZES", (((16, 32), 0.5), ((32, 16), 0.5)))
-    patch.setattr(train, "FRAMES", ((5, 0.5), (9, 0.5)))
+    patch.setattr(train, "STAGES", ((0.5, ((1, 1.0),)), (1.0, ((5, 0.5), (9, 0.5)))))
     autoencoder.save(out / "vae")
 
 
@@ -51,7 +51,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory, autoencoder: LinearAutoenc
     out = tmp_path_factory.mktemp("toy-nano")
     with pytest.MonkeyPatch.context() as patch, one_thread():
         shrink_training(patch, out, autoencoder)
-        trainer = train.Trainer(train.TrainConfig(steps=3, batch=4), out, torch.device("cpu"))
+        trainer = train.Trainer(train.TrainConfig(steps=3, batch_tokens=64), out, torch.device("cpu"))
         for _ in range(3):
             trainer.loss = trainer.train_step()
         trainer.save()
