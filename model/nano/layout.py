@@ -19,20 +19,20 @@ SPATIAL = 4  # pixels per latent cell
 
 
 def nano_transformer_config() -> TransformerConfig:
-    """Four heads of 64, so that gangs of 1, 2 and 4 ranks divide them; the end layers stay dense.
+    """Four heads, so that gangs of 1, 2 and 4 ranks divide them; the end layers stay dense.
 
     Positions turn faster than Wan's (theta 100): a clip is at most 14 tokens wide.
     """
     return TransformerConfig(
         num_attention_heads=4,
-        attention_head_dim=64,
+        attention_head_dim=40,
         in_channels=24,
         out_channels=24,
         text_dim=TEXT_DIM,
-        ffn_dim=768,
-        num_layers=5,
+        ffn_dim=480,
+        num_layers=4,
         rope_theta=100.0,
-        moe=MoEConfig(layers=(1, 2, 3), num_experts=8, top_k=2, expert_dim=256, shared_dim=256),
+        moe=MoEConfig(layers=(1, 2), num_experts=16, top_k=2, expert_dim=160, shared_dim=160),
     )
 
 

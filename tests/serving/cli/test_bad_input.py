@@ -186,9 +186,9 @@ def test_cut_file(name: str, checkpoint: Path, refused: Run) -> None:
 
 
 def test_size_that_a_checkpoint_cannot_take(checkpoint: Path, refused: Run) -> None:
-    line = refused("generate", "x", "--size", "120x60", "--model", str(checkpoint), "--local")
+    line = refused("generate", "x", "--size", "122x60", "--model", str(checkpoint), "--local")
     assert line.startswith(
-        "size: 120x60 is not a multiple of 16 on both sides, which mine needs; 128x64 is the nearest"
+        "size: 122x60 is not a multiple of 8 on both sides, which mine needs; 120x64 is the nearest"
     )
 
 
