@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import random
 import sys
@@ -31,12 +32,7 @@ from model.transformer import WanTransformer
 
 # (height, width) and share of the batches
 SIZES = (((32, 56), 0.6), ((56, 32), 0.1), ((40, 40), 0.1), ((32, 40), 0.1), ((40, 32), 0.1))
-# Until which share of the steps, and there: frames of a clip and share of the batches. Single pictures first, as the
-# large video models do: where things are is learned on many cheap samples, how they move afterwards.
-STAGES = (
-    (0.15, ((1, 0.7), (9, 0.3))),
-    (1.0, ((1, 0.05), (9, 0.4), (17, 0.5), (33, 0.05))),
-)
+FRAMES = ((1, 0.05), (9, 0.45), (17, 0.45), (33, 0.05))  # frames of a clip, share of the batches
 
 
 @dataclass
@@ -63,9 +59,29 @@ class Nano(nn.Module):
         super().__init__()
         self.transformer = WanTransformer(nano_transformer_config())
         self.text_encoder = UMT5EncoderModel(UMT5Config(**text_encoder_config()))
-        nn.init.zeros_(self.transformer.proj_out.weight)
-        nn.init.zeros_(self.transformer.proj_out.bias)
+        pass_through(self.transformer)
         look_nearby(self.transformer)
+
+
+@torch.no_grad()
+def pass_through(transformer: WanTransformer) -> None:
+    """Start as the map that gives back its input: most of the velocity of a noisy token is the token itself.
+
+    The embedding is an isometry and the output its transpose. Passing some hundred dimensions on through a network that
+    is hardly wider is what takes a small one longest to learn otherwise.
+    """
+    config = transformer.config
+    inputs = config.in_channels * math.prod(config.patch_size)
+    if inputs > config.dim or config.in_channels != config.out_channels:
+        raise ValueError(f"{inputs} numbers of a patch do not fit into a width of {config.dim}")
+    isometry = torch.linalg.qr(torch.randn(config.dim, inputs, generator=torch.Generator().manual_seed(1)))[0]
+    transformer.patch_embedding.weight.copy_(isometry.view_as(transformer.patch_embedding.weight))
+    transformer.patch_embedding.bias.zero_()
+    # The last norm brings the variance of the whole width to one. Patches come out with the channels last.
+    back = isometry.T * (inputs / config.dim) ** 0.5
+    back = back.unflatten(0, (config.in_channels, -1)).transpose(0, 1).flatten(0, 1)
+    transformer.proj_out.weight.copy_(back)
+    transformer.proj_out.bias.zero_()
 
 
 LOCAL_STRENGTH = 2.5
@@ -139,8 +155,7 @@ class Trainer:
         """One optimiser step on one batch of freshly drawn clips; returns the loss."""
         c = self.config
         height, width = self.rng.choices([s for s, _ in SIZES], [w for _, w in SIZES])[0]
-        shares = next(shares for until, shares in STAGES if self.step < until * c.steps)
-        frames = self.rng.choices([f for f, _ in shares], [w for _, w in shares])[0]
+        frames = self.rng.choices([f for f, _ in FRAMES], [w for _, w in FRAMES])[0]
         count = max(1, c.batch_tokens // self._tokens(height, width, frames))
         scenes = sample_scenes(count, height, width, frames, self.generator)
         clean = self.autoencoder.encode_batch(render(scenes, height, width, frames))

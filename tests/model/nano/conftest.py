@@ -30,7 +30,7 @@ def shrink_training(patch: pytest.MonkeyPatch, out: Path, autoencoder: LinearAut
     """Make `train.Trainer` train a toy on toy clips into ``out``."""
     config = TransformerConfig(
         num_attention_heads=2,
-        attention_head_dim=24,
+        attention_head_dim=48,
         in_channels=Z_DIM,
         out_channels=Z_DIM,
         text_dim=128,
@@ -41,7 +41,7 @@ def shrink_training(patch: pytest.MonkeyPatch, out: Path, autoencoder: LinearAut
     )
     patch.setattr(train, "nano_transformer_config", lambda: config)
     patch.setattr(train, "SIZES", (((16, 32), 0.5), ((32, 16), 0.5)))
-    patch.setattr(train, "STAGES", ((0.5, ((1, 1.0),)), (1.0, ((5, 0.5), (9, 0.5)))))
+    patch.setattr(train, "FRAMES", ((5, 0.5), (9, 0.5)))
     autoencoder.save(out / "vae")
 
 

@@ -15,6 +15,7 @@ from model.checkpoints import load_autoencoder, load_text_encoder, load_transfor
 from model.nano import train
 from model.nano.train import TrainConfig, Trainer
 from model.presets import NANO_CARD, find_model
+from model.sequences import Sequence, Stream, unpack_targets
 from tests.model.nano.conftest import Z_DIM, shrink_training
 
 CPU = torch.device("cpu")
@@ -69,7 +70,7 @@ def test_a_run_leaves_a_checkpoint_that_loads(toy_run: Path) -> None:
 def test_the_record_tells_how_the_weights_were_made(toy_run: Path) -> None:
     record = json.loads((toy_run / "training.json").read_text())
     assert record["step"] == 3
-    assert record["clips"] in (2 * 8 + 4, 2 * 8 + 2)  # two batches of pictures, then one of 5 or 9 frames
+    assert record["clips"] in range(3 * 2, 3 * 4 + 1)  # a batch is 4 clips of 5 frames or 2 of 9
     assert record["config"]["seed"] == TrainConfig().seed
     assert math.isfinite(record["loss"])
     assert record["command"].startswith("python -m model.nano.train")
@@ -102,4 +103,17 @@ def test_without_a_saved_state_there_is_nothing_to_resume(
 def test_the_committed_recipe_covers_the_sizes_that_are_served() -> None:
     sizes = {(width, height) for (height, width), _ in train.SIZES}
     assert sizes == set(NANO_CARD["native_sizes"])
-    assert max(frames for _, shares in train.STAGES for frames, _ in shares) == NANO_CARD["max_frames"]
+    assert max(frames for frames, _ in train.FRAMES) == NANO_CARD["max_frames"]
+
+
+def test_a_fresh_network_gives_back_a_noisy_token_and_looks_at_its_neighbours() -> None:
+    torch.manual_seed(0)
+    transformer = train.Nano().transformer
+    latents = torch.randn(transformer.config.in_channels, 3, 8, 14)
+    batch = transformer.pack([Sequence((Stream(latents, torch.full((3,), 900.0)),), torch.randn(8, 128))])
+    with torch.no_grad():
+        (output,) = unpack_targets(transformer(batch), batch, transformer.config.patch_size)
+    assert float(torch.cosine_similarity(output.flatten(), latents.flatten(), dim=0)) > 0.9
+    assert float(output.std()) == pytest.approx(1.0, abs=0.2)
+    heads = transformer.layers()[0].attn1.to_q.bias.unflatten(0, (transformer.config.num_attention_heads, -1))
+    assert [bool(head.any()) for head in heads] == [True, True, False, False]
