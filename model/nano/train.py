@@ -76,7 +76,8 @@ def pass_through(transformer: WanTransformer) -> None:
         raise ValueError(f"{inputs} numbers of a patch do not fit into a width of {config.dim}")
     isometry = torch.linalg.qr(torch.randn(config.dim, inputs, generator=torch.Generator().manual_seed(1)))[0]
     transformer.patch_embedding.weight.copy_(isometry.view_as(transformer.patch_embedding.weight))
-    transformer.patch_embedding.bias.zero_()
+    if transformer.patch_embedding.bias is not None:
+        transformer.patch_embedding.bias.zero_()
     # The last norm brings the variance of the whole width to one. Patches come out with the channels last.
     back = isometry.T * (inputs / config.dim) ** 0.5
     back = back.unflatten(0, (config.in_channels, -1)).transpose(0, 1).flatten(0, 1)
