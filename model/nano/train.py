@@ -37,7 +37,7 @@ FRAMES = ((1, 0.05), (9, 0.45), (17, 0.45), (33, 0.05))  # frames of a clip, sha
 
 @dataclass
 class TrainConfig:
-    """The whole recipe. The committed weights are those after 1,500 steps; they need more."""
+    """The whole recipe. The committed weights are those after 2,000 steps; they need more."""
 
     steps: int = 8000
     batch_tokens: int = 4480  # 32 clips of 17 frames
