@@ -9,7 +9,7 @@ import torch
 
 from model.sampling import Sampler, initial_noise
 from model.sequences import Sequence, Stream, unpack_targets
-from model.tasks import SegmentSpec
+from model.tasks import SegmentSpec, needs_negative
 from model.transformer import WanTransformer
 
 
@@ -77,8 +77,3 @@ class Denoiser:
                 raise ValueError(f"segment {segment.spec.id}: guidance {segment.spec.guidance} needs a negative prompt")
             texts.append(segment.conditions.negative)
         return [Sequence((target,), text.to(self.device)) for text in texts]
-
-
-def needs_negative(guidance: float) -> bool:
-    """Classifier-free guidance (Ho and Salimans, 2207.12598) has a second branch only above 1, as in diffusers."""
-    return guidance > 1.0

@@ -16,8 +16,8 @@ from model.checkpoints import (
     load_text_encoder,
     load_transformer,
 )
-from model.denoise import Conditions, Denoiser, needs_negative
-from model.tasks import ModelCard, SegmentSpec, VideoSpec
+from model.denoise import Conditions, Denoiser
+from model.tasks import ModelCard, VideoSpec, needs_negative, segment_of
 from model.text import TextEncoder
 
 
@@ -57,10 +57,6 @@ class LocalPipeline:
     def decode(self, latents: torch.Tensor) -> Iterator[npt.NDArray[np.uint8]]:
         """Frames ``[n, H, W, 3]`` uint8 in order, as they are ready."""
         return decode_frames(self.autoencoder, latents)
-
-
-def segment_of(spec: VideoSpec, segment_id: str) -> SegmentSpec:
-    return SegmentSpec(segment_id, spec.latent_shape, spec.steps, spec.guidance, spec.seed)
 
 
 @torch.inference_mode()

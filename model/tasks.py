@@ -147,6 +147,15 @@ class SegmentSpec:
     seed: int
 
 
+def segment_of(spec: VideoSpec, segment_id: str) -> SegmentSpec:
+    return SegmentSpec(segment_id, spec.latent_shape, spec.steps, spec.guidance, spec.seed)
+
+
+def needs_negative(guidance: float) -> bool:
+    """Classifier-free guidance (Ho and Salimans, 2207.12598) has a second branch only above 1, as in diffusers."""
+    return guidance > 1.0
+
+
 def parse_request(data: dict[str, object]) -> VideoRequest:
     """Validate types.
 

@@ -13,7 +13,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from cluster.messages import Plan, Report
-from model.tasks import ModelCard, SegmentSpec, VideoSpec
+from model.tasks import ModelCard, SegmentSpec, VideoSpec, needs_negative, segment_of
 from serving.jobs.job import EngineRow, Job, Result, Stage, State
 from serving.jobs.store import JobStore
 from serving.router.board import Active, Board
@@ -144,7 +144,7 @@ class Router:
     async def _stages(self, job: Job, spec: VideoSpec) -> Result:
         conditions = (await self._conditioner.encode.remote(spec))[0]
         self._progress(job, Stage.DENOISING, 0, None)
-        segment = SegmentSpec(segment_id_of(job), spec.latent_shape, spec.steps, spec.guidance, spec.seed)
+        segment = segment_of(spec, segment_id_of(job))
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
         self._board.add(Active(segment, (job.created_at, job.id), self._tokens(segment), conditions))
@@ -182,7 +182,7 @@ class Router:
         """Tokens of a step, both guidance branches counted."""
         patch = self._card.size_multiple // self._card.spatial
         _, t, h, w = segment.latent_shape
-        branches = 2 if segment.guidance > 1.0 else 1
+        branches = 2 if needs_negative(segment.guidance) else 1
         return branches * t * math.ceil(h / patch) * math.ceil(w / patch)
 
 

@@ -12,9 +12,9 @@ from cluster.messages import Admit, Plan
 from cluster.rank import Rank
 from model.checkpoints import configure_torch, load_text_encoder
 from model.denoise import Conditions
-from model.pipeline import LocalPipeline, encode_conditions, segment_of
+from model.pipeline import LocalPipeline, encode_conditions
 from model.presets import find_model
-from model.tasks import ModelCard, TextToVideo, VideoRequest, VideoSpec, resolve
+from model.tasks import ModelCard, TextToVideo, VideoRequest, VideoSpec, resolve, segment_of
 from tests.tiny import tiny_wan
 
 pytestmark = pytest.mark.usefixtures("ray_session")
