@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import ray
 
 from cluster.messages import Failed, Finished, Held, Plan
-from model.checkpoints import configure_torch, load_scheduler_config, load_transformer
-from model.denoise import Conditions, Denoiser, Segment
+from model.checkpoints import configure_torch, load_denoiser
+from model.conditions import Conditions, blank_conditions
+from model.denoise import Segment
 from model.tasks import ModelCard, SegmentSpec
 
 
@@ -29,7 +30,7 @@ class Rank:
 
     def __init__(self, card: ModelCard) -> None:
         device = configure_torch()
-        self._denoiser = Denoiser(load_transformer(card, device), load_scheduler_config(card))
+        self._denoiser = load_denoiser(card, device)
         self._segments: dict[str, Segment] = {}
         self._warm_up(card)
 
@@ -54,7 +55,7 @@ class Rank:
             del self._segments[segment.spec.id]
         return Outcome(
             held=tuple(Held(s.spec.id, s.sampler.step) for s in self._segments.values()),
-            finished=tuple(Finished(s.spec.id, ray.put(s.latents.cpu())) for s in finished),
+            finished=tuple(Finished(s.spec.id, ray.put(s.result().cpu())) for s in finished),
             failed=tuple(failed),
             step_seconds=time.monotonic() - started if batch else 0.0,
             step_tokens=tokens,
@@ -74,9 +75,10 @@ class Rank:
         """One step of the smallest clip, so that the first job meets no lazy initialisation."""
         side = card.size_multiple // card.spatial
         spec = SegmentSpec("warm-up", (card.latent_channels, 1, side, side), 1, 1.0, 0)
-        text_dim = self._denoiser.transformer.config.text_dim
-        zeros = self._denoiser.transformer.proj_out.weight.new_zeros(card.max_text_tokens, text_dim)
-        self._denoiser.step([self._denoiser.start(spec, Conditions(zeros, None))])
+        config = self._denoiser.transformer.config
+        text = self._denoiser.transformer.proj_out.weight.new_zeros(card.max_text_tokens, config.text_dim)
+        conditions = blank_conditions(config, spec.latent_shape, text)
+        self._denoiser.step([self._denoiser.start(spec, conditions)])
 
 
 def _reason(error: Exception) -> str:

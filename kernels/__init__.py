@@ -8,7 +8,7 @@ from kernels.attention import varlen_attention
 from kernels.grouped_gemm import grouped_gemm
 from kernels.modulation import norm_modulate, residual_gate
 from kernels.qk_norm_rope import qk_norm_rope
-from kernels.routing import Permutation, permute_by_expert, route_top_k
+from kernels.routing import Permutation, permute_by_expert, route_grouped_top1, route_top_k
 from kernels.varlen import CuSeqlens
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "permute_by_expert",
     "qk_norm_rope",
     "residual_gate",
+    "route_grouped_top1",
     "route_top_k",
     "varlen_attention",
 ]

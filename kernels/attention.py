@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from kernels.compiler import opaque
 from kernels.varlen import CuSeqlens, equal_runs
 
 
+@opaque
 def varlen_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: CuSeqlens, cu_k: CuSeqlens
 ) -> torch.Tensor:
@@ -31,9 +33,16 @@ def varlen_attention(
     for first, count in equal_runs(cu_q, cu_k):
         rows_q = slice(cu_q.offsets[first], cu_q.offsets[first + count])
         rows_k = slice(cu_k.offsets[first], cu_k.offsets[first + count])
-        qs, ks, vs = (
-            x.unflatten(0, (count, -1)).transpose(1, 2) for x in (q[rows_q], k[rows_k], v[rows_k])
-        )
-        out = F.scaled_dot_product_attention(qs, ks, vs)
+        qs, ks, vs = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in (q[rows_q], k[rows_k], v[rows_k]))
+        out = _attend(qs, ks, vs)
         parts.append(out.transpose(1, 2).flatten(0, 1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """``[B, heads, L, head_dim]``; spelled out where the CPU has to go backwards, which torch's own does slowly."""
+    if q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        out: torch.Tensor = scores.softmax(-1) @ v
+        return out
+    return F.scaled_dot_product_attention(q, k, v)

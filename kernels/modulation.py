@@ -22,8 +22,6 @@ def norm_modulate(
     return (normed * (1 + scale.index_select(0, row)) + shift.index_select(0, row)).to(x.dtype)
 
 
-def residual_gate(
-    residual: torch.Tensor, x: torch.Tensor, gate: torch.Tensor, row: torch.Tensor
-) -> torch.Tensor:
+def residual_gate(residual: torch.Tensor, x: torch.Tensor, gate: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
     """``residual + x * gate[row]`` in float32, returned in the dtype of ``residual``; shapes as in `norm_modulate`."""
     return (residual.float() + x.float() * gate.index_select(0, row)).to(residual.dtype)

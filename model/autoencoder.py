@@ -2,137 +2,62 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from diffusers import AutoencoderKLWan
-from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import load_file, save_file
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
 
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+from model.linear_autoencoder import WEIGHTS_NAME, LinearAutoencoder, LinearConfig, blocks_of
+from model.tiling import Span, Tiling, spans
+
+__all__ = [
+    "WEIGHTS_NAME",
+    "Autoencoder",
+    "LinearAutoencoder",
+    "LinearConfig",
+    "Tiling",
+    "WanAutoencoder",
+    "blocks_of",
+]
 
 
 class Autoencoder(Protocol):
-    """What the stages need of an autoencoder. Clips are ``[3, F, H, W]`` float32 in -1..1 with F = 4n + 1 frames."""
+    """What the stages need of an autoencoder. Clips are ``[3, F, H, W]`` float32 in -1..1; pictures have F = 1."""
 
     z_dim: int
     temporal: int
     spatial: int
 
     def encode(self, clip: torch.Tensor) -> torch.Tensor:
-        """Normalised latents ``[z_dim, 1 + (F - 1) / temporal, H / spatial, W / spatial]`` (posterior mode)."""
+        """Normalised latents ``[z_dim, 1 + (F - 1) / temporal, H / spatial, W / spatial]`` (posterior mode).
 
-    def decode_stream(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Chunks ``[3, f, H, W]`` of the clip in order, as soon as they are ready, clamped to -1..1."""
-
-
-class LinearConfig(BaseModel):
-    """config.json of a `LinearAutoencoder`."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    z_dim: int = Field(ge=1)
-    scale_factor_temporal: int = Field(default=4, ge=1)
-    scale_factor_spatial: int = Field(default=8, ge=1)
-
-
-class LinearAutoencoder:
-    """Principal components of blocks of ``temporal x spatial x spatial`` pixels.
-
-    The first frame stands alone, as in Wan's causal autoencoder: it is encoded as a block of equal frames, so that all
-    latents share one basis. ``scale`` divides the components, so that the transformer sees variances near one. The
-    decoder is linear too; it sees a cell and its four neighbours in space, which mends most of the seams.
-    """
-
-    CLASS_NAME = "LinearVideoAutoencoder"
-
-    def __init__(
-        self, config: LinearConfig, mean: torch.Tensor, basis: torch.Tensor, scale: torch.Tensor, decoder: torch.Tensor
-    ) -> None:
-        self.z_dim = config.z_dim
-        self.temporal = config.scale_factor_temporal
-        self.spatial = config.scale_factor_spatial
-        self._mean = mean.float()  # [3 * temporal * spatial^2]
-        self._basis = basis.float()  # [3 * temporal * spatial^2, z_dim]
-        self._scale = scale.float()  # [z_dim]
-        self._decoder = decoder.float()  # [5 * z_dim + 1, 3 * temporal * spatial^2]
-
-    @classmethod
-    def fit(cls, clips: list[torch.Tensor], config: LinearConfig) -> LinearAutoencoder:
-        """Fit to batches of clips ``[B, 3, F, H, W]``.
-
-        The scale is the geometric mean between full whitening and none: the coarse components keep more weight. The
-        decoder is the least-squares map from neighbouring latents back to the blocks.
+        Raises:
+            ValueError: F is not 1 modulo ``temporal``, or a side is not a multiple of ``spatial``.
         """
-        blocks = [blocks_of(c, config.scale_factor_temporal, config.scale_factor_spatial) for c in clips]
-        rows = torch.cat([r for r, _ in blocks])
-        mean = rows.mean(0)
-        centred = (rows - mean).double()
-        values, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
-        std = values.flip(0)[: config.z_dim].clamp_min(1e-12).sqrt()
-        scale = std.sqrt()
-        scale = scale * (std / scale).square().mean().sqrt()
-        basis = vectors.flip(1)[:, : config.z_dim]
-        gram, moment = torch.zeros(()), torch.zeros(())
-        for r, (b, t, h, w) in blocks:
-            z = ((r - mean).double() @ basis / scale).reshape(b * t, h, w, config.z_dim)
-            x = with_neighbours(z).flatten(0, 2)
-            gram, moment = gram + x.T @ x, moment + x.T @ r.double()
-        ridge = 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-        return cls(config, mean, basis, scale, torch.linalg.solve(gram + ridge, moment))
 
-    @classmethod
-    def load(cls, directory: Path) -> LinearAutoencoder:
-        config = LinearConfig.model_validate_json((directory / "config.json").read_text())
-        tensors = load_file(directory / WEIGHTS_NAME)
-        return cls(config, *(tensors[name] for name in ("mean", "basis", "scale", "decoder")))
+    def decode_stream(self, latents: torch.Tensor, tiling: Tiling | None = None) -> Iterator[torch.Tensor]:
+        """Chunks ``[3, f, H, W]`` of the clip in order, as soon as they are ready, clamped to -1..1.
 
-    def save(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        config = {
-            "_class_name": self.CLASS_NAME,
-            "z_dim": self.z_dim,
-            "scale_factor_temporal": self.temporal,
-            "scale_factor_spatial": self.spatial,
-        }
-        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        tensors = {"mean": self._mean, "basis": self._basis, "scale": self._scale, "decoder": self._decoder}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / WEIGHTS_NAME)
+        One chunk per latent frame: the first of one frame, the others of ``temporal``. A latent frame is not looked at
+        before its chunk is asked for. Several streams of one autoencoder may be under way at the same time.
 
-    def encode(self, clip: torch.Tensor) -> torch.Tensor:
-        """See `Autoencoder.encode`."""
-        return self.encode_batch(clip[None])[0]
+        Args:
+            tiling: decode in tiles, for less memory and other pixels near their borders.
 
-    def encode_batch(self, clips: torch.Tensor) -> torch.Tensor:
-        """``[B, 3, F, H, W]`` -> ``[B, z_dim, T, H / spatial, W / spatial]``."""
-        rows, (b, t, h, w) = blocks_of(clips, self.temporal, self.spatial)
-        z = (rows - self._mean) @ self._basis / self._scale
-        return z.reshape(b, t, h, w, -1).permute(0, 4, 1, 2, 3).contiguous()
-
-    def decode_stream(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        """One chunk per latent frame; see `Autoencoder.decode_stream`."""
-        for index in range(latents.shape[1]):
-            z = latents[:, index].permute(1, 2, 0).float()  # [h, w, z]
-            h, w = z.shape[:2]
-            pixels = with_neighbours(z[None]) @ self._decoder
-            x = pixels.reshape(h, w, 3, self.temporal, self.spatial, self.spatial)
-            frames = x.permute(2, 3, 0, 4, 1, 5).reshape(3, self.temporal, h * self.spatial, w * self.spatial)
-            yield (frames if index else frames.mean(1, keepdim=True)).clamp(-1, 1)
-
-
-def with_neighbours(z: torch.Tensor) -> torch.Tensor:
-    """``[n, h, w, z]`` -> ``[n, h, w, 5 * z + 1]``: each cell, its four neighbours (edges replicated) and a one."""
-    rows = torch.cat([z[:, :1], z, z[:, -1:]], dim=1)
-    columns = torch.cat([z[:, :, :1], z, z[:, :, -1:]], dim=2)
-    parts = (z, rows[:, :-2], rows[:, 2:], columns[:, :, :-2], columns[:, :, 2:], torch.ones_like(z[..., :1]))
-    return torch.cat(parts, dim=-1)
+        Raises:
+            ValueError: the tiles are not made of whole latent cells.
+        """
 
 
 class WanAutoencoder:
-    """diffusers' AutoencoderKLWan; latents are normalised as Wan's pipelines do, ``(z - mean) / std``."""
+    """diffusers' AutoencoderKLWan (Wan 2.1's and 2.2's); latents are normalised as Wan's pipelines do,
+    ``(z - mean) / std``.
+
+    The network is causal in time. Its convolutions take the last frames of what they saw before from a list of caches,
+    one for each; we keep these lists ourselves, a list for each tile of each stream.
+    """
 
     def __init__(self, network: AutoencoderKLWan) -> None:
         self._network = network
@@ -148,29 +73,70 @@ class WanAutoencoder:
     @torch.inference_mode()
     def encode(self, clip: torch.Tensor) -> torch.Tensor:
         """See `Autoencoder.encode`."""
+        _, frames, height, width = clip.shape
+        if (frames - 1) % self.temporal or height % self.spatial or width % self.spatial:
+            raise ValueError(
+                f"clip of {frames} x {height} x {width}: frames must be {self.temporal}n+1, "
+                f"sides multiples of {self.spatial}"
+            )
         posterior = self._network.encode(clip[None].to(self._device)).latent_dist
         latents: torch.Tensor = ((posterior.mode() - self._mean) / self._std)[0]
         return latents
 
     @torch.inference_mode()
-    def decode_stream(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        """The whole clip as one chunk; see `Autoencoder.decode_stream`."""
-        z = latents[None].to(self._device) * self._std + self._mean
-        yield self._network.decode(z, return_dict=False)[0][0].clamp(-1, 1)
+    def decode_stream(self, latents: torch.Tensor, tiling: Tiling | None = None) -> Iterator[torch.Tensor]:
+        """See `Autoencoder.decode_stream`. The memory it takes: `model.decode_memory`."""
+        _, count, high, wide = latents.shape
+        rows, columns = self._grid(high, wide, tiling)
+        tiles = [(row, column, new_caches(self._network)) for row in rows for column in columns]
+        for index in range(count):
+            z = latents[None, :, index : index + 1].to(self._device) * self._std + self._mean
+            if len(tiles) == 1:
+                yield decode_chunk(self._network, z, tiles[0][2], first=index == 0)[0].clamp(-1, 1)
+                continue
+            frames = self.temporal if index else 1
+            chunk = torch.zeros(3, frames, high * self.spatial, wide * self.spatial, device=self._device)
+            for row, column, caches in tiles:
+                part = z[..., self._cells(row), self._cells(column)]
+                pixels = decode_chunk(self._network, part, caches, first=index == 0)[0]
+                weights = row.weights[:, None].to(pixels) * column.weights.to(pixels)
+                place = (
+                    ...,
+                    slice(row.start, row.start + row.length),
+                    slice(column.start, column.start + column.length),
+                )
+                chunk[place] += pixels * weights
+                # The network fetches them back one by one, so that the device holds those of one tile only.
+                caches[:] = [cache.cpu() if isinstance(cache, torch.Tensor) else cache for cache in caches]
+            yield chunk.clamp(-1, 1)
 
-
-def blocks_of(clips: torch.Tensor, temporal: int, spatial: int) -> tuple[torch.Tensor, tuple[int, int, int, int]]:
-    """``[B, 3, F, H, W]`` -> rows ``[B * t * h * w, 3 * temporal * spatial^2]`` and ``(B, t, h, w)``.
-
-    Raises:
-        ValueError: F is not 1 modulo ``temporal``, or a side is not a multiple of ``spatial``.
-    """
-    b, c, f, height, width = clips.shape
-    if (f - 1) % temporal or height % spatial or width % spatial:
-        raise ValueError(
-            f"clip of {f} x {height} x {width}: frames must be {temporal}n+1, sides multiples of {spatial}"
+    def _grid(self, high: int, wide: int, tiling: Tiling | None) -> tuple[list[Span], list[Span]]:
+        """Rows and columns of tiles, in pixels, over latents of ``high x wide`` cells."""
+        height, width = high * self.spatial, wide * self.spatial
+        if tiling is None:
+            return spans(height, height, 0), spans(width, width, 0)
+        if any(side % self.spatial for side in (tiling.tile_height, tiling.tile_width, tiling.overlap)):
+            raise ValueError(f"{tiling}: sides and overlap must be multiples of {self.spatial}")
+        return (
+            spans(height, tiling.tile_height, tiling.overlap),
+            spans(width, tiling.tile_width, tiling.overlap),
         )
-    padded = torch.cat([clips[:, :, :1].expand(-1, -1, temporal - 1, -1, -1), clips], dim=2)
-    t, h, w = padded.shape[2] // temporal, height // spatial, width // spatial
-    x = padded.reshape(b, c, t, temporal, h, spatial, w, spatial)
-    return x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b * t * h * w, -1), (b, t, h, w)
+
+    def _cells(self, span: Span) -> slice:
+        return slice(span.start // self.spatial, (span.start + span.length) // self.spatial)
+
+
+def new_caches(network: AutoencoderKLWan) -> list[Any]:
+    """Empty caches of the decoder's causal convolutions, for `decode_chunk`."""
+    return [None] * sum(isinstance(module, WanCausalConv3d) for module in network.decoder.modules())
+
+
+def decode_chunk(network: AutoencoderKLWan, z: torch.Tensor, caches: list[Any], *, first: bool) -> torch.Tensor:
+    """One latent frame ``[1, z_dim, 1, h, w]``, not normalised, to its frames ``[1, 3, f, H, W]``, not clamped.
+
+    ``caches`` is what the earlier chunks of the same tile left behind; it is updated.
+    """
+    x = network.post_quant_conv(z)
+    pixels: torch.Tensor = network.decoder(x, feat_cache=caches, feat_idx=[0], first_chunk=first)
+    patch = network.config.patch_size
+    return pixels if patch is None else unpatchify(pixels, patch_size=patch)

@@ -1,28 +1,59 @@
-"""Networks from a checkpoint directory in diffusers' layout. Every failure names the file or key at fault."""
+"""Networks from a checkpoint directory in either layout. Every failure names the file or key at fault."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.utils import logging as diffusers_logging
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from model.autoencoder import WEIGHTS_NAME, Autoencoder, LinearAutoencoder, WanAutoencoder
-from model.presets import ModelError, read_json, weight_files
+from model.card import scheduler_config, transformer_config
+from model.conditioning.load import load_conditioner
+from model.denoise import Denoiser
+from model.directory import (
+    Component,
+    ModelError,
+    read_autoencoder,
+    read_text_encoder,
+    read_transformers,
+    tokenizer_directory,
+)
+from model.key_map import autoencoder_name, text_encoder_name, transformer_name
+from model.original import autoencoder_config, text_encoder_config
 from model.tasks import ModelCard
 from model.text import TextEncoder
-from model.transformer import TransformerConfig, WanTransformer
+from model.transformer import WanTransformer
+from model.weights import (
+    FLOAT32_MODULES,
+    OnProgress,
+    check_all_finite,
+    ignore_progress,
+    load_into,
+    open_weights,
+    owned_experts,
+)
+
+__all__ = [
+    "compute_dtype",
+    "configure_torch",
+    "load_autoencoder",
+    "load_conditioner",
+    "load_denoiser",
+    "load_scheduler_config",
+    "load_text_encoder",
+    "load_transformer",
+]
 
 T = TypeVar("T")
+TIED_TEXT = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight"}
 
 
 def configure_torch() -> torch.device:
@@ -40,84 +71,99 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def load_transformer(card: ModelCard, device: torch.device) -> WanTransformer:
-    """The transformer in evaluation mode.
+def load_transformer(
+    card: ModelCard,
+    device: torch.device,
+    component: str = "transformer",
+    *,
+    dtype: torch.dtype | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    on_progress: OnProgress = ignore_progress,
+) -> WanTransformer:
+    """A transformer in evaluation mode.
+
+    Args:
+        component: ``transformer``, or ``transformer_2``, the low-noise expert of a pair.
+        dtype: of the weights; what diffusers keeps in float32 stays so. None: bfloat16 on a GPU, else float32.
+        rank, ranks: of several ranks each gets every weight but those of other ranks' experts.
+        on_progress: called with (parameters read, parameters in total).
 
     Raises:
-        ModelError: a file is missing, corrupt, lacks a key or holds a tensor of another shape.
+        ModelError: a file is missing or corrupt, lacks a key, holds one too many, a tensor of another shape, or NaN.
     """
-    directory = Path(card.directory) / "transformer"
-    raw = read_json(directory / "config.json")
-    try:
-        config = TransformerConfig.model_validate(raw)
-    except ValidationError as error:
-        item = error.errors()[0]
-        key = ".".join(map(str, item["loc"]))
-        raise ModelError(f"{directory / 'config.json'}: {key}: {item['msg']}") from None
+    parts = read_transformers(Path(card.directory))
+    number = ("transformer", "transformer_2").index(component)
+    if number >= len(parts):
+        raise ModelError(f"{card.directory}: has only one transformer, {component} is missing")
+    part = parts[number]
+    config = transformer_config(part)
     with torch.device("meta"):
         network = WanTransformer(config)
-    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    state: dict[str, torch.Tensor] = {}
-    for path, name, tensor in _tensors(directory):
-        if name not in wanted:
-            continue  # e.g. cached tables that some exporters write
-        if tensor.shape != wanted[name]:
-            raise ModelError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(wanted[name])}")
-        state[name] = tensor.to(device, compute_dtype(device))
-    missing = sorted(set(wanted) - set(state))
-    if missing:
-        raise ModelError(f"{directory}: the weights lack {missing[0]} and {len(missing) - 1} more keys")
-    network.load_state_dict(state, assign=True)
+    owned: Callable[[str], slice | None] = lambda name: None  # noqa: E731
+    if ranks > 1 and config.moe is not None:
+        try:
+            owned = owned_experts(rank, ranks, config.moe.num_experts)
+        except ValueError as error:
+            raise ModelError(f"{part.directory / 'config.json'}: {error}") from None
+    with open_weights(part.files, transformer_name if part.original else str) as tensors:
+        load_into(
+            network,
+            tensors,
+            part.directory,
+            device,
+            dtype or compute_dtype(device),
+            float32_modules=FLOAT32_MODULES,
+            owned=owned,
+            on_progress=on_progress,
+        )
     return network.eval().requires_grad_(False)
+
+
+def load_denoiser(card: ModelCard, device: torch.device, on_progress: OnProgress = ignore_progress) -> Denoiser:
+    """The transformer, or both noise experts, and the checkpoint's sampler. Raises ModelError as `load_transformer`."""
+    first = load_transformer(card, device, on_progress=on_progress)
+    second = None
+    if card.boundary is not None:
+        second = load_transformer(card, device, "transformer_2", on_progress=on_progress)
+    return Denoiser(first, load_scheduler_config(card), second, card.boundary)
 
 
 def load_text_encoder(card: ModelCard, device: torch.device) -> TextEncoder:
     """Tokenizer and UMT5 encoder. Raises ModelError as `load_transformer`."""
     root = Path(card.directory)
-    tokenizer = _guard(root / "tokenizer", lambda: AutoTokenizer.from_pretrained(root / "tokenizer"))
-    directory = root / "text_encoder"
-    with _quiet():
-        encoder, info = _guard(
-            directory,
-            lambda: UMT5EncoderModel.from_pretrained(
-                directory, dtype=compute_dtype(device), output_loading_info=True, local_files_only=True
-            ),
-        )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(f"{directory}: the weights lack {missing[0]} and {len(missing) - 1} more keys")
-    return TextEncoder(tokenizer, encoder.to(device).eval().requires_grad_(False), card.max_text_tokens)
+    folder = tokenizer_directory(root)
+    tokenizer = _guard(folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    part = read_text_encoder(root)
+    with open_weights(part.files, text_encoder_name if part.original else str) as tensors, _quiet():
+        config = text_encoder_config(tensors, part.directory) if part.original else part.config
+        with torch.device("meta"):
+            encoder = _guard(part.directory, lambda: UMT5EncoderModel(UMT5Config(**config)))
+        load_into(encoder, tensors, part.directory, device, compute_dtype(device), tied=TIED_TEXT)
+    return TextEncoder(tokenizer, encoder.eval().requires_grad_(False), card.max_text_tokens)
 
 
 def load_autoencoder(card: ModelCard, device: torch.device) -> Autoencoder:
     """The autoencoder, in float32. Raises ModelError as `load_transformer`."""
-    directory = Path(card.directory) / "vae"
-    kind = read_json(directory / "config.json").get("_class_name")
-    if kind == LinearAutoencoder.CLASS_NAME:
-        return _guard(directory / WEIGHTS_NAME, lambda: LinearAutoencoder.load(directory))
-    with _quiet():
-        network = _guard(
-            directory,
-            lambda: AutoencoderKLWan.from_pretrained(
-                directory, torch_dtype=torch.float32, low_cpu_mem_usage=False, local_files_only=True
-            ),
-        )
-    return WanAutoencoder(network.to(device).eval().requires_grad_(False))
+    part = read_autoencoder(Path(card.directory))
+    if part.class_name == LinearAutoencoder.CLASS_NAME:
+        check_all_finite(part.files)
+        return _guard(part.directory / WEIGHTS_NAME, lambda: LinearAutoencoder.load(part.directory))
+    return WanAutoencoder(_load_wan_autoencoder(part, device))
 
 
 def load_scheduler_config(card: ModelCard) -> dict[str, Any]:
-    return read_json(Path(card.directory) / "scheduler" / "scheduler_config.json")
+    """Of the checkpoint's sampler. Raises ModelError."""
+    return scheduler_config(card)
 
 
-def _tensors(directory: Path) -> Iterator[tuple[Path, str, torch.Tensor]]:
-    """Every tensor of a component, one at a time, memory-mapped."""
-    for path in weight_files(directory):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    yield path, key, file.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: cannot be read as safetensors: {error}") from None
+def _load_wan_autoencoder(part: Component, device: torch.device) -> AutoencoderKLWan:
+    with open_weights(part.files, partial(autoencoder_name) if part.original else str) as tensors:
+        config = autoencoder_config(tensors, part.directory, part.config) if part.original else part.config
+        with torch.device("meta"):
+            network = _guard(part.directory, lambda: AutoencoderKLWan.from_config(config))
+        load_into(network, tensors, part.directory, device, torch.float32)
+    return network.eval().requires_grad_(False)
 
 
 def _guard(path: Path, load: Callable[[], T]) -> T:
@@ -131,7 +177,6 @@ def _guard(path: Path, load: Callable[[], T]) -> T:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' loading bars off the terminal; ours show the progress."""
-    diffusers_logging.disable_progress_bar()
+    """Keep the library's loading bars off the terminal; ours show the progress."""
     transformers_logging.disable_progress_bar()
     yield

@@ -7,18 +7,14 @@ from typing import Any
 
 import torch
 
+from model.conditions import Conditions
+from model.guidance import Mode, branches, combine, effective, scales
 from model.sampling import Sampler, initial_noise
-from model.sequences import Sequence, Stream, unpack_targets
-from model.tasks import SegmentSpec, needs_negative
+from model.sequences import Sequence, unpack_targets
+from model.tasks import SegmentSpec
 from model.transformer import WanTransformer
 
-
-@dataclass(frozen=True)
-class Conditions:
-    """What a segment is denoised towards. ``negative`` is None where guidance needs no second branch."""
-
-    positive: torch.Tensor  # [L, text_dim]
-    negative: torch.Tensor | None
+__all__ = ["Conditions", "Denoiser", "Segment"]
 
 
 @dataclass
@@ -28,52 +24,103 @@ class Segment:
     spec: SegmentSpec
     conditions: Conditions
     sampler: Sampler
-    latents: torch.Tensor  # [C, T, H, W] float32
+    latents: torch.Tensor  # [C, lead + T, H, W] float32
+    noise: torch.Tensor | None = None  # that they started from, where known frames have to be as noisy as the rest
+
+    @property
+    def mode(self) -> Mode:
+        return effective(self.conditions.guidance, self.spec.guidance)
+
+    def result(self) -> torch.Tensor:
+        """The clip ``[C, T, H, W]`` after the last step: known frames in their place, without VACE's references."""
+        return self.conditions.finish(self.latents)
 
 
 class Denoiser:
-    """A transformer and the scheduler configuration that belongs to it."""
+    """A transformer, or two for high and low noise, and the scheduler configuration that belongs to them."""
 
-    def __init__(self, transformer: WanTransformer, scheduler_config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        transformer: WanTransformer,
+        scheduler_config: dict[str, Any],
+        low_noise: WanTransformer | None = None,
+        boundary: float | None = None,
+    ) -> None:
+        """``boundary`` is the share of the noise levels from which on ``transformer`` takes the step; below it
+        ``low_noise`` does. A boundary without a second expert means nothing: some public configs have one.
+
+        Raises:
+            ValueError: a second expert without a boundary.
+        """
+        if low_noise is not None and boundary is None:
+            raise ValueError("two noise experts need a boundary_ratio between them")
         self.transformer = transformer
+        self.low_noise = low_noise
         self.scheduler_config = scheduler_config
         self.device = transformer.proj_out.weight.device
+        self._boundary = 0.0
+        if low_noise is not None and boundary is not None:
+            self._boundary = boundary * scheduler_config.get("num_train_timesteps", 1000)
 
     def start(self, spec: SegmentSpec, conditions: Conditions) -> Segment:
-        """A segment before its first step, its noise drawn on the CPU so that a seed means the same everywhere."""
-        return Segment(
+        """A segment before its first step, its noise drawn on the CPU so that a seed means the same everywhere.
+
+        Raises:
+            ValueError: guidance needs a negative prompt, which the conditions lack.
+        """
+        c, t, h, w = spec.latent_shape
+        noise = initial_noise((c, conditions.lead + t, h, w), spec.seed).to(self.device)
+        segment = Segment(
             spec=spec,
             conditions=conditions,
             sampler=Sampler(self.scheduler_config, spec.steps),
-            latents=initial_noise(spec.latent_shape, spec.seed).to(self.device),
+            latents=noise,
+            noise=None if conditions.clean_known else noise,
         )
+        if conditions.negative is None and any(not branch.positive for branch in branches(segment.mode)):
+            raise ValueError(f"segment {spec.id}: guidance {spec.guidance} needs a negative prompt")
+        return segment
+
+    def takes_low_noise(self, segment: Segment) -> bool:
+        """Whether the next step is one of the low-noise expert."""
+        return segment.sampler.timestep < self._boundary
 
     @torch.inference_mode()
     def step(self, segments: list[Segment]) -> int:
-        """Advance every segment by one step, all guidance branches of all of them in one forward.
+        """Advance every segment by one step, all guidance branches of one noise expert in one forward.
 
         Returns:
-            The number of tokens in the packed batch.
+            The number of tokens in the packed batches.
         """
-        sequences = [sequence for segment in segments for sequence in self._branches(segment)]
-        batch = self.transformer.pack(sequences)
-        output = self.transformer(batch).float()
-        velocities = iter(unpack_targets(output, batch, self.transformer.config.patch_size))
+        low = [segment for segment in segments if self.takes_low_noise(segment)]
+        high = [segment for segment in segments if not self.takes_low_noise(segment)]
+        tokens = 0
+        if high:
+            tokens += self._advance(self.transformer, high, low_noise=False)
+        if low:
+            assert self.low_noise is not None
+            tokens += self._advance(self.low_noise, low, low_noise=True)
+        return tokens
+
+    def _advance(self, network: WanTransformer, segments: list[Segment], low_noise: bool) -> int:
+        batch = network.pack([sequence for segment in segments for sequence in self._sequences(segment)])
+        output = network(batch).float()
+        outputs = iter(unpack_targets(output, batch, network.config.patch_size))
         for segment in segments:
-            velocity = next(velocities)
-            if needs_negative(segment.spec.guidance):
-                unconditional = next(velocities)
-                velocity = unconditional + segment.spec.guidance * (velocity - unconditional)
-            segment.latents = segment.sampler.advance(velocity, segment.latents)
+            spec, latents, mode = segment.spec, segment.latents, segment.mode
+            # The target may be longer than the latents, by the ending.
+            velocities = [next(outputs)[:, : latents.shape[1]] for _ in branches(mode)]
+            weights = scales(mode, spec.guidance, spec.guidance_low, low_noise)
+            velocity = combine(mode, velocities, latents, segment.sampler.sigma, weights)
+            segment.latents = segment.sampler.advance(velocity, latents)
         return batch.cu_tokens.total
 
-    def _branches(self, segment: Segment) -> list[Sequence]:
-        latents = segment.latents
-        timesteps = torch.full((latents.shape[1],), segment.sampler.timestep, device=self.device)
-        target = Stream(latents, timesteps)
-        texts = [segment.conditions.positive]
-        if needs_negative(segment.spec.guidance):
-            if segment.conditions.negative is None:
-                raise ValueError(f"segment {segment.spec.id}: guidance {segment.spec.guidance} needs a negative prompt")
-            texts.append(segment.conditions.negative)
-        return [Sequence((target,), text.to(self.device)) for text in texts]
+    def _sequences(self, segment: Segment) -> list[Sequence]:
+        conditions, timestep = segment.conditions, segment.sampler.timestep
+        sequences = []
+        for branch in branches(segment.mode):
+            text = conditions.positive if branch.positive else conditions.negative
+            assert text is not None
+            text = text.to(self.device)
+            sequences.append(conditions.sequence(segment.latents, timestep, text, branch.streams, segment.noise))
+        return sequences

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from kernels import grouped_gemm, permute_by_expert, route_top_k
+from kernels import grouped_gemm, permute_by_expert, route_grouped_top1, route_top_k
 
 
 class GeluProjection(nn.Module):
@@ -33,7 +33,11 @@ class DenseFeedForward(nn.Module):
 
 
 class MoEFeedForward(nn.Module):
-    """Token choice of ``top_k`` experts by a float32 sigmoid router, a weighted sum in float32, plus a shared expert.
+    """Token choice of experts by a float32 router, a weighted sum in float32, plus a shared expert.
+
+    Two routers: the ``top_k`` best by a sigmoid gate (``groups`` None), or the best of each of ``groups`` groups with
+    weight 1, which is how a dense layer cut into slices with replicas computes exactly what it did (`model.upcycle`).
+    With ``bias``, each expert has one in front of its GELU, and the sum one of its own, added once.
 
     ``correction`` is the load-balance bias of DeepSeek-V3 (2412.19437): it moves the choice, not the weights, and is
     trained by counting, not by gradients (`rebalance`).
@@ -41,27 +45,48 @@ class MoEFeedForward(nn.Module):
 
     correction: torch.Tensor
 
-    def __init__(self, dim: int, hidden: int, num_experts: int, top_k: int, shared_hidden: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        num_experts: int,
+        top_k: int,
+        shared_hidden: int,
+        *,
+        groups: int | None = None,
+        bias: bool = False,
+    ) -> None:
         super().__init__()
         self.top_k = top_k
         self.num_experts = num_experts
+        self.groups = groups
         self.gate = nn.Linear(dim, num_experts, bias=False)
         self.register_buffer("correction", torch.zeros(num_experts))
         self.w1 = nn.Parameter(torch.randn(num_experts, dim, hidden) * dim**-0.5)
         self.w2 = nn.Parameter(torch.randn(num_experts, hidden, dim) * hidden**-0.5)
+        self.b1 = nn.Parameter(torch.zeros(num_experts, hidden)) if bias else None
+        self.b2 = nn.Parameter(torch.zeros(dim)) if bias else None
         self.shared = DenseFeedForward(dim, shared_hidden) if shared_hidden else None
         self.last_counts: torch.Tensor | None = None
 
+    def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``[N, D]`` -> ``(experts [N, k] int64, gates [N, k] float32)``."""
+        logits = nn.functional.linear(x.float(), self.gate.weight.float())
+        if self.groups is None:
+            return route_top_k(logits, self.correction.float(), self.top_k)
+        return route_grouped_top1(logits, self.correction.float(), self.groups)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[N, D]`` -> ``[N, D]`` in the dtype of ``x``."""
-        logits = nn.functional.linear(x.float(), self.gate.weight.float())
-        experts, gates = route_top_k(logits, self.correction.float(), self.top_k)
+        experts, gates = self.route(x)
         rows = permute_by_expert(experts, gates, self.num_experts)
         self.last_counts = rows.counts
-        hidden = grouped_gemm(x.index_select(0, rows.token), self.w1, rows.counts, gelu=True)
+        hidden = grouped_gemm(x.index_select(0, rows.token), self.w1, rows.counts, self.b1, gelu=True)
         y = grouped_gemm(hidden, self.w2, rows.counts)
         out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
         out = out.index_add(0, rows.token, y.float() * rows.gate[:, None])
+        if self.b2 is not None:
+            out = out + self.b2.float()
         if self.shared is not None:
             out = out + self.shared(x).float()
         return out.to(x.dtype)

@@ -2,57 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from model.autoencoder import Autoencoder
+from model.chain import overlap_of, span_inputs, span_spec
 from model.checkpoints import (
     configure_torch,
     load_autoencoder,
-    load_scheduler_config,
+    load_conditioner,
+    load_denoiser,
     load_text_encoder,
-    load_transformer,
 )
-from model.denoise import Conditions, Denoiser
-from model.tasks import ModelCard, VideoSpec, needs_negative, segment_of
+from model.conditioning import Conditioner
+from model.conditions import Conditions
+from model.denoise import Denoiser, Segment
+from model.guidance import uses_negative
+from model.inputs import Clip, Inputs
+from model.tasks import ModelCard, VideoSpec, segment_of
 from model.text import TextEncoder
+from model.tiling import Tiling
+from model.weights import OnProgress, ignore_progress
+
+OnStep = Callable[[int, int], None]
+NOTHING = Inputs()
+
+
+def quiet(_step: int, _steps: int) -> None:
+    """Reports no progress."""
 
 
 class LocalPipeline:
     """Conditioner, engine and decoder side by side, without Ray."""
 
-    def __init__(self, text: TextEncoder, denoiser: Denoiser, autoencoder: Autoencoder) -> None:
+    def __init__(
+        self, text: TextEncoder, denoiser: Denoiser, autoencoder: Autoencoder, conditioner: Conditioner
+    ) -> None:
         self.text = text
         self.denoiser = denoiser
         self.autoencoder = autoencoder
+        self.conditioner = conditioner
 
     @classmethod
-    def load(cls, card: ModelCard) -> LocalPipeline:
-        """Raises ModelError, see `model.checkpoints`."""
+    def load(cls, card: ModelCard, on_progress: OnProgress = ignore_progress) -> LocalPipeline:
+        """``on_progress`` gets (parameters read, parameters in total) of the transformer. Raises ModelError, see
+        `model.checkpoints`."""
         device = configure_torch()
-        denoiser = Denoiser(load_transformer(card, device), load_scheduler_config(card))
-        return cls(load_text_encoder(card, device), denoiser, load_autoencoder(card, device))
+        text, autoencoder = load_text_encoder(card, device), load_autoencoder(card, device)
+        denoiser = load_denoiser(card, device, on_progress)
+        return cls(text, denoiser, autoencoder, load_conditioner(card, autoencoder, device))
 
-    def run(self, spec: VideoSpec, on_step: Callable[[int, int], None] = lambda step, steps: None) -> torch.Tensor:
-        """Latents ``[C, T, H, W]`` float32 on the CPU; ``on_step(step, steps)`` after every step."""
-        return self.run_batch([spec], on_step)[0]
+    def warnings(self, spec: VideoSpec) -> tuple[str, ...]:
+        """See `prompt_warnings`."""
+        return prompt_warnings(self.text, self.conditioner, spec)
+
+    def run(self, spec: VideoSpec, inputs: Inputs = NOTHING, on_step: OnStep = quiet) -> list[torch.Tensor]:
+        """Latents ``[C, T, H, W]`` float32 on the CPU, one for each of the clip's spans; ``on_step(step, steps)``
+        after every step, counted over all spans."""
+        steps, before = spec.steps * len(spec.spans), None
+        done: list[torch.Tensor] = []
+        for index in range(len(spec.spans)):
+            segment = self._start(spec, inputs, index, before)
+            while not segment.sampler.done:
+                self.denoiser.step([segment])
+                on_step(index * spec.steps + segment.sampler.step, steps)
+            done.append(segment.result().cpu())
+            overlap = overlap_of(spec, index)
+            before = tail(self.autoencoder, spec, done[-1], overlap) if overlap else None
+        return done
 
     def run_batch(
-        self, specs: list[VideoSpec], on_step: Callable[[int, int], None] = lambda step, steps: None
+        self, specs: list[VideoSpec], on_step: OnStep = quiet, inputs: list[Inputs] | None = None
     ) -> list[torch.Tensor]:
-        """Several clips in one batch, of any shapes and step counts; the steps reported are those of the longest."""
-        segments = [
-            self.denoiser.start(segment_of(spec, str(i)), encode_conditions(self.text, spec))
-            for i, spec in enumerate(specs)
-        ]
+        """Several clips of one span each in one batch, of any tasks, shapes and step counts; the steps reported are
+        those of the longest.
+
+        Raises:
+            ValueError: a clip has several spans, which depend on each other.
+        """
+        if any(len(spec.spans) != 1 for spec in specs):
+            raise ValueError("a clip of several segments cannot be batched with others")
+        given = inputs if inputs is not None else [NOTHING] * len(specs)
+        segments = [self._start(spec, media, 0, None) for spec, media in zip(specs, given, strict=True)]
         steps = max(spec.steps for spec in specs)
         for step in range(steps):
             self.denoiser.step([s for s in segments if not s.sampler.done])
             on_step(step + 1, steps)
-        return [segment.latents.cpu() for segment in segments]
+        return [segment.result().cpu() for segment in segments]
+
+    def _start(self, spec: VideoSpec, inputs: Inputs, index: int, before: Clip | None) -> Segment:
+        conditions = condition_span(self.text, self.conditioner, spec, inputs, index, before)
+        return self.denoiser.start(segment_of(spec, str(index), index), conditions)
+
+    def decode_spans(self, spec: VideoSpec, latents: Sequence[torch.Tensor]) -> Iterator[npt.NDArray[np.uint8]]:
+        """The frames of a whole clip from what `run` gave."""
+        return decode_spans(self.autoencoder, spec, latents)
 
     def decode(self, latents: torch.Tensor) -> Iterator[npt.NDArray[np.uint8]]:
         """Frames ``[n, H, W, 3]`` uint8 in order, as they are ready."""
@@ -60,17 +108,61 @@ class LocalPipeline:
 
 
 @torch.inference_mode()
-def encode_conditions(text: TextEncoder, spec: VideoSpec) -> Conditions:
-    """Encode the prompts of a clip, the negative one only where guidance uses it."""
-    if not needs_negative(spec.guidance):
-        return Conditions(text.encode([spec.prompt])[0], None)
-    positive, negative = text.encode([spec.prompt, spec.negative_prompt])
-    return Conditions(positive, negative)
+def condition_span(
+    text: TextEncoder, conditioner: Conditioner, spec: VideoSpec, inputs: Inputs, index: int, before: Clip | None
+) -> Conditions:
+    """What one span of a clip is denoised towards; ``before`` as in `model.chain.span_inputs`."""
+    part = span_spec(spec, index)
+    positive = text.encode([conditioner.prompt(part)])[0]
+    conditions = conditioner.condition(part, span_inputs(spec, inputs, index, before), positive, None)
+    if uses_negative(conditions.guidance, spec.guidance):
+        conditions = replace(conditions, negative=text.encode([spec.negative_prompt])[0])
+    return conditions
 
 
-def decode_frames(autoencoder: Autoencoder, latents: torch.Tensor) -> Iterator[npt.NDArray[np.uint8]]:
-    """Latents ``[C, T, H, W]`` to frames ``[n, H, W, 3]`` uint8."""
+def prompt_warnings(text: TextEncoder, conditioner: Conditioner, spec: VideoSpec) -> tuple[str, ...]:
+    """One sentence for each text that is longer than the text encoder reads."""
+    texts = {"prompt": conditioner.prompt(spec), "negative_prompt": spec.negative_prompt}
+    cut = text.truncated(list(texts.values()))
+    return tuple(
+        f"{field}: only its first {text.max_tokens} tokens were read"
+        for field, shortened in zip(texts, cut, strict=True)
+        if shortened
+    )
+
+
+def tail(autoencoder: Autoencoder, spec: VideoSpec, latents: torch.Tensor, frames: int) -> Clip:
+    """The last frames of a segment, for the next one to go on from."""
+    kept: npt.NDArray[np.uint8] | None = None
+    for chunk in decode_frames(autoencoder, latents, tiling_of(spec)):
+        kept = (chunk if kept is None else np.concatenate([kept, chunk]))[-frames:]
+    if kept is None or len(kept) < frames:
+        raise ValueError(f"a segment of {latents.shape[1]} latent frames has no {frames} frames to go on from")
+    return Clip(np.ascontiguousarray(kept), spec.fps)
+
+
+def decode_spans(
+    autoencoder: Autoencoder, spec: VideoSpec, latents: Sequence[torch.Tensor]
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """The frames of a clip in order, those that two spans share taken from the earlier one."""
+    for span, part in zip(spec.spans, latents, strict=True):
+        skip = span.known
+        for chunk in decode_frames(autoencoder, part, tiling_of(spec)):
+            fresh = chunk[skip:]
+            skip -= len(chunk) - len(fresh)
+            if len(fresh):
+                yield fresh
+
+
+def tiling_of(spec: VideoSpec) -> Tiling | None:
+    return None if spec.tiling is None else Tiling(*spec.tiling)
+
+
+def decode_frames(
+    autoencoder: Autoencoder, latents: torch.Tensor, tiling: Tiling | None = None
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Latents ``[C, T, H, W]`` to frames ``[n, H, W, 3]`` uint8, as they are ready."""
     with torch.inference_mode():
-        for chunk in autoencoder.decode_stream(latents):
+        for chunk in autoencoder.decode_stream(latents, tiling):
             pixels = ((chunk.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
             yield pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()

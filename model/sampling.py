@@ -25,6 +25,8 @@ class Sampler:
             raise ModelError(f"scheduler_config.json: _class_name is {name!r}, expected one of {', '.join(SCHEDULERS)}")
         self._scheduler = SCHEDULERS[name].from_config(config)
         self._scheduler.set_timesteps(steps)
+        # Many steps with a large shift round to equal timesteps, among which a scheduler may look for the wrong one.
+        self._scheduler.set_begin_index(0)
         self.step = 0
 
     @property
@@ -35,6 +37,11 @@ class Sampler:
     def timestep(self) -> float:
         """Of the next step, 0..1000."""
         return float(self._scheduler.timesteps[self.step])
+
+    @property
+    def sigma(self) -> float:
+        """The share of noise in the latents before the next step, 0..1."""
+        return float(self._scheduler.sigmas[self.step])
 
     def advance(self, velocity: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Take one step; both ``[C, T, H, W]`` float32."""

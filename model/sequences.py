@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 
 from kernels import CuSeqlens
+from model.config import WAN_THETA
 
 TARGET = 0
-WAN_THETA = 10_000.0
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,19 @@ class Stream:
 
 @dataclass(frozen=True)
 class Sequence:
-    """Streams in attention order, the target last, and the text ``[L, text_dim]`` that conditions them."""
+    """Streams in attention order, the target last, and the text ``[L, text_dim]`` that conditions them.
+
+    Attributes:
+        image: CLIP tokens ``[K, image_dim]``, attended to beside the text.
+        hints: VACE's control latents ``[vace_in_channels, T, H, W]`` on the grid of the target; a sequence with hints
+            has no other stream. hint_scales: their weight in each VACE layer.
+    """
 
     streams: tuple[Stream, ...]
     text: torch.Tensor
+    image: torch.Tensor | None = None
+    hints: torch.Tensor | None = None
+    hint_scales: tuple[float, ...] = ()
 
     @property
     def target(self) -> Stream:
@@ -52,6 +62,10 @@ class PackedBatch:
     text: torch.Tensor  # [M, text_dim]
     cu_text: CuSeqlens
     targets: tuple[tuple[int, tuple[int, int, int]], ...]  # per sequence: first target token and its token grid
+    image: torch.Tensor | None = None  # [K, image_dim]
+    cu_image: CuSeqlens | None = None
+    hints: torch.Tensor | None = None  # [N, vace_in_channels * patch volume]
+    hint_scales: torch.Tensor | None = None  # [N, VACE layers] float32
 
 
 def patchify(latents: torch.Tensor, patch: tuple[int, int, int]) -> torch.Tensor:
@@ -98,8 +112,10 @@ def pack(
     """Lay the sequences end to end.
 
     Raises:
-        ValueError: a stream's latents are not divisible by the patch, or its timesteps do not match its frames.
+        ValueError: a stream's latents are not divisible by the patch, its timesteps do not match its frames, or only
+            some of the sequences have image tokens or hints.
     """
+    _check_alike(sequences)
     tokens: list[torch.Tensor] = []
     angles: list[torch.Tensor] = []
     levels: list[torch.Tensor] = []
@@ -131,7 +147,40 @@ def pack(
         text=torch.cat([s.text for s in sequences]),
         cu_text=CuSeqlens.of(s.text.shape[0] for s in sequences),
         targets=tuple(targets),
+        **_beside(sequences, patch, lengths),
     )
+
+
+def _beside(sequences: list[Sequence], patch: tuple[int, int, int], lengths: list[int]) -> dict[str, Any]:
+    """Image tokens and hints of a batch in which all sequences have them or none."""
+    fields: dict[str, Any] = {}
+    images = [s.image for s in sequences if s.image is not None]
+    if images:
+        fields.update(image=torch.cat(images), cu_image=CuSeqlens.of(len(image) for image in images))
+    hints = [s.hints for s in sequences if s.hints is not None]
+    if hints:
+        scales = torch.tensor([s.hint_scales for s in sequences])
+        fields.update(
+            hints=torch.cat([patchify(h, patch) for h in hints]),
+            hint_scales=scales.repeat_interleave(torch.tensor(lengths), dim=0).to(hints[0].device),
+        )
+    return fields
+
+
+def _check_alike(sequences: list[Sequence]) -> None:
+    for name, count in (
+        ("image tokens", sum(s.image is not None for s in sequences)),
+        ("hints", sum(s.hints is not None for s in sequences)),
+    ):
+        if count not in (0, len(sequences)):
+            raise ValueError(f"{count} of {len(sequences)} sequences have {name}; in one batch all have them or none")
+    for sequence in sequences:
+        hints, target = sequence.hints, sequence.target.latents
+        if hints is not None and (len(sequence.streams) > 1 or hints.shape[1:] != target.shape[1:]):
+            raise ValueError(
+                f"hints of {tuple(hints.shape[1:])} for {len(sequence.streams)} streams, "
+                f"the last of {tuple(target.shape[1:])}: they need a single stream of their own size"
+            )
 
 
 def unpack_targets(output: torch.Tensor, batch: PackedBatch, patch: tuple[int, int, int]) -> list[torch.Tensor]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import unicodedata
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 MAX_PROMPT_CHARS = 5_000
 MAX_NEGATIVE_CHARS = 500
@@ -15,9 +13,15 @@ MAX_SEED = 2**31 - 1
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 30.0
 MAX_SIDE = 1_920
-MIN_SIDE = 32
+MIN_SIDE = 24
 MAX_FPS = 60
 MAX_DURATION_SECONDS = 15.0
+MIN_SOURCE_SECONDS = 2.0  # of a clip to edit
+MAX_SOURCE_SECONDS = 10.0
+MAX_EDIT_PIXELS = 1_280 * 720
+MAX_REFERENCES = 5
+MAX_EDIT_REFERENCES = 4
+PANELS = 9
 
 RATIOS = ("16:9", "9:16", "1:1", "4:3", "3:4")
 # Output sizes (width, height) that Wan's own service uses for a resolution and a ratio.
@@ -50,37 +54,144 @@ class InvalidRequest(ValueError):
         self.violations = violations
 
 
-class TextToVideo(BaseModel):
-    """A clip from words alone."""
+# Names an image or a clip: a file for `--local`, a stored object inside the service.
+Media = Annotated[str, Field(min_length=1, max_length=1024)]
 
+
+class _Prompted(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["text_to_video"] = "text_to_video"
-    prompt: str
+    prompt: str = ""
     negative_prompt: str = ""
 
 
-# The other five kinds make this a union, told apart by `kind`, when the model floor can run them.
-Task = TextToVideo
+class TextToVideo(_Prompted):
+    """A clip from words alone."""
+
+    kind: Literal["text_to_video"] = "text_to_video"
+    prompt: str
+
+
+class ImageToVideo(_Prompted):
+    """A clip that starts with a picture, or goes on where another clip ends."""
+
+    kind: Literal["image_to_video"] = "image_to_video"
+    image: Media | None = None
+    clip: Media | None = None
+    loop: bool = False  # end with the frame it starts with
+
+    @model_validator(mode="after")
+    def _one_start(self) -> ImageToVideo:
+        if (self.image is None) == (self.clip is None):
+            raise ValueError("give either image or clip")
+        if self.loop and self.clip is not None:
+            raise ValueError("loop needs an image to come back to")
+        return self
+
+
+class FirstLastFrame(_Prompted):
+    """A clip between two pictures."""
+
+    kind: Literal["first_last_frame"] = "first_last_frame"
+    first_frame: Media
+    last_frame: Media
+
+
+class GridToVideo(_Prompted):
+    """A clip after a storyboard: nine pictures, or one that shows them in three rows of three."""
+
+    kind: Literal["grid_to_video"] = "grid_to_video"
+    panels: tuple[Media, ...]
+
+    @model_validator(mode="after")
+    def _one_or_nine(self) -> GridToVideo:
+        if len(self.panels) not in (1, PANELS):
+            raise ValueError(f"panels has {len(self.panels)} entries, give {PANELS} pictures or one sheet of them")
+        return self
+
+
+class ReferenceToVideo(_Prompted):
+    """A clip of what pictures or clips show; the prompt calls them "Image 1", "Video 1", counted for each kind."""
+
+    kind: Literal["reference_to_video"] = "reference_to_video"
+    prompt: str
+    references: tuple[Media, ...] = Field(min_length=1, max_length=MAX_REFERENCES)
+    first_frame: Media | None = None
+
+
+class EditVideo(_Prompted):
+    """A clip changed by an instruction; what the instruction does not name stays."""
+
+    kind: Literal["edit_video"] = "edit_video"
+    prompt: str
+    video: Media
+    references: tuple[Media, ...] = Field(default=(), max_length=MAX_EDIT_REFERENCES)
+    keep_audio: bool = False
+
+
+Task = Annotated[
+    TextToVideo | ImageToVideo | FirstLastFrame | GridToVideo | ReferenceToVideo | EditVideo,
+    Field(discriminator="kind"),
+]
+TASK_KINDS = (
+    "text_to_video",
+    "image_to_video",
+    "first_last_frame",
+    "grid_to_video",
+    "reference_to_video",
+    "edit_video",
+)
+_TASK: TypeAdapter[Task] = TypeAdapter(Task)
+
+
+def media_of(task: Task) -> dict[str, str]:
+    """Every image and clip that a task names, by the field that names it, e.g. ``references.0``."""
+    found: dict[str, str] = {}
+    for field in ("image", "clip", "first_frame", "last_frame", "panels", "references", "video"):
+        value = getattr(task, field, None)
+        if isinstance(value, str):
+            found[field] = value
+        elif value is not None:
+            found |= {f"{field}.{i}": item for i, item in enumerate(value)}
+    return found
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What is known of an image or a clip before it is decoded; sizes as displayed."""
+
+    kind: Literal["image", "clip"]
+    width: int
+    height: int
+    frames: int = 1
+    fps: float = 0.0  # of a clip
+    has_audio: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.fps if self.fps else 0.0
 
 
 class VideoRequest(BaseModel):
-    """A task and how its clip is to be made. None means the model's default."""
+    """A task and how its clip is to be made. None means the model's default, or what the task's media say."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: Task
     model: str = ""
     size: str = "480p"
-    ratio: str = "16:9"
+    ratio: str | None = None
     duration_seconds: float | None = None
     frames: int | None = None
     fps: int | None = None
     steps: int | None = None
     guidance: float | None = None
+    guidance_low: float | None = None
     seed: int | None = None
     container: Literal["mp4", "mkv"] = "mp4"
     keep_latents: bool = False
+    audio: Media | None = None
+    generate_audio: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,10 +208,17 @@ class ModelCard:
     latent_channels: int
     fps: int
     default_frames: int
-    max_frames: int
+    max_frames: int  # of a clip, however many segments it takes
     default_steps: int
     default_guidance: float
     max_text_tokens: int
+    segment_frames: int = 0  # the longest segment, 4n + 1; 0: as long as a clip
+    overlap_frames: int = 0  # that a segment takes over from the one before it; 0: clips cannot be chained
+    max_references: int = MAX_REFERENCES
+    conditioner: str = "streams"  # how pictures and clips enter, see `model.conditioning`
+    boundary: float | None = None  # of two noise experts, as a share of the noise levels
+    default_guidance_low: float | None = None  # of the low-noise expert; None: as the other
+    audio: bool = False  # makes sound
 
     @property
     def max_duration_seconds(self) -> float:
@@ -109,12 +227,21 @@ class ModelCard:
 
 
 @dataclass(frozen=True)
+class Span:
+    """The frames of a clip that one segment makes: ``frames`` of them from ``first`` on, of which it takes over the
+    first ``known`` from the segment before it."""
+
+    first: int
+    frames: int
+    known: int
+
+
+@dataclass(frozen=True)
 class VideoSpec:
     """A request with every default filled in and every limit checked: what the engine and the decoder work from."""
 
     model: str
-    prompt: str
-    negative_prompt: str
+    task: Task
     width: int  # of the file
     height: int
     native_width: int  # of the clip that is denoised
@@ -122,18 +249,39 @@ class VideoSpec:
     frames: int  # in the file
     fps: int
     model_frames: int  # that the autoencoder gives back; those past `frames` are cut
-    latent_shape: tuple[int, int, int, int]  # C, T, H, W
-    steps: int
+    latent_shape: tuple[int, int, int, int]  # C, T, H, W of the whole clip
+    temporal: int  # frames per latent frame after the first
+    spans: tuple[Span, ...]
+    steps: int  # of each segment
     guidance: float
+    guidance_low: float | None
     seed: int
     container: Literal["mp4", "mkv"]
     keep_latents: bool
+    audio: str | None = None  # the track to put beside the frames
+    tiling: tuple[int, int, int] | None = None  # the decoder's tiles: height, width, overlap; part of what a seed means
+
+    @property
+    def prompt(self) -> str:
+        return self.task.prompt
+
+    @property
+    def negative_prompt(self) -> str:
+        return self.task.negative_prompt
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**plain, "task": self.task.model_dump(mode="json"), "spans": [asdict(s) for s in self.spans]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> VideoSpec:
-        """The inverse of ``dataclasses.asdict``, also after a way through JSON, which knows no tuples."""
+        """The inverse of `to_dict`, also after a way through JSON, which knows no tuples."""
         c, t, h, w = data["latent_shape"]
-        return cls(**{**data, "latent_shape": (c, t, h, w)})
+        spans = tuple(Span(**span) for span in data["spans"])
+        task = _TASK.validate_python(data["task"])
+        tiling = None if data.get("tiling") is None else tuple(data["tiling"])
+        return cls(**{**data, "task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling})
 
 
 @dataclass(frozen=True)
@@ -145,10 +293,23 @@ class SegmentSpec:
     steps: int
     guidance: float
     seed: int
+    guidance_low: float | None = None  # of the low-noise expert; None: as the other
+    kind: str = "text_to_video"  # of the task, which decides the guidance of some checkpoints
 
 
-def segment_of(spec: VideoSpec, segment_id: str) -> SegmentSpec:
-    return SegmentSpec(segment_id, spec.latent_shape, spec.steps, spec.guidance, spec.seed)
+def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
+    """The run that makes one span of a clip; each has noise of its own."""
+    span = spec.spans[index]
+    c, _, h, w = spec.latent_shape
+    return SegmentSpec(
+        id=segment_id,
+        latent_shape=(c, 1 + (span.frames - 1) // spec.temporal, h, w),
+        steps=spec.steps,
+        guidance=spec.guidance,
+        seed=(spec.seed + index) % (MAX_SEED + 1),
+        guidance_low=spec.guidance_low,
+        kind=spec.task.kind,
+    )
 
 
 def needs_negative(guidance: float) -> bool:
@@ -167,148 +328,12 @@ def parse_request(data: dict[str, object]) -> VideoRequest:
     except ValidationError as error:
         violations = []
         for item in error.errors(include_url=False):
-            path = ".".join(str(part) for part in item["loc"])
-            violations.append(Violation(path, f"{item['msg']}, got {_short(item['input'])}"))
+            path = ".".join(str(part) for part in item["loc"] if part not in TASK_KINDS)
+            violations.append(Violation(path, f"{item['msg']}, got {short(item['input'])}"))
         raise InvalidRequest(*violations) from None
 
 
-def resolve(request: VideoRequest, card: ModelCard, random_seed: int) -> VideoSpec:
-    """Fill in the model's defaults and check every limit at once.
-
-    Args:
-        random_seed: used when the request names no seed, so that the job records the one it ran with.
-
-    Raises:
-        InvalidRequest: lists every field at fault with its value and limit.
-    """
-    bad: list[Violation] = []
-
-    def check(ok: bool, field: str, description: str) -> None:
-        if not ok:
-            bad.append(Violation(field, description))
-
-    task = request.task
-    check(
-        task.kind in card.tasks,
-        "task",
-        f"{task.kind} is not served by {card.name}, which serves {', '.join(card.tasks)}",
-    )
-    _check_text(bad, "prompt", task.prompt, MAX_PROMPT_CHARS, required=True)
-    _check_text(bad, "negative_prompt", task.negative_prompt, MAX_NEGATIVE_CHARS, required=False)
-
-    fps = card.fps if request.fps is None else request.fps
-    check(1 <= fps <= MAX_FPS, "fps", f"{fps} is not within 1 to {MAX_FPS}")
-    frames = _frames(bad, request, card, fps)
-    steps = card.default_steps if request.steps is None else request.steps
-    check(1 <= steps <= MAX_STEPS, "steps", f"{steps} is not within 1 to {MAX_STEPS}")
-    guidance = card.default_guidance if request.guidance is None else request.guidance
-    check(
-        math.isfinite(guidance) and 0 <= guidance <= MAX_GUIDANCE,
-        "guidance",
-        f"{guidance} is not within 0 to {MAX_GUIDANCE:g}",
-    )
-    seed = random_seed if request.seed is None else request.seed
-    check(0 <= seed <= MAX_SEED, "seed", f"{seed} is not within 0 to {MAX_SEED}")
-    size = _size(bad, request)
-    native = _native_size(bad, size, card) if size else None
-    if bad or size is None or native is None:
-        raise InvalidRequest(*bad)
-
-    model_frames = math.ceil((frames - 1) / card.temporal) * card.temporal + 1
-    return VideoSpec(
-        model=card.name,
-        prompt=task.prompt,
-        negative_prompt=task.negative_prompt,
-        width=size[0],
-        height=size[1],
-        native_width=native[0],
-        native_height=native[1],
-        frames=frames,
-        fps=fps,
-        model_frames=model_frames,
-        latent_shape=(
-            card.latent_channels,
-            1 + (model_frames - 1) // card.temporal,
-            native[1] // card.spatial,
-            native[0] // card.spatial,
-        ),
-        steps=steps,
-        guidance=guidance,
-        seed=seed,
-        container=request.container,
-        keep_latents=request.keep_latents,
-    )
-
-
-def _check_text(bad: list[Violation], field: str, text: str, limit: int, *, required: bool) -> None:
-    if required and not text.strip():
-        bad.append(Violation(field, "is empty"))
-    if len(text) > limit:
-        bad.append(Violation(field, f"has {len(text)} characters, at most {limit} are allowed"))
-    control = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\r\t"), None)
-    if control is not None:
-        bad.append(Violation(field, f"has the control character U+{ord(control):04X}, which is not allowed"))
-
-
-def _frames(bad: list[Violation], request: VideoRequest, card: ModelCard, fps: int) -> int:
-    """Frames of the file, from `frames` or `duration_seconds`, else the model's default; 1 where a limit is broken."""
-    if request.frames is not None and request.duration_seconds is not None:
-        bad.append(Violation("frames", f"{request.frames} given together with duration_seconds, give one of them"))
-        return 1
-    if request.duration_seconds is None:
-        frames = card.default_frames if request.frames is None else request.frames
-        if not 1 <= frames <= card.max_frames:
-            bad.append(Violation("frames", f"{frames} is not within 1 to {card.max_frames} for {card.name}"))
-            return 1
-        return frames
-    longest = min(MAX_DURATION_SECONDS, card.max_frames / max(fps, 1))
-    seconds = request.duration_seconds
-    if not (math.isfinite(seconds) and 0 < seconds <= longest):
-        limit = f"is not above 0 and at most {longest:.4g} for {card.name} at {fps} fps"
-        bad.append(Violation("duration_seconds", f"{seconds} {limit}"))
-        return 1
-    return max(1, round(seconds * fps))
-
-
-def _size(bad: list[Violation], request: VideoRequest) -> tuple[int, int] | None:
-    """Width and height of the file."""
-    if request.ratio not in RATIOS:
-        bad.append(Violation("ratio", f"{_short(request.ratio)} is not one of {', '.join(RATIOS)}"))
-        return None
-    if request.size in SIZES:
-        return SIZES[request.size][request.ratio]
-    width, cross, height = request.size.partition("x")
-    if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
-        bad.append(Violation("size", f"{_short(request.size)} is not one of {', '.join(SIZES)} or WIDTHxHEIGHT"))
-        return None
-    if len(width) > 5 or len(height) > 5 or not all(MIN_SIDE <= int(s) <= MAX_SIDE for s in (width, height)):
-        bad.append(Violation("size", f"{_short(request.size)} has a side that is not within {MIN_SIDE} to {MAX_SIDE}"))
-        return None
-    if int(width) % 2 or int(height) % 2:
-        bad.append(Violation("size", f"{request.size} has an odd side, sides must be even"))
-        return None
-    return int(width), int(height)
-
-
-def _native_size(bad: list[Violation], size: tuple[int, int], card: ModelCard) -> tuple[int, int] | None:
-    """The size to denoise at: the requested one, or the model's own of the nearest aspect ratio."""
-    if card.native_sizes:
-        wanted = math.log(size[0] / size[1])
-        return min(card.native_sizes, key=lambda s: (s != size, abs(math.log(s[0] / s[1]) - wanted)))
-    unit = card.size_multiple
-    if size[0] % unit or size[1] % unit:
-        near = tuple(max(unit, round(side / unit) * unit) for side in size)
-        bad.append(
-            Violation(
-                "size",
-                f"{size[0]}x{size[1]} is not a multiple of {unit} on both sides, which {card.name} needs; "
-                f"{near[0]}x{near[1]} is the nearest",
-            )
-        )
-        return None
-    return size
-
-
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value for an error message."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -4,24 +4,58 @@ from __future__ import annotations
 
 import html
 import re
+from functools import lru_cache
 
 import torch
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
+CACHED_PROMPTS = 32  # 4 MB each for UMT5-XXL in bfloat16 (512 tokens of 4096), on the encoder's device
+
 
 class TextEncoder:
-    """Wan's way with prompts: clean, encode, cut the padding, then pad with zeros to ``max_tokens``."""
+    """Wan's way with prompts: clean, encode, cut the padding, then pad with zeros to ``max_tokens``.
+
+    The embeddings of the last `CACHED_PROMPTS` prompts are kept, as long as the encoder is frozen and in evaluation
+    mode: a negative prompt, for one, is nearly always the same. Safe to use from several threads.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: UMT5EncoderModel, max_tokens: int) -> None:
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.max_tokens = max_tokens
+        self._cached = lru_cache(maxsize=CACHED_PROMPTS)(self._encode_frozen)
 
     def encode(self, prompts: list[str]) -> torch.Tensor:
-        """``[len(prompts), max_tokens, text_dim]``, rows past the end of a prompt are zero. Longer ones are cut."""
+        """``[len(prompts), max_tokens, text_dim]``, rows past the end of a prompt are zero. Longer ones are cut, see
+        `truncated`.
+
+        A frozen encoder takes prompts one by one, so that a result depends neither on its neighbours nor on what is
+        cached. One that is being trained takes them all at once.
+        """
+        cleaned = [clean_prompt(p) for p in prompts]
+        if cleaned and self._frozen():
+            return torch.stack([self._cached(text) for text in cleaned])
+        return self._encode(cleaned)
+
+    def truncated(self, prompts: list[str]) -> list[bool]:
+        """Which prompts have more tokens than ``max_tokens``: `encode` cuts off their ends, as diffusers does."""
+        if not prompts:
+            return []
+        inputs = self.tokenizer([clean_prompt(p) for p in prompts], add_special_tokens=True, verbose=False)
+        return [len(tokens) > self.max_tokens for tokens in inputs["input_ids"]]
+
+    def _frozen(self) -> bool:
+        return not self.encoder.training and not any(p.requires_grad for p in self.encoder.parameters())
+
+    def _encode_frozen(self, text: str) -> torch.Tensor:
+        # Not an inference tensor, whatever the mode of the first caller: a later one may train on it.
+        with torch.inference_mode(False), torch.no_grad():
+            return self._encode([text])[0]
+
+    def _encode(self, cleaned: list[str]) -> torch.Tensor:
         device = self.encoder.device
         inputs = self.tokenizer(
-            [clean_prompt(p) for p in prompts],
+            cleaned,
             padding="max_length",
             max_length=self.max_tokens,
             truncation=True,

@@ -73,6 +73,7 @@ class OperationStatus:
     done: bool
     error: ClientError | None  # why a job that is done made no video
     video: VideoInfo | None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,7 @@ def _status(
         done=done,
         error=None if error is None else ClientError(code_pb2.Code.Name(error.code), error.message),
         video=None if video is None else VideoInfo(**_fields(video)),
+        warnings=tuple(metadata.warnings),
     )
 
 

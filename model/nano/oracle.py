@@ -6,7 +6,7 @@ Large clips are shrunk first: the world has no detail that a shorter side of `WO
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -94,6 +94,32 @@ def judge(frames: torch.Tensor | npt.NDArray[np.uint8]) -> Verdict:
         masks=masks.numpy(),
         shape_iou=iou,
     )
+
+
+def judge_pair(frames: torch.Tensor | npt.NDArray[np.uint8], direction: str) -> tuple[Verdict, Verdict]:
+    """Judge a clip ``[F, H, W, 3]`` uint8 of two shapes that move side by side, each half of the frame alone.
+
+    A foreground that lies across the seam in most of the frames is one thing, so that neither is recognised.
+
+    Args:
+        direction: of the movement that was asked for. Lanes run along it: the halves are the upper and the lower one
+            of a horizontal movement, else the left and the right one, in this order.
+
+    Raises:
+        ValueError: as `judge`; frames that have no two halves; no such direction.
+    """
+    video = torch.as_tensor(frames)
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction is {direction!r}, must be one of {', '.join(DIRECTIONS)}")
+    axis = 1 if DIRECTIONS[direction][1] == 0 else 2  # across the movement
+    if video.ndim != 4 or video.shape[axis] < 2:
+        raise ValueError(f"frames must be uint8 [F, H, W, 3] with two halves, got {video.dtype} {tuple(video.shape)}")
+    half = video.shape[axis] // 2  # a middle line belongs to neither
+    first, second = judge(video.narrow(axis, 0, half)), judge(video.narrow(axis, video.shape[axis] - half, half))
+    touching = torch.from_numpy(first.masks).select(axis, -1) & torch.from_numpy(second.masks).select(axis, 0)
+    if int(touching.any(1).sum()) * 2 > len(video):
+        first, second = (replace(v, color=None, shape=None, direction=None) for v in (first, second))
+    return first, second
 
 
 def _shrink(pixels: torch.Tensor) -> torch.Tensor:

@@ -13,14 +13,14 @@ from transformers import PreTrainedTokenizerFast
 from model.nano.world import BACKGROUND_NAMES, COLOR_NAMES, DIRECTION_NAMES, SHAPES, Scenes
 
 TEMPLATES = (
-    "a {color} {shape} moving {direction} on a {background} background",
-    "a {color} {shape} moves {direction} on a {background} background",
+    "{a} {color} {shape} moving {direction} on a {background} background",
+    "{a} {color} {shape} moves {direction} on a {background} background",
     "{color} {shape}, moving {direction}, {background} background",
-    "a {color} {shape} goes {direction} in front of a {background} background",
-    "a video of a {color} {shape} moving to the {direction} on {background}",
+    "{a} {color} {shape} goes {direction} in front of a {background} background",
+    "a video of {a} {color} {shape} moving {direction} on {background}",
 )
 
-# The other tasks. {source_shape} is the shape in the clip to edit; {image} and {other} are numbers of references.
+# The other tasks. {source_shape} is the shape in the clip to edit; {image} is the number of a reference.
 # Words must come from `vocabulary()`, whose order is part of the trained weights.
 TASK_TEMPLATES: dict[str, tuple[str, ...]] = {
     "image_to_video": (
@@ -42,11 +42,12 @@ TASK_TEMPLATES: dict[str, tuple[str, ...]] = {
         "image {image} moving {direction} on a {background} background",
         "the object in image {image} moves {direction} on a {background} background",
         "image {image} goes {direction} in front of a {background} background",
-        "a video of image {image} moving to the {direction} on {background}",
+        "a video of image {image} moving {direction} on {background}",
     ),
     "reference_pair": (
-        "the shape of image {image} in the color of image {other} moving {direction} on a {background} background",
-        "the shape of image {image} with the color of image {other}, moving {direction}, {background} background",
+        "image 1 and image 2 moving {direction} on a {background} background",
+        "image 1 and image 2 go {direction} in front of a {background} background",
+        "the objects in image 1 and image 2 move {direction} on a {background} background",
     ),
     "edit_color": (
         "make it {color}",
@@ -68,7 +69,8 @@ TASK_TEMPLATES: dict[str, tuple[str, ...]] = {
 
 _OTHER_WORDS = """
 a an the it its is are of to in on at with and from as into over this that one first last frame frames image video clip
-reference scene object shape shapes color colour background moving moves move goes go going front make change replace
+reference scene object objects both together two shape shapes color colour background moving moves move
+goes go going front make change replace
 turn keep motion same like panel panels grid nine three still loop back then while slowly quickly big small large
 1 2 3 4 5 6 7 8 9 , . : ; ! ? - ' "
 """.split()  # noqa: SIM905 (a list of a hundred quoted words reads worse)
@@ -108,8 +110,10 @@ def describe(scenes: Scenes, rng: random.Random, templates: tuple[str, ...] = TE
 
 def words_of(scenes: Scenes, row: int) -> dict[str, str]:
     """What the placeholders of a template stand for in one scene."""
+    color = COLOR_NAMES[int(scenes.color[row])]
     return {
-        "color": COLOR_NAMES[int(scenes.color[row])],
+        "a": "an" if color[0] in "aeiou" else "a",
+        "color": color,
         "shape": SHAPES[int(scenes.shape[row])],
         "direction": DIRECTION_NAMES[int(scenes.direction[row])],
         "background": BACKGROUND_NAMES[int(scenes.background[row])],

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 
 from model.nano.prompts import TASK_TEMPLATES, describe, words_of
-from model.nano.world import BACKGROUND_NAMES, COLORS, SHAPES, Scenes, render, sample_scenes
+from model.nano.world import BACKGROUND_NAMES, COLORS, SHAPES, Scenes, paint, render, sample_pairs, sample_scenes
 
 TaskKind = Literal[
     "text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video", "edit_video"
@@ -23,6 +23,7 @@ TASKS: tuple[TaskKind, ...] = get_args(TaskKind)
 EDITS: tuple[EditKind, ...] = get_args(EditKind)
 PANELS = 9  # of a grid, three rows of three
 FULL_PROMPT_SHARE = 0.5  # of the rows whose frames already show what moves
+PAIR_SHARE = 0.7  # of the batches with two references, the rest mean one of them
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Samples:
     clips: torch.Tensor  # [B, 3, F, H, W], what the model shall make
     scenes: Scenes  # of `clips`, for the oracle
     prompts: list[str]
+    second: Scenes | None = None  # the other shape, where the clip shows two
     first_frame: torch.Tensor | None = None  # [B, 3, H, W]
     last_frame: torch.Tensor | None = None  # [B, 3, H, W]
     grid: torch.Tensor | None = None  # [B, 3, 3 * H, 3 * W], panels row by row
@@ -107,19 +109,25 @@ def reference_images(color: torch.Tensor, shape: torch.Tensor, side: int, genera
 def _reference(
     scenes: Scenes, height: int, width: int, frames: int, generator: torch.Generator, rng: random.Random, number: int
 ) -> Samples:
-    """Objects named by image. With two images a prompt means one of them, or the shape of one in the other's colour."""
-    count, side = len(scenes), min(height, width)
+    """Objects named by image. Of two images a prompt means one, or both: then the clip shows both, the first on top or
+    to the left."""
+    side = min(height, width)
+    if number == 2 and rng.random() < PAIR_SHARE:
+        first, second = sample_pairs(len(scenes), height, width, frames, generator)
+        images = [reference_images(s.color, s.shape, side, generator) for s in (first, second)]
+        clips = paint(render(first, height, width, frames), second)
+        prompts = describe(first, rng, TASK_TEMPLATES["reference_pair"])
+        return Samples("reference_to_video", clips, first, prompts, second=second, references=torch.stack(images, 1))
+    count = len(scenes)
     colors = torch.randint(len(COLORS), (count, number), generator=generator)
     shapes = torch.randint(len(SHAPES), (count, number), generator=generator)
-    shape_from = torch.randint(number, (count,), generator=generator)
-    color_from = torch.randint(number, (count,), generator=generator)
+    meant = torch.randint(number, (count,), generator=generator)
     rows = torch.arange(count)
-    scenes = scenes.with_(color=colors[rows, color_from], shape=shapes[rows, shape_from])
-    prompts = []
-    for i in range(count):
-        image, other = int(shape_from[i]) + 1, int(color_from[i]) + 1
-        templates = TASK_TEMPLATES["reference_to_video" if image == other else "reference_pair"]
-        prompts.append(rng.choice(templates).format(**words_of(scenes, i), image=image, other=other))
+    scenes = scenes.with_(color=colors[rows, meant], shape=shapes[rows, meant])
+    prompts = [
+        rng.choice(TASK_TEMPLATES["reference_to_video"]).format(**words_of(scenes, i), image=int(meant[i]) + 1)
+        for i in range(count)
+    ]
     images = [reference_images(colors[:, r], shapes[:, r], side, generator) for r in range(number)]
     clips = render(scenes, height, width, frames)
     return Samples("reference_to_video", clips, scenes, prompts, references=torch.stack(images, dim=1))

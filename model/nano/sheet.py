@@ -1,51 +1,89 @@
-"""A contact sheet: some frames of many clips side by side in one image, captioned."""
+"""A contact sheet: many clips in one image, each with what it was made from beside it and its prompt below."""
 
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-FRAMES_SHOWN = 5
-COLUMNS = 2  # clips side by side
-PANEL_HEIGHT = 128
-PANEL_WIDTH = 144  # the widest panel; taller clips get narrower ones
+from model.inputs import Inputs, Picture, compose_sheet
+
+Frames = npt.NDArray[np.uint8]
+
+FRAMES_SHOWN = 6
+SOURCE_FRAMES_SHOWN = 3
+COLUMNS = 2  # clips side by side, where they have no conditions
+PANEL_HEIGHT = 96
+PANEL_WIDTH = 120  # the widest panel; taller clips get narrower ones
 GAP = 4
 MARGIN = 12
 CAPTION_HEIGHT = 40
 FONT_SIZE = 15
 INK, PAPER = (20, 20, 20), (250, 250, 248)
+EDGE, GIVEN_EDGE = (190, 190, 190), (40, 110, 220)  # around frames: a white clip ends somewhere, too
 
 
-def contact_sheet(clips: list[npt.NDArray[np.uint8]], captions: list[str]) -> Image.Image:
-    """Evenly spaced frames of each clip ``[F, H, W, 3]``, first and last among them, over its caption.
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """``frames`` [F, H, W, 3] of a clip, of which some are shown, and the pictures [h, w, 3] it was made from."""
+
+    frames: Frames
+    caption: str
+    given: tuple[Frames, ...] = ()
+
+
+def given_pictures(inputs: Inputs) -> tuple[Frames, ...]:
+    """What a sheet shows of a task's media: three frames of a clip, nine panels as one sheet, pictures as they are."""
+    shown: list[Frames] = []
+    for medium in (inputs.video, inputs.first, inputs.last):
+        if isinstance(medium, Picture):
+            shown.append(medium.pixels)
+        elif medium is not None:
+            shown += list(medium.frames[_evenly(len(medium.frames), SOURCE_FRAMES_SHOWN)])
+    if inputs.panels:
+        height, width = inputs.panels[0].pixels.shape[:2]
+        scale = 1 if len(inputs.panels) > 1 else 3
+        shown.append(compose_sheet(inputs.panels, width // scale, height // scale).pixels)
+    shown += [r.pixels if isinstance(r, Picture) else r.frames[0] for r in inputs.references]
+    return tuple(shown)
+
+
+def contact_sheet(tiles: list[Tile]) -> Image.Image:
+    """Left what was given, in blue frames; right evenly spaced frames of the clip, first and last among them.
 
     Frames are scaled up by a Lanczos filter, as the decoder scales up a clip.
     """
     font = ImageFont.load_default(FONT_SIZE)
-    tile = (FRAMES_SHOWN * (PANEL_WIDTH + GAP) - GAP, PANEL_HEIGHT + CAPTION_HEIGHT)
-    rows = -(-len(clips) // COLUMNS)
-    size = (MARGIN + COLUMNS * (tile[0] + MARGIN), MARGIN + rows * (tile[1] + MARGIN))
-    sheet = Image.new("RGB", size, PAPER)
+    given = max(len(tile.given) for tile in tiles)
+    indent = given * (PANEL_WIDTH + GAP) + (MARGIN if given else 0)
+    size = (indent + FRAMES_SHOWN * (PANEL_WIDTH + GAP) - GAP, PANEL_HEIGHT + CAPTION_HEIGHT)
+    columns = 1 if given else COLUMNS
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (MARGIN + columns * (size[0] + MARGIN), MARGIN + rows * (size[1] + MARGIN)), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for number, (clip, caption) in enumerate(zip(clips, captions, strict=True)):
-        left = MARGIN + number % COLUMNS * (tile[0] + MARGIN)
-        top = MARGIN + number // COLUMNS * (tile[1] + MARGIN)
-        for column, index in enumerate(np.linspace(0, len(clip) - 1, FRAMES_SHOWN).round().astype(int)):
-            panel = _fit(clip[index])
-            x = left + column * (PANEL_WIDTH + GAP)
-            box = (x, top, x + panel.width - 1, top + panel.height - 1)
-            sheet.paste(panel, box[:2])
-            pen.rectangle(box, outline=(190, 190, 190))  # a white clip ends somewhere, too
-        text = "\n".join(textwrap.wrap(caption, width=tile[0] // 8)[:2])
-        pen.multiline_text((left, top + panel.height + 3), text, fill=INK, font=font, spacing=2)
+    for number, tile in enumerate(tiles):
+        left = MARGIN + number % columns * (size[0] + MARGIN)
+        top = MARGIN + number // columns * (size[1] + MARGIN)
+        for column, picture in enumerate(tile.given):
+            _place(sheet, picture, left + column * (PANEL_WIDTH + GAP), top, GIVEN_EDGE)
+        for column, index in enumerate(_evenly(len(tile.frames), FRAMES_SHOWN)):
+            _place(sheet, tile.frames[index], left + indent + column * (PANEL_WIDTH + GAP), top, EDGE)
+        text = "\n".join(textwrap.wrap(tile.caption, width=size[0] // 8)[:2])
+        pen.multiline_text((left, top + PANEL_HEIGHT + 3), text, fill=INK, font=font, spacing=2)
     return sheet
 
 
-def _fit(frame: npt.NDArray[np.uint8]) -> Image.Image:
-    height, width = frame.shape[:2]
+def _evenly(count: int, shown: int) -> npt.NDArray[np.int64]:
+    return np.linspace(0, count - 1, shown).round().astype(np.int64)
+
+
+def _place(sheet: Image.Image, picture: Frames, x: int, y: int, edge: tuple[int, int, int]) -> None:
+    height, width = picture.shape[:2]
     scale = min(PANEL_WIDTH / width, PANEL_HEIGHT / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)
+    panel = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
+    sheet.paste(panel, (x, y))
+    ImageDraw.Draw(sheet).rectangle((x, y, x + size[0] - 1, y + size[1] - 1), outline=edge, width=2)

@@ -1,19 +1,16 @@
 """Trains nano: ``python -m model.nano.train --out runs/nano``; run again to resume, with more ``--steps`` to go on.
 
-Flow matching (Lipman et al., 2210.02747): the network predicts ``noise - clean`` at ``(1 - s) * clean + s * noise``.
-The learning rate warms up, stays, and falls over the last part of the steps, so that a longer run can start from the
-saved state of a shorter one. Everything that decides the result is written into ``training.json`` beside the weights.
+The trainer is `model.training.trainer`; here are the network, the recipe and what a batch is made of. Everything that
+decides the result is written into ``training.json`` beside the weights.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import platform
 import random
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,26 +21,34 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from model.autoencoder import LinearAutoencoder, LinearConfig
 from model.nano import prompts
+from model.nano.batches import FRAMES, OVERLAP, OVERLAP_SHARE, SIZES, cells, choose, conditions_of, sample
 from model.nano.layout import SPATIAL, export, nano_transformer_config, text_encoder_config
+from model.nano.samples import Samples
 from model.nano.world import render, sample_scenes
-from model.sequences import Sequence, Stream, unpack_targets
 from model.text import TextEncoder
+from model.training import trainer as training
+from model.training.balance import twin
+from model.training.flow import draw_levels, flow_loss
+from model.training.optimisers import Recipe, build_optimisers, split_parameters
+from model.training.plain import PlainStepper
 from model.transformer import WanTransformer
 
-# (height, width) and share of the batches
-SIZES = (((32, 56), 0.6), ((56, 32), 0.1), ((40, 40), 0.1), ((32, 40), 0.1), ((40, 32), 0.1))
-FRAMES = ((1, 0.05), (9, 0.45), (17, 0.45), (33, 0.05))  # frames of a clip, share of the batches
+__all__ = ["Nano", "NanoBatch", "NanoSource", "TrainConfig", "Trainer", "fit_autoencoder", "split_parameters"]
+
+SHORT_FRAMES = ((5, 0.1), (9, 0.8), (17, 0.1))  # of the first part of a run
 
 
 @dataclass
 class TrainConfig:
-    """The whole recipe. The committed weights are those after 2,000 steps; they need more."""
+    """The whole recipe."""
 
     steps: int = 8000
-    batch_tokens: int = 4480  # 32 clips of 17 frames
-    lr: float = 1e-3
-    warmup: int = 200
-    decay: float = 0.3  # share of the steps over which the rate falls to 2 % of its height
+    batch_tokens: int = 4320  # 24 clips of 9 frames
+    short: float = 0.4  # share of the steps with short clips only; what a shape is does not take long ones
+    lr: float = 1e-3  # of AdamW: norms, biases, embeddings
+    muon_lr: float = 4e-3  # of the matrices of the blocks
+    warmup: int = 100
+    decay: float = 0.3  # share of the steps over which the rates fall to 2 % of their height
     weight_decay: float = 0.01
     ema: float = 0.996
     text_drop: float = 0.1
@@ -52,8 +57,27 @@ class TrainConfig:
     balance_rate: float = 1e-3
 
 
+@dataclass(frozen=True)
+class NanoBatch:
+    """Drawn clips as latents ``[B, C, T, H, W]`` with noise like them, ``sigmas`` [B], and what conditions them.
+
+    ``overlap``: latent frames known from a segment before.
+    """
+
+    samples: Samples
+    clean: torch.Tensor
+    texts: list[str]
+    sigmas: torch.Tensor
+    noise: torch.Tensor
+    overlap: int
+
+    @property
+    def count(self) -> int:
+        return len(self.texts)
+
+
 class Nano(nn.Module):
-    """The two networks that train together."""
+    """The two networks that train together, and their loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,6 +85,23 @@ class Nano(nn.Module):
         self.text_encoder = UMT5EncoderModel(UMT5Config(**text_encoder_config()))
         pass_through(self.transformer)
         look_nearby(self.transformer)
+        self._tokenizer = prompts.build_tokenizer()
+        self._autoencoder: LinearAutoencoder | None = None
+
+    def attach(self, autoencoder: LinearAutoencoder) -> Nano:
+        """Give it what turns the pictures of a batch into latents."""
+        self._autoencoder = autoencoder
+        return self
+
+    def forward(self, batch: NanoBatch) -> torch.Tensor:
+        """The loss. Raises ValueError before `attach`."""
+        if self._autoencoder is None:
+            raise ValueError("nano trains with an autoencoder, see Nano.attach")
+        encoder = TextEncoder(self._tokenizer, self.text_encoder, prompts.MAX_TEXT_TOKENS)
+        embeddings = encoder.encode(batch.texts)
+        encode = self._autoencoder.encode_batch
+        conditions = conditions_of(batch.samples, batch.clean, embeddings, encode, batch.overlap)
+        return flow_loss(self.transformer, list(batch.clean), conditions, batch.sigmas, list(batch.noise))
 
 
 @torch.no_grad()
@@ -121,118 +162,65 @@ def look_nearby(transformer: WanTransformer) -> None:
         attention.norm_k.weight.fill_(scale)
 
 
-class Trainer:
-    """State of a run: networks, their moving average, the optimiser, the random generators and the counters."""
+class NanoSource:
+    """Freshly drawn clips, see `model.nano.batches`; the two random generators are its state."""
 
-    def __init__(self, config: TrainConfig, out: Path, device: torch.device) -> None:
-        self.config, self.out, self.device = config, out, device
-        torch.manual_seed(config.seed)
-        self.net = Nano().to(device)
-        self.ema = Nano().to(device).requires_grad_(False)
-        self.ema.load_state_dict(self.net.state_dict())
-        decayed = [p for p in self.net.parameters() if p.ndim >= 2]
-        plain = [p for p in self.net.parameters() if p.ndim < 2]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=config.lr,
-            betas=(0.9, 0.95),
-        )
+    def __init__(self, config: TrainConfig, autoencoder: LinearAutoencoder) -> None:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rng = random.Random(config.seed)
-        self.tokenizer = prompts.build_tokenizer()
-        self.step, self.clips, self.seconds, self.loss = 0, 0, 0.0, float("nan")
-        if (out / "vae").exists():
-            self.autoencoder = LinearAutoencoder.load(out / "vae")
-        else:
-            self.autoencoder = fit_autoencoder(config.seed)
-            self.autoencoder.save(out / "vae")
+        self._config = config
+        self._autoencoder = autoencoder
 
-    def rate(self) -> float:
-        c = self.config
-        left = (c.steps - self.step) / max(1.0, c.decay * c.steps)
-        return c.lr * min(1.0, (self.step + 1) / c.warmup, max(0.02, left))
+    def draw(self, step: int) -> NanoBatch:
+        c, generator, rng = self._config, self.generator, self.rng
+        lengths = SHORT_FRAMES if step < c.short * c.steps else FRAMES
+        kind = choose(rng, SIZES, lengths)
+        patch = math.prod(nano_transformer_config().patch_size)
+        tokens = cells(kind, self._autoencoder.spatial, self._autoencoder.temporal) // patch
+        count = max(1, c.batch_tokens // tokens)
+        samples = sample(kind, count, generator, rng)
+        clean = self._autoencoder.encode_batch(samples.clips)
+        texts = ["" if rng.random() < c.text_drop else t for t in samples.prompts]
+        sigmas = draw_levels(count, c.shift, generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        overlap = 0
+        if clean.shape[2] > OVERLAP and samples.kind in ("image_to_video", "edit_video"):
+            overlap = OVERLAP if rng.random() < OVERLAP_SHARE else 0
+        return NanoBatch(samples, clean, texts, sigmas, noise, overlap)
 
-    def train_step(self) -> float:
-        """One optimiser step on one batch of freshly drawn clips; returns the loss."""
-        c = self.config
-        height, width = self.rng.choices([s for s, _ in SIZES], [w for _, w in SIZES])[0]
-        frames = self.rng.choices([f for f, _ in FRAMES], [w for _, w in FRAMES])[0]
-        count = max(1, c.batch_tokens // self._tokens(height, width, frames))
-        scenes = sample_scenes(count, height, width, frames, self.generator)
-        clean = self.autoencoder.encode_batch(render(scenes, height, width, frames))
-        texts = ["" if self.rng.random() < c.text_drop else t for t in prompts.describe(scenes, self.rng)]
-        u = torch.rand(count, generator=self.generator)
-        sigma = c.shift * u / (1 + (c.shift - 1) * u)
-        noise = torch.randn(clean.shape, generator=self.generator)
-        s = sigma[:, None, None, None, None]
-        noisy = ((1 - s) * clean + s * noise).to(self.device)
-        target = (noise - clean).to(self.device)
+    def state(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state(), "rng": self.rng.getstate()}
 
-        self.net.train()
-        encoder = TextEncoder(self.tokenizer, self.net.text_encoder, prompts.MAX_TEXT_TOKENS)
-        embeddings = encoder.encode(texts)
-        times = (1000 * sigma).to(self.device)[:, None].expand(-1, clean.shape[2])
-        transformer = self.net.transformer
-        batch = transformer.pack([Sequence((Stream(noisy[i], times[i]),), embeddings[i]) for i in range(count)])
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            output = transformer(batch)
-        predicted = torch.stack(unpack_targets(output.float(), batch, transformer.config.patch_size))
-        loss = nn.functional.mse_loss(predicted, target)
-
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        self.optimizer.step()
-        for layer in self.net.transformer.moe_layers():
-            layer.rebalance(c.balance_rate)
-        self._average()
-        self.step += 1
-        self.clips += count
-        return float(loss.detach())
-
-    def _tokens(self, height: int, width: int, frames: int) -> int:
-        """Of one clip."""
-        _, ph, pw = self.net.transformer.config.patch_size
-        side = self.autoencoder.spatial
-        return (1 + (frames - 1) // self.autoencoder.temporal) * (height // side // ph) * (width // side // pw)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        weight = 1 - min(self.config.ema, (self.step + 1) / (self.step + 10))
-        for mean, new in zip(self.ema.parameters(), self.net.parameters(), strict=True):
-            mean.lerp_(new, weight)
-        for kept, counted in zip(self.ema.buffers(), self.net.buffers(), strict=True):
-            kept.copy_(counted)
-
-    def save(self) -> None:
-        """The resumable state and an export in the checkpoint layout; both replaced atomically."""
-        state = {
-            "net": self.net.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "rng": self.rng.getstate(),
-            "counters": (self.step, self.clips, self.seconds, self.loss),
-        }
-        partial = self.out / "state.pt.partial"
-        torch.save(state, partial)
-        partial.replace(self.out / "state.pt")
-        export(self.out, self.ema.transformer, self.ema.text_encoder, self.record())
-
-    def resume(self) -> bool:
-        path = self.out / "state.pt"
-        if not path.exists():
-            return False
-        state = torch.load(path, map_location="cpu", weights_only=False)
-        self.net.load_state_dict(state["net"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+    def restore(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
         self.rng.setstate(state["rng"])
-        self.step, self.clips, self.seconds, self.loss = state["counters"]
-        return True
+
+
+class Trainer(training.Trainer[NanoBatch]):
+    """nano's run into ``out``, in one process."""
+
+    net: Nano
+    ema: Nano
+
+    def __init__(self, config: TrainConfig, out: Path, device: torch.device) -> None:
+        self.config, self.device = config, device
+        torch.manual_seed(config.seed)
+        net = Nano().to(device)
+        if (out / "vae").exists():
+            autoencoder = LinearAutoencoder.load(out / "vae")
+        else:
+            autoencoder = fit_autoencoder(config.seed)
+            autoencoder.save(out / "vae")
+        source = NanoSource(config, autoencoder)
+        self.generator, self.rng = source.generator, source.rng
+        recipe = Recipe(config.steps, config.warmup, config.decay, config.ema, config.balance_rate)
+        self.optimizers = build_optimisers(net, "muon", config.lr, config.muon_lr, config.weight_decay)
+        stepper = PlainStepper(net, self.optimizers, recipe.clip)
+        super().__init__(net, source, stepper, recipe, out, self._write, twin(net))
+        net.attach(autoencoder)
+
+    def _write(self) -> None:
+        export(self.out, self.ema.transformer, self.ema.text_encoder, self.record())
 
     def record(self) -> dict[str, Any]:
         """What a reader needs to repeat this run."""
@@ -268,40 +256,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/nano"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the blocks (needs a C++ compiler; half again as fast on a CPU)"
+    )
     parser.add_argument("--save-every", type=int, default=250, help="steps between saves")
     for name, value in asdict(TrainConfig()).items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
     args = vars(parser.parse_args())
+    compiled = args.pop("compile")
     out, device, every = args.pop("out"), torch.device(args.pop("device")), args.pop("save_every")
     out.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("medium")  # products in bfloat16, sums in float32, where the CPU or GPU can
     trainer = Trainer(TrainConfig(**args), out, device)
+    if compiled:
+        for block in trainer.net.transformer.layers():
+            block.compile(dynamic=True)
     if trainer.resume():
         print(f"resumed at step {trainer.step}", flush=True)
-    while trainer.step < trainer.config.steps:
-        started = time.monotonic()
-        loss = trainer.train_step()
-        trainer.seconds += time.monotonic() - started
-        trainer.loss = loss if trainer.step == 1 else 0.98 * trainer.loss + 0.02 * loss
-        if trainer.step % 25 == 0:
-            left = trainer.seconds / trainer.step * (trainer.config.steps - trainer.step)
-            print(
-                json.dumps(
-                    {
-                        "step": trainer.step,
-                        "of": trainer.config.steps,
-                        "clips": trainer.clips,
-                        "loss": round(trainer.loss, 4),
-                        "lr": round(trainer.rate(), 6),
-                        "minutes": round(trainer.seconds / 60, 1),
-                        "minutes_left": round(left / 60, 1),
-                    }
-                ),
-                flush=True,
-            )
-        if trainer.step % every == 0:
-            trainer.save()
-    trainer.save()
+    trainer.run(every)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def sample_scenes(count: int, height: int, width: int, frames: int, generator: t
 
     side = min(height, width)
     direction = integers(len(DIRECTIONS))
-    radius = uniform(0.15, 0.21) * side
+    radius = uniform(0.19, 0.26) * side
     vector = torch.tensor(list(DIRECTIONS.values()))[direction]
     size = torch.tensor([width, height], dtype=torch.float32)
     low = (radius + 1)[:, None].expand(-1, 2)
@@ -115,8 +115,38 @@ def shape_mask(shape: torch.Tensor, radius: torch.Tensor, dx: torch.Tensor, dy: 
 
 def render(scenes: Scenes, height: int, width: int, frames: int) -> torch.Tensor:
     """Clips ``[B, 3, frames, height, width]`` float32 in -1..1."""
+    background = torch.tensor(list(BACKGROUNDS.values()), device=scenes.x.device)[scenes.background]
+    empty = (background * 2 - 1)[:, None, None, None, None].expand(-1, 3, frames, height, width)
+    return paint(empty, scenes)
+
+
+def paint(clips: torch.Tensor, scenes: Scenes) -> torch.Tensor:
+    """The shapes of ``scenes`` over clips ``[B, 3, F, H, W]``; the scenes' backgrounds are not used."""
+    frames, height, width = clips.shape[2:]
     mask = coverage(scenes, height, width, frames)[:, None]
-    device = mask.device
-    color = torch.tensor(list(COLORS.values()), device=device)[scenes.color][:, :, None, None, None]
-    background = torch.tensor(list(BACKGROUNDS.values()), device=device)[scenes.background]
-    return (background[:, None, None, None, None] * (1 - mask) + color * mask) * 2 - 1
+    color = torch.tensor(list(COLORS.values()), device=mask.device)[scenes.color][:, :, None, None, None]
+    return clips * (1 - mask) + (color * 2 - 1) * mask
+
+
+def sample_pairs(count: int, height: int, width: int, frames: int, generator: torch.Generator) -> tuple[Scenes, Scenes]:
+    """Two shapes that move side by side, the first above or to the left of the second, each in a lane of its own.
+
+    Both have the direction, the background and the travel of the first.
+    """
+    first = sample_scenes(count, height, width, frames, generator)
+    side = min(height, width)
+    vector = torch.tensor(list(DIRECTIONS.values()))[first.direction]
+    along = vector.abs() > 0  # [B, 2], the axis of the movement
+    radius = (0.15 + 0.05 * torch.rand(count, generator=generator)) * side
+    size = torch.tensor([width, height], dtype=torch.float32).expand(count, 2)
+    margin = (radius + 1)[:, None]
+    travel = torch.minimum(first.travel, ((size - 2 * margin) * along).sum(1))
+    shift = travel[:, None] * vector
+    places = []
+    for lane in (0.25, 0.75):
+        low, high = margin - shift.clamp_max(0), size - margin - shift.clamp_min(0)
+        anywhere = low + (high - low) * torch.rand(count, 2, generator=generator)
+        places.append(torch.where(along, anywhere, lane * size))
+    other = sample_scenes(count, height, width, frames, generator)
+    first = first.with_(radius=radius, travel=travel, x=places[0][:, 0], y=places[0][:, 1])
+    return first, first.with_(color=other.color, shape=other.shape, x=places[1][:, 0], y=places[1][:, 1])

@@ -106,7 +106,7 @@ def serve(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to show.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to show, or what to change.")] = "",
     model: ModelOption = None,
     size: Annotated[str | None, typer.Option(metavar="SIZE", help="480p, 720p, 1080p or WIDTHxHEIGHT.")] = None,
     ratio: Annotated[str | None, typer.Option(metavar="RATIO", help="16:9, 9:16, 1:1, 4:3 or 3:4.")] = None,
@@ -115,26 +115,70 @@ def generate(
     fps: Annotated[int | None, typer.Option(help="Frames per second.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
+    guidance_low: Annotated[
+        float | None, typer.Option(help="Guidance of the low-noise expert, where a model has two.")
+    ] = None,
     negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What not to show.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same clip.")] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="FILE.mp4, or FILE.mkv without loss.")] = Path("out.mp4"),
     latents_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save the latents too, as FILE.safetensors.")
     ] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="The first frame.")] = None,
+    last_image: Annotated[Path | None, typer.Option(metavar="FILE", help="The last frame.")] = None,
+    clip: Annotated[Path | None, typer.Option(metavar="FILE", help="A clip to go on from.")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="End with the first frame.")] = False,
+    panel: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Nine pictures of a storyboard, or one sheet of them; repeatable."),
+    ] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A picture or clip of what to show; repeatable."),
+    ] = None,
+    video: Annotated[Path | None, typer.Option(metavar="FILE", help="A clip to edit; PROMPT says how.")] = None,
+    keep_audio: Annotated[bool, typer.Option("--keep-audio", help="Keep the sound of --video.")] = False,
+    audio: Annotated[Path | None, typer.Option(metavar="FILE", help="A sound track to put beside the frames.")] = None,
     server: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="A running service, also from ZOETROPE_SERVER; else a private one."),
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Run the model in this process.")] = False,
 ) -> None:
-    """Make a video from a prompt."""
+    """Make a video from a prompt, and from pictures and clips where a task takes them."""
     from serving.cli.errors import bad_input
-    from serving.cli.order import Order
+    from serving.cli.order import Order, TaskMedia
     from serving.cli.progress import ProgressView
 
     if local and server is not None:
         raise bad_input("local", "cannot be used together with --server")
-    order = Order(prompt, out, latents_out, model, size, ratio, duration, frames, fps, steps, guidance, negative, seed)
+    order = Order(
+        prompt=prompt,
+        out=out,
+        latents_out=latents_out,
+        model=model,
+        size=size,
+        ratio=ratio,
+        duration=duration,
+        frames=frames,
+        fps=fps,
+        steps=steps,
+        guidance=guidance,
+        guidance_low=guidance_low,
+        negative=negative,
+        seed=seed,
+        audio=audio,
+        media=TaskMedia(
+            image=image,
+            clip=clip,
+            last_image=last_image,
+            panels=tuple(panel or ()),
+            references=tuple(reference or ()),
+            video=video,
+            loop=loop,
+            keep_audio=keep_audio,
+        ),
+    )
     address = None if local else server or os.environ.get("ZOETROPE_SERVER")
     with ProgressView(_stderr()) as view:
         if local:
@@ -161,10 +205,26 @@ def models(
             metavar="HOST:PORT", envvar="ZOETROPE_SERVER", help="List what a service serves instead of the presets."
         ),
     ] = None,
+    presets: Annotated[bool, typer.Option("--presets", help="All presets, and what a clip costs on each.")] = False,
+    size: Annotated[str | None, typer.Option(metavar="SIZE", help="Of that clip; 720p.")] = None,
+    ratio: Annotated[str | None, typer.Option(metavar="RATIO", help="Of that clip; 16:9.")] = None,
+    duration: Annotated[float | None, typer.Option(help="Of that clip, in seconds; 5.")] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="GPUs of the engine that makes it; 8.")] = None,
 ) -> None:
     """List models and their limits."""
     from serving.cli.tables import models_table
 
+    if presets:
+        from serving.cli.presets import presets_table
+
+        clip = (size or "720p", ratio or "16:9", 5.0 if duration is None else duration, ranks or 8)
+        _stdout().print(*presets_table(*clip), sep="\n")
+        return
+    for field, value in (("size", size), ("ratio", ratio), ("duration", duration), ("ranks", ranks)):
+        if value is not None:
+            from serving.cli.errors import bad_input
+
+            raise bad_input(field, "can only be given together with --presets")
     if server is None:
         from model.presets import PRESETS, find_model
 
@@ -174,6 +234,34 @@ def models(
 
         with connect(server) as client:
             _stdout().print(models_table(client.models()))
+
+
+@app.command()
+def upcycle(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A dense checkpoint's folder, in diffusers' layout.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to make.")],
+    preset: Annotated[str, typer.Option(metavar="NAME", help="wan2.7-27b or wan2.7-27b-wide.")] = "wan2.7-27b",
+    seed: Annotated[int, typer.Option(min=0, help="Of the routers' random weights.")] = 0,
+) -> None:
+    """Derive a checkpoint with token-routed experts that computes what its dense source computes."""
+    from serving.cli.presets import run_upcycle
+
+    print(run_upcycle(source, destination, preset, seed, _stderr()))
+
+
+@app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(metavar="CLIPS", help="A folder of NAME.mp4, each with a NAME.txt.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to fill.")],
+    model: Annotated[str, typer.Option(metavar="DIR", help="The checkpoint that is to be trained.")],
+    size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="What clips are scaled and cut to.")],
+    frames: Annotated[int, typer.Option(min=1, help="How many frames of each clip at most.")] = 81,
+    fps: Annotated[float | None, typer.Option(help="Frames per second, else the checkpoint's.")] = None,
+) -> None:
+    """Encode clips and captions for training, see `python -m model.training --help`."""
+    from serving.cli.training import run_prepare
+
+    print(run_prepare(source, destination, model, size, frames, fps, _stderr()))
 
 
 @app.command()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
+from pathlib import Path
 
 from model.presets import check_files, find_model
-from model.tasks import MAX_SEED, parse_request, resolve
+from model.resolve import resolve
+from model.tasks import MAX_SEED, parse_request
 from serving.cli.order import Order, replacing, result_line
 from serving.cli.progress import ProgressView
+from serving.task_media import examine, load
 
 DEFAULT_MODEL = "nano"
 
@@ -24,7 +27,8 @@ def generate_locally(order: Order, view: ProgressView) -> str:
             is told before torch is loaded.
     """
     card = find_model(order.model or DEFAULT_MODEL)
-    spec = resolve(parse_request(order.request()), card, secrets.randbelow(MAX_SEED + 1))
+    request = parse_request(order.request())
+    spec = resolve(request, card, secrets.randbelow(MAX_SEED + 1), examine(request.task))
     check_files(card)
     order.prepare_files()
 
@@ -32,21 +36,26 @@ def generate_locally(order: Order, view: ProgressView) -> str:
     from model.pipeline import LocalPipeline
     from serving.stages.render import render_video, save_latents
 
-    pipeline = LocalPipeline.load(card)
-    view.update("conditioning", 0, spec.steps)
+    inputs = load(spec, card)
+    pipeline = LocalPipeline.load(card, view.loading)
+    for warning in pipeline.warnings(spec):
+        view.warn(warning)
+    steps = spec.steps * len(spec.spans)
+    view.update("conditioning", 0, steps)
     started = time.monotonic()
 
     def on_step(step: int, steps: int) -> None:
         left = (time.monotonic() - started) / step * (steps - step)
         view.update("denoising", step, steps, eta_seconds=left)
 
-    latents = pipeline.run(spec, on_step)
+    latents = pipeline.run(spec, inputs, on_step)
     if order.latents_out is not None:
         with replacing(order.latents_out) as path:
             save_latents(latents, path)
-    view.update("decoding", spec.steps, spec.steps)
+    view.update("decoding", steps, steps)
     with replacing(order.out) as path:
-        render_video(spec, pipeline.decode(latents), path)
+        audio = None if spec.audio is None else Path(spec.audio)
+        render_video(spec, pipeline.decode_spans(spec, latents), path, audio)
     return result_line(
         order,
         size=(spec.width, spec.height),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,55 @@ from typing import Any, Literal
 from serving.cli.errors import CliError, bad_input
 
 CONTAINERS: dict[str, Literal["mp4", "mkv"]] = {".mp4": "mp4", ".mkv": "mkv"}
+
+
+@dataclass(frozen=True)
+class TaskMedia:
+    """The files that `generate` was given; which of them there are decides the kind of task."""
+
+    image: Path | None = None
+    clip: Path | None = None
+    last_image: Path | None = None
+    panels: tuple[Path, ...] = ()
+    references: tuple[Path, ...] = ()
+    video: Path | None = None
+    loop: bool = False
+    keep_audio: bool = False
+
+    def task(self) -> dict[str, Any]:
+        """Kind and media of the task.
+
+        Raises:
+            CliError: files of two kinds of task.
+        """
+        kind, fields, allowed = self._kind()
+        given = {f.name for f in dataclasses.fields(self) if getattr(self, f.name)}
+        strange = sorted(given - allowed)
+        if strange:
+            raise bad_input(strange[0].replace("_", "-").removesuffix("s"), f"does not go with a task of kind {kind}")
+        return {"kind": kind, **fields}
+
+    def _kind(self) -> tuple[str, dict[str, Any], set[str]]:
+        """Kind, fields, and the options that belong to it."""
+        references = [str(path) for path in self.references]
+        if self.video is not None:
+            fields = {"video": str(self.video), "references": references, "keep_audio": self.keep_audio}
+            return "edit_video", fields, {"video", "references", "keep_audio"}
+        if self.panels:
+            return "grid_to_video", {"panels": [str(path) for path in self.panels]}, {"panels"}
+        if self.references:
+            first = {"first_frame": str(self.image)} if self.image is not None else {}
+            return "reference_to_video", {"references": references, **first}, {"references", "image"}
+        if self.last_image is not None:
+            if self.image is None:
+                raise bad_input("last-image", "needs --image, the first frame")
+            frames = {"first_frame": str(self.image), "last_frame": str(self.last_image)}
+            return "first_last_frame", frames, {"image", "last_image"}
+        if self.image is not None:
+            return "image_to_video", {"image": str(self.image), "loop": self.loop}, {"image", "loop"}
+        if self.clip is not None:
+            return "image_to_video", {"clip": str(self.clip)}, {"clip"}
+        return "text_to_video", {}, set()
 
 
 @dataclass(frozen=True)
@@ -29,8 +79,11 @@ class Order:
     fps: int | None = None
     steps: int | None = None
     guidance: float | None = None
+    guidance_low: float | None = None
     negative: str | None = None
     seed: int | None = None
+    audio: Path | None = None
+    media: TaskMedia = TaskMedia()
 
     def __post_init__(self) -> None:
         """Raises CliError where a file's name will not do."""
@@ -49,11 +102,13 @@ class Order:
             "fps": self.fps,
             "steps": self.steps,
             "guidance": self.guidance,
+            "guidance_low": self.guidance_low,
+            "audio": None if self.audio is None else str(self.audio),
             "seed": self.seed,
             "container": CONTAINERS[self.out.suffix],
             "keep_latents": self.latents_out is not None,
         }
-        task = {"kind": "text_to_video", "prompt": self.prompt, "negative_prompt": self.negative or ""}
+        task = {"prompt": self.prompt, "negative_prompt": self.negative or "", **self.media.task()}
         return {"task": task, **{name: value for name, value in fields.items() if value is not None}}
 
     def prepare_files(self) -> None:

@@ -49,12 +49,23 @@ class ProgressView:
         if self._live:
             self._live.stop()
 
+    def warn(self, text: str) -> None:
+        """A line that stays."""
+        (self._live.console if self._live else self._console).print(f"warning: {text}")
+
     def message(self, text: str) -> None:
         """What is going on before there is a job."""
         if self._live:
             self._live.update(self._task, description=text)
         else:
             self._console.print(text)
+
+    def loading(self, done: int, total: int) -> None:
+        """Parameters of the model read so far; only a bar shows them."""
+        if self._live:
+            self._live.update(
+                self._task, completed=done, total=total, detail=f"{done / 1e9:.2f} of {total / 1e9:.2f} B"
+            )
 
     def update(
         self,

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from model.presets import check_files, find_model
-from model.tasks import MAX_SEED, parse_request, resolve
+from model.resolve import resolve
+from model.tasks import MAX_SEED, parse_request
 from serving.addresses import parse_address
+from serving.api import API_TASKS
 from serving.cli.errors import BAD_INPUT, INTERRUPTED, CliError, bad_input
 from serving.cli.local import DEFAULT_MODEL
 from serving.cli.order import Order, check_latents_name, prepare_file, result_line
@@ -44,6 +46,7 @@ def generate_remotely(order: Order, server: str, view: ProgressView) -> str:
     Raises:
         CliError, ClientError: the request is refused, or the job fails.
     """
+    _refuse_media(order)
     order.prepare_files()
     with connect(server) as client:
         return _generate(order, client, order.model or "", view)
@@ -55,6 +58,7 @@ def generate_privately(order: Order, folder: Path, view: ProgressView) -> str:
     Raises:
         InvalidRequest, ModelError, CliError, ClientError: what can be known before the service starts is told before.
     """
+    _refuse_media(order)
     model = order.model or DEFAULT_MODEL
     card = find_model(model)
     resolve(parse_request(order.request()), card, secrets.randbelow(MAX_SEED + 1))
@@ -132,6 +136,16 @@ def short_name(name: str) -> str:
     return name.removeprefix(PREFIX)
 
 
+def _refuse_media(order: Order) -> None:
+    """The service's API takes words only so far. Raises CliError."""
+    kind = order.media.task()["kind"]
+    if kind not in API_TASKS:
+        raise bad_input("local", f"is needed for a task of kind {kind}, the service takes {', '.join(API_TASKS)}")
+    if order.audio is not None or order.guidance_low is not None:
+        field = "audio" if order.audio is not None else "guidance-low"
+        raise bad_input(field, "is taken with --local only so far")
+
+
 def _generate(order: Order, client: VideoClient, model: str, view: ProgressView) -> str:
     view.message("submitting")
     name = client.create(order.request(), model=model)
@@ -172,6 +186,8 @@ def _follow(client: VideoClient, name: str, view: ProgressView) -> VideoInfo:
         )
         if status.done:
             break
+    for warning in status.warnings:
+        view.warn(warning)
     if status.video is None:
         reason = status.error.message if status.error else "it made no video"
         code = BAD_INPUT if status.error and status.error.code == "INVALID_ARGUMENT" else 1

@@ -20,7 +20,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "succeeded": "green",
 
 def models_table(models: Sequence[ModelCard | ModelInfo]) -> Table:
     """Presets, or what a service serves."""
-    table = _table("model", "ready", "tasks", "denoises at", "fps", "frames", "seconds", "steps", "guidance")
+    table = plain_table("model", "ready", "tasks", "denoises at", "fps", "frames", "seconds", "steps", "guidance")
     for model in models:
         sizes = ", ".join(f"{width}x{height}" for width, height in model.native_sizes)
         ready = "-" if isinstance(model, ModelCard) else "yes" if model.ready else "no"
@@ -40,7 +40,7 @@ def models_table(models: Sequence[ModelCard | ModelInfo]) -> Table:
 
 def jobs_table(jobs: Sequence[OperationStatus]) -> Table:
     """One line a job; times are local."""
-    table = _table("job", "state", "step", "model", "created", "note")
+    table = plain_table("job", "state", "step", "model", "created", "note")
     for job in jobs:
         note = f"{job.queue_position} ahead" if job.state == "queued" else job.error.message if job.error else ""
         table.add_row(
@@ -56,13 +56,14 @@ def jobs_table(jobs: Sequence[OperationStatus]) -> Table:
 
 def checks_table(checks: Sequence[Check]) -> Table:
     """What `zoetrope doctor` found."""
-    table = _table("check", "status", "found", "what to do")
+    table = plain_table("check", "status", "found", "what to do")
     for check in checks:
         table.add_row(check.name, _coloured(check.status.value), escape(check.detail), escape(check.advice))
     return table
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """Columns without lines."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")

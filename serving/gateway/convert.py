@@ -118,6 +118,7 @@ def metadata(job: Job, ahead: Outlook) -> video_pb2.VideoMetadata:
         create_time=timestamp(job.created_at),
         attempt=job.attempt,
         cancel_requested=job.cancel_requested,
+        warnings=job.warnings,
     )
     if job.started_at is not None:
         message.start_time.CopyFrom(timestamp(job.started_at))

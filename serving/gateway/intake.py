@@ -7,10 +7,11 @@ import hashlib
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from model.tasks import MAX_SEED, InvalidRequest, ModelCard, VideoRequest, Violation, parse_request, resolve
+from model.resolve import resolve
+from model.tasks import MAX_SEED, InvalidRequest, ModelCard, VideoRequest, Violation, parse_request
 from serving.jobs.job import Job
 from serving.jobs.store import JobStore
 
@@ -72,8 +73,8 @@ class Intake:
             job_id=new_job_id(),
             owner=owner,
             model=self.card.name,
-            spec=asdict(spec),
-            steps=spec.steps,
+            spec=spec.to_dict(),
+            steps=spec.steps * len(spec.spans),
             request_id=request_id or None,
             fingerprint=fingerprint(request, self.card.name),
             max_queued=self.max_queued,

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import uvicorn
 from grpc_health.v1 import health, health_pb2
@@ -23,6 +24,7 @@ from pydantic import ValidationError
 
 from model.presets import ModelError, find_model
 from serving.addresses import AddressError, parse_address
+from serving.api import API_TASKS
 from serving.artifacts import ArtifactError, ArtifactStore
 from serving.gateway.http import http_app
 from serving.gateway.intake import Intake
@@ -51,6 +53,7 @@ def main() -> int:
     try:
         settings = read_settings()
         card = find_model(settings.model)
+        card = replace(card, tasks=tuple(kind for kind in card.tasks if kind in API_TASKS))
         store, artifacts = open_stores(settings)
         with contextlib.closing(store):
             asyncio.run(run(settings, Intake(store, card, settings.max_queued), artifacts))

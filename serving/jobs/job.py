@@ -54,6 +54,7 @@ class Job:
     error_message: str | None
     result: dict[str, Any] | None  # a serving.jobs.job.Result as a dict
     eta_seconds: float | None  # written with progress while running
+    warnings: tuple[str, ...] = ()  # what the client should know of how the task was understood
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT
         """,
     ),
+    ("ALTER TABLE job ADD COLUMN warnings TEXT NOT NULL DEFAULT '[]'",),
 )
 
 

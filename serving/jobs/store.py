@@ -232,6 +232,11 @@ class JobStore:
             sql = f"UPDATE job SET stage = ?, step = max(step, ?), eta_seconds = ? WHERE {HELD}"
             return db.execute(sql, (str(stage), step, eta_seconds, job_id, epoch)).rowcount == 1
 
+    def warn(self, job_id: str, epoch: int, warnings: Sequence[str]) -> None:
+        """Note what the client should know; what an earlier attempt noted goes."""
+        with self._write(synced=False) as db:
+            db.execute(f"UPDATE job SET warnings = ? WHERE {HELD}", (json.dumps(list(warnings)), job_id, epoch))
+
     def finish(
         self,
         job_id: str,
@@ -359,4 +364,5 @@ def _job(row: sqlite3.Row) -> Job:
         error_message=row["error_message"],
         result=None if row["result"] is None else json.loads(row["result"]),
         eta_seconds=row["eta_seconds"],
+        warnings=tuple(json.loads(row["warnings"])),
     )

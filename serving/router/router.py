@@ -13,6 +13,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from cluster.messages import Plan, Report
+from model.chain import overlap_of
 from model.tasks import ModelCard, SegmentSpec, VideoSpec, needs_negative, segment_of
 from serving.jobs.job import EngineRow, Job, Result, Stage, State
 from serving.jobs.store import JobStore
@@ -88,9 +89,7 @@ class Router:
         while True:
             free = self._settings.max_running - len(self._running)
             if free > 0:
-                claimed = self._store.claim(
-                    self._id, free, self._settings.lease_seconds, self._settings.max_attempts
-                )
+                claimed = self._store.claim(self._id, free, self._settings.lease_seconds, self._settings.max_attempts)
                 for job in claimed:
                     self._running[job.id] = (job, asyncio.create_task(self._work_on(job)))
             self._renew_leases()
@@ -109,7 +108,8 @@ class Router:
             self._store.finish(job_id, self._running[job_id][0].lease_epoch, State.CANCELLED)
         for job_id in lost | cancelled:
             job, task = self._running.pop(job_id)
-            self._board.remove(segment_id_of(job))
+            for segment_id in [i for i in self._board.active if i.startswith(f"{job.id}/{job.lease_epoch}/")]:
+                self._board.remove(segment_id)  # now, not when the task gets to it: a plan may be made in between
             task.cancel()
 
     async def _work_on(self, job: Job) -> None:
@@ -126,8 +126,6 @@ class Router:
             log.exception("job %s failed", job.id)
             self._fail(job, f"internal error: {type(error).__name__}")
         finally:
-            self._board.remove(segment_id_of(job))
-            self._outcomes.pop(segment_id_of(job), None)
             if self._running.get(job.id, (None,))[0] is job:
                 del self._running[job.id]
 
@@ -142,17 +140,32 @@ class Router:
         raise JobFailed(f"the processes that worked on it died {TRIES} times")
 
     async def _stages(self, job: Job, spec: VideoSpec) -> Result:
-        conditions = (await self._conditioner.encode.remote(spec))[0]
-        self._progress(job, Stage.DENOISING, 0, None)
-        segment = segment_of(spec, segment_id_of(job))
+        """Each segment goes on from the last frames of the one before it; the file is made of all of them."""
+        if warnings := await self._conditioner.warnings.remote(spec):
+            self._store.warn(job.id, job.lease_epoch, warnings)
+        latents: list[Any] = []
+        before: Any = None
+        for index in range(len(spec.spans)):
+            conditions = (await self._conditioner.encode.remote(spec, index, [before]))[0]
+            self._progress(job, Stage.DENOISING, index * spec.steps, None)
+            latents.append(await self._denoise(job, segment_of(spec, segment_id_of(job, index), index), conditions))
+            overlap = overlap_of(spec, index)
+            before = (await self._decoder.tail.remote(spec, latents[-1:], overlap))[0] if overlap else None
+        self._progress(job, Stage.DECODING, spec.steps * len(spec.spans), None)
+        result: Result = await self._decoder.render.remote(spec, latents, f"jobs/{job.id}/{job.lease_epoch}")
+        return result
+
+    async def _denoise(self, job: Job, segment: SegmentSpec, conditions: Any) -> Any:
+        """Have the engines make one segment; returns the reference to its latents."""
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
         self._board.add(Active(segment, (job.created_at, job.id), self._tokens(segment), conditions))
         self._work.set()
-        latents = await outcome
-        self._progress(job, Stage.DECODING, spec.steps, None)
-        result: Result = await self._decoder.render.remote(spec, [latents], f"jobs/{job.id}/{job.lease_epoch}")
-        return result
+        try:
+            return await outcome
+        finally:
+            self._board.remove(segment.id)
+            self._outcomes.pop(segment.id, None)
 
     def _settle(self, segment_id: str, outcome: Any) -> None:
         future = self._outcomes.get(segment_id)
@@ -167,7 +180,8 @@ class Router:
         job_id = segment_id.partition("/")[0]
         if job_id in self._running:
             job, _ = self._running[job_id]
-            step = self._board.active[segment_id].step
+            active = self._board.active[segment_id]
+            step = active.spec.steps * int(segment_id.rpartition("/")[2]) + active.step
             with suppress(LeaseLost):  # the next heartbeat ends the job
                 self._progress(job, Stage.DENOISING, step, self._board.eta_seconds(segment_id))
 
@@ -186,6 +200,6 @@ class Router:
         return branches * t * math.ceil(h / patch) * math.ceil(w / patch)
 
 
-def segment_id_of(job: Job) -> str:
+def segment_id_of(job: Job, index: int) -> str:
     """Unique for each claim, so that an engine's stale segment is never taken for the new one."""
-    return f"{job.id}/{job.lease_epoch}"
+    return f"{job.id}/{job.lease_epoch}/{index}"

@@ -10,7 +10,8 @@ import ray
 import torch
 
 from model.checkpoints import configure_torch, load_autoencoder
-from model.pipeline import decode_frames
+from model.inputs import Clip
+from model.pipeline import decode_spans, tail
 from model.tasks import ModelCard, VideoSpec
 from serving.artifacts import ArtifactStore
 from serving.jobs.job import Result
@@ -31,14 +32,21 @@ class Decoder:
 
     async def render(self, spec: VideoSpec, latents: list[ray.ObjectRef], prefix: str) -> Result:  # type: ignore[type-arg]
         """Decode, encode, verify and store under ``prefix``, which names the job and its lease epoch."""
-        return await asyncio.to_thread(self._render, spec, latents[0], prefix)
+        return await asyncio.to_thread(self._render, spec, latents, prefix)
 
-    def _render(self, spec: VideoSpec, reference: ray.ObjectRef, prefix: str) -> Result:  # type: ignore[type-arg]
-        latents: torch.Tensor = ray.get(reference)
+    async def tail(self, spec: VideoSpec, latents: list[ray.ObjectRef], frames: int) -> list[ray.ObjectRef]:  # type: ignore[type-arg]
+        """A reference to the last frames of a segment (`model.inputs.Clip`), for the next one to go on from."""
+        return [ray.put(await asyncio.to_thread(self._tail, spec, latents[0], frames))]
+
+    def _tail(self, spec: VideoSpec, reference: ray.ObjectRef, frames: int) -> Clip:  # type: ignore[type-arg]
+        return tail(self._autoencoder, spec, ray.get(reference), frames)
+
+    def _render(self, spec: VideoSpec, references: list[ray.ObjectRef], prefix: str) -> Result:  # type: ignore[type-arg]
+        latents: list[torch.Tensor] = ray.get(references)
         with tempfile.TemporaryDirectory(dir=self._scratch) as directory:
             name = f"video.{spec.container}"
             path = Path(directory) / name
-            render_video(spec, decode_frames(self._autoencoder, latents), path)
+            render_video(spec, decode_spans(self._autoencoder, spec, latents), path)
             video = self._artifacts.put_file(f"{prefix}/{name}", path, MIME_TYPES[spec.container])
             kept = None
             if spec.keep_latents:

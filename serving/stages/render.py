@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,13 @@ from model.tasks import VideoSpec
 from serving.media import VideoWriter, resize_cover, verify
 
 
-def render_video(spec: VideoSpec, chunks: Iterable[npt.NDArray[np.uint8]], path: Path) -> None:
+def render_video(
+    spec: VideoSpec, chunks: Iterable[npt.NDArray[np.uint8]], path: Path, audio: Path | None = None
+) -> None:
     """Write ``chunks`` of frames ``[n, H, W, 3]`` as the file that ``spec`` asks for and check it by decoding it.
+
+    Args:
+        audio: a file whose sound track goes beside the frames.
 
     Raises:
         MediaError: the file does not hold what was asked for.
@@ -26,15 +31,24 @@ def render_video(spec: VideoSpec, chunks: Iterable[npt.NDArray[np.uint8]], path:
         f"denoised_at={spec.native_width}x{spec.native_height}",
     }
     left = spec.frames
-    with VideoWriter(path, spec.width, spec.height, spec.fps, spec.container, metadata) as writer:
+    with VideoWriter(path, spec.width, spec.height, spec.fps, spec.container, metadata, audio=audio) as writer:
         for chunk in chunks:
             frames = chunk[:left]
             left -= len(frames)
             if len(frames):
                 writer.write(resize_cover(frames, spec.width, spec.height))
-    verify(path, container=spec.container, width=spec.width, height=spec.height, frames=spec.frames, fps=spec.fps)
+    verify(
+        path,
+        container=spec.container,
+        width=spec.width,
+        height=spec.height,
+        frames=spec.frames,
+        fps=spec.fps,
+        audio=audio is not None,
+    )
 
 
-def save_latents(latents: torch.Tensor, path: Path) -> None:
-    """``latents`` [C, T, H, W] float32 as the one tensor of a safetensors file."""
-    save_file({"latents": latents.contiguous()}, path)
+def save_latents(latents: Sequence[torch.Tensor], path: Path) -> None:
+    """The latents ``[C, T, H, W]`` float32 of each segment as safetensors: ``latents``, ``latents.1``, ..."""
+    names = ["latents", *(f"latents.{i}" for i in range(1, len(latents)))]
+    save_file({name: part.contiguous() for name, part in zip(names, latents, strict=True)}, path)

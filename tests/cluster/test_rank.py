@@ -10,11 +10,11 @@ import torch
 
 from cluster.messages import Admit, Plan
 from cluster.rank import Rank
-from model.checkpoints import configure_torch, load_text_encoder
 from model.denoise import Conditions
-from model.pipeline import LocalPipeline, encode_conditions
+from model.pipeline import NOTHING, LocalPipeline, condition_span
 from model.presets import find_model
-from model.tasks import ModelCard, TextToVideo, VideoRequest, VideoSpec, resolve, segment_of
+from model.resolve import resolve
+from model.tasks import ModelCard, TextToVideo, VideoRequest, VideoSpec, segment_of
 from tests.tiny import tiny_wan
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -35,7 +35,8 @@ def spec_for(card: ModelCard, **fields: Any) -> VideoSpec:
 
 
 def admit(card: ModelCard, segment_id: str, spec: VideoSpec) -> Admit:
-    conditions = encode_conditions(load_text_encoder(card, configure_torch()), spec)
+    local = LocalPipeline.load(card)
+    conditions = condition_span(local.text, local.conditioner, spec, NOTHING, 0, None)
     return Admit(segment_of(spec, segment_id), ray.put(conditions))
 
 
@@ -51,8 +52,8 @@ def test_segments_join_and_leave_the_batch_and_end_as_in_the_local_pipeline(card
     outcome = rank.execute(Plan(advance=("a", "b")))
     assert outcome.held == ()
     done = {f.id: ray.get(f.latents) for f in outcome.finished}
-    assert torch.allclose(done["a"], local.run(first), rtol=0, atol=1e-5)
-    assert torch.allclose(done["b"], local.run(second), rtol=0, atol=1e-5)
+    assert torch.allclose(done["a"], local.run(first)[0], rtol=0, atol=1e-5)
+    assert torch.allclose(done["b"], local.run(second)[0], rtol=0, atol=1e-5)
 
 
 def test_a_dropped_segment_is_forgotten(card: ModelCard) -> None:
@@ -79,5 +80,5 @@ def test_only_the_segment_that_breaks_the_batch_fails(card: ModelCard) -> None:
     for _ in range(2):
         outcome = rank.execute(Plan(advance=("good",)))
     assert torch.allclose(
-        ray.get(outcome.finished[0].latents), LocalPipeline.load(card).run(spec), rtol=0, atol=1e-5
+        ray.get(outcome.finished[0].latents), LocalPipeline.load(card).run(spec)[0], rtol=0, atol=1e-5
     )

@@ -11,9 +11,11 @@ import torch
 from diffusers import WanPipeline
 
 from model.checkpoints import load_text_encoder, load_transformer
-from model.pipeline import LocalPipeline
+from model.conditioning.streams import StreamsConditioner
+from model.pipeline import NOTHING, LocalPipeline, condition_span, tail
 from model.presets import ModelError, check_files, find_model
-from model.tasks import TextToVideo, VideoRequest, VideoSpec, resolve
+from model.resolve import resolve
+from model.tasks import TextToVideo, VideoRequest, VideoSpec
 from tests.tiny import tiny_wan
 
 PROMPT = "a red circle moving right"
@@ -32,13 +34,11 @@ def spec_for(directory: Path, **changes: object) -> VideoSpec:
 
 
 @pytest.mark.parametrize("guidance", [4.0, 1.0])
-def test_latents_and_frames_equal_those_of_diffusers(
-    checkpoint: tuple[Path, WanPipeline], guidance: float
-) -> None:
+def test_latents_and_frames_equal_those_of_diffusers(checkpoint: tuple[Path, WanPipeline], guidance: float) -> None:
     directory, theirs = checkpoint
     spec = spec_for(directory, guidance=guidance)
     ours = LocalPipeline.load(find_model(str(directory)))
-    latents = ours.run(spec)
+    (latents,) = ours.run(spec)
 
     def expected(output_type: str) -> torch.Tensor:
         out = theirs(
@@ -68,15 +68,41 @@ def test_a_clip_does_not_depend_on_its_batch_mates(checkpoint: tuple[Path, WanPi
     others = [spec_for(directory, size="64x64", steps=6, frames=5), spec_for(directory, guidance=1.0, seed=8)]
     seen: list[tuple[int, int]] = []
     batch = pipeline.run_batch([one, *others], lambda step, steps: seen.append((step, steps)))
-    assert torch.allclose(batch[0], pipeline.run(one), rtol=0, atol=1e-5)
+    assert torch.allclose(batch[0], pipeline.run(one)[0], rtol=0, atol=1e-5)
     assert seen == [(step, 6) for step in range(1, 7)]
+
+
+def test_a_long_clip_is_chained_and_its_seams_are_not_shown_twice(checkpoint: tuple[Path, WanPipeline]) -> None:
+    directory, _ = checkpoint
+    pipeline = LocalPipeline.load(find_model(str(directory)))
+    pipeline.conditioner = StreamsConditioner(pipeline.autoencoder)
+    card = replace(find_model(str(directory)), segment_frames=9, overlap_frames=5, max_frames=33)
+    request = VideoRequest(task=TextToVideo(prompt=PROMPT), size="32x32", frames=16, steps=2, seed=3)
+    spec = resolve(request, card, 0)
+    assert [(s.first, s.frames, s.known) for s in spec.spans] == [(0, 9, 0), (4, 9, 5), (8, 9, 5)]
+    seen: list[tuple[int, int]] = []
+    parts = pipeline.run(spec, on_step=lambda step, steps: seen.append((step, steps)))
+    assert seen == [(step, 6) for step in range(1, 7)]
+    frames = np.concatenate(list(pipeline.decode_spans(spec, parts)))
+    assert frames.shape == (17, 32, 32, 3)
+    alone = [np.concatenate(list(pipeline.decode(part))) for part in parts]
+    assert np.array_equal(frames, np.concatenate([alone[0], alone[1][5:], alone[2][5:]]))
+    before = tail(pipeline.autoencoder, spec, parts[0], 5)
+    assert np.array_equal(before.frames, alone[0][-5:])
+    given = condition_span(pipeline.text, pipeline.conditioner, spec, NOTHING, 1, before)
+    assert given.known_frames is not None
+    assert given.known_frames.tolist() == [True, True, False]
+    assert given.known is not None
+    assert torch.equal(parts[1][:, :2], given.known[:, :2]), "the overlap is that of the segment before"
+    with pytest.raises(ValueError, match="several segments"):
+        pipeline.run_batch([spec])
 
 
 def test_the_same_seed_gives_the_same_bytes(checkpoint: tuple[Path, WanPipeline]) -> None:
     directory, _ = checkpoint
     pipeline = LocalPipeline.load(find_model(str(directory)))
-    assert torch.equal(pipeline.run(spec_for(directory)), pipeline.run(spec_for(directory)))
-    assert not torch.equal(pipeline.run(spec_for(directory)), pipeline.run(spec_for(directory, seed=8)))
+    assert torch.equal(pipeline.run(spec_for(directory))[0], pipeline.run(spec_for(directory))[0])
+    assert not torch.equal(pipeline.run(spec_for(directory))[0], pipeline.run(spec_for(directory, seed=8))[0])
 
 
 @pytest.mark.parametrize(
@@ -129,10 +155,10 @@ def test_another_family_is_refused(tmp_path: Path) -> None:
         find_model(str(tmp_path))
 
 
-def test_a_second_transformer_is_refused(tmp_path: Path) -> None:
+def test_a_second_transformer_without_its_files_is_refused(tmp_path: Path) -> None:
     tiny_wan(tmp_path)
     (tmp_path / "transformer_2").mkdir()
-    with pytest.raises(ModelError, match="two noise experts"):
+    with pytest.raises(ModelError, match=r"transformer_2/config\.json: the file is missing"):
         find_model(str(tmp_path))
 
 

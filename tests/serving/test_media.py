@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -189,7 +190,7 @@ def test_verify_names_what_differs(
 ) -> None:
     path = tmp_path / "clip"
     write(path, moving(17, 64, 32), 16, container)
-    expected = {"width": 64, "height": 32, "frames": 17, "fps": 16}
+    expected: dict[str, Any] = {"width": 64, "height": 32, "frames": 17, "fps": 16}
     assert verify(path, container=container, **expected) == probe(path)
     with pytest.raises(MediaError, match=complaint):
         verify(path, container=container, **(expected | changes))

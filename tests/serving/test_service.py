@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from model.pipeline import LocalPipeline
 from model.presets import NANO_CARD, find_model
-from model.tasks import parse_request, resolve
+from model.resolve import resolve
+from model.tasks import parse_request
 from serving.cli.service import Addresses, ServiceProcess, serve_command
 from serving.client import OperationStatus, VideoClient
 from serving.media import probe
@@ -79,9 +80,10 @@ def latents_of(service: Service, name: str, path: Path) -> torch.Tensor:
     return load_file(path)["latents"]
 
 
-def local_latents() -> torch.Tensor:
+def local_latents(**changes: object) -> list[torch.Tensor]:
+    """Of each segment."""
     card = find_model("nano")
-    fields = {k: v for k, v in REQUEST.items() if k != "prompt"}
+    fields = {k: v for k, v in {**REQUEST, **changes}.items() if k != "prompt"}
     request = parse_request({**fields, "task": {"kind": "text_to_video", "prompt": REQUEST["prompt"]}})
     return LocalPipeline.load(card).run(resolve(request, card, 0))
 
@@ -106,7 +108,30 @@ def test_a_video_and_its_events(service: Service, tmp_path: Path) -> None:
 def test_the_latents_are_those_of_the_local_pipeline(service: Service, tmp_path: Path) -> None:
     name = service.client.create(REQUEST)
     assert service.client.wait(name).state == "succeeded"
-    assert torch.equal(latents_of(service, name, tmp_path / "latents.safetensors"), local_latents())
+    assert torch.equal(latents_of(service, name, tmp_path / "latents.safetensors"), local_latents()[0])
+
+
+def test_a_clip_beyond_one_segment_is_chained(service: Service, tmp_path: Path) -> None:
+    longer = {"duration_seconds": 4.0, "steps": 4}
+    name = service.client.create({**REQUEST, **longer})
+    events = list(service.client.watch(name))
+    assert events[-1].state == "succeeded"
+    assert {e.steps for e in events} == {3 * 4}, "three segments of four steps"
+    assert [e.step for e in events] == sorted(e.step for e in events)
+    file = tmp_path / "latents.safetensors"
+    service.client.download(name, file, artifact="latents")
+    parts = load_file(file)
+    expected = local_latents(**longer)
+    assert [torch.equal(parts[k], e) for k, e in zip(sorted(parts), expected, strict=True)] == [True] * 3
+    service.client.download(name, tmp_path / "video.mp4")
+    assert probe(tmp_path / "video.mp4").frames == 32
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning(service: Service) -> None:
+    name = service.client.create({**REQUEST, "prompt": "a red circle moving right " * 20, "steps": 1})
+    status = service.client.wait(name)
+    assert status.state == "succeeded"
+    assert status.warnings == ("prompt: only its first 32 tokens were read",)
 
 
 def test_jobs_share_the_engine_and_their_results_do_not_change(service: Service, tmp_path: Path) -> None:
@@ -116,7 +141,7 @@ def test_jobs_share_the_engine_and_their_results_do_not_change(service: Service,
     ]
     assert [service.client.wait(name).state for name in names] == ["succeeded"] * 3
     shared = latents_of(service, names[0], tmp_path / "latents.safetensors")
-    assert torch.allclose(shared, local_latents(), rtol=0, atol=1e-3)
+    assert torch.allclose(shared, local_latents()[0], rtol=0, atol=1e-3)
 
 
 def denoising(service: Service, name: str, steps: int = 2) -> OperationStatus:

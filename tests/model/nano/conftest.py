@@ -9,39 +9,50 @@ import torch
 
 from model.autoencoder import LinearAutoencoder, LinearConfig
 from model.nano import train
-from model.nano.layout import SPATIAL
+from model.nano.batches import SIZES
+from model.nano.layout import SPATIAL, nano_transformer_config
 from model.nano.world import render, sample_scenes
-from model.transformer import MoEConfig, TransformerConfig
+from model.presets import NANO_CARD
+from model.tasks import ModelCard
+from model.transformer import MoEConfig
 from tests.model.conftest import one_thread
 
-Z_DIM = 24
+Z_DIM = nano_transformer_config().in_channels
+CARD = ModelCard(
+    name="nano",
+    directory="",
+    size_multiple=SPATIAL,
+    spatial=SPATIAL,
+    temporal=4,
+    latent_channels=Z_DIM,
+    **NANO_CARD,
+)
 
 
 @pytest.fixture(scope="session")
 def autoencoder() -> LinearAutoencoder:
     """Fitted as the trainer does, on fewer clips."""
     generator = torch.Generator().manual_seed(5)
-    clips = [render(sample_scenes(16, h, w, 17, generator), h, w, 17) for (h, w), _ in train.SIZES]
+    clips = [render(sample_scenes(16, h, w, 17, generator), h, w, 17) for (h, w), _ in SIZES]
     with one_thread():
         return LinearAutoencoder.fit(clips, LinearConfig(z_dim=Z_DIM, scale_factor_spatial=SPATIAL))
 
 
 def shrink_training(patch: pytest.MonkeyPatch, out: Path, autoencoder: LinearAutoencoder) -> None:
     """Make `train.Trainer` train a toy on toy clips into ``out``."""
-    config = TransformerConfig(
-        num_attention_heads=2,
-        attention_head_dim=48,
-        in_channels=Z_DIM,
-        out_channels=Z_DIM,
-        text_dim=128,
-        ffn_dim=64,
-        num_layers=2,
-        rope_theta=100.0,
-        moe=MoEConfig(layers=(1,), num_experts=4, top_k=2, expert_dim=32, shared_dim=32),
+    config = nano_transformer_config().model_copy(
+        update={
+            "num_attention_heads": 2,
+            "attention_head_dim": 24,
+            "ffn_dim": 64,
+            "num_layers": 2,
+            "moe": MoEConfig(layers=(1,), num_experts=4, top_k=2, expert_dim=32, shared_dim=32),
+        }
     )
     patch.setattr(train, "nano_transformer_config", lambda: config)
-    patch.setattr(train, "SIZES", (((16, 32), 0.5), ((32, 16), 0.5)))
+    patch.setattr(train, "SIZES", (((16, 24), 0.5), ((24, 16), 0.5)))
     patch.setattr(train, "FRAMES", ((5, 0.5), (9, 0.5)))
+    patch.setattr(train, "SHORT_FRAMES", ((1, 0.5), (5, 0.5)))
     autoencoder.save(out / "vae")
 
 
@@ -51,7 +62,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory, autoencoder: LinearAutoenc
     out = tmp_path_factory.mktemp("toy-nano")
     with pytest.MonkeyPatch.context() as patch, one_thread():
         shrink_training(patch, out, autoencoder)
-        trainer = train.Trainer(train.TrainConfig(steps=3, batch_tokens=64), out, torch.device("cpu"))
+        trainer = train.Trainer(train.TrainConfig(steps=3, batch_tokens=256), out, torch.device("cpu"))
         for _ in range(3):
             trainer.loss = trainer.train_step()
         trainer.save()

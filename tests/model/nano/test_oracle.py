@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 from model.autoencoder import LinearAutoencoder
-from model.nano.oracle import judge
-from model.nano.world import Scenes, render, sample_scenes
+from model.nano.oracle import judge, judge_pair
+from model.nano.world import DIRECTION_NAMES, Scenes, paint, render, sample_pairs, sample_scenes
+from model.presets import NANO_CARD
 from tests.model.nano.helpers import misjudged, pixels
 
-SIZES = ((32, 56), (56, 32), (40, 40), (32, 40), (40, 32))  # nano's
+SIZES = tuple((height, width) for width, height in NANO_CARD["native_sizes"])
 LARGE = ((64, 112), (112, 64), (80, 80))
 
 
@@ -47,6 +48,57 @@ def test_clips_that_went_through_the_autoencoder(autoencoder: LinearAutoencoder)
         return torch.cat(list(autoencoder.decode_stream(autoencoder.encode(clip))), dim=1)
 
     assert len(errors(12, SIZES, 17, change)) <= 1
+
+
+def pair_errors(
+    count: int, change: Callable[[torch.Tensor], torch.Tensor], swapped: bool = False
+) -> tuple[list[str], list[str]]:
+    """What was misjudged of the first and of the second shape, over ``count`` clips of each native size."""
+    found: tuple[list[str], list[str]] = ([], [])
+    for height, width in SIZES:
+        shapes = sample_pairs(count, height, width, 17, torch.Generator().manual_seed(height))
+        clips = paint(render(shapes[0], height, width, 17), shapes[1])
+        for row, clip in enumerate(clips):
+            direction = DIRECTION_NAMES[int(shapes[0].direction[row])]
+            verdicts = judge_pair(pixels(change(clip)), direction)
+            for number, verdict in enumerate(reversed(verdicts) if swapped else verdicts):
+                found[number].extend(misjudged(verdict, shapes[number], row))
+    return found
+
+
+def test_two_shapes_are_judged_each_in_its_lane(autoencoder: LinearAutoencoder) -> None:
+    def through(clip: torch.Tensor) -> torch.Tensor:
+        return torch.cat(list(autoencoder.decode_stream(autoencoder.encode(clip))), dim=1)
+
+    assert pair_errors(8, lambda clip: clip) == ([], [])
+    first, second = pair_errors(8, through)
+    assert len(first + second) <= 1
+    first, second = pair_errors(8, lambda clip: clip, swapped=True)
+    kinds = {error.split()[0] for error in first + second}
+    assert kinds == {"color", "shape"}, "direction and background they share"
+
+
+def test_one_shape_alone_leaves_the_other_lane_empty() -> None:
+    scenes, _ = sample_pairs(20, 32, 32, 9, torch.Generator().manual_seed(1))
+    for row, clip in enumerate(render(scenes, 32, 32, 9)):
+        present, missing = judge_pair(pixels(clip), DIRECTION_NAMES[int(scenes.direction[row])])
+        assert misjudged(present, scenes, row) == []
+        assert (missing.color, missing.shape, missing.direction) == (None, None, None)
+
+
+@pytest.mark.parametrize("direction", ["left", "up"])
+def test_one_shape_across_both_lanes_is_not_two(direction: str) -> None:
+    frames = np.roll(circle_along(0), (10, 20), axis=(1, 2))[:3]  # in the middle: each half sees half of it
+    assert all(judge(half).color == "red" for half in np.split(frames, 2, axis=1))
+    for verdict in judge_pair(frames, direction):
+        assert (verdict.color, verdict.shape, verdict.direction) == (None, None, None)
+        assert verdict.background == "white"
+
+
+@pytest.mark.parametrize(("size", "direction"), [((8, 8), "north"), ((1, 8), "left"), ((8, 1), "up")])
+def test_what_has_no_lanes_is_refused(size: tuple[int, int], direction: str) -> None:
+    with pytest.raises(ValueError, match=r"direction is 'north'|two halves"):
+        judge_pair(np.zeros((4, *size, 3), np.uint8), direction)
 
 
 def test_soft_and_noisy_clips() -> None:

@@ -24,14 +24,14 @@ from model.nano.prompts import (
 )
 from model.nano.world import BACKGROUND_NAMES, COLOR_NAMES, DIRECTION_NAMES, SHAPES, sample_scenes
 
-PLACEHOLDERS = {
+PLACEHOLDERS: dict[str, tuple[str, ...]] = {
+    "a": ("a", "an"),
     "color": COLOR_NAMES,
     "shape": SHAPES,
     "source_shape": SHAPES,
     "direction": DIRECTION_NAMES,
     "background": BACKGROUND_NAMES,
     "image": ("1", "2"),
-    "other": ("1", "2"),
 }
 EVERY_TEMPLATE = [*TEMPLATES, *(template for templates in TASK_TEMPLATES.values() for template in templates)]
 
@@ -39,9 +39,9 @@ EVERY_TEMPLATE = [*TEMPLATES, *(template for templates in TASK_TEMPLATES.values(
 def test_the_vocabulary_is_the_one_of_the_trained_weights() -> None:
     words = vocabulary()
     assert words[:3] == ["<pad>", "</s>", "<unk>"]
-    assert len(words) == len(set(words)) == 105
+    assert len(words) == len(set(words)) == 109
     digest = hashlib.sha256("\n".join(words).encode()).hexdigest()
-    assert digest == "327fbf96416b00422299cad62e46bbd14ccf3a06b9e0e9b896a60ba096d4fe3a"
+    assert digest == "9f1195e1ade025398f7dfae4acc211cc06ad0d49b783fa71dcdc602a0564307a"
 
 
 @pytest.mark.parametrize("template", EVERY_TEMPLATE)
@@ -81,4 +81,9 @@ def test_sentences_name_the_scene_and_follow_from_the_seed() -> None:
     assert sentences == describe(scenes, random.Random(2))
     assert sentences != describe(scenes, random.Random(3))
     for row, sentence in enumerate(sentences):
-        assert set(words_of(scenes, row).values()) <= set(sentence.replace(",", "").split())
+        words = words_of(scenes, row)
+        article = words.pop("a")
+        assert set(words.values()) <= set(sentence.replace(",", "").split())
+        assert f"{article} {words['color']}" in sentence or sentence.startswith(words["color"])
+    assert any("an orange" in sentence for sentence in sentences)
+    assert not any("a orange" in sentence for sentence in sentences)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 from dataclasses import fields
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 import torch
 
-from model.nano.oracle import judge
+from model.nano.oracle import judge, judge_pair
 from model.nano.prompts import MAX_TEXT_TOKENS, build_tokenizer
 from model.nano.samples import EDITS, TASKS, EditKind, Samples, TaskKind, draw, sheet_of
-from model.nano.world import COLOR_NAMES, SHAPES, Scenes
+from model.nano.world import COLOR_NAMES, DIRECTION_NAMES, SHAPES, Scenes
 from tests.model.nano.helpers import misjudged, pixels
 
 CONDITIONS = {
@@ -23,7 +24,7 @@ CONDITIONS = {
     "reference_to_video": {"references"},
     "edit_video": {"source"},
 }
-COUNT, HEIGHT, WIDTH, FRAMES = 8, 64, 112, 9
+COUNT, HEIGHT, WIDTH, FRAMES = 8, 24, 40, 17  # nano's own size
 
 
 def batch(kind: TaskKind, seed: int = 1, edit: EditKind | None = "edit_color", count: int = COUNT) -> Samples:
@@ -44,7 +45,12 @@ def test_a_batch_has_its_conditions_and_a_right_target(kind: TaskKind) -> None:
     assert samples.clips.shape == (COUNT, 3, FRAMES, HEIGHT, WIDTH)
     assert len(samples.prompts) == len(samples.scenes) == COUNT
     for row, clip in enumerate(samples.clips):
-        assert misjudged(judge(pixels(clip)), samples.scenes, row) == []
+        if samples.second is None:
+            assert misjudged(judge(pixels(clip)), samples.scenes, row) == []
+            continue
+        verdicts = judge_pair(pixels(clip), DIRECTION_NAMES[int(samples.scenes.direction[row])])
+        for verdict, scenes in zip(verdicts, (samples.scenes, samples.second), strict=True):
+            assert misjudged(verdict, scenes, row) == []
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -96,24 +102,39 @@ def looks(image: torch.Tensor) -> tuple[str | None, str | None, str | None]:
     return verdict.color, verdict.shape, verdict.background
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_reference_prompt_names_the_image_that_the_target_shows(number: int) -> None:
-    generator, rng = torch.Generator().manual_seed(3), random.Random(3)
-    samples = draw("reference_to_video", 24, 64, 80, 5, generator, rng, references=1 if number == 1 else 2)
+def reference_samples(number: Literal[1, 2], pair: bool, seed: int = 3) -> Samples:
+    """Twenty-four rows, which all mean both objects or all mean one."""
+    generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
+    while True:
+        samples = draw("reference_to_video", 24, 32, 40, 5, generator, rng, references=number)
+        if (samples.second is not None) == pair:
+            return samples
+
+
+@pytest.mark.parametrize(("number", "pair"), [(1, False), (2, False), (2, True)])
+def test_a_reference_prompt_names_the_images_that_the_target_shows(number: Literal[1, 2], pair: bool) -> None:
+    samples = reference_samples(number, pair)
     assert samples.references is not None
-    assert samples.references.shape == (24, number, 3, 64, 64)
-    pairs = 0
+    assert samples.references.shape == (24, number, 3, 32, 32)
+    shown = [samples.scenes] if samples.second is None else [samples.scenes, samples.second]
+    meant = set()
     for row, prompt in enumerate(samples.prompts):
         seen = [looks(image) for image in samples.references[row]]
         assert all(background == "gray" for _, _, background in seen)
         words = prompt.replace(",", "").split()
         named = [int(after) - 1 for word, after in pairwise(words) if word == "image"]
-        shape_from, color_from = named[0], named[-1]
-        pairs += len(named) - 1
-        assert seen[color_from][0] == COLOR_NAMES[int(samples.scenes.color[row])]
-        assert seen[shape_from][1] == SHAPES[int(samples.scenes.shape[row])]
+        assert len(named) == len(shown)
+        meant.add(tuple(named))
+        for image, scenes in zip(named, shown, strict=True):
+            assert seen[image][:2] == (COLOR_NAMES[int(scenes.color[row])], SHAPES[int(scenes.shape[row])])
         assert not set(words) & {*COLOR_NAMES, *SHAPES}, "the prompt must not tell what the image shows"
-    assert (pairs > 0) == (number == 2)
+    assert meant == ({(0, 1)} if pair else {(image,) for image in range(number)})
+
+
+def test_two_references_mean_both_more_often_than_one() -> None:
+    generator, rng = torch.Generator().manual_seed(5), random.Random(5)
+    drawn = [draw("reference_to_video", 1, 24, 24, 5, generator, rng, references=2).second for _ in range(100)]
+    assert 60 <= sum(second is not None for second in drawn) <= 80
 
 
 def test_the_scale_of_a_reference_says_nothing_about_the_clip() -> None:

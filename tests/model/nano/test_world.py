@@ -16,12 +16,14 @@ from model.nano.world import (
     SHAPES,
     Scenes,
     coverage,
+    paint,
     render,
+    sample_pairs,
     sample_scenes,
     shape_mask,
 )
 
-SIZES = ((64, 112), (112, 64), (80, 80), (64, 80))
+SIZES = ((24, 40), (40, 24), (32, 32), (24, 32), (64, 112))
 
 
 def draw(count: int, height: int, width: int, frames: int, seed: int) -> Scenes:
@@ -90,6 +92,34 @@ def test_the_three_shapes_differ_and_scale() -> None:
     assert torch.equal(square, square.flip(0))
     assert float(triangle[10:20].sum()) < float(triangle[70:80].sum()), "the triangle stands on its base"
     assert torch.equal(triangle, triangle.flip(1))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(SIZES), st.integers(5, 33), st.integers(0, 2**31))
+def test_two_shapes_move_alike_in_lanes_of_their_own(size: tuple[int, int], frames: int, seed: int) -> None:
+    height, width = size
+    first, second = sample_pairs(4, height, width, frames, torch.Generator().manual_seed(seed))
+    for name in ("direction", "background", "travel", "radius"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+    masks = [coverage(scenes, height, width, frames) for scenes in (first, second)]
+    for row in range(4):
+        vertical = DIRECTIONS[list(DIRECTIONS)[int(first.direction[row])]][0] == 0
+        for number, mask in enumerate(masks):
+            lanes = mask[row].chunk(2, dim=2 if vertical else 1)
+            assert float(lanes[1 - number].sum()) == 0, "the first is above or to the left, and none leaves its lane"
+            assert float(lanes[number].amax((1, 2)).min()) == 1, "and it is there in every frame"
+            sides = (mask[row, :, 0], mask[row, :, -1], mask[row, :, :, 0], mask[row, :, :, -1])
+            assert max(float(side.sum(-1).amax()) for side in sides) < 2
+
+
+def test_a_second_shape_is_painted_over_the_clip_of_the_first() -> None:
+    first, second = sample_pairs(8, 32, 32, 5, torch.Generator().manual_seed(1))
+    one, both = render(first, 32, 32, 5), paint(render(first, 32, 32, 5), second)
+    outside = coverage(second, 32, 32, 5)[:, None].expand(-1, 3, -1, -1, -1) == 0
+    assert torch.equal(one[outside], both[outside])
+    rows = torch.arange(8)
+    colors = torch.tensor(list(COLORS.values()))[second.color] * 2 - 1
+    assert torch.allclose(both[rows, :, 0, second.y.long(), second.x.long()], colors, atol=1e-6)
 
 
 def test_a_seed_means_the_same_scenes() -> None:

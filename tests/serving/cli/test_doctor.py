@@ -86,8 +86,8 @@ def test_models_lists_the_presets(capsys: pytest.CaptureFixture[str], monkeypatc
     assert main(["models"]) == 0
     header, row = capsys.readouterr().out.splitlines()
     assert header.startswith("model")
-    assert row.split()[:3] == ["nano", "-", "text_to_video"]
-    assert "56x32" in row
+    assert row.split()[:3] == ["nano", "-", "text_to_video,"]
+    assert "40x24" in row
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["serve", "--help"]], ids=" ".join)

@@ -36,7 +36,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     for video, file in zip(videos, latents, strict=True):
         done = generate("--seed", "11", "--out", str(video), "--latents-out", str(file))
         assert done.returncode == 0, done.stderr
-        expected = f"saved {video} size=320x180 denoised_at=56x32 frames=6 fps=8 steps=4 seed=11 model=nano"
+        expected = f"saved {video} size=320x180 denoised_at=40x24 frames=6 fps=8 steps=4 seed=11 model=nano"
         assert done.stdout == f"{expected} latents={file}\n"
         assert "denoising 4/4 steps" in done.stderr
     assert latents[0].read_bytes() == latents[1].read_bytes()

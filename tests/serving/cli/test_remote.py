@@ -44,7 +44,8 @@ def test_generate(service: Service, tmp_path: Path, capsys: pytest.CaptureFixtur
     command += ["--size", "832x480", "--frames", "33", "--steps", "3", "--seed", "7", "--guidance", "2.5"]
     assert run_while([*command, "--negative", "blur"], route) == 0
     spec = made[0].spec
-    assert (spec["prompt"], spec["negative_prompt"], spec["container"]) == ("a red circle", "blur", "mp4")
+    task = {"kind": "text_to_video", "prompt": "a red circle", "negative_prompt": "blur"}
+    assert (spec["task"], spec["container"]) == (task, "mp4")
     assert (spec["frames"], spec["steps"], spec["seed"], spec["guidance"]) == (33, 3, 7, 2.5)
     assert (out.read_bytes(), latents.read_bytes()) == (b"a video", b"some latents")
     captured = capsys.readouterr()

@@ -28,6 +28,7 @@ from serving.client import VideoClient
 from serving.jobs.job import EngineRow, Job, Result, Stage, State
 from serving.jobs.store import JobStore
 from serving.settings import Settings
+from tests.tiny import TRANSFORMER
 
 ROOT = Path(__file__).parents[3]
 MODEL = "tiny"  # 16 fps, at most 81 frames, sides of any multiple of 16 pixels
@@ -48,8 +49,7 @@ def write_checkpoint(directory: Path) -> Path:
     configs = {
         "transformer/config.json": {
             "_class_name": "WanTransformer3DModel",
-            "in_channels": 16,
-            "patch_size": [1, 2, 2],
+            **TRANSFORMER,
         },
         "vae/config.json": {"_class_name": "AutoencoderKLWan", "z_dim": 16},
         "text_encoder/config.json": {},

@@ -32,7 +32,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("size unknown", {"size": "481p"}, "size", "'481p' is not one of 480p, 720p, 1080p or WIDTHxHEIGHT"),
     ("size odd digits", {"size": "４８０p"}, "size", "is not one of 480p"),
     ("size not a multiple", {"size": "100x64"}, "size", "100x64 is not a multiple of 16"),
-    ("size too large", {"size": "4096x64"}, "size", "not within 32 to 1920"),
+    ("size too large", {"size": "4096x64"}, "size", "not within 24 to 1920"),
     ("ratio unknown", {"ratio": "2:1"}, "ratio", "'2:1' is not one of 16:9"),
     ("seed 2^31", {"seed": 2**31}, "seed", "2147483648 is not within 0 to 2147483647"),
     ("seed -1", {"seed": -1}, "seed", "-1 is not within"),

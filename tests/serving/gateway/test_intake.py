@@ -17,7 +17,7 @@ from serving.gateway.intake import Intake, UnknownModel, fingerprint, new_job_id
 from serving.jobs.store import JobStore, RequestConflict
 from tests.serving.gateway.harness import MODEL, write_checkpoint
 
-TASK = {"prompt": "a red circle"}
+TASK = {"kind": "text_to_video", "prompt": "a red circle"}
 
 
 @pytest.fixture
@@ -75,7 +75,11 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "container": st.sampled_from(["mp4", "mkv"]),
     "keep_latents": st.booleans(),
     "task": st.fixed_dictionaries(
-        {"prompt": st.sampled_from(["a", "b"]), "negative_prompt": st.sampled_from(["", "c"])}
+        {
+            "kind": st.just("text_to_video"),
+            "prompt": st.sampled_from(["a", "b"]),
+            "negative_prompt": st.sampled_from(["", "c"]),
+        }
     ),
 }
 

@@ -27,43 +27,43 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dzoetrope/video/v1/video.proto\x12\x11zoetrope.video.v1\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"6\n\x0bTextToVideo\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x02 \x01(\t\"\xa7\x03\n\x12\x43reateVideoRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x37\n\rtext_to_video\x18\x03 \x01(\x0b\x32\x1e.zoetrope.video.v1.TextToVideoH\x00\x12\x0c\n\x04size\x18\n \x01(\t\x12\r\n\x05ratio\x18\x0b \x01(\t\x12\x1d\n\x10\x64uration_seconds\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x06\x66rames\x18\r \x01(\x05H\x02\x88\x01\x01\x12\x10\n\x03\x66ps\x18\x0e \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05steps\x18\x0f \x01(\x05H\x04\x88\x01\x01\x12\x15\n\x08guidance\x18\x10 \x01(\x01H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\x11 \x01(\x03H\x06\x88\x01\x01\x12.\n\x06\x66ormat\x18\x12 \x01(\x0e\x32\x1e.zoetrope.video.v1.VideoFormat\x12\x14\n\x0ckeep_latents\x18\x13 \x01(\x08\x42\x06\n\x04taskB\x13\n\x11_duration_secondsB\t\n\x07_framesB\x06\n\x04_fpsB\x08\n\x06_stepsB\x0b\n\t_guidanceB\x07\n\x05_seed\"\xe5\x02\n\rVideoMetadata\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.zoetrope.video.v1.VideoState\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\r\n\x05steps\x18\x03 \x01(\x05\x12\x16\n\x0equeue_position\x18\x04 \x01(\x05\x12\x18\n\x0b\x65ta_seconds\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05model\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12\x18\n\x10\x63\x61ncel_requested\x18\x0b \x01(\x08\x42\x0e\n\x0c_eta_seconds\"\xf3\x01\n\x05Video\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12\x14\n\x0cnative_width\x18\x04 \x01(\x05\x12\x15\n\rnative_height\x18\x05 \x01(\x05\x12\x0e\n\x06\x66rames\x18\x06 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x07 \x01(\x05\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x0e\n\x06sha256\x18\t \x01(\t\x12\x11\n\tmime_type\x18\n \x01(\t\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\r\n\x05steps\x18\x0c \x01(\x05\x12\x10\n\x08guidance\x18\r \x01(\x01\x12\r\n\x05model\x18\x0e \x01(\t\"!\n\x11WatchVideoRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa2\x01\n\x12WatchVideoResponse\x12\x32\n\x08metadata\x18\x01 \x01(\x0b\x32 .zoetrope.video.v1.VideoMetadata\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\'\n\x05video\x18\x04 \x01(\x0b\x32\x18.zoetrope.video.v1.Video\"h\n\x14\x44ownloadVideoRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x08\x61rtifact\x18\x02 \x01(\x0e\x32 .zoetrope.video.v1.VideoArtifact\x12\x0e\n\x06offset\x18\x03 \x01(\x03\"Z\n\x15\x44ownloadVideoResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.zoetrope.video.v1.Model\"%\n\x04Size\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\"\x99\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\r\n\x05tasks\x18\x03 \x03(\t\x12\r\n\x05\x61udio\x18\x04 \x01(\x08\x12-\n\x0cnative_sizes\x18\x05 \x03(\x0b\x32\x17.zoetrope.video.v1.Size\x12\x15\n\rsize_multiple\x18\x06 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x07 \x01(\x05\x12\x12\n\nmax_frames\x18\x08 \x01(\x05\x12\x1c\n\x14max_duration_seconds\x18\t \x01(\x01\x12\x15\n\rdefault_steps\x18\n \x01(\x05\x12\x18\n\x10\x64\x65\x66\x61ult_guidance\x18\x0b \x01(\x01\x12\x16\n\x0e\x64\x65\x66\x61ult_frames\x18\x0c \x01(\x05\x12\x18\n\x10max_prompt_chars\x18\r \x01(\x05\x12!\n\x19max_negative_prompt_chars\x18\x0e \x01(\x05\x12\x11\n\tmax_steps\x18\x0f \x01(\x05\x12\x14\n\x0cmax_guidance\x18\x10 \x01(\x01\x12\x0f\n\x07max_fps\x18\x11 \x01(\x05\x12\x10\n\x08max_seed\x18\x12 \x01(\x03*\xe2\x01\n\nVideoState\x12\x1b\n\x17VIDEO_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12VIDEO_STATE_QUEUED\x10\x01\x12\x1c\n\x18VIDEO_STATE_CONDITIONING\x10\x02\x12\x19\n\x15VIDEO_STATE_DENOISING\x10\x03\x12\x18\n\x14VIDEO_STATE_DECODING\x10\x04\x12\x19\n\x15VIDEO_STATE_SUCCEEDED\x10\x05\x12\x16\n\x12VIDEO_STATE_FAILED\x10\x06\x12\x19\n\x15VIDEO_STATE_CANCELLED\x10\x07*W\n\x0bVideoFormat\x12\x1c\n\x18VIDEO_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10VIDEO_FORMAT_MP4\x10\x01\x12\x14\n\x10VIDEO_FORMAT_MKV\x10\x02*e\n\rVideoArtifact\x12\x1e\n\x1aVIDEO_ARTIFACT_UNSPECIFIED\x10\x00\x12\x18\n\x14VIDEO_ARTIFACT_VIDEO\x10\x01\x12\x1a\n\x16VIDEO_ARTIFACT_LATENTS\x10\x02\x32\x81\x03\n\x0cVideoService\x12S\n\x0b\x43reateVideo\x12%.zoetrope.video.v1.CreateVideoRequest\x1a\x1d.google.longrunning.Operation\x12[\n\nWatchVideo\x12$.zoetrope.video.v1.WatchVideoRequest\x1a%.zoetrope.video.v1.WatchVideoResponse0\x01\x12\x64\n\rDownloadVideo\x12\'.zoetrope.video.v1.DownloadVideoRequest\x1a(.zoetrope.video.v1.DownloadVideoResponse0\x01\x12Y\n\nListModels\x12$.zoetrope.video.v1.ListModelsRequest\x1a%.zoetrope.video.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dzoetrope/video/v1/video.proto\x12\x11zoetrope.video.v1\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"6\n\x0bTextToVideo\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x02 \x01(\t\"\xa7\x03\n\x12\x43reateVideoRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x37\n\rtext_to_video\x18\x03 \x01(\x0b\x32\x1e.zoetrope.video.v1.TextToVideoH\x00\x12\x0c\n\x04size\x18\n \x01(\t\x12\r\n\x05ratio\x18\x0b \x01(\t\x12\x1d\n\x10\x64uration_seconds\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x06\x66rames\x18\r \x01(\x05H\x02\x88\x01\x01\x12\x10\n\x03\x66ps\x18\x0e \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05steps\x18\x0f \x01(\x05H\x04\x88\x01\x01\x12\x15\n\x08guidance\x18\x10 \x01(\x01H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\x11 \x01(\x03H\x06\x88\x01\x01\x12.\n\x06\x66ormat\x18\x12 \x01(\x0e\x32\x1e.zoetrope.video.v1.VideoFormat\x12\x14\n\x0ckeep_latents\x18\x13 \x01(\x08\x42\x06\n\x04taskB\x13\n\x11_duration_secondsB\t\n\x07_framesB\x06\n\x04_fpsB\x08\n\x06_stepsB\x0b\n\t_guidanceB\x07\n\x05_seed\"\xf7\x02\n\rVideoMetadata\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.zoetrope.video.v1.VideoState\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\r\n\x05steps\x18\x03 \x01(\x05\x12\x16\n\x0equeue_position\x18\x04 \x01(\x05\x12\x18\n\x0b\x65ta_seconds\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05model\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12\x18\n\x10\x63\x61ncel_requested\x18\x0b \x01(\x08\x12\x10\n\x08warnings\x18\x0c \x03(\tB\x0e\n\x0c_eta_seconds\"\xf3\x01\n\x05Video\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12\x14\n\x0cnative_width\x18\x04 \x01(\x05\x12\x15\n\rnative_height\x18\x05 \x01(\x05\x12\x0e\n\x06\x66rames\x18\x06 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x07 \x01(\x05\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x0e\n\x06sha256\x18\t \x01(\t\x12\x11\n\tmime_type\x18\n \x01(\t\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\r\n\x05steps\x18\x0c \x01(\x05\x12\x10\n\x08guidance\x18\r \x01(\x01\x12\r\n\x05model\x18\x0e \x01(\t\"!\n\x11WatchVideoRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa2\x01\n\x12WatchVideoResponse\x12\x32\n\x08metadata\x18\x01 \x01(\x0b\x32 .zoetrope.video.v1.VideoMetadata\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\'\n\x05video\x18\x04 \x01(\x0b\x32\x18.zoetrope.video.v1.Video\"h\n\x14\x44ownloadVideoRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x08\x61rtifact\x18\x02 \x01(\x0e\x32 .zoetrope.video.v1.VideoArtifact\x12\x0e\n\x06offset\x18\x03 \x01(\x03\"Z\n\x15\x44ownloadVideoResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.zoetrope.video.v1.Model\"%\n\x04Size\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\"\x99\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\r\n\x05tasks\x18\x03 \x03(\t\x12\r\n\x05\x61udio\x18\x04 \x01(\x08\x12-\n\x0cnative_sizes\x18\x05 \x03(\x0b\x32\x17.zoetrope.video.v1.Size\x12\x15\n\rsize_multiple\x18\x06 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x07 \x01(\x05\x12\x12\n\nmax_frames\x18\x08 \x01(\x05\x12\x1c\n\x14max_duration_seconds\x18\t \x01(\x01\x12\x15\n\rdefault_steps\x18\n \x01(\x05\x12\x18\n\x10\x64\x65\x66\x61ult_guidance\x18\x0b \x01(\x01\x12\x16\n\x0e\x64\x65\x66\x61ult_frames\x18\x0c \x01(\x05\x12\x18\n\x10max_prompt_chars\x18\r \x01(\x05\x12!\n\x19max_negative_prompt_chars\x18\x0e \x01(\x05\x12\x11\n\tmax_steps\x18\x0f \x01(\x05\x12\x14\n\x0cmax_guidance\x18\x10 \x01(\x01\x12\x0f\n\x07max_fps\x18\x11 \x01(\x05\x12\x10\n\x08max_seed\x18\x12 \x01(\x03*\xe2\x01\n\nVideoState\x12\x1b\n\x17VIDEO_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12VIDEO_STATE_QUEUED\x10\x01\x12\x1c\n\x18VIDEO_STATE_CONDITIONING\x10\x02\x12\x19\n\x15VIDEO_STATE_DENOISING\x10\x03\x12\x18\n\x14VIDEO_STATE_DECODING\x10\x04\x12\x19\n\x15VIDEO_STATE_SUCCEEDED\x10\x05\x12\x16\n\x12VIDEO_STATE_FAILED\x10\x06\x12\x19\n\x15VIDEO_STATE_CANCELLED\x10\x07*W\n\x0bVideoFormat\x12\x1c\n\x18VIDEO_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10VIDEO_FORMAT_MP4\x10\x01\x12\x14\n\x10VIDEO_FORMAT_MKV\x10\x02*e\n\rVideoArtifact\x12\x1e\n\x1aVIDEO_ARTIFACT_UNSPECIFIED\x10\x00\x12\x18\n\x14VIDEO_ARTIFACT_VIDEO\x10\x01\x12\x1a\n\x16VIDEO_ARTIFACT_LATENTS\x10\x02\x32\x81\x03\n\x0cVideoService\x12S\n\x0b\x43reateVideo\x12%.zoetrope.video.v1.CreateVideoRequest\x1a\x1d.google.longrunning.Operation\x12[\n\nWatchVideo\x12$.zoetrope.video.v1.WatchVideoRequest\x1a%.zoetrope.video.v1.WatchVideoResponse0\x01\x12\x64\n\rDownloadVideo\x12\'.zoetrope.video.v1.DownloadVideoRequest\x1a(.zoetrope.video.v1.DownloadVideoResponse0\x01\x12Y\n\nListModels\x12$.zoetrope.video.v1.ListModelsRequest\x1a%.zoetrope.video.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serving.api.zoetrope.video.v1.video_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VIDEOSTATE']._serialized_start=2170
-  _globals['_VIDEOSTATE']._serialized_end=2396
-  _globals['_VIDEOFORMAT']._serialized_start=2398
-  _globals['_VIDEOFORMAT']._serialized_end=2485
-  _globals['_VIDEOARTIFACT']._serialized_start=2487
-  _globals['_VIDEOARTIFACT']._serialized_end=2588
+  _globals['_VIDEOSTATE']._serialized_start=2188
+  _globals['_VIDEOSTATE']._serialized_end=2414
+  _globals['_VIDEOFORMAT']._serialized_start=2416
+  _globals['_VIDEOFORMAT']._serialized_end=2503
+  _globals['_VIDEOARTIFACT']._serialized_start=2505
+  _globals['_VIDEOARTIFACT']._serialized_end=2606
   _globals['_TEXTTOVIDEO']._serialized_start=147
   _globals['_TEXTTOVIDEO']._serialized_end=201
   _globals['_CREATEVIDEOREQUEST']._serialized_start=204
   _globals['_CREATEVIDEOREQUEST']._serialized_end=627
   _globals['_VIDEOMETADATA']._serialized_start=630
-  _globals['_VIDEOMETADATA']._serialized_end=987
-  _globals['_VIDEO']._serialized_start=990
-  _globals['_VIDEO']._serialized_end=1233
-  _globals['_WATCHVIDEOREQUEST']._serialized_start=1235
-  _globals['_WATCHVIDEOREQUEST']._serialized_end=1268
-  _globals['_WATCHVIDEORESPONSE']._serialized_start=1271
-  _globals['_WATCHVIDEORESPONSE']._serialized_end=1433
-  _globals['_DOWNLOADVIDEOREQUEST']._serialized_start=1435
-  _globals['_DOWNLOADVIDEOREQUEST']._serialized_end=1539
-  _globals['_DOWNLOADVIDEORESPONSE']._serialized_start=1541
-  _globals['_DOWNLOADVIDEORESPONSE']._serialized_end=1631
-  _globals['_LISTMODELSREQUEST']._serialized_start=1633
-  _globals['_LISTMODELSREQUEST']._serialized_end=1652
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1654
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1716
-  _globals['_SIZE']._serialized_start=1718
-  _globals['_SIZE']._serialized_end=1755
-  _globals['_MODEL']._serialized_start=1758
-  _globals['_MODEL']._serialized_end=2167
-  _globals['_VIDEOSERVICE']._serialized_start=2591
-  _globals['_VIDEOSERVICE']._serialized_end=2976
+  _globals['_VIDEOMETADATA']._serialized_end=1005
+  _globals['_VIDEO']._serialized_start=1008
+  _globals['_VIDEO']._serialized_end=1251
+  _globals['_WATCHVIDEOREQUEST']._serialized_start=1253
+  _globals['_WATCHVIDEOREQUEST']._serialized_end=1286
+  _globals['_WATCHVIDEORESPONSE']._serialized_start=1289
+  _globals['_WATCHVIDEORESPONSE']._serialized_end=1451
+  _globals['_DOWNLOADVIDEOREQUEST']._serialized_start=1453
+  _globals['_DOWNLOADVIDEOREQUEST']._serialized_end=1557
+  _globals['_DOWNLOADVIDEORESPONSE']._serialized_start=1559
+  _globals['_DOWNLOADVIDEORESPONSE']._serialized_end=1649
+  _globals['_LISTMODELSREQUEST']._serialized_start=1651
+  _globals['_LISTMODELSREQUEST']._serialized_end=1670
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1672
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1734
+  _globals['_SIZE']._serialized_start=1736
+  _globals['_SIZE']._serialized_end=1773
+  _globals['_MODEL']._serialized_start=1776
+  _globals['_MODEL']._serialized_end=2185
+  _globals['_VIDEOSERVICE']._serialized_start=2609
+  _globals['_VIDEOSERVICE']._serialized_end=2994
 # @@protoc_insertion_point(module_scope)

@@ -88,7 +88,7 @@ class CreateVideoRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., text_to_video: _Optional[_Union[TextToVideo, _Mapping]] = ..., size: _Optional[str] = ..., ratio: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., format: _Optional[_Union[VideoFormat, str]] = ..., keep_latents: _Optional[bool] = ...) -> None: ...
 
 class VideoMetadata(_message.Message):
-    __slots__ = ("state", "step", "steps", "queue_position", "eta_seconds", "model", "create_time", "start_time", "end_time", "attempt", "cancel_requested")
+    __slots__ = ("state", "step", "steps", "queue_position", "eta_seconds", "model", "create_time", "start_time", "end_time", "attempt", "cancel_requested", "warnings")
     STATE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,7 @@ class VideoMetadata(_message.Message):
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CANCEL_REQUESTED_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     state: VideoState
     step: int
     steps: int
@@ -111,7 +112,8 @@ class VideoMetadata(_message.Message):
     end_time: _timestamp_pb2.Timestamp
     attempt: int
     cancel_requested: bool
-    def __init__(self, state: _Optional[_Union[VideoState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., model: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., cancel_requested: _Optional[bool] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, state: _Optional[_Union[VideoState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., model: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Video(_message.Message):
     __slots__ = ("name", "width", "height", "native_width", "native_height", "frames", "fps", "size_bytes", "sha256", "mime_type", "seed", "steps", "guidance", "model")

@@ -1,0 +1,187 @@
+"""One real denoising step of a preset with random weights: seconds, peak memory, and where the time goes.
+
+    python -m benchmarks.step --preset wan2.7-27b --size 480p --size 720p --size 1080p --duration 5 \\
+        --out benchmarks/results/step.json
+
+A step is every guidance branch of one clip, one forward after the other, in bfloat16 on a GPU and float32 on a CPU. The
+shares are those of the blocks' attention and feed-forward modules; the rest is norms, modulation, embeddings and heads.
+Weights are random, which costs the same: routing is as even as a fresh router makes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from model.blocks import Attention
+from model.conditions import blank_conditions
+from model.costs import clip_cost, frames_of
+from model.experts import DenseFeedForward, MoEFeedForward
+from model.presets import all_presets
+from model.tasks import SIZES
+from model.transformer import TransformerConfig, WanTransformer
+
+GIB = 2**30
+PARTS: dict[str, tuple[type[nn.Module], ...]] = {
+    "attention": (Attention,),
+    "experts": (MoEFeedForward,),
+    "dense feed-forward": (DenseFeedForward,),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Medians over the repeats; ``shares`` add up to 1."""
+
+    preset: str
+    size: str
+    frames: int
+    tokens: int
+    forwards: int
+    seconds: float
+    peak_gib: float | None
+    shares: dict[str, float]
+    pflop: float
+
+
+def random_network(config: TransformerConfig, device: torch.device, dtype: torch.dtype, seed: int) -> WanTransformer:
+    """A network of that shape on the device, one tensor at a time: normal weights, zero biases, unit norms."""
+    with torch.device("meta"):
+        network = WanTransformer(config).to(dtype)
+    network = network.to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if tensor.ndim >= 2:
+            tensor.data.normal_(0.0, 0.02, generator=generator)
+        else:
+            tensor.data.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    return network.eval().requires_grad_(False)
+
+
+class Stopwatch:
+    """Time spent inside the modules of each part, by events on the GPU or the clock on a CPU."""
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+        for module in network.modules():
+            for part, kinds in PARTS.items():
+                if type(module) in kinds:
+                    module.register_forward_pre_hook(self._enter(part))
+                    module.register_forward_hook(self._leave(part))
+
+    def now(self) -> Any:
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, start: Any, end: Any) -> float:
+        return float(start.elapsed_time(end)) / 1000 if self.cuda else float(end - start)
+
+    def _enter(self, part: str) -> Callable[..., None]:
+        return lambda *_: self.spans[part].append((self.now(), None))
+
+    def _leave(self, part: str) -> Callable[..., None]:
+        def leave(*_: Any) -> None:
+            start, _end = self.spans[part].pop()
+            self.spans[part].append((start, self.now()))
+
+        return leave
+
+    def take(self) -> dict[str, float]:
+        """Seconds of each part since the last call. A shared expert's feed-forward counts with the experts."""
+        found = {part: sum(self.seconds(*span) for span in spans) for part, spans in self.spans.items()}
+        self.spans.clear()
+        return found
+
+
+@torch.inference_mode()
+def measure(
+    network: WanTransformer, shape: tuple[int, int, int, int], forwards: int, repeats: int
+) -> tuple[float, dict[str, float], int]:
+    """Seconds of a step, the share of each part and the tokens, medians of ``repeats`` after one to warm up."""
+    device = network.proj_out.weight.device
+    watch = Stopwatch(network, device)
+    text = torch.zeros(512, network.config.text_dim, device=device)
+    conditions = blank_conditions(network.config, shape, text)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    batch = network.pack([conditions.sequence(latents, 500.0, text)])
+    runs: list[tuple[float, dict[str, float]]] = []
+    for _ in range(repeats + 1):
+        watch.take()
+        start = watch.now()
+        for _ in range(forwards):
+            network(batch)
+        end = watch.now()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        runs.append((watch.seconds(start, end), watch.take()))
+    seconds, parts = sorted(runs[1:], key=lambda run: run[0])[(repeats - 1) // 2]
+    shares = {part: value / seconds for part, value in parts.items()}
+    return seconds, {**shares, "rest": 1 - sum(shares.values())}, batch.cu_tokens.total
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--preset", default="wan2.7-27b", choices=sorted(all_presets()))
+    parser.add_argument("--size", action="append", choices=sorted(SIZES), help="of 16:9; once for each, else 480p")
+    parser.add_argument("--duration", type=float, default=5.0, help="seconds")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    args = parser.parse_args(arguments)
+    preset, device = all_presets()[args.preset], torch.device(args.device)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    network = random_network(preset.config, device, dtype, seed=0)
+    rows: list[Measured] = []
+    for size in args.size or ["480p"]:
+        width, height = preset.native_size or SIZES[size]["16:9"]
+        cost = clip_cost(preset, width, height, args.duration, 1)
+        side, patch = preset.vae.spatial, preset.config.patch_size
+        unit_h, unit_w = side * patch[1], side * patch[2]
+        frames = frames_of(args.duration, preset.sampling.fps, preset.vae.temporal)
+        shape = (
+            preset.vae.z_dim,
+            1 + (frames - 1) // preset.vae.temporal,
+            -(-height // unit_h) * patch[1],
+            -(-width // unit_w) * patch[2],
+        )
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        seconds, shares, tokens = measure(network, shape, cost.forwards, args.repeats)
+        peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
+        row = Measured(preset.name, size, frames, tokens, cost.forwards, seconds, peak, shares, cost.step_flops / 1e15)
+        rows.append(row)
+        split = ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items())
+        memory = "" if peak is None else f", {peak:.1f} GiB at most"
+        print(
+            f"{row.preset} {size} {frames} frames, {tokens} tokens: {seconds:.3f} s a step{memory}; {split}", flush=True
+        )
+    if args.out:
+        record = {
+            "command": " ".join(["python -m benchmarks.step", *(sys.argv[1:] if arguments is None else arguments)]),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
+            "torch": torch.__version__,
+            "dtype": str(dtype),
+            "rows": [asdict(row) for row in rows],
+        }
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""What each segment of a chained clip is given: its own length, its part of the source, and the frames before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from model.inputs import Clip, Inputs
+from model.tasks import Span, VideoSpec
+
+
+def span_spec(spec: VideoSpec, index: int) -> VideoSpec:
+    """The request for one span as if it were a clip of its own."""
+    span = spec.spans[index]
+    c, _, h, w = spec.latent_shape
+    return replace(
+        spec,
+        frames=span.frames,
+        model_frames=span.frames,
+        latent_shape=(c, 1 + (span.frames - 1) // spec.temporal, h, w),
+        spans=(Span(0, span.frames, span.known),),
+    )
+
+
+def span_inputs(spec: VideoSpec, inputs: Inputs, index: int, before: Clip | None) -> Inputs:
+    """The media of one span.
+
+    Args:
+        before: the frames that it takes over from the span in front of it, None for the first one; that one may go on
+            from a clip of the task's own (`Inputs.before`).
+    """
+    span = spec.spans[index]
+    last = index == len(spec.spans) - 1
+    video = inputs.video
+    if video is not None:
+        video = Clip(video.frames[span.first : span.first + span.frames], video.fps)
+    return replace(
+        inputs,
+        first=inputs.first if index == 0 else None,
+        last=inputs.last if last else None,
+        before=inputs.before if index == 0 else before,
+        video=video,
+    )
+
+
+def overlap_of(spec: VideoSpec, index: int) -> int:
+    """How many of a span's last frames the next one takes over; 0 for the last span."""
+    return spec.spans[index + 1].known if index + 1 < len(spec.spans) else 0

@@ -1,0 +1,69 @@
+"""Pictures and clips to the pixels that autoencoders take, in the very way of diffusers' pipelines where they do it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from diffusers.video_processor import VideoProcessor
+from PIL import Image
+
+from model.fit import Frames, resize_cover
+from model.inputs import Inputs
+from model.tasks import InvalidRequest, VideoSpec, Violation
+
+
+def stretched(frames: Frames, spec: VideoSpec, spatial: int) -> torch.Tensor:
+    """``[n, H, W, 3]`` to the size of the clip, as diffusers' pipelines resize (Lanczos, both sides for themselves).
+
+    Returns:
+        ``[3, n, native_height, native_width]`` float32 in -1..1.
+    """
+    processor = VideoProcessor(vae_scale_factor=spatial)
+    images = [Image.fromarray(frame) for frame in frames]
+    pixels: torch.Tensor = processor.preprocess(images, height=spec.native_height, width=spec.native_width)
+    return pixels.transpose(0, 1)
+
+
+def covered(frames: Frames, width: int, height: int) -> torch.Tensor:
+    """``[n, H, W, 3]`` to a size with shapes kept and the edges cut -> ``[3, n, height, width]`` in -1..1."""
+    return from_bytes(resize_cover(frames, width, height))
+
+
+def from_bytes(frames: Frames) -> torch.Tensor:
+    """``[n, H, W, 3]`` uint8 -> ``[3, n, H, W]`` float32 in -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def first_frames(inputs: Inputs, spec: VideoSpec, temporal: int) -> Frames | None:
+    """The frames that a clip starts with: a picture, or the end of the clip that it goes on from.
+
+    Of the latter as many as fill whole latent frames, and at least one latent frame of the new clip is left to make.
+    """
+    if inputs.before is not None:
+        longest = max(1, spec.model_frames - temporal)
+        count = min(len(inputs.before.frames), longest)
+        return inputs.before.frames[-((count - 1) // temporal * temporal + 1) :]
+    return None if inputs.first is None else inputs.first.pixels[None]
+
+
+def as_long_as(frames: Frames, count: int) -> Frames:
+    """Cut to ``count`` frames, or its last one repeated."""
+    if len(frames) >= count:
+        return frames[:count]
+    return np.concatenate([frames, np.repeat(frames[-1:], count - len(frames), axis=0)])
+
+
+def refuse(spec: VideoSpec, kinds: tuple[str, ...]) -> None:
+    """Raises InvalidRequest where the kind of the task is none of ``kinds``."""
+    if spec.task.kind not in kinds:
+        raise InvalidRequest(
+            Violation("task", f"{spec.task.kind} is not served by {spec.model}, which serves {', '.join(kinds)}")
+        )
+
+
+def unwanted(field: str, spec: VideoSpec) -> InvalidRequest:
+    return InvalidRequest(Violation(f"task.{field}", f"is given, {spec.model} takes none"))
+
+
+def missing(field: str, spec: VideoSpec) -> InvalidRequest:
+    return InvalidRequest(Violation(f"task.{field}", f"is missing, {spec.model} needs it for {spec.task.kind}"))

@@ -1,0 +1,84 @@
+"""Our own way, in which all six tasks run through one network: known frames in the clip, sources in front of it."""
+
+from __future__ import annotations
+
+import torch
+
+from model.autoencoder import Autoencoder
+from model.conditioning.first_latent import known_start
+from model.conditioning.pixels import as_long_as, covered, first_frames, from_bytes, missing, refuse
+from model.conditions import Conditions, Source
+from model.inputs import Clip, Inputs, compose_sheet
+from model.nano.batches import shrink_sheet
+from model.tasks import TASK_KINDS, VideoSpec
+
+
+class StreamsConditioner:
+    """See `model.conditioning.Conditioner`; gives what nano was trained on (`model.nano.batches.conditions_of`).
+
+    * first frame, or the frames to go on from: known latent frames of the clip; last frame: a still behind it
+    * sources count from 1: the clip to edit, the sheet of a grid, clips and then pictures that are referred to, each
+      picture a square of the clip's shorter side
+    """
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        self._autoencoder = autoencoder
+
+    def kinds(self) -> tuple[str, ...]:
+        return TASK_KINDS
+
+    def prompt(self, spec: VideoSpec) -> str:
+        return spec.prompt
+
+    def condition(
+        self, spec: VideoSpec, inputs: Inputs, positive: torch.Tensor, negative: torch.Tensor | None
+    ) -> Conditions:
+        """See `model.conditioning.Conditioner.condition`."""
+        refuse(spec, self.kinds())
+        encode = self._autoencoder.encode
+        width, height = spec.native_width, spec.native_height
+        start = first_frames(inputs, spec, self._autoencoder.temporal)
+        for field, needed, given in (
+            ("image", "image_to_video", start),
+            ("last_frame", "first_last_frame", inputs.last),
+            ("panels", "grid_to_video", inputs.panels or None),
+            ("references", "reference_to_video", inputs.references or None),
+            ("video", "edit_video", inputs.video),
+        ):
+            if spec.task.kind == needed and given is None:
+                raise missing(field, spec)
+        known, known_frames = None, None
+        if start is not None:
+            known, known_frames = known_start(encode(covered(start, width, height)), spec.latent_shape)
+        ending = None if inputs.last is None else encode(covered(inputs.last.pixels[None], width, height))
+        return Conditions(
+            positive,
+            negative,
+            sources=tuple(
+                Source(encode(pixels), number, pixels.shape[1] > 1)
+                for number, pixels in enumerate(self._sources(spec, inputs), start=1)
+            ),
+            known=known,
+            known_frames=known_frames,
+            ending=ending,
+        )
+
+    def _sources(self, spec: VideoSpec, inputs: Inputs) -> list[torch.Tensor]:
+        """Each ``[3, F, H, W]`` in -1..1, in the order of their numbers."""
+        width, height, side = spec.native_width, spec.native_height, min(spec.native_width, spec.native_height)
+        clips = [inputs.video] if inputs.video is not None else []
+        sources = [covered(as_long_as(clip.frames, spec.model_frames), width, height) for clip in clips]
+        if inputs.panels:
+            sheet = from_bytes(compose_sheet(inputs.panels, width, height).pixels[None])
+            sources.append(shrink_sheet(sheet.transpose(0, 1)).transpose(0, 1))
+        for reference in inputs.references:
+            if isinstance(reference, Clip):
+                temporal = self._autoencoder.temporal
+                frames = reference.frames[: spec.model_frames]
+                sources.append(covered(frames[: (len(frames) - 1) // temporal * temporal + 1], width, height))
+        sources += [
+            covered(reference.pixels[None], side, side)
+            for reference in inputs.references
+            if not isinstance(reference, Clip)
+        ]
+        return sources

@@ -1,0 +1,27 @@
+"""Frames of one size to another."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Frames: TypeAlias = NDArray[np.uint8]
+
+
+def resize_cover(frames: Frames, width: int, height: int) -> Frames:
+    """Scale ``[n, H, W, 3]`` to ``[n, height, width, 3]``, keeping shapes: Lanczos, the middle kept and what is over on
+    two sides cut. Frames of that size already are returned as they are."""
+    count, high, wide = frames.shape[:3]
+    if (wide, high) == (width, height):
+        return frames
+    # The part of the source that has the target's aspect ratio, in fractions of pixels.
+    box_width, box_height = min(wide, high * width / height), min(high, wide * height / width)
+    left, top = (wide - box_width) / 2, (high - box_height) / 2
+    box = (left, top, left + box_width, top + box_height)
+    result = np.empty((count, height, width, 3), np.uint8)
+    for source, target in zip(frames, result, strict=True):
+        target[:] = np.asarray(Image.fromarray(source).resize((width, height), Image.Resampling.LANCZOS, box=box))
+    return result

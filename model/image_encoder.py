@@ -1,0 +1,36 @@
+"""Pictures to CLIP tokens, which Wan2.1's image to video attends to beside the text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import BaseImageProcessor, CLIPVisionModel
+
+from model.inputs import Picture
+
+
+class ImageEncoder:
+    """CLIP's vision tower and its preprocessing, in transformers' layout."""
+
+    def __init__(self, processor: BaseImageProcessor, network: CLIPVisionModel) -> None:
+        self._processor = processor
+        self._network = network
+
+    @classmethod
+    def load(cls, root: Path, device: torch.device) -> ImageEncoder:
+        """From ``image_processor`` and ``image_encoder`` of a checkpoint directory, in float32."""
+        from transformers import CLIPImageProcessor  # warns where torchvision is missing, which few models need
+
+        processor = CLIPImageProcessor.from_pretrained(root / "image_processor", local_files_only=True)
+        network = CLIPVisionModel.from_pretrained(root / "image_encoder", dtype=torch.float32, local_files_only=True)
+        return cls(processor, network.to(device).eval().requires_grad_(False))
+
+    @torch.inference_mode()
+    def encode(self, pictures: list[Picture]) -> torch.Tensor:
+        """The last hidden states but one of all pictures, laid end to end: ``[K, image_dim]`` float32."""
+        images = [Image.fromarray(picture.pixels) for picture in pictures]
+        pixels = self._processor(images=images, return_tensors="pt").to(self._network.device)
+        hidden: torch.Tensor = self._network(**pixels, output_hidden_states=True).hidden_states[-2]
+        return hidden.flatten(0, 1).float()

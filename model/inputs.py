@@ -1,0 +1,74 @@
+"""Pictures and clips that a task brings along, decoded. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.fit import Frames, resize_cover
+
+GRID = 3  # panels in a row of the grid, and rows
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """``pixels``: uint8 RGB ``[H, W, 3]``, as displayed."""
+
+    pixels: Frames
+
+    def __post_init__(self) -> None:
+        _check("a picture", self.pixels, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """``frames``: uint8 RGB ``[F, H, W, 3]``, as displayed; ``fps``: frames a second, constant."""
+
+    frames: Frames
+    fps: float
+
+    def __post_init__(self) -> None:
+        _check("a clip", self.frames, 4)
+        if not self.fps > 0:
+            raise ValueError(f"a clip at {self.fps} frames a second")
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """All media of a task; what it does not have is None or empty.
+
+    Attributes:
+        before: frames that the clip goes on from; its first frames are the last of these.
+    """
+
+    first: Picture | None = None
+    last: Picture | None = None
+    panels: tuple[Picture, ...] = ()  # nine, row by row, or one composite sheet
+    references: tuple[Picture | Clip, ...] = ()
+    video: Clip | None = None
+    before: Clip | None = None
+
+
+def compose_sheet(panels: Sequence[Picture], width: int, height: int) -> Picture:
+    """The 3 x 3 sheet of ``3 * width x 3 * height`` pixels.
+
+    Nine pictures are each fitted into a panel of ``width x height`` (scaled to cover it, what is over cut on both
+    sides) and laid out row by row; one is a sheet already and fitted as a whole by the same rule.
+
+    Raises:
+        ValueError: neither nine pictures nor one.
+    """
+    if len(panels) == 1:
+        return Picture(resize_cover(panels[0].pixels[None], GRID * width, GRID * height)[0])
+    if len(panels) != GRID * GRID:
+        raise ValueError(f"{len(panels)} panels, a sheet takes {GRID * GRID} pictures or one composite of them")
+    fitted = np.stack([resize_cover(panel.pixels[None], width, height)[0] for panel in panels])
+    rows = fitted.reshape(GRID, GRID, height, width, 3).swapaxes(1, 2)
+    return Picture(np.ascontiguousarray(rows.reshape(GRID * height, GRID * width, 3)))
+
+
+def _check(what: str, pixels: Frames, axes: int) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim != axes or pixels.shape[-1] != 3 or 0 in pixels.shape:
+        raise ValueError(f"{what} of {pixels.dtype} {list(pixels.shape)}, expected uint8 RGB with {axes} axes")

@@ -1,0 +1,292 @@
+"""A request against a model's limits: every default filled in, every limit checked. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping
+
+from model.spans import split
+from model.tasks import (
+    MAX_DURATION_SECONDS,
+    MAX_EDIT_PIXELS,
+    MAX_FPS,
+    MAX_GUIDANCE,
+    MAX_NEGATIVE_CHARS,
+    MAX_PROMPT_CHARS,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_SOURCE_SECONDS,
+    MAX_STEPS,
+    MIN_SIDE,
+    MIN_SOURCE_SECONDS,
+    RATIOS,
+    SIZES,
+    EditVideo,
+    FirstLastFrame,
+    ImageToVideo,
+    InvalidRequest,
+    MediaInfo,
+    ModelCard,
+    ReferenceToVideo,
+    VideoRequest,
+    VideoSpec,
+    Violation,
+    media_of,
+    short,
+)
+
+# Media of which fields must be pictures, and which clips; the others may be both.
+PICTURES = ("image", "first_frame", "last_frame", "panels")
+CLIPS = ("clip", "video")
+PROMPT_REQUIRED = ("text_to_video", "reference_to_video", "edit_video")
+MAX_UNTILED_PIXELS = 1_280 * 720  # of a frame that is decoded whole; see model.decode_memory
+TILING = (544, 544, 64)
+NO_MEDIA: Mapping[str, MediaInfo] = {}
+
+
+def resolve(
+    request: VideoRequest, card: ModelCard, random_seed: int, media: Mapping[str, MediaInfo] = NO_MEDIA
+) -> VideoSpec:
+    """Fill in the model's defaults and check every limit at once.
+
+    Args:
+        random_seed: used when the request names no seed, so that the job records the one it ran with.
+        media: what is known of each of the task's media, by the field that names it (`media_of`).
+
+    Raises:
+        InvalidRequest: lists every field at fault with its value and limit.
+    """
+    return _Resolution(request, card, random_seed, media).result()
+
+
+class _Resolution:
+    """One request under examination; what is wrong with it gathers in ``bad``."""
+
+    def __init__(
+        self, request: VideoRequest, card: ModelCard, random_seed: int, media: Mapping[str, MediaInfo]
+    ) -> None:
+        self.request = request
+        self.card = card
+        self.media = media
+        self.random_seed = random_seed
+        self.bad: list[Violation] = []
+
+    def result(self) -> VideoSpec:
+        request, card, task = self.request, self.card, self.request.task
+        self.check(
+            task.kind in card.tasks,
+            "task",
+            f"{task.kind} is not served by {card.name}, which serves {', '.join(card.tasks)}",
+        )
+        self.check_text("prompt", task.prompt, MAX_PROMPT_CHARS, required=task.kind in PROMPT_REQUIRED)
+        self.check_text("negative_prompt", task.negative_prompt, MAX_NEGATIVE_CHARS, required=False)
+        self.check_media()
+        self.check(
+            card.audio or not request.generate_audio,
+            "generate_audio",
+            f"true, but {card.name} makes no sound; give a track as audio to have it put beside the frames",
+        )
+        if isinstance(task, EditVideo):
+            self.check(
+                not (task.keep_audio and request.audio),
+                "audio",
+                "given together with keep_audio, give one of them",
+            )
+        fps = card.fps if request.fps is None else request.fps
+        self.check(1 <= fps <= MAX_FPS, "fps", f"{fps} is not within 1 to {MAX_FPS}")
+        frames = self.frames(fps)
+        steps = card.default_steps if request.steps is None else request.steps
+        self.check(1 <= steps <= MAX_STEPS, "steps", f"{steps} is not within 1 to {MAX_STEPS}")
+        guidance = card.default_guidance if request.guidance is None else request.guidance
+        self.check_guidance("guidance", guidance)
+        seed = self.random_seed if request.seed is None else request.seed
+        self.check(0 <= seed <= MAX_SEED, "seed", f"{seed} is not within 0 to {MAX_SEED}")
+        size = self.size()
+        native = self.native_size(size) if size else None
+        guidance_low = self.guidance_low(guidance)
+        if self.bad or size is None or native is None:
+            raise InvalidRequest(*self.bad)
+
+        model_frames = _snap(frames, card.temporal)
+        if isinstance(task, FirstLastFrame) or (isinstance(task, ImageToVideo) and task.loop):
+            frames = model_frames  # what is cut off the end would be the picture to end with
+        longest = card.segment_frames if card.overlap_frames and card.segment_frames else model_frames
+        return VideoSpec(
+            model=card.name,
+            task=task,
+            width=size[0],
+            height=size[1],
+            native_width=native[0],
+            native_height=native[1],
+            frames=frames,
+            fps=fps,
+            model_frames=model_frames,
+            latent_shape=(
+                card.latent_channels,
+                1 + (model_frames - 1) // card.temporal,
+                native[1] // card.spatial,
+                native[0] // card.spatial,
+            ),
+            temporal=card.temporal,
+            spans=split(model_frames, longest, card.overlap_frames or 1, card.temporal),
+            steps=steps,
+            guidance=guidance,
+            guidance_low=guidance_low,
+            seed=seed,
+            container=request.container,
+            keep_latents=request.keep_latents,
+            tiling=TILING if native[0] * native[1] > MAX_UNTILED_PIXELS else None,
+            audio=task.video if isinstance(task, EditVideo) and task.keep_audio else request.audio,
+        )
+
+    def check(self, ok: bool, field: str, description: str) -> None:
+        if not ok:
+            self.bad.append(Violation(field, description))
+
+    def check_text(self, field: str, text: str, limit: int, *, required: bool) -> None:
+        self.check(not required or bool(text.strip()), field, "is empty")
+        self.check(len(text) <= limit, field, f"has {len(text)} characters, at most {limit} are allowed")
+        control = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\r\t"), None)
+        if control is not None:
+            self.check(False, field, f"has the control character U+{ord(control):04X}, which is not allowed")
+
+    def check_guidance(self, field: str, value: float) -> None:
+        inside = math.isfinite(value) and 0 <= value <= MAX_GUIDANCE
+        self.check(inside, field, f"{value} is not within 0 to {MAX_GUIDANCE:g}")
+
+    def guidance_low(self, guidance: float) -> float | None:
+        """The scale of the low-noise expert; like diffusers, the other's where the request names only that one."""
+        request, card = self.request, self.card
+        if card.boundary is None:
+            self.check(
+                request.guidance_low is None,
+                "guidance_low",
+                f"{request.guidance_low} given, but {card.name} has no two noise experts",
+            )
+            return None
+        value = request.guidance_low
+        if value is None:
+            value = guidance if request.guidance is not None else card.default_guidance_low
+        if value is not None:
+            self.check_guidance("guidance_low", value)
+        return value
+
+    def check_media(self) -> None:
+        """Each medium is of the right kind, and there are not too many."""
+        task, card = self.request.task, self.card
+        for field in media_of(task):
+            info = self.media.get(field)
+            if info is None:
+                continue  # not examined: the caller checks the form of a request alone
+            stem = field.partition(".")[0]
+            if stem in PICTURES:
+                self.check(info.kind == "image", field, f"is a clip of {info.frames} frames, give a picture")
+            elif stem in CLIPS:
+                self.check(info.kind == "clip", field, "is a picture, give a clip")
+        if isinstance(task, ReferenceToVideo | EditVideo):
+            count, limit = len(task.references), card.max_references
+            self.check(count <= limit, "references", f"has {count} entries, at most {limit} for {card.name}")
+        source = self.media.get("video")
+        if source is not None and source.kind == "clip":
+            low, high = MIN_SOURCE_SECONDS, MAX_SOURCE_SECONDS
+            self.check(
+                low - 0.1 <= source.seconds <= high + 0.1,
+                "video",
+                f"lasts {source.seconds:.2f} s, clips to edit last {low:g} to {high:g} s",
+            )
+
+    def frames(self, fps: int) -> int:
+        """Frames of the file: as asked for, else as the source has, else the model's default; 1 where a limit is
+        broken."""
+        request, card = self.request, self.card
+        if request.frames is not None and request.duration_seconds is not None:
+            self.check(False, "frames", f"{request.frames} given together with duration_seconds, give one of them")
+            return 1
+        longest = min(MAX_DURATION_SECONDS, card.max_frames / max(fps, 1))
+        source = self.media.get("video")
+        seconds = request.duration_seconds
+        if source is not None and source.kind == "clip" and fps >= 1:
+            available = max(1, round(source.seconds * fps))
+            wanted = request.frames if request.frames is not None else None if seconds is None else seconds * fps
+            if wanted is None:
+                seconds = min(source.seconds, longest)
+            elif wanted > available:
+                field = "frames" if request.frames is not None else "duration_seconds"
+                given = request.frames if request.frames is not None else seconds
+                self.check(False, field, f"{given} is longer than the clip to edit, which has {available} frames")
+                return 1
+        if seconds is None:
+            frames = card.default_frames if request.frames is None else request.frames
+            inside = 1 <= frames <= card.max_frames
+            self.check(inside, "frames", f"{frames} is not within 1 to {card.max_frames} for {card.name}")
+            return frames if inside else 1
+        if not (math.isfinite(seconds) and 0 < seconds <= longest):
+            limit = f"is not above 0 and at most {longest:.4g} for {card.name} at {fps} fps"
+            self.check(False, "duration_seconds", f"{seconds} {limit}")
+            return 1
+        return max(1, round(seconds * fps))
+
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the file."""
+        request = self.request
+        ratio = request.ratio if request.ratio is not None else self.ratio_of_media()
+        if ratio not in RATIOS:
+            self.check(False, "ratio", f"{short(ratio)} is not one of {', '.join(RATIOS)}")
+            return None
+        size = SIZES[request.size][ratio] if request.size in SIZES else self.parse_size()
+        if size and request.task.kind == "edit_video" and size[0] * size[1] > MAX_EDIT_PIXELS:
+            self.check(False, "size", f"{size[0]}x{size[1]} is above 720p, the limit for edits")
+            return None
+        return size
+
+    def ratio_of_media(self) -> str:
+        """The ratio nearest to that of the picture or clip that the result has to look like."""
+        order = ("image", "clip", "first_frame", "video", "panels.0")
+        shown = next((self.media[field] for field in order if field in self.media), None)
+        if shown is None:
+            return RATIOS[0]
+        wanted = math.log(shown.width / shown.height)
+
+        def distance(ratio: str) -> float:
+            width, height = ratio.split(":")
+            return abs(math.log(int(width) / int(height)) - wanted)
+
+        return min(RATIOS, key=distance)
+
+    def parse_size(self) -> tuple[int, int] | None:
+        text = self.request.size
+        width, cross, height = text.partition("x")
+        if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
+            self.check(False, "size", f"{short(text)} is not one of {', '.join(SIZES)} or WIDTHxHEIGHT")
+            return None
+        if len(width) > 5 or len(height) > 5 or not all(MIN_SIDE <= int(s) <= MAX_SIDE for s in (width, height)):
+            self.check(False, "size", f"{short(text)} has a side that is not within {MIN_SIDE} to {MAX_SIDE}")
+            return None
+        if int(width) % 2 or int(height) % 2:
+            self.check(False, "size", f"{text} has an odd side, sides must be even")
+            return None
+        return int(width), int(height)
+
+    def native_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """The size to denoise at: the requested one, or the model's own of the nearest aspect ratio."""
+        card = self.card
+        if card.native_sizes:
+            wanted = math.log(size[0] / size[1])
+            return min(card.native_sizes, key=lambda s: (s != size, abs(math.log(s[0] / s[1]) - wanted)))
+        unit = card.size_multiple
+        if size[0] % unit or size[1] % unit:
+            near = tuple(max(unit, round(side / unit) * unit) for side in size)
+            self.check(
+                False,
+                "size",
+                f"{size[0]}x{size[1]} is not a multiple of {unit} on both sides, which {card.name} needs; "
+                f"{near[0]}x{near[1]} is the nearest",
+            )
+            return None
+        return size
+
+
+def _snap(frames: int, temporal: int) -> int:
+    """The next number of frames that the autoencoder gives."""
+    return math.ceil((frames - 1) / temporal) * temporal + 1

@@ -1,0 +1,168 @@
+"""Clips to learn from, encoded beforehand: a folder with a safetensors file for each of them.
+
+A file holds ``latents`` [C, T, H, W] and ``text`` [L, text_dim], the encoded prompt with its padding, as the service
+gives it to the network. ``empty-prompt.safetensors`` holds the ``text`` of the empty prompt alone, which takes the
+place of others for guidance. `zoetrope prepare` writes such a folder; a clip may be of any size and length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from model.conditions import Conditions
+from model.config import TransformerConfig
+from model.training.errors import TrainingError
+from model.training.flow import draw_levels
+
+EMPTY_PROMPT = "empty-prompt"
+
+
+@dataclass(frozen=True)
+class FlowBatch:
+    """What `model.training.flow.flow_loss` takes."""
+
+    clean: list[torch.Tensor]
+    conditions: list[Conditions]
+    sigmas: torch.Tensor
+    noise: list[torch.Tensor]
+
+    @property
+    def count(self) -> int:
+        return len(self.clean)
+
+
+class LatentDataset:
+    """The files of a folder, in the order of their names. All headers are checked at the start, weights read later."""
+
+    def __init__(self, directory: Path, config: TransformerConfig) -> None:
+        """``config``: of the network that is to learn from it.
+
+        Raises:
+            TrainingError: the folder has no files, or one of them is not as the module says or the network needs.
+        """
+        if not directory.is_dir():
+            raise TrainingError(f"dataset: {directory} is no directory")
+        files = sorted(directory.glob("*.safetensors"))
+        self.paths = [path for path in files if path.stem != EMPTY_PROMPT]
+        if not self.paths:
+            raise TrainingError(f"dataset: {directory} holds no clip as NAME.safetensors")
+        for path in files:
+            _check(path, config, with_latents=path.stem != EMPTY_PROMPT)
+        empty = directory / f"{EMPTY_PROMPT}.safetensors"
+        self.empty = load_file(empty)["text"].float() if empty in files else None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """``latents`` and ``text``, float32.
+
+        Raises:
+            TrainingError: a value is NaN or infinite.
+        """
+        tensors = load_file(self.paths[index])
+        latents, text = tensors["latents"].float(), tensors["text"].float()
+        for name, tensor in (("latents", latents), ("text", text)):
+            if not tensor.isfinite().all():
+                raise TrainingError(f"{self.paths[index]}: {name} holds NaN or infinity")
+        return latents, text
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for each clip of a batch.
+
+    Attributes:
+        batch: clips of a step over all ranks. text_drop: share of the clips with the empty prompt.
+        first_frame: share of the clips whose first latent frame is given, where they have more than one.
+        levels: between which noise levels.
+    """
+
+    batch: int
+    seed: int
+    shift: float
+    text_drop: float
+    first_frame: float
+    levels: tuple[float, float] = (0.0, 1.0)
+
+
+class DatasetSource:
+    """Batches of a dataset, each epoch in an order of its own.
+
+    What is drawn for a clip depends on the seed and on its place in the run alone, so nothing has to be saved, and any
+    number of ranks together see the same clips with the same noise.
+    """
+
+    def __init__(self, dataset: LatentDataset, draws: Draws, rank: int = 0, ranks: int = 1) -> None:
+        """Raises TrainingError when prompts are to be dropped and the dataset has no empty one."""
+        if draws.text_drop and dataset.empty is None:
+            raise TrainingError(
+                f"text_drop: is {draws.text_drop:g}, and the dataset has no {EMPTY_PROMPT}.safetensors; use 0"
+            )
+        self._dataset, self._draws, self._rank, self._ranks = dataset, draws, rank, ranks
+
+    def draw(self, step: int) -> FlowBatch:
+        batch = self._draws.batch
+        places = range(step * batch, (step + 1) * batch)[self._rank :: self._ranks]
+        clips = [self._clip(place) for place in places]
+        clean, conditions, sigmas, noise = zip(*clips, strict=True)
+        return FlowBatch(list(clean), list(conditions), torch.cat(sigmas), list(noise))
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Nothing to take up, see the class."""
+
+    def _clip(self, place: int) -> tuple[torch.Tensor, Conditions, torch.Tensor, torch.Tensor]:
+        draws = self._draws
+        epoch, index = divmod(place, len(self._dataset))
+        order = torch.randperm(len(self._dataset), generator=_generator(draws.seed, 0, epoch))
+        generator = _generator(draws.seed, 1, place)
+        clean, text = self._dataset[int(order[index])]
+        sigma = draw_levels(1, draws.shift, generator, draws.levels)
+        drop, give = torch.rand(2, generator=generator).tolist()
+        noise = torch.randn(clean.shape, generator=generator)
+        if drop < draws.text_drop and self._dataset.empty is not None:
+            text = self._dataset.empty
+        if give < draws.first_frame and clean.shape[1] > 1:
+            known = torch.arange(clean.shape[1]) < 1
+            return clean, Conditions(text, known=clean, known_frames=known), sigma, noise
+        return clean, Conditions(text), sigma, noise
+
+
+def _generator(seed: int, purpose: int, number: int) -> torch.Generator:
+    """One for each thing that is drawn; neighbouring numbers share nothing (splitmix64's mixing of the counter)."""
+    mask = 2**64 - 1
+    x = (seed * 0x9E3779B97F4A7C15 + purpose * 0xD1B54A32D192ED03 + number + 1) * 0x9E3779B97F4A7C15 & mask
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & mask
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & mask
+    return torch.Generator().manual_seed((x ^ x >> 31) & (2**63 - 1))
+
+
+def _check(path: Path, config: TransformerConfig, *, with_latents: bool) -> None:
+    wanted = {"text": "[L, text_dim]"} | ({"latents": "[C, T, H, W]"} if with_latents else {})
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"{path}: cannot be read as safetensors: {error}") from None
+    for name, axes in wanted.items():
+        if name not in shapes:
+            raise TrainingError(f"{path}: lacks {name} {axes}")
+        if len(shapes[name]) != axes.count(",") + 1 or 0 in shapes[name]:
+            raise TrainingError(f"{path}: {name} has shape {shapes[name]}, expected {axes}")
+    if shapes["text"][1] != config.text_dim:
+        raise TrainingError(f"{path}: text is {shapes['text'][1]} wide, this network takes {config.text_dim}")
+    if with_latents:
+        channels, *grid = shapes["latents"]
+        if channels != config.out_channels:
+            raise TrainingError(f"{path}: latents have {channels} channels, this network {config.out_channels}")
+        if any(side % patch for side, patch in zip(grid, config.patch_size, strict=True)):
+            raise TrainingError(f"{path}: latents of {grid} do not divide into patches of {list(config.patch_size)}")

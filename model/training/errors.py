@@ -1,0 +1,7 @@
+"""The trainer's error."""
+
+from __future__ import annotations
+
+
+class TrainingError(Exception):
+    """A run cannot start or go on: one line that names the field, file or key, the value and the limit."""

@@ -1,0 +1,87 @@
+"""A trained transformer as a checkpoint directory: the one it came from, with other weights in the same files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from model.directory import is_original, read_transformers
+from model.presets import ModelError
+from model.training.errors import TrainingError
+
+RECORD_NAME = "training.json"
+
+
+def check_exportable(source: Path, out: Path) -> None:
+    """That `export_checkpoint` will be able to write.
+
+    Raises:
+        TrainingError: the source is in Wan's own layout, its weights are no safetensors, or it is ``out`` itself.
+    """
+    if is_original(source):
+        raise TrainingError(f"checkpoint: {source} is in Wan's own layout, training needs the diffusers one")
+    try:
+        files = [path for part in read_transformers(source) for path in part.files]
+    except ModelError as error:
+        raise TrainingError(f"checkpoint: {error}") from None
+    for path in files:
+        if path.suffix != ".safetensors":
+            raise TrainingError(f"checkpoint: {path} is no safetensors file, which is what training writes")
+    if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
+        raise TrainingError(f"out: {out} lies in the checkpoint {source}, choose another directory")
+
+
+def export_checkpoint(
+    source: Path, component: str, weights: Mapping[str, torch.Tensor], target: Path, record: Mapping[str, Any]
+) -> None:
+    """Write ``target``, in place of what an earlier call left there.
+
+    Args:
+        component: ``transformer`` or ``transformer_2``, whose tensors ``weights`` replace. Files, index and dtypes stay
+            as in the source; everything else is copied, once.
+        record: what a reader needs to repeat the run, for ``training.json``.
+    """
+    if not target.exists():
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial, ignore=lambda folder, _: [component] if Path(folder) == source else [])
+        _write(source / component, weights, partial / component)
+        partial.rename(target)
+    else:
+        fresh, old = target / f"{component}.partial", target / f"{component}.old"
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        _write(source / component, weights, fresh)
+        if (target / component).exists():  # or a run was killed between the next two lines
+            (target / component).rename(old)
+        fresh.rename(target / component)
+        shutil.rmtree(old, ignore_errors=True)
+    partial = target / (RECORD_NAME + ".partial")
+    partial.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    partial.replace(target / RECORD_NAME)
+
+
+def _write(source: Path, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """The component's folder, a file of weights at a time."""
+    folder.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            shutil.copytree(path, folder / path.name)
+        elif path.suffix != ".safetensors":
+            shutil.copy2(path, folder / path.name)
+        else:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {"format": "pt"}
+                tensors = {}
+                for name in file.keys():  # noqa: SIM118
+                    stored = file.get_tensor(name)
+                    value = weights.get(name, stored)  # tables that nobody reads stay as they are
+                    tensors[name] = value.detach().to("cpu", stored.dtype).contiguous()
+            save_file(tensors, folder / path.name, metadata=metadata)

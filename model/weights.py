@@ -1,0 +1,247 @@
+"""Weights from disk into a network, a tensor at a time: memory-mapped, checked, straight to their device and dtype."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from model.directory import ModelError
+
+# What diffusers keeps in float32 (`_keep_in_fp32_modules` of WanTransformer3DModel), and our routers.
+FLOAT32_MODULES = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3", "gate", "correction")
+# Tables that exporters write and nobody reads; diffusers skips norm_added_q as well.
+IGNORED = re.compile(r"(^|\.)(rope|freqs|norm_added_q)(\.|$)")
+EXPERT_STACKS = re.compile(r"\.ffn\.(w1|w2|b1)$")
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+LAYER = re.compile(r"^((?:.*?\.)?(?:blocks|block|vace_blocks|layers))\.(\d+)\.")
+
+OnProgress = Callable[[int, int], None]
+Rows = slice | tuple[slice, ...] | None
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """For callers who show none."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file; nothing but its name and shape has been read."""
+
+    path: Path
+    name: str  # as the network calls it
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None  # None: not one of floating point that we know
+    fetch: Callable[[Rows], torch.Tensor]
+
+    def read(self, rows: Rows = None) -> torch.Tensor:
+        """On the CPU, in the dtype of the file; of ``rows`` along the first dimensions where given.
+
+        Raises:
+            ModelError: the file ends before the tensor does.
+        """
+        with _reading(self.path):
+            return self.fetch(rows)
+
+
+@contextmanager
+def open_weights(paths: Sequence[Path], rename: Callable[[str], str] = str) -> Iterator[list[StoredTensor]]:
+    """All tensors of safetensors, ``.pth`` or ``.bin`` files, of which only the headers are read.
+
+    Args:
+        rename: from the names in the files to those of the network.
+
+    Raises:
+        ModelError: a file is missing, truncated or of another format.
+    """
+    tensors: list[StoredTensor] = []
+    open_files: list[Any] = []
+    try:
+        for path in paths:
+            with _reading(path):
+                if path.suffix == ".safetensors":
+                    file = safe_open(path, framework="pt")
+                    open_files.append(file)
+                    names: list[str] = list(file.keys())  # type: ignore[no-untyped-call]
+                    tensors += [_of_safetensors(path, file, name, rename(name)) for name in names]
+                else:
+                    state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+                    tensors += list(_of_pickle(path, state, rename))
+        yield tensors
+    finally:
+        for file in open_files:
+            file.__exit__(None, None, None)
+
+
+def load_into(
+    network: nn.Module,
+    tensors: Sequence[StoredTensor],
+    where: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    float32_modules: Sequence[str] = (),
+    tied: Mapping[str, str] | None = None,
+    owned: Callable[[str], slice | None] = lambda name: None,
+    on_progress: OnProgress = ignore_progress,
+) -> None:
+    """Fill a network that was made on the meta device.
+
+    Names and shapes are compared before anything is read, so that a wrong file is refused at once. No more than one
+    tensor is in flight.
+
+    Args:
+        where: the file or directory to name in errors.
+        float32_modules: tensors with one of these as a part of their name stay in float32, as in diffusers.
+        tied: names that may be absent because another tensor of the network is the same one.
+        owned: the rows of a tensor that this rank holds, None for all; the others are never read.
+        on_progress: called with (elements done, elements in total).
+
+    Raises:
+        ModelError: a tensor is missing, unknown, of another shape, or holds NaN or infinity.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    stored = {tensor.name: tensor for tensor in tensors}
+    for name, same_as in (tied or {}).items():
+        if name not in stored and same_as in stored:
+            stored[name] = stored[same_as]
+    check_tensors(wanted, stored, where)
+    done, total = 0, sum(torch.Size(shape).numel() for shape in wanted.values())
+    placed: dict[str, torch.Tensor] = {}
+    for name, shape in wanted.items():
+        same_as = (tied or {}).get(name, "")
+        if same_as in placed:
+            value = placed[same_as]
+        else:
+            kept = any(module in name.split(".") for module in float32_modules)
+            value = stored[name].read(owned(name)).to(device).to(torch.float32 if kept else dtype)
+            check_finite(value, stored[name])
+        if name in (tied or {}).values():
+            placed[name] = value
+        _place(network, name, value)
+        done += torch.Size(shape).numel()
+        on_progress(done, total)
+
+
+def owned_experts(rank: int, ranks: int, num_experts: int) -> Callable[[str], slice | None]:
+    """For `load_into`: the rows of every expert stack that one rank of a gang holds, the same number on each.
+
+    Raises:
+        ValueError: the ranks do not divide the experts.
+    """
+    if num_experts % ranks:
+        raise ValueError(f"{num_experts} experts cannot be split evenly over {ranks} ranks")
+    each = num_experts // ranks
+    rows = slice(rank * each, (rank + 1) * each)
+    return lambda name: rows if EXPERT_STACKS.search(name) else None
+
+
+def layer_counts(names: set[str]) -> dict[str, int]:
+    """``{"blocks": 30}``: how many layers the names of a state dict speak of."""
+    found: dict[str, set[int]] = {}
+    for name in names:
+        if match := LAYER.match(name):
+            found.setdefault(match[1], set()).add(int(match[2]))
+    return {prefix: len(layers) for prefix, layers in found.items()}
+
+
+def check_finite(value: torch.Tensor, tensor: StoredTensor) -> None:
+    """Raises ModelError when ``value``, read from ``tensor``, holds NaN or infinity."""
+    if value.numel() and not all(torch.isfinite(x) for x in torch.aminmax(value)):
+        raise ModelError(f"{tensor.path}: {tensor.name} holds NaN or infinity")
+
+
+def check_all_finite(paths: Sequence[Path]) -> None:
+    """For files that a library loads: raises ModelError when one cannot be read, or a tensor holds NaN or infinity."""
+    with open_weights(paths) as tensors:
+        for tensor in tensors:
+            if tensor.dtype is not None and tensor.dtype.is_floating_point:
+                check_finite(tensor.read(), tensor)
+
+
+def check_tensors(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredTensor], where: Path) -> None:
+    """Compare names and shapes of what a network wants and what files hold.
+
+    Raises:
+        ModelError: says how many layers too many or too few there are, or names what is missing, unknown or of another
+            shape.
+    """
+    _check_names(set(wanted), set(stored), where)
+    for name, shape in wanted.items():
+        tensor = stored[name]
+        if tensor.shape != shape:
+            raise ModelError(
+                f"{tensor.path}: {name} has shape {tensor.shape}, expected {shape} by the configuration in {where}"
+            )
+
+
+def _check_names(wanted: set[str], stored: set[str], where: Path) -> None:
+    stored = {name for name in stored if name in wanted or not IGNORED.search(name)}
+    missing, unknown = sorted(wanted - stored), sorted(stored - wanted)
+    ours, theirs = layer_counts(wanted), layer_counts(stored)
+    for prefix in sorted(ours.keys() & theirs.keys()):
+        if ours[prefix] != theirs[prefix]:
+            first = missing[0] if missing else unknown[0]
+            raise ModelError(
+                f"{where}: the configuration says {ours[prefix]} {prefix} and the weights hold {theirs[prefix]} "
+                f"({'without' if missing else 'with'} {first})"
+            )
+    if missing:
+        raise ModelError(f"{where}: the weights lack {_first_of(missing)}")
+    if unknown:
+        raise ModelError(f"{where}: the weights hold {_first_of(unknown)} that the configuration has no place for")
+
+
+def _first_of(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more keys"
+
+
+def _place(network: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Instead of ``load_state_dict``, which refuses a stack with only some of the experts."""
+    parent, _, leaf = name.rpartition(".")
+    module = network.get_submodule(parent)
+    if leaf in module._buffers:
+        module._buffers[leaf] = value
+    else:
+        module._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+
+
+def _of_safetensors(path: Path, file: Any, stored_name: str, name: str) -> StoredTensor:
+    def fetch(rows: Rows) -> torch.Tensor:
+        tensor: torch.Tensor = file.get_tensor(stored_name) if rows is None else file.get_slice(stored_name)[rows]
+        return tensor
+
+    header = file.get_slice(stored_name)
+    return StoredTensor(path, name, tuple(header.get_shape()), DTYPES.get(header.get_dtype()), fetch)
+
+
+def _of_pickle(path: Path, state: Any, rename: Callable[[str], str]) -> Iterator[StoredTensor]:
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ModelError(f"{path}: holds no state dict")
+    for name, value in state.items():
+        yield StoredTensor(path, rename(name), tuple(value.shape), value.dtype, partial(_rows_of, value))
+
+
+def _rows_of(tensor: torch.Tensor, rows: Rows) -> torch.Tensor:
+    return tensor if rows is None else tensor[rows].clone()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise ModelError(f"{path}: the file is missing") from None
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        kind = "safetensors" if path.suffix == ".safetensors" else "PyTorch weights"
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{path}: cannot be read as {kind}: {reason}") from None

@@ -1,0 +1,135 @@
+"""The sound track of a video that is being written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
+from numpy.typing import NDArray
+
+from serving.media.clips import open_media, video_stream
+from serving.media.errors import MediaError
+
+RATE = 48_000  # samples a second
+LAYOUT = "stereo"
+CHANNELS = 2
+BLOCK = 1_024  # samples that are encoded at a time, at most
+
+Samples: TypeAlias = NDArray[Any]  # float32 or int16 [channels, n]
+
+
+class Soundtrack:
+    """Reads the first sound track of a file and encodes it as far as the pictures have got, so that both lie side by
+    side in the output; silence where the source has none (any more)."""
+
+    def __init__(self, source: Path, sample_format: str) -> None:
+        """``sample_format``: FFmpeg's name of what the encoder takes, "fltp" or "s16".
+
+        Raises:
+            MediaError: the file cannot be read or has no sound.
+        """
+        self._source = source
+        self._format = sample_format
+        self._open = ExitStack()
+        try:
+            file = self._open.enter_context(open_media(source))
+            if not file.streams.audio:
+                raise MediaError(f"{source} has no sound")
+            if file.streams.audio[0].codec_context is None:
+                raise MediaError(f"{source} has sound of an unknown codec")
+            self._chunks = self._decode(file)
+        except BaseException:
+            self._open.close()
+            raise
+        self._rest: Samples = np.empty((CHANNELS, 0), self._dtype)
+        self._written = 0
+
+    def attach(self, output: OutputContainer, encoder: str, options: dict[str, str]) -> None:
+        """Add the stream that `until` encodes for, before the output is started."""
+        stream = output.add_stream(encoder, rate=RATE, options=options)
+        assert isinstance(stream, AudioStream)
+        stream.layout, stream.format, stream.time_base = LAYOUT, self._format, Fraction(1, RATE)
+        self._stream = stream
+
+    def until(self, seconds: Fraction) -> Iterator[av.Packet[AudioStream]]:
+        """Packets of the sound up to this time, to the sample.
+
+        Raises:
+            MediaError: the source is damaged there, or cannot be encoded.
+        """
+        end = round(seconds * RATE)
+        while self._written < end:
+            samples = self._take(min(BLOCK, end - self._written))
+            packed = samples if self._format.endswith("p") else samples.T.reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(packed), format=self._format, layout=LAYOUT)
+            frame.sample_rate, frame.pts, frame.time_base = RATE, self._written, Fraction(1, RATE)
+            self._written += samples.shape[1]
+            yield from self._stream.encode(frame)
+
+    def finish(self) -> Iterator[av.Packet[AudioStream]]:
+        """What the encoder still holds."""
+        yield from self._stream.encode(None)
+
+    def close(self) -> None:
+        """Let go of the source; more than once is fine."""
+        self._open.close()
+
+    @property
+    def _dtype(self) -> type[np.float32] | type[np.int16]:
+        return np.float32 if self._format == "fltp" else np.int16
+
+    def _take(self, count: int) -> Samples:
+        """``[channels, count]``; silence after the end of the source."""
+        parts, missing = [], count
+        while missing:
+            if not self._rest.shape[1]:
+                self._rest = next(self._chunks, np.zeros((CHANNELS, missing), self._dtype))
+            part, self._rest = self._rest[:, :missing], self._rest[:, missing:]
+            parts.append(part)
+            missing -= part.shape[1]
+        return np.concatenate(parts, axis=1)
+
+    def _decode(self, file: InputContainer) -> Iterator[Samples]:
+        """``[channels, n]`` from the first frame of the video on, or, without a video, from the first sample."""
+        stream = file.streams.audio[0]
+        try:
+            video = video_stream(file, self._source)
+            origin = None if video.start_time is None or video.time_base is None else video.start_time * video.time_base
+        except MediaError:
+            origin = None
+        # FFmpeg would make stereo of mono with 3 dB less on each side; it stays as loud as it is.
+        layout = "mono" if stream.channels == 1 else LAYOUT
+        resampler = AudioResampler(format="fltp" if self._format == "fltp" else "s16p", layout=layout, rate=RATE)
+        skip: int | None = None  # samples before the video starts
+        try:
+            for frame in file.decode(stream):
+                if skip is None:
+                    start = frame.pts * frame.time_base if frame.pts is not None and frame.time_base else Fraction(0)
+                    skip = 0 if origin is None else round((origin - start) * RATE)
+                    while skip < 0:  # piece by piece: a damaged file may start in a thousand years
+                        silence = np.zeros((CHANNELS, min(-skip, RATE)), self._dtype)
+                        skip += silence.shape[1]
+                        yield silence
+                frame.pts = None
+                for piece in resampler.resample(frame):
+                    samples = self._stereo(piece)
+                    yield samples[:, skip:]
+                    skip = max(0, skip - samples.shape[1])
+            for piece in resampler.resample(None):
+                yield self._stereo(piece)[:, skip or 0 :]
+        except (av.FFmpegError, OSError) as error:
+            raise MediaError(f"cannot read the sound of {self._source}: {error.strerror}") from error
+        except ValueError as error:  # how PyAV tells that the channels or their rate change midway
+            raise MediaError(f"cannot read the sound of {self._source}: {error}") from error
+
+    def _stereo(self, frame: av.AudioFrame) -> Samples:
+        samples: Samples = frame.to_ndarray().astype(self._dtype, copy=False)
+        return np.repeat(samples, CHANNELS // len(samples), axis=0)

@@ -1,0 +1,142 @@
+"""`zoetrope prepare`: a folder of clips and captions, encoded for training (`model.training.dataset`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from model.autoencoder import Autoencoder
+from model.checkpoints import configure_torch, load_autoencoder, load_text_encoder
+from model.conditioning.pixels import from_bytes
+from model.tasks import InvalidRequest, ModelCard, Violation
+from model.text import TextEncoder
+from model.training.dataset import EMPTY_PROMPT
+from serving.media import MAX_CLIP_SECONDS, MediaError, read_clip
+
+SUFFIXES = (".mp4", ".mkv", ".mov", ".webm")
+OnClip = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clip and what it shows."""
+
+    clip: Path
+    caption: str
+
+
+def find_pairs(source: Path) -> list[Pair]:
+    """The clips ``NAME.mp4`` (or another of SUFFIXES) of a folder, each with its caption ``NAME.txt``.
+
+    Raises:
+        InvalidRequest: there are none, a caption is missing or empty, or two clips have the same name.
+    """
+    if not source.is_dir():
+        raise InvalidRequest(Violation("clips", f"{source} is no directory"))
+    clips = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not clips:
+        raise InvalidRequest(Violation("clips", f"{source} holds no clip as NAME{', NAME'.join(SUFFIXES)}"))
+    bad: list[Violation] = []
+    pairs: dict[str, Pair] = {}
+    for clip in clips:
+        text = clip.with_suffix(".txt")
+        caption = ""
+        try:
+            caption = text.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            bad.append(Violation("clips", f"{text} is missing, the caption of {clip.name}"))
+        except (OSError, UnicodeDecodeError) as error:
+            bad.append(Violation("clips", f"{text} cannot be read: {error}"))
+        else:
+            if not caption:
+                bad.append(Violation("clips", f"{text} is empty, the caption of {clip.name}"))
+        if clip.stem in pairs or clip.stem == EMPTY_PROMPT:
+            bad.append(Violation("clips", f"{clip}: the name {clip.stem} is taken already, rename it"))
+        pairs[clip.stem] = Pair(clip, caption)
+    if bad:
+        raise InvalidRequest(*bad)
+    return list(pairs.values())
+
+
+def check_shape(card: ModelCard, width: int, height: int, frames: int) -> None:
+    """That the network can take clips of this size and length.
+
+    Raises:
+        InvalidRequest: names what cannot be and the limit.
+    """
+    bad = [
+        Violation("size", f"{name} {side} is not a positive multiple of {card.size_multiple}, which {card.name} needs")
+        for name, side in (("width", width), ("height", height))
+        if side < 1 or side % card.size_multiple
+    ]
+    if frames < 1 or (frames - 1) % card.temporal:
+        bad.append(Violation("frames", f"{frames} is not 1 modulo {card.temporal}, which {card.name} needs"))
+    if bad:
+        raise InvalidRequest(*bad)
+
+
+def prepare(
+    source: Path,
+    out: Path,
+    card: ModelCard,
+    *,
+    width: int,
+    height: int,
+    frames: int,
+    fps: float | None = None,
+    on_clip: OnClip = lambda done, total: None,
+) -> int:
+    """Write ``out/NAME.safetensors`` for every clip, and the text of the empty prompt.
+
+    Args:
+        width, height: clips are scaled to cover this size, what is over on two sides is cut.
+        frames: at most so many, from the start; shorter clips stay as long as whole latent frames of them are.
+        fps: at which clips are read; None: the checkpoint's.
+        on_clip: called with (clips done, clips in total).
+
+    Returns:
+        The number of clips.
+
+    Raises:
+        InvalidRequest: see `find_pairs` and `check_shape`, or a clip cannot be read; those before it are written.
+        ModelError: see `model.checkpoints`.
+    """
+    check_shape(card, width, height, frames)
+    pairs = find_pairs(source)
+    device = configure_torch()
+    text, autoencoder = load_text_encoder(card, device), load_autoencoder(card, device)
+    out.mkdir(parents=True, exist_ok=True)
+    _save({"text": _encode_text(text, "")}, out / f"{EMPTY_PROMPT}.safetensors")
+    for number, pair in enumerate(pairs):
+        on_clip(number, len(pairs))
+        latents = _encode_clip(autoencoder, pair.clip, width, height, frames, fps or card.fps)
+        _save({"latents": latents, "text": _encode_text(text, pair.caption)}, out / f"{pair.clip.stem}.safetensors")
+    on_clip(len(pairs), len(pairs))
+    return len(pairs)
+
+
+@torch.inference_mode()
+def _encode_text(encoder: TextEncoder, caption: str) -> torch.Tensor:
+    return encoder.encode([caption])[0]
+
+
+def _encode_clip(
+    autoencoder: Autoencoder, path: Path, width: int, height: int, frames: int, fps: float
+) -> torch.Tensor:
+    try:
+        clip = read_clip(path, fps=fps, max_seconds=MAX_CLIP_SECONDS, size=(width, height))
+    except MediaError as error:
+        raise InvalidRequest(Violation("clips", str(error))) from None
+    temporal = autoencoder.temporal
+    count = (min(frames, len(clip.frames)) - 1) // temporal * temporal + 1
+    return autoencoder.encode(from_bytes(clip.frames[:count]))
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    partial.replace(path)

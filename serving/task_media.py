@@ -1,0 +1,126 @@
+"""A task's pictures and clips: examined before the task is accepted, decoded when it is worked on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from model.inputs import Clip, Inputs, Picture
+from model.tasks import (
+    MAX_SOURCE_SECONDS,
+    EditVideo,
+    FirstLastFrame,
+    GridToVideo,
+    ImageToVideo,
+    InvalidRequest,
+    MediaInfo,
+    ModelCard,
+    ReferenceToVideo,
+    Task,
+    VideoSpec,
+    Violation,
+    media_of,
+)
+from serving.media import MediaError, probe, read_clip, read_picture
+
+MAX_REFERENCE_SECONDS = 10.0
+FindFile = Callable[[str], Path]  # a medium as the task names it -> a file to read
+
+
+def examine(task: Task, find: FindFile = Path) -> dict[str, MediaInfo]:
+    """What each of the task's media is, by the field that names it.
+
+    Raises:
+        InvalidRequest: with every medium that is missing, broken or beyond the limits.
+    """
+    found: dict[str, MediaInfo] = {}
+    bad: list[Violation] = []
+    for field, name in media_of(task).items():
+        try:
+            info = probe(find(name))
+        except MediaError as error:
+            bad.append(Violation(field, str(error)))
+            continue
+        found[field] = MediaInfo(
+            kind=info.kind,
+            width=info.width,
+            height=info.height,
+            frames=info.frames,
+            fps=float(info.fps),
+            has_audio=info.has_audio,
+        )
+    if bad:
+        raise InvalidRequest(*bad)
+    return found
+
+
+def load(spec: VideoSpec, card: ModelCard, find: FindFile = Path) -> Inputs:
+    """Decode the media of a task, clips at the frame rate of the result.
+
+    Raises:
+        InvalidRequest: a medium turns out to be broken, or too short to go on from.
+    """
+    task = spec.task
+    field = ""
+
+    def picture(at: str, name: str) -> Picture:
+        nonlocal field
+        field = at
+        return read_picture(find(name))
+
+    def clip(at: str, name: str, seconds: float = MAX_SOURCE_SECONDS) -> Clip:
+        nonlocal field
+        field = at
+        return read_clip(find(name), fps=spec.fps, max_seconds=seconds + 0.5)
+
+    def references(names: tuple[str, ...]) -> tuple[Picture | Clip, ...]:
+        nonlocal field
+        items: list[Picture | Clip] = []
+        for i, name in enumerate(names):
+            field = f"references.{i}"
+            is_clip = probe(find(name)).kind == "clip"
+            items.append(clip(field, name, MAX_REFERENCE_SECONDS) if is_clip else picture(field, name))
+        return tuple(items)
+
+    try:
+        match task:
+            case ImageToVideo(image=str(name)):
+                first = picture("image", name)
+                return Inputs(first=first, last=first if task.loop else None)
+            case ImageToVideo(clip=str(name)):
+                return Inputs(before=_last_frames(clip("clip", name), card))
+            case FirstLastFrame():
+                return Inputs(
+                    first=picture("first_frame", task.first_frame), last=picture("last_frame", task.last_frame)
+                )
+            case GridToVideo():
+                return Inputs(panels=tuple(picture(f"panels.{i}", name) for i, name in enumerate(task.panels)))
+            case ReferenceToVideo():
+                first_frame = task.first_frame
+                return Inputs(
+                    first=picture("first_frame", first_frame) if first_frame is not None else None,
+                    references=references(task.references),
+                )
+            case EditVideo():
+                return Inputs(video=_fill(clip("video", task.video), spec), references=references(task.references))
+    except MediaError as error:
+        raise InvalidRequest(Violation(field, str(error))) from None
+    return Inputs()
+
+
+def _last_frames(clip: Clip, card: ModelCard) -> Clip:
+    """The frames that a continuation starts with: as many as segments overlap, or the last one alone."""
+    wanted = min(max(1, card.overlap_frames), len(clip.frames))
+    kept = (wanted - 1) // card.temporal * card.temporal + 1
+    return Clip(np.ascontiguousarray(clip.frames[-kept:]), clip.fps)
+
+
+def _fill(clip: Clip, spec: VideoSpec) -> Clip:
+    """As many frames as the model works on; the last one again where the clip has fewer."""
+    frames = clip.frames[: spec.model_frames]
+    missing = spec.model_frames - len(frames)
+    if missing:
+        frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
+    return Clip(np.ascontiguousarray(frames), clip.fps)

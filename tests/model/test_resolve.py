@@ -1,0 +1,188 @@
+"""Requests against a model's limits: defaults from the model and from the media, every fault named."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.resolve import resolve
+from model.tasks import (
+    TASK_KINDS,
+    InvalidRequest,
+    MediaInfo,
+    ModelCard,
+    VideoSpec,
+    media_of,
+    parse_request,
+    segment_of,
+)
+
+CARD = ModelCard(
+    name="toy",
+    directory="",
+    tasks=TASK_KINDS,
+    native_sizes=((40, 24), (24, 40), (32, 32)),
+    size_multiple=4,
+    spatial=4,
+    temporal=4,
+    latent_channels=8,
+    fps=8,
+    default_frames=16,
+    max_frames=120,
+    default_steps=4,
+    default_guidance=3.0,
+    max_text_tokens=32,
+    segment_frames=17,
+    overlap_frames=5,
+    max_references=2,
+)
+ANY = replace(CARD, native_sizes=(), size_multiple=16)
+WIDE, TALL = MediaInfo("image", 1600, 900), MediaInfo("image", 300, 700)
+CLIP = MediaInfo("clip", 640, 480, frames=75, fps=25.0, has_audio=True)
+
+TASKS: dict[str, dict[str, Any]] = {
+    "text_to_video": {"prompt": "p"},
+    "image_to_video": {"image": "a"},
+    "first_last_frame": {"first_frame": "a", "last_frame": "b"},
+    "grid_to_video": {"panels": ["a"] * 9},
+    "reference_to_video": {"prompt": "p", "references": ["a", "b"], "first_frame": "c"},
+    "edit_video": {"prompt": "p", "video": "v", "references": ["a"]},
+}
+
+
+def spec_of(kind: str, media: dict[str, MediaInfo] | None = None, card: ModelCard = CARD, **fields: Any) -> VideoSpec:
+    task = {"kind": kind, **TASKS[kind], **fields.pop("task", {})}
+    return resolve(parse_request({"task": task, **fields}), card, 7, media or {})
+
+
+def faults(
+    kind: str, media: dict[str, MediaInfo] | None = None, card: ModelCard = CARD, **fields: Any
+) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as refused:
+        spec_of(kind, media, card, **fields)
+    return {v.field: v.description for v in refused.value.violations}
+
+
+@pytest.mark.parametrize("kind", TASK_KINDS)
+def test_every_kind_resolves_and_survives_json(kind: str) -> None:
+    spec = spec_of(kind, duration_seconds=3.0, seed=5)
+    assert spec.task.kind == kind
+    frames = 25 if kind == "first_last_frame" else 24  # the last picture is the last frame
+    assert (spec.frames, spec.model_frames, len(spec.spans)) == (frames, 25, 2)
+    assert VideoSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    segments = [segment_of(spec, "x", i) for i in range(2)]
+    assert [s.latent_shape for s in segments] == [(8, 5, 6, 10), (8, 4, 6, 10)]
+    assert [s.seed for s in segments] == [5, 6], "each segment has noise of its own"
+    assert segments[0].kind == kind
+
+
+def test_media_are_listed_by_the_field_that_names_them() -> None:
+    task = parse_request({"task": {"kind": "edit_video", "prompt": "p", "video": "v", "references": ["a", "b"]}}).task
+    assert media_of(task) == {"video": "v", "references.0": "a", "references.1": "b"}
+    grid = parse_request({"task": {"kind": "grid_to_video", "panels": list("abcdefghi")}}).task
+    assert media_of(grid) == {f"panels.{i}": c for i, c in enumerate("abcdefghi")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "media", "size"),
+    [
+        ("image_to_video", {"image": TALL}, (480, 832)),
+        ("image_to_video", {"image": WIDE}, (832, 480)),
+        ("first_last_frame", {"first_frame": MediaInfo("image", 500, 500), "last_frame": WIDE}, (624, 624)),
+        ("edit_video", {"video": CLIP}, (704, 528)),
+        ("reference_to_video", {"references.0": TALL}, (832, 480)),
+        ("text_to_video", {}, (832, 480)),
+    ],
+)
+def test_the_ratio_is_that_of_what_the_result_looks_like(
+    kind: str, media: dict[str, MediaInfo], size: tuple[int, int]
+) -> None:
+    spec = spec_of(kind, media)
+    assert (spec.width, spec.height) == size
+    assert spec_of(kind, media, ratio="1:1").width == 624
+
+
+def test_an_edit_is_as_long_as_its_source() -> None:
+    assert spec_of("edit_video", {"video": CLIP}).frames == 24
+    assert spec_of("edit_video", {"video": CLIP}, duration_seconds=2.0).frames == 16
+    assert "longer than the clip" in faults("edit_video", {"video": CLIP}, frames=25)["frames"]
+    short, long = replace(CLIP, frames=25), replace(CLIP, frames=300)
+    assert "lasts 1.00 s" in faults("edit_video", {"video": short})["video"]
+    assert "lasts 12.00 s" in faults("edit_video", {"video": long})["video"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "media", "fields", "field", "words"),
+    [
+        ("image_to_video", {"image": CLIP}, {}, "image", "give a picture"),
+        ("edit_video", {"video": WIDE}, {}, "video", "give a clip"),
+        ("edit_video", {}, {"size": "1080p"}, "size", "above 720p"),
+        ("edit_video", {}, {"task": {"references": ["a", "b", "c"]}}, "references", "at most 2"),
+        ("reference_to_video", {}, {"task": {"references": ["a", "b", "c"]}}, "references", "at most 2"),
+        ("text_to_video", {}, {"task": {"prompt": " "}}, "prompt", "is empty"),
+        ("text_to_video", {}, {"guidance_low": 3.0}, "guidance_low", "no two noise experts"),
+        ("text_to_video", {}, {"generate_audio": True}, "generate_audio", "makes no sound"),
+        ("edit_video", {}, {"task": {"keep_audio": True}, "audio": "t"}, "audio", "keep_audio"),
+        ("text_to_video", {}, {"duration_seconds": 15.1}, "duration_seconds", "at most 15"),
+    ],
+)
+def test_faults_are_named(
+    kind: str, media: dict[str, MediaInfo], fields: dict[str, Any], field: str, words: str
+) -> None:
+    assert words in faults(kind, media, **fields)[field]
+
+
+def test_a_model_without_the_task_says_which_it_serves() -> None:
+    card = replace(CARD, tasks=("text_to_video", "image_to_video"))
+    found = faults("edit_video", card=card)
+    assert found["task"] == "edit_video is not served by toy, which serves text_to_video, image_to_video"
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ({"kind": "image_to_video"}, "either image or clip"),
+        ({"kind": "image_to_video", "image": "a", "clip": "b"}, "either image or clip"),
+        ({"kind": "image_to_video", "clip": "b", "loop": True}, "loop needs an image"),
+        ({"kind": "grid_to_video", "panels": ["a"] * 8}, "8 entries"),
+        ({"kind": "reference_to_video", "prompt": "p", "references": []}, "at least 1"),
+        ({"kind": "reference_to_video", "prompt": "p", "references": ["a"] * 6}, "at most 5"),
+        ({"kind": "dance"}, "dance"),
+    ],
+)
+def test_a_malformed_task_is_refused(task: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words) as refused:
+        parse_request({"task": task})
+    assert refused.value.violations[0].field.startswith("task")
+
+
+def test_the_low_noise_expert_has_a_scale_of_its_own() -> None:
+    card = replace(CARD, boundary=0.875, default_guidance=4.0, default_guidance_low=3.0)
+    assert (spec_of("text_to_video", card=card).guidance, spec_of("text_to_video", card=card).guidance_low) == (4, 3)
+    assert spec_of("text_to_video", card=card, guidance=2.0).guidance_low == 2.0
+    assert spec_of("text_to_video", card=card, guidance=2.0, guidance_low=1.5).guidance_low == 1.5
+
+
+def test_the_decoder_tiles_only_what_is_larger_than_720p() -> None:
+    assert spec_of("text_to_video", card=ANY, size="1280x720").tiling is None
+    spec = spec_of("text_to_video", card=ANY, size="1920x1088")
+    assert spec.tiling == (544, 544, 64)
+    assert VideoSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@given(st.integers(1, 120))
+def test_any_length_is_covered(frames: int) -> None:
+    spec = spec_of("text_to_video", frames=frames)
+    assert spec.model_frames >= frames
+    assert spec.model_frames - frames < CARD.temporal
+    assert sum(s.frames - s.known for s in spec.spans) == spec.model_frames
+
+
+def test_a_model_that_cannot_chain_has_one_segment() -> None:
+    card = replace(ANY, overlap_frames=0, segment_frames=81, max_frames=81)
+    assert len(spec_of("text_to_video", card=card, frames=81).spans) == 1

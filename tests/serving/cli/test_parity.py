@@ -1,0 +1,63 @@
+"""`zoetrope generate --local --model DIR --latents-out FILE` gives the latents of diffusers' own pipelines."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+
+from serving.cli.local import generate_locally
+from serving.cli.order import Order, TaskMedia
+from serving.cli.progress import ProgressView
+from tests.model.parity import FRAMES, HEIGHT, NEGATIVE, PROMPT, SEED, STEPS, WIDTH, error, picture, pil, theirs
+from tests.tiny import tiny_a14b, tiny_first_latent, tiny_image_to_video, tiny_vace, tiny_wan
+
+FIRST, LAST = picture(1), picture(2, 50, 70)
+CASES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], dict[str, Any]]] = {
+    "t2v": (tiny_wan, (), {}),
+    "t2v-a14b": (tiny_a14b, (), {}),
+    "i2v-clip": (lambda d: tiny_image_to_video(d, clip=True), ("image",), {"image": pil(FIRST)}),
+    "flf2v": (
+        lambda d: tiny_image_to_video(d, clip=True, last=True),
+        ("image", "last_image"),
+        {"image": pil(FIRST), "last_image": pil(LAST)},
+    ),
+    "ti2v": (tiny_first_latent, ("image",), {"image": pil(FIRST)}),
+    "vace": (tiny_vace, ("references",), {"reference_images": [pil(LAST)]}),
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_the_command_gives_the_latents_of_diffusers(tmp_path: Path, name: str) -> None:
+    make, media, arguments = CASES[name]
+    pipeline = make(tmp_path / name)
+    files = {"image": tmp_path / "first.png", "last_image": tmp_path / "last.png"}
+    Image.fromarray(FIRST).save(files["image"])
+    Image.fromarray(LAST).save(files["last_image"])
+    given: dict[str, Any] = {field: files[field] for field in media if field in files}
+    if "references" in media:
+        given["references"] = (files["last_image"],)
+    order = Order(
+        PROMPT,
+        tmp_path / "out.mkv",
+        latents_out=tmp_path / "out.safetensors",
+        model=str(tmp_path / name),
+        size=f"{WIDTH}x{HEIGHT}",
+        frames=FRAMES,
+        steps=STEPS,
+        guidance=4.0,
+        negative=NEGATIVE,
+        seed=SEED,
+        media=TaskMedia(**given),
+    )
+    with ProgressView(Console(file=io.StringIO())) as view:
+        generate_locally(order, view)
+    latents = load_file(tmp_path / "out.safetensors")["latents"]
+    expected = theirs(pipeline, **arguments)
+    assert error(latents, expected[:, expected.shape[1] - latents.shape[1] :]) <= 1e-5

@@ -1,0 +1,63 @@
+"""`zoetrope models --presets` and `zoetrope upcycle` as a user runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.presets import all_presets, find_model
+from serving.cli import main
+from tests.narrow import source_directory
+
+
+def test_all_presets_and_what_a_clip_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--presets", "--size", "480p", "--ratio", "9:16", "--duration", "2", "--ranks", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line for line in lines[1:]}
+    assert set(all_presets()) <= set(rows)
+    assert all(part in rows["wan2.7-27b"] for part in ("27.21 B", "5.01 B", "49", "5,070"))
+    assert all(part in rows["wan2.2-t2v-a14b"] for part in ("2 x 14.29 B", "33", "14,040"))
+    assert "480x832, 2 s at each preset's frame rate, 4 GPUs" in lines[-1]
+
+
+def test_ranks_that_do_not_fit_a_preset_are_said_in_its_row(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--presets", "--ranks", "8"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in rows if line.startswith("wan2.1-t2v-1.3b")]
+    assert "8 ranks do not divide 12 heads" in row
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["models", "--size", "480p"], "size: can only be given together with --presets"),
+        (["models", "--ranks", "2"], "ranks: can only be given together with --presets"),
+        (["models", "--presets", "--size", "4k"], "size: '4k' is not one of 480p, 720p, 1080p or WIDTHxHEIGHT"),
+        (["models", "--presets", "--size", "4000x64"], "size: '4000x64' has a side that is not within 24 to 1920"),
+        (["models", "--presets", "--ratio", "2:1"], "ratio: '2:1' is not one of 16:9"),
+        (["models", "--presets", "--duration", "nan"], "duration: nan is not above 0 and at most 15"),
+        (["models", "--presets", "--duration", "16"], "duration: 16.0 is not above 0 and at most 15"),
+        (["models", "--presets", "--ranks", "0"], "ranks: Input should be greater than or equal to 1"),
+        (["upcycle", "absent", "moe"], "model: absent: is no directory"),
+        (["upcycle", "absent", "moe", "--preset", "nano"], "model: preset 'nano' is not one that is derived"),
+    ],
+)
+def test_bad_arguments(capsys: pytest.CaptureFixture[str], arguments: list[str], line: str) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {line}")
+    assert captured.err.count("\n") == 1
+
+
+def test_upcycle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = source_directory(tmp_path / "ti2v")
+    capsys.readouterr()
+    assert main(["upcycle", str(source), str(tmp_path / "moe"), "--preset", "wan2.7-27b"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{tmp_path / 'moe'}: ")
+    assert captured.err.splitlines() == ["reading 0.0 GiB", "writing 0.0 GiB"]
+    assert find_model(str(tmp_path / "moe")).conditioner == "first_latent"
+    assert main(["upcycle", str(source), str(tmp_path / "moe")]) == 2
+    assert capsys.readouterr().err == f"error: model: {tmp_path / 'moe'}: exists already\n"
