@@ -180,7 +180,7 @@ def model_message(card: ModelCard, ready: bool) -> video_pb2.Model:
         name=card.name,
         ready=ready,
         tasks=card.tasks,
-        audio=False,
+        audio=card.audio,
         native_sizes=[video_pb2.Size(width=width, height=height) for width, height in card.native_sizes],
         size_multiple=card.size_multiple,
         fps=card.fps,
