@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 
 from model.fit import Frames, resize_cover
 from model.inputs import Inputs
 from model.tasks import InvalidRequest, VideoSpec, Violation
+
+GRID_SCALE = 2  # a sheet of nine panels is seen at twice the size of the clip
 
 
 def stretched(frames: Frames, spec: VideoSpec, spatial: int) -> torch.Tensor:
@@ -67,3 +70,9 @@ def unwanted(field: str, spec: VideoSpec) -> InvalidRequest:
 
 def missing(field: str, spec: VideoSpec) -> InvalidRequest:
     return InvalidRequest(Violation(f"task.{field}", f"is missing, {spec.model} needs it for {spec.task.kind}"))
+
+
+def shrink_sheet(sheets: torch.Tensor) -> torch.Tensor:
+    """``[B, 3, 3H, 3W]`` -> ``[B, 3, GRID_SCALE * H, GRID_SCALE * W]``."""
+    size = [side // 3 * GRID_SCALE for side in sheets.shape[2:]]
+    return F.interpolate(sheets, size, mode="bilinear", antialias=True)

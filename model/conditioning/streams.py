@@ -6,10 +6,9 @@ import torch
 
 from model.autoencoder import Autoencoder
 from model.conditioning.first_latent import known_start
-from model.conditioning.pixels import as_long_as, covered, first_frames, from_bytes, missing, refuse
+from model.conditioning.pixels import as_long_as, covered, first_frames, from_bytes, missing, refuse, shrink_sheet
 from model.conditions import Conditions, Source
 from model.inputs import Clip, Inputs, compose_sheet
-from model.nano.batches import shrink_sheet
 from model.tasks import TASK_KINDS, VideoSpec
 
 

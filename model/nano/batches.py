@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 
+from model.conditioning.pixels import GRID_SCALE, shrink_sheet
 from model.conditions import Conditions, Source
 from model.nano.samples import EditKind, Samples, TaskKind, draw
 
@@ -34,7 +34,6 @@ SIZES = (((24, 40), 0.4), ((40, 24), 0.15), ((32, 32), 0.15), ((24, 32), 0.15), 
 FRAMES = ((1, 0.03), (5, 0.07), (9, 0.45), (17, 0.45))
 OVERLAP_SHARE = 0.3  # of the clips with known frames: those that go on from an earlier segment
 OVERLAP = 2  # latent frames known in that case
-GRID_SCALE = 2  # a sheet of nine panels is seen at twice the size of the clip
 
 
 @dataclass(frozen=True)
@@ -127,9 +126,3 @@ def conditions_of(
         )
         for i in range(count)
     ]
-
-
-def shrink_sheet(sheets: torch.Tensor) -> torch.Tensor:
-    """``[B, 3, 3H, 3W]`` -> ``[B, 3, GRID_SCALE * H, GRID_SCALE * W]``."""
-    size = [side // 3 * GRID_SCALE for side in sheets.shape[2:]]
-    return F.interpolate(sheets, size, mode="bilinear", antialias=True)

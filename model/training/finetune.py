@@ -102,8 +102,8 @@ def build(config: FineTuneConfig, device: torch.device) -> Trainer[FlowBatch]:
         TrainingError, ModelError: the run cannot start.
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    check_zero(config.zero_stage, ranks, config.optimiser, config.ema, config.batch)
     check_state(config.out, config.zero_stage)
+    check_zero(config.zero_stage, ranks, config.optimiser, config.ema, config.batch)
     card = find_model(str(config.checkpoint))
     check_files(card)
     check_exportable(config.checkpoint, config.out)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from model.autoencoder import LinearAutoencoder
+from model.conditioning.pixels import GRID_SCALE, shrink_sheet
 from model.conditions import Conditions
 from model.nano.batches import (
     EDIT_SHARES,
     FRAMES,
-    GRID_SCALE,
     OVERLAP,
     SIZES,
     TASK_SHARES,
@@ -23,7 +23,6 @@ from model.nano.batches import (
     conditions_of,
     pick,
     sample,
-    shrink_sheet,
 )
 from model.nano.layout import SPATIAL
 from model.nano.samples import EDITS, TASKS, EditKind, Samples, TaskKind
