@@ -14,8 +14,6 @@ from model.sequences import Sequence, unpack_targets
 from model.tasks import SegmentSpec
 from model.transformer import WanTransformer
 
-__all__ = ["Conditions", "Denoiser", "Segment"]
-
 
 @dataclass
 class Segment:

@@ -1,4 +1,4 @@
-"""Frames of one size to another."""
+"""Frames of one size or length to another."""
 
 from __future__ import annotations
 
@@ -25,3 +25,15 @@ def resize_cover(frames: Frames, width: int, height: int) -> Frames:
     for source, target in zip(frames, result, strict=True):
         target[:] = np.asarray(Image.fromarray(source).resize((width, height), Image.Resampling.LANCZOS, box=box))
     return result
+
+
+def as_long_as(frames: Frames, count: int) -> Frames:
+    """Cut to ``count`` frames, or its last one repeated."""
+    if len(frames) >= count:
+        return frames[:count]
+    return np.concatenate([frames, np.repeat(frames[-1:], count - len(frames), axis=0)])
+
+
+def whole(count: int, temporal: int) -> int:
+    """The most frames, of ``count`` at least 1, that fill whole latent frames: the first stands alone."""
+    return (count - 1) // temporal * temporal + 1

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from model.autoencoder import Autoencoder
 from model.checkpoints import configure_torch, load_autoencoder, load_text_encoder
 from model.conditioning.pixels import from_bytes
+from model.fit import whole
 from model.tasks import InvalidRequest, ModelCard, Violation
 from model.text import TextEncoder
 from model.training.dataset import EMPTY_PROMPT
@@ -131,8 +132,7 @@ def _encode_clip(
         clip = read_clip(path, fps=fps, max_seconds=MAX_CLIP_SECONDS, size=(width, height))
     except MediaError as error:
         raise InvalidRequest(Violation("clips", str(error))) from None
-    temporal = autoencoder.temporal
-    count = (min(frames, len(clip.frames)) - 1) // temporal * temporal + 1
+    count = whole(min(frames, len(clip.frames)), autoencoder.temporal)
     return autoencoder.encode(from_bytes(clip.frames[:count]))
 
 

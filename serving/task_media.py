@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
-
+from model.fit import as_long_as, whole
 from model.inputs import Clip, Inputs, Picture
 from model.tasks import (
     MAX_SOURCE_SECONDS,
@@ -56,8 +55,11 @@ def examine(task: Task, find: FindFile = Path) -> dict[str, MediaInfo]:
     return found
 
 
-def load(spec: VideoSpec, card: ModelCard, find: FindFile = Path) -> Inputs:
+def load(spec: VideoSpec, card: ModelCard, media: Mapping[str, MediaInfo], find: FindFile = Path) -> Inputs:
     """Decode the media of a task, clips at the frame rate of the result.
+
+    Args:
+        media: what `examine` found.
 
     Raises:
         InvalidRequest: a medium turns out to be broken, or too short to go on from.
@@ -80,7 +82,7 @@ def load(spec: VideoSpec, card: ModelCard, find: FindFile = Path) -> Inputs:
         items: list[Picture | Clip] = []
         for i, name in enumerate(names):
             field = f"references.{i}"
-            is_clip = probe(find(name)).kind == "clip"
+            is_clip = media[field].kind == "clip"
             items.append(clip(field, name, MAX_REFERENCE_SECONDS) if is_clip else picture(field, name))
         return tuple(items)
 
@@ -104,7 +106,9 @@ def load(spec: VideoSpec, card: ModelCard, find: FindFile = Path) -> Inputs:
                     references=references(task.references),
                 )
             case EditVideo():
-                return Inputs(video=_fill(clip("video", task.video), spec), references=references(task.references))
+                source = clip("video", task.video)
+                whole_source = Clip(as_long_as(source.frames, spec.model_frames), source.fps)
+                return Inputs(video=whole_source, references=references(task.references))
     except MediaError as error:
         raise InvalidRequest(Violation(field, str(error))) from None
     return Inputs()
@@ -113,14 +117,4 @@ def load(spec: VideoSpec, card: ModelCard, find: FindFile = Path) -> Inputs:
 def _last_frames(clip: Clip, card: ModelCard) -> Clip:
     """The frames that a continuation starts with: as many as segments overlap, or the last one alone."""
     wanted = min(max(1, card.overlap_frames), len(clip.frames))
-    kept = (wanted - 1) // card.temporal * card.temporal + 1
-    return Clip(np.ascontiguousarray(clip.frames[-kept:]), clip.fps)
-
-
-def _fill(clip: Clip, spec: VideoSpec) -> Clip:
-    """As many frames as the model works on; the last one again where the clip has fewer."""
-    frames = clip.frames[: spec.model_frames]
-    missing = spec.model_frames - len(frames)
-    if missing:
-        frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-    return Clip(np.ascontiguousarray(frames), clip.fps)
+    return Clip(clip.frames[-whole(wanted, card.temporal) :], clip.fps)

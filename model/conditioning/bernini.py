@@ -6,8 +6,9 @@ import torch
 
 from model.autoencoder import Autoencoder
 from model.conditioning.first_latent import known_start
-from model.conditioning.pixels import as_long_as, covered, first_frames, missing, refuse, unwanted
+from model.conditioning.pixels import covered, first_frames, missing, refuse, unwanted
 from model.conditions import Conditions, Source
+from model.fit import as_long_as, whole
 from model.guidance import Mode, bernini_mode, with_prefix
 from model.inputs import Clip, Inputs, compose_sheet
 from model.tasks import VideoSpec
@@ -55,7 +56,7 @@ class BerniniConditioner:
         for reference in inputs.references:
             if isinstance(reference, Clip):
                 frames = reference.frames[: spec.model_frames]
-                clips.append(frames[: (len(frames) - 1) // temporal * temporal + 1])
+                clips.append(frames[: whole(len(frames), temporal)])
         pictures = [compose_sheet(inputs.panels, *size).pixels] if inputs.panels else []
         pictures += [reference.pixels for reference in inputs.references if not isinstance(reference, Clip)]
         latents = [encode(covered(clip, *size)) for clip in clips]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 
-from model.fit import Frames, resize_cover
+from model.fit import Frames, resize_cover, whole
 from model.inputs import Inputs
 from model.tasks import InvalidRequest, VideoSpec, Violation
 
@@ -45,15 +45,8 @@ def first_frames(inputs: Inputs, spec: VideoSpec, temporal: int) -> Frames | Non
     if inputs.before is not None:
         longest = max(1, spec.model_frames - temporal)
         count = min(len(inputs.before.frames), longest)
-        return inputs.before.frames[-((count - 1) // temporal * temporal + 1) :]
+        return inputs.before.frames[-whole(count, temporal) :]
     return None if inputs.first is None else inputs.first.pixels[None]
-
-
-def as_long_as(frames: Frames, count: int) -> Frames:
-    """Cut to ``count`` frames, or its last one repeated."""
-    if len(frames) >= count:
-        return frames[:count]
-    return np.concatenate([frames, np.repeat(frames[-1:], count - len(frames), axis=0)])
 
 
 def refuse(spec: VideoSpec, kinds: tuple[str, ...]) -> None:

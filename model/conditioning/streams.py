@@ -6,8 +6,9 @@ import torch
 
 from model.autoencoder import Autoencoder
 from model.conditioning.first_latent import known_start
-from model.conditioning.pixels import as_long_as, covered, first_frames, from_bytes, missing, refuse, shrink_sheet
+from model.conditioning.pixels import covered, first_frames, from_bytes, missing, refuse, shrink_sheet
 from model.conditions import Conditions, Source
+from model.fit import as_long_as, whole
 from model.inputs import Clip, Inputs, compose_sheet
 from model.tasks import TASK_KINDS, VideoSpec
 
@@ -74,7 +75,7 @@ class StreamsConditioner:
             if isinstance(reference, Clip):
                 temporal = self._autoencoder.temporal
                 frames = reference.frames[: spec.model_frames]
-                sources.append(covered(frames[: (len(frames) - 1) // temporal * temporal + 1], width, height))
+                sources.append(covered(frames[: whole(len(frames), temporal)], width, height))
         sources += [
             covered(reference.pixels[None], side, side)
             for reference in inputs.references

@@ -13,12 +13,12 @@ from diffusers.video_processor import VideoProcessor
 from PIL import Image
 
 from model.autoencoder import Autoencoder
-from model.conditioning.pixels import as_long_as, first_frames, missing, refuse
+from model.conditioning.pixels import first_frames, missing, refuse
 from model.conditions import Conditions
 from model.config import TransformerConfig
-from model.fit import Frames, resize_cover
+from model.fit import Frames, as_long_as, resize_cover
 from model.inputs import Clip, Inputs, Picture, compose_sheet
-from model.tasks import InvalidRequest, VideoSpec, Violation
+from model.tasks import TASK_KINDS, InvalidRequest, VideoSpec, Violation
 
 UNKNOWN = 128  # the gray of frames to be made
 
@@ -35,14 +35,7 @@ class VaceConditioner:
         self._layers = len(config.vace_layers)
 
     def kinds(self) -> tuple[str, ...]:
-        return (
-            "text_to_video",
-            "image_to_video",
-            "first_last_frame",
-            "grid_to_video",
-            "reference_to_video",
-            "edit_video",
-        )
+        return TASK_KINDS
 
     def prompt(self, spec: VideoSpec) -> str:
         return spec.prompt

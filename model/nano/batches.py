@@ -19,16 +19,17 @@ from model.nano.samples import EditKind, Samples, TaskKind, draw
 T = TypeVar("T")
 Encode = Callable[[torch.Tensor], torch.Tensor]  # clips [B, 3, F, H, W] -> latents [B, C, T, H, W]
 
-# Shares of the batches. What has to be made from words alone comes last in learning, so it comes most often.
+# Shares of the batches. What has to be made from words alone or from a reference comes last in learning, so it comes
+# most often.
 TASK_SHARES: dict[TaskKind, float] = {
-    "text_to_video": 0.40,
-    "image_to_video": 0.11,
+    "text_to_video": 0.36,
+    "image_to_video": 0.06,
     "first_last_frame": 0.08,
-    "grid_to_video": 0.08,
-    "reference_to_video": 0.17,
-    "edit_video": 0.16,
+    "grid_to_video": 0.10,
+    "reference_to_video": 0.22,
+    "edit_video": 0.18,
 }
-EDIT_SHARES: dict[EditKind, float] = {"edit_color": 0.3, "edit_background": 0.3, "edit_object": 0.4}
+EDIT_SHARES: dict[EditKind, float] = {"edit_color": 0.25, "edit_background": 0.25, "edit_object": 0.5}
 # (height, width) and share
 SIZES = (((24, 40), 0.4), ((40, 24), 0.15), ((32, 32), 0.15), ((24, 32), 0.15), ((32, 24), 0.15))
 FRAMES = ((1, 0.03), (5, 0.07), (9, 0.45), (17, 0.45))

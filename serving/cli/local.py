@@ -28,7 +28,8 @@ def generate_locally(order: Order, view: ProgressView) -> str:
     """
     card = find_model(order.model or DEFAULT_MODEL)
     request = parse_request(order.request())
-    spec = resolve(request, card, secrets.randbelow(MAX_SEED + 1), examine(request.task))
+    media = examine(request.task)
+    spec = resolve(request, card, secrets.randbelow(MAX_SEED + 1), media)
     check_files(card)
     order.prepare_files()
 
@@ -36,7 +37,7 @@ def generate_locally(order: Order, view: ProgressView) -> str:
     from model.pipeline import LocalPipeline
     from serving.stages.render import render_video, save_latents
 
-    inputs = load(spec, card)
+    inputs = load(spec, card, media)
     pipeline = LocalPipeline.load(card, view.loading)
     for warning in pipeline.warnings(spec):
         view.warn(warning)

@@ -108,7 +108,7 @@ class Router:
             self._store.finish(job_id, self._running[job_id][0].lease_epoch, State.CANCELLED)
         for job_id in lost | cancelled:
             job, task = self._running.pop(job_id)
-            for segment_id in [i for i in self._board.active if i.startswith(f"{job.id}/{job.lease_epoch}/")]:
+            for segment_id in [i for i in self._board.active if i.startswith(lease_prefix(job))]:
                 self._board.remove(segment_id)  # now, not when the task gets to it: a plan may be made in between
             task.cancel()
 
@@ -202,4 +202,9 @@ class Router:
 
 def segment_id_of(job: Job, index: int) -> str:
     """Unique for each claim, so that an engine's stale segment is never taken for the new one."""
-    return f"{job.id}/{job.lease_epoch}/{index}"
+    return f"{lease_prefix(job)}{index}"
+
+
+def lease_prefix(job: Job) -> str:
+    """What the ids of all its segments under this claim begin with."""
+    return f"{job.id}/{job.lease_epoch}/"

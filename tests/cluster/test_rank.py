@@ -10,7 +10,7 @@ import torch
 
 from cluster.messages import Admit, Plan
 from cluster.rank import Rank
-from model.denoise import Conditions
+from model.conditions import Conditions
 from model.pipeline import NOTHING, LocalPipeline, condition_span
 from model.presets import find_model
 from model.resolve import resolve

@@ -13,7 +13,8 @@ from PIL import Image
 
 from model.autoencoder import WanAutoencoder
 from model.conditioning import Conditioner
-from model.denoise import Conditions, Denoiser
+from model.conditions import Conditions
+from model.denoise import Denoiser
 from model.fit import Frames
 from model.inputs import Inputs
 from model.tasks import Span, Task, VideoSpec, segment_of

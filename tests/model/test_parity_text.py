@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.denoise import Conditions, Denoiser
+from model.conditions import Conditions
+from model.denoise import Denoiser
 from model.tasks import TextToVideo, VideoSpec, segment_of
 from tests.model.parity import PROMPT, denoise, denoiser_of, error, narrow, spec_of, texts, theirs
 from tests.tiny import tiny_a14b, tiny_wan

@@ -40,7 +40,7 @@ def test_a_shape_stays_inside_the_frame(size: tuple[int, int], frames: int, seed
     sides = (mask[:, :, 0], mask[:, :, -1], mask[..., 0], mask[..., -1])
     touched = torch.stack([side.sum(-1).amax(-1) for side in sides])  # [4, scenes], pixels in the worst frame
     triangle = scenes.shape == SHAPES.index("triangle")
-    assert float(touched[:, ~triangle].sum()) == 0
+    assert float(touched[:, ~triangle].sum()) < 1e-4  # of a pixel: the rounding of a distance
     assert bool((touched[:, triangle] < 2).all()), "the tips of its base may reach the outermost pixels"
     assert float(mask.amax((2, 3)).min()) == 1, "and is there in every frame"
 
