@@ -5,91 +5,191 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.util import get_current_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.messages import Plan, Report
-from cluster.rank import Outcome, Rank
+from cluster.gang import Gang, GangFailed
+from cluster.messages import Admit, Broken, Plan, Report
+from cluster.processes import Process
+from cluster.rank import Outcome, Place
+from cluster.settings import EngineSettings
+from cluster.snapshots import Fingerprint, SnapshotError, SnapshotStore
+from cluster.watchdog import Watchdog
+from model.checkpoints import load_scheduler_config
 from model.tasks import ModelCard
 
 log = logging.getLogger("zoetrope.engine")
 
 RETRY_SECONDS = 0.2
+MAX_FAILURES = 3  # of the gang in a row, after which the engine is taken out of service
+DRAIN_SECONDS = 55.0  # for a step to end and all segments to be put away
+FAREWELL_SECONDS = 5.0
 
 
 class Engine:
-    """One Serve replica. Nobody calls it: it pulls its work, so that no one needs a handle to a particular engine."""
+    """The leader. Nobody calls it: it pulls its work, so that no one needs a handle to a particular engine."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, card: ModelCard, router: Any, rank_resources: dict[str, float]
+        self, card: ModelCard, router: Any, settings: EngineSettings
     ) -> None:
-        """``router`` is a handle with ``next_plan(Report) -> Plan``; ready when the rank has loaded and warmed up."""
+        """``router`` is a handle with ``next_plan(Report) -> Plan``; ready when the ranks have loaded and warmed up.
+
+        Raises:
+            GangFailed: the first gang could not be started.
+        """
         self._card = card
         self._router = router
-        self._rank_resources = rank_resources
+        self._settings = settings
         self._id = uuid.uuid4().hex[:12]
         self._epoch = 0
-        self._rank: Any = None
-        await self._build()
+        self._failures = 0
+        self._snapshots = SnapshotStore(settings.snapshots) if settings.snapshots is not None else None
+        self._watchdog = Watchdog(settings.hang_seconds, settings.first_step_seconds)
+        self._draining = asyncio.Event()
+        self._gang = await self._build()
         self._task = asyncio.create_task(self._drive())
 
     def check_health(self) -> None:
-        """Serve replaces the replica when the loop has ended."""
-        if self._task.done():
+        """Serve replaces the replica when the loop has ended of itself."""
+        if self._task.done() and not self._draining.is_set():
             raise RuntimeError(f"engine {self._id} has stopped")
 
-    async def _build(self) -> None:
-        """Start the rank in the gang's placement group under a new epoch; what the old one held is lost."""
+    async def drain(self) -> None:
+        """End the step under way, put all segments away, tell the router and stop the ranks."""
+        self._draining.set()
+        await asyncio.wait([self._task], timeout=DRAIN_SECONDS)
+
+    def name(self) -> str:
+        return self._id
+
+    def process(self) -> Process:
+        """The leader's."""
+        return Process.this()
+
+    def ranks(self) -> list[Place]:
+        """Where the ranks run, in order."""
+        return self._gang.places()
+
+    async def _build(self) -> Gang:
+        """Start a gang under a new epoch."""
         self._epoch += 1
-        if self._rank is not None:
-            ray.kill(self._rank, no_restart=True)
         group = get_current_placement_group()
         if group is None:
             raise RuntimeError("an engine needs a placement group of its own")
-        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=1)
-        resources = self._rank_resources
-        actor = ray.remote(Rank).options(
-            num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0), scheduling_strategy=strategy
-        )
-        self._rank = actor.remote(self._card)
-        await self._rank.__ray_ready__.remote()
-        log.info("engine %s: gang epoch %d is ready", self._id, self._epoch)
+        gang = Gang(self._card, self._settings, group, self._epoch)
+        try:
+            await gang.start()
+        except BaseException:
+            await gang.kill()
+            raise
+        self._watchdog.restart()
+        log.info("engine %s: gang epoch %d of %d ranks is ready", self._id, self._epoch, self._settings.ranks)
+        return gang
 
     async def _drive(self) -> None:
-        report = self._report(None)
-        while True:
+        report = self._report()
+        while not self._draining.is_set():
             plan = await self._ask(report)
+            plan = replace(plan, admit=tuple([await self._with_snapshot(admit) for admit in plan.admit]))
             try:
-                report = self._report(await self._rank.execute.remote(plan))
-            except RayActorError as error:
-                log.warning("engine %s: rank died in epoch %d: %s", self._id, self._epoch, type(error).__name__)
-                await self._build()
-                report = self._report(None)
+                outcome = await self._gang.execute(plan, self._watchdog.seconds(plan.tokens))
+            except GangFailed as failure:
+                log.warning("engine %s: gang epoch %d is lost: %s", self._id, self._epoch, failure)
+                broken = Broken(plan.advance, str(failure), failure.raised)
+                if not await self._rebuild(broken):
+                    return
+                report = self._report()
+                continue
+            if outcome.step_tokens:
+                self._failures = 0
+                self._watchdog.saw(outcome.step_seconds, outcome.step_tokens)
+            report = self._report(outcome)
+        await self._put_away(report)
+
+    async def _with_snapshot(self, admit: Admit) -> Admit:
+        """The segment with the newest snapshot there is of it, read once for all ranks. One whose snapshots cannot be
+        read starts again: a job late is better than none."""
+        if self._snapshots is None or admit.owner is None:
+            return admit
+        expected = Fingerprint.of(self._card.name, admit.spec, load_scheduler_config(self._card))
+        try:
+            data = await asyncio.to_thread(self._snapshots.latest_bytes, admit.owner, expected)
+        except SnapshotError as error:
+            log.warning("engine %s: segment %s starts again: %s", self._id, admit.spec.id, error)
+            return admit
+        return admit if data is None else replace(admit, snapshot=ray.put(data))
+
+    async def _put_away(self, report: Report) -> None:
+        """The last report: what was held can go on elsewhere."""
+        try:
+            await self._gang.put_away(DRAIN_SECONDS / 2)
+        except GangFailed as failure:
+            log.warning("engine %s: older snapshots have to do: %s", self._id, failure)
+        last = replace(report, held=(), state="draining")
+        with suppress(RayError, TimeoutError):  # the router may be stopping too; then its successor finds the snapshots
+            await asyncio.wait_for(_result(self._router.next_plan.remote(last)), FAREWELL_SECONDS)
+        await self._gang.kill()
+
+    async def _rebuild(self, broken: Broken) -> bool:
+        """A gang under a new epoch; False when too many in a row have failed. The router hears of it at once, so that
+        other engines go on with the segments meanwhile."""
+        killed = asyncio.create_task(self._gang.kill())
+        while True:
+            self._failures += 1
+            out = self._failures >= MAX_FAILURES
+            await self._ask(replace(self._report(), state="out" if out else "rebuilding", broken=broken))
+            await killed
+            if out:
+                log.error("engine %s: %d gangs failed in a row, out of service", self._id, self._failures)
+                return False
+            try:
+                self._gang = await self._build()
+                return True
+            except GangFailed as failure:
+                log.warning("engine %s: gang epoch %d did not start: %s", self._id, self._epoch, failure)
+                broken = Broken((), str(failure), failure.raised)
 
     async def _ask(self, report: Report) -> Plan:
-        """The next plan; waits for a router that is being restarted."""
-        while True:
+        """The next plan; waits for a router that is being restarted, unless the engine is to stop."""
+        while not self._draining.is_set():
             try:
                 plan: Plan = await self._router.next_plan.remote(report)
                 return plan
             except RayError as error:
                 log.warning("engine %s: no plan from the router: %s", self._id, type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
+        return Plan()
 
-    def _report(self, outcome: Outcome | None) -> Report:
+    def _report(self, outcome: Outcome | None = None) -> Report:
+        report = Report(
+            self._id, self._epoch, self._card.name, role=self._settings.role, ranks=self._settings.ranks
+        )
         if outcome is None:
-            return Report(self._id, self._epoch, self._card.name)
-        return Report(
-            engine=self._id,
-            gang_epoch=self._epoch,
-            model=self._card.name,
+            return report
+        return replace(
+            report,
             held=outcome.held,
             finished=outcome.finished,
             failed=outcome.failed,
+            handed_over=outcome.handed_over,
             step_seconds=outcome.step_seconds,
             step_tokens=outcome.step_tokens,
         )
+
+
+class EngineReplica(Engine):
+    """An engine as a Serve replica."""
+
+    async def __del__(self) -> None:
+        """Serve awaits this before it stops the replica."""
+        await self.drain()
+
+
+async def _result(response: Any) -> Plan:
+    plan: Plan = await response
+    return plan

@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from model.tasks import SegmentSpec
+from model.tasks import Role, SegmentSpec
+
+State = Literal["ready", "rebuilding", "draining", "out"]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a segment is part of; by this its snapshots are found again, on any engine and under any lease.
+
+    Attributes:
+        job: its id. index: of the segment in the job. epoch: of the job's lease, the fencing number.
+    """
+
+    job: str
+    index: int
+    epoch: int
 
 
 @dataclass(frozen=True)
 class Admit:
-    """Start a segment. ``conditions`` is a reference to the conditioner's output; the router never opens it."""
+    """Start a segment, or go on with it from its newest snapshot. ``conditions`` is a reference to the conditioner's
+    output; the router never opens it. Without an ``owner`` the segment has no snapshots."""
 
     spec: SegmentSpec
     conditions: Any
+    owner: Owner | None = None
+    snapshot: Any = None  # a reference to the snapshot's bytes, put in by the engine's leader
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The next thing an engine does: forget, start, then take one step with the segments in ``advance``."""
+    """The next thing an engine does: forget, start, then take one step with the segments in ``advance``, which have
+    so many ``tokens`` together. With ``put_away``, everything held is in snapshots before the step."""
 
     drop: tuple[str, ...] = ()
     admit: tuple[Admit, ...] = ()
     advance: tuple[str, ...] = ()
+    tokens: int = 0
+    put_away: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,14 +71,40 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Broken:
+    """A step that brought the gang down, and with it what it held.
+
+    ``raised``: a rank raised an exception, so one of the segments in the step is at fault; otherwise a process died or
+    hung, which may be nobody's fault.
+    """
+
+    segments: tuple[str, ...]
+    reason: str
+    raised: bool
+
+
+@dataclass(frozen=True)
 class Report:
-    """What an engine says when it asks for its next plan; it doubles as the heartbeat."""
+    """What an engine says when it asks for its next plan; it doubles as the heartbeat.
+
+    Attributes:
+        gang_epoch: grows when the gang is rebuilt, which loses what the old one held.
+        handed_over: segments whose next step is for the other noise expert; their snapshots are written.
+        state: only a ready engine gets work. A rebuilding one has lost what it held, a draining one has put it away and
+            is about to stop, one that is out has failed too often in a row. broken: the step that the gang died of.
+        step_seconds: of the plan just done, 0 when it had no step.
+    """
 
     engine: str
-    gang_epoch: int  # grows when the gang is rebuilt, which loses what the old one held
+    gang_epoch: int
     model: str
+    role: Role = "both"
+    ranks: int = 1
     held: tuple[Held, ...] = ()
     finished: tuple[Finished, ...] = ()
     failed: tuple[Failed, ...] = ()
-    step_seconds: float = 0.0  # of the plan just done; 0 when it had no step
+    handed_over: tuple[str, ...] = ()
+    state: State = "ready"
+    broken: Broken | None = None
+    step_seconds: float = 0.0
     step_tokens: int = 0

@@ -2,83 +2,209 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 
 import ray
+import torch
+from torch import distributed
 
-from cluster.messages import Failed, Finished, Held, Plan
+from cluster.messages import Admit, Failed, Finished, Held, Plan
+from cluster.parallel.mesh import Mesh
+from cluster.parallel.runner import run_gang
+from cluster.processes import Process
+from cluster.settings import EngineSettings
+from cluster.snapshots import Fingerprint, SnapshotKeeper, SnapshotStore, SnapshotWriter, decode
 from model.checkpoints import configure_torch, load_denoiser
 from model.conditions import Conditions, blank_conditions
-from model.denoise import Segment
+from model.denoise import NotFinite, Segment
+from model.resume import resume
+from model.running import run_alone
 from model.tasks import ModelCard, SegmentSpec
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a plan came to."""
+class Place:
+    """Where a rank runs."""
 
-    held: tuple[Held, ...]
-    finished: tuple[Finished, ...]
-    failed: tuple[Failed, ...]
-    step_seconds: float
-    step_tokens: int
+    node: str  # Ray's id of it
+    gpus: tuple[int, ...]
+    process: Process
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a plan came to; the same on every rank, save that only the first hands out latents."""
+
+    held: tuple[Held, ...] = ()
+    finished: tuple[Finished, ...] = ()
+    failed: tuple[Failed, ...] = ()
+    handed_over: tuple[str, ...] = ()
+    step_seconds: float = 0.0
+    step_tokens: int = 0
+
+
+@dataclass
+class _Step:
+    """What came of the segments that a step was for."""
+
+    tokens: int = 0
+    failed: list[Failed] = field(default_factory=list)
 
 
 class Rank:
-    """Run as a Ray actor by the engine; its methods are called one at a time."""
+    """Run as a Ray actor by the engine; its methods are called one at a time: `place`, `join`, then `execute`."""
 
-    def __init__(self, card: ModelCard) -> None:
-        device = configure_torch()
-        self._denoiser = load_denoiser(card, device)
+    def __init__(self, card: ModelCard, settings: EngineSettings) -> None:
+        self._card = card
+        self._settings = settings
+        self._device = configure_torch()
         self._segments: dict[str, Segment] = {}
-        self._warm_up(card)
+        self._rank = 0
+
+    def place(self) -> Place:
+        context = ray.get_runtime_context()
+        gpus = tuple(int(i) for i in context.get_accelerator_ids().get("GPU", ()))
+        return Place(context.get_node_id(), gpus, Process.this())
+
+    def free_address(self) -> str:
+        """``host:port`` on this node where the ranks can meet. Asked of the first rank, which will listen there."""
+        host = ray.util.get_node_ip_address()
+        with socket.create_server((host, 0)) as listener:
+            return f"{host}:{listener.getsockname()[1]}"
+
+    def join(self, rank: int, address: str) -> None:
+        """Meet the other ranks, load this rank's share of the weights and take a step to warm up."""
+        settings = self._settings
+        self._rank = rank
+        mesh = Mesh()
+        if settings.ranks > 1:
+            timeout = timedelta(seconds=settings.start_seconds)
+            distributed.init_process_group(
+                "nccl" if self._device.type == "cuda" else "gloo",
+                init_method=f"tcp://{address}",
+                rank=rank,
+                world_size=settings.ranks,
+                timeout=timeout,
+            )
+            mesh = Mesh.build(self._device, settings.cfg_groups, timeout)
+            torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
+        self._denoiser = load_denoiser(
+            self._card,
+            self._device,
+            rank=mesh.place,
+            ranks=mesh.ranks,
+            role=settings.role,
+            runner=partial(run_gang, mesh) if settings.ranks > 1 else run_alone,
+        )
+        self._keeper: SnapshotKeeper | None = None
+        if rank == 0 and settings.snapshots is not None:
+            writer = SnapshotWriter(SnapshotStore(settings.snapshots))
+            self._keeper = SnapshotKeeper(writer, settings, self._card.name, self._denoiser.scheduler_config)
+        self._warm_up()
 
     def execute(self, plan: Plan) -> Outcome:
-        """Drop, admit, take one step, and hand out what is finished."""
-        failed: list[Failed] = []
+        """Drop, admit, take one step, and hand out what is finished.
+
+        Raises:
+            Exception: a step failed in a gang of several ranks, which may leave the others waiting; a rank alone tries
+                the segments of a failed step one by one.
+        """
+        result = _Step()
         for segment_id in plan.drop:
-            self._segments.pop(segment_id, None)
+            self._forget(segment_id)
         for admit in plan.admit:
             try:
-                conditions: Conditions = ray.get(admit.conditions)
-                self._segments[admit.spec.id] = self._denoiser.start(admit.spec, conditions)
+                self._admit(admit)
             except Exception as error:
-                failed.append(Failed(admit.spec.id, _reason(error)))
+                result.failed.append(Failed(admit.spec.id, _reason(error)))
+        if plan.put_away:
+            self.put_away(self._settings.hang_seconds / 2)
         started = time.monotonic()
-        batch = [self._segments[i] for i in plan.advance if i in self._segments]
-        tokens = self._step(batch, failed) if batch else 0
-        for failure in failed:
-            self._segments.pop(failure.id, None)
+        wanted = [self._segments[i] for i in plan.advance if i in self._segments]
+        batch = [s for s in wanted if not s.sampler.done and self._denoiser.takes(s)]
+        if batch:
+            self._step(batch, result)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize()
+        seconds = time.monotonic() - started if batch else 0.0
+        for failure in result.failed:
+            self._forget(failure.id)
+        return self._outcome(batch, result, seconds)
+
+    def put_away(self, seconds: float) -> None:
+        """Write snapshots of all segments and wait until they are there, at most so many seconds."""
+        if self._keeper is not None:
+            self._keeper.put_away(list(self._segments.values()), seconds)
+
+    def _admit(self, admit: Admit) -> None:
+        """Start or go on with a segment; conditions that no step could take are refused here."""
+        conditions: Conditions = ray.get(admit.conditions)
+        segment = self._denoiser.start(admit.spec, conditions)
+        if admit.snapshot is not None:
+            expected = Fingerprint.of(self._card.name, admit.spec, self._denoiser.scheduler_config)
+            snapshot = decode(ray.get(admit.snapshot), expected, admit.owner)
+            segment = resume(self._denoiser, segment, snapshot.state)
+        if not segment.sampler.done:
+            self._denoiser.check(segment)
+        self._segments[admit.spec.id] = segment
+        if self._keeper is not None and admit.owner is not None:
+            self._keeper.admit(segment, admit.owner)
+
+    def _step(self, batch: list[Segment], result: _Step) -> None:
+        """One step. Where it fails, a rank alone tries one segment at a time, so that only the culprit fails."""
+        try:
+            result.tokens += self._denoiser.step(batch)
+        except NotFinite as error:  # seen alike by all ranks, the others have moved on
+            result.tokens += error.tokens
+            result.failed += [Failed(i, "the network gave values that are not finite") for i in error.segments]
+        except Exception as error:
+            if self._settings.ranks > 1:
+                raise
+            if len(batch) > 1:
+                for segment in batch:
+                    self._step([segment], result)
+            else:
+                result.failed.append(Failed(batch[0].spec.id, _reason(error)))
+
+    def _outcome(self, batch: list[Segment], result: _Step, seconds: float) -> Outcome:
+        first = self._rank == 0
         finished = [s for s in self._segments.values() if s.sampler.done]
-        for segment in finished:
-            del self._segments[segment.spec.id]
+        leaving = [s for s in self._segments.values() if not s.sampler.done and not self._denoiser.takes(s)]
+        if self._keeper is not None:
+            self._keeper.after_step([s for s in batch if s.spec.id in self._segments], seconds)
+            if leaving:
+                self._keeper.put_away(leaving, self._settings.hang_seconds / 2)
+        for segment in (*finished, *leaving):
+            self._forget(segment.spec.id)
         return Outcome(
             held=tuple(Held(s.spec.id, s.sampler.step) for s in self._segments.values()),
-            finished=tuple(Finished(s.spec.id, ray.put(s.result().cpu())) for s in finished),
-            failed=tuple(failed),
-            step_seconds=time.monotonic() - started if batch else 0.0,
-            step_tokens=tokens,
+            finished=tuple(Finished(s.spec.id, ray.put(s.result().cpu()) if first else None) for s in finished),
+            failed=tuple(result.failed),
+            handed_over=tuple(s.spec.id for s in leaving),
+            step_seconds=seconds,
+            step_tokens=result.tokens,
         )
 
-    def _step(self, batch: list[Segment], failed: list[Failed]) -> int:
-        """One step; where the batch fails, each segment alone, so that only the culprit fails."""
-        try:
-            return self._denoiser.step(batch)
-        except Exception as error:
-            if len(batch) == 1:
-                failed.append(Failed(batch[0].spec.id, _reason(error)))
-                return 0
-        return sum(self._step([segment], failed) for segment in batch)
+    def _forget(self, segment_id: str) -> None:
+        self._segments.pop(segment_id, None)
+        if self._keeper is not None:
+            self._keeper.forget(segment_id)
 
-    def _warm_up(self, card: ModelCard) -> None:
+    def _warm_up(self) -> None:
         """One step of the smallest clip, so that the first job meets no lazy initialisation."""
+        card = self._card
         side = card.size_multiple // card.spatial
         spec = SegmentSpec("warm-up", (card.latent_channels, 1, side, side), 1, 1.0, 0)
         config = self._denoiser.transformer.config
         text = self._denoiser.transformer.proj_out.weight.new_zeros(card.max_text_tokens, config.text_dim)
         conditions = blank_conditions(config, spec.latent_shape, text)
-        self._denoiser.step([self._denoiser.start(spec, conditions)])
+        segment = self._denoiser.start(spec, conditions)
+        if self._denoiser.takes(segment):
+            self._denoiser.step([segment])
 
 
 def _reason(error: Exception) -> str:

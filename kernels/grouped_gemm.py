@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
+from kernels.backends import Call, choose
 from kernels.compiler import opaque
+from kernels.reference import grouped_gemm as reference
 
 
 @opaque
 def grouped_gemm(
     x: torch.Tensor,
     weight: torch.Tensor,
-    counts: torch.Tensor,
+    offsets: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
     gelu: bool = False,
+    rows: torch.Tensor | None = None,
+    backend: str | None = None,
 ) -> torch.Tensor:
     """``y[rows of e] = x[rows of e] @ weight[e] + bias[e]``, optionally followed by GELU (tanh form).
 
     Args:
         x: ``[M, K]``, rows sorted by expert.
-        weight: ``[E, K, N]``, the dtype of ``x``.
-        counts: ``[E]`` int, rows of each expert; zero is allowed, the sum is ``M``.
+        weight: ``[E, K, N]``, the dtype of ``x``; contiguous, or a transposed view of contiguous ``[E, N, K]``.
+        offsets: ``[E + 1]`` int32: expert ``e`` has the rows ``offsets[e]:offsets[e + 1]``; none is allowed.
         bias: ``[E, N]`` or nothing.
+        rows: ``[M]`` int32: sorted row ``r`` is ``x[rows[r]]`` of an ``x`` in any order.
+        backend: the implementation to take (`kernels.backends`); by itself the first one that is trusted.
 
     Returns:
-        ``[M, N]`` in the dtype of ``x``.
+        ``[M, N]`` in the dtype of ``x``; sums in float32.
+
+    Raises:
+        ValueError: shapes do not fit each other, or the backend asked for cannot take them.
     """
-    if weight.shape[0] != counts.shape[0]:
-        raise ValueError(f"weight has {weight.shape[0]} experts, counts has {counts.shape[0]}")
-    rows = x.split(counts.tolist())
-    if bias is None:
-        y = torch.cat([r @ w for r, w in zip(rows, weight.unbind(0), strict=True)])
-    else:
-        y = torch.cat([torch.addmm(b, r, w) for r, w, b in zip(rows, weight.unbind(0), bias.unbind(0), strict=True)])
-    return F.gelu(y, approximate="tanh") if gelu else y
+    if weight.ndim != 3 or offsets.shape != (weight.shape[0] + 1,):
+        raise ValueError(f"weight is {tuple(weight.shape)}, offsets {tuple(offsets.shape)}: [E, K, N] and [E + 1]")
+    if x.ndim != 2 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"x is {tuple(x.shape)}, weight {tuple(weight.shape)}: x must be [M, {weight.shape[1]}]")
+    if bias is not None and bias.shape != (weight.shape[0], weight.shape[2]):
+        raise ValueError(f"bias is {tuple(bias.shape)}, it must be {(weight.shape[0], weight.shape[2])}")
+    if choose("grouped_gemm", Call.of(x, weight, bias), backend) == "triton":
+        from kernels.gpu.grouped_gemm import grouped_gemm as triton
+
+        return triton(x, weight, offsets, bias, gelu=gelu, rows=rows)
+    return reference.grouped_gemm(x, weight, offsets, bias, gelu=gelu, rows=rows)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch.compiler import is_compiling
+
+from kernels.backends import Call, choose
+from kernels.reference import qk_norm_rope as reference
 
 
 def qk_norm_rope(
@@ -13,19 +16,35 @@ def qk_norm_rope(
     sin: torch.Tensor | None,
     heads: int,
     eps: float,
+    *,
+    backend: str | None = None,
 ) -> torch.Tensor:
     """Normalise ``x`` over its whole width, then rotate neighbouring pairs inside each head.
 
     Args:
         x: ``[N, heads * head_dim]``. weight: ``[heads * head_dim]``.
         cos, sin: ``[N, head_dim / 2]`` float32, or None for no rotation (cross-attention).
+        backend: the implementation to take (`kernels.backends`); by itself the first one that is trusted.
 
     Returns:
         ``[N, heads, head_dim]`` in the dtype of ``x``.
+
+    Raises:
+        ValueError: shapes do not fit each other, or the backend asked for cannot take them.
     """
-    y: torch.Tensor = F.rms_norm(x, (x.shape[-1],), weight, eps).unflatten(-1, (heads, -1))
-    if cos is None or sin is None:
-        return y
-    even, odd = y.float().unflatten(-1, (-1, 2)).unbind(-1)
-    c, s = cos[:, None], sin[:, None]
-    return torch.stack((even * c - odd * s, even * s + odd * c), dim=-1).flatten(-2).to(x.dtype)
+    if x.ndim != 2 or x.shape[1] % heads or weight.shape != x.shape[1:]:
+        raise ValueError(f"x is {tuple(x.shape)}, weight {tuple(weight.shape)} for {heads} heads")
+    if (cos is None) != (sin is None):
+        raise ValueError("cos and sin: give both or neither")
+    for name, table in (("cos", cos), ("sin", sin)):
+        wanted = (x.shape[0], x.shape[1] // heads // 2)
+        if table is not None and (table.shape != wanted or table.dtype != torch.float32):
+            raise ValueError(f"{name} is {tuple(table.shape)} {table.dtype}, it must be {wanted} float32")
+    if not is_compiling() and choose("qk_norm_rope", Call.of(x, weight), backend) == "triton":
+        from kernels.gpu.qk_norm_rope import qk_norm_rope as triton
+
+        result = triton(x, weight, cos, sin, heads, eps)
+    else:
+        result = reference.qk_norm_rope(x, weight, cos, sin, heads, eps)
+    assert isinstance(result, torch.Tensor)
+    return result

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
+from kernels.backends import Call, choose
 from kernels.compiler import opaque
+from kernels.permutation import Permutation
+from kernels.reference import routing as reference
 
 
-@dataclass(frozen=True)
-class Permutation:
-    """Rows sorted by expert: ``token[r]`` is the source token of sorted row ``r``, ``gate[r]`` its weight."""
-
-    token: torch.Tensor  # [N * k] int64
-    gate: torch.Tensor  # [N * k] float32
-    counts: torch.Tensor  # [E] int64
-
-
-def route_top_k(logits: torch.Tensor, correction: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+@opaque
+def route_top_k(
+    logits: torch.Tensor, correction: torch.Tensor, k: int, *, backend: str | None = None
+) -> Permutation:
     """Sigmoid gate with a load-balance correction that steers the choice but not the weight (DeepSeek-V3, 2412.19437).
 
     Args:
         logits: ``[N, E]`` float32. correction: ``[E]`` float32. k: experts per token.
+        backend: the implementation to take (`kernels.backends`); by itself the first one that is trusted.
 
     Returns:
-        ``(experts [N, k] int64, gates [N, k] float32)``; the gates of a token add up to 1.
+        The ``N * k`` rows sorted by expert; the gates of a token add up to 1. Of experts that score alike, the one of
+        the lower number wins.
+
+    Raises:
+        ValueError: ``k`` is not in 1..E, or shapes do not fit each other.
     """
-    scores = logits.sigmoid()
-    experts = (scores + correction).topk(k, dim=-1).indices
-    gates = scores.gather(1, experts)
-    return experts, gates / gates.sum(dim=-1, keepdim=True).clamp_min(1e-9)
+    _check(logits, correction)
+    if not 1 <= k <= logits.shape[1]:
+        raise ValueError(f"k is {k}: it must be 1 to {logits.shape[1]}, the number of experts")
+    if choose("routing", Call.of(logits, correction), backend) == "triton":
+        from kernels.gpu.routing import route_top_k as triton
+
+        return triton(logits, correction, k)
+    return reference.route_top_k(logits, correction, k)
 
 
+@opaque
 def route_grouped_top1(
-    logits: torch.Tensor, correction: torch.Tensor, groups: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    logits: torch.Tensor, correction: torch.Tensor, groups: int, *, backend: str | None = None
+) -> Permutation:
     """One expert of every group, with weight 1: the softmax over the group's chosen ones, of which there is one.
 
     Experts ``g * R .. (g + 1) * R - 1`` form group ``g``. The gate is exactly 1 for any router, yet its gradient is
@@ -43,24 +48,26 @@ def route_grouped_top1(
 
     Args:
         logits: ``[N, E]`` float32. correction: ``[E]`` float32, steers the choice. groups: a divisor of E.
+        backend: the implementation to take (`kernels.backends`); by itself the first one that is trusted.
 
     Returns:
-        ``(experts [N, groups] int64, gates [N, groups] float32)``.
+        The ``N * groups`` rows sorted by expert. Of experts that score alike, the one of the lower number wins.
+
+    Raises:
+        ValueError: ``groups`` does not divide E, or shapes do not fit each other.
     """
-    grouped = logits.unflatten(1, (groups, -1))
-    replica = (grouped + correction.view(groups, -1)).argmax(dim=-1)
-    chosen = grouped.log_softmax(dim=-1).gather(2, replica[..., None])[..., 0]
-    first = torch.arange(groups, device=logits.device) * grouped.shape[2]
-    return replica + first, (chosen - chosen.detach()).exp()
+    _check(logits, correction)
+    if groups < 1 or logits.shape[1] % groups:
+        raise ValueError(f"groups is {groups}: it must divide {logits.shape[1]}, the number of experts")
+    if choose("routing", Call.of(logits, correction), backend) == "triton":
+        from kernels.gpu.routing import route_grouped_top1 as triton
+
+        return triton(logits, correction, groups)
+    return reference.route_grouped_top1(logits, correction, groups)
 
 
-@opaque
-def permute_by_expert(experts: torch.Tensor, gates: torch.Tensor, num_experts: int) -> Permutation:
-    """Stable sort of the ``N * k`` (token, choice) pairs by expert; deterministic."""
-    flat = experts.flatten()
-    order = flat.argsort(stable=True)
-    return Permutation(
-        token=order // experts.shape[1],
-        gate=gates.flatten()[order],
-        counts=torch.bincount(flat, minlength=num_experts),
-    )
+def _check(logits: torch.Tensor, correction: torch.Tensor) -> None:
+    if logits.ndim != 2 or correction.shape != (logits.shape[1],):
+        raise ValueError(f"logits is {tuple(logits.shape)}, correction {tuple(correction.shape)}: [N, E] and [E]")
+    if logits.dtype != torch.float32 or correction.dtype != torch.float32:
+        raise ValueError(f"logits is {logits.dtype}, correction {correction.dtype}: both must be float32")

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
-from kernels import CuSeqlens, norm_modulate, qk_norm_rope, residual_gate, varlen_attention
+from kernels import CuSeqlens, qk_norm_rope, residual_gate, residual_norm, varlen_attention
 from model.config import TransformerConfig
+from model.exchange import Exchange
 from model.experts import DenseFeedForward, MoEFeedForward
 from model.sequences import PackedBatch
+
+
+class Hidden(NamedTuple):  # a tuple, whose tensors wrappers of modules find (DeepSpeed's ZeRO does)
+    """The residual stream between two blocks: ``residual + update * gate[noise_row]``, not added up yet, so that the
+    sum is made in one pass with the norm that follows it.
+
+    Attributes:
+        residual, update: ``[N, D]``. gate: ``[R, D]`` float32, a row per noise level.
+    """
+
+    residual: torch.Tensor
+    update: torch.Tensor | None = None
+    gate: torch.Tensor | None = None
+
+    def settle(self, row: torch.Tensor) -> torch.Tensor:
+        """The sum ``[N, D]``; ``row`` [N] is each token's noise level."""
+        return self.residual if self.update is None else residual_gate(self.residual, self.update, self.gate, row)
 
 
 class LayerNorm32(nn.LayerNorm):
@@ -18,6 +38,16 @@ class LayerNorm32(nn.LayerNorm):
         weight = None if self.weight is None else self.weight.float()
         bias = None if self.bias is None else self.bias.float()
         return nn.functional.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
+
+
+class ResidualNorm32(LayerNorm32):
+    """The residual sum in front of a norm, and the norm, in one pass."""
+
+    def forward(  # type: ignore[override]
+        self, residual: torch.Tensor, update: torch.Tensor, gate: torch.Tensor, row: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(residual + update * gate[row], its norm)``, shapes as in `kernels.residual_norm`."""
+        return residual_norm(residual, update, gate, row, weight=self.weight, bias=self.bias, eps=self.eps)
 
 
 class Attention(nn.Module):
@@ -50,16 +80,21 @@ class Attention(nn.Module):
         rope: tuple[torch.Tensor, torch.Tensor] | None,
         image: torch.Tensor | None = None,
         cu_image: CuSeqlens | None = None,
+        exchange: Exchange | None = None,
     ) -> torch.Tensor:
         """Queries from ``x`` [N, D], keys and values from ``context`` [M, D]; rotated only when ``rope`` is given.
 
-        ``image`` [K, D] are the image tokens of all sequences, ``cu_image`` their lengths.
+        ``image`` [K, D] are the image tokens of all sequences, ``cu_image`` their lengths. With ``exchange`` the
+        context is the tokens themselves, and those of the other ranks are attended to as well.
         """
         cos, sin = rope if rope is not None else (None, None)
         q = qk_norm_rope(self.to_q(x), self.norm_q.weight, cos, sin, self.heads, self.eps)
         k = qk_norm_rope(self.to_k(context), self.norm_k.weight, cos, sin, self.heads, self.eps)
         v = self.to_v(context).unflatten(-1, (self.heads, -1))
-        attended = varlen_attention(q, k, v, cu_q, cu_k).flatten(1)
+        if exchange is not None:
+            attended = exchange.attend(q, k, v, cu_q).flatten(1)
+        else:
+            attended = varlen_attention(q, k, v, cu_q, cu_k).flatten(1)
         if image is not None and cu_image is not None:
             k = qk_norm_rope(self.add_k_proj(image), self.norm_added_k.weight, None, None, self.heads, self.eps)
             v = self.add_v_proj(image).unflatten(-1, (self.heads, -1))
@@ -78,7 +113,7 @@ class Block(nn.Module):
         self.eps = eps
         self.attn1 = Attention(dim, config.num_attention_heads, eps)
         self.attn2 = Attention(dim, config.num_attention_heads, eps, config.added_kv_proj_dim)
-        self.norm2 = LayerNorm32(dim, eps=eps) if config.cross_attn_norm else nn.Identity()
+        self.norm2 = ResidualNorm32(dim, eps=eps) if config.cross_attn_norm else None
         moe = config.moe
         self.ffn: nn.Module
         if moe is not None and layer in moe.layers:
@@ -97,18 +132,23 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: torch.Tensor,
+        x: Hidden,
         text: torch.Tensor,
         image: torch.Tensor | None,
         modulation: torch.Tensor,
         rope: tuple[torch.Tensor, torch.Tensor],
         batch: PackedBatch,
-    ) -> torch.Tensor:
+    ) -> Hidden:
         """``x`` [N, D]; ``text`` [M, D]; ``image`` [K, D]; ``modulation`` [R, 6, D] float32, a row per noise level."""
-        row = batch.noise_row
+        row, eps = batch.noise_row, self.eps
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table.float() + modulation).unbind(1)
-        h = norm_modulate(x, shift1, scale1, row, self.eps)
-        x = residual_gate(x, self.attn1(h, h, batch.cu_tokens, batch.cu_tokens, rope), gate1, row)
-        x = x + self.attn2(self.norm2(x), text, batch.cu_tokens, batch.cu_text, None, image, batch.cu_image)
-        h = norm_modulate(x, shift2, scale2, row, self.eps)
-        return residual_gate(x, self.ffn(h), gate2, row)
+        sum1, h = residual_norm(x.residual, x.update, x.gate, row, shift=shift1, scale=scale1, eps=eps)
+        update = self.attn1(h, h, batch.cu_tokens, batch.cu_tokens, rope, exchange=batch.exchange)
+        if self.norm2 is not None:
+            sum2, h = self.norm2(sum1, update, gate1, row)
+        else:
+            sum2 = h = residual_gate(sum1, update, gate1, row)
+        update = self.attn2(h, text, batch.cu_tokens, batch.cu_text, None, image, batch.cu_image)
+        sum3, h = residual_norm(sum2, update, None, row, shift=shift2, scale=scale2, eps=eps)
+        made = self.ffn(h, batch.exchange) if isinstance(self.ffn, MoEFeedForward) else self.ffn(h)
+        return Hidden(sum3, made, gate2)

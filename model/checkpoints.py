@@ -28,7 +28,8 @@ from model.directory import (
 )
 from model.key_map import autoencoder_name, text_encoder_name, transformer_name
 from model.original import autoencoder_config, text_encoder_config
-from model.tasks import ModelCard
+from model.running import Runner, run_alone
+from model.tasks import ModelCard, Role
 from model.text import TextEncoder
 from model.transformer import WanTransformer
 from model.weights import (
@@ -120,13 +121,30 @@ def load_transformer(
     return network.eval().requires_grad_(False)
 
 
-def load_denoiser(card: ModelCard, device: torch.device, on_progress: OnProgress = ignore_progress) -> Denoiser:
-    """The transformer, or both noise experts, and the checkpoint's sampler. Raises ModelError as `load_transformer`."""
-    first = load_transformer(card, device, on_progress=on_progress)
-    second = None
-    if card.boundary is not None:
-        second = load_transformer(card, device, "transformer_2", on_progress=on_progress)
-    return Denoiser(first, load_scheduler_config(card), second, card.boundary)
+def load_denoiser(
+    card: ModelCard,
+    device: torch.device,
+    on_progress: OnProgress = ignore_progress,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    role: Role = "both",
+    runner: Runner = run_alone,
+) -> Denoiser:
+    """The transformer, or both noise experts, or the one of ``role``, and the checkpoint's sampler.
+
+    Raises:
+        ModelError: as `load_transformer`, or a role of one noise expert of a checkpoint that has no two.
+    """
+    if role != "both" and card.boundary is None:
+        raise ModelError(f"{card.name}: has no two noise experts, so there is no {role}-noise one")
+
+    def load(component: str) -> WanTransformer:
+        return load_transformer(card, device, component, rank=rank, ranks=ranks, on_progress=on_progress)
+
+    first = load("transformer_2" if role == "low" else "transformer")
+    second = load("transformer_2") if card.boundary is not None and role == "both" else None
+    return Denoiser(first, load_scheduler_config(card), second, card.boundary, runner, role)
 
 
 def load_text_encoder(card: ModelCard, device: torch.device) -> TextEncoder:

@@ -126,10 +126,19 @@ def forward_cost(config: TransformerConfig, tokens: int, text_tokens: int = TEXT
     return ForwardCost(2.0 * tokens * weights, 4.0 * tokens * tokens * dim * blocks, text)
 
 
-def rank_memory(config: TransformerConfig, tokens: int, ranks: int, transformers: int = 1) -> RankMemory:
-    """Of one forward of ``tokens`` in total on a gang.
+def expert_flops(config: TransformerConfig, tokens: int) -> float:
+    """The part of a forward's products that routed experts make, without routers and shared experts."""
+    moe = config.moe
+    return 4.0 * tokens * len(moe.layers) * moe.top_k * config.dim * moe.expert_dim if moe is not None else 0.0
 
-    Weights: every rank holds all but the experts, of which it holds its share, in bfloat16, save what stays float32.
+
+def rank_memory(
+    config: TransformerConfig, tokens: int, ranks: int, transformers: int = 1, *, value_bytes: int = BYTES
+) -> RankMemory:
+    """Of one forward of ``tokens`` in total on a gang; ``value_bytes`` of a weight or an activation.
+
+    Weights: every rank holds all but the experts, of which it holds its share, in bfloat16 by default, save what stays
+    float32.
     Activations: an estimate of the largest set of tensors alive at once in a block, from their shapes: attention (the
     stream, its norm, q, k, v and the result, two float32 copies) or feed-forward (rows by expert, hidden units before
     and after GELU, results, float32 sum), for the tokens of a rank. It leaves out allocator waste, the libraries' own
@@ -146,14 +155,14 @@ def rank_memory(config: TransformerConfig, tokens: int, ranks: int, transformers
     for name, shape in network_shapes(config).items():
         kept = any(module in name.split(".") for module in FLOAT32_MODULES)
         share = ranks if EXPERT_STACKS.search(name) else 1
-        weights += math.prod(shape) * (4 if kept else BYTES) // share
+        weights += math.prod(shape) * (4 if kept else value_bytes) // share
     dim = config.dim
-    attention = dim * (6 * BYTES + 2 * 4)
+    attention = dim * (6 * value_bytes + 2 * 4)
     if moe is None:
-        feed_forward = dim * (3 * BYTES + 2 * 4) + 2 * config.ffn_dim * BYTES
+        feed_forward = dim * (3 * value_bytes + 2 * 4) + 2 * config.ffn_dim * value_bytes
     else:
-        rows = moe.top_k * (dim * (2 * BYTES + 4) + 2 * moe.expert_dim * BYTES)
-        feed_forward = dim * (2 * BYTES + 4) + rows
+        rows = moe.top_k * (dim * (2 * value_bytes + 4) + 2 * moe.expert_dim * value_bytes)
+        feed_forward = dim * (2 * value_bytes + 4) + rows
     return RankMemory(weights * transformers, math.ceil(tokens / ranks) * max(attention, feed_forward))
 
 

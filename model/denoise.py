@@ -9,9 +9,10 @@ import torch
 
 from model.conditions import Conditions
 from model.guidance import Mode, branches, combine, effective, scales
+from model.running import Runner, run_alone
 from model.sampling import Sampler, initial_noise
-from model.sequences import Sequence, unpack_targets
-from model.tasks import SegmentSpec
+from model.sequences import Sequence
+from model.tasks import Role, SegmentSpec
 from model.transformer import WanTransformer
 
 
@@ -34,6 +35,15 @@ class Segment:
         return self.conditions.finish(self.latents)
 
 
+class NotFinite(Exception):
+    """Segments for which the network gave infinities or NaN; they have not advanced."""
+
+    def __init__(self, segments: tuple[str, ...], tokens: int) -> None:
+        super().__init__(f"the network gave values that are not finite for {', '.join(segments)}")
+        self.segments = segments
+        self.tokens = tokens
+
+
 class Denoiser:
     """A transformer, or two for high and low noise, and the scheduler configuration that belongs to them."""
 
@@ -43,21 +53,28 @@ class Denoiser:
         scheduler_config: dict[str, Any],
         low_noise: WanTransformer | None = None,
         boundary: float | None = None,
+        runner: Runner = run_alone,
+        role: Role = "both",
     ) -> None:
         """``boundary`` is the share of the noise levels from which on ``transformer`` takes the step; below it
-        ``low_noise`` does. A boundary without a second expert means nothing: some public configs have one.
+        ``low_noise`` does. A boundary without a second expert means nothing: some public configs have one. ``runner``
+        takes sequences through a network. A denoiser in the role of one noise expert has that one alone, as
+        ``transformer``, and takes only its steps (`takes`).
 
         Raises:
-            ValueError: a second expert without a boundary.
+            ValueError: a second expert, or the role of one, without a boundary.
         """
-        if low_noise is not None and boundary is None:
+        two = low_noise is not None or role != "both"
+        if two and boundary is None:
             raise ValueError("two noise experts need a boundary_ratio between them")
         self.transformer = transformer
         self.low_noise = low_noise
         self.scheduler_config = scheduler_config
         self.device = transformer.proj_out.weight.device
+        self.role = role
+        self._runner = runner
         self._boundary = 0.0
-        if low_noise is not None and boundary is not None:
+        if two and boundary is not None:
             self._boundary = boundary * scheduler_config.get("num_train_timesteps", 1000)
 
     def start(self, spec: SegmentSpec, conditions: Conditions) -> Segment:
@@ -83,35 +100,62 @@ class Denoiser:
         """Whether the next step is one of the low-noise expert."""
         return segment.sampler.timestep < self._boundary
 
+    def takes(self, segment: Segment) -> bool:
+        """Whether the next step is one of a noise expert that is here."""
+        return self.role == "both" or (self.role == "low") == self.takes_low_noise(segment)
+
+    def check(self, segment: Segment) -> None:
+        """Raises ValueError or RuntimeError where the conditions do not fit the network, before any step is taken."""
+        self.transformer.check(self._sequences(segment))
+
     @torch.inference_mode()
     def step(self, segments: list[Segment]) -> int:
         """Advance every segment by one step, all guidance branches of one noise expert in one forward.
 
+        Nothing has moved when a network fails: samplers advance once all velocities are there.
+
         Returns:
             The number of tokens in the packed batches.
+
+        Raises:
+            NotFinite: the velocity of a segment is not; the others have advanced.
         """
         low = [segment for segment in segments if self.takes_low_noise(segment)]
         high = [segment for segment in segments if not self.takes_low_noise(segment)]
+        made: list[tuple[Segment, torch.Tensor]] = []
         tokens = 0
         if high:
-            tokens += self._advance(self.transformer, high, low_noise=False)
+            tokens += self._velocities(self.transformer, high, False, made)
         if low:
-            assert self.low_noise is not None
-            tokens += self._advance(self.low_noise, low, low_noise=True)
+            network = self.low_noise if self.low_noise is not None else self.transformer
+            tokens += self._velocities(network, low, True, made)
+        poisoned: list[str] = []
+        for segment, velocity in made:
+            if bool(velocity.isfinite().all()):
+                segment.latents = segment.sampler.advance(velocity, segment.latents)
+            else:
+                poisoned.append(segment.spec.id)
+        if poisoned:
+            raise NotFinite(tuple(poisoned), tokens)
         return tokens
 
-    def _advance(self, network: WanTransformer, segments: list[Segment], low_noise: bool) -> int:
-        batch = network.pack([sequence for segment in segments for sequence in self._sequences(segment)])
-        output = network(batch).float()
-        outputs = iter(unpack_targets(output, batch, network.config.patch_size))
+    def _velocities(
+        self,
+        network: WanTransformer,
+        segments: list[Segment],
+        low_noise: bool,
+        made: list[tuple[Segment, torch.Tensor]],
+    ) -> int:
+        """Add the guided velocity of each segment to ``made``; the number of tokens it took."""
+        run = self._runner(network, [sequence for segment in segments for sequence in self._sequences(segment)])
+        outputs = iter(run.velocities)
         for segment in segments:
             spec, latents, mode = segment.spec, segment.latents, segment.mode
             # The target may be longer than the latents, by the ending.
             velocities = [next(outputs)[:, : latents.shape[1]] for _ in branches(mode)]
             weights = scales(mode, spec.guidance, spec.guidance_low, low_noise)
-            velocity = combine(mode, velocities, latents, segment.sampler.sigma, weights)
-            segment.latents = segment.sampler.advance(velocity, latents)
-        return batch.cu_tokens.total
+            made.append((segment, combine(mode, velocities, latents, segment.sampler.sigma, weights)))
+        return run.tokens
 
     def _sequences(self, segment: Segment) -> list[Sequence]:
         conditions, timestep = segment.conditions, segment.sampler.timestep

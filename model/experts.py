@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from kernels import grouped_gemm, permute_by_expert, route_grouped_top1, route_top_k
+from kernels import (
+    Permutation,
+    combine_experts,
+    grouped_gemm,
+    linear_gelu,
+    route_grouped_top1,
+    route_top_k,
+    router_logits,
+)
+from model.exchange import ALONE, Exchange
 
 
 class GeluProjection(nn.Module):
@@ -16,7 +25,7 @@ class GeluProjection(nn.Module):
         self.proj = nn.Linear(dim, hidden)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.gelu(self.proj(x), approximate="tanh")
+        return linear_gelu(x, self.proj.weight, self.proj.bias)
 
 
 class DenseFeedForward(nn.Module):
@@ -69,27 +78,29 @@ class MoEFeedForward(nn.Module):
         self.shared = DenseFeedForward(dim, shared_hidden) if shared_hidden else None
         self.last_counts: torch.Tensor | None = None
 
-    def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``[N, D]`` -> ``(experts [N, k] int64, gates [N, k] float32)``."""
-        logits = nn.functional.linear(x.float(), self.gate.weight.float())
+    def route(self, x: torch.Tensor) -> Permutation:
+        """``[N, D]`` -> the rows of all (token, choice) pairs sorted by expert."""
+        logits = router_logits(x, self.gate.weight)
         if self.groups is None:
             return route_top_k(logits, self.correction.float(), self.top_k)
         return route_grouped_top1(logits, self.correction.float(), self.groups)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def apply_experts(
+        self, x: torch.Tensor, offsets: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The experts that this layer has over rows sorted by expert; ``rows`` gathers them from ``x``.
+
+        ``x`` [N, D], ``offsets`` [E + 1] int32, ``rows`` [M] int32 -> ``[M, D]``.
+        """
+        hidden = grouped_gemm(x, self.w1, offsets, self.b1, gelu=True, rows=rows)
+        return grouped_gemm(hidden, self.w2, offsets)
+
+    def forward(self, x: torch.Tensor, exchange: Exchange = ALONE) -> torch.Tensor:
         """``[N, D]`` -> ``[N, D]`` in the dtype of ``x``."""
-        experts, gates = self.route(x)
-        rows = permute_by_expert(experts, gates, self.num_experts)
+        rows = self.route(x)
         self.last_counts = rows.counts
-        hidden = grouped_gemm(x.index_select(0, rows.token), self.w1, rows.counts, self.b1, gelu=True)
-        y = grouped_gemm(hidden, self.w2, rows.counts)
-        out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-        out = out.index_add(0, rows.token, y.float() * rows.gate[:, None])
-        if self.b2 is not None:
-            out = out + self.b2.float()
-        if self.shared is not None:
-            out = out + self.shared(x).float()
-        return out.to(x.dtype)
+        y = exchange.experts(x, rows, self.apply_experts)
+        return combine_experts(y, rows, self.b2, None if self.shared is None else self.shared(x))
 
     @torch.no_grad()
     def rebalance(self, rate: float) -> None:

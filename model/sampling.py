@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,14 +17,38 @@ SCHEDULERS: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class SamplerState:
+    """What a scheduler keeps from one step to the next: enough to go on in another process or on another device.
+
+    There is no random state: the only noise of a segment is `initial_noise`, which its seed gives again.
+
+    Attributes:
+        scheduler: name of the class.
+        step: how many have been taken.
+        scalars: counters, fit for JSON.
+        tensors: ``[1, C, T, H, W]`` each, none after the last step; they are those of the scheduler, not copies.
+    """
+
+    scheduler: str
+    step: int
+    scalars: Mapping[str, int]
+    tensors: Mapping[str, torch.Tensor]
+
+    def to(self, device: torch.device) -> SamplerState:
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+
 class Sampler:
     """A scheduler and how far it has come; segments at different steps and step counts share a batch."""
 
     def __init__(self, config: dict[str, Any], steps: int) -> None:
-        """Raises ModelError when ``_class_name`` is not a scheduler that we run."""
+        """Raises ModelError when ``_class_name`` is not a scheduler that we run, or draws noise of its own."""
         name = config.get("_class_name")
         if name not in SCHEDULERS:
             raise ModelError(f"scheduler_config.json: _class_name is {name!r}, expected one of {', '.join(SCHEDULERS)}")
+        if config.get("stochastic_sampling"):
+            raise ModelError("scheduler_config.json: stochastic_sampling is true, and its noise is not the seed's")
         self._scheduler = SCHEDULERS[name].from_config(config)
         self._scheduler.set_timesteps(steps)
         # Many steps with a large shift round to equal timesteps, among which a scheduler may look for the wrong one.
@@ -49,6 +75,60 @@ class Sampler:
         result: torch.Tensor = self._scheduler.step(velocity[None], t, latents[None], return_dict=False)[0][0]
         self.step += 1
         return result
+
+    def state(self) -> SamplerState:
+        """What `restore` needs. Schedulers replace their tensors and never write to them, so a state stays as it is."""
+        scheduler, name = self._scheduler, type(self._scheduler).__name__
+        if not isinstance(scheduler, UniPCMultistepScheduler) or self.done or self.step == 0:
+            return SamplerState(name, self.step, {}, {})
+        kept = {f"model_outputs.{i}": t for i, t in enumerate(scheduler.model_outputs) if t is not None}
+        return SamplerState(
+            name,
+            self.step,
+            {"lower_order_nums": scheduler.lower_order_nums, "this_order": scheduler.this_order},
+            {**kept, "last_sample": scheduler.last_sample},
+        )
+
+    @classmethod
+    def restore(cls, config: dict[str, Any], steps: int, state: SamplerState) -> Sampler:
+        """A sampler that goes on after ``state.step`` of ``steps``; the tensors are taken over as they are.
+
+        Raises:
+            ModelError: as the constructor.
+            ValueError: the state is of another scheduler or order, or lacks something.
+        """
+        sampler = cls(config, steps)
+        scheduler, name = sampler._scheduler, type(sampler._scheduler).__name__
+        if state.scheduler != name:
+            raise ValueError(f"the state is of a {state.scheduler}, the scheduler is a {name}")
+        if not 0 <= state.step <= steps:
+            raise ValueError(f"the state is after step {state.step}, which is not within 0 to {steps}")
+        sampler.step = state.step
+        if isinstance(scheduler, UniPCMultistepScheduler) and 0 < state.step < steps:
+            _restore_unipc(scheduler, state)
+        elif state.scalars or state.tensors:
+            raise ValueError(f"a {name} keeps nothing after step {state.step} of {steps}, the state has some")
+        if state.step:
+            scheduler._step_index = state.step
+        return sampler
+
+
+def _restore_unipc(scheduler: Any, state: SamplerState) -> None:
+    order = int(scheduler.config.solver_order)
+    slots = range(order - min(order, state.step), order)  # the last ones, as many as there were steps
+    tensors = {"last_sample", *(f"model_outputs.{i}" for i in slots)}
+    scalars = {"lower_order_nums", "this_order"}
+    if (found := set(state.tensors)) != tensors or set(state.scalars) != scalars:
+        expected = ", ".join(sorted(tensors | scalars))
+        raise ValueError(
+            f"the state has {', '.join(sorted(found | set(state.scalars)))}; order {order} needs {expected}"
+        )
+    for i in slots:
+        scheduler.model_outputs[i] = state.tensors[f"model_outputs.{i}"]
+        scheduler.timestep_list[i] = scheduler.timesteps[state.step - order + i]
+    scheduler.last_sample = state.tensors["last_sample"]
+    scheduler.lower_order_nums = state.scalars["lower_order_nums"]
+    scheduler.this_order = state.scalars["this_order"]
 
 
 def initial_noise(shape: tuple[int, int, int, int], seed: int) -> torch.Tensor:

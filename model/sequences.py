@@ -15,6 +15,7 @@ import torch
 
 from kernels import CuSeqlens
 from model.config import WAN_THETA
+from model.exchange import ALONE, Exchange
 
 TARGET = 0
 
@@ -66,6 +67,7 @@ class PackedBatch:
     cu_image: CuSeqlens | None = None
     hints: torch.Tensor | None = None  # [N, vace_in_channels * patch volume]
     hint_scales: torch.Tensor | None = None  # [N, VACE layers] float32
+    exchange: Exchange = ALONE  # with the ranks that have the other tokens
 
 
 def patchify(latents: torch.Tensor, patch: tuple[int, int, int]) -> torch.Tensor:
@@ -115,7 +117,7 @@ def pack(
         ValueError: a stream's latents are not divisible by the patch, its timesteps do not match its frames, or only
             some of the sequences have image tokens or hints.
     """
-    _check_alike(sequences)
+    check_alike(sequences)
     tokens: list[torch.Tensor] = []
     angles: list[torch.Tensor] = []
     levels: list[torch.Tensor] = []
@@ -125,12 +127,12 @@ def pack(
     for sequence in sequences:
         length = 0
         for stream in sequence.streams:
-            grid = _grid(stream, patch)
+            grid = token_grid(stream, patch)
             tokens.append(patchify(stream.latents, patch))
             angles.append(rope_angles(grid, stream.source_id, head_dim, theta))
             levels.append(stream.timesteps[:: patch[0]].float().repeat_interleave(grid[1] * grid[2]))
             length += grid[0] * grid[1] * grid[2]
-        last = _grid(sequence.target, patch)
+        last = token_grid(sequence.target, patch)
         targets.append((start + length - last[0] * last[1] * last[2], last))
         lengths.append(length)
         start += length
@@ -167,7 +169,8 @@ def _beside(sequences: list[Sequence], patch: tuple[int, int, int], lengths: lis
     return fields
 
 
-def _check_alike(sequences: list[Sequence]) -> None:
+def check_alike(sequences: list[Sequence]) -> None:
+    """That sequences can share a batch. Raises ValueError as `pack`."""
     for name, count in (
         ("image tokens", sum(s.image is not None for s in sequences)),
         ("hints", sum(s.hints is not None for s in sequences)),
@@ -190,7 +193,12 @@ def unpack_targets(output: torch.Tensor, batch: PackedBatch, patch: tuple[int, i
     ]
 
 
-def _grid(stream: Stream, patch: tuple[int, int, int]) -> tuple[int, int, int]:
+def token_grid(stream: Stream, patch: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Tokens of a stream along time, height and width.
+
+    Raises:
+        ValueError: as `pack`.
+    """
     _, t, h, w = stream.latents.shape
     if t % patch[0] or h % patch[1] or w % patch[2]:
         raise ValueError(f"latents of {t} x {h} x {w} do not divide into patches of {patch}")

@@ -23,6 +23,9 @@ MAX_REFERENCES = 5
 MAX_EDIT_REFERENCES = 4
 PANELS = 9
 
+# Which of a checkpoint's two noise experts an engine holds; "both" is all of any checkpoint.
+Role = Literal["both", "high", "low"]
+
 RATIOS = ("16:9", "9:16", "1:1", "4:3", "3:4")
 # Output sizes (width, height) that Wan's own service uses for a resolution and a ratio.
 SIZES: dict[str, dict[str, tuple[int, int]]] = {

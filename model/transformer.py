@@ -8,12 +8,12 @@ import math
 import torch
 from torch import nn
 
-from kernels import norm_modulate
-from model.blocks import Block
+from kernels import residual_norm
+from model.blocks import Block, Hidden
 from model.config import MoEConfig, TransformerConfig
 from model.embedders import ConditionEmbedder
 from model.experts import MoEFeedForward
-from model.sequences import PackedBatch, Sequence, pack
+from model.sequences import PackedBatch, Sequence, check_alike, pack, token_grid
 from model.vace import VaceBlock
 
 __all__ = ["Block", "MoEConfig", "TransformerConfig", "WanTransformer"]
@@ -38,12 +38,12 @@ class WanTransformer(nn.Module):
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
         """Returns ``[N, patch volume * out_channels]`` for all tokens; `unpack_targets` picks the clips out of it."""
-        x = _embed(self.patch_embedding, batch.tokens)
+        given = _embed(self.patch_embedding, batch.tokens)
         temb, modulation = self.condition_embedder.time(batch.timesteps)
-        text = self.condition_embedder.text(batch.text.to(x.dtype))
-        image = None if batch.image is None else self.condition_embedder.image(batch.image.to(x.dtype))
+        text = self.condition_embedder.text(batch.text.to(given.dtype))
+        image = None if batch.image is None else self.condition_embedder.image(batch.image.to(given.dtype))
         rope = (batch.cos, batch.sin)
-        given = x
+        x = Hidden(given)
         control = None if batch.hints is None else _embed(self.vace_patch_embedding, batch.hints)
         for layer, block in enumerate(self.blocks):
             x = block(x, text, image, modulation, rope, batch)
@@ -53,9 +53,12 @@ class WanTransformer(nn.Module):
                 vace_block = self.vace_blocks[number]
                 assert isinstance(vace_block, VaceBlock)
                 hint, control = vace_block.hint(control, given, text, image, modulation, rope, batch)
-                x = x + hint * batch.hint_scales[:, number, None].to(hint.dtype)
+                hint = hint * batch.hint_scales[:, number, None].to(hint.dtype)
+                x = Hidden(x.settle(batch.noise_row) + hint)
         shift, scale = (self.scale_shift_table.float() + temb[:, None]).unbind(1)
-        out: torch.Tensor = self.proj_out(norm_modulate(x, shift, scale, batch.noise_row, self.config.eps))
+        row, eps = batch.noise_row, self.config.eps
+        _, h = residual_norm(x.residual, x.update, x.gate, row, shift=shift, scale=scale, eps=eps)
+        out: torch.Tensor = self.proj_out(h)
         return out
 
     def pack(self, sequences: list[Sequence]) -> PackedBatch:
@@ -65,14 +68,22 @@ class WanTransformer(nn.Module):
             ValueError: a sequence lacks what this network needs beside its latents (image tokens, hints), has what it
                 does not take, or has another number of channels.
         """
-        for sequence in sequences:
-            self._check(sequence)
+        self.check(sequences)
         config = self.config
         return pack(sequences, config.patch_size, config.attention_head_dim, config.rope_theta)
 
+    def check(self, sequences: list[Sequence]) -> None:
+        """All that `pack` asks of sequences, without packing them. Raises ValueError."""
+        for sequence in sequences:
+            self._check(sequence)
+        check_alike(sequences)
+
     def _check(self, sequence: Sequence) -> None:
         config = self.config
+        if sequence.text.ndim != 2 or sequence.text.shape[1] != config.text_dim:
+            raise ValueError(f"text is {tuple(sequence.text.shape)}, this network takes [tokens, {config.text_dim}]")
         for stream in sequence.streams:
+            token_grid(stream, config.patch_size)
             if stream.latents.shape[0] != config.in_channels:
                 raise ValueError(f"a stream has {stream.latents.shape[0]} channels, this network {config.in_channels}")
         if (sequence.image is not None) != (config.image_dim is not None):

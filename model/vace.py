@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from model.blocks import Block
+from model.blocks import Block, Hidden
 from model.config import TransformerConfig
 from model.sequences import PackedBatch
 
@@ -31,5 +31,5 @@ class VaceBlock(Block):
         """``control`` [N, D] from the block before, ``x`` [N, D] the network's input -> ``(hint, control)``."""
         if self.proj_in is not None:
             control = self.proj_in(control) + x
-        control = self(control, text, image, modulation, rope, batch)
+        control = self(Hidden(control), text, image, modulation, rope, batch).settle(batch.noise_row)
         return self.proj_out(control), control

@@ -20,8 +20,9 @@ from typing import IO, Any
 
 import psutil
 
+from cluster.settings import EngineSettings
 from model.presets import ModelError, check_files, find_model
-from model.tasks import ModelCard
+from model.tasks import ModelCard, Role
 from serving.artifacts import ArtifactStore
 from serving.jobs.store import JobStore, StoreError
 from serving.settings import Settings
@@ -29,6 +30,7 @@ from serving.settings import Settings
 log = logging.getLogger("zoetrope.serve")
 
 GATEWAY_STOP_SECONDS = 8.0
+DRAIN_SECONDS = 60.0  # for an engine to end its step and put its segments away
 OBJECT_STORE_BYTES = 256 << 20
 
 
@@ -54,7 +56,7 @@ def serve(settings: Settings) -> int:
             if expired:
                 _say(f"{expired} unfinished jobs of an earlier run will go on")
             _say("starting Ray")
-            stack.enter_context(_ray(settings.directory / "ray-session"))
+            stack.enter_context(_ray(settings, settings.directory / "ray-session"))
             stop.listen()  # ray.init puts a handler of its own for SIGTERM
             _say(f"loading {card.name}")
             _deploy(settings, card)
@@ -87,15 +89,43 @@ class StopSignal:
 
 def _check(settings: Settings) -> ModelCard:
     """All that can be refused before anything is started."""
-    if settings.ranks != 1:
-        raise ServeError(f"ranks: {settings.ranks} is not supported, this version runs engines of 1 rank")
     card = find_model(settings.model)
     check_files(card)
+    _check_gangs(settings, card)
+    _ask_for_kernels(settings.kernels)
     try:
         settings.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ServeError(f"data-dir: {settings.directory} cannot be created: {error.strerror}") from None
     return card
+
+
+def _check_gangs(settings: Settings, card: ModelCard) -> None:
+    """That gangs of this shape can share this model."""
+    from cluster.parallel.mesh import check_divides
+    from model.card import transformer_config
+    from model.directory import read_transformers
+
+    if settings.ranks % settings.cfg_groups:
+        raise ServeError(f"cfg-groups: {settings.cfg_groups} do not divide {settings.ranks} ranks")
+    if settings.noise_experts == "apart" and card.boundary is None:
+        raise ServeError(f"noise-experts: {card.name} has one network, there is nothing to keep apart")
+    try:
+        for part in read_transformers(Path(card.directory)):
+            check_divides(transformer_config(part), settings.ranks // settings.cfg_groups)
+    except ValueError as error:
+        raise ServeError(f"ranks: {settings.ranks} cannot share {card.name}: {error}") from None
+
+
+def _ask_for_kernels(choices: str) -> None:
+    """Hand the choice of kernels to every process to come, by the variable that they read."""
+    from kernels.backends import VARIABLE, parse
+
+    try:
+        parse(choices)
+    except ValueError as error:
+        raise ServeError(str(error)) from None
+    os.environ[VARIABLE] = choices
 
 
 @contextmanager
@@ -110,7 +140,7 @@ def _only_service(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ray(note: Path) -> Iterator[None]:
+def _ray(settings: Settings, note: Path) -> Iterator[None]:
     """A Ray cluster of this machine only, with a token that only our processes know.
 
     Its files lie outside the data directory, because the paths of its sockets must stay under 107 bytes. ``note`` keeps
@@ -133,7 +163,7 @@ def _ray(note: Path) -> Iterator[None]:
     note.write_text(directory)
     try:
         ray.init(
-            num_cpus=max(4, os.cpu_count() or 1),
+            num_cpus=max(4, os.cpu_count() or 1, 2 * settings.engines * settings.ranks + 2),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -155,10 +185,10 @@ def _ray(note: Path) -> Iterator[None]:
 
 
 def _deploy(settings: Settings, card: ModelCard) -> None:
-    """Start the stages, the router and one engine; returns when all of them are healthy."""
+    """Start the stages, the router and the engines; returns when all of them are healthy."""
     from ray import serve as ray_serve
 
-    from cluster.engine import Engine
+    from cluster.engine import EngineReplica
     from serving.router.router import Router
     from serving.stages.conditioner import Conditioner
     from serving.stages.decoder import Decoder
@@ -169,16 +199,28 @@ def _deploy(settings: Settings, card: ModelCard) -> None:
     def deployment(target: type, **options: Any) -> Any:
         return ray_serve.deployment(**{"ray_actor_options": light, **health, **options})(target)
 
-    rank_resources = _rank_resources()
     router = deployment(Router, max_ongoing_requests=1_000).bind(
         settings,
         card,
         deployment(Conditioner).bind(card),
         deployment(Decoder, max_ongoing_requests=2).bind(card, settings),
     )
-    engine = deployment(
-        Engine, placement_group_bundles=[{"CPU": 0.01}, rank_resources], ray_actor_options={"num_cpus": 0.01}
-    ).bind(card, router, rank_resources)
+    roles: tuple[Role, ...] = ("high", "low") if settings.noise_experts == "apart" else ("both",)
+    engines = []
+    for role in roles:
+        gang = _gang(settings, role)
+        engines.append(
+            deployment(
+                EngineReplica,
+                name="Engine" if role == "both" else f"Engine-{role}-noise",
+                num_replicas=settings.engines,
+                placement_group_bundles=[{"CPU": 0.01}, *[gang.rank_resources] * gang.ranks],
+                placement_group_strategy="STRICT_PACK" if "GPU" in gang.rank_resources else "PACK",
+                ray_actor_options={"num_cpus": 0.01},
+                graceful_shutdown_timeout_s=DRAIN_SECONDS,
+            ).bind(card, router, gang)
+        )
+    engine = engines[0] if len(engines) == 1 else deployment(Both).bind(*engines)
     try:
         ray_serve.run(engine, name="zoetrope", route_prefix=None)
         handle = ray_serve.get_deployment_handle("Router", "zoetrope")
@@ -188,10 +230,26 @@ def _deploy(settings: Settings, card: ModelCard) -> None:
         raise ServeError(f"the application did not start: {' '.join(str(error).split())[:600]}") from None
 
 
-def _rank_resources() -> dict[str, float]:
+class Both:
+    """What an application of two kinds of engines hangs on; it does nothing."""
+
+    def __init__(self, high: Any, low: Any) -> None:
+        """The handles are there so that both are deployed."""
+
+
+def _gang(settings: Settings, role: Role) -> EngineSettings:
     import torch
 
-    return {"CPU": 1.0, "GPU": 1.0} if torch.cuda.is_available() else {"CPU": 1.0}
+    return EngineSettings(
+        ranks=settings.ranks,
+        cfg_groups=settings.cfg_groups,
+        rank_resources={"CPU": 1.0, "GPU": 1.0} if torch.cuda.is_available() else {"CPU": 1.0},
+        role=role,
+        snapshots=str(settings.snapshots),
+        snapshot_steps=settings.snapshot_steps,
+        snapshot_seconds=settings.snapshot_seconds,
+        hang_seconds=settings.hang_seconds,
+    )
 
 
 def _run_gateway(settings: Settings, stop: StopSignal) -> int:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from serving.cli.plan import plan
+
 if TYPE_CHECKING:
     from serving.settings import Settings
 
@@ -80,6 +82,7 @@ def options(
 def serve(
     model: ModelOption = None,
     ranks: Annotated[int | None, typer.Option(help="GPUs of an engine.")] = None,
+    engines: Annotated[int | None, typer.Option(help="Engines, each with the whole model.")] = None,
     grpc: GrpcOption = None,
     http: HttpOption = None,
     data_dir: DataDirOption = None,
@@ -89,7 +92,7 @@ def serve(
     from serving.addresses import bind_problem, is_loopback
     from serving.cli.errors import bad_input
 
-    settings = _settings(model=model, ranks=ranks, grpc=grpc, http=http, data_dir=data_dir)
+    settings = _settings(model=model, ranks=ranks, engines=engines, grpc=grpc, http=http, data_dir=data_dir)
     for field, address in (("grpc", settings.grpc), ("http", settings.http)):
         if problem := bind_problem(address, field):
             raise bad_input(field, problem)
@@ -234,6 +237,9 @@ def models(
 
         with connect(server) as client:
             _stdout().print(models_table(client.models()))
+
+
+app.command()(plan)
 
 
 @app.command()

@@ -51,6 +51,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
         ("python", _python),
         ("packages", _packages),
         ("device", _device),
+        ("kernels", lambda: _kernels(settings)),
         ("memory", _memory),
         ("codecs", _codecs),
         ("model", lambda: _model(settings)),
@@ -115,6 +116,33 @@ def _device() -> Iterator[Check]:
         free, total = torch.cuda.mem_get_info(index)
         detail = f"cuda:{index} {device.name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
         yield Check("device", Status.OK, f"{detail}, compute {device.major}.{device.minor}, CUDA {torch.version.cuda}")
+
+
+def _kernels(settings: Settings) -> Iterator[Check]:
+    """Which implementation of each operation a step runs, and which of ours could run but are not trusted here."""
+    import torch
+
+    from kernels.backends import VARIABLE, Choice, parse, report, use
+
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        parse(settings.kernels)
+        with use(settings.kernels):
+            choices = report(device)
+    except ValueError as error:
+        yield Check("kernels", Status.FAIL, str(error), f"change {VARIABLE}")
+        return
+    detail = ", ".join(f"{choice.op}={choice.backend}" for choice in choices if choice.chosen)
+    unproved: list[Choice] = [choice for choice in choices if choice.unproved]
+    if unproved:
+        names = ", ".join(f"{choice.op}={choice.backend}" for choice in unproved)
+        advice = (
+            f"not proved on this device, so not chosen: {names}. Prove them with python -m benchmarks.kernels "
+            f"--correctness-only, or ask for them with {VARIABLE}"
+        )
+        yield Check("kernels", Status.WARN, detail, advice)
+    else:
+        yield Check("kernels", Status.OK, detail if device.type == "cuda" else f"{detail}; ours need a CUDA device")
 
 
 def _memory() -> Iterator[Check]:

@@ -25,7 +25,7 @@ def presets_table(size: str, ratio: str, duration: float, ranks: int) -> tuple[T
     Raises:
         CliError: a size, ratio or duration that no clip can have.
     """
-    width, height = _size(size, ratio)
+    width, height = parse_size(size, ratio)
     if not (math.isfinite(duration) and 0 < duration <= MAX_DURATION_SECONDS):
         raise bad_input("duration", f"{duration} is not above 0 and at most {MAX_DURATION_SECONDS:g}")
     table = plain_table(
@@ -84,7 +84,7 @@ def _count(parameters: int) -> str:
     return f"{parameters / 1e9:.2f} B" if parameters >= 1e8 else f"{parameters / 1e6:.2f} M"
 
 
-def _size(size: str, ratio: str) -> tuple[int, int]:
+def parse_size(size: str, ratio: str) -> tuple[int, int]:
     if ratio not in RATIOS:
         raise bad_input("ratio", f"{ratio!r} is not one of {', '.join(RATIOS)}")
     if size in SIZES:

@@ -5,23 +5,40 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.messages import Admit, Plan, Report
-from model.tasks import SegmentSpec
+from cluster.messages import Admit, Broken, Owner, Plan, Report, State
+from model.tasks import Role, SegmentSpec
 from serving.router.scheduler import Candidate, decide
 
+MAX_CRASHES = 3  # of engines that a segment was alone on, after which it counts as their cause
 PATIENCE = 5.0  # how many times its predicted duration a step may take before its engine counts as lost
 
 
 @dataclass
 class Active:
-    """A segment between its conditions and its last step."""
+    """A segment between its conditions and its last step.
+
+    Attributes:
+        owner: by which its snapshots are found. needs: the noise expert of its next step, where they live apart.
+        engine: that has it, None while it waits. step: it has behind it
+            there, None until that is known.
+        furthest: the most steps it ever had behind it. redone: steps that were taken again.
+        cohort: of the suspects among which it is tried, 0 for none, until it is past step ``broke_at``.
+        crashes: of engines while it was in the step.
+    """
 
     spec: SegmentSpec
     order: tuple[float, str]
     tokens: int
     conditions: Any
+    owner: Owner | None = None
+    needs: Role = "high"
     engine: str | None = None
-    step: int = 0
+    step: int | None = 0
+    furthest: int = 0
+    redone: int = 0
+    cohort: int = 0
+    broke_at: int = 0
+    crashes: int = 0
 
 
 @dataclass
@@ -32,6 +49,8 @@ class EngineView:
     gang_epoch: int
     seen_at: float
     due: float
+    role: Role = "both"
+    state: State = "ready"
     seconds_per_token: float | None = None
 
 
@@ -53,6 +72,7 @@ class Board:
     engine_timeout: float
     active: dict[str, Active] = field(default_factory=dict)
     engines: dict[str, EngineView] = field(default_factory=dict)
+    _cohorts: int = 0
 
     def add(self, segment: Active) -> None:
         self.active[segment.spec.id] = segment
@@ -62,10 +82,12 @@ class Board:
         self.active.pop(segment_id, None)
 
     def take(self, report: Report, now: float) -> News:
-        """Note what an engine says. Segments that it should hold and does not are waiting again, from the start."""
+        """Note what an engine says. Segments that it should hold and does not are waiting again; their snapshots tell
+        where the next engine goes on."""
         due = now + self.engine_timeout
         view = self.engines.setdefault(report.engine, EngineView(report.model, report.gang_epoch, now, due))
         view.gang_epoch, view.seen_at, view.due = report.gang_epoch, now, due
+        view.role, view.state = report.role, report.state
         if report.step_tokens:
             cost = report.step_seconds / report.step_tokens
             old = view.seconds_per_token
@@ -73,33 +95,45 @@ class Board:
         mine = {i for i, s in self.active.items() if s.engine == report.engine}
         held = {h.id: h.step for h in report.held if h.id in mine}
         finished = tuple((f.id, f.latents) for f in report.finished if f.id in mine)
-        failed = tuple((f.id, f.reason) for f in report.failed if f.id in mine)
-        progressed = []
-        for segment_id, step in held.items():
-            if step > self.active[segment_id].step:
-                self.active[segment_id].step = step
-                progressed.append(segment_id)
+        failed = [(f.id, f.reason) for f in report.failed if f.id in mine]
+        if report.broken is not None:
+            failed += self._suspect(report.broken, mine)
+        progressed = [segment_id for segment_id, step in held.items() if self._moved(self.active[segment_id], step)]
+        for segment_id in mine.intersection(report.handed_over):
+            self.active[segment_id].needs = "low" if report.role == "high" else "high"
         ended = {i for i, _ in (*finished, *failed)}
         for segment_id in ended:
             del self.active[segment_id]
         for segment_id in mine - held.keys() - ended:
             self._requeue(segment_id)
-        return News(tuple(progressed), finished, failed)
+        if report.state in ("draining", "out"):
+            del self.engines[report.engine]
+        return News(tuple(progressed), finished, tuple(failed))
 
     def plan(self, report: Report) -> Plan:
-        """The next plan for the engine that sent ``report``, after `take`."""
+        """The next plan for the engine that sent ``report``, after `take`; nothing for one that is not ready."""
+        view = self.engines.get(report.engine)
+        if view is None or report.state != "ready":
+            return Plan()
         held = [self._candidate(h.id) for h in report.held if self._holds(report.engine, h.id)]
-        waiting = [self._candidate(i) for i, s in self.active.items() if s.engine is None]
+        waiting = [
+            self._candidate(i)
+            for i, s in self.active.items()
+            if s.engine is None and view.role in ("both", s.needs)
+        ]
         decision = decide(held, waiting, self.step_tokens)
         for segment_id in decision.admit:
             self.active[segment_id].engine = report.engine
-        view = self.engines[report.engine]
         tokens = sum(self.active[i].tokens for i in decision.advance)
         view.due += PATIENCE * tokens * (view.seconds_per_token or 0.0)
         return Plan(
             drop=tuple(h.id for h in report.held if not self._holds(report.engine, h.id)),
-            admit=tuple(Admit(self.active[i].spec, self.active[i].conditions) for i in decision.admit),
+            admit=tuple(
+                Admit(s.spec, s.conditions, s.owner) for s in (self.active[i] for i in decision.admit)
+            ),
             advance=decision.advance,
+            tokens=tokens,
+            put_away=decision.trial,
         )
 
     def lose_silent_engines(self, now: float) -> list[str]:
@@ -122,7 +156,7 @@ class Board:
         if view is None or view.seconds_per_token is None:
             return None
         batch = sum(s.tokens for s in self.active.values() if s.engine == segment.engine)
-        return (segment.spec.steps - segment.step) * batch * view.seconds_per_token
+        return (segment.spec.steps - segment.furthest) * batch * view.seconds_per_token
 
     def _holds(self, engine: str, segment_id: str) -> bool:
         segment = self.active.get(segment_id)
@@ -130,8 +164,48 @@ class Board:
 
     def _candidate(self, segment_id: str) -> Candidate:
         segment = self.active[segment_id]
-        return Candidate(segment_id, segment.order, segment.tokens)
+        return Candidate(segment_id, segment.order, segment.tokens, segment.cohort)
+
+    def _moved(self, segment: Active, step: int) -> bool:
+        """Note the step a segment is at; whether that is further than ever before."""
+        before = step - 1 if segment.step is None else segment.step  # where its snapshot was, one step ago
+        segment.redone += max(0, min(step, segment.furthest) - before)
+        segment.step = step
+        if segment.cohort and step > segment.broke_at:
+            segment.cohort = 0
+        further = step > segment.furthest
+        segment.furthest = max(segment.furthest, step)
+        return further
+
+    def _suspect(self, broken: Broken, mine: set[str]) -> list[tuple[str, str]]:
+        """Segments of the step that an engine failed of: halved, until the one at fault is alone and fails.
+
+        A process that died or hung may have been anybody's fault, so only the second time makes suspects, and only
+        `MAX_CRASHES` alone make a culprit.
+
+        Returns:
+            The culprit, if it is one, and the reason.
+        """
+        suspects = [i for i in broken.segments if i in mine]
+        for segment_id in suspects:
+            self.active[segment_id].crashes += 1
+            self.active[segment_id].broke_at = self.active[segment_id].furthest
+        alone = len(broken.segments) == 1
+        if alone and suspects:
+            crashes = self.active[suspects[0]].crashes
+            if broken.raised:
+                return [(suspects[0], broken.reason)]
+            if crashes >= MAX_CRASHES:
+                return [(suspects[0], f"{broken.reason}, {crashes} times")]
+        worst = max((self.active[i].crashes for i in suspects), default=0)
+        if not alone and suspects and (broken.raised or worst > 1):
+            middle = (len(suspects) + 1) // 2
+            for half in (suspects[:middle], suspects[middle:]):
+                self._cohorts += 1
+                for segment_id in half:
+                    self.active[segment_id].cohort = self._cohorts
+        return []
 
     def _requeue(self, segment_id: str) -> None:
         self.active[segment_id].engine = None
-        self.active[segment_id].step = 0
+        self.active[segment_id].step = None

@@ -12,7 +12,7 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from cluster.messages import Plan, Report
+from cluster.messages import Owner, Plan, Report
 from model.chain import overlap_of
 from model.tasks import ModelCard, SegmentSpec, VideoSpec, needs_negative, segment_of
 from serving.jobs.job import EngineRow, Job, Result, Stage, State
@@ -68,7 +68,14 @@ class Router:
         """An engine reports what came of its last plan and gets the next one; an idle engine waits a while for it."""
         now = time.monotonic()
         news = self._board.take(report, now)
-        self._store.put_engine(EngineRow(report.engine, report.model, report.gang_epoch, 1, time.time()))
+        if report.broken is not None:
+            log.warning("engine %s broke in epoch %d: %s", report.engine, report.gang_epoch, report.broken.reason)
+        if report.state == "ready":
+            row = EngineRow(report.engine, report.model, report.gang_epoch, report.ranks, time.time())
+            self._store.put_engine(row)
+        else:
+            log.warning("engine %s is %s", report.engine, report.state)
+            self._store.remove_engine(report.engine)
         for segment_id in news.progressed:
             self._write_progress(segment_id)
         for segment_id, latents in news.finished:
@@ -77,7 +84,7 @@ class Router:
             self._settle(segment_id, JobFailed(reason))
         self._renew_leases()
         plan = self._board.plan(report)
-        if not (plan.advance or plan.drop):
+        if report.state == "ready" and not (plan.advance or plan.drop):
             self._work.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._work.wait(), LONG_POLL_SECONDS)
@@ -94,7 +101,7 @@ class Router:
                     self._running[job.id] = (job, asyncio.create_task(self._work_on(job)))
             self._renew_leases()
             for engine_id in self._board.lose_silent_engines(time.monotonic()):
-                log.warning("engine %s is silent, its segments start again elsewhere", engine_id)
+                log.warning("engine %s is silent, its segments go on elsewhere", engine_id)
                 self._store.remove_engine(engine_id)
             await asyncio.sleep(POLL_SECONDS)
 
@@ -148,18 +155,20 @@ class Router:
         for index in range(len(spec.spans)):
             conditions = (await self._conditioner.encode.remote(spec, index, [before]))[0]
             self._progress(job, Stage.DENOISING, index * spec.steps, None)
-            latents.append(await self._denoise(job, segment_of(spec, segment_id_of(job, index), index), conditions))
+            segment = segment_of(spec, segment_id_of(job, index), index)
+            latents.append(await self._denoise(job, index, segment, conditions))
             overlap = overlap_of(spec, index)
             before = (await self._decoder.tail.remote(spec, latents[-1:], overlap))[0] if overlap else None
         self._progress(job, Stage.DECODING, spec.steps * len(spec.spans), None)
         result: Result = await self._decoder.render.remote(spec, latents, f"jobs/{job.id}/{job.lease_epoch}")
         return result
 
-    async def _denoise(self, job: Job, segment: SegmentSpec, conditions: Any) -> Any:
+    async def _denoise(self, job: Job, index: int, segment: SegmentSpec, conditions: Any) -> Any:
         """Have the engines make one segment; returns the reference to its latents."""
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
-        self._board.add(Active(segment, (job.created_at, job.id), self._tokens(segment), conditions))
+        owner = Owner(job.id, index, job.lease_epoch)
+        self._board.add(Active(segment, (job.created_at, job.id), self._tokens(segment), conditions, owner))
         self._work.set()
         try:
             return await outcome
@@ -181,7 +190,7 @@ class Router:
         if job_id in self._running:
             job, _ = self._running[job_id]
             active = self._board.active[segment_id]
-            step = active.spec.steps * int(segment_id.rpartition("/")[2]) + active.step
+            step = active.spec.steps * int(segment_id.rpartition("/")[2]) + active.furthest
             with suppress(LeaseLost):  # the next heartbeat ends the job
                 self._progress(job, Stage.DENOISING, step, self._board.eta_seconds(segment_id))
 

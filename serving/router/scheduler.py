@@ -8,17 +8,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Candidate:
-    """A segment as the scheduler sees it."""
+    """A segment as the scheduler sees it.
+
+    Attributes:
+        order: by creation; smaller goes first. tokens: in one step, all guidance branches counted.
+        cohort: 0, or the number of a group of which one may be what an engine failed of; they are tried by themselves.
+    """
 
     id: str
-    order: tuple[float, str]  # by creation; smaller goes first
-    tokens: int  # in one step, all guidance branches counted
+    order: tuple[float, str]
+    tokens: int
+    cohort: int = 0
 
 
 @dataclass(frozen=True)
 class Decision:
+    """``trial``: the step is one of suspects, so what the engine holds besides should be safe before it."""
+
     admit: tuple[str, ...]
     advance: tuple[str, ...]
+    trial: bool = False
 
 
 def decide(held: Sequence[Candidate], waiting: Sequence[Candidate], step_tokens: int) -> Decision:
@@ -27,12 +36,17 @@ def decide(held: Sequence[Candidate], waiting: Sequence[Candidate], step_tokens:
     Everything the engine holds takes a step; waiting segments join, oldest first, while the batch stays within
     ``step_tokens``. A segment larger than that runs alone. A large one at the front is never overtaken for good: while
     it does not fit, nothing behind it is admitted.
+
+    Suspects go first, one cohort at a time and with nobody else, so that their failure tells something and costs the
+    others nothing but the wait for one step.
     """
-    total = sum(c.tokens for c in held)
+    trial = min((c.cohort for c in (*held, *waiting) if c.cohort), default=0)
+    running = [c for c in held if c.cohort == trial]
+    total = sum(c.tokens for c in running)
     admit: list[str] = []
-    for candidate in sorted(waiting, key=lambda c: c.order):
+    for candidate in sorted((c for c in waiting if c.cohort == trial), key=lambda c: c.order):
         if total and total + candidate.tokens > step_tokens:
             break
         admit.append(candidate.id)
         total += candidate.tokens
-    return Decision(admit=tuple(admit), advance=(*(c.id for c in held), *admit))
+    return Decision(tuple(admit), (*(c.id for c in running), *admit), trial != 0)

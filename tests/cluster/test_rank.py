@@ -10,6 +10,7 @@ import torch
 
 from cluster.messages import Admit, Plan
 from cluster.rank import Rank
+from cluster.settings import EngineSettings
 from model.conditions import Conditions
 from model.pipeline import NOTHING, LocalPipeline, condition_span
 from model.presets import find_model
@@ -34,6 +35,13 @@ def spec_for(card: ModelCard, **fields: Any) -> VideoSpec:
     return resolve(request, card, 0)
 
 
+def alone(card: ModelCard, **fields: Any) -> Rank:
+    """A gang of one rank."""
+    rank = Rank(card, EngineSettings(**fields))
+    rank.join(0, "")
+    return rank
+
+
 def admit(card: ModelCard, segment_id: str, spec: VideoSpec) -> Admit:
     local = LocalPipeline.load(card)
     conditions = condition_span(local.text, local.conditioner, spec, NOTHING, 0, None)
@@ -41,7 +49,7 @@ def admit(card: ModelCard, segment_id: str, spec: VideoSpec) -> Admit:
 
 
 def test_segments_join_and_leave_the_batch_and_end_as_in_the_local_pipeline(card: ModelCard) -> None:
-    rank, local = Rank(card), LocalPipeline.load(card)
+    rank, local = alone(card), LocalPipeline.load(card)
     first, second = spec_for(card), spec_for(card, size="48x32", steps=2, seed=2, guidance=1.0)
     outcome = rank.execute(Plan(admit=(admit(card, "a", first),), advance=("a",)))
     assert [(h.id, h.step) for h in outcome.held] == [("a", 1)]
@@ -57,14 +65,14 @@ def test_segments_join_and_leave_the_batch_and_end_as_in_the_local_pipeline(card
 
 
 def test_a_dropped_segment_is_forgotten(card: ModelCard) -> None:
-    rank = Rank(card)
+    rank = alone(card)
     rank.execute(Plan(admit=(admit(card, "a", spec_for(card)),), advance=("a",)))
     outcome = rank.execute(Plan(drop=("a", "unknown"), advance=("a",)))
     assert (outcome.held, outcome.finished, outcome.failed, outcome.step_tokens) == ((), (), (), 0)
 
 
 def test_only_the_segment_that_breaks_the_batch_fails(card: ModelCard) -> None:
-    rank = Rank(card)
+    rank = alone(card)
     spec = spec_for(card)
     broken = Admit(segment_of(spec, "broken"), ray.put(Conditions(torch.zeros(4, 7), torch.zeros(4, 7))))
     without_negative = Admit(segment_of(spec, "without"), ray.put(Conditions(torch.zeros(4, 32), None)))

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from kernels import (
     CuSeqlens,
+    combine_experts,
     grouped_gemm,
-    norm_modulate,
-    permute_by_expert,
+    linear_gelu,
     qk_norm_rope,
     residual_gate,
+    residual_norm,
     route_top_k,
     varlen_attention,
+    varlen_attention_lse,
 )
 from kernels.varlen import equal_runs
 
@@ -28,6 +30,10 @@ lengths = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, 
 
 def randn(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def offsets_of(counts: list[int]) -> torch.Tensor:
+    return torch.tensor([0, *counts]).cumsum(0).int()
 
 
 def close(result: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -48,6 +54,12 @@ def test_attention_over_ragged_lengths(pairs: list[tuple[int, int]], heads: int,
                 scores = k[span, head].double() @ q[row, head].double() / math.sqrt(8)
                 expected[row, head] = scores.softmax(0) @ v[span, head].double()
     assert close(varlen_attention(q, k, v, cu_q, cu_k), expected)
+    out, lse = varlen_attention_lse(q, k, v, cu_q, cu_k)
+    assert close(out, expected)
+    for i in range(len(pairs)):
+        queries, span = slice(cu_q.offsets[i], cu_q.offsets[i + 1]), slice(cu_k.offsets[i], cu_k.offsets[i + 1])
+        scores = torch.einsum("qhd,khd->hqk", q[queries].double(), k[span].double()) / math.sqrt(8)
+        assert close(lse[:, queries], scores.logsumexp(-1))
 
 
 def test_attention_refuses_lengths_that_do_not_fit() -> None:
@@ -70,12 +82,27 @@ def test_grouped_gemm_with_empty_experts(counts: list[int], gelu: bool, seed: in
         y = x[row].double() @ weight[expert].double()
         inner = math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)
         expected[row] = 0.5 * y * (1 + inner.tanh()) if gelu else y
-    assert close(grouped_gemm(x, weight, torch.tensor(counts), gelu=gelu), expected)
+    assert close(grouped_gemm(x, weight, offsets_of(counts), gelu=gelu), expected)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).int()
+    shuffled = torch.empty_like(x)
+    shuffled[order.long()] = x
+    assert close(grouped_gemm(shuffled, weight, offsets_of(counts), gelu=gelu, rows=order), expected)
 
 
-def test_grouped_gemm_refuses_another_number_of_experts() -> None:
-    with pytest.raises(ValueError, match="weight has 2 experts, counts has 3"):
-        grouped_gemm(torch.zeros(1, 4), torch.zeros(2, 4, 4), torch.tensor([1, 0, 0]))
+def test_grouped_gemm_refuses_shapes_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"weight is \(2, 4, 4\), offsets \(4,\)"):
+        grouped_gemm(torch.zeros(1, 4), torch.zeros(2, 4, 4), offsets_of([1, 0, 0]))
+    with pytest.raises(ValueError, match=r"x must be \[M, 4\]"):
+        grouped_gemm(torch.zeros(1, 5), torch.zeros(2, 4, 4), offsets_of([1, 0]))
+    with pytest.raises(ValueError, match=r"bias is \(4,\), it must be \(2, 4\)"):
+        grouped_gemm(torch.zeros(1, 4), torch.zeros(2, 4, 4), offsets_of([1, 0]), torch.zeros(4))
+
+
+def test_a_linear_layer_with_gelu() -> None:
+    x, weight, bias = randn(6, 8, seed=0), randn(5, 8, seed=1), randn(5, seed=2)
+    y = x.double() @ weight.double().T + bias.double()
+    expected = 0.5 * y * (1 + (math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)).tanh())
+    assert close(linear_gelu(x, weight, bias), expected)
 
 
 @given(st.integers(1, 9), st.integers(1, 6), st.data(), seeds)
@@ -83,27 +110,33 @@ def test_grouped_gemm_refuses_another_number_of_experts() -> None:
 def test_routing_and_the_order_by_expert(tokens: int, experts: int, data: st.DataObject, seed: int) -> None:
     k = data.draw(st.integers(1, experts))
     logits, correction = randn(tokens, experts, seed=seed), randn(experts, seed=seed + 1)
-    chosen, gates = route_top_k(logits, correction, k)
-    assert chosen.shape == gates.shape == (tokens, k)
+    rows = route_top_k(logits, correction, k)
+    assert rows.position.shape == (tokens, k)
+    expected: list[tuple[int, int, float]] = []
     for token in range(tokens):
         scores = [1 / (1 + math.exp(-float(v))) for v in logits[token]]
-        ranked = sorted(range(experts), key=lambda e: -(scores[e] + float(correction[e])))
-        assert set(chosen[token].tolist()) == set(ranked[:k])
-        total = sum(scores[e] for e in ranked[:k])
-        for expert, gate in zip(chosen[token].tolist(), gates[token].tolist(), strict=True):
-            assert gate == pytest.approx(scores[expert] / total, rel=1e-4)
-
-    rows = permute_by_expert(chosen, gates, experts)
-    expected = [
-        (expert, token, float(gates[token, choice]))
-        for expert in range(experts)
-        for token in range(tokens)
-        for choice in range(k)
-        if int(chosen[token, choice]) == expert
-    ]
+        ranked = sorted(range(experts), key=lambda e: -(scores[e] + float(correction[e])))[:k]
+        total = sum(scores[e] for e in ranked)
+        expected += [(e, token, scores[e] / total) for e in ranked]
+    expected.sort(key=lambda row: row[:2])
     assert rows.counts.tolist() == [sum(e == expert for e, _, _ in expected) for expert in range(experts)]
+    assert rows.offsets.tolist() == offsets_of(rows.counts.tolist()).tolist()
     assert rows.token.tolist() == [token for _, token, _ in expected]
-    assert rows.gate.tolist() == [gate for _, _, gate in expected]
+    assert rows.gate.tolist() == pytest.approx([gate for _, _, gate in expected], rel=1e-4)
+    assert rows.token[rows.position.long()].tolist() == [[token] * k for token in range(tokens)]
+    assert {f.dtype for f in (rows.token, rows.counts, rows.offsets, rows.position)} == {torch.int32}
+
+    y, bias, shared = randn(tokens * k, 5, seed=seed), randn(5, seed=seed + 2), randn(tokens, 5, seed=seed + 3)
+    summed = bias.double() + shared.double()
+    for row, (_, token, gate) in zip(y.double(), expected, strict=True):
+        summed[token] += row * gate
+    assert close(combine_experts(y, rows, bias, shared), summed)
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_routing_refuses_more_choices_than_experts(k: int) -> None:
+    with pytest.raises(ValueError, match=f"k is {k}: it must be 1 to 3"):
+        route_top_k(torch.zeros(2, 3), torch.zeros(3), k)
 
 
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(2, 9), seeds)
@@ -120,8 +153,32 @@ def test_modulation_with_a_row_for_each_noise_level(tokens: int, levels: int, di
         normed.append(value * (1 + scale[level].double()) + shift[level].double())
         gated.append(residual[token].double() + x[token].double() * gate[level].double())
     # a layer norm of two nearly equal numbers magnifies rounding
-    assert torch.allclose(norm_modulate(x, shift, scale, row, 1e-6).double(), torch.stack(normed), rtol=1e-3, atol=1e-3)
+    same, plain = residual_norm(x, None, None, row, shift=shift, scale=scale, eps=1e-6)
+    assert torch.equal(same, x)
+    assert torch.allclose(plain.double(), torch.stack(normed), rtol=1e-3, atol=1e-3)
     assert close(residual_gate(residual, x, gate, row), torch.stack(gated))
+    assert close(residual_gate(residual, x, None, row), residual.double() + x.double())
+    total, after = residual_norm(residual, x, gate, row, shift=shift, scale=scale, eps=1e-6)
+    assert torch.equal(total, residual_gate(residual, x, gate, row))
+    assert torch.equal(after, residual_norm(total, None, None, row, shift=shift, scale=scale, eps=1e-6)[1])
+    weight, bias = randn(2, dim, seed=seed + 2)
+    _, affine = residual_norm(residual, x, gate, row, weight=weight, bias=bias, eps=1e-6)
+    alone = torch.nn.functional.layer_norm(total.double(), (dim,), weight.double(), bias.double(), 1e-6)
+    assert torch.allclose(affine.double(), alone, rtol=1e-3, atol=1e-3)
+
+
+def test_a_norm_refuses_what_does_not_fit() -> None:
+    x, row, table = torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), torch.zeros(1, 4)
+    with pytest.raises(ValueError, match="shift and scale"):
+        residual_norm(x, None, None, row, shift=table, eps=1e-6)
+    with pytest.raises(ValueError, match="adaptive"):
+        residual_norm(x, None, None, row, shift=table, scale=table, weight=torch.ones(4), eps=1e-6)
+    with pytest.raises(ValueError, match=r"gate is \(1, 5\)"):
+        residual_norm(x, x, torch.zeros(1, 5), row, eps=1e-6)
+    with pytest.raises(ValueError, match="update"):
+        residual_gate(x, x[:2], None, row)
+    with pytest.raises(ValueError, match=r"row \(2,\)"):
+        residual_gate(x, x, None, row[:2])
 
 
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 4), st.booleans(), seeds)
@@ -153,9 +210,11 @@ def test_results_have_the_dtype_of_their_input(dtype: torch.dtype) -> None:
     q = qk_norm_rope(x, torch.ones(8, dtype=dtype), torch.ones(4, 2), torch.zeros(4, 2), 2, 1e-6)
     assert q.dtype == dtype
     assert varlen_attention(q, q, q, cu, cu).dtype == dtype
-    assert norm_modulate(x, table, table, row, 1e-6).dtype == dtype
+    assert {t.dtype for t in residual_norm(x, x, table, row, shift=table, scale=table, eps=1e-6)} == {dtype}
     assert residual_gate(x, x, table, row).dtype == dtype
-    assert grouped_gemm(x, torch.randn(2, 8, 3).to(dtype), torch.tensor([4, 0]), gelu=True).dtype == dtype
+    assert grouped_gemm(x, torch.randn(2, 8, 8).to(dtype), offsets_of([4, 0]), gelu=True).dtype == dtype
+    rows = route_top_k(torch.randn(4, 3), torch.zeros(3), 2)
+    assert combine_experts(torch.randn(8, 8).to(dtype), rows).dtype == dtype
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -165,8 +224,8 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda a, b, c: varlen_attention(a, b, c, cu, cu), (q, k, v))
     x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 3, 2, dtype=torch.float64, requires_grad=True)
-    counts = torch.tensor([2, 0, 3])
-    assert torch.autograd.gradcheck(lambda a, w: grouped_gemm(a, w, counts, gelu=True), (x, weight))
+    offsets = offsets_of([2, 0, 3])
+    assert torch.autograd.gradcheck(lambda a, w: grouped_gemm(a, w, offsets, gelu=True), (x, weight))
 
 
 def test_offsets_and_runs_of_equal_neighbours() -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import grouped_gemm, permute_by_expert, route_grouped_top1
+from kernels import Permutation, grouped_gemm, route_grouped_top1
 from model.experts import MoEFeedForward
 
 few = settings(deadline=None, max_examples=25)
@@ -20,6 +20,12 @@ def randn(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def experts_of(rows: Permutation) -> torch.Tensor:
+    """``[N, k]``: the expert of each of a token's choices."""
+    owner = torch.arange(len(rows.counts)).repeat_interleave(rows.counts)
+    return owner[rows.position.long()]
+
+
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 5), st.sampled_from([1.0, 1e4]), seeds)
 @few
 def test_the_best_of_each_group_with_weight_one(
@@ -27,24 +33,24 @@ def test_the_best_of_each_group_with_weight_one(
 ) -> None:
     logits = randn(tokens, groups * replicas, seed=seed) * scale
     correction = randn(groups * replicas, seed=seed + 1) * scale
-    experts, gates = route_grouped_top1(logits, correction, groups)
-    assert experts.shape == gates.shape == (tokens, groups)
-    assert bool((gates == 1).all())
+    rows = route_grouped_top1(logits, correction, groups)
+    experts = experts_of(rows)
+    assert experts.shape == (tokens, groups)
+    assert bool((rows.gate == 1).all())
     for token in range(tokens):
         for group in range(groups):
             members = range(group * replicas, (group + 1) * replicas)
             assert int(experts[token, group]) == max(members, key=lambda e: float(logits[token, e] + correction[e]))
-    counts = permute_by_expert(experts, gates, groups * replicas).counts
-    assert counts.view(groups, replicas).sum(1).tolist() == [tokens] * groups
+    assert rows.counts.view(groups, replicas).sum(1).tolist() == [tokens] * groups
 
 
 def test_a_grouped_router_learns_by_the_log_probability_of_its_choice() -> None:
     logits = randn(5, 6, seed=0).requires_grad_()
-    experts, gates = route_grouped_top1(logits, torch.zeros(6), 2)
-    gates.sum().backward()
+    rows = route_grouped_top1(logits, torch.zeros(6), 2)
+    rows.gate.sum().backward()
     assert logits.grad is not None
     shares = logits.detach().view(5, 2, 3).softmax(-1).view(5, 6)
-    chosen = torch.zeros(5, 6).scatter(1, experts, 1.0)
+    chosen = torch.zeros(5, 6).scatter(1, experts_of(rows), 1.0)
     assert torch.allclose(logits.grad, chosen - shares, atol=1e-6)
 
 
@@ -54,7 +60,8 @@ def test_grouped_gemm_with_a_bias(counts: list[int], gelu: bool, seed: int) -> N
     x, weight = randn(sum(counts), 7, seed=seed), randn(len(counts), 7, 5, seed=seed + 1)
     bias = randn(len(counts), 5, seed=seed + 2)
     owner = [expert for expert, count in enumerate(counts) for _ in range(count)]
-    y = grouped_gemm(x, weight, torch.tensor(counts), bias, gelu=gelu)
+    offsets = torch.tensor([0, *counts]).cumsum(0).int()
+    y = grouped_gemm(x, weight, offsets, bias, gelu=gelu)
     assert y.shape == (sum(counts), 5)
     for row, expert in enumerate(owner):
         value = x[row].double() @ weight[expert].double() + bias[expert].double()
@@ -70,7 +77,7 @@ def test_a_layer_of_groups_adds_up_slices_and_its_bias_once() -> None:
         torch.nn.init.normal_(parameter)
     x = torch.randn(4, 8)
     assert layer.b1 is not None and layer.b2 is not None
-    experts, _ = layer.route(x)
+    experts = experts_of(layer.route(x))
     expected = torch.zeros(4, 8)
     for token in range(4):
         expected[token] = layer.b2.detach()

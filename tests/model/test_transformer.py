@@ -154,7 +154,7 @@ def test_an_expert_layer_is_the_loop_over_its_tokens() -> None:
     layer.correction += torch.randn(5).double()
     x = torch.randn(33, 20).double()
     rows = []
-    counts = torch.zeros(5, dtype=torch.int64)
+    counts = torch.zeros(5, dtype=torch.int32)
     for token in x:
         scores = (layer.gate.weight.float() @ token.float()).sigmoid()
         chosen = (scores + layer.correction.float()).topk(2).indices

@@ -51,6 +51,19 @@ def test_broken_model(settings: Settings, tmp_path: Path, capsys: pytest.Capture
     assert "restore the file" in capsys.readouterr().out
 
 
+def test_kernels(settings: Settings) -> None:
+    check = find(settings, "kernels")
+    assert check.status is Status.OK
+    assert "attention=sdpa" in check.detail
+    assert "grouped_gemm=torch" in check.detail
+    asked = find(settings.model_copy(update={"kernels": "attention=reference"}), "kernels")
+    assert "attention=reference" in asked.detail
+    wrong = find(settings.model_copy(update={"kernels": "attention=fastest"}), "kernels")
+    assert wrong.status is Status.FAIL
+    assert "attention has no implementation 'fastest'" in wrong.detail
+    assert wrong.advice == "change ZOETROPE_KERNELS"
+
+
 def test_unknown_model(settings: Settings) -> None:
     check = find(settings.model_copy(update={"model": "nobody"}), "model")
     assert (check.status, "neither a preset" in check.detail) == (Status.FAIL, True)

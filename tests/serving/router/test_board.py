@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.messages import Failed, Finished, Held, Plan, Report
+from cluster.messages import Broken, Failed, Finished, Held, Plan, Report
 from model.tasks import SegmentSpec
 from serving.router.board import Active, Board
 
@@ -38,13 +38,82 @@ def test_a_segment_goes_through_its_steps() -> None:
     assert board.active == {}
 
 
-def test_a_rebuilt_gang_starts_its_segments_again() -> None:
+def test_a_rebuilt_gang_takes_up_its_segments_again() -> None:
     board = board_with("a")
     exchange(board, report())
-    board.take(report(held=(Held("a", 2),)), 1.0)
+    for step in (1, 2, 3, 4):
+        exchange(board, report(held=(Held("a", step),)), 1.0)
     plan = exchange(board, report(epoch=2), 2.0)
     assert [x.spec.id for x in plan.admit] == ["a"]
-    assert board.active["a"].step == 0
+    news = board.take(report(epoch=2, held=(Held("a", 3),)), 3.0)  # its snapshot was at step 2
+    assert (news.progressed, board.active["a"].redone) == ((), 1), "what clients see never goes back"
+    assert board.take(report(epoch=2, held=(Held("a", 4),)), 3.0).progressed == ()
+    assert board.take(report(epoch=2, held=(Held("a", 5),)), 3.0).progressed == ("a",)
+    assert board.active["a"].redone == 2
+
+
+def break_down(board: Board, *segments: str, raised: bool, engine: str = "e") -> tuple[tuple[str, str], ...]:
+    broken = Broken(segments, "no memory", raised)
+    news = board.take(report(engine, state="rebuilding", broken=broken), 1.0)
+    assert board.plan(report(engine, state="rebuilding")) == Plan()
+    return news.failed
+
+
+def test_halving_finds_the_segment_at_fault() -> None:
+    board = board_with("a", "b", "c", "d", "e", step_tokens=10_000)
+    tried: list[tuple[str, ...]] = []
+    failed: tuple[tuple[str, str], ...] = ()
+    while not failed:
+        plan = exchange(board, report())
+        tried.append(plan.advance)
+        assert plan.put_away == (len(tried) > 1), "what else is held is safe before a trial"
+        if "d" in plan.advance:
+            failed = break_down(board, *plan.advance, raised=True)
+        else:
+            board.take(report(held=tuple(Held(i, 1) for i in plan.advance)), 1.0)
+            board.take(report(), 1.0)
+        assert len(tried) < 10
+    assert failed == (("d", "no memory"),)
+    assert tried[0] == ("a", "b", "c", "d", "e")
+    assert ("d",) in tried
+    assert set(exchange(board, report()).advance) <= {"a", "b", "c", "e"}
+
+
+def test_suspects_are_together_again_once_they_are_past_the_step() -> None:
+    board = board_with("a", "b")
+    exchange(board, report())
+    break_down(board, "a", "b", raised=True)
+    assert exchange(board, report(), 2.0).advance == ("a",)
+    plan = exchange(board, report(held=(Held("a", 1),)), 3.0)
+    assert plan.advance == ("b",), "the other suspect has its turn while the cleared one waits"
+    assert exchange(board, report(held=(Held("a", 1), Held("b", 1))), 4.0).advance == ("a", "b")
+
+
+def test_a_lost_process_is_nobodys_fault_at_first() -> None:
+    board = board_with("a")
+    for _ in range(2):
+        assert exchange(board, report()).advance == ("a",)
+        assert break_down(board, "a", raised=False) == ()
+    assert exchange(board, report()).advance == ("a",)
+    assert break_down(board, "a", raised=False) == (("a", "no memory, 3 times"),)
+
+
+def test_engines_that_stop_give_their_segments_back() -> None:
+    for state in ("rebuilding", "draining", "out"):
+        board = board_with("a")
+        exchange(board, report("one"))
+        exchange(board, report("one", state=state))
+        assert ("one" in board.engines) == (state == "rebuilding")
+        assert exchange(board, report("two")).advance == ("a",)
+
+
+def test_a_segment_moves_to_the_engine_of_the_other_noise_expert() -> None:
+    board = board_with("a")
+    assert exchange(board, report("low", role="low")).advance == ()
+    assert exchange(board, report("high", role="high")).advance == ("a",)
+    exchange(board, report("high", role="high", handed_over=("a",)))
+    assert exchange(board, report("high", role="high")).advance == ()
+    assert exchange(board, report("low", role="low")).advance == ("a",)
 
 
 def test_a_silent_engine_loses_its_segments_to_another() -> None:

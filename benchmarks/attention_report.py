@@ -1,0 +1,100 @@
+"""The page that `benchmarks.attention_error` writes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+EXPLAINED = """\
+The truth is attention in float64 of the inputs as they are. The 8-bit results are those of the plain torch reference
+on a CPU, which rounds where the kernel rounds: `int8` has 8-bit queries and keys, probabilities and values in bfloat16;
+`int8 + fp8` has probabilities and values in e4m3. Both get inputs rounded to bfloat16, as on a GPU; the line `bf16`
+shows what that rounding alone costs. Smoothing takes the mean key from the keys before they are rounded.
+
+Sparse attention is computed in float64, so its error is that of the blocks of 128 queries and 64 keys that were left
+out and of nothing else. Its mask is a plain one, there to study what the mask argument costs: queries and keys are
+averaged over tiles, the softmax of the products of the averages estimates each tile's share, and each tile of queries
+keeps the largest until they hold the wanted mass. `oracle` chooses by the true shares, which no fast method knows.
+
+Errors are ||result - truth|| / ||truth|| over all elements, the cosine of the two, and the largest difference of an
+element. 8-bit and sparse attention are off unless asked for."""
+
+Row = dict[str, Any]
+Show = Callable[[Row], str]
+
+
+def table(rows: Sequence[Row], columns: dict[str, Show]) -> list[str]:
+    """A Markdown table with a line for each row."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return lines + ["| " + " | ".join(show(row) for show in columns.values()) + " |" for row in rows]
+
+
+def by_part(rows: Sequence[Row], methods: Sequence[str], show: Show) -> list[str]:
+    """A line for each part, a column for each method."""
+    cells: dict[str, Row] = defaultdict(dict)
+    for row in rows:
+        if row["method"] not in methods:
+            continue
+        cells[row["part"]][row["method"]] = row
+
+    def column(method: str) -> Show:
+        return lambda line: show(line[method]) if method in line else ""
+
+    columns: dict[str, Show] = {"": lambda line: str(line["part"])}
+    lines = [{"part": part, **found} for part, found in cells.items()]
+    return table(lines, columns | {method: column(method) for method in methods})
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """Each once, in order."""
+    return list(dict.fromkeys(names))
+
+
+def error(row: Row) -> str:
+    return f"{row['relative_l2']:.1e}"
+
+
+def share(row: Row) -> str:
+    return f"{row['relative_l2']:.1e} ({100 * row['density']:.0f} %)"
+
+
+def markdown(record: Row) -> str:
+    """The record as a page."""
+    rows: list[Row] = record["rows"]
+    figures: dict[str, Show] = {
+        "method": lambda row: str(row["method"]),
+        "relative L2": lambda row: f"{row['relative_l2']:.2e}",
+        "1 - cosine": lambda row: f"{max(1 - row['cosine'], 0.0):.1e}",
+        "max abs": lambda row: f"{row['max_abs']:.2e}",
+    }
+    dense = unique(row["method"] for row in rows if not row["method"].startswith("mass"))
+    masses = unique(row["method"] for row in rows if row["method"].startswith("mass") and "oracle" not in row["method"])
+    lines = ["# Error of 8-bit and of block-sparse attention", "", EXPLAINED]
+    took = f"{record['cpu_seconds']:.0f} s of one core"
+    lines += ["", f"`{record['command']}`, {record['device']}, torch {record['torch']}, {took}."]
+    for source, said in record["sources"].items():
+        mine = [row for row in rows if row["source"] == source]
+        lines += ["", f"## {source}", "", said]
+        whole = [row for row in mine if row["part"] == "all"]
+        eight = [row for row in whole if row["method"] in dense]
+        if eight:
+            lines += ["", *table(eight, figures)]
+        blocks = [row for row in whole if row["method"].startswith("mass")]
+        if blocks:
+            computed = {"blocks computed": lambda row: f"{100 * row['density']:.0f} %"}
+            lines += ["", "Block-sparse self-attention:", "", *table(blocks, figures | computed)]
+        parts = [row for row in mine if row["part"] != "all"]
+        lines += ["", "Relative L2 by part, 8 bits:", "", *by_part(parts, dense, error)]
+        lines += ["", "Relative L2 by part and mass (share of blocks computed):", "", *by_part(parts, masses, share)]
+    if record["generations"]:
+        lines += ["", "## A whole generation", "", f"{record['generated']} against the same clip in float32.", ""]
+        lines += table(
+            record["generations"],
+            {
+                "method": lambda row: str(row["method"]),
+                "relative L2 of the latents": lambda row: f"{row['relative_l2']:.2e}",
+                "PSNR of the frames, dB": lambda row: "equal" if row["psnr"] is None else f"{row['psnr']:.1f}",
+            },
+        )
+    return "\n".join(lines) + "\n"

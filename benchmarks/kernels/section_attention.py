@@ -1,0 +1,71 @@
+"""Attention of whole clips on themselves and on text, in all our forms, beside everything else that is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.kernels.cases import Inputs
+from benchmarks.kernels.cases_attention import EIGHT_BIT
+from benchmarks.kernels.contenders import Contender, Row, Work
+from benchmarks.kernels.peers import attention_peers
+from benchmarks.kernels.section import Bench, Rows
+from benchmarks.kernels.shapes import Model
+from benchmarks.kernels.timing import Call
+from kernels.block_mask import BLOCK_K, BLOCK_Q, BlockMask
+from kernels.varlen import CuSeqlens
+
+SPARSE = 0.25  # share of the blocks in the sparse form
+
+
+def attention(bench: Bench) -> Rows:
+    """Every model at every number of tokens: self-attention, then cross-attention."""
+    for model in bench.scope.models:
+        for tokens in bench.tokens:
+            for kind, keys in (("self", tokens), ("cross", model.text)):
+                yield _race(bench, model, kind, tokens, keys)
+
+
+def _race(bench: Bench, model: Model, kind: str, tokens: int, keys: int) -> list[Row]:
+    heads, d = model.heads, model.head_dim
+
+    def make(inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        return tuple(inputs.randn(length, heads, d, dtype=bench.half) for length in (tokens, keys, keys))
+
+    sets = bench.sets(make)
+    cu_q, cu_k = CuSeqlens.of([tokens]), CuSeqlens.of([keys])
+    flops = 4.0 * tokens * keys * heads * d
+    moved = 2.0 * (tokens + keys) * heads * d * bench.half.itemsize
+    case = f"{kind} {model.name}, {tokens} on {keys}"
+    contenders = [_ours(bench, backend, sets, cu_q, cu_k) for backend in ("triton", "gluon", *EIGHT_BIT)]
+    contenders += attention_peers(lambda i: sets[i], bench.device)
+    rows = bench.race(Work("attention", case, flops=flops, moved=moved), contenders)
+    if kind == "self":
+        rows += bench.race(
+            Work("attention", f"sparse {case}", flops=SPARSE * flops, moved=moved), [_sparse(bench, sets, cu_q, cu_k)]
+        )
+    return rows
+
+
+def _ours(bench: Bench, backend: str, sets: list[Any], cu_q: CuSeqlens, cu_k: CuSeqlens) -> Contender:
+    if backend in ("gluon", "int8_fp8") and bench.device.type != "cuda":
+        return Contender(backend, absent="it needs a GPU")
+    options = {"pv": EIGHT_BIT[backend]} if backend in EIGHT_BIT else {}
+
+    def call(f: Any, i: int) -> Call:
+        return lambda: f(*sets[i], cu_q, cu_k, **options)
+
+    return bench.ours(backend, "attention", backend, "attention_8bit" if options else "attention", call)
+
+
+def _sparse(bench: Bench, sets: list[Any], cu_q: CuSeqlens, cu_k: CuSeqlens) -> Contender:
+    heads = sets[0][0].shape[1]
+
+    def call(f: Any, i: int) -> Call:
+        shape = (heads, -(-cu_q.total // BLOCK_Q), -(-cu_k.total // BLOCK_K))
+        chosen = torch.rand(shape, generator=bench.inputs(i).generator, device=bench.device) < SPARSE
+        mask = BlockMask.of([chosen])
+        return lambda: f(*sets[i], cu_q, cu_k, mask=mask)
+
+    return bench.ours(f"triton, {SPARSE:.0%} of the blocks", "attention", "triton", "attention", call)

@@ -1,0 +1,159 @@
+"""A whole layer of the transformer: ours as the model runs it, and diffusers' own under torch.compile."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.kernels.cases import Inputs
+from benchmarks.kernels.contenders import Contender, Work
+from benchmarks.kernels.peers import compiled, installed
+from benchmarks.kernels.section import Bench, Rows
+from benchmarks.kernels.shapes import Model
+from benchmarks.kernels.timing import Call
+from kernels.backends import use
+from kernels.varlen import CuSeqlens
+from model.blocks import Block, Hidden
+from model.config import MoEConfig, TransformerConfig
+from model.sequences import PackedBatch
+
+EPS = 1e-6
+# What runs a layer: settings of `kernels.backends` and the kernels that they need.
+OURS: dict[str, tuple[str, str]] = {
+    "ours": ("triton,attention=gluon", "gluon"),
+    "ours, Triton attention": ("triton", "triton"),
+    "ours, 8-bit attention": ("triton,attention=int8_fp8", "int8_fp8"),
+    "ours, int8 attention": ("triton,attention=int8", "int8"),
+}
+OPERATIONS = (
+    ("residual_norm", "triton"),
+    ("qk_norm_rope", "triton"),
+    ("grouped_gemm", "triton"),
+    ("router_logits", "triton"),
+    ("routing", "triton"),
+    ("combine", "triton"),
+)
+
+
+def layer(bench: Bench) -> Rows:
+    """Every model's layer, at one number of tokens. A model with experts meets a dense layer of equal FLOPs."""
+    tokens = bench.scope.layer_tokens
+    for model in bench.scope.models:
+        sets = bench.sets(partial(_inputs, dtype=bench.half, tokens=tokens, model=model))
+        peer = _peer(bench, model)
+        block = _block(bench, model, peer if isinstance(peer, nn.Module) else None)
+        work = Work("layer", f"{model.name}, {tokens} tokens", flops=layer_flops(model, tokens))
+        yield bench.race(work, [*_ours(bench, sets, block, tokens, model), *_diffusers(bench, sets, peer)])
+
+
+def layer_flops(model: Model, tokens: int) -> float:
+    """Of the products: projections and scores of both attentions, and the feed-forward."""
+    n, d, text = float(tokens), model.dim, model.text
+    own = 8 * n * d * d + 4 * n * n * d
+    cross = 4 * n * d * d + 4 * text * d * d + 4 * n * text * d
+    return own + cross + 4 * n * d * model.active
+
+
+def _inputs(inputs: Inputs, dtype: torch.dtype, tokens: int, model: Model) -> dict[str, torch.Tensor]:
+    angle = inputs.randn(tokens, model.head_dim // 2, scale=3.0)
+    return {
+        "x": inputs.randn(tokens, model.dim, dtype=dtype),
+        "text": inputs.randn(model.text, model.dim, dtype=dtype),
+        "modulation": inputs.randn(1, 6, model.dim, scale=0.1),
+        "cos": angle.cos(),
+        "sin": angle.sin(),
+    }
+
+
+def _block(bench: Bench, model: Model, peer: nn.Module | None) -> Block:
+    """Ours, with the peer's weights where it has the same ones."""
+    moe = None
+    if model.experts > 1:
+        moe = MoEConfig(
+            layers=(0,),
+            num_experts=model.experts,
+            top_k=model.groups,
+            expert_dim=model.hidden,
+            router="grouped_top1",
+            groups=model.groups,
+        )
+    config = TransformerConfig(
+        num_attention_heads=model.heads,
+        attention_head_dim=model.head_dim,
+        in_channels=16,
+        out_channels=16,
+        text_dim=model.dim,
+        ffn_dim=model.active,
+        num_layers=1,
+        moe=moe,
+    )
+    with torch.device(bench.device):
+        block = Block(config, 0).to(bench.half).eval().requires_grad_(False)
+    if peer is not None:
+        state = {name: value for name, value in peer.state_dict().items() if moe is None or not name.startswith("ffn.")}
+        block.load_state_dict(state, strict=moe is None)
+    return block
+
+
+def _ours(
+    bench: Bench, sets: list[dict[str, torch.Tensor]], block: Block, tokens: int, model: Model
+) -> list[Contender]:
+    def make(i: int, choices: str) -> Call:
+        x, device = sets[i], bench.device
+        batch = PackedBatch(
+            tokens=x["x"],
+            cos=x["cos"],
+            sin=x["sin"],
+            timesteps=torch.zeros(1, device=device),
+            noise_row=torch.zeros(tokens, dtype=torch.int64, device=device),
+            cu_tokens=CuSeqlens.of([tokens]),
+            text=x["text"],
+            cu_text=CuSeqlens.of([model.text]),
+            targets=((0, (1, 1, tokens)),),
+        )
+
+        def call() -> torch.Tensor:
+            with use(choices):
+                rope = (x["cos"], x["sin"])
+                out: Hidden = block(Hidden(x["x"]), x["text"], None, x["modulation"], rope, batch)
+                return out.settle(batch.noise_row)
+
+        return call
+
+    if not bench.kernels or bench.device.type != "cuda":
+        return [Contender("ours", lambda i: make(i, ""))]
+    found = []
+    for name, (choices, attention) in OURS.items():
+        needed = (*OPERATIONS, ("attention", attention))
+        wrong = next((f"{'/'.join(key)}: {bench.wrong[key]}" for key in needed if key in bench.wrong), None)
+        make_it = None if wrong else (lambda i, choices=choices: make(i, choices))
+        found.append(Contender(name, make_it, wrong and f"wrong: {wrong}"))
+    return found
+
+
+def _peer(bench: Bench, model: Model) -> Any:
+    """diffusers' block, or the reason why there is none."""
+    reason = installed("diffusers")
+    if reason:
+        return reason
+    from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+
+    with torch.device(bench.device):
+        block = WanTransformerBlock(model.dim, model.active, model.heads, cross_attn_norm=True, eps=EPS)
+    return block.to(bench.half).eval().requires_grad_(False)
+
+
+def _diffusers(bench: Bench, sets: list[dict[str, torch.Tensor]], peer: Any) -> list[Contender]:
+    if isinstance(peer, str):
+        return [Contender(name, absent=peer) for name in ("diffusers", "diffusers, torch.compile")]
+
+    def make(i: int) -> Call:
+        x = sets[i]
+        rotary = tuple(x[name].repeat_interleave(2, -1)[None, :, None] for name in ("cos", "sin"))
+        arguments = (x["x"][None], x["text"][None], x["modulation"], rotary)
+        return lambda: peer(*arguments)[0]
+
+    return [Contender("diffusers", make), compiled("diffusers, torch.compile", make, bench.device)]

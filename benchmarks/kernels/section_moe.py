@@ -1,0 +1,120 @@
+"""The whole feed-forward of routed experts, from logits to the weighted sum, and the routing in front of it."""
+
+from __future__ import annotations
+
+import importlib
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.kernels.cases import Inputs
+from benchmarks.kernels.contenders import Contender, Row, Work
+from benchmarks.kernels.peers import compiled, grouped_mm, liger_moe
+from benchmarks.kernels.section import Bench, Rows
+from benchmarks.kernels.shapes import Model
+from benchmarks.kernels.timing import Call
+
+NEEDED = (("routing", "triton"), ("grouped_gemm", "triton"), ("combine", "triton"))
+
+
+def moe(bench: Bench) -> Rows:
+    """Models with experts, at every number of tokens."""
+    for model in bench.scope.models:
+        if model.experts == 1:
+            continue
+        for tokens in bench.tokens:
+            sets = bench.sets(partial(_inputs, dtype=bench.half, tokens=tokens, model=model))
+            flops = 4.0 * tokens * model.dim * model.active
+            contenders = [_ours(bench, sets, model), *_torch(bench, sets, model), liger_moe()]
+            yield bench.race(Work("moe", f"ffn {model.name}, {tokens} tokens", flops=flops), contenders)
+            yield _router(bench, sets, model, tokens)
+            yield _routing(bench, sets, model, tokens)
+
+
+def _router(bench: Bench, sets: list[dict[str, Any]], model: Model, tokens: int) -> list[Row]:
+    """The product in front of it."""
+
+    def ours(f: Any, i: int) -> Call:
+        return lambda: f(sets[i]["x"], sets[i]["router"])
+
+    plain = Contender("torch", lambda i: lambda: F.linear(sets[i]["x"].float(), sets[i]["router"]))
+    work = Work("moe", f"router {model.name}, {tokens} tokens", flops=2.0 * tokens * model.dim * model.experts)
+    return bench.race(work, [bench.ours("triton", "router_logits", "triton", "router_logits", ours), plain])
+
+
+def _routing(bench: Bench, sets: list[dict[str, Any]], model: Model, tokens: int) -> list[Row]:
+    """The choice and the order of rows alone."""
+    name = "route_grouped_top1"
+
+    def call(f: Any, i: int) -> Call:
+        return lambda: f(sets[i]["logits"], sets[i]["correction"], model.groups).gate
+
+    def plain(i: int) -> Call:
+        return call(importlib.import_module("kernels.reference.routing").route_grouped_top1, i)
+
+    contenders = [bench.ours("triton", "routing", "triton", name, call), Contender("torch", plain)]
+    moved = float(tokens * (4 * model.experts + 12 * model.groups))
+    return bench.race(Work("moe", f"routing {model.name}, {tokens} tokens", moved=moved), contenders)
+
+
+def _inputs(inputs: Inputs, dtype: torch.dtype, tokens: int, model: Model) -> dict[str, Any]:
+    return {
+        "x": inputs.randn(tokens, model.dim, dtype=dtype),
+        "logits": inputs.randn(tokens, model.experts),
+        "router": inputs.randn(model.experts, model.dim, scale=model.dim**-0.5),
+        "correction": torch.zeros(model.experts, device=inputs.device),
+        "up": inputs.randn(model.experts, model.dim, model.hidden, dtype=dtype, scale=model.dim**-0.5),
+        "down": inputs.randn(model.experts, model.hidden, model.dim, dtype=dtype, scale=model.hidden**-0.5),
+    }
+
+
+def _ours(bench: Bench, sets: list[dict[str, Any]], model: Model) -> Contender:
+    for kernel in NEEDED:
+        if kernel in bench.wrong:
+            return Contender("triton", absent=f"wrong: {'/'.join(kernel)}: {bench.wrong[kernel]}")
+
+    def make(i: int) -> Call:
+        inputs, given = bench.inputs(0), sets[i]
+        route = inputs.function("routing", "triton", "route_grouped_top1")
+        product = inputs.function("grouped_gemm", "triton", "grouped_gemm")
+        combine = inputs.function("combine", "triton", "combine_experts")
+
+        def call() -> Any:
+            rows = route(given["logits"], given["correction"], model.groups)
+            hidden = product(given["x"], given["up"], rows.offsets, gelu=True, rows=rows.token)
+            return combine(product(hidden, given["down"], rows.offsets), rows)
+
+        return call
+
+    return Contender("triton", make)
+
+
+def _torch(bench: Bench, sets: list[dict[str, Any]], model: Model) -> list[Contender]:
+    """Sort, gather, two grouped products, GELU, weighted sum: each an operation of torch."""
+    name = "torch grouped_mm + permutes"
+    function = grouped_mm()
+    if function is None:
+        return [Contender(name, absent="this torch has no grouped_mm")]
+    size = model.experts // model.groups
+
+    def make(i: int) -> Call:
+        given = sets[i]
+
+        def call() -> torch.Tensor:
+            logits = (given["logits"] + given["correction"]).unflatten(1, (model.groups, size))
+            first = torch.arange(model.groups, device=logits.device) * size
+            experts = (logits.argmax(-1) + first).flatten()
+            ordered, order = experts.sort(stable=True)
+            numbers = torch.arange(1, model.experts + 1, device=logits.device)
+            ends = torch.searchsorted(ordered, numbers).int()
+            hidden = function(given["x"][order // model.groups], given["up"], offs=ends)
+            y = function(F.gelu(hidden, approximate="tanh"), given["down"], offs=ends)
+            back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+            out: torch.Tensor = y[back].unflatten(0, (-1, model.groups)).sum(1, dtype=torch.float32).to(y.dtype)
+            return out
+
+        return call
+
+    return [Contender(name, make), compiled(f"{name}, torch.compile", make, bench.device)]

@@ -1,0 +1,131 @@
+"""The passes that memory bounds: bytes that must move, beside torch.compile of the same reference and a copy."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.kernels.cases import Inputs
+from benchmarks.kernels.contenders import Contender, Row, Work
+from benchmarks.kernels.peers import compiled
+from benchmarks.kernels.section import Bench, Rows
+from benchmarks.kernels.shapes import Model
+from benchmarks.kernels.timing import Call
+
+EPS = 1e-6
+Run = Callable[[Any, Any], object]  # (launcher, inputs)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """``moved``: bytes read and written once. ``run(launcher, inputs)`` calls it, or its reference, on one set."""
+
+    name: str
+    op: str
+    function: str
+    moved: float
+    make: Callable[[Inputs], Any]
+    run: Run
+
+
+def passes(bench: Bench) -> Rows:
+    """Every pass for every model at every number of tokens."""
+    for model in bench.scope.models:
+        for tokens in bench.tokens:
+            for one in _passes(bench, model, tokens):
+                yield _race(bench, one, f"{one.name}, {model.name}, {tokens} tokens")
+
+
+def _race(bench: Bench, one: Pass, case: str) -> list[Row]:
+    sets = bench.sets(one.make)
+    module = importlib.import_module(f"kernels.reference.{one.op}")
+    reference = getattr(module, one.function)
+
+    def plain(i: int) -> Call:
+        return lambda: one.run(reference, sets[i])
+
+    contenders = [
+        bench.ours("triton", one.op, "triton", one.function, lambda f, i: lambda: one.run(f, sets[i])),
+        compiled("torch.compile", plain, bench.device),
+        Contender("torch", plain),
+    ]
+    return bench.race(Work("passes", case, moved=one.moved), contenders)
+
+
+def _passes(bench: Bench, model: Model, tokens: int) -> list[Pass]:
+    dim, half = model.dim, bench.half
+    size = half.itemsize
+    row = float(tokens * dim * size)  # one reading or writing of the activations
+
+    def normed(inputs: Inputs) -> dict[str, Any]:
+        residual, update = (inputs.randn(tokens, dim, dtype=half) for _ in range(2))
+        tables = {name: inputs.randn(1, dim) for name in ("gate", "shift", "scale")}
+        zeros = torch.zeros(tokens, dtype=torch.int64, device=inputs.device)
+        return {"residual": residual, "update": update, "row": zeros, **tables}
+
+    def turned(inputs: Inputs) -> dict[str, Any]:
+        angle = inputs.randn(tokens, model.head_dim // 2)
+        weight = inputs.randn(dim, dtype=half)
+        return {"x": inputs.randn(tokens, dim, dtype=half), "weight": weight, "cos": angle.cos(), "sin": angle.sin()}
+
+    angles = float(tokens * model.head_dim * 4)
+    found = [
+        Pass("residual_norm", "residual_norm", "residual_norm", 4 * row + 8.0 * tokens, normed, _residual_norm),
+        Pass("residual_gate", "residual_norm", "residual_gate", 3 * row + 8.0 * tokens, normed, _residual_gate),
+        Pass(
+            "qk_norm_rope",
+            "qk_norm_rope",
+            "qk_norm_rope",
+            2 * row + angles,
+            turned,
+            lambda f, x: f(x["x"], x["weight"], x["cos"], x["sin"], model.heads, EPS),
+        ),
+    ]
+    if model.experts > 1:
+        rows = tokens * model.groups
+        moved = float(rows * dim * size + row + rows * 8)
+        found.append(Pass("combine", "combine", "combine_experts", moved, _sorted(model, tokens, half), _combine))
+    if bench.device.type == "cuda":
+        moved = row + tokens * (dim + 4.0)
+        found.append(
+            Pass("quantise_rows", "quantise_fp8", "quantise_rows", moved, turned, lambda f, x: f(x["x"])),
+        )
+        found.append(
+            Pass(
+                "residual_norm to fp8",
+                "residual_norm",
+                "residual_norm",
+                3 * row + tokens * (dim + 12.0),
+                normed,
+                lambda f, x: _residual_norm(f, x, fp8=True),
+            )
+        )
+    return found
+
+
+def _residual_norm(f: Any, x: dict[str, Any], fp8: bool = False) -> object:
+    options = {"shift": x["shift"], "scale": x["scale"], "eps": EPS, "fp8": fp8}
+    return f(x["residual"], x["update"], x["gate"], x["row"], **options)
+
+
+def _residual_gate(f: Any, x: dict[str, Any]) -> object:
+    return f(x["residual"], x["update"], x["gate"], x["row"])
+
+
+def _sorted(model: Model, tokens: int, dtype: torch.dtype) -> Callable[[Inputs], Any]:
+    def make(inputs: Inputs) -> Any:
+        from kernels.reference.routing import route_grouped_top1
+
+        correction = torch.zeros(model.experts, device=inputs.device)
+        rows = route_grouped_top1(inputs.randn(tokens, model.experts), correction, model.groups)
+        return inputs.randn(tokens * model.groups, model.dim, dtype=dtype), rows
+
+    return make
+
+
+def _combine(f: Any, given: Any) -> object:
+    return f(*given)

@@ -1,0 +1,193 @@
+"""Tries tile sizes on this device and writes the fastest right ones to kernels/data/tiles-<device>.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.kernels.cases import LIMITS
+from benchmarks.kernels.contenders import difference, still_there
+from benchmarks.kernels.section import Bench
+from benchmarks.kernels.section_gemm import counts_of
+from benchmarks.kernels.shapes import Model
+from kernels import tiles
+from kernels.proofs import dtype_name
+from kernels.varlen import CuSeqlens
+
+GAIN = 1.01  # what a tile must be faster than the one in use, or the table stays as it is
+LIMIT = 2 * LIMITS[torch.bfloat16]  # two results of one kernel, each within its limit
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One key of the tables. ``call(tile)`` runs the kernel with a tile, None for the one in use."""
+
+    key: str
+    candidates: Sequence[Any]
+    call: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of a key: the best tile, None to leave the table alone, and the gain over the tile in use."""
+
+    key: str
+    tile: Any
+    gain: float
+    seconds: float
+    failed: int
+
+
+def solve(problem: Problem, bench: Bench) -> Tried:
+    """Time every candidate; the fastest whose result agrees with that of the tile in use wins.
+
+    The tile in use was shown correct against float64 before.
+    """
+    with torch.inference_mode():
+        expected = _first(problem.call(None))
+        used = bench.clock.time([partial(problem.call, None)] * 2, bench.scope.cap / 4).median
+        ranked: list[tuple[float, Any]] = []
+        failed = 0
+        for tile in problem.candidates:
+            try:
+                ranked.append((bench.clock.time([partial(problem.call, tile)] * 2, bench.scope.cap / 4).median, tile))
+            except Exception:  # too much shared memory, too many registers: not for this device
+                still_there(f"{problem.key} with {tile}")
+                failed += 1
+        for seconds, tile in sorted(ranked, key=lambda entry: entry[0]):
+            if seconds * GAIN > used:
+                break
+            off = difference(_first(problem.call(tile)), expected)
+            if off is not None and off <= LIMIT:
+                return Tried(problem.key, tile, used / seconds, seconds, failed)
+            failed += 1
+    return Tried(problem.key, None, 1.0, used, failed)
+
+
+def problems(bench: Bench, part: str) -> Iterator[Problem]:
+    """The keys that the models need in bf16, for one part of the benchmark."""
+    makers: dict[str, Callable[[Bench, Model], Iterator[Problem]]] = {
+        "grouped_gemm": _gemm,
+        "attention": _attention,
+        "passes": _rows,
+    }
+    if part not in makers:
+        return
+    seen: set[str] = set()
+    for model in bench.scope.models:
+        for problem in makers[part](bench, model):
+            if problem.key not in seen:  # several token counts may share a tile
+                seen.add(problem.key)
+                yield problem
+
+
+def _gemm(bench: Bench, model: Model) -> Iterator[Problem]:
+    inputs, dtype = bench.inputs(0), bench.half
+    launch = inputs.function("grouped_gemm", "triton", "grouped_gemm")
+    for tokens in bench.tokens:
+        m = tokens * model.groups
+        offsets = inputs.offsets(counts_of(inputs, tokens, model))
+        products = [(model.dim, model.hidden, False), (model.hidden, model.dim, False)]
+        if model.groups > 1:
+            products.append((model.dim, model.hidden, True))
+        for k, n, gathered in products:
+            kind = dtype_name(dtype) + ("/gathered" if gathered else "")
+            key = tiles.gemm_key(kind, m, model.experts, n, k)
+            x = inputs.randn(tokens if gathered else m, k, dtype=dtype)
+            weight = inputs.randn(model.experts, k, n, dtype=dtype, scale=k**-0.5)
+            rows = inputs.integers(tokens, m) if gathered else None
+            call = partial(_call, launch, x, weight, offsets, rows=rows)
+            yield Problem(key, tiles.gemm_candidates(kind), call)
+            if not gathered and bench.device.type == "cuda":
+                yield from _fp8(bench, model, x, weight, offsets)
+
+
+def _fp8(
+    bench: Bench, model: Model, x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor
+) -> Iterator[Problem]:
+    from kernels.reference.quantise_fp8 import quantise_rows, quantise_weight
+
+    launch = bench.inputs(0).function("grouped_gemm", "fp8", "grouped_gemm_fp8")
+    (m, k), n = x.shape, weight.shape[2]
+    for kind, block in (("fp8/rows", None), ("fp8/blocks", 128)):
+        values, scale = quantise_rows(x, block)
+        key = tiles.gemm_key(kind, m, model.experts, n, k)
+        call = partial(_call, launch, values, scale, *quantise_weight(weight, block), offsets)
+        yield Problem(key, tiles.gemm_candidates(kind), call)
+
+
+def _attention(bench: Bench, model: Model) -> Iterator[Problem]:
+    inputs, tokens = bench.inputs(0), min(32768, max(bench.tokens))
+    cu = CuSeqlens.of([tokens])
+    for head_dim in sorted({model.head_dim, 64}):
+        for dtype in (torch.bfloat16, torch.float16) if bench.device.type == "cuda" else (bench.half,):
+            q, k, v = (inputs.randn(tokens, model.heads, head_dim, dtype=dtype) for _ in range(3))
+            for backend in ("triton", "gluon"):
+                if backend == "gluon" and bench.device.type != "cuda":
+                    continue
+                launch = inputs.function("attention", backend, "attention")
+                key = f"attention/{backend}/{dtype_name(dtype)}/d{head_dim}"
+                candidates = tiles.attention_candidates(head_dim, dtype, backend)
+                yield Problem(key, candidates, partial(_call, launch, q, k, v, cu, cu))
+
+
+def _rows(bench: Bench, model: Model) -> Iterator[Problem]:
+    inputs, width, dtype = bench.inputs(0), model.dim, bench.half
+    tokens = min(32768, max(bench.tokens))
+    residual, update = (inputs.randn(tokens, width, dtype=dtype) for _ in range(2))
+    gate, shift, scale = (inputs.randn(1, width) for _ in range(3))
+    row = torch.zeros(tokens, dtype=torch.int64, device=bench.device)
+    angle = inputs.randn(tokens, model.head_dim // 2)
+    norm = inputs.function("residual_norm", "triton", "residual_norm")
+    only = inputs.function("residual_norm", "triton", "residual_gate")
+    turn = inputs.function("qk_norm_rope", "triton", "qk_norm_rope")
+    given = {"shift": shift, "scale": scale, "eps": EPS}
+    weight = inputs.randn(width, dtype=dtype)
+    calls: dict[str, Callable[[Any], Any]] = {
+        "residual_norm": partial(_call, norm, residual, update, gate, row, **given),
+        "residual_gate": partial(_call, only, residual, update, gate, row),
+        "qk_norm_rope": partial(_call, turn, residual, weight, angle.cos(), angle.sin(), model.heads, EPS),
+    }
+    for op, call in calls.items():
+        columns = tiles.column_block(width) if op == "residual_gate" else width
+        yield Problem(tiles.row_key(op, width), tiles.row_candidates(columns), call)
+
+
+def _call(launch: Callable[..., Any], *arguments: Any, **rest: Any) -> Any:
+    *arguments_, tile = arguments  # the tile comes last, from the tuner
+    return launch(*arguments_, **rest, tile=tile) if tile is not None else launch(*arguments_, **rest)
+
+
+def _first(result: Any) -> torch.Tensor:
+    """The last of several: of a residual and its norm, the norm."""
+    found: torch.Tensor = result[-1] if isinstance(result, tuple) else result
+    return found
+
+
+def write(table: str, tried: Iterable[Tried], header: dict[str, Any], folder: Path = tiles.DATA) -> Path:
+    """Merge what was found into the device's table."""
+    path = folder / f"tiles-{table}.json"
+    stored = json.loads(path.read_text()) if path.is_file() else {"tiles": {}}
+    for result in tried:
+        if result.tile is not None:
+            stored["tiles"][result.key] = tiles.entry(result.tile)
+    stored["run"] = header
+    stored["tiles"] = dict(sorted(stored["tiles"].items()))
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    scratch.write_text(json.dumps(stored, indent=1) + "\n")
+    scratch.replace(path)
+    return path
+
+
+def forget() -> None:
+    """Launches from now on read the tables anew."""
+    tiles._table.cache_clear()

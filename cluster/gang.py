@@ -1,0 +1,165 @@
+"""The ranks of one epoch: started together, working in step, killed together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from cluster.messages import Plan
+from cluster.placement import sort_ranks
+from cluster.processes import Process, kill_process
+from cluster.rank import Outcome, Place, Rank
+from cluster.settings import EngineSettings
+from model.tasks import ModelCard
+
+log = logging.getLogger("zoetrope.gang")
+
+# After a rank raised, how long the others get to end the step as well, before they are taken to wait for it.
+SETTLE_SECONDS = 0.5
+
+
+class GangFailed(Exception):
+    """The gang has to be rebuilt. ``raised``: a rank raised an exception in a step; else one died or hung."""
+
+    def __init__(self, reason: str, *, raised: bool) -> None:
+        super().__init__(reason)
+        self.raised = raised
+
+
+@dataclass
+class _Member:
+    actor: Any
+    place: Place
+
+
+class Gang:
+    """Owned by an engine's leader; Ray ends the ranks with it."""
+
+    def __init__(self, card: ModelCard, settings: EngineSettings, group: Any, epoch: int) -> None:
+        """``group`` is a placement group: the leader's bundle first, then one for each rank."""
+        self._card = card
+        self._settings = settings
+        self._group = group
+        self.epoch = epoch
+        self._members: list[_Member] = []
+        self._actors: list[Any] = []
+
+    def places(self) -> list[Place]:
+        """Where the ranks run, in order."""
+        return [member.place for member in self._members]
+
+    async def start(self) -> None:
+        """Start the ranks, form the process group, load the weights and take a step to warm up.
+
+        Raises:
+            GangFailed: a rank died, raised or took longer than ``start_seconds``.
+        """
+        resources = dict(self._settings.rank_resources)
+        cpus, gpus = resources.pop("CPU", 0), resources.pop("GPU", 0)
+        for number in range(self._settings.ranks):
+            strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=number + 1)
+            actor = ray.remote(Rank).options(
+                num_cpus=cpus, num_gpus=gpus, resources=resources, scheduling_strategy=strategy
+            )
+            self._actors.append(actor.remote(self._card, self._settings))
+        deadline = asyncio.get_running_loop().time() + self._settings.start_seconds
+        places = await self._gather([actor.place.remote() for actor in self._actors], deadline, "start")
+        order = sort_ranks([(place.node, place.gpus) for place in places])
+        self._members = [_Member(self._actors[i], places[i]) for i in order]
+        address = await self._gather([self._members[0].actor.free_address.remote()], deadline, "start")
+        joined = [m.actor.join.remote(rank, address[0]) for rank, m in enumerate(self._members)]
+        await self._gather(joined, deadline, "start")
+
+    async def execute(self, plan: Plan, seconds: float) -> Outcome:
+        """Have all ranks carry out a plan; the first one's outcome, they are all alike.
+
+        Raises:
+            GangFailed: a rank died or raised, or the step took more than ``seconds``.
+        """
+        deadline = asyncio.get_running_loop().time() + seconds
+        outcomes = await self._gather([m.actor.execute.remote(plan) for m in self._members], deadline, "step")
+        outcome: Outcome = outcomes[0]
+        return outcome
+
+    async def put_away(self, seconds: float) -> None:
+        """Write snapshots of everything that is held, and wait until they are there."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        await self._gather([self._members[0].actor.put_away.remote(seconds)], deadline, "drain")
+
+    async def kill(self) -> None:
+        """End all ranks at once, stopped ones as well: a signal needs no help of the process."""
+        for actor in self._actors:
+            ray.kill(actor, no_restart=True)
+        here = ray.get_runtime_context().get_node_id()
+        far: list[Any] = []
+        for member in self._members:
+            process = member.place.process
+            if member.place.node == here:
+                kill_process(process)
+            else:
+                far.append(_kill_there(member.place.node, process))
+        if far:
+            await asyncio.wait(far, timeout=SETTLE_SECONDS)  # its node may be gone as well
+        self._actors, self._members = [], []
+
+    async def _gather(self, refs: list[Any], deadline: float, what: str) -> list[Any]:
+        """All results, or the first failure."""
+        clock = asyncio.get_running_loop().time
+        futures = [asyncio.ensure_future(_result(ref)) for ref in refs]
+        try:
+            done, waiting = await asyncio.wait(
+                futures, timeout=max(0.0, deadline - clock()), return_when=asyncio.FIRST_EXCEPTION
+            )
+            failed = [future for future in done if future.exception() is not None]
+            if failed and waiting:
+                # One that raised says more than the ones that lost a peer by it.
+                done, waiting = await asyncio.wait(futures, timeout=SETTLE_SECONDS)
+                failed = [future for future in done if future.exception() is not None]
+            if failed:
+                raise _failure([future.exception() for future in failed], what)
+            if waiting:
+                raise GangFailed(f"{len(waiting)} of {len(refs)} ranks did not end their {what} in time", raised=False)
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+async def _result(ref: Any) -> Any:
+    return await ref
+
+
+def _failure(errors: list[BaseException | None], what: str) -> GangFailed:
+    """A death outweighs what its peers raise for it; among exceptions, one of the model's outweighs a lost peer."""
+    dead = [error for error in errors if isinstance(error, RayActorError)]
+    if dead:
+        return GangFailed(f"a rank died in a {what}", raised=False)
+    raised = [error for error in errors if isinstance(error, RayTaskError)]
+    own = [error for error in raised if not _lost_peer(error)]
+    if own:
+        cause = own[0].cause if own[0].cause is not None else own[0]
+        text = " ".join(str(cause).split())[:300]
+        return GangFailed(f"{type(cause).__name__.removeprefix('RayTaskError(').rstrip(')')}: {text}", raised=True)
+    if raised:
+        return GangFailed(f"a rank lost its peers in a {what}", raised=False)
+    return GangFailed(f"{type(errors[0]).__name__} in a {what}", raised=not isinstance(errors[0], RayError))
+
+
+def _lost_peer(error: RayTaskError) -> bool:
+    """Whether a collective failed for want of the other side (gloo and NCCL raise plain RuntimeErrors)."""
+    names = type(error.cause).__name__ if error.cause is not None else ""
+    text = str(error)
+    signs = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "Timed out waiting")
+    return names.startswith("Dist") or any(sign in text for sign in signs)
+
+
+def _kill_there(node: str, process: Process) -> Any:
+    strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    task = ray.remote(kill_process).options(num_cpus=0, scheduling_strategy=strategy, max_retries=0)
+    return asyncio.ensure_future(_result(task.remote(process)))

@@ -1,0 +1,74 @@
+"""Which ranks of a gang talk to which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from model.config import TransformerConfig
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A gang as one of its ranks sees it: ``groups x ranks``, rank ``group * ranks + place`` of the world.
+
+    Each of the ``groups`` has sequences of its own (CFG parallel). The ``ranks`` of a group share the tokens and heads
+    of its sequences (Ulysses) and the experts of the network.
+
+    Attributes:
+        group, place: where this rank stands: its group, and its place in that.
+        sequence: the ranks of the same group, by place; None where there is one.
+        across: the ranks of the same place, by group; None where there is one group.
+    """
+
+    groups: int = 1
+    ranks: int = 1
+    group: int = 0
+    place: int = 0
+    sequence: dist.ProcessGroup | None = None
+    across: dist.ProcessGroup | None = None
+
+    @classmethod
+    def build(cls, device: torch.device, groups: int = 1, timeout: timedelta | None = None) -> Mesh:
+        """Of all ranks of the world that this process has joined; every one of them calls this at the same time.
+
+        Args:
+            device: of this rank; NCCL carries CUDA, gloo the rest. groups: of CFG parallel, a divisor of the world.
+            timeout: for one exchange; None: torch's own, which is many minutes.
+
+        Raises:
+            ValueError: the groups do not divide the world.
+        """
+        world, rank = dist.get_world_size(), dist.get_rank()
+        if groups < 1 or world % groups:
+            raise ValueError(f"groups is {groups}: it must divide the {world} ranks of the gang")
+        ranks = world // groups
+        group, place = divmod(rank, ranks)
+        sequence: dist.ProcessGroup | None = None
+        across: dist.ProcessGroup | None = None
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        # All ranks make all process groups, in one order, as torch asks.
+        if ranks > 1:
+            for g in range(groups):
+                made = dist.new_group([g * ranks + p for p in range(ranks)], timeout, backend)
+                sequence = made if g == group else sequence
+        if groups > 1:
+            for p in range(ranks):
+                made = dist.new_group([g * ranks + p for g in range(groups)], timeout, backend)
+                across = made if p == place else across
+        return cls(groups, ranks, group, place, sequence, across)
+
+
+def check_divides(config: TransformerConfig, ranks: int) -> None:
+    """That ``ranks`` can share a network.
+
+    Raises:
+        ValueError: they do not divide its heads or its experts.
+    """
+    if ranks < 1 or config.num_attention_heads % ranks:
+        raise ValueError(f"num_attention_heads is {config.num_attention_heads}, which {ranks} ranks do not divide")
+    if config.moe is not None and config.moe.num_experts % ranks:
+        raise ValueError(f"num_experts is {config.moe.num_experts}, which {ranks} ranks do not divide")

@@ -1,0 +1,55 @@
+"""How an engine is built and looked after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from model.tasks import Role
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """One engine: a gang of ranks under a leader.
+
+    Attributes:
+        ranks: processes, one GPU each; ``cfg_groups`` of them work on different guidance branches (or other
+            sequences), and within such a group tokens and experts are shared out.
+        rank_resources: what Ray reserves for a rank.
+        role: which noise expert the gang holds.
+        snapshots: where they go, a directory or an object store's URL; None for none.
+        snapshot_steps: one every so many steps; None: one every ``snapshot_seconds``, or as seldom as it takes to cost
+            no more than ``snapshot_share`` of the time.
+        hang_seconds: the least time after which a step counts as hung; longer for steps that are known to be long.
+        first_step_seconds: the same for the first step of a gang, which compiles and warms up.
+        start_seconds: the longest that starting a gang may take, its weights included.
+    """
+
+    ranks: int = 1
+    cfg_groups: int = 1
+    rank_resources: dict[str, float] = field(default_factory=lambda: {"CPU": 1.0})
+    role: Role = "both"
+    snapshots: str | None = None
+    snapshot_steps: int | None = None
+    snapshot_seconds: float = 10.0
+    snapshot_share: float = 0.01
+    hang_seconds: float = 30.0
+    first_step_seconds: float = 300.0
+    start_seconds: float = 1800.0
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1:
+            raise ValueError(f"ranks is {self.ranks}: it must be at least 1")
+        if self.cfg_groups not in (1, 2) or self.ranks % self.cfg_groups:
+            raise ValueError(
+                f"cfg_groups is {self.cfg_groups} for {self.ranks} ranks: it must be 1 or 2, and divide them"
+            )
+        for name in ("snapshot_seconds", "snapshot_share", "hang_seconds", "first_step_seconds", "start_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if self.snapshot_steps is not None and self.snapshot_steps < 1:
+            raise ValueError(f"snapshot_steps is {self.snapshot_steps}: it must be at least 1")
+
+    @property
+    def sequence_ranks(self) -> int:
+        """Ranks that share the tokens of one forward and the experts of a layer."""
+        return self.ranks // self.cfg_groups

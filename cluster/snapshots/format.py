@@ -1,0 +1,198 @@
+"""The bytes of a snapshot: a safetensors file with a header of ours, and behind it the SHA-256 of all of it.
+
+The header is JSON under ``zoetrope.snapshot`` in the file's metadata. Whoever drops the last 32 bytes can read the rest
+with any safetensors reader. Tensors are written from where they lie, in pieces, so that no second copy of them is made
+and no piece holds up the other threads of the process for long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from cluster.messages import Owner
+from model.resume import SegmentState
+from model.sampling import SamplerState
+from model.tasks import SegmentSpec
+
+VERSION = 1
+HEADER = "zoetrope.snapshot"
+DIGEST_BYTES = 32
+LENGTH_BYTES = 8  # of the number in front of a safetensors header
+PIECE_BYTES = 4 << 20
+DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+class BadSnapshot(Exception):
+    """These bytes are not a snapshot that the segment can go on from; one line says why."""
+
+
+class DamagedSnapshot(BadSnapshot):
+    """They are not what was written, so they are of no use to anyone."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a segment and its snapshot must agree on. The segment's id is not part of it: that is new with each lease.
+
+    Attributes:
+        model: its name. scheduler: the class. schedule: a digest of its configuration, which has the shift, for one.
+    """
+
+    model: str
+    scheduler: str
+    schedule: str
+    latent_shape: tuple[int, int, int, int]
+    steps: int
+    guidance: float
+    guidance_low: float | None
+    seed: int
+    kind: str
+
+    @classmethod
+    def of(cls, model: str, spec: SegmentSpec, scheduler_config: dict[str, Any]) -> Fingerprint:
+        settings = {key: value for key, value in scheduler_config.items() if key != "_diffusers_version"}
+        text = json.dumps(settings, sort_keys=True, default=str)
+        return cls(
+            model=model,
+            scheduler=str(scheduler_config.get("_class_name")),
+            schedule=hashlib.sha256(text.encode()).hexdigest()[:16],
+            latent_shape=spec.latent_shape,
+            steps=spec.steps,
+            guidance=spec.guidance,
+            guidance_low=spec.guidance_low,
+            seed=spec.seed,
+            kind=spec.kind,
+        )
+
+    def difference(self, other: Fingerprint) -> str | None:
+        """``field is ..., expected ...`` for the first field in which the other is not as this one."""
+        for name in (f.name for f in fields(self)):
+            if (found := getattr(other, name)) != (expected := getattr(self, name)):
+                return f"{name} is {found!r}, expected {expected!r}"
+        return None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A segment after a step. After the last one its latents are the result, which need no more steps."""
+
+    owner: Owner
+    fingerprint: Fingerprint
+    state: SegmentState
+
+    @property
+    def step(self) -> int:
+        return self.state.step
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.fingerprint.steps
+
+
+def encode(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
+    """The bytes in pieces. Tensors have to be on the CPU and must not change meanwhile.
+
+    Raises:
+        ValueError: a tensor is of a type that has no place in a snapshot.
+    """
+    sampler = snapshot.state.sampler
+    tensors = {name: tensor.contiguous() for name, tensor in snapshot.state.tensors().items()}
+    described = {
+        "version": VERSION,
+        "owner": asdict(snapshot.owner),
+        "fingerprint": asdict(snapshot.fingerprint),
+        "scheduler": sampler.scheduler,
+        "step": sampler.step,
+        "scalars": dict(sampler.scalars),
+    }
+    header: dict[str, Any] = {"__metadata__": {HEADER: json.dumps(described)}}
+    end = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"{name} is {tensor.dtype}, a snapshot holds one of {', '.join(map(str, DTYPES))}")
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)
+    digest = hashlib.sha256()
+    front = len(text).to_bytes(LENGTH_BYTES, "little") + text
+    digest.update(front)
+    yield front
+    for tensor in tensors.values():
+        data = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        for start in range(0, len(data), PIECE_BYTES):
+            piece = data[start : start + PIECE_BYTES]
+            digest.update(piece)
+            yield piece
+    yield digest.digest()
+
+
+def verify(data: bytes, expected: Fingerprint | None = None, owner: Owner | None = None) -> None:
+    """Whether `decode` would take the bytes, without making tensors of them.
+
+    Raises:
+        DamagedSnapshot: something was cut off, added or changed.
+        BadSnapshot: the bytes are whole, but of another version, another segment or another way to make it.
+    """
+    _header(data, expected, owner)
+
+
+def decode(data: bytes, expected: Fingerprint | None = None, owner: Owner | None = None) -> Snapshot:
+    """The inverse of `encode`, tensors on the CPU.
+
+    Args:
+        expected: what the segment to go on with is; None takes any.
+        owner: whose it has to be; an older lease of the same job is as good.
+
+    Raises:
+        BadSnapshot: as `verify`.
+    """
+    described = _header(data, expected, owner)
+    try:
+        tensors = safetensors.torch.load(data[:-DIGEST_BYTES])
+        sampler = SamplerState(described["scheduler"], described["step"], described["scalars"], {})
+        state = SegmentState(tensors["latents"], sampler).with_tensors(tensors)
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise BadSnapshot(f"malformed: {error!r}") from error
+    return Snapshot(_owner(described), _fingerprint(described), state)
+
+
+def _header(data: bytes, expected: Fingerprint | None, owner: Owner | None) -> dict[str, Any]:
+    if len(data) <= DIGEST_BYTES + LENGTH_BYTES:
+        raise DamagedSnapshot(f"{len(data)} bytes are too few")
+    view = memoryview(data)
+    if hashlib.sha256(view[:-DIGEST_BYTES]).digest() != view[-DIGEST_BYTES:]:
+        raise DamagedSnapshot(f"the checksum of {len(data)} bytes does not agree: truncated or changed")
+    try:
+        size = int.from_bytes(view[:LENGTH_BYTES], "little")
+        outer = json.loads(bytes(view[LENGTH_BYTES : LENGTH_BYTES + size]))
+        described: dict[str, Any] = json.loads(outer["__metadata__"][HEADER])
+        version = described["version"]
+        if version != VERSION:
+            raise BadSnapshot(f"format version {version}, this is version {VERSION}")
+        found, whose = _fingerprint(described), _owner(described)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadSnapshot(f"malformed: {error!r}") from error
+    if owner is not None and (whose.job, whose.index) != (owner.job, owner.index):
+        raise BadSnapshot(f"of segment {whose.index} of job {whose.job}, not {owner.index} of {owner.job}")
+    if owner is not None and whose.epoch > owner.epoch:
+        raise BadSnapshot(f"of lease epoch {whose.epoch}, later than {owner.epoch}")
+    if expected is not None and (difference := expected.difference(found)) is not None:
+        raise BadSnapshot(difference)
+    return described
+
+
+def _fingerprint(described: dict[str, Any]) -> Fingerprint:
+    plain = described["fingerprint"]
+    return Fingerprint(**{**plain, "latent_shape": tuple(plain["latent_shape"])})
+
+
+def _owner(described: dict[str, Any]) -> Owner:
+    return Owner(**described["owner"])

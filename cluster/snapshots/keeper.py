@@ -1,0 +1,86 @@
+"""Which segments of an engine get a snapshot after a step; the first rank of a gang has a keeper."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.messages import Owner
+from cluster.settings import EngineSettings
+from cluster.snapshots.format import Fingerprint, Snapshot
+from cluster.snapshots.policy import due
+from cluster.snapshots.writer import SnapshotWriter
+from model.denoise import Segment
+from model.resume import state_of
+
+
+@dataclass
+class _Kept:
+    """What is known of a segment. ``since``: when its last snapshot was, and at which ``step``."""
+
+    owner: Owner
+    fingerprint: Fingerprint
+    since: float
+    step: int
+    copy_seconds: float | None = None
+
+
+class SnapshotKeeper:
+    """Measures what copies cost and asks `due`."""
+
+    def __init__(
+        self,
+        writer: SnapshotWriter,
+        settings: EngineSettings,
+        model: str,
+        scheduler_config: dict[str, Any],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._writer = writer
+        self._settings = settings
+        self._model = model
+        self._scheduler_config = scheduler_config
+        self._clock = clock
+        self._kept: dict[str, _Kept] = {}
+        self._copy_seconds = 0.0  # of the last copy, taken for segments that had none yet
+
+    def admit(self, segment: Segment, owner: Owner) -> None:
+        """From now on the segment gets snapshots; it has none yet, or was resumed from the one of its step."""
+        fingerprint = Fingerprint.of(self._model, segment.spec, self._scheduler_config)
+        self._kept[segment.spec.id] = _Kept(owner, fingerprint, self._clock(), segment.sampler.step)
+
+    def forget(self, segment_id: str) -> None:
+        """No more of it; what was taken is still written."""
+        self._kept.pop(segment_id, None)
+
+    def after_step(self, segments: Iterable[Segment], step_seconds: float) -> float:
+        """Take those that are due among the segments that took the step.
+
+        Returns:
+            Seconds that the engine had to wait.
+        """
+        found = [(segment, kept) for segment in segments if (kept := self._kept.get(segment.spec.id)) is not None]
+        copy_seconds = sum(self._copy_seconds if k.copy_seconds is None else k.copy_seconds for _, k in found)
+        now, waited = self._clock(), 0.0
+        for segment, kept in found:
+            step, steps = segment.sampler.step, segment.spec.steps
+            if due(step, steps, now - kept.since, step_seconds, copy_seconds, self._settings):
+                waited += self._take(segment, kept)
+        return waited
+
+    def put_away(self, segments: Iterable[Segment], timeout: float) -> bool:
+        """Take one of each that has none of its present step, and wait for them; whether all were written within
+        ``timeout`` seconds."""
+        found = [(segment, kept) for segment in segments if (kept := self._kept.get(segment.spec.id)) is not None]
+        for segment, kept in found:
+            if kept.step != segment.sampler.step or self._writer.lost(kept.owner):
+                self._take(segment, kept)
+        return self._writer.flush(timeout, [kept.owner for _, kept in found])
+
+    def _take(self, segment: Segment, kept: _Kept) -> float:
+        seconds = self._writer.submit(Snapshot(kept.owner, kept.fingerprint, state_of(segment)))
+        kept.since, kept.step = self._clock(), segment.sampler.step
+        kept.copy_seconds = self._copy_seconds = seconds
+        return seconds

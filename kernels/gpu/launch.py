@@ -1,0 +1,59 @@
+"""What every launch needs: whether a tensor can be given to a kernel at all, and how many programs fill the device."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import triton
+from triton.runtime.interpreter import InterpretedFunction
+
+
+@triton.jit
+def _probe() -> None:  # pragma: no cover - decorated only to see what the decorator makes of it
+    pass
+
+
+def interpreting() -> bool:
+    """Whether the kernels of this process run in Triton's interpreter (TRITON_INTERPRET=1 when it was imported)."""
+    return isinstance(_probe, InterpretedFunction)
+
+
+def require_device(**tensors: torch.Tensor | None) -> torch.device:
+    """The one device of all tensors.
+
+    Raises:
+        ValueError: they are not on one device, or it is not CUDA and the interpreter is off.
+    """
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    first = next(iter(given))
+    device = given[first].device
+    for name, tensor in given.items():
+        if tensor.device != device:
+            raise ValueError(f"{name} is on {tensor.device}, {first} on {device}: all tensors must be on one device")
+    if device.type != "cuda" and not interpreting():
+        raise ValueError(f"{first} is on {device}: Triton kernels need a CUDA device (or TRITON_INTERPRET=1)")
+    return device
+
+
+def require_rows_contiguous(**tensors: torch.Tensor | None) -> None:
+    """Raises ValueError for a tensor whose last dimension is not contiguous, or whose rows are not 16-byte aligned."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if tensor.stride(-1) != 1:
+            raise ValueError(f"{name} has strides {tensor.stride()}: its last dimension must be contiguous")
+        if tensor.data_ptr() % 16:
+            raise ValueError(f"{name} starts at an address that is not a multiple of 16 bytes")
+        for dim in range(tensor.ndim - 1):
+            if tensor.shape[dim] > 1 and tensor.stride(dim) * tensor.element_size() % 16:
+                raise ValueError(
+                    f"{name} has stride {tensor.stride(dim)} in dimension {dim}: "
+                    "rows must start at multiples of 16 bytes"
+                )
+
+
+@lru_cache
+def multiprocessors(device: torch.device) -> int:
+    """How many programs a persistent kernel launches: one for each multiprocessor; 4 in the interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4

@@ -1,0 +1,68 @@
+"""Gated residual, LayerNorm and modulation in plain torch; `kernels.gpu.residual_norm` does the same in one pass."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+FP8_MAX = 448.0  # of float8_e4m3fn
+TINY = 1e-30  # a row of nothing larger counts as zeros, so that no scale has an infinite inverse
+
+
+def residual_norm(
+    residual: torch.Tensor,
+    update: torch.Tensor | None,
+    gate: torch.Tensor | None,
+    row: torch.Tensor | None,
+    *,
+    shift: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float,
+    fp8: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
+    """``sum = residual + update * gate[row]``, and its LayerNorm, modulated by ``row`` or affine.
+
+    The statistics are those of the sum as it is stored, in float32.
+
+    Args:
+        residual, update: ``[N, D]``; no update leaves the residual as it is.
+        gate, shift, scale: ``[R, D]`` float32, one row for each distinct noise level in the batch. Without a gate the
+            update is added as it is; ``shift`` and ``scale`` come together: ``norm * (1 + scale[row]) + shift[row]``.
+        row: ``[N]`` int32 or int64, which row of the tables a token uses; may be None where there is no table.
+        weight, bias: ``[D]``, any float dtype: ``norm * weight + bias`` instead.
+        eps: added to the variance. fp8: give the normed rows as float8_e4m3fn with a scale for each row.
+
+    Returns:
+        ``(sum, normed)``, both ``[N, D]`` in the dtype of ``residual``; the sum is ``residual`` itself where there is
+        no update. With ``fp8``, normed is ``(float8_e4m3fn [N, D], scale [N] float32)``, its value their product and
+        the scale ``max|row| / 448`` (1 for a row of zeros).
+    """
+    total = residual if update is None else residual_gate(residual, update, gate, row)
+    width = (residual.shape[-1],)
+    if shift is not None and scale is not None and row is not None:
+        normed = F.layer_norm(total.float(), width, eps=eps)
+        normed = normed * (1 + scale.index_select(0, row)) + shift.index_select(0, row)
+    else:
+        w, b = (None if t is None else t.float() for t in (weight, bias))
+        normed = F.layer_norm(total.float(), width, w, b, eps)
+    if not fp8:
+        return total, normed.to(residual.dtype)
+    largest = normed.abs().amax(dim=-1)
+    row_scale = torch.where(largest < TINY, 1.0, largest / FP8_MAX)
+    return total, ((normed / row_scale[:, None]).to(torch.float8_e4m3fn), row_scale)
+
+
+def residual_gate(
+    residual: torch.Tensor, update: torch.Tensor, gate: torch.Tensor | None, row: torch.Tensor | None
+) -> torch.Tensor:
+    """``residual + update * gate[row]``, or ``residual + update`` without a gate; shapes as in `residual_norm`.
+
+    Returns:
+        ``[N, D]`` in the dtype of ``residual``.
+    """
+    change = update.float()
+    if gate is not None and row is not None:
+        change = change * gate.index_select(0, row)
+    return (residual.float() + change).to(residual.dtype)

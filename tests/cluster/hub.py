@@ -1,0 +1,162 @@
+"""Engines with their ranks as real processes, and a router reduced to its board, for tests of what they survive."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import torch
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.engine import Engine
+from cluster.messages import Owner, Plan, Report
+from cluster.processes import Process
+from cluster.rank import Place
+from cluster.settings import EngineSettings
+from model.tasks import ModelCard, SegmentSpec
+from serving.router.board import Active, Board
+
+LONG_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Event:
+    """A report, when it came."""
+
+    at: float
+    engine: str
+    epoch: int
+    state: str
+    steps: dict[str, int]
+    reason: str = ""
+
+
+@dataclass
+class Ledger:
+    """How the segments ended."""
+
+    latents: dict[str, torch.Tensor] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    redone: dict[str, int] = field(default_factory=dict)
+
+
+class Hub:
+    """A Ray actor with the router's `next_plan`, the real board behind it, and ways to wait for what happens."""
+
+    def __init__(self, step_tokens: int = 100_000, engine_timeout: float = 10.0) -> None:
+        self._board = Board(step_tokens, engine_timeout)
+        self._changed = asyncio.Condition()
+        self._ledger = Ledger()
+        self._events: list[Event] = []
+        self._order = 0.0
+
+    async def add(self, spec: SegmentSpec, conditions: list[Any], owner: Owner | None, tokens: int) -> None:
+        """``conditions`` is a list of one reference, which Ray would otherwise resolve."""
+        self._order += 1
+        self._board.add(Active(spec, (self._order, spec.id), tokens, conditions[0], owner))
+        await self._notify()
+
+    async def next_plan(self, report: Report) -> Plan:
+        now = time.monotonic()
+        redone = {i: self._board.active[i].redone for i in self._board.active}
+        news = self._board.take(report, now)
+        self._ledger.redone |= {i: s.redone for i, s in self._board.active.items()} | {
+            i: redone[i] for i, _ in news.finished
+        }
+        for segment_id, latents in news.finished:
+            self._ledger.latents[segment_id] = await latents
+        self._ledger.failed |= dict(news.failed)
+        steps = {h.id: h.step for h in report.held}
+        reason = report.broken.reason if report.broken is not None else ""
+        self._events.append(Event(now, report.engine, report.gang_epoch, report.state, steps, reason))
+        self._board.lose_silent_engines(now)
+        await self._notify()
+        plan = self._board.plan(report)
+        if report.state == "ready" and not (plan.advance or plan.drop):
+            async with self._changed:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), LONG_POLL_SECONDS)
+            plan = self._board.plan(report)
+        return plan
+
+    async def events(self) -> list[Event]:
+        return self._events
+
+    async def ledger(self) -> Ledger:
+        return self._ledger
+
+    async def until_step(self, step: int, engine: str | None = None, epoch: int = 0, since: float = 0.0) -> Event:
+        """The first report, of that engine, of a gang of that epoch or a later one, with a segment at such a step."""
+
+        def found() -> Event | None:
+            for event in self._events:
+                mine = engine in (None, event.engine) and event.epoch >= epoch and event.at >= since
+                if mine and any(s >= step for s in event.steps.values()):
+                    return event
+            return None
+
+        event: Event = await self._until(found)
+        return event
+
+    async def until_state(self, state: str, engine: str, epoch: int = 0) -> Event:
+        event: Event = await self._until(
+            lambda: next(
+                (e for e in self._events if (e.engine, e.state) == (engine, state) and e.epoch >= epoch), None
+            )
+        )
+        return event
+
+    async def until_ended(self, count: int) -> None:
+        await self._until(
+            lambda: True if len(self._ledger.latents) + len(self._ledger.failed) >= count else None
+        )
+
+    async def now(self) -> float:
+        return time.monotonic()
+
+    async def _until(self, found: Any) -> Any:
+        async with self._changed:
+            await self._changed.wait_for(lambda: found() is not None)
+            return found()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+@dataclass
+class Leader:
+    """An engine's process and its group."""
+
+    actor: Any
+    group: PlacementGroup
+
+    def name(self) -> str:
+        """The engine's id, once its gang is ready."""
+        return str(ray.get(self.actor.name.remote()))
+
+    def ranks(self) -> list[Place]:
+        places: list[Place] = ray.get(self.actor.ranks.remote())
+        return places
+
+    def process(self) -> Process:
+        process: Process = ray.get(self.actor.process.remote())
+        return process
+
+    def end(self) -> None:
+        ray.kill(self.actor)
+        remove_placement_group(self.group)
+
+
+def start_engine(card: ModelCard, hub: Any, settings: EngineSettings) -> Leader:
+    """A leader in a placement group of its own, as Serve would make it."""
+    group = placement_group([{"CPU": 0.01}, *[settings.rank_resources] * settings.ranks])
+    ray.get(group.ready())
+    strategy = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+    actor = ray.remote(Engine).options(num_cpus=0.01, scheduling_strategy=strategy, max_concurrency=4)
+    return Leader(actor.remote(card, hub, settings), group)

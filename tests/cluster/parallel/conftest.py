@@ -1,0 +1,82 @@
+"""Gangs of real processes, and small checkpoints of every family with heads for four ranks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from model.config import MoEConfig, TransformerConfig
+from model.presets import find_model
+from model.tasks import ModelCard
+from model.transformer import WanTransformer
+from tests import tiny
+from tests.cluster.parallel.gangs import Gangs
+
+Checkpoint = Callable[[str], ModelCard]
+HEADS = {"num_attention_heads": 4, "attention_head_dim": 12}
+ROUTERS = {
+    "top-k": MoEConfig(layers=(1, 2), num_experts=8, top_k=2, expert_dim=16, shared_dim=8),
+    "grouped": MoEConfig(
+        layers=(0, 2), num_experts=8, top_k=4, expert_dim=16, router="grouped_top1", groups=4, expert_bias=True
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def gangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gangs]:
+    made = Gangs(tmp_path_factory.mktemp("gangs"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """By name: nano, dense, the two routers, two noise experts, CLIP tokens with and without positions, VACE."""
+
+    @cache
+    def make(name: str) -> ModelCard:
+        if name == "nano":
+            return find_model("nano")
+        root = tmp_path_factory.mktemp(name)
+        with pytest.MonkeyPatch.context() as patch:
+            for key, value in HEADS.items():
+                patch.setitem(tiny.TRANSFORMER, key, value)
+            match name:
+                case "two noise experts":
+                    tiny.tiny_a14b(root)
+                case "clip":
+                    tiny.tiny_image_to_video(root, clip=True)
+                case "two pictures":
+                    tiny.tiny_image_to_video(root, clip=True, last=True)
+                case "vace":
+                    tiny.tiny_vace(root)
+                case _:
+                    tiny.tiny_wan(root)
+            if name in ROUTERS:
+                _write_experts(root / "transformer", {**tiny.TRANSFORMER, "num_layers": 3, "moe": ROUTERS[name]})
+        return replace(find_model(str(root)), name=name)
+
+    return make
+
+
+def _write_experts(directory: Path, shape: dict[str, Any]) -> None:
+    config = TransformerConfig.model_validate(shape)
+    torch.manual_seed(3)
+    network = WanTransformer(config)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 1 or name.endswith("b1"):  # those that start as ones and zeros
+            torch.nn.init.normal_(parameter, std=0.3)
+    for name, buffer in network.named_buffers():
+        if name.endswith("correction"):
+            torch.nn.init.normal_(buffer, std=0.1)
+    written = {"_class_name": "ZoetropeTransformer3DModel", **config.model_dump(mode="json")}
+    (directory / "config.json").write_text(json.dumps(written))
+    save_file(network.state_dict(), directory / "diffusion_pytorch_model.safetensors")

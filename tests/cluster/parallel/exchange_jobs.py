@@ -1,0 +1,116 @@
+"""Single exchanges, as the ranks of a test do them. Everything random follows from seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from cluster.parallel.exchange import GangExchange
+from cluster.parallel.mesh import Mesh
+from kernels import CuSeqlens
+from model.experts import MoEFeedForward
+from tests.cluster.parallel.gangs import EXCHANGE
+
+DIM, EXPERTS = 12, 8
+
+
+@dataclass(frozen=True)
+class Routing:
+    """A layer and its tokens.
+
+    Attributes:
+        parts: tokens of each rank. groups: of the grouped router; None: the ``top_k`` best.
+        favour: what is added to the score of some experts, by number.
+    """
+
+    parts: tuple[int, ...]
+    top_k: int = 2
+    groups: int | None = None
+    favour: tuple[tuple[int, float], ...] = ()
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One all-to-all as a rank began it: rows for each rank, and what they are made of."""
+
+    rows: list[int]
+    dtype: torch.dtype
+
+
+def layer_of(case: Routing) -> MoEFeedForward:
+    torch.manual_seed(case.seed)
+    layer = MoEFeedForward(DIM, 10, EXPERTS, case.top_k, 6, groups=case.groups, bias=case.groups is not None)
+    for bias in (layer.b1, layer.b2):
+        if bias is not None:
+            torch.nn.init.normal_(bias)
+    for expert, score in case.favour:
+        layer.correction[expert] = score
+    gate = layer.gate.weight.data
+    layer = layer.to(case.dtype).requires_grad_(False)
+    layer.gate.weight.data = gate  # the router stays in float32
+    return layer
+
+
+def tokens_of(case: Routing) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(100 + case.seed)
+    return torch.randn(sum(case.parts), DIM, generator=generator).to(case.dtype)
+
+
+@torch.inference_mode()
+def route(cases: list[Routing]) -> list[tuple[torch.Tensor, list[Sent]]]:
+    """Of each case what the layer makes of this rank's tokens, with its share of the experts, and what it sent."""
+    mesh = Mesh.build(torch.device("cpu"), 1, EXCHANGE)
+    assert mesh.sequence is not None
+    made = []
+    for case in cases:
+        layer, x, parts = layer_of(case), tokens_of(case), CuSeqlens.of(case.parts)
+        each = EXPERTS // mesh.ranks
+        own = slice(mesh.place * each, (mesh.place + 1) * each)
+        for name in ("w1", "w2", "b1"):
+            stack = getattr(layer, name)
+            setattr(layer, name, None if stack is None else torch.nn.Parameter(stack[own], requires_grad=False))
+        exchange = GangExchange(mesh.sequence, CuSeqlens.of([parts.total]), parts)
+        mine = x[parts.offsets[mesh.place] : parts.offsets[mesh.place + 1]]
+        with pytest.MonkeyPatch.context() as patch:
+            sent = _listen(patch)
+            made.append((layer(mine, exchange), sent))
+    return made
+
+
+@torch.inference_mode()
+def attend(lengths: list[int], parts: list[int], heads: int, dtype: torch.dtype) -> tuple[torch.Tensor, list[Sent]]:
+    """Attention of this rank's tokens of `qkv`, and what it sent."""
+    mesh = Mesh.build(torch.device("cpu"), 1, EXCHANGE)
+    assert mesh.sequence is not None
+    cuts = CuSeqlens.of(parts)
+    rows = slice(*cuts.offsets[mesh.place : mesh.place + 2])
+    q, k, v = (x[rows] for x in qkv(sum(lengths), heads, dtype))
+    with pytest.MonkeyPatch.context() as patch:
+        sent = _listen(patch)
+        exchange = GangExchange(mesh.sequence, CuSeqlens.of(lengths), cuts)
+        return exchange.attend(q, k, v, CuSeqlens.of([len(q)])), sent
+
+
+def qkv(tokens: int, heads: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(tokens)
+    q, k, v = (torch.randn(tokens, heads, 8, generator=generator).to(dtype) for _ in range(3))
+    return q, k, v
+
+
+def _listen(patch: pytest.MonkeyPatch) -> list[Sent]:
+    heard: list[Sent] = []
+    real = dist.all_to_all_single
+
+    def listen(output: torch.Tensor, input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        ranks = dist.get_world_size()
+        heard.append(Sent(list(args[1]) if args else [len(input) // ranks] * ranks, input.dtype))
+        return real(output, input, *args, **kwargs)
+
+    patch.setattr(dist, "all_to_all_single", listen)
+    return heard

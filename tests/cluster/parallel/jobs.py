@@ -1,0 +1,158 @@
+"""What the ranks of a test do: each function runs in all processes of a gang. Everything random follows from seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from cluster.parallel.mesh import Mesh
+from cluster.parallel.runner import run_gang
+from model.checkpoints import load_scheduler_config, load_transformer
+from model.conditions import Conditions, Source
+from model.config import TransformerConfig
+from model.denoise import Denoiser, NotFinite, Segment
+from model.guidance import Mode
+from model.running import Run, Runner, run_alone
+from model.sequences import Sequence
+from model.tasks import ModelCard, SegmentSpec
+from model.transformer import WanTransformer
+from tests.cluster.parallel.gangs import EXCHANGE
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A segment to make; what of it a checkpoint has no use for is left out.
+
+    Attributes:
+        size: latent frames, rows and columns of tokens. words: of the positive and the negative text.
+        ahead: steps that it has taken before the others join it.
+    """
+
+    name: str
+    size: tuple[int, int, int]
+    words: tuple[int, int] = (4, 3)
+    steps: int = 4
+    guidance: float = 2.0
+    mode: Mode = "cfg"
+    known: int = 0
+    ending: bool = False
+    sources: tuple[tuple[int, int, int], ...] = ()
+    lead: int = 0
+    ahead: int = 0
+    nan: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of all forwards the velocities, the tokens of each step, and the latents at the end."""
+
+    velocities: list[torch.Tensor]
+    tokens: list[int]
+    latents: list[torch.Tensor]
+
+
+def denoise(card: ModelCard, wishes: list[Wish], steps: int, groups: int = 0) -> Result:
+    """Steps with all segments. ``groups``: of CFG parallel in the gang; 0: in this process alone."""
+    mesh = Mesh.build(CPU, groups, EXCHANGE) if groups else Mesh()
+    made: list[torch.Tensor] = []
+    runner: Runner = partial(run_gang, mesh) if groups else run_alone
+
+    def record(network: WanTransformer, sequences: list[Sequence]) -> Run:
+        run = runner(network, sequences)
+        made.extend(run.velocities)
+        return run
+
+    denoiser = load(card, mesh, record)
+    segments = [start(denoiser, card, wish) for wish in wishes]
+    for wish, segment in zip(wishes, segments, strict=True):
+        for _ in range(wish.ahead):
+            denoiser.step([segment])
+    tokens = [denoiser.step([s for s in segments if not s.sampler.done]) for _ in range(steps)]
+    return Result(made, tokens, [segment.latents for segment in segments])
+
+
+def poisoned(card: ModelCard, wishes: list[Wish], groups: int) -> tuple[tuple[str, ...], list[int], list[torch.Tensor]]:
+    """The segments that a step names as not finite, the steps that each has taken, and their latents."""
+    mesh = Mesh.build(CPU, groups, EXCHANGE)
+    denoiser = load(card, mesh, partial(run_gang, mesh))
+    segments = [start(denoiser, card, wish) for wish in wishes]
+    named: tuple[str, ...] = ()
+    try:
+        denoiser.step(segments)
+    except NotFinite as error:
+        named = error.segments
+    return named, [s.sampler.step for s in segments], [s.latents for s in segments]
+
+
+def refused(card: ModelCard, wishes: list[Wish], broken: str, groups: int) -> tuple[str, Result]:
+    """What a step says to a segment of a text that is too narrow; then the others go on without it."""
+    mesh = Mesh.build(CPU, groups, EXCHANGE)
+    denoiser = load(card, mesh, partial(run_gang, mesh))
+    segments = [start(denoiser, card, wish) for wish in wishes]
+    for segment in segments:
+        if segment.spec.id == broken:
+            segment.conditions = Conditions(torch.zeros(2, 7), torch.zeros(2, 7))
+    said = ""
+    try:
+        denoiser.step(segments)
+    except ValueError as error:
+        said = str(error)
+    good = [segment for segment in segments if segment.spec.id != broken]
+    return said, Result([], [denoiser.step(good)], [segment.latents for segment in good])
+
+
+def uneven(config: TransformerConfig, groups: int) -> str:
+    """What a gang says that does not divide a network."""
+    torch.manual_seed(0)
+    try:
+        run_gang(Mesh.build(CPU, groups, EXCHANGE), WanTransformer(config), [])
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def load(card: ModelCard, mesh: Mesh, runner: Runner) -> Denoiser:
+    def part(component: str) -> WanTransformer:
+        return load_transformer(card, CPU, component, rank=mesh.place, ranks=mesh.ranks)
+
+    low = part("transformer_2") if card.boundary is not None else None
+    return Denoiser(part("transformer"), load_scheduler_config(card), low, card.boundary, runner)
+
+
+def start(denoiser: Denoiser, card: ModelCard, wish: Wish) -> Segment:
+    config = denoiser.transformer.config
+    seed = sum(wish.name.encode())
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    c, (_, ph, pw) = card.latent_channels, config.patch_size
+    t, h, w = wish.size[0], ph * wish.size[1], pw * wish.size[2]
+    positive, negative = (random(words, config.text_dim) for words in wish.words)
+    mode: Mode = "cfg"
+    given: dict[str, Any] = {}
+    if config.vace_layers:
+        hints = random(config.vace_in_channels, wish.lead + t, h, w)
+        given = {"hints": hints, "hint_scales": (1.0, 0.5), "lead": wish.lead}
+    elif config.image_dim is not None:
+        words = config.pos_embed_seq_len or 2 + wish.words[0]
+        channels = random(config.in_channels - config.out_channels, t, h, w)
+        given = {"channels": channels, "image": random(words, config.image_dim)}
+    else:
+        mode = wish.mode
+        given["sources"] = tuple(
+            Source(random(c, frames, ph * rows, pw * columns), 1 + i, video=i == 0)
+            for i, (frames, rows, columns) in enumerate(wish.sources)
+        )
+        given |= {"known": random(c, t, h, w), "known_frames": torch.arange(t) < wish.known} if wish.known else {}
+        given |= {"ending": random(c, 1, h, w)} if wish.ending else {}
+    if wish.nan:
+        positive[0, 0] = torch.nan
+    spec = SegmentSpec(wish.name, (c, t, h, w), wish.steps, wish.guidance, seed)
+    return denoiser.start(spec, Conditions(positive, negative, guidance=mode, **given))

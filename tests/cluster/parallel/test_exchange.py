@@ -1,0 +1,117 @@
+"""Heads and experts reach the tokens of other ranks exactly, in whatever uneven numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cluster.parallel.exchange import ExpertOrder, GangExchange
+from kernels import CuSeqlens
+from tests.cluster.parallel.exchange_jobs import EXPERTS, Routing, attend, layer_of, qkv, route, tokens_of
+from tests.cluster.parallel.gangs import Gangs
+
+CASES = {
+    2: [
+        Routing((7, 6)),
+        Routing((1, 12), top_k=3, seed=1),
+        Routing((5, 4), top_k=4, groups=4, seed=2),
+        Routing((3, 3), top_k=2, groups=2, seed=3),
+        Routing((0, 1), seed=4),
+    ],
+    4: [
+        Routing((5, 5, 4, 4)),
+        Routing((9, 0, 2, 1), top_k=4, groups=4, seed=5),
+        Routing((4, 4, 4, 4), favour=((3, -9.0), (6, -9.0)), seed=6),  # experts that get nothing
+        Routing((4, 4, 4, 4), favour=((0, 9.0), (1, 9.0)), seed=7),  # all to the first rank
+        Routing((2, 0, 0, 0), top_k=1, seed=8),
+        Routing((3, 2, 2, 2), top_k=8, seed=9),  # everything everywhere
+        Routing((6, 5, 5, 5), dtype=torch.bfloat16, seed=10),
+    ],
+}
+
+
+def by_loop(case: Routing) -> torch.Tensor:
+    """A token at a time, from the definition."""
+    layer, out = layer_of(case), []
+    for x in tokens_of(case):
+        score = layer.gate.weight.float() @ x.float()
+        if case.groups is None:
+            score = score.sigmoid()
+            chosen = (score + layer.correction.float()).topk(case.top_k).indices.tolist()
+            weights = (score[chosen] / score[chosen].sum()).tolist()
+        else:
+            size = EXPERTS // case.groups
+            best = (score + layer.correction.float()).view(case.groups, size).argmax(1)
+            chosen = [g * size + int(b) for g, b in enumerate(best)]
+            weights = [1.0] * case.groups
+        assert layer.shared is not None
+        total = layer.shared(x).float()
+        for expert, weight in zip(chosen, weights, strict=True):
+            hidden = x.float() @ layer.w1[expert].float() + (0 if layer.b1 is None else layer.b1[expert].float())
+            total = total + weight * (F.gelu(hidden, approximate="tanh") @ layer.w2[expert].float())
+        out.append(total if layer.b2 is None else total + layer.b2.float())
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("ranks", CASES)
+def test_experts_of_other_ranks_are_the_loop_over_the_tokens(ranks: int, gangs: Gangs) -> None:
+    cases = CASES[ranks]
+    answers = gangs.run(ranks, route, cases)
+    for i, case in enumerate(cases):
+        made = torch.cat([answer[i][0] for answer in answers])
+        assert made.dtype == case.dtype
+        limit = 1e-5 if case.dtype == torch.float32 else 2e-2
+        assert float((made.float() - by_loop(case)).norm()) <= limit * float(by_loop(case).norm()), case
+        sent = [answer[i][1] for answer in answers]
+        for rank, (counts, there, back) in enumerate(sent):
+            assert counts.dtype == torch.int32
+            assert there.dtype == back.dtype == case.dtype
+            assert sum(there.rows) == case.parts[rank] * case.top_k, "as many rows as there are choices"
+            assert back.rows == [other[1].rows[rank] for other in sent], "they go back where they came from"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_over_the_tokens_of_all_ranks(dtype: torch.dtype, gangs: Gangs) -> None:
+    for ranks, heads, lengths, parts in (
+        (2, 6, [5, 1, 7], [7, 6]),
+        (4, 4, [9], [4, 0, 3, 2]),
+        (4, 8, [2, 2, 2], [2, 2, 1, 1]),
+        (4, 4, [1], [0, 0, 0, 1]),
+    ):
+        answers = gangs.run(ranks, attend, lengths, parts, heads, dtype)
+        q, k, v = (x.float() for x in qkv(sum(lengths), heads, dtype))
+        cu = CuSeqlens.of(lengths)
+        expected = []
+        for start, stop in zip(cu.offsets, cu.offsets[1:], strict=False):
+            scores = torch.einsum("nhd,mhd->hnm", q[start:stop], k[start:stop]) / q.shape[-1] ** 0.5
+            expected.append(torch.einsum("hnm,mhd->nhd", scores.softmax(-1), v[start:stop]))
+        made = torch.cat([out for out, _ in answers])
+        assert made.dtype == dtype
+        limit = 1e-5 if dtype == torch.float32 else 1e-2
+        assert float((made.float() - torch.cat(expected)).norm()) <= limit * float(torch.cat(expected).norm())
+        for rank, (_, sent) in enumerate(answers):
+            assert [s.rows for s in sent] == [[parts[rank]] * ranks, parts]
+            assert {s.dtype for s in sent} == {dtype}
+
+
+def test_heads_and_experts_that_the_ranks_do_not_divide_are_refused() -> None:
+    exchange = GangExchange(None, CuSeqlens.of([4]), CuSeqlens.of([2, 1, 1]))  # type: ignore[arg-type]
+    x = torch.zeros(2, 4, 8)
+    with pytest.raises(ValueError, match="4 heads cannot be split evenly over 3 ranks"):
+        exchange.attend(x, x, x, CuSeqlens.of([2]))
+    layer = layer_of(Routing((2,)))
+    with pytest.raises(ValueError, match="8 experts cannot be split evenly over 3 ranks"):
+        layer(torch.zeros(2, 12), exchange)
+
+
+def test_the_order_by_expert_keeps_ranks_in_order_and_goes_back() -> None:
+    counts = torch.tensor([[2, 0, 1], [0, 0, 3], [1, 0, 0]], dtype=torch.int32)
+    order = ExpertOrder.of(counts, 7)
+    assert order.offsets.tolist() == [0, 3, 3, 7]
+    assert order.rows.tolist() == [0, 1, 6, 2, 3, 4, 5]
+    assert order.rows[order.back].tolist() == list(range(7))
+    assert {x.dtype for x in (order.offsets, order.rows, order.back)} == {torch.int32}
+    nothing = ExpertOrder.of(torch.zeros(2, 3, dtype=torch.int32), 0)
+    assert nothing.offsets.tolist() == [0, 0, 0, 0]
+    assert nothing.rows.shape == nothing.back.shape == (0,)

@@ -1,0 +1,86 @@
+"""`zoetrope plan` as a user runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.cli import main
+from tests.tiny import tiny_wan
+
+
+@pytest.fixture(autouse=True)
+def no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans from the roofline, whatever was measured since."""
+    monkeypatch.setattr("cluster.calibration.RESULTS", tmp_path / "results")
+
+
+def test_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model", "wan2.7-27b", "--gpus", "8", "--size", "1080p", "--duration", "5"]
+    assert main(["plan", *arguments]) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[0] == "wan2.7-27b on 8 H100s: 2 x 4 (guidance groups x sequence ranks), experts over 4"
+    assert lines[1] == "a step: 2 x 63,240 tokens, 1920x1080, 121 frames"
+    assert row(lines, "weights, exact") == ["16.3"]
+    assert row(lines, "together, of 80.0") == ["27.7"]
+    assert row(lines, "experts: rows there and back") == ["NVLink", "30.396"]
+    assert any(line.startswith("predicted step (roofline)") for line in lines)
+    assert "- One group of 8 would take" in out
+    assert "- All ranks are inside one NVLink domain of 8." in lines
+
+
+def test_nano_on_this_machine_and_a_checkpoint_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--gpus", "1", "--gpu", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "nano on 1 CPU: 1 x 1 (guidance groups x sequence ranks)"
+    assert "40x24, 17 frames" in lines[1]
+    assert not any(line.startswith("on the wire") for line in lines)
+    tiny_wan(tmp_path / "wan")
+    assert main(["plan", "--model", str(tmp_path / "wan"), "--gpus", "2", "--size", "64x32", "--gpu", "h200"]) == 0
+    assert capsys.readouterr().out.startswith("wan on 2 H200s: 2 x 1")
+
+
+def test_two_gangs_for_noise_experts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", "wan2.2-t2v-a14b", "--gpus", "1", "--size", "1080p"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("wan2.2-t2v-a14b on 1 H100, twice: ")
+    assert "- The noise experts live apart, on two gangs of 1" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--model", "wan2.7-27b", "--gpus", "6"], "gpus: 6 ranks do not divide 24 heads x 80 experts; 2 groups of 3"),
+        (
+            ["--model", "wan2.7-27b", "--gpus", "1", "--size", "1080p"],
+            "gpus: 1 rank: needs 90.2 GiB per rank of 80.0 (50.7 weights, 32.8 activations); 2 ranks or 720p would",
+        ),
+        (["--gpus", "0"], "gpus: 0 is not at least 1"),
+        (["--nvlink", "0"], "nvlink: 0 is not at least 1"),
+        (["--gpu", "a100"], "gpu: 'a100': it must be one of h100, h200, cpu"),
+        (["--size", "4k"], "size: '4k' is not one of 480p, 720p, 1080p or WIDTHxHEIGHT"),
+        (["--ratio", "2:1"], "ratio: '2:1' is not one of 16:9"),
+        (["--duration", "0"], "duration: 0.0 is not above 0 and at most 15"),
+        (["--duration", "nan"], "duration: nan is not above 0 and at most 15"),
+        (["--model", "absent"], "model: 'absent' is neither a preset (wan2.7-27b, "),
+        (["--gpus", "many"], "gpus: "),
+    ],
+)
+def test_bad_arguments(capsys: pytest.CaptureFixture[str], arguments: list[str], line: str) -> None:
+    assert main(["plan", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {line}")
+    assert captured.err.count("\n") == 1
+
+
+def test_an_empty_folder_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: model: ")
+
+
+def row(lines: list[str], name: str) -> list[str]:
+    (line,) = [line for line in lines if line.startswith(name)]
+    return line.removeprefix(name).split()
