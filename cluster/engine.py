@@ -51,6 +51,7 @@ class Engine:
         self._snapshots = SnapshotStore(settings.snapshots) if settings.snapshots is not None else None
         self._watchdog = Watchdog(settings.hang_seconds, settings.first_step_seconds)
         self._draining = asyncio.Event()
+        self._ready = asyncio.Event()
         self._gang = await self._build()
         self._task = asyncio.create_task(self._drive())
 
@@ -71,8 +72,9 @@ class Engine:
         """The leader's."""
         return Process.this()
 
-    def ranks(self) -> list[Place]:
-        """Where the ranks run, in order."""
+    async def ranks(self) -> list[Place]:
+        """Where the ranks run, in order; waits for a gang that is being rebuilt."""
+        await self._ready.wait()
         return self._gang.places()
 
     async def _build(self) -> Gang:
@@ -88,6 +90,7 @@ class Engine:
             await gang.kill()
             raise
         self._watchdog.restart()
+        self._ready.set()
         log.info("engine %s: gang epoch %d of %d ranks is ready", self._id, self._epoch, self._settings.ranks)
         return gang
 
@@ -138,6 +141,7 @@ class Engine:
     async def _rebuild(self, broken: Broken) -> bool:
         """A gang under a new epoch; False when too many in a row have failed. The router hears of it at once, so that
         other engines go on with the segments meanwhile."""
+        self._ready.clear()
         killed = asyncio.create_task(self._gang.kill())
         while True:
             self._failures += 1

@@ -53,8 +53,6 @@ def _options(variant: Variant) -> dict[str, Any]:
     options: dict[str, Any] = {"num_warps": variant.num_warps}
     if not variant.gluon:
         options["num_stages"] = variant.num_stages
-    if variant.maxnreg is not None:
-        options["maxnreg"] = variant.maxnreg
     return options
 
 

@@ -308,14 +308,7 @@ def _launch(
             SMOOTH=x.shift is not None,
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
-            maxnreg=max_registers(tile, fp8),
         )
-
-
-def max_registers(tile: AttentionTile, fp8: bool) -> int | None:
-    """A cap where the compiler takes a few registers more than two programs on a multiprocessor can have."""
-    capped = not fp8 and (tile.block_m, tile.block_n, tile.num_warps) == (128, 64, 8)
-    return 128 if capped else None
 
 
 def variants() -> list[Variant]:
@@ -370,7 +363,6 @@ def _variant(dtype: torch.dtype, head_dim: int, pv: PV, *, sparse: bool = False)
         divisible=frozenset(pointers | {"v_row"}),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
-        maxnreg=max_registers(tile, pv == "fp8"),
         wgmma=True,
         tma=True,
     )

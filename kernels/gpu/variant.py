@@ -18,7 +18,6 @@ class Variant:
             ``constexpr``), in the order of the function.
         constexprs: the values of the parameters of type ``constexpr``.
         divisible: parameters known to be multiples of 16 (pointers: of 16 bytes), as at a launch.
-        maxnreg: the most registers that a thread may have, where the launch says so.
         gluon: compiled by Gluon instead of Triton.
         wgmma: the code must contain warpgroup matrix instructions.
         tma: the code must contain copies by the tensor memory accelerator.
@@ -32,7 +31,6 @@ class Variant:
     divisible: frozenset[str] = field(default_factory=frozenset)
     num_warps: int = 4
     num_stages: int = 3
-    maxnreg: int | None = None
     gluon: bool = False
     wgmma: bool = False
     tma: bool = False

@@ -23,7 +23,7 @@ class Active:
             there, None until that is known.
         furthest: the most steps it ever had behind it. redone: steps that were taken again.
         cohort: of the suspects among which it is tried, 0 for none, until it is past step ``broke_at``.
-        crashes: of engines while it was in the step.
+        losses: of gangs, by a process that died or hung, while it was in the step; alone: those with nobody else in it.
     """
 
     spec: SegmentSpec
@@ -38,7 +38,8 @@ class Active:
     redone: int = 0
     cohort: int = 0
     broke_at: int = 0
-    crashes: int = 0
+    losses: int = 0
+    alone: int = 0
 
 
 @dataclass
@@ -187,17 +188,17 @@ class Board:
             The culprit, if it is one, and the reason.
         """
         suspects = [i for i in broken.segments if i in mine]
-        for segment_id in suspects:
-            self.active[segment_id].crashes += 1
-            self.active[segment_id].broke_at = self.active[segment_id].furthest
         alone = len(broken.segments) == 1
-        if alone and suspects:
-            crashes = self.active[suspects[0]].crashes
-            if broken.raised:
-                return [(suspects[0], broken.reason)]
-            if crashes >= MAX_CRASHES:
-                return [(suspects[0], f"{broken.reason}, {crashes} times")]
-        worst = max((self.active[i].crashes for i in suspects), default=0)
+        for segment_id in suspects:
+            segment = self.active[segment_id]
+            segment.broke_at = segment.furthest
+            if alone and broken.raised:
+                return [(segment_id, broken.reason)]
+            segment.losses += not broken.raised
+            segment.alone += alone
+            if segment.alone >= MAX_CRASHES:
+                return [(segment_id, f"{broken.reason}, {segment.alone} times")]
+        worst = max((self.active[i].losses for i in suspects), default=0)
         if not alone and suspects and (broken.raised or worst > 1):
             middle = (len(suspects) + 1) // 2
             for half in (suspects[:middle], suspects[middle:]):

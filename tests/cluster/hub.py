@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -54,11 +55,13 @@ class Hub:
         self._ledger = Ledger()
         self._events: list[Event] = []
         self._order = 0.0
+        self._added: dict[str, Active] = {}
 
     async def add(self, spec: SegmentSpec, conditions: list[Any], owner: Owner | None, tokens: int) -> None:
         """``conditions`` is a list of one reference, which Ray would otherwise resolve."""
         self._order += 1
-        self._board.add(Active(spec, (self._order, spec.id), tokens, conditions[0], owner))
+        self._added[spec.id] = Active(spec, (self._order, spec.id), tokens, conditions[0], owner)
+        self._board.add(replace(self._added[spec.id]))
         await self._notify()
 
     async def next_plan(self, report: Report) -> Plan:
@@ -69,7 +72,10 @@ class Hub:
             i: redone[i] for i, _ in news.finished
         }
         for segment_id, latents in news.finished:
-            self._ledger.latents[segment_id] = await latents
+            try:
+                self._ledger.latents[segment_id] = await latents
+            except RayError:  # its owner died before it was fetched; the router tries the job again as well
+                self._board.add(replace(self._added[segment_id]))
         self._ledger.failed |= dict(news.failed)
         steps = {h.id: h.step for h in report.held}
         reason = report.broken.reason if report.broken is not None else ""
