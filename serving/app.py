@@ -15,12 +15,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
 from cluster.settings import EngineSettings
+from cluster.shelf import Shelf, SnapshotError
 from model.presets import ModelError, check_files, find_model
 from model.tasks import ModelCard, Role
 from serving.artifacts import ArtifactStore
@@ -30,6 +32,7 @@ from serving.settings import Settings
 log = logging.getLogger("zoetrope.serve")
 
 GATEWAY_STOP_SECONDS = 8.0
+SNAPSHOT_AGE = timedelta(days=7)  # older ones are of jobs that ended without their snapshots being deleted
 DRAIN_SECONDS = 60.0  # for an engine to end its step and put its segments away
 OBJECT_STORE_BYTES = 256 << 20
 
@@ -52,6 +55,7 @@ def serve(settings: Settings) -> int:
             expired = store.expire_leases()
             store.close()
             ArtifactStore(settings.artifacts).discard_parts()
+            Shelf(str(settings.snapshots)).discard_older(datetime.now(UTC) - SNAPSHOT_AGE)
             shutil.rmtree(settings.scratch, ignore_errors=True)
             if expired:
                 _say(f"{expired} unfinished jobs of an earlier run will go on")
@@ -63,7 +67,7 @@ def serve(settings: Settings) -> int:
             return _run_gateway(settings, stop)
     except KeyboardInterrupt:
         return 0
-    except (ModelError, StoreError, ServeError) as error:
+    except (ModelError, StoreError, SnapshotError, ServeError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
 

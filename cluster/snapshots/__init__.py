@@ -1,9 +1,10 @@
 """Snapshots of segments: what they look like, where they are kept, when and how they are written."""
 
+from cluster.shelf import SnapshotError
 from cluster.snapshots.format import BadSnapshot, DamagedSnapshot, Fingerprint, Snapshot, decode, encode
 from cluster.snapshots.keeper import SnapshotKeeper
 from cluster.snapshots.policy import due
-from cluster.snapshots.store import SnapshotError, SnapshotStore
+from cluster.snapshots.store import SnapshotStore
 from cluster.snapshots.writer import SnapshotWriter, WriteFailure
 
 __all__ = [

@@ -13,6 +13,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from cluster.messages import Owner, Plan, Report
+from cluster.shelf import Shelf, SnapshotError
 from model.chain import overlap_of
 from model.tasks import ModelCard, SegmentSpec, VideoSpec, needs_negative, segment_of
 from serving.jobs.job import EngineRow, Job, Result, Stage, State
@@ -49,6 +50,7 @@ class Router:
         self._decoder = decoder
         self._id = f"router-{uuid.uuid4().hex[:12]}"
         self._store = JobStore(settings.database)
+        self._snapshots = Shelf(str(settings.snapshots))
         self._board = Board(settings.step_tokens, ENGINE_TIMEOUT_SECONDS)
         self._work = asyncio.Event()
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
@@ -113,6 +115,7 @@ class Router:
         lost, cancelled = self._store.heartbeat(self._id, leases, self._settings.lease_seconds)
         for job_id in cancelled - lost:
             self._store.finish(job_id, self._running[job_id][0].lease_epoch, State.CANCELLED)
+            self._discard(job_id)
         for job_id in lost | cancelled:
             job, task = self._running.pop(job_id)
             for segment_id in [i for i in self._board.active if i.startswith(lease_prefix(job))]:
@@ -124,6 +127,7 @@ class Router:
         try:
             result = await self._try_job(job)
             self._store.finish(job.id, job.lease_epoch, State.SUCCEEDED, result=result)
+            self._discard(job.id)
         except LeaseLost:
             log.info("job %s: lease lost", job.id)
         except JobFailed as error:
@@ -200,6 +204,18 @@ class Router:
 
     def _fail(self, job: Job, message: str) -> None:
         self._store.finish(job.id, job.lease_epoch, State.FAILED, error_code="INTERNAL", error_message=message)
+        self._discard(job.id)
+
+    def _discard(self, job_id: str) -> None:
+        """Delete the snapshots of a job that is over, beside everything else; what stays is swept at the next start."""
+
+        def discard() -> None:
+            try:
+                self._snapshots.discard(job_id)
+            except SnapshotError as error:
+                log.warning("job %s: %s", job_id, error)
+
+        asyncio.get_running_loop().run_in_executor(None, discard)
 
     def _tokens(self, segment: SegmentSpec) -> int:
         """Tokens of a step, both guidance branches counted."""

@@ -56,6 +56,7 @@ class Hub:
         self._events: list[Event] = []
         self._order = 0.0
         self._added: dict[str, Active] = {}
+        self._limit = 0
 
     async def add(self, spec: SegmentSpec, conditions: list[Any], owner: Owner | None, tokens: int) -> None:
         """``conditions`` is a list of one reference, which Ray would otherwise resolve."""
@@ -82,13 +83,26 @@ class Hub:
         self._events.append(Event(now, report.engine, report.gang_epoch, report.state, steps, reason))
         self._board.lose_silent_engines(now)
         await self._notify()
-        plan = self._board.plan(report)
-        if report.state == "ready" and not (plan.advance or plan.drop):
+        plan = self._plan(report)
+        if report.state == "ready" and not (plan.advance or plan.drop or plan.admit):
             async with self._changed:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), LONG_POLL_SECONDS)
-            plan = self._board.plan(report)
+            plan = self._plan(report)
         return plan
+
+    def _plan(self, report: Report) -> Plan:
+        plan = self._board.plan(report)
+        return replace(plan, advance=tuple(i for i in plan.advance if self._board.active[i].furthest < self._limit))
+
+    async def allow(self, steps: int) -> None:
+        """From now on segments may get this far."""
+        self._limit = steps
+        await self._notify()
+
+    async def until_there(self) -> None:
+        """All that have not ended are as far as they may."""
+        await self._until(lambda: True if all(s.furthest >= self._limit for s in self._board.active.values()) else None)
 
     async def events(self) -> list[Event]:
         return self._events
@@ -96,26 +110,17 @@ class Hub:
     async def ledger(self) -> Ledger:
         return self._ledger
 
-    async def until_step(self, step: int, engine: str | None = None, epoch: int = 0, since: float = 0.0) -> Event:
-        """The first report, of that engine, of a gang of that epoch or a later one, with a segment at such a step."""
-
-        def found() -> Event | None:
-            for event in self._events:
-                mine = engine in (None, event.engine) and event.epoch >= epoch and event.at >= since
-                if mine and any(s >= step for s in event.steps.values()):
-                    return event
-            return None
-
-        event: Event = await self._until(found)
-        return event
-
-    async def until_state(self, state: str, engine: str, epoch: int = 0) -> Event:
+    async def until_state(self, state: str, engine: str, since: float) -> Event:
+        """The engine's first report of that state after a time."""
         event: Event = await self._until(
             lambda: next(
-                (e for e in self._events if (e.engine, e.state) == (engine, state) and e.epoch >= epoch), None
+                (e for e in self._events if (e.engine, e.state) == (engine, state) and e.at > since), None
             )
         )
         return event
+
+    async def engine_of(self, segment_id: str) -> str | None:
+        return self._board.active[segment_id].engine
 
     async def until_ended(self, count: int) -> None:
         await self._until(

@@ -44,6 +44,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # engines do not ha
 
 STEPS = 24
 SNAPSHOT_STEPS = 2
+TOKENS = 60  # of each, as the board counts them: three to an engine
 PICTURE = MediaInfo("image", 40, 24)
 
 
@@ -60,7 +61,7 @@ class Hungry(Conditions):
     """Conditions of a segment that takes more memory than there is from some noise level on."""
 
     def sequence(self, *args: Any, **kwargs: Any) -> Sequence:
-        if float(args[1]) < 900:
+        if float(args[1]) < 880:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return super().sequence(*args, **kwargs)
 
@@ -110,7 +111,7 @@ def card() -> ModelCard:
 
 @pytest.fixture
 def hub() -> Iterator[Any]:
-    actor: Any = ray.remote(Hub).options(num_cpus=0, max_concurrency=64).remote()
+    actor: Any = ray.remote(Hub).options(num_cpus=0, max_concurrency=64).remote(3 * TOKENS)
     yield actor
     ray.kill(actor)
 
@@ -128,7 +129,7 @@ def test_everything_ends_as_if_undisturbed(
         rank_resources={"CPU": 0.5},
         snapshots=str(tmp_path),
         snapshot_steps=SNAPSHOT_STEPS,
-        hang_seconds=4.0,
+        hang_seconds=8.0,
         first_step_seconds=30.0,
     )
     jobs = work(card)
@@ -142,48 +143,48 @@ def test_everything_ends_as_if_undisturbed(
         if name == "hungry":
             conditions = Hungry(**vars(conditions))
         spec = segment_of(job.spec, name)
-        ray.get(hub.add.remote(spec, [ray.put(conditions)], Owner(name, 0, 1), 60))
+        ray.get(hub.add.remote(spec, [ray.put(conditions)], Owner(name, 0, 1), TOKENS))
+    seconds: dict[str, float] = {}
 
-    recovery: dict[str, float] = {}
-
-    def gone_on(engine: str, epoch: int, since: float) -> float:
-        """Seconds from then until a step of a later gang of the engine."""
-        return float(ray.get(hub.until_step.remote(1, engine, epoch, since)).at) - since
-
-    def now() -> float:
+    def advance(steps: int) -> float:
+        ray.get(hub.allow.remote(steps))
         return float(ray.get(hub.now.remote()))
 
-    first = ray.get(hub.until_step.remote(3)).engine
-    second = next(name for name in names if name != first)
-    killed = now()
-    kill(engines[names.index(first)], 1, signal.SIGKILL)
-    recovery["a rank killed"] = gone_on(first, 2, killed)
+    def recover(what: str, engine: str, started: float) -> None:
+        """Note how long the engine took from then to be back."""
+        lost = ray.get(hub.until_state.remote("rebuilding", engine, started))
+        seconds[f"{what}, noticed"] = lost.at - started
+        seconds[f"{what}, gang rebuilt"] = ray.get(hub.until_state.remote("ready", engine, lost.at)).at - lost.at
+        ray.get(hub.until_there.remote())
 
-    ray.get(hub.until_step.remote(3, second))
-    stopped = now()
-    kill(engines[names.index(second)], 0, signal.SIGSTOP)
-    ray.get(hub.until_state.remote("rebuilding", second))
-    recovery["a rank stopped, beyond the limit of a step"] = gone_on(second, 2, stopped) - settings.hang_seconds
+    advance(3)  # before the chosen one fails
+    ray.get(hub.until_there.remote())
+    kill(engines[0], 1, signal.SIGKILL)
+    recover("a rank killed", names[0], advance(5))
+    kill(engines[1], 0, signal.SIGSTOP)
+    recover("a rank stopped", names[1], advance(7))
 
-    led = now()
-    os.kill(engines[names.index(first)].process().pid, signal.SIGKILL)
-    replacement = start_engine(card, hub, settings)  # what Serve would do
-    engines.append(replacement)
-    recovery["a leader killed"] = gone_on(replacement.name(), 1, led)
+    os.kill(engines[0].process().pid, signal.SIGKILL)
+    led = advance(9)
+    engines.append(start_engine(card, hub, settings))  # what Serve would do
+    engines[-1].name()
+    ray.get(hub.until_there.remote())
+    seconds["a leader killed, all work a step on"] = float(ray.get(hub.now.remote())) - led
 
-    ray.get(hub.until_ended.remote(6))
+    advance(STEPS)
+    ray.get(hub.until_ended.remote(len(jobs)))
     ledger = ray.get(hub.ledger.remote())
     assert set(ledger.failed) == {"hungry"}
     assert "OutOfMemoryError" in ledger.failed["hungry"]
     for name, latents in expected.items():
-        error = (ledger.latents[name] - latents).norm() / latents.norm()
-        assert float(error) < 1e-5, f"{name}: {float(error)}"
-    losses = 3 + 3  # the disturbances, and the gangs that the one at fault took down while its peers were found out
-    assert all(redone <= losses * SNAPSHOT_STEPS for redone in ledger.redone.values()), ledger.redone
+        error = float((ledger.latents[name] - latents).norm() / latents.norm())
+        assert error < 1e-5, f"{name}: {error}"
+    # Nobody is on an engine more often than it breaks: three times here, and what the chosen one brings down.
+    assert all(redone <= 5 * SNAPSHOT_STEPS for redone in ledger.redone.values()), ledger.redone
     with capsys.disabled():
         print()
-        for what, seconds in recovery.items():
-            print(f"  {what}: work went on after {seconds:.1f} s")
-        print(f"  steps taken again: {ledger.redone}")
-    for engine in engines:
+        for what, took in seconds.items():
+            print(f"  {what}: {took:.1f} s")
+        print(f"  steps taken again, of {STEPS} each: {ledger.redone}")
+    for engine in engines[1:]:
         engine.end()
