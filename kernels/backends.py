@@ -268,6 +268,8 @@ def report(device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: 
                 choices.append(Choice(op, backend.name, False, reason))
             elif not backend.exact:
                 choices.append(Choice(op, backend.name, False, f"changes the result: {asked}"))
+            elif device.type != "cuda" and backend.ours:
+                choices.append(Choice(op, backend.name, False, f"in the interpreter, {asked}"))
             elif not trusted(op, backend, call):
                 choices.append(Choice(op, backend.name, False, f"not proved on this device: {asked}", unproved=True))
             else:
