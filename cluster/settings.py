@@ -43,7 +43,9 @@ class EngineSettings:
             raise ValueError(
                 f"cfg_groups is {self.cfg_groups} for {self.ranks} ranks: it must be 1 or 2, and divide them"
             )
-        for name in ("snapshot_seconds", "snapshot_share", "hang_seconds", "first_step_seconds", "start_seconds"):
+        if self.snapshot_seconds < 0:
+            raise ValueError(f"snapshot_seconds is {self.snapshot_seconds}: it must be at least 0")
+        for name in ("snapshot_share", "hang_seconds", "first_step_seconds", "start_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
         if self.snapshot_steps is not None and self.snapshot_steps < 1:

@@ -19,11 +19,10 @@ class Active:
 
     Attributes:
         owner: by which its snapshots are found. needs: the noise expert of its next step, where they live apart.
-        engine: that has it, None while it waits. step: it has behind it
-            there, None until that is known.
+        engine: that has it, None while it waits. step: it has behind it there, None until that is known.
         furthest: the most steps it ever had behind it. redone: steps that were taken again.
-        cohort: of the suspects among which it is tried, 0 for none, until it is past step ``broke_at``.
-        losses: of gangs, by a process that died or hung, while it was in the step; alone: those with nobody else in it.
+        cohort: of the suspects among which it is tried, 0 for none. losses: of gangs, by a process that died or hung,
+            while it was in the step; alone: those with nobody else in it. All until it is past step ``broke_at``.
     """
 
     spec: SegmentSpec
@@ -172,8 +171,8 @@ class Board:
         before = step - 1 if segment.step is None else segment.step  # where its snapshot was, one step ago
         segment.redone += max(0, min(step, segment.furthest) - before)
         segment.step = step
-        if segment.cohort and step > segment.broke_at:
-            segment.cohort = 0
+        if step > segment.broke_at:
+            segment.cohort = segment.losses = segment.alone = 0  # what broke there did not break it now
         further = step > segment.furthest
         segment.furthest = max(segment.furthest, step)
         return further
