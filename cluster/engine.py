@@ -26,7 +26,7 @@ from model.tasks import ModelCard
 log = logging.getLogger("zoetrope.engine")
 
 RETRY_SECONDS = 0.2
-MAX_FAILURES = 3  # of the gang in a row, after which the engine is taken out of service
+MAX_FAILURES = 3  # gangs in a row that died, hung or did not start, after which the engine is out of service
 DRAIN_SECONDS = 55.0  # for a step to end and all segments to be put away
 FAREWELL_SECONDS = 5.0
 
@@ -140,11 +140,15 @@ class Engine:
 
     async def _rebuild(self, broken: Broken) -> bool:
         """A gang under a new epoch; False when too many in a row have failed. The router hears of it at once, so that
-        other engines go on with the segments meanwhile."""
+        other engines go on with the segments meanwhile.
+
+        An exception in a step is a segment's fault, which the router finds by several such failures in a row; a gang
+        whose hardware is at fault does not get through its start.
+        """
         self._ready.clear()
         killed = asyncio.create_task(self._gang.kill())
+        self._failures += not broken.raised
         while True:
-            self._failures += 1
             out = self._failures >= MAX_FAILURES
             await self._ask(replace(self._report(), state="out" if out else "rebuilding", broken=broken))
             await killed
@@ -156,6 +160,7 @@ class Engine:
                 return True
             except GangFailed as failure:
                 log.warning("engine %s: gang epoch %d did not start: %s", self._id, self._epoch, failure)
+                self._failures += 1
                 broken = Broken((), str(failure), failure.raised)
 
     async def _ask(self, report: Report) -> Plan:

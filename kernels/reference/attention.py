@@ -69,13 +69,6 @@ def attention(
     return out, torch.cat(lses, 1) if lses else q.new_zeros(q.shape[1], 0, dtype=torch.float32)
 
 
-def why_not(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask | None = None, return_lse: bool = False
-) -> str | None:
-    """Why `attention` cannot take this call: never."""
-    return None
-
-
 def attention_sdpa(
     q: torch.Tensor,
     k: torch.Tensor,
