@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
-from typing import TypeVar
 
 from model.presets import check_files, find_model
 from model.resolve import resolve
@@ -22,7 +19,6 @@ from serving.cli.progress import ProgressView
 from serving.cli.service import private_service, serve_command
 from serving.client import OperationStatus, VideoClient, VideoInfo
 
-T = TypeVar("T")
 PREFIX = "operations/"
 PAGE_SIZE = 100
 SUFFIXES = {"video/mp4": ".mp4", "video/x-matroska": ".mkv"}
@@ -153,16 +149,11 @@ def _refuse_media(order: Order) -> None:
 def _generate(order: Order, client: VideoClient, model: str, view: ProgressView) -> str:
     view.message("submitting")
     name = client.create(order.request(), model=model)
-
-    def finish() -> VideoInfo:
+    try:
         video = _follow(client, name, view)
         client.download(name, order.out)
         if order.latents_out is not None:
             client.download(name, order.latents_out, artifact="latents")
-        return video
-
-    try:
-        video = _apart(finish)
     except KeyboardInterrupt:
         hint = f"interrupted, {short_name(name)} goes on; see zoetrope watch, download and cancel"
         raise CliError(hint, INTERRUPTED) from None
@@ -176,21 +167,6 @@ def _generate(order: Order, client: VideoClient, model: str, view: ProgressView)
         steps=video.steps,
         model=video.model,
     )
-
-
-def _apart(work: Callable[[], T]) -> T:
-    """Run in a thread of its own and wait. An interrupt comes to the one who waits; inside gRPC it could land where a
-    lock is held, and the process would hang instead of ending."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return future.result()
 
 
 def _follow(client: VideoClient, name: str, view: ProgressView) -> VideoInfo:
