@@ -48,6 +48,7 @@ class Engine:
         self._id = uuid.uuid4().hex[:12]
         self._epoch = 0
         self._failures = 0
+        self._scheduler_config = load_scheduler_config(card)
         self._snapshots = SnapshotStore(settings.snapshots) if settings.snapshots is not None else None
         self._watchdog = Watchdog(settings.hang_seconds, settings.first_step_seconds)
         self._draining = asyncio.Event()
@@ -83,7 +84,7 @@ class Engine:
         group = get_current_placement_group()
         if group is None:
             raise RuntimeError("an engine needs a placement group of its own")
-        gang = Gang(self._card, self._settings, group, self._epoch)
+        gang = Gang(self._card, self._settings, group)
         try:
             await gang.start()
         except BaseException:
@@ -119,7 +120,7 @@ class Engine:
         read starts again: a job late is better than none."""
         if self._snapshots is None or admit.owner is None:
             return admit
-        expected = Fingerprint.of(self._card.name, admit.spec, load_scheduler_config(self._card))
+        expected = Fingerprint.of(self._card.name, admit.spec, self._scheduler_config)
         try:
             data = await asyncio.to_thread(self._snapshots.latest_bytes, admit.owner, expected)
         except SnapshotError as error:
@@ -135,7 +136,7 @@ class Engine:
             log.warning("engine %s: older snapshots have to do: %s", self._id, failure)
         last = replace(report, held=(), state="draining")
         with suppress(RayError, TimeoutError):  # the router may be stopping too; then its successor finds the snapshots
-            await asyncio.wait_for(_result(self._router.next_plan.remote(last)), FAREWELL_SECONDS)
+            await asyncio.wait_for(self._router.next_plan.remote(last), FAREWELL_SECONDS)
         await self._gang.kill()
 
     async def _rebuild(self, broken: Broken) -> bool:
@@ -197,8 +198,3 @@ class EngineReplica(Engine):
     async def __del__(self) -> None:
         """Serve awaits this before it stops the replica."""
         await self.drain()
-
-
-async def _result(response: Any) -> Plan:
-    plan: Plan = await response
-    return plan

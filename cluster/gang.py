@@ -41,12 +41,11 @@ class _Member:
 class Gang:
     """Owned by an engine's leader; Ray ends the ranks with it."""
 
-    def __init__(self, card: ModelCard, settings: EngineSettings, group: Any, epoch: int) -> None:
+    def __init__(self, card: ModelCard, settings: EngineSettings, group: Any) -> None:
         """``group`` is a placement group: the leader's bundle first, then one for each rank."""
         self._card = card
         self._settings = settings
         self._group = group
-        self.epoch = epoch
         self._members: list[_Member] = []
         self._actors: list[Any] = []
 
@@ -111,7 +110,7 @@ class Gang:
     async def _gather(self, refs: list[Any], deadline: float, what: str) -> list[Any]:
         """All results, or the first failure."""
         clock = asyncio.get_running_loop().time
-        futures = [asyncio.ensure_future(_result(ref)) for ref in refs]
+        futures = [asyncio.ensure_future(ref) for ref in refs]
         try:
             done, waiting = await asyncio.wait(
                 futures, timeout=max(0.0, deadline - clock()), return_when=asyncio.FIRST_EXCEPTION
@@ -129,10 +128,6 @@ class Gang:
         finally:
             for future in futures:
                 future.cancel()
-
-
-async def _result(ref: Any) -> Any:
-    return await ref
 
 
 def _failure(errors: list[BaseException | None], what: str) -> GangFailed:
@@ -162,4 +157,4 @@ def _lost_peer(error: RayTaskError) -> bool:
 def _kill_there(node: str, process: Process) -> Any:
     strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
     task = ray.remote(kill_process).options(num_cpus=0, scheduling_strategy=strategy, max_retries=0)
-    return asyncio.ensure_future(_result(task.remote(process)))
+    return asyncio.ensure_future(task.remote(process))

@@ -50,8 +50,3 @@ class EngineSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
         if self.snapshot_steps is not None and self.snapshot_steps < 1:
             raise ValueError(f"snapshot_steps is {self.snapshot_steps}: it must be at least 1")
-
-    @property
-    def sequence_ranks(self) -> int:
-        """Ranks that share the tokens of one forward and the experts of a layer."""
-        return self.ranks // self.cfg_groups

@@ -70,7 +70,6 @@ def _attend(
     backend: str | None,
     with_lse: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    _check(q, k, v, cu_q, cu_k)
     call = Call.of(q, k, v, head_dim=q.shape[-1], masked=mask is not None, lse=with_lse)
     match choose("attention", call, backend):
         case "gluon":
@@ -102,17 +101,3 @@ def _attend(
 
             result = attention(q, k, v, cu_q, cu_k, mask=mask, return_lse=with_lse)
     return result if isinstance(result, tuple) else (result, None)
-
-
-def _check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: CuSeqlens, cu_k: CuSeqlens) -> None:
-    if len(cu_q.lengths) != len(cu_k.lengths):
-        raise ValueError(f"cu_q has {len(cu_q.lengths)} sequences, cu_k has {len(cu_k.lengths)}")
-    if q.shape[0] != cu_q.total or k.shape[0] != cu_k.total:
-        raise ValueError(f"q has {q.shape[0]} rows for {cu_q.total}, k has {k.shape[0]} rows for {cu_k.total}")
-    if q.ndim != 3 or q.shape[1:] != k.shape[1:] or k.shape != v.shape:
-        raise ValueError(
-            f"q is {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: "
-            "each must be [rows, heads, head_dim] with the same heads and head_dim, k and v alike"
-        )
-    if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"q is {q.dtype}, k {k.dtype}, v {v.dtype}: they must have one dtype")

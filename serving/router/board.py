@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.messages import Admit, Broken, Owner, Plan, Report, State
+from cluster.messages import Admit, Broken, Owner, Plan, Report
 from model.tasks import Role, SegmentSpec
 from serving.router.scheduler import Candidate, decide
 
@@ -50,7 +50,6 @@ class EngineView:
     seen_at: float
     due: float
     role: Role = "both"
-    state: State = "ready"
     seconds_per_token: float | None = None
 
 
@@ -87,7 +86,7 @@ class Board:
         due = now + self.engine_timeout
         view = self.engines.setdefault(report.engine, EngineView(report.model, report.gang_epoch, now, due))
         view.gang_epoch, view.seen_at, view.due = report.gang_epoch, now, due
-        view.role, view.state = report.role, report.state
+        view.role = report.role
         if report.step_tokens:
             cost = report.step_seconds / report.step_tokens
             old = view.seconds_per_token
