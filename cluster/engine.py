@@ -11,15 +11,20 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util import get_current_placement_group
 
+from cluster.calibration import rates_of
 from cluster.gang import Gang, GangFailed
-from cluster.messages import Admit, Broken, Plan, Report
+from cluster.groups import Groups
+from cluster.hardware import hardware_of
+from cluster.messages import Admit, Broken, Plan, Report, Restarts
+from cluster.placement import Placement
+from cluster.plan import preset_of
 from cluster.processes import Process
 from cluster.rank import Outcome, Place
 from cluster.settings import EngineSettings
 from cluster.snapshots import Fingerprint, SnapshotError, SnapshotStore
-from cluster.watchdog import Watchdog
+from cluster.step_time import roofline
+from cluster.watchdog import Watchdog, forecast
 from model.checkpoints import load_scheduler_config
 from model.tasks import ModelCard
 
@@ -35,9 +40,12 @@ class Engine:
     """The leader. Nobody calls it: it pulls its work, so that no one needs a handle to a particular engine."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, card: ModelCard, router: Any, settings: EngineSettings
+        self, card: ModelCard, router: Any, settings: EngineSettings, groups: tuple[Placement, ...] = ()
     ) -> None:
-        """``router`` is a handle with ``next_plan(Report) -> Plan``; ready when the ranks have loaded and warmed up.
+        """Ready when the ranks have loaded and warmed up.
+
+        Args:
+            router: a handle with ``next_plan(Report) -> Plan``. groups: `cluster.placement.Seat.groups`.
 
         Raises:
             GangFailed: the first gang could not be started.
@@ -48,12 +56,14 @@ class Engine:
         self._id = uuid.uuid4().hex[:12]
         self._epoch = 0
         self._failures = 0
+        self._restarts = Restarts()
         self._scheduler_config = load_scheduler_config(card)
         self._snapshots = SnapshotStore(settings.snapshots) if settings.snapshots is not None else None
-        self._watchdog = Watchdog(settings.hang_seconds, settings.first_step_seconds)
         self._draining = asyncio.Event()
         self._ready = asyncio.Event()
+        self._groups = Groups(groups, settings.ranks)
         self._gang = await self._build()
+        self._watchdog = self._watch()
         self._task = asyncio.create_task(self._drive())
 
     def check_health(self) -> None:
@@ -81,19 +91,26 @@ class Engine:
     async def _build(self) -> Gang:
         """Start a gang under a new epoch."""
         self._epoch += 1
-        group = get_current_placement_group()
-        if group is None:
-            raise RuntimeError("an engine needs a placement group of its own")
-        gang = Gang(self._card, self._settings, group)
+        gang = Gang(self._card, self._settings, self._groups.slots)
         try:
             await gang.start()
         except BaseException:
             await gang.kill()
             raise
-        self._watchdog.restart()
         self._ready.set()
         log.info("engine %s: gang epoch %d of %d ranks is ready", self._id, self._epoch, self._settings.ranks)
         return gang
+
+    def _watch(self) -> Watchdog:
+        """One that knows the model and what its ranks run on."""
+        settings, gear = self._settings, hardware_of(self._gang.places()[0].device)
+        try:
+            rates = rates_of(gear)
+        except ValueError as error:
+            log.warning("engine %s: measured rates are left out: %s", self._id, error)
+            rates = roofline(gear)
+        foretell = forecast(preset_of(self._card).config, rates, settings.ranks // settings.cfg_groups)
+        return Watchdog(settings.hang_seconds, settings.first_step_seconds, foretell)
 
     async def _drive(self) -> None:
         report = self._report()
@@ -104,6 +121,9 @@ class Engine:
                 outcome = await self._gang.execute(plan, self._watchdog.seconds(plan.tokens))
             except GangFailed as failure:
                 log.warning("engine %s: gang epoch %d is lost: %s", self._id, self._epoch, failure)
+                self._restarts = replace(
+                    self._restarts, **{failure.loss: getattr(self._restarts, failure.loss) + 1}
+                )
                 broken = Broken(plan.advance, str(failure), failure.raised)
                 if not await self._rebuild(broken):
                     return
@@ -138,6 +158,7 @@ class Engine:
         with suppress(RayError, TimeoutError):  # the router may be stopping too; then its successor finds the snapshots
             await asyncio.wait_for(self._router.next_plan.remote(last), FAREWELL_SECONDS)
         await self._gang.kill()
+        self._groups.remove()
 
     async def _rebuild(self, broken: Broken) -> bool:
         """A gang under a new epoch; False when too many in a row have failed. The router hears of it at once, so that
@@ -155,13 +176,16 @@ class Engine:
             await killed
             if out:
                 log.error("engine %s: %d gangs failed in a row, out of service", self._id, self._failures)
+                self._groups.remove()
                 return False
             try:
                 self._gang = await self._build()
+                self._watchdog.restart()
                 return True
             except GangFailed as failure:
                 log.warning("engine %s: gang epoch %d did not start: %s", self._id, self._epoch, failure)
                 self._failures += 1
+                self._restarts = replace(self._restarts, start=self._restarts.start + 1)
                 broken = Broken((), str(failure), failure.raised)
 
     async def _ask(self, report: Report) -> Plan:
@@ -177,7 +201,13 @@ class Engine:
 
     def _report(self, outcome: Outcome | None = None) -> Report:
         report = Report(
-            self._id, self._epoch, self._card.name, role=self._settings.role, ranks=self._settings.ranks
+            self._id,
+            self._epoch,
+            self._card.name,
+            role=self._settings.role,
+            ranks=self._settings.ranks,
+            restarts=self._restarts,
+            failures=self._failures,
         )
         if outcome is None:
             return report
@@ -186,6 +216,7 @@ class Engine:
             held=outcome.held,
             finished=outcome.finished,
             failed=outcome.failed,
+            previews=outcome.previews,
             handed_over=outcome.handed_over,
             step_seconds=outcome.step_seconds,
             step_tokens=outcome.step_tokens,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from cluster.groups import Slot
 from cluster.messages import Plan
 from cluster.placement import sort_ranks
 from cluster.processes import Process, kill_process
@@ -24,12 +26,19 @@ log = logging.getLogger("zoetrope.gang")
 SETTLE_SECONDS = 0.5
 
 
-class GangFailed(Exception):
-    """The gang has to be rebuilt. ``raised``: a rank raised an exception in a step; else one died or hung."""
+Loss = Literal["died", "hung", "raised"]
 
-    def __init__(self, reason: str, *, raised: bool) -> None:
+
+class GangFailed(Exception):
+    """The gang has to be rebuilt. ``loss``: a rank died, did not end in time, or raised an exception."""
+
+    def __init__(self, reason: str, loss: Loss) -> None:
         super().__init__(reason)
-        self.raised = raised
+        self.loss = loss
+
+    @property
+    def raised(self) -> bool:
+        return self.loss == "raised"
 
 
 @dataclass
@@ -41,11 +50,11 @@ class _Member:
 class Gang:
     """Owned by an engine's leader; Ray ends the ranks with it."""
 
-    def __init__(self, card: ModelCard, settings: EngineSettings, group: Any) -> None:
-        """``group`` is a placement group: the leader's bundle first, then one for each rank."""
+    def __init__(self, card: ModelCard, settings: EngineSettings, slots: Sequence[Slot]) -> None:
+        """``slots``: one for each rank."""
         self._card = card
         self._settings = settings
-        self._group = group
+        self._slots = slots
         self._members: list[_Member] = []
         self._actors: list[Any] = []
 
@@ -61,15 +70,16 @@ class Gang:
         """
         resources = dict(self._settings.rank_resources)
         cpus, gpus = resources.pop("CPU", 0), resources.pop("GPU", 0)
-        for number in range(self._settings.ranks):
-            strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=number + 1)
+        for slot in self._slots:
+            strategy = PlacementGroupSchedulingStrategy(slot.group, placement_group_bundle_index=slot.bundle)
             actor = ray.remote(Rank).options(
                 num_cpus=cpus, num_gpus=gpus, resources=resources, scheduling_strategy=strategy
             )
             self._actors.append(actor.remote(self._card, self._settings))
         deadline = asyncio.get_running_loop().time() + self._settings.start_seconds
         places = await self._gather([actor.place.remote() for actor in self._actors], deadline, "start")
-        order = sort_ranks([(place.node, place.gpus) for place in places])
+        parts = [str(slot.part) for slot in self._slots]
+        order = sort_ranks([(place.node, place.gpus) for place in places], parts)
         self._members = [_Member(self._actors[i], places[i]) for i in order]
         address = await self._gather([self._members[0].actor.free_address.remote()], deadline, "start")
         joined = [m.actor.join.remote(rank, address[0]) for rank, m in enumerate(self._members)]
@@ -123,7 +133,7 @@ class Gang:
             if failed:
                 raise _failure([future.exception() for future in failed], what)
             if waiting:
-                raise GangFailed(f"{len(waiting)} of {len(refs)} ranks did not end their {what} in time", raised=False)
+                raise GangFailed(f"{len(waiting)} of {len(refs)} ranks did not end their {what} in time", "hung")
             return [future.result() for future in futures]
         finally:
             for future in futures:
@@ -134,16 +144,17 @@ def _failure(errors: list[BaseException | None], what: str) -> GangFailed:
     """A death outweighs what its peers raise for it; among exceptions, one of the model's outweighs a lost peer."""
     dead = [error for error in errors if isinstance(error, RayActorError)]
     if dead:
-        return GangFailed(f"a rank died in a {what}", raised=False)
+        return GangFailed(f"a rank died in a {what}", "died")
     raised = [error for error in errors if isinstance(error, RayTaskError)]
     own = [error for error in raised if not _lost_peer(error)]
     if own:
         cause = own[0].cause if own[0].cause is not None else own[0]
         text = " ".join(str(cause).split())[:300]
-        return GangFailed(f"{type(cause).__name__.removeprefix('RayTaskError(').rstrip(')')}: {text}", raised=True)
+        return GangFailed(f"{type(cause).__name__.removeprefix('RayTaskError(').rstrip(')')}: {text}", "raised")
     if raised:
-        return GangFailed(f"a rank lost its peers in a {what}", raised=False)
-    return GangFailed(f"{type(errors[0]).__name__} in a {what}", raised=not isinstance(errors[0], RayError))
+        return GangFailed(f"a rank lost its peers in a {what}", "died")
+    loss: Loss = "died" if isinstance(errors[0], RayError) else "raised"
+    return GangFailed(f"{type(errors[0]).__name__} in a {what}", loss)
 
 
 def _lost_peer(error: RayTaskError) -> bool:

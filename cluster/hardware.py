@@ -10,7 +10,7 @@ an H100: about 798 TFLOP/s in a dense product, 597 in a whole layer of narrow ex
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GIB = 2**30
 
@@ -114,3 +114,21 @@ def hardware(kind: str) -> Hardware:
     if kind not in HARDWARE:
         raise ValueError(f"gpu is {kind!r}: it must be one of {', '.join(HARDWARE)}")
     return HARDWARE[kind]
+
+
+def hardware_of(device: str) -> Hardware:
+    """By what torch calls a device; ``cpu`` for none. A GPU that is not known is assumed to be ten times as slow as the
+    slowest that is: a limit of time should rather be too long."""
+    if device == "cpu":
+        return HARDWARE["cpu"]
+    for name, known in HARDWARE.items():
+        if known.is_gpu and name.upper() in device.upper():
+            return known
+    slowest = HARDWARE["h100"]
+    return replace(
+        slowest,
+        name=device,
+        peak=slowest.peak / 10,
+        bandwidth=slowest.bandwidth / 10,
+        source=f"assumed: a tenth of {slowest.name}",
+    )

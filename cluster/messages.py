@@ -37,13 +37,15 @@ class Admit:
 @dataclass(frozen=True)
 class Plan:
     """The next thing an engine does: forget, start, then take one step with the segments in ``advance``, which have
-    so many ``tokens`` together. With ``put_away``, everything held is in snapshots before the step."""
+    so many ``tokens`` together. With ``put_away``, everything held is in snapshots before the step. Of the segments in
+    ``preview`` the report brings what they look like after it."""
 
     drop: tuple[str, ...] = ()
     admit: tuple[Admit, ...] = ()
     advance: tuple[str, ...] = ()
     tokens: int = 0
     put_away: bool = False
+    preview: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ class Finished:
     """A segment that took its last step; ``latents`` is a reference to ``[C, T, H, W]`` float32."""
 
     id: str
+    latents: Any
+
+
+@dataclass(frozen=True)
+class Previewed:
+    """What a segment may come to, as seen after ``step`` steps; ``latents`` as of `Finished`."""
+
+    id: str
+    step: int
     latents: Any
 
 
@@ -84,6 +95,17 @@ class Broken:
 
 
 @dataclass(frozen=True)
+class Restarts:
+    """Gangs that an engine has lost in its life, by what became of them: a process ``died``, a step ``hung``, a step
+    ``raised`` an exception, or they did not get through their ``start``."""
+
+    died: int = 0
+    hung: int = 0
+    raised: int = 0
+    start: int = 0
+
+
+@dataclass(frozen=True)
 class Report:
     """What an engine says when it asks for its next plan; it doubles as the heartbeat.
 
@@ -92,6 +114,8 @@ class Report:
         handed_over: segments whose next step is for the other noise expert; their snapshots are written.
         state: only a ready engine gets work. A rebuilding one has lost what it held, a draining one has put it away and
             is about to stop, one that is out has failed too often in a row. broken: the step that the gang died of.
+        restarts: so far. failures: gangs lost in a row, those that a step's exception cost left out; at
+            ``cluster.engine.MAX_FAILURES`` the engine is out.
         step_seconds: of the plan just done, 0 when it had no step.
     """
 
@@ -103,8 +127,15 @@ class Report:
     held: tuple[Held, ...] = ()
     finished: tuple[Finished, ...] = ()
     failed: tuple[Failed, ...] = ()
+    previews: tuple[Previewed, ...] = ()
     handed_over: tuple[str, ...] = ()
     state: State = "ready"
     broken: Broken | None = None
+    restarts: Restarts = Restarts()
+    failures: int = 0
     step_seconds: float = 0.0
     step_tokens: int = 0
+
+    @property
+    def out_of_service(self) -> bool:
+        return self.state == "out"

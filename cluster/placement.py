@@ -3,15 +3,20 @@
 Works on plain data, as `ray.nodes()` gives it, so that nothing here waits for a cluster. A gang in one NVLink domain is
 one placement group, on one node where a node is large enough, else on the nodes of a domain. Two guidance groups in a
 domain each are two placement groups, for Ray packs all of one into one domain.
+
+Serve makes the group of a gang on one node. It has no option for domains nor for two groups; those the engine's leader
+makes (`cluster.groups`). `seat` says which of the two it is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.plan import GangPlan
+from cluster.settings import EngineSettings
 
 DOMAIN_LABEL = "ray.io/gpu-domain"  # nodes whose GPUs NVLink joins have the same value
 KIND_LABEL = "ray.io/accelerator-type"
@@ -20,6 +25,38 @@ LEADER = {"CPU": 0.01}
 
 class PlacementError(ValueError):
     """The cluster cannot take the gang, however long one waits."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a gang asks of a cluster.
+
+    Attributes:
+        rank: resources of each rank. domains: NVLink domains over which the ranks are divided evenly.
+        gpu: the kind, as nodes have it under `KIND_LABEL`; None: any.
+    """
+
+    ranks: int
+    rank: Mapping[str, float]
+    domains: int = 1
+    gpu: str | None = None
+
+    @classmethod
+    def of(cls, gang: GangPlan | EngineSettings, gpu: str | None = None) -> Demand:
+        """A plan names its kind of GPU, settings do not: ``gpu`` is theirs."""
+        if isinstance(gang, GangPlan):
+            rank = {"GPU": 1.0} if gang.is_gpu else {"CPU": 1.0}
+            return cls(gang.ranks, rank, gang.domains, gang.gpu.upper() if gang.is_gpu else None)
+        return cls(gang.ranks, gang.rank_resources, gpu=gpu.upper() if gpu is not None else None)
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.rank.get("GPU", 0) > 0
+
+    @property
+    def domain_ranks(self) -> int:
+        """Ranks that must share an NVLink domain."""
+        return self.ranks // self.domains
 
 
 @dataclass(frozen=True)
@@ -58,13 +95,53 @@ class Placement:
         return {f"placement_group_{name}": value for name, value in self.options().items()}
 
 
-def bundles(plan: GangPlan) -> list[dict[str, float]]:
+@dataclass(frozen=True)
+class Seat:
+    """How an engine is deployed.
+
+    Attributes:
+        options: of its Serve deployment.
+        groups: placement groups of its ranks that the leader makes itself; none where its replica's group has them.
+    """
+
+    options: Mapping[str, Any]
+    groups: tuple[Placement, ...] = ()
+
+
+def seat(gang: GangPlan | EngineSettings, nodes: Sequence[Mapping[str, Any]], gpu: str | None = None) -> Seat:
+    """Where an engine's replica and its ranks go.
+
+    Guidance groups are parted over two NVLink domains where settings ask for two and no domain has room for both.
+
+    Args:
+        nodes: `ray.nodes()`. gpu: the kind that settings are for; None: any.
+
+    Raises:
+        PlacementError: see `check_feasible`.
+    """
+    demand = Demand.of(gang, gpu)
+    if isinstance(gang, EngineSettings) and gang.cfg_groups == 2 and demand.is_gpu:
+        try:
+            check_feasible(demand, nodes)
+        except PlacementError:
+            parted = replace(demand, domains=2)
+            if not _fits(parted, nodes):
+                raise
+            demand = parted
+    first, *others = placements(demand, nodes)
+    leader = {"ray_actor_options": {"num_cpus": LEADER["CPU"]}}
+    if not first.domain and not others:
+        return Seat({**leader, **first.serve_options()})
+    return Seat(leader, (replace(first, bundles=first.bundles[1:]), *others))
+
+
+def bundles(gang: GangPlan | Demand) -> list[dict[str, float]]:
     """The leader's resources, then each rank's."""
-    rank = {"GPU": 1.0} if plan.is_gpu else {"CPU": 1.0}
-    return [dict(LEADER), *(dict(rank) for _ in range(plan.ranks))]
+    demand = gang if isinstance(gang, Demand) else Demand.of(gang)
+    return [dict(LEADER), *(dict(demand.rank) for _ in range(demand.ranks))]
 
 
-def placements(plan: GangPlan, nodes: Sequence[Mapping[str, Any]]) -> list[Placement]:
+def placements(gang: GangPlan | Demand, nodes: Sequence[Mapping[str, Any]]) -> list[Placement]:
     """The gang's placement groups: one for each NVLink domain that it takes up, ranks in their order.
 
     Args:
@@ -73,46 +150,49 @@ def placements(plan: GangPlan, nodes: Sequence[Mapping[str, Any]]) -> list[Place
     Raises:
         PlacementError: see `check_feasible`.
     """
-    check_feasible(plan, nodes)
-    found = bundles(plan)
-    if not plan.is_gpu:
+    demand = gang if isinstance(gang, Demand) else Demand.of(gang)
+    check_feasible(demand, nodes)
+    found = bundles(demand)
+    if not demand.is_gpu:
         return [Placement(tuple(found), "PACK")]
-    usable = _usable(plan, nodes)
-    each = plan.domain_ranks
-    by_domain = max(_count(node, "GPU") for node in usable) < each
+    usable = _usable(demand, nodes)
+    each = demand.domain_ranks
+    by_domain = max(_room(node, demand) for node in usable) < each
     mixed = len(usable) < sum(1 for node in nodes if node["Alive"] and _count(node, "GPU"))
-    labels = {KIND_LABEL: plan.gpu.upper()} if mixed else None
+    labels = {KIND_LABEL: demand.gpu} if mixed and demand.gpu is not None else None
     parts = [found[: each + 1], *(found[first : first + each] for first in range(each + 1, len(found), each))]
     return [Placement(tuple(part), None if by_domain else "STRICT_PACK", by_domain, labels) for part in parts]
 
 
-def check_feasible(plan: GangPlan, nodes: Sequence[Mapping[str, Any]]) -> None:
+def check_feasible(gang: GangPlan | Demand, nodes: Sequence[Mapping[str, Any]]) -> None:
     """That the nodes that there are could take the gang if nothing else ran on them.
 
     Raises:
         PlacementError: says what was asked for and what the cluster has at most.
     """
+    demand = gang if isinstance(gang, Demand) else Demand.of(gang)
     alive = [node for node in nodes if node["Alive"]]
-    if not plan.is_gpu:
-        cpus = sum(int(_count(node, "CPU")) for node in alive)
-        if cpus < plan.ranks:
-            raise PlacementError(f"{plan.ranks} CPUs asked for, the cluster has {cpus}")
+    if not demand.is_gpu:
+        _check_cpus(demand, alive)
         return
-    usable = _usable(plan, alive)
+    usable = _usable(demand, alive)
+    kind = demand.gpu or "GPU" + ("s" if demand.ranks > 1 else "")
     if not usable:
         others = sorted({_labels(node)[KIND_LABEL] for node in alive if _count(node, "GPU")})
         have = f"only {', '.join(others)}" if others else "no GPUs"
-        raise PlacementError(f"{plan.ranks} {plan.gpu.upper()} asked for, the cluster has {have}")
-    domains = _domains(usable)
+        raise PlacementError(f"{demand.ranks} {kind} asked for, the cluster has {have}")
+    domains = _domains(usable, demand)
     largest = max(domains.values())
-    if largest < plan.domain_ranks:
-        gpus = f"{plan.domain_ranks} GPU{'s' if plan.domain_ranks > 1 else ''}"
-        raise PlacementError(f"{gpus} in one NVLink domain asked for, the largest has {largest}")
-    groups = sum(size // plan.domain_ranks for size in domains.values())
-    if groups < plan.domains:
+    if largest < demand.domain_ranks:
+        gpus = f"{demand.domain_ranks} GPU{'s' if demand.domain_ranks > 1 else ''}"
+        beside = {name: amount for name, amount in demand.rank.items() if name != "GPU"}
+        each = "".join(f", {amount:g} {name} with each" for name, amount in beside.items())
+        raise PlacementError(f"{gpus} in one NVLink domain asked for{each}, the largest has {largest}")
+    groups = sum(size // demand.domain_ranks for size in domains.values())
+    if groups < demand.domains:
         raise PlacementError(
-            f"{plan.domains} groups of {plan.domain_ranks} GPUs asked for, each in one NVLink domain; the cluster has "
-            f"room for {groups} ({', '.join(f'{name}: {size}' for name, size in sorted(domains.items()))})"
+            f"{demand.domains} groups of {demand.domain_ranks} GPUs asked for, each in one NVLink domain; the cluster "
+            f"has room for {groups} ({', '.join(f'{name}: {size}' for name, size in sorted(domains.items()))})"
         )
 
 
@@ -140,26 +220,57 @@ def sort_ranks(places: Sequence[tuple[Any, ...]], domains: Sequence[str] | None 
     return sorted(range(len(places)), key=key)
 
 
-def _usable(plan: GangPlan, nodes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _fits(demand: Demand, nodes: Sequence[Mapping[str, Any]]) -> bool:
+    try:
+        check_feasible(demand, nodes)
+    except PlacementError:
+        return False
+    return True
+
+
+def _check_cpus(demand: Demand, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Ranks without GPUs may be anywhere; one node has the leader beside its ranks."""
+    rooms = [(_room(node, demand, leader=False), _room(node, demand)) for node in nodes]
+    room = sum(without for without, _ in rooms) - min((without - led for without, led in rooms), default=0)
+    if room < demand.ranks:
+        cpus, asked = sum(_count(node, "CPU") for node in nodes), demand.ranks * demand.rank.get("CPU", 0)
+        raise PlacementError(
+            f"{asked:g} CPUs asked for and {LEADER['CPU']:g} for the leader, the cluster has {cpus:g}, "
+            f"room for {room} of {demand.ranks} ranks"
+        )
+
+
+def _usable(demand: Demand, nodes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Live nodes with GPUs, without those whose label says another kind."""
-    kind = plan.gpu.upper()
+    kind = demand.gpu
     return [
         node
         for node in nodes
-        if node["Alive"] and _count(node, "GPU") and _labels(node).get(KIND_LABEL, kind).upper() == kind
+        if node["Alive"]
+        and _count(node, "GPU")
+        and (kind is None or _labels(node).get(KIND_LABEL, kind).upper() == kind)
     ]
 
 
-def _domains(nodes: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """GPUs of each NVLink domain: nodes with the same label, else each node by itself. Where some nodes have the label
-    Ray passes over those without."""
+def _domains(nodes: Iterable[Mapping[str, Any]], demand: Demand) -> dict[str, int]:
+    """Ranks that each NVLink domain has room for: nodes with the same label, else each node by itself. Where some nodes
+    have the label Ray passes over those without."""
     nodes = list(nodes)
     labelled = [node for node in nodes if DOMAIN_LABEL in _labels(node)]
     found: dict[str, int] = {}
     for node in labelled or nodes:
         name = _labels(node).get(DOMAIN_LABEL, str(node.get("NodeID", ""))[:8])
-        found[name] = found.get(name, 0) + int(_count(node, "GPU"))
+        found[name] = found.get(name, 0) + _room(node, demand)
     return found
+
+
+def _room(node: Mapping[str, Any], demand: Demand, leader: bool = True) -> int:
+    """Ranks that a node can take if it is empty, beside a leader or without."""
+    taken = LEADER if leader else {}
+    fits = [
+        (_count(node, name) - taken.get(name, 0.0)) / amount for name, amount in demand.rank.items() if amount > 0
+    ]
+    return max(0, math.floor(min(fits) + 1e-6)) if fits else demand.ranks
 
 
 def _labels(node: Mapping[str, Any]) -> Mapping[str, str]:

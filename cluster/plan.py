@@ -14,7 +14,7 @@ from typing import Literal
 
 from cluster.calibration import rates_of
 from cluster.hardware import GIB, Hardware, hardware
-from cluster.step_time import Rates, StepTime, balanced, step_time
+from cluster.step_time import Rates, StepTime, balanced, ranks_of_token, step_time
 from model.card import transformer_config
 from model.config import TransformerConfig
 from model.costs import TEXT_TOKENS, frames_of, rank_memory, tokens_of
@@ -306,8 +306,8 @@ def _memory(work: _Work, cfg: int, sequence: int, place: NoiseExperts) -> Memory
     latents = 4 * work.tokens * math.prod(config.patch_size) * config.out_channels
     messages = 0
     if sequence > 1:
-        rows = max(MESSAGE_ROWS, config.moe.top_k if config.moe is not None else 0)
-        messages = math.ceil(tokens / sequence) * rows * config.dim * gear.value_bytes
+        rows = max(MESSAGE_ROWS, ranks_of_token(config, sequence))
+        messages = math.ceil(math.ceil(tokens / sequence) * rows * config.dim * gear.value_bytes)
     available = gear.memory // (cfg * sequence) if gear.shared_memory else gear.memory
     buffers = LATENT_COPIES * latents * work.batch + messages
     return Memory(held.weights, held.activations, buffers, gear.reserve, available)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -19,12 +20,22 @@ class Process:
     def this(cls) -> Process:
         return cls(os.getpid(), psutil.Process().create_time())
 
+    def runs(self) -> bool:
+        """Whether it is there, on this machine."""
+        return _find(self) is not None
+
 
 def kill_process(process: Process) -> None:
     """SIGKILL, which ends a stopped process too; nothing where it is gone already."""
+    found = _find(process)
+    if found is not None:
+        with suppress(psutil.NoSuchProcess):
+            found.kill()
+
+
+def _find(process: Process) -> psutil.Process | None:
     try:
         found = psutil.Process(process.pid)
-        if abs(found.create_time() - process.started) < 1:
-            found.kill()
+        return found if abs(found.create_time() - process.started) < 1 else None
     except psutil.NoSuchProcess:
-        pass
+        return None

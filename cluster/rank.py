@@ -12,7 +12,7 @@ import ray
 import torch
 from torch import distributed
 
-from cluster.messages import Admit, Failed, Finished, Held, Plan
+from cluster.messages import Admit, Failed, Finished, Held, Plan, Previewed
 from cluster.parallel.mesh import Mesh
 from cluster.parallel.runner import run_gang
 from cluster.processes import Process
@@ -33,6 +33,7 @@ class Place:
     node: str  # Ray's id of it
     gpus: tuple[int, ...]
     process: Process
+    device: str  # as torch calls it, or "cpu"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Outcome:
     held: tuple[Held, ...] = ()
     finished: tuple[Finished, ...] = ()
     failed: tuple[Failed, ...] = ()
+    previews: tuple[Previewed, ...] = ()
     handed_over: tuple[str, ...] = ()
     step_seconds: float = 0.0
     step_tokens: int = 0
@@ -68,7 +70,8 @@ class Rank:
     def place(self) -> Place:
         context = ray.get_runtime_context()
         gpus = tuple(int(i) for i in context.get_accelerator_ids().get("GPU", ()))
-        return Place(context.get_node_id(), gpus, Process.this())
+        device = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
+        return Place(context.get_node_id(), gpus, Process.this(), device)
 
     def free_address(self) -> str:
         """``host:port`` on this node where the ranks can meet. Asked of the first rank, which will listen there."""
@@ -133,7 +136,7 @@ class Rank:
         seconds = time.monotonic() - started if batch else 0.0
         for failure in result.failed:
             self._forget(failure.id)
-        return self._outcome(batch, result, seconds)
+        return self._outcome(batch, result, seconds, plan.preview)
 
     def put_away(self, seconds: float) -> None:
         """Write snapshots of all segments and wait until they are there, at most so many seconds."""
@@ -170,7 +173,7 @@ class Rank:
             else:
                 result.failed.append(Failed(batch[0].spec.id, _reason(error)))
 
-    def _outcome(self, batch: list[Segment], result: _Step, seconds: float) -> Outcome:
+    def _outcome(self, batch: list[Segment], result: _Step, seconds: float, preview: tuple[str, ...]) -> Outcome:
         first = self._rank == 0
         finished = [s for s in self._segments.values() if s.sampler.done]
         leaving = [s for s in self._segments.values() if not s.sampler.done and not self._denoiser.takes(s)]
@@ -184,10 +187,16 @@ class Rank:
             held=tuple(Held(s.spec.id, s.sampler.step) for s in self._segments.values()),
             finished=tuple(Finished(s.spec.id, ray.put(s.result().cpu()) if first else None) for s in finished),
             failed=tuple(result.failed),
+            previews=tuple(self._preview(s) for s in batch if first and s.spec.id in preview and not s.sampler.done),
             handed_over=tuple(s.spec.id for s in leaving),
             step_seconds=seconds,
             step_tokens=result.tokens,
         )
+
+    def _preview(self, segment: Segment) -> Previewed:
+        estimate = segment.estimate()
+        assert estimate is not None, "a step was just taken"
+        return Previewed(segment.spec.id, segment.sampler.step, ray.put(estimate.cpu()))
 
     def _forget(self, segment_id: str) -> None:
         self._segments.pop(segment_id, None)

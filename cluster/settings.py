@@ -19,8 +19,8 @@ class EngineSettings:
         snapshots: where they go, a directory or an object store's URL; None for none.
         snapshot_steps: one every so many steps; None: one every ``snapshot_seconds``, or as seldom as it takes to cost
             no more than ``snapshot_share`` of the time.
-        hang_seconds: the least time after which a step counts as hung; longer for steps that are known to be long.
-        first_step_seconds: the same for the first step of a gang, which compiles and warms up.
+        hang_seconds: the least time after which a step counts as hung; longer for steps that are foretold to be long.
+        first_step_seconds: what the first step of a gang may take beyond that, to compile and warm up.
         start_seconds: the longest that starting a gang may take, its weights included.
     """
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from cluster.hardware import Hardware, Link
+from cluster.parallel.dispatch import PAIR_BYTES
 from cluster.parallel.slicing import assign
 from model.config import TransformerConfig
 from model.costs import TEXT_TOKENS, expert_flops, forward_cost
@@ -22,10 +23,10 @@ from model.costs import TEXT_TOKENS, expert_flops, forward_cost
 BLOCK_PASSES = 3 * 4 + 2 * 2 + 2
 EXCHANGE_PASSES = 4 * 2  # q, k, v copied into the order of a message, the result out of it
 COMBINE_PASSES = 1  # of an expert's row: the gather is part of its product
-DISPATCH_PASSES = 4  # more, in a gang: copied to be sent, and back into the order of arrival
+DISPATCH_PASSES = 4  # of a row that is sent, in a gang: copied to be sent, made of its experts' rows, added up at home
 
-# Collectives of a block, for their latency: q, k, v together and the result; counts, rows and their results.
-ATTENTION_COLLECTIVES, EXPERT_COLLECTIVES = 2, 3
+# Collectives of a block, for their latency: q, k, v together and the result; counts, pairs, rows and their results.
+ATTENTION_COLLECTIVES, EXPERT_COLLECTIVES = 2, 4
 
 IMBALANCE = 1.15  # assumed: the busiest rank's rows over the mean's where the routing does not make them equal
 
@@ -167,6 +168,23 @@ def balanced(config: TransformerConfig, sequence_ranks: int) -> bool:
     return moe.router == "grouped_top1" and moe.groups % sequence_ranks == 0
 
 
+def ranks_of_token(config: TransformerConfig, ranks: int) -> float:
+    """How many of the ranks a token's experts are on, on average, if all experts are chosen alike: so many rows of it
+    are sent in a routed layer. 0 where there are no experts."""
+    moe = config.moe
+    if moe is None:
+        return 0.0
+    experts, own = moe.num_experts, moe.num_experts // ranks
+    if moe.router != "grouped_top1":
+        return ranks * (1 - math.comb(experts - own, moe.top_k) / math.comb(experts, moe.top_k))
+    size, found = experts // moe.groups, 0.0
+    for rank in range(ranks):
+        first, stop = rank * own, (rank + 1) * own
+        groups = range(first // size, -(-stop // size))
+        found += 1 - math.prod(1 - (min(stop, (g + 1) * size) - max(first, g * size)) / size for g in groups)
+    return found
+
+
 def _group(
     config: TransformerConfig, sequences: Sequence[int], rates: Rates, ranks: int, text_tokens: int
 ) -> StepTime:
@@ -210,7 +228,8 @@ def _exchange(
     waiting = 0.0
     if config.moe is not None:
         layers = len(config.moe.layers)
-        rows = layers * 2.0 * own * config.moe.top_k * config.dim * size * away
+        row = 2.0 * ranks_of_token(config, ranks) * config.dim * size
+        rows = layers * own * away * (row + config.moe.top_k * PAIR_BYTES)
         seconds += _wire(link, rows, layers * EXPERT_COLLECTIVES)
         waiting = uneven * _wire(link, rows, 0)
         traffic.append(Traffic("experts: rows there and back", link.name, rows))
@@ -231,8 +250,8 @@ def _output_bytes(config: TransformerConfig, size: int) -> float:
 def _pass_bytes(config: TransformerConfig, size: int, ranks: int) -> float:
     """Of one token."""
     blocks = config.num_layers + len(config.vace_layers)
-    rows = blocks * (BLOCK_PASSES + (EXCHANGE_PASSES if ranks > 1 else 0))
+    rows = float(blocks * (BLOCK_PASSES + (EXCHANGE_PASSES if ranks > 1 else 0)))
     if config.moe is not None:
-        passes = COMBINE_PASSES + (DISPATCH_PASSES if ranks > 1 else 0)
-        rows += len(config.moe.layers) * config.moe.top_k * passes
-    return float(rows * config.dim * size)
+        sent = DISPATCH_PASSES * ranks_of_token(config, ranks) if ranks > 1 else 0.0
+        rows += len(config.moe.layers) * (COMBINE_PASSES * config.moe.top_k + sent)
+    return rows * config.dim * size

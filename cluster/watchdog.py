@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-PATIENCE = 5.0  # times what the steps seen so far foretell
-MEMORY = 0.9  # of the slowest pace, kept after another step
+from cluster.step_time import Rates, step_seconds
+from model.config import TransformerConfig
+
+PATIENCE = 5.0  # times what is foretold
+MEMORY = 0.9  # of what was seen, kept after another step
+
+Forecast = Callable[[int], float]  # tokens of a step -> seconds
+
+
+def forecast(config: TransformerConfig, rates: Rates, sequence_ranks: int) -> Forecast:
+    """From the cost model, for the worst case: all tokens are one sequence, and all in one guidance group."""
+
+    def seconds(tokens: int) -> float:
+        return step_seconds(config, [tokens], rates, sequence_ranks=sequence_ranks) if tokens > 0 else 0.0
+
+    return seconds
 
 
 @dataclass
 class Watchdog:
-    """Learns from the steps of a gang: a limit is at least ``least`` seconds, ``first`` before any step was seen."""
+    """Foretells steps, and learns from those of a gang how far off that is.
+
+    A limit is `PATIENCE` times the forecast, which steps slower than it raise and faster ones do not lower, and at
+    least ``least`` seconds. The first step of a gang has ``first`` seconds more, to compile and warm up.
+    """
 
     least: float
     first: float
-    _pace: float = 0.0  # seconds a token, of the slowest of the last steps
-    _largest: int = 0  # tokens of the largest step that this gang took
+    foretell: Forecast
+    _fresh: bool = True
+    _scale: float = 1.0  # seconds over forecast, of the slowest of the last steps
+    _longest: float = 0.0  # forecast of the longest of them
 
     def restart(self) -> None:
-        """A new gang: its first step may compile and warm up again."""
-        self._pace, self._largest = 0.0, 0
+        """A new gang: its first step may compile and warm up again. It runs on what the last one ran on."""
+        self._fresh = True
 
     def saw(self, seconds: float, tokens: int) -> None:
-        """A step ended well. One slow step raises the limit at once, and for a while."""
-        self._pace = max(seconds / tokens, MEMORY * self._pace)
-        self._largest = max(self._largest, tokens)
+        """A step ended well. One slow step raises the limit at once, and for a while.
+
+        Short steps say little of long ones, for what they take is mostly not in the forecast (launches, packing): they
+        count as long as there were no longer ones.
+        """
+        self._fresh = False
+        foretold = self.foretell(tokens)
+        self._longest *= MEMORY
+        if foretold >= self._longest / 2:
+            self._scale = max(seconds / foretold, MEMORY * self._scale, 1.0)
+            self._longest = max(self._longest, foretold)
 
     def seconds(self, tokens: int) -> float:
-        """The limit of the next step. Beyond the largest one so far the pace may grow with the length (attention)."""
-        if not self._largest:
-            return self.first
-        return max(self.least, PATIENCE * self._pace * tokens * max(1.0, tokens / self._largest))
+        """The limit of the next step."""
+        limit = PATIENCE * self._scale * self.foretell(tokens)
+        return self.first + limit if self._fresh else max(self.least, limit)

@@ -30,6 +30,11 @@ class Segment:
     def mode(self) -> Mode:
         return effective(self.conditions.guidance, self.spec.guidance)
 
+    def estimate(self) -> torch.Tensor | None:
+        """What `result` may come to, as seen from the last step; None before the first one of this process."""
+        clean = self.sampler.estimate()
+        return None if clean is None else self.conditions.finish(clean)
+
     def result(self) -> torch.Tensor:
         """The clip ``[C, T, H, W]`` after the last step: known frames in their place, without VACE's references."""
         return self.conditions.finish(self.latents)

@@ -10,10 +10,13 @@ from typing import Protocol
 
 import torch
 
-from kernels import CuSeqlens, Permutation, varlen_attention
+from kernels import CuSeqlens, Permutation, combine_experts, varlen_attention
 
 # (x [M or N, D], offsets [E_local + 1], rows [M] or None) -> [M, D]: a layer's own experts over rows sorted by expert
 ApplyExperts = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+# What can be made while tokens are on their way to other ranks, such as a shared expert's result: [n, D]
+Meanwhile = Callable[[], torch.Tensor]
 
 
 class Exchange(Protocol):
@@ -30,15 +33,23 @@ class Exchange(Protocol):
         """
         ...
 
-    def experts(self, x: torch.Tensor, rows: Permutation, apply: ApplyExperts) -> torch.Tensor:
-        """Each (token, choice) pair through the expert that it goes to, wherever that is.
+    def experts(
+        self,
+        x: torch.Tensor,
+        rows: Permutation,
+        apply: ApplyExperts,
+        bias: torch.Tensor | None = None,
+        meanwhile: Meanwhile | None = None,
+    ) -> torch.Tensor:
+        """Each token through the experts that it goes to, wherever they are.
 
         Args:
-            x: ``[n, D]``, this rank's tokens. rows: their pairs sorted by expert, all experts of the layer counted.
-            apply: this rank's experts.
+            x: ``[n, D]``, this rank's tokens. rows: their (token, choice) pairs sorted by expert, all experts of the
+                layer counted. apply: this rank's experts.
+            bias: ``[D]``, added once. meanwhile: run once; what it makes is added too.
 
         Returns:
-            ``[n * k, D]`` in the order of ``rows``.
+            ``[n, D]`` in the dtype of ``x``: the weighted sums, in float32.
         """
         ...
 
@@ -49,8 +60,16 @@ class Alone:
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu: CuSeqlens) -> torch.Tensor:
         return varlen_attention(q, k, v, cu, cu)
 
-    def experts(self, x: torch.Tensor, rows: Permutation, apply: ApplyExperts) -> torch.Tensor:
-        return apply(x, rows.offsets, rows.token)
+    def experts(
+        self,
+        x: torch.Tensor,
+        rows: Permutation,
+        apply: ApplyExperts,
+        bias: torch.Tensor | None = None,
+        meanwhile: Meanwhile | None = None,
+    ) -> torch.Tensor:
+        made = apply(x, rows.offsets, rows.token)
+        return combine_experts(made, rows, bias, None if meanwhile is None else meanwhile())
 
 
 ALONE = Alone()

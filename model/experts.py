@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from kernels import (
     Permutation,
-    combine_experts,
     grouped_gemm,
     linear_gelu,
     route_grouped_top1,
@@ -99,8 +100,8 @@ class MoEFeedForward(nn.Module):
         """``[N, D]`` -> ``[N, D]`` in the dtype of ``x``."""
         rows = self.route(x)
         self.last_counts = rows.counts
-        y = exchange.experts(x, rows, self.apply_experts)
-        return combine_experts(y, rows, self.b2, None if self.shared is None else self.shared(x))
+        shared = None if self.shared is None else partial(self.shared, x)
+        return exchange.experts(x, rows, self.apply_experts, self.b2, shared)
 
     @torch.no_grad()
     def rebalance(self, rate: float) -> None:

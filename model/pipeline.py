@@ -161,8 +161,14 @@ def tiling_of(spec: VideoSpec) -> Tiling | None:
 def decode_frames(
     autoencoder: Autoencoder, latents: torch.Tensor, tiling: Tiling | None = None
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """Latents ``[C, T, H, W]`` to frames ``[n, H, W, 3]`` uint8, as they are ready."""
+    """Latents ``[C, T, H, W]`` to frames ``[n, H, W, 3]`` uint8, as they are ready.
+
+    Raises:
+        ValueError: the autoencoder gave values that are not finite.
+    """
     with torch.inference_mode():
         for chunk in autoencoder.decode_stream(latents, tiling):
+            if not chunk.isfinite().all():
+                raise ValueError("the autoencoder gave values that are not finite")
             pixels = ((chunk.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
             yield pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()

@@ -54,6 +54,7 @@ class Sampler:
         # Many steps with a large shift round to equal timesteps, among which a scheduler may look for the wrong one.
         self._scheduler.set_begin_index(0)
         self.step = 0
+        self._last: tuple[torch.Tensor, torch.Tensor, float] | None = None
 
     @property
     def done(self) -> bool:
@@ -72,9 +73,20 @@ class Sampler:
     def advance(self, velocity: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Take one step; both ``[C, T, H, W]`` float32."""
         t = self._scheduler.timesteps[self.step]
+        self._last = (latents, velocity, self.sigma)
         result: torch.Tensor = self._scheduler.step(velocity[None], t, latents[None], return_dict=False)[0][0]
         self.step += 1
         return result
+
+    def estimate(self) -> torch.Tensor | None:
+        """The clip ``[C, T, H, W]`` that the last step was headed for; None before the first step of this process.
+
+        Of rectified flow, ``latents = (1 - sigma) * clip + sigma * noise`` with ``velocity = noise - clip``.
+        """
+        if self._last is None:
+            return None
+        latents, velocity, sigma = self._last
+        return latents - sigma * velocity
 
     def state(self) -> SamplerState:
         """What `restore` needs. Schedulers replace their tensors and never write to them, so a state stays as it is."""

@@ -7,8 +7,8 @@ front of the target. A *packed batch* holds the tokens of many sequences; none o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from kernels import CuSeqlens
 from model.config import WAN_THETA
 from model.exchange import ALONE, Exchange
+from model.rope import Placed, positions
 
 TARGET = 0
 
@@ -85,29 +86,6 @@ def unpatchify(tokens: torch.Tensor, grid: tuple[int, int, int], patch: tuple[in
     return x.permute(6, 0, 3, 1, 4, 2, 5).reshape(-1, t * pt, h * ph, w * pw)
 
 
-@lru_cache(maxsize=64)
-def rope_angles(grid: tuple[int, int, int], source_id: int, head_dim: int, theta: float = WAN_THETA) -> torch.Tensor:
-    """Rotation angles ``[tokens, head_dim / 2]`` in float64 on the CPU.
-
-    Wan splits a head into time, height and width parts of ``d - 4 * (d // 6)``, ``2 * (d // 6)`` and ``2 * (d // 6)``;
-    Bernini-R adds a rotation of the whole head by the source id, which is none for the target (id 0).
-    """
-    t, h, w = grid
-    side = 2 * (head_dim // 6)
-
-    def axis(length: int, dim: int) -> torch.Tensor:
-        freqs = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-        return torch.arange(length, dtype=torch.float64)[:, None] * freqs
-
-    parts = (
-        axis(t, head_dim - 2 * side)[:, None, None].expand(t, h, w, -1),
-        axis(h, side)[None, :, None].expand(t, h, w, -1),
-        axis(w, side)[None, None, :].expand(t, h, w, -1),
-    )
-    angles = torch.cat(parts, dim=-1).reshape(t * h * w, -1)
-    return angles + axis(source_id + 1, head_dim)[source_id]
-
-
 def pack(
     sequences: list[Sequence], patch: tuple[int, int, int], head_dim: int, theta: float = WAN_THETA
 ) -> PackedBatch:
@@ -119,8 +97,8 @@ def pack(
     """
     check_alike(sequences)
     tokens: list[torch.Tensor] = []
-    angles: list[torch.Tensor] = []
-    levels: list[torch.Tensor] = []
+    grids: list[Placed] = []
+    levels: list[torch.Tensor] = []  # of the latent frames
     lengths: list[int] = []
     targets: list[tuple[int, tuple[int, int, int]]] = []
     start = 0
@@ -129,22 +107,22 @@ def pack(
         for stream in sequence.streams:
             grid = token_grid(stream, patch)
             tokens.append(patchify(stream.latents, patch))
-            angles.append(rope_angles(grid, stream.source_id, head_dim, theta))
-            levels.append(stream.timesteps[:: patch[0]].float().repeat_interleave(grid[1] * grid[2]))
-            length += grid[0] * grid[1] * grid[2]
-        last = token_grid(sequence.target, patch)
-        targets.append((start + length - last[0] * last[1] * last[2], last))
+            grids.append((stream.source_id, grid))
+            levels.append(stream.timesteps[:: patch[0]].float())
+            length += math.prod(grid)
+        targets.append((start + length - math.prod(grid), grid))
         lengths.append(length)
         start += length
     device = tokens[0].device
-    angle = torch.cat(angles)
-    timesteps, noise_row = torch.cat(levels).unique(return_inverse=True)
+    cos, sin = positions(tuple(grids), head_dim, theta, device)
+    timesteps, frame_row = torch.cat(levels).unique(return_inverse=True)
+    frame_tokens = torch.tensor([h * w for _, (t, h, w) in grids for _ in range(t)], device=device)
     return PackedBatch(
         tokens=torch.cat(tokens),
-        cos=angle.cos().float().to(device),
-        sin=angle.sin().float().to(device),
+        cos=cos,
+        sin=sin,
         timesteps=timesteps,
-        noise_row=noise_row,
+        noise_row=frame_row.repeat_interleave(frame_tokens, output_size=start),
         cu_tokens=CuSeqlens.of(lengths),
         text=torch.cat([s.text for s in sequences]),
         cu_text=CuSeqlens.of(s.text.shape[0] for s in sequences),

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
@@ -25,13 +23,15 @@ from cluster.settings import EngineSettings
 from cluster.shelf import Shelf, SnapshotError
 from model.presets import ModelError, check_files, find_model
 from model.tasks import ModelCard, Role
-from serving.artifacts import ArtifactStore
-from serving.jobs.store import JobStore, StoreError
+from serving.artifacts import ArtifactError, open_artifacts
+from serving.children import Child, ChildError, start_gateways, start_sweeper, stop_all
+from serving.gateway.main import StartError, check_keys
+from serving.jobs.errors import StoreError
+from serving.jobs.open import open_stores
 from serving.settings import Settings
 
 log = logging.getLogger("zoetrope.serve")
 
-GATEWAY_STOP_SECONDS = 8.0
 SNAPSHOT_AGE = timedelta(days=7)  # older ones are of jobs that ended without their snapshots being deleted
 DRAIN_SECONDS = 60.0  # for an engine to end its step and put its segments away
 OBJECT_STORE_BYTES = 256 << 20
@@ -51,10 +51,14 @@ def serve(settings: Settings) -> int:
         card = _check(settings)
         with ExitStack() as stack:
             stack.enter_context(_only_service(settings.directory))
-            store = JobStore(settings.database)
-            expired = store.expire_leases()
-            store.close()
-            ArtifactStore(settings.artifacts).discard_parts()
+            with closing(open_stores(settings.database_url)) as stores:
+                # Of a database of our own nobody else can hold a lease; elsewhere those of the dead run out.
+                expired = stores.jobs.expire_leases() if settings.own_database else 0
+                check_keys(settings, stores)
+            artifacts = open_artifacts(settings.artifacts_url)
+            artifacts.healthy()
+            if not settings.artifact_store:
+                artifacts.discard_parts()
             Shelf(str(settings.snapshots)).discard_older(datetime.now(UTC) - SNAPSHOT_AGE)
             shutil.rmtree(settings.scratch, ignore_errors=True)
             if expired:
@@ -64,10 +68,10 @@ def serve(settings: Settings) -> int:
             stop.listen()  # ray.init puts a handler of its own for SIGTERM
             _say(f"loading {card.name}")
             _deploy(settings, card)
-            return _run_gateway(settings, stop)
+            return _run_children(settings, stop)
     except KeyboardInterrupt:
         return 0
-    except (ModelError, StoreError, SnapshotError, ServeError) as error:
+    except (ModelError, StoreError, SnapshotError, ArtifactError, StartError, ChildError, ServeError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
 
@@ -190,9 +194,11 @@ def _ray(settings: Settings, note: Path) -> Iterator[None]:
 
 def _deploy(settings: Settings, card: ModelCard) -> None:
     """Start the stages, the router and the engines; returns when all of them are healthy."""
+    import ray
     from ray import serve as ray_serve
 
     from cluster.engine import EngineReplica
+    from cluster.placement import PlacementError, seat
     from serving.router.router import Router
     from serving.stages.conditioner import Conditioner
     from serving.stages.decoder import Decoder
@@ -206,23 +212,25 @@ def _deploy(settings: Settings, card: ModelCard) -> None:
     router = deployment(Router, max_ongoing_requests=1_000).bind(
         settings,
         card,
-        deployment(Conditioner).bind(card),
+        deployment(Conditioner).bind(card, settings),
         deployment(Decoder, max_ongoing_requests=2).bind(card, settings),
     )
     roles: tuple[Role, ...] = ("high", "low") if settings.noise_experts == "apart" else ("both",)
     engines = []
     for role in roles:
         gang = _gang(settings, role)
+        try:
+            place = seat(gang, ray.nodes())
+        except PlacementError as error:
+            raise ServeError(f"ranks: {error}") from None
         engines.append(
             deployment(
                 EngineReplica,
                 name="Engine" if role == "both" else f"Engine-{role}-noise",
                 num_replicas=settings.engines,
-                placement_group_bundles=[{"CPU": 0.01}, *[gang.rank_resources] * gang.ranks],
-                placement_group_strategy="STRICT_PACK" if "GPU" in gang.rank_resources else "PACK",
-                ray_actor_options={"num_cpus": 0.01},
                 graceful_shutdown_timeout_s=DRAIN_SECONDS,
-            ).bind(card, router, gang)
+                **place.options,
+            ).bind(card, router, gang, place.groups)
         )
     engine = engines[0] if len(engines) == 1 else deployment(Both).bind(*engines)
     try:
@@ -256,45 +264,23 @@ def _gang(settings: Settings, role: Role) -> EngineSettings:
     )
 
 
-def _run_gateway(settings: Settings, stop: StopSignal) -> int:
-    """Keep a gateway running until ``stop``; one that dies is replaced at the same addresses."""
-    gateway, bound = _start_gateway(settings)
+def _run_children(settings: Settings, stop: StopSignal) -> int:
+    """Keep gateways and the sweeper running until ``stop``; one that dies is replaced, gateways at their addresses."""
+    children: list[Child] = start_gateways(settings)
     try:
+        first = children[0].settings
+        children.append(start_sweeper(first))
         stop.interrupt = False
-        print(f"ready grpc={bound.grpc} http={bound.http}", flush=True)
+        others = "".join(f" grpc={c.settings.grpc} http={c.settings.http}" for c in children[1:-1])
+        print(f"ready grpc={first.grpc} http={first.http}{others}", flush=True)
         while not stop.event.wait(0.1):
-            if gateway.poll() is not None:
-                _say(f"the gateway ended with status {gateway.returncode}, starting another")
-                gateway, _ = _start_gateway(bound)
+            for child in children:
+                if message := child.restart_if_dead():
+                    _say(message)
         _say("stopping")
         return 0
     finally:
-        gateway.terminate()
-        try:
-            gateway.wait(GATEWAY_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            gateway.kill()
-
-
-def _start_gateway(settings: Settings) -> tuple[subprocess.Popen[str], Settings]:
-    """The process and the settings with the addresses that it is bound to.
-
-    Its stdin is a pipe that nobody writes to: it ends with this process, however this process ends.
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "serving.gateway.main"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "ZOETROPE_SETTINGS": settings.model_dump_json()},
-        text=True,
-        start_new_session=True,  # Ctrl-C goes to the supervisor alone, which stops things in order
-    )
-    out: IO[str] = process.stdout  # type: ignore[assignment]
-    line = out.readline()
-    if not line:
-        raise ServeError(f"the gateway did not start (status {process.wait()}); its message is above")
-    bound = json.loads(line)
-    return process, settings.model_copy(update={"grpc": bound["grpc"], "http": bound["http"]})
+        stop_all(children)
 
 
 def _end(processes: list[psutil.Process]) -> None:

@@ -1,68 +1,104 @@
-"""The synchronous client of the gRPC API: plain data classes in and out, and calls that outlive a gateway's restart."""
+"""The client of the gRPC API: plain data classes in and out, and calls that outlive a gateway's restart.
+
+`VideoClient` blocks; `AsyncVideoClient` has the same methods as coroutines and asynchronous iterators.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, TypeVar, Unpack, cast
 
 import grpc
-from google.longrunning import operations_pb2, operations_pb2_grpc
 
 from model.tasks import Violation
-from serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
+from serving.client_answers import from_rpc_error
+from serving.client_async import AsyncVideoClient
+from serving.client_channel import OPTIONS, Stubs, call_metadata, credentials
+from serving.client_files import no_progress
+from serving.client_flows import Flows
+from serving.client_steps import Emit, Flow, Next, Off, Open, Send, Sleep, Step, Unary, advance
 from serving.client_types import (
+    AccountInfo,
     ClientError,
+    ExtendFields,
+    MediaFile,
+    MediaPage,
     ModelInfo,
     OperationStatus,
     Page,
+    PreviewImage,
+    Request,
+    Source,
+    Tls,
+    Verdict,
+    VideoEvent,
+    VideoFields,
     VideoInfo,
-    create_request,
-    from_rpc_error,
-    model_info,
-    operation_status,
-    watch_status,
+    Webhook,
 )
 
-__all__ = ["ClientError", "ModelInfo", "OperationStatus", "Page", "VideoClient", "VideoInfo", "Violation"]
+__all__ = [
+    "AccountInfo",
+    "AsyncVideoClient",
+    "ClientError",
+    "MediaFile",
+    "MediaPage",
+    "ModelInfo",
+    "OperationStatus",
+    "Page",
+    "PreviewImage",
+    "Source",
+    "Tls",
+    "Verdict",
+    "VideoClient",
+    "VideoEvent",
+    "VideoInfo",
+    "Violation",
+    "Webhook",
+]
 
-CALL_SECONDS = 30.0
 RETRY_SECONDS = 30.0
-RETRY_PAUSE_SECONDS = 0.1
-WAIT_SECONDS = 20.0  # of one call; a longer wait is several
-ARTIFACTS = {"video": video_pb2.VIDEO_ARTIFACT_VIDEO, "latents": video_pb2.VIDEO_ARTIFACT_LATENTS}
-OPTIONS = (
-    ("grpc.max_receive_message_length", 8 << 20),
-    ("grpc.keepalive_time_ms", 20_000),  # a stream to a machine that is gone ends
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
+T = TypeVar("T")
 
 
 class VideoClient:
     """One service. Every method raises ClientError when the service refuses, fails or does not answer.
 
-    create, watch, wait and download go on after a gateway was restarted; the other calls are not repeated. Safe to use
-    from several threads.
+    create, create_batch, extend, wait, watch, read, download and upload go on after a gateway was restarted; the other
+    calls are repeated for about a second where that can do no harm. Safe to use from several threads.
     """
 
-    def __init__(self, target: str, retry_seconds: float = RETRY_SECONDS) -> None:
+    def __init__(
+        self,
+        target: str,
+        retry_seconds: float = RETRY_SECONDS,
+        *,
+        api_key: str | None = None,
+        tls: Tls | None = None,
+        patience: float = 0.0,
+    ) -> None:
         """
         Args:
             target: HOST:PORT.
             retry_seconds: how long a service may be away before the calls that survive that give up.
+            api_key: None takes it from ZOETROPE_API_KEY, "" sends none.
+            tls: None for a connection without TLS.
+            patience: how many seconds a call waits and tries again where the service refuses it and says when it is
+                worth trying again: a full queue, a quota or rate that is used up, a store that is away.
         """
         self._target = target
-        self._retry_seconds = retry_seconds
-        self._channel = grpc.insecure_channel(target, options=OPTIONS)
-        self._videos: Any = video_pb2_grpc.VideoServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._operations: Any = operations_pb2_grpc.OperationsStub(self._channel)
+        self._flows = Flows(retry_seconds, patience)
+        self._metadata = call_metadata(api_key)
+        secured = credentials(tls)
+        self._channel = (
+            grpc.insecure_channel(target, options=OPTIONS)
+            if secured is None
+            else grpc.secure_channel(target, secured, options=OPTIONS)
+        )
+        self._stubs = Stubs(self._channel)
 
     def __enter__(self) -> VideoClient:
         return self
@@ -74,98 +110,144 @@ class VideoClient:
         """End all calls."""
         self._channel.close()
 
-    def create(self, request: Mapping[str, Any] | None = None, **fields: Any) -> str:
-        """Submit a job and return its operation's name.
+    def create(
+        self,
+        request: Request | None = None,
+        *,
+        on_upload: Callable[[str, int, int], object] = lambda field, sent, total: None,
+        **fields: Unpack[VideoFields],
+    ) -> str:
+        """Submit a job and return its operation's name. Its local files are uploaded first.
 
         Args:
-            request: fields of a model.tasks.VideoRequest.
-            fields: the same, or more of them. ``prompt`` and ``negative_prompt`` may stand for ``task``. With
-                ``request_id`` the call can be repeated at will; one is made up if it is missing.
+            request: a model.tasks.VideoRequest, one of its tasks, or their fields.
+            on_upload: called with the field that names a file, the bytes sent and the bytes in all; in any thread.
+            fields: the same, or more of them, see VideoFields. With ``request_id`` the call can be repeated at
+                will; one is made up if it is missing, so that it can be repeated here.
         """
-        message = create_request({**(request or {}), **fields})
-        message.request_id = message.request_id or uuid4().hex
-        patience = Patience(self._retry_seconds)
-        while True:
-            try:
-                return str(self._call(self._videos.CreateVideo, message).name)
-            except ClientError as error:
-                patience.failed(error)
+        return self._run(self._flows.create(request, fields, on_upload))
+
+    def create_batch(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_upload: Callable[[str, int, int], object] = lambda field, sent, total: None,
+    ) -> tuple[str, ...]:
+        """Submit up to 100 jobs, all or none; their names in the order of the requests."""
+        return self._run(self._flows.create_batch(requests, on_upload))
+
+    def extend(self, name: str, prompt: str = "", **fields: Unpack[ExtendFields]) -> str:
+        """Go on where a finished video ends: the name of a new job, made as that one but for ``fields``."""
+        return self._run(self._flows.extend(name, prompt, fields))
+
+    def update(
+        self,
+        name: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        expire_time: float | datetime | None = None,
+    ) -> OperationStatus:
+        """Change what is not None: labels of any job, the priority of a queued one, when a job that is done expires."""
+        return self._run(self._flows.update(name, labels, priority, expire_time))
 
     def get(self, name: str) -> OperationStatus:
-        return operation_status(
-            self._call(self._operations.GetOperation, operations_pb2.GetOperationRequest(name=name))
-        )
+        return self._run(self._flows.get(name))
 
     def list(self, page_size: int = 0, page_token: str = "", filter: str = "") -> Page:
         """
         Args:
             page_size: at most; 0 for the service's own choice.
             page_token: of the page before; "" for the first one.
-            filter: done=true, done=false or state=queued|running|succeeded|failed|cancelled.
+            filter: done=, state=, model=, task=, labels.KEY=, create_time>= and create_time<, joined by AND, such as
+                ``state=succeeded AND labels.project="a b"``.
         """
-        request = operations_pb2.ListOperationsRequest(
-            name="operations", page_size=page_size, page_token=page_token, filter=filter
-        )
-        answer = self._call(self._operations.ListOperations, request)
-        return Page(tuple(operation_status(operation) for operation in answer.operations), answer.next_page_token)
+        return self._run(self._flows.list(page_size, page_token, filter))
+
+    def iterate(self, filter: str = "") -> Iterator[OperationStatus]:
+        """All jobs of `list`, newest first."""
+        return self._iterate(self._flows.iterate(filter))
 
     def cancel(self, name: str) -> None:
         """Ask for the end of a job; it is done once it says so. A job that is done stays as it is."""
-        self._call(self._operations.CancelOperation, operations_pb2.CancelOperationRequest(name=name))
+        self._run(self._flows.cancel(name))
 
     def delete(self, name: str) -> None:
         """Forget a job that is done, and its files."""
-        self._call(self._operations.DeleteOperation, operations_pb2.DeleteOperationRequest(name=name))
-
-    def models(self) -> tuple[ModelInfo, ...]:
-        answer = self._call(self._videos.ListModels, video_pb2.ListModelsRequest())
-        return tuple(model_info(model) for model in answer.models)
+        self._run(self._flows.delete(name))
 
     def wait(self, name: str, timeout_seconds: float | None = None) -> OperationStatus:
         """Until the job is done or the time is over; the status then."""
-        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        patience = Patience(self._retry_seconds)
-        while True:
-            left = WAIT_SECONDS if end is None else min(WAIT_SECONDS, max(0.0, end - time.monotonic()))
-            request = operations_pb2.WaitOperationRequest(name=name)
-            request.timeout.FromMicroseconds(int(left * 1e6))
-            try:
-                status = operation_status(self._call(self._operations.WaitOperation, request))
-            except ClientError as error:
-                patience.failed(error)
-                continue
-            patience.succeeded()
-            if status.done or (end is not None and time.monotonic() >= end):
-                return status
+        return self._run(self._flows.wait(name, timeout_seconds))
 
-    def watch(self, name: str) -> Iterator[OperationStatus]:
-        """A status each time that something changes; the last one is done. Steps never go back within an attempt."""
-        last: OperationStatus | None = None
-        patience = Patience(self._retry_seconds)
-        while True:
-            call = self._videos.WatchVideo(video_pb2.WatchVideoRequest(name=name))
-            try:
-                for event in call:
-                    patience.succeeded()
-                    status = watch_status(name, event)
-                    # A new stream begins with what the old one said last.
-                    if last is None or replace(status, eta_seconds=last.eta_seconds) != last:
-                        yield status
-                    if status.done:
-                        return
-                    last = status
-                patience.failed(ClientError("UNAVAILABLE", f"{name}: the stream ended before the job was done"))
-            except grpc.RpcError as error:
-                patience.failed(from_rpc_error(error, self._target))
-            finally:
-                call.cancel()
+    def watch(self, name: str, *, previews: bool = False) -> Iterator[OperationStatus]:
+        """A status each time that something changes; the last one is done. Steps never go back within an attempt.
+
+        Args:
+            previews: have small pictures of the clip in the making, each once, in ``preview``.
+        """
+        return self._iterate(self._flows.watch(name, previews))
+
+    def events(self, name: str) -> tuple[VideoEvent, ...]:
+        """Every change of state that a job went through, oldest first."""
+        return self._run(self._flows.events(name))
+
+    def replay_webhooks(self, name: str) -> int:
+        """Send all webhooks of a job again; how many they are."""
+        return self._run(self._flows.replay_webhooks(name))
+
+    def webhook_secret(self) -> str:
+        """What signs the caller's webhooks (Standard Webhooks)."""
+        return self._run(self._flows.webhook_secret())
+
+    def account(self) -> AccountInfo:
+        """The caller's limits and what is used of them."""
+        return self._run(self._flows.account())
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        return self._run(self._flows.models())
+
+    def upload(
+        self,
+        source: Path | bytes,
+        *,
+        filename: str = "",
+        on_progress: Callable[[int, int], object] = no_progress,
+        resume: str = "",
+    ) -> MediaFile:
+        """Store a picture, a clip or a sound for tasks to name; goes on where it stopped when the service was away.
+
+        Args:
+            filename: for people; by default the file's own.
+            on_progress: called with the bytes sent and the bytes in all; in any thread.
+            resume: the name of an upload of the same file that an earlier call did not end.
+
+        Raises:
+            ClientError: also DATA_LOSS, when the service received other bytes than those that were announced.
+        """
+        return self._run(self._flows.upload(source, filename, on_progress, resume))
+
+    def get_media(self, name: str) -> MediaFile:
+        return self._run(self._flows.get_media(name))
+
+    def list_media(self, page_size: int = 0, page_token: str = "") -> MediaPage:
+        """Uploaded files, newest first; as of `list`."""
+        return self._run(self._flows.list_media(page_size, page_token))
+
+    def delete_media(self, name: str) -> None:
+        """Delete an uploaded file that no unfinished job uses."""
+        self._run(self._flows.delete_media(name))
+
+    def read(self, name: str, offset: int = 0, length: int = 0, artifact: str = "video") -> Iterator[bytes]:
+        """The bytes of a job's file from ``offset`` on, ``length`` of them or (0) all that follow."""
+        return self._iterate(self._flows.read(name, offset, length, artifact))
 
     def download(
         self,
         name: str,
         path: Path,
         artifact: str = "video",
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: Callable[[int, int], object] = no_progress,
     ) -> None:
         """Fetch a job's file. It appears under `path` when it is whole and its SHA-256 is right.
 
@@ -179,79 +261,59 @@ class VideoClient:
             ClientError: also DATA_LOSS, when the bytes are not those that the service stored.
             OSError: the file cannot be written.
         """
-        if artifact not in ARTIFACTS:
-            raise ClientError("INVALID_ARGUMENT", f"artifact: {artifact!r} is not one of {', '.join(ARTIFACTS)}")
-        partial = path.with_name(f".{path.name}.{name.rpartition('/')[2]}.partial")
-        left_over = partial.exists()
-        try:
-            while not self._fetch(name, partial, ARTIFACTS[artifact], on_progress or (lambda have, total: None)):
-                partial.unlink()
-                if not left_over:
-                    raise ClientError("DATA_LOSS", f"{name}: the {artifact} arrived with a wrong SHA-256")
-                left_over = False
-            os.replace(partial, path)
-        finally:
-            if partial.exists() and partial.stat().st_size == 0:  # refused at once: nothing to go on with
-                partial.unlink()
+        self._run(self._flows.download(name, path, artifact, on_progress))
 
-    def _fetch(
-        self, name: str, partial: Path, artifact: video_pb2.VideoArtifact, on_progress: Callable[[int, int], None]
-    ) -> bool:
-        """Append to `partial` until it has all bytes; False when they are the wrong ones."""
-        patience = Patience(self._retry_seconds)
-        digest = hashlib.sha256()
-        with partial.open("ab+") as file:
-            file.seek(0)
-            while block := file.read(1 << 20):
-                digest.update(block)
-            offset = file.tell()
+    def _run(self, flow: Flow[T]) -> T:
+        driven = self._drive(flow)
+        try:
+            next(driven)
+        except StopIteration as end:
+            return cast(T, end.value)
+        raise AssertionError("a flow that is no iterator emitted something")
+
+    def _iterate(self, flow: Flow[None]) -> Iterator[Any]:
+        yield from self._drive(flow)
+
+    def _drive(self, flow: Flow[T]) -> Generator[Any, None, T | None]:
+        """Carry out a flow's steps; yields what it emits, returns what it returns."""
+        stream: Any = None
+        outcome: Any = None
+        error: Exception | None = None
+        try:
             while True:
-                request = video_pb2.DownloadVideoRequest(name=name, artifact=artifact, offset=offset)
-                call = self._videos.DownloadVideo(request)
-                total, sha256 = -1, ""
-                error = ClientError("UNAVAILABLE", f"{name}: the stream ended before the file did")
+                step, result = advance(flow, outcome, error)
+                if step is None:
+                    return result
+                outcome, error = None, None
+                if isinstance(step, Emit):
+                    yield step.item
+                    continue
                 try:
-                    for chunk in call:
-                        patience.succeeded()
-                        file.write(chunk.data)
-                        digest.update(chunk.data)
-                        offset += len(chunk.data)
-                        total, sha256 = chunk.total_bytes, chunk.sha256
-                        on_progress(offset, total)
-                except grpc.RpcError as rpc_error:
-                    error = from_rpc_error(rpc_error, self._target)
-                    if error.code == "OUT_OF_RANGE":
-                        return False
-                finally:
-                    call.cancel()
-                if offset == total:
-                    file.flush()
-                    os.fsync(file.fileno())
-                    return digest.hexdigest() == sha256
-                patience.failed(error)
+                    if isinstance(step, Open):
+                        if stream is not None:
+                            stream.cancel()
+                        stream = self._stubs.method(step.method)(step.message, metadata=self._metadata)
+                    else:
+                        outcome = self._do(step, stream)
+                except grpc.RpcError as failed:
+                    error = from_rpc_error(failed, self._target)
+                except Exception as failed:
+                    error = failed
+        finally:
+            flow.close()
+            if stream is not None:
+                stream.cancel()
 
-    def _call(self, method: Any, request: Any) -> Any:
-        try:
-            return method(request, timeout=CALL_SECONDS)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self._target) from None
-
-
-class Patience:
-    """Bears with a service that is away, for a bounded time."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._end: float | None = None
-
-    def succeeded(self) -> None:
-        """It answered, so the time starts anew."""
-        self._end = None
-
-    def failed(self, error: ClientError) -> None:
-        """Returns after a pause when it is worth trying again, else raises the error."""
-        now = time.monotonic()
-        self._end = now + self._seconds if self._end is None else self._end
-        if error.code != "UNAVAILABLE" or now >= self._end:
-            raise error
-        time.sleep(RETRY_PAUSE_SECONDS)
+    def _do(self, step: Step, stream: Any) -> Any:
+        match step:
+            case Unary():
+                return self._stubs.method(step.method)(step.message, timeout=step.seconds, metadata=self._metadata)
+            case Send():
+                return self._stubs.method(step.method)(step.messages(), metadata=self._metadata)
+            case Next():
+                return next(stream, None)
+            case Sleep():
+                return time.sleep(step.seconds)
+            case Off():
+                return step.run()
+        raise AssertionError(f"{step} is no step that can be done")

@@ -1,37 +1,142 @@
-"""What the client takes and gives: plain data classes for the API's messages, and its error."""
+"""What the client takes and gives: plain data classes, and its error. Times are seconds since the epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict
 
-import grpc
-from google.longrunning import operations_pb2
-from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
-
-from model.tasks import Violation
-from serving.api.zoetrope.video.v1 import video_pb2
-
-CONTAINERS = {"mp4": video_pb2.VIDEO_FORMAT_MP4, "mkv": video_pb2.VIDEO_FORMAT_MKV}
-PLAIN_FIELDS = {field.name for field in video_pb2.CreateVideoRequest.DESCRIPTOR.fields} - {"text_to_video", "format"}
+from model.tasks import Task, VideoRequest, Violation
 
 
 class ClientError(Exception):
-    """The service refused, failed or did not answer. `str` is one line."""
+    """The service refused, failed or did not answer. `str` is one line.
 
-    def __init__(self, code: str, message: str, violations: tuple[Violation, ...] = ()) -> None:
-        """
-        Args:
-            code: a google.rpc.Code name.
-            violations: the fields at fault, as the proto names them.
-        """
+    Attributes:
+        code: a google.rpc.Code name.
+        violations: the fields at fault, as the proto names them.
+        reason: what happened, for programs (UPPER_SNAKE_CASE); "" where the service did not say.
+        retry_seconds: when it is worth trying again; None where the service did not say.
+        metadata: what belongs to the reason, such as the limit of a quota.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        violations: tuple[Violation, ...] = (),
+        *,
+        reason: str = "",
+        retry_seconds: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(" ".join(message.split()))
         self.code = code
         self.message = str(self)
         self.violations = violations
+        self.reason = reason
+        self.retry_seconds = retry_seconds
+        self.metadata = dict(metadata or {})
+
+
+def invalid(*violations: Violation) -> ClientError:
+    """Found by the client itself."""
+    return ClientError(
+        "INVALID_ARGUMENT", "; ".join(f"{v.field}: {v.description}" for v in violations), tuple(violations)
+    )
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files in PEM. Without a root certificate those of the system are trusted."""
+
+    root: Path | None = None
+    certificate: Path | None = None  # of the client, where the service asks for one
+    key: Path | None = None  # of that certificate
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Whom to tell of a job; the events are of start, output and completed, by default start and completed."""
+
+    url: str
+    events: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """An uploaded file."""
+
+    name: str  # media/...
+    ready: bool
+    size_bytes: int
+    received_bytes: int
+    sha256: str
+    filename: str
+    mime_type: str
+    kind: str  # image, clip or sound; "" until it is ready
+    width: int
+    height: int
+    frames: int
+    fps: float
+    has_audio: bool
+    create_time: float
+    expire_time: float
+
+
+# A picture, clip or sound: a local file (a text that is none of the following is its path), the bytes, what was
+# uploaded ("media/..."), an http, https or data address, or a finished job ("operations/...").
+Source: TypeAlias = Path | bytes | str | MediaFile
+
+
+class VideoFields(TypedDict, total=False):
+    """Fields of a request; see CreateVideoRequest in the proto. None means not set.
+
+    Where a task names media, each is a `Source`. ``prompt`` and ``negative_prompt`` belong to the task, and stand for a
+    task of words alone where there is none.
+    """
+
+    task: Task | Mapping[str, Any] | None
+    prompt: str | None
+    negative_prompt: str | None
+    model: str | None
+    size: str | None
+    ratio: str | None
+    duration_seconds: float | None
+    frames: int | None
+    fps: int | None
+    steps: int | None
+    guidance: float | None
+    guidance_low: float | None
+    seed: int | None
+    container: str | None  # mp4 or mkv
+    keep_latents: bool | None
+    audio: Source | None
+    generate_audio: bool | None
+    request_id: str | None  # repeating a request with the same one gives the same job; made up where it is missing
+    labels: Mapping[str, str] | None
+    priority: int | None
+    deadline: float | datetime | None
+    retention: float | timedelta | None  # seconds
+    webhook: str | Webhook | None
+
+
+class ExtendFields(TypedDict, total=False):
+    """Fields of ExtendVideoRequest; None means not set."""
+
+    negative_prompt: str | None
+    duration_seconds: float | None
+    frames: int | None
+    steps: int | None
+    guidance: float | None
+    seed: int | None
+    request_id: str | None
+    labels: Mapping[str, str] | None
+
+
+Request: TypeAlias = VideoRequest | Task | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,11 +157,35 @@ class VideoInfo:
     steps: int
     guidance: float
     model: str
+    task: str
+    expire_time: float
+    uri: str  # where it can be fetched by HTTP without a key, "" where the store signs no addresses
+    timings: dict[str, float]  # seconds by stage
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check of a prompt or a video said."""
+
+    check: str
+    outcome: str  # passed, flagged, refused or changed
+    note: str
+
+
+@dataclass(frozen=True)
+class PreviewImage:
+    """A small picture of a clip in the making."""
+
+    data: bytes = field(repr=False)
+    mime_type: str
+    width: int
+    height: int
+    step: int
 
 
 @dataclass(frozen=True)
 class OperationStatus:
-    """A job, as get, list, wait and watch give it. Times are seconds since the epoch."""
+    """A job, as get, list, wait and watch give it."""
 
     name: str
     state: str  # queued, conditioning, denoising, decoding, succeeded, failed or cancelled
@@ -74,6 +203,13 @@ class OperationStatus:
     error: ClientError | None  # why a job that is done made no video
     video: VideoInfo | None
     warnings: tuple[str, ...] = ()
+    task: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    priority: int = 0
+    deadline: float | None = None
+    expire_time: float | None = None  # of the job and its files; set when it is done
+    verdicts: tuple[Verdict, ...] = ()
+    preview: PreviewImage | None = None  # a new one, where watch was asked for them
 
 
 @dataclass(frozen=True)
@@ -82,6 +218,48 @@ class Page:
 
     operations: tuple[OperationStatus, ...]
     next_page_token: str
+
+
+@dataclass(frozen=True)
+class MediaPage:
+    """Some uploaded files, newest first; an empty token says that there are no more."""
+
+    media: tuple[MediaFile, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True)
+class VideoEvent:
+    """A change of a job's state."""
+
+    time: float
+    from_state: str
+    to_state: str
+    actor: str
+    attempt: int
+    note: str
+
+
+@dataclass(frozen=True)
+class AccountInfo:
+    """The caller's limits and what is used of them; None: no limit. See the proto."""
+
+    tenant: str
+    key_name: str
+    requests_per_second: float | None
+    burst: int
+    concurrent_jobs: int | None
+    queued_seconds: float | None
+    models: tuple[str, ...]
+    max_priority: int
+    concurrent_jobs_used: int
+    queued_seconds_used: float
+    max_queued: int
+    default_retention: float  # seconds
+    max_retention: float
+    max_upload_bytes: int
+    media_retention: float
+    media_formats: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -108,117 +286,4 @@ class ModelInfo:
     max_seed: int
 
 
-def create_request(fields: Mapping[str, Any]) -> video_pb2.CreateVideoRequest:
-    """The message for the fields of a model.tasks.VideoRequest (see VideoClient.create); None means not set.
-
-    Raises:
-        ClientError: INVALID_ARGUMENT, for names that are not known and values that the message cannot hold.
-        All other limits are the service's to check.
-    """
-    message, bad = video_pb2.CreateVideoRequest(), []
-    given = {**fields, **(fields.get("task") or {})}
-    given.pop("task", None)
-    if given.pop("kind", "text_to_video") != "text_to_video":
-        bad.append(Violation("task", f"{fields['task']['kind']!r} is not known, give text_to_video"))
-    container = given.pop("container", None)
-    if container in CONTAINERS:
-        message.format = CONTAINERS[container]
-    elif container is not None:
-        bad.append(Violation("format", f"{container!r} is not one of {', '.join(CONTAINERS)}"))
-    for field, value in given.items():
-        if field in ("prompt", "negative_prompt"):
-            target: Any = message.text_to_video
-            target.SetInParent()
-        elif field in PLAIN_FIELDS:
-            target = message
-        else:
-            bad.append(Violation(field, "is not a known field"))
-            continue
-        try:
-            if value is not None:
-                setattr(target, field, value)
-        except UnicodeEncodeError:
-            bad.append(Violation(field, "holds bytes that are not UTF-8"))
-        except (TypeError, ValueError):  # of another type, or beyond 32 or 64 bits
-            bad.append(Violation(field, f"{str(value)[:80]!r} is not a possible value"))
-    if bad:
-        raise ClientError("INVALID_ARGUMENT", "; ".join(f"{v.field}: {v.description}" for v in bad), tuple(bad))
-    return message
-
-
-def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
-    """With the field violations that the service sent."""
-    code, message = error.code().name, error.details() or "no details"
-    status = rpc_status.from_call(error)
-    if status is None and code == "UNAVAILABLE":
-        return ClientError(code, f"no answer from {target}: {message}")
-    return ClientError(code, message, () if status is None else violations_of(status))
-
-
-def violations_of(status: status_pb2.Status) -> tuple[Violation, ...]:
-    found: list[Violation] = []
-    for detail in status.details:
-        bad = error_details_pb2.BadRequest()
-        if detail.Unpack(bad):
-            found += [Violation(v.field, v.description) for v in bad.field_violations]
-    return tuple(found)
-
-
-def operation_status(operation: operations_pb2.Operation) -> OperationStatus:
-    metadata, video = video_pb2.VideoMetadata(), video_pb2.Video()
-    operation.metadata.Unpack(metadata)
-    return _status(
-        operation.name,
-        metadata,
-        operation.done,
-        operation.error if operation.HasField("error") else None,
-        video if operation.response.Unpack(video) else None,
-    )
-
-
-def watch_status(name: str, event: video_pb2.WatchVideoResponse) -> OperationStatus:
-    error = event.error if event.HasField("error") else None
-    return _status(name, event.metadata, event.done, error, event.video if event.HasField("video") else None)
-
-
-def _status(
-    name: str,
-    metadata: video_pb2.VideoMetadata,
-    done: bool,
-    error: status_pb2.Status | None,
-    video: video_pb2.Video | None,
-) -> OperationStatus:
-    return OperationStatus(
-        name=name,
-        state=video_pb2.VideoState.Name(metadata.state).removeprefix("VIDEO_STATE_").lower(),
-        step=metadata.step,
-        steps=metadata.steps,
-        queue_position=metadata.queue_position,
-        eta_seconds=metadata.eta_seconds if metadata.HasField("eta_seconds") else None,
-        model=metadata.model,
-        create_time=_seconds(metadata.create_time),
-        start_time=_seconds(metadata.start_time) if metadata.HasField("start_time") else None,
-        end_time=_seconds(metadata.end_time) if metadata.HasField("end_time") else None,
-        attempt=metadata.attempt,
-        cancel_requested=metadata.cancel_requested,
-        done=done,
-        error=None if error is None else ClientError(code_pb2.Code.Name(error.code), error.message),
-        video=None if video is None else VideoInfo(**_fields(video)),
-        warnings=tuple(metadata.warnings),
-    )
-
-
-def model_info(model: video_pb2.Model) -> ModelInfo:
-    fields = _fields(model)
-    fields["tasks"] = tuple(model.tasks)
-    fields["native_sizes"] = tuple((size.width, size.height) for size in model.native_sizes)
-    return ModelInfo(**fields)
-
-
-def _fields(message: Any) -> dict[str, Any]:
-    """All fields by name, those at their default included."""
-    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
-
-
-def _seconds(time: Timestamp) -> float:
-    return float(time.seconds + time.nanos / 1e9)
+Requests: TypeAlias = Sequence[Request]

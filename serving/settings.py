@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+DAY = 86_400.0
+
 
 class Settings(BaseSettings):
     """One service on one data directory."""
@@ -21,9 +23,20 @@ class Settings(BaseSettings):
     noise_experts: Literal["together", "apart"] = Field(
         default="together", description="apart: engines of their own for the two networks of a Wan2.2 A14B"
     )
+    data_dir: Path = Path("~/.local/share/zoetrope")
+    database: str = Field(default="", description="postgresql://...; empty: a SQLite file in the data directory")
+    artifact_store: str = Field(default="", description="s3://BUCKET/PREFIX; empty: a folder of the data directory")
+
     grpc: str = "127.0.0.1:50051"
     http: str = "127.0.0.1:8080"
-    data_dir: Path = Path("~/.local/share/zoetrope")
+    gateways: int = Field(default=1, ge=1, le=16, description="gateway processes; all but the first take free ports")
+    public_url: str = Field(default="", description="how clients reach the HTTP side, where that is not its address")
+    tls_cert: Path | None = Field(default=None, description="certificate chain, PEM")
+    tls_key: Path | None = Field(default=None, description="its private key, PEM")
+    tls_client_ca: Path | None = Field(default=None, description="whose certificates clients have to show, PEM")
+    keys: Literal["auto", "required"] = Field(
+        default="auto", description="auto: API keys are asked for once there is one, or where others can connect"
+    )
 
     lease_seconds: float = Field(default=10.0, gt=0)
     max_running: int = Field(default=8, ge=1, description="jobs that a router works on at a time")
@@ -34,14 +47,36 @@ class Settings(BaseSettings):
     snapshot_steps: int | None = Field(default=None, ge=1, description="steps between snapshots, whatever they cost")
     hang_seconds: float = Field(default=30.0, gt=0, description="the least after which a step counts as hung")
     kernels: str = Field(default="", description="implementations to take, such as attention=triton (kernels.backends)")
+    preview_steps: int = Field(default=5, ge=0, description="steps between pictures of a clip in the making; 0: none")
+
+    retention_seconds: float = Field(default=DAY, gt=0, description="that a job and its files are kept after its end")
+    max_retention_seconds: float = Field(default=7 * DAY, gt=0, description="that a request may ask for")
+    media_retention_seconds: float = Field(default=DAY, gt=0, description="that uploads are kept after their last use")
+    max_upload_bytes: int = Field(default=100_000_000, ge=1)
+    allow_networks: tuple[str, ...] = Field(
+        default=(), description="private networks (CIDR) that media may be fetched from and webhooks sent to"
+    )
+    blocked_words: Path | None = Field(default=None, description="a file of words, one a line, that refuse a prompt")
+    prompt_check_url: str = Field(default="", description="asked about every prompt")
+    prompt_expansion_url: str = Field(default="", description="rewrites prompts of jobs that ask for it")
+    output_check_url: str = Field(default="", description="asked about every finished video")
 
     @property
     def directory(self) -> Path:
         return self.data_dir.expanduser().resolve()
 
     @property
-    def database(self) -> Path:
-        return self.directory / "jobs.db"
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.directory / 'jobs.db'}"
+
+    @property
+    def own_database(self) -> bool:
+        """Nobody else works on it: it lies in the data directory, which one service has locked."""
+        return not self.database
+
+    @property
+    def artifacts_url(self) -> str:
+        return self.artifact_store or str(self.directory / "artifacts")
 
     @property
     def scratch(self) -> Path:
@@ -52,7 +87,3 @@ class Settings(BaseSettings):
     def snapshots(self) -> Path:
         """Of segments in the making; the store adds a folder of its own."""
         return self.directory
-
-    @property
-    def artifacts(self) -> Path:
-        return self.directory / "artifacts"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 from model.fit import as_long_as, whole
 from model.inputs import Clip, Inputs, Picture
@@ -22,10 +23,21 @@ from model.tasks import (
     Violation,
     media_of,
 )
-from serving.media import MediaError, probe, read_clip, read_picture
+from serving import media as plain_media
+from serving.media import MediaError, probe
 
 MAX_REFERENCE_SECONDS = 10.0
 FindFile = Callable[[str], Path]  # a medium as the task names it -> a file to read
+
+
+class Reader(Protocol):
+    """Decodes files: `serving.media` in this process, or `serving.media.sandbox` in one that can do no harm."""
+
+    def read_picture(self, path: Path) -> Picture: ...
+    def read_clip(self, path: Path, *, fps: float | None, max_seconds: float) -> Clip: ...
+
+
+READER: Any = plain_media  # a module is a Reader too, which mypy does not see
 
 
 def examine(task: Task, find: FindFile = Path) -> dict[str, MediaInfo]:
@@ -55,7 +67,13 @@ def examine(task: Task, find: FindFile = Path) -> dict[str, MediaInfo]:
     return found
 
 
-def load(spec: VideoSpec, card: ModelCard, media: Mapping[str, MediaInfo], find: FindFile = Path) -> Inputs:
+def load(
+    spec: VideoSpec,
+    card: ModelCard,
+    media: Mapping[str, MediaInfo],
+    find: FindFile = Path,
+    reader: Reader = READER,
+) -> Inputs:
     """Decode the media of a task, clips at the frame rate of the result.
 
     Args:
@@ -70,12 +88,12 @@ def load(spec: VideoSpec, card: ModelCard, media: Mapping[str, MediaInfo], find:
     def picture(at: str, name: str) -> Picture:
         nonlocal field
         field = at
-        return read_picture(find(name))
+        return reader.read_picture(find(name))
 
     def clip(at: str, name: str, seconds: float = MAX_SOURCE_SECONDS) -> Clip:
         nonlocal field
         field = at
-        return read_clip(find(name), fps=spec.fps, max_seconds=seconds + 0.5)
+        return reader.read_clip(find(name), fps=spec.fps, max_seconds=seconds + 0.5)
 
     def references(names: tuple[str, ...]) -> tuple[Picture | Clip, ...]:
         nonlocal field

@@ -1,20 +1,24 @@
 """What the ranks of a group tell each other within a forward pass. For inference: nothing here goes backwards.
 
 On CUDA, heads need no word with the host, whose lengths say who sends how much. How many rows go to which expert only
-the router knows, so each routed layer waits for its counts once: they leave first, and the rows are gathered meanwhile.
+the router knows, so each routed layer waits for its counts once.
+
+A token that several experts of a rank have chosen goes there once, and one row comes back: their weighted sum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from cluster.parallel.collectives import send_rows
+from cluster.parallel.dispatch import Arrivals, Departures
 from kernels import CuSeqlens, Permutation, varlen_attention
-from model.exchange import ApplyExperts
+from model.exchange import ApplyExperts, Meanwhile
 
 
 @dataclass(frozen=True)
@@ -51,33 +55,51 @@ class GangExchange:
         gathered: torch.Tensor = back.unflatten(0, (self.ranks, n)).transpose(0, 1).flatten(1, 2)
         return gathered
 
-    def experts(self, x: torch.Tensor, rows: Permutation, apply: ApplyExperts) -> torch.Tensor:
-        """Rows to the ranks that own their experts, `E / ranks` neighbours each, through them, and back."""
-        counts = self._counts(rows.counts)
-        on_host = _to_host(counts.sum(2))
-        leaving = x.index_select(0, rows.token)
-        sent, received = on_host()
-        flight = send_rows(leaving, sent, received, self.group)
-        order = ExpertOrder.of(counts[1], sum(received))
+    def experts(
+        self,
+        x: torch.Tensor,
+        rows: Permutation,
+        apply: ApplyExperts,
+        bias: torch.Tensor | None = None,
+        meanwhile: Meanwhile | None = None,
+    ) -> torch.Tensor:
+        """Tokens to the ranks that own their experts, `E / ranks` neighbours each, through them, and back.
+
+        ``meanwhile`` runs while the tokens are under way. (Nothing is left for the way back: the next norm needs it.)
+        """
+        leaving = Departures.of(rows, self.ranks)
+        counts = torch.empty_like(leaving.counts)
+        dist.all_to_all_single(counts, leaving.counts, group=self.group)
+        on_host = _to_host(torch.stack([_sizes(leaving.counts), _sizes(counts)]))
+        pairs = leaving.pairs()
+        sent, received = (Sizes(*lists) for lists in on_host())
+        heralds = send_rows(pairs, sent.pairs, received.pairs, self.group)
+        tokens = x.index_select(0, leaving.tokens(sum(sent.rows)))
+        flight = send_rows(tokens, sent.rows, received.rows, self.group)
+        beside = None if meanwhile is None else meanwhile()
+        came = Arrivals.of(counts, heralds.land(), sum(received.rows), max(received.most))
         arrived = flight.land()
         if arrived.shape[0]:
-            # From (rank, expert) to expert order and back; the kernel gathers on the way in.
-            arrived = apply(arrived, order.offsets, order.rows).index_select(0, order.back)
-        return send_rows(arrived, received, sent, self.group).land()
-
-    def _counts(self, counts: torch.Tensor) -> torch.Tensor:
-        """Rows that this rank has for each expert -> ``[2, ranks, E / ranks]``: those for the experts of each rank, and
-        those that each rank has for the experts of this one."""
-        if counts.shape[0] % self.ranks:
-            raise ValueError(f"{counts.shape[0]} experts cannot be split evenly over {self.ranks} ranks")
-        both = counts.new_empty(2, self.ranks, counts.shape[0] // self.ranks)
-        both[0] = counts.view(self.ranks, -1)
-        dist.all_to_all_single(both[1], both[0], group=self.group)
-        return both
+            arrived = came.sum(apply(arrived, came.offsets, came.rows))
+        back = send_rows(arrived, received.rows, sent.rows, self.group).land()
+        return leaving.sum(back, bias, beside)
 
 
-def _to_host(counts: torch.Tensor) -> Callable[[], list[list[int]]]:
-    """Begin to copy a matrix of counts; the result waits for them, and not for what was started after them."""
+class Sizes(NamedTuple):
+    """By rank, what a message has, and how many pairs a row has at the most."""
+
+    pairs: list[int]
+    rows: list[int]
+    most: list[int]
+
+
+def _sizes(counts: torch.Tensor) -> torch.Tensor:
+    """Of `Departures.counts`: ``[3, ranks]``."""
+    return torch.stack([counts[:, :-2].sum(1), counts[:, -2], counts[:, -1]])
+
+
+def _to_host(counts: torch.Tensor) -> Callable[[], list[list[list[int]]]]:
+    """Begin to copy counts; the result waits for them, and not for what was started after them."""
     if counts.device.type != "cuda":
         return counts.tolist
     host = torch.empty(counts.shape, dtype=counts.dtype, pin_memory=True)
@@ -85,37 +107,9 @@ def _to_host(counts: torch.Tensor) -> Callable[[], list[list[int]]]:
     copied = torch.cuda.Event()
     copied.record()
 
-    def wait() -> list[list[int]]:
+    def wait() -> list[list[list[int]]]:
         copied.synchronize()
-        there: list[list[int]] = host.tolist()
+        there: list[list[list[int]]] = host.tolist()
         return there
 
     return wait
-
-
-@dataclass(frozen=True)
-class ExpertOrder:
-    """How rows that came sorted by (rank, expert) are sorted by (expert, rank).
-
-    Attributes:
-        offsets: ``[E + 1]`` int32 of the expert order. rows: ``[M]`` int32, where in the first order a row of the
-            second is. back: ``[M]`` int32, the other way round.
-    """
-
-    offsets: torch.Tensor
-    rows: torch.Tensor
-    back: torch.Tensor
-
-    @classmethod
-    def of(cls, counts: torch.Tensor, total: int) -> ExpertOrder:
-        """``counts`` ``[ranks, E]`` int32: rows that each rank sent for each expert; ``total`` is their sum."""
-        came, wanted = counts.flatten(), counts.T.flatten()
-        # Where each block of rows starts in both orders, [E, ranks].
-        start_came = (came.cumsum(0) - came).view(counts.shape).T
-        start_wanted = (wanted.cumsum(0) - wanted).view(counts.T.shape)
-        shift = start_came - start_wanted
-        place = torch.arange(total, device=counts.device)
-        rows = place + shift.flatten().repeat_interleave(wanted, output_size=total)
-        back = place - shift.T.flatten().repeat_interleave(came, output_size=total)
-        offsets = torch.nn.functional.pad(counts.sum(0).cumsum(0), (1, 0))
-        return cls(offsets.int(), rows.int(), back.int())

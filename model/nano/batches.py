@@ -22,14 +22,14 @@ Encode = Callable[[torch.Tensor], torch.Tensor]  # clips [B, 3, F, H, W] -> late
 # Shares of the batches. What has to be made from words alone or from a reference comes last in learning, so it comes
 # most often.
 TASK_SHARES: dict[TaskKind, float] = {
-    "text_to_video": 0.36,
-    "image_to_video": 0.06,
-    "first_last_frame": 0.08,
-    "grid_to_video": 0.10,
-    "reference_to_video": 0.22,
-    "edit_video": 0.18,
+    "text_to_video": 0.24,
+    "image_to_video": 0.04,
+    "first_last_frame": 0.06,
+    "grid_to_video": 0.12,
+    "reference_to_video": 0.34,
+    "edit_video": 0.20,
 }
-EDIT_SHARES: dict[EditKind, float] = {"edit_color": 0.25, "edit_background": 0.25, "edit_object": 0.5}
+EDIT_SHARES: dict[EditKind, float] = {"edit_color": 0.15, "edit_background": 0.15, "edit_object": 0.7}
 # (height, width) and share
 SIZES = (((24, 40), 0.4), ((40, 24), 0.15), ((32, 32), 0.15), ((24, 32), 0.15), ((32, 24), 0.15))
 FRAMES = ((1, 0.03), (5, 0.07), (9, 0.45), (17, 0.45))

@@ -15,7 +15,7 @@ from pathlib import Path
 from google.rpc import status_pb2
 
 HERE = Path(__file__).parent
-PROTOS = ("zoetrope/video/v1/video.proto",)
+PROTOS = tuple(f"zoetrope/video/v1/{name}.proto" for name in ("account", "media", "video"))
 GENERATED = (".py", ".pyi")
 # What our protos import, directly or not, as googleapis-common-protos ships it. Its long-running proto carries another
 # name there, though its Python module registers the canonical one.
@@ -29,7 +29,7 @@ GOOGLE_PROTOS = {
     "google/rpc/status.proto": "google/rpc/status.proto",
 }
 # The project keeps the package below serving.api, protoc assumes that it is at the top.
-MODULE = re.compile(r"\bzoetrope\.video\.v1(?= import |\.video_pb2\b)")
+MODULE = re.compile(r"\bzoetrope\.video\.v1(?= import |\.\w+_pb2\b)")
 
 
 def copy_sources(target: Path) -> None:
@@ -43,7 +43,7 @@ def copy_sources(target: Path) -> None:
 
 
 def generate(out: Path) -> list[Path]:
-    """Write ``zoetrope/video/v1/video_pb2.py``, ``video_pb2.pyi`` and ``video_pb2_grpc.py`` below `out`.
+    """Write ``NAME_pb2.py``, ``NAME_pb2.pyi`` and ``NAME_pb2_grpc.py`` of every proto, below `out`.
 
     Returns:
         The paths, relative to `out`, sorted.

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 
 from model.presets import ModelError
-from model.tasks import InvalidRequest, Violation
+from model.tasks import TASK_KINDS, InvalidRequest, Violation
 from serving.addresses import AddressError
 
 BAD_INPUT = 2
@@ -16,7 +16,19 @@ INTERRUPTED = 130
 # google.rpc.Code names of errors that another input would have avoided.
 INPUT_CODES = ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ALREADY_EXISTS", "OUT_OF_RANGE")
 # The API's names of fields -> the options that set them.
-OPTIONS = {"duration_seconds": "duration", "negative_prompt": "negative", "container": "out", "format": "out"}
+OPTIONS = {
+    "duration_seconds": "duration",
+    "negative_prompt": "negative",
+    "container": "out",
+    "format": "out",
+    "first_frame": "image",
+    "last_frame": "last-image",
+    "panels": "panel",
+    "references": "reference",
+    "labels": "label",
+    "guidance_low": "guidance-low",
+    "keep_audio": "keep-audio",
+}
 
 
 class CliError(Exception):
@@ -44,6 +56,8 @@ def explain(error: Exception) -> tuple[str, int]:
         line, code = f"model: {str(error).removeprefix('model ')}", BAD_INPUT
     elif _is_client_error(error):
         line, code = _explain_client_error(error)
+    elif _is_store_error(error):
+        line, code = str(error), FAILURE
     elif isinstance(error, OSError) and error.filename is not None:
         line, code = f"{error.filename}: {error.strerror}", FAILURE
     else:
@@ -57,9 +71,12 @@ def describe_violations(violations: Iterable[Violation]) -> str:
 
 
 def option_name(field: str) -> str:
-    """``text_to_video.prompt`` -> ``prompt``, ``duration_seconds`` -> ``duration``."""
-    last = field.rpartition(".")[2]
-    return OPTIONS.get(last, last)
+    """``text_to_video.prompt`` -> ``prompt``, ``references.0`` -> ``reference 1``."""
+    parts = field.split(".")
+    while len(parts) > 1 and parts[0] in ("task", *TASK_KINDS):
+        del parts[0]
+    name = OPTIONS.get(parts[0], parts[0])
+    return f"{name} {int(parts[1]) + 1}" if len(parts) > 1 and parts[1].isdecimal() else name
 
 
 def _is_client_error(error: Exception) -> bool:
@@ -68,9 +85,16 @@ def _is_client_error(error: Exception) -> bool:
     return client is not None and isinstance(error, client.ClientError)
 
 
+def _is_store_error(error: Exception) -> bool:
+    errors = sys.modules.get("serving.jobs.errors")
+    return errors is not None and isinstance(error, errors.StoreError)
+
+
 def _explain_client_error(error: Exception) -> tuple[str, int]:
     from serving.client import ClientError
 
     assert isinstance(error, ClientError)
+    if error.code == "UNAUTHENTICATED":
+        return "api-key: is missing, unknown or revoked; give --api-key or set ZOETROPE_API_KEY", BAD_INPUT
     line = describe_violations(error.violations) if error.violations else error.message
     return line, BAD_INPUT if error.code in INPUT_CODES else FAILURE

@@ -9,11 +9,9 @@ from pathlib import Path
 from model.presets import check_files, find_model
 from model.resolve import resolve
 from model.tasks import MAX_SEED, parse_request
-from serving.cli.order import Order, replacing, result_line
+from serving.cli.order import DEFAULT_MODEL, Order, replacing, result_line
 from serving.cli.progress import ProgressView
 from serving.task_media import examine, load
-
-DEFAULT_MODEL = "nano"
 
 
 def generate_locally(order: Order, view: ProgressView) -> str:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from serving.cli.errors import CliError, bad_input
 
+DEFAULT_MODEL = "nano"  # of a run without a service
+MAX_DEADLINE_SECONDS = 365 * 86_400.0
+STORED = ("media/", "operations/")  # what names of a service begin with
+MEDIA_FIELDS = ("image", "clip", "first_frame", "last_frame", "video", "panels", "references")
 CONTAINERS: dict[str, Literal["mp4", "mkv"]] = {".mp4": "mp4", ".mkv": "mkv"}
 
 
@@ -65,6 +70,37 @@ class TaskMedia:
 
 
 @dataclass(frozen=True)
+class JobOptions:
+    """What only a service that others use as well can honour."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int | None = None
+    deadline_seconds: float | None = None  # from now
+    webhook: str | None = None
+    patience: float = 0.0
+    detach: bool = False
+
+    def given(self) -> list[str]:
+        """The options that were given, by their names."""
+        names = {"labels": "label", "deadline_seconds": "deadline"}
+        return [names.get(f.name, f.name) for f in dataclasses.fields(self) if getattr(self, f.name)]
+
+    def fields(self) -> dict[str, Any]:
+        """As the client takes them.
+
+        Raises:
+            CliError: no such moment.
+        """
+        fields: dict[str, Any] = {"labels": dict(self.labels), "priority": self.priority, "webhook": self.webhook}
+        if self.deadline_seconds is not None:
+            if not 0 < self.deadline_seconds <= MAX_DEADLINE_SECONDS:
+                text = f"{self.deadline_seconds:g} is not above 0 and at most {MAX_DEADLINE_SECONDS:g}"
+                raise bad_input("deadline", text)
+            fields["deadline"] = time.time() + self.deadline_seconds
+        return fields
+
+
+@dataclass(frozen=True)
 class Order:
     """The options as typed; None means the model's default."""
 
@@ -84,6 +120,7 @@ class Order:
     seed: int | None = None
     audio: Path | None = None
     media: TaskMedia = TaskMedia()
+    options: JobOptions = JobOptions()
 
     def __post_init__(self) -> None:
         """Raises CliError where a file's name will not do."""
@@ -110,6 +147,23 @@ class Order:
         }
         task = {"prompt": self.prompt, "negative_prompt": self.negative or "", **self.media.task()}
         return {"task": task, **{name: value for name, value in fields.items() if value is not None}}
+
+    def upload_request(self) -> dict[str, Any]:
+        """`request` for a service: local files as paths, and the names of what it has already as texts."""
+        fields = self.request()
+
+        def source(name: str) -> Path | str:
+            return name if name.startswith(STORED) and not Path(name).exists() else Path(name)
+
+        for key in MEDIA_FIELDS:
+            value = fields["task"].get(key)
+            if isinstance(value, str):
+                fields["task"][key] = source(value)
+            elif value is not None:
+                fields["task"][key] = [source(item) for item in value]
+        if "audio" in fields:
+            fields["audio"] = source(fields["audio"])
+        return fields
 
     def prepare_files(self) -> None:
         """Make the folders of the outputs. Raises CliError."""

@@ -67,6 +67,14 @@ class ProgressView:
                 self._task, completed=done, total=total, detail=f"{done / 1e9:.2f} of {total / 1e9:.2f} B"
             )
 
+    def uploading(self, what: str, sent: int, total: int) -> None:
+        """Bytes of a file that the service has. May be called from any thread."""
+        if self._live:
+            detail = f"{sent / 1e6:.1f} of {total / 1e6:.1f} MB"
+            self._live.update(self._task, description=f"uploading {what}", completed=sent, total=total, detail=detail)
+        elif sent >= total:
+            self._console.print(f"uploaded {what}")
+
     def update(
         self,
         state: str,

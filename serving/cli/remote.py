@@ -1,20 +1,18 @@
-"""Commands that talk to a service over gRPC."""
+"""What commands do with a service over gRPC."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from model.presets import check_files, find_model
 from model.resolve import resolve
 from model.tasks import MAX_SEED, parse_request
-from serving.addresses import parse_address
-from serving.api import API_TASKS
-from serving.cli.errors import BAD_INPUT, INTERRUPTED, CliError, bad_input
-from serving.cli.local import DEFAULT_MODEL
-from serving.cli.order import Order, check_latents_name, prepare_file, result_line
+from serving.cli.connection import Connection, connect
+from serving.cli.errors import BAD_INPUT, INTERRUPTED, CliError, bad_input, option_name
+from serving.cli.order import DEFAULT_MODEL, Order, check_latents_name, prepare_file, result_line
 from serving.cli.progress import ProgressView
 from serving.cli.service import private_service, serve_command
 from serving.client import OperationStatus, VideoClient, VideoInfo
@@ -24,20 +22,7 @@ PAGE_SIZE = 100
 SUFFIXES = {"video/mp4": ".mp4", "video/x-matroska": ".mkv"}
 
 
-@contextmanager
-def connect(server: str) -> Iterator[VideoClient]:
-    """A client of a service that answers now; its patient calls would wait for one that is not there.
-
-    Raises:
-        AddressError, ClientError: it is no address, or nothing answers there.
-    """
-    parse_address(server, "server")
-    with VideoClient(server) as client:
-        client.models()
-        yield client
-
-
-def generate_remotely(order: Order, server: str, view: ProgressView) -> str:
+def generate_remotely(order: Order, connection: Connection, view: ProgressView) -> str:
     """Submit to a running service, follow the job and fetch its files.
 
     Returns:
@@ -46,9 +31,10 @@ def generate_remotely(order: Order, server: str, view: ProgressView) -> str:
     Raises:
         CliError, ClientError: the request is refused, or the job fails.
     """
-    _refuse_media(order)
-    order.prepare_files()
-    with connect(server) as client:
+    order.upload_request()
+    if not order.options.detach:
+        order.prepare_files()
+    with connect(connection, order.options.patience) as client:
         return _generate(order, client, order.model or "", view)
 
 
@@ -58,26 +44,28 @@ def generate_privately(order: Order, folder: Path, view: ProgressView) -> str:
     Raises:
         InvalidRequest, ModelError, CliError, ClientError: what can be known before the service starts is told before.
     """
-    _refuse_media(order)
+    from serving.task_media import examine  # brings the decoders
+
     model = order.model or DEFAULT_MODEL
     card = find_model(model)
-    resolve(parse_request(order.request()), card, secrets.randbelow(MAX_SEED + 1))
+    request = parse_request(order.request())
+    resolve(request, card, secrets.randbelow(MAX_SEED + 1), examine(request.task))
     check_files(card)
     order.prepare_files()
     with private_service(serve_command(model, folder / "data"), folder / "service.log") as service:
         view.message("starting a private service")
         addresses = service.wait_ready()
-        with connect(addresses.grpc) as client:
+        with connect(Connection(addresses.grpc)) as client:
             return _generate(order, client, card.name, view)
 
 
-def list_jobs(server: str, limit: int) -> list[OperationStatus]:
+def list_jobs(connection: Connection, limit: int, filter: str = "") -> list[OperationStatus]:
     """The newest jobs."""
     found: list[OperationStatus] = []
     token = ""
-    with connect(server) as client:
+    with connect(connection) as client:
         while len(found) < limit:
-            page = client.list(page_size=min(PAGE_SIZE, limit - len(found)), page_token=token)
+            page = client.list(page_size=min(PAGE_SIZE, limit - len(found)), page_token=token, filter=filter)
             found += page.operations
             token = page.next_page_token
             if not token:
@@ -85,16 +73,16 @@ def list_jobs(server: str, limit: int) -> list[OperationStatus]:
     return found
 
 
-def watch_job(name: str, server: str, view: ProgressView) -> str:
+def watch_job(name: str, connection: Connection, view: ProgressView) -> str:
     """Follow a job to its end. Raises CliError when it makes no video."""
-    with connect(server) as client:
+    with connect(connection) as client:
         video = _follow(client, full_name(name), view)
     return f"{short_name(video.name)} succeeded size={video.width}x{video.height} frames={video.frames} fps={video.fps}"
 
 
-def cancel_job(name: str, server: str) -> str:
+def cancel_job(name: str, connection: Connection) -> str:
     """Ask for a job's end; the line says what came of it."""
-    with connect(server) as client:
+    with connect(connection) as client:
         client.cancel(full_name(name))
         status = client.get(full_name(name))
     if status.done and status.state != "cancelled":
@@ -102,21 +90,17 @@ def cancel_job(name: str, server: str) -> str:
     return f"{short_name(name)} {'cancelled' if status.done else 'is being cancelled'}"
 
 
-def download_job(name: str, out: Path | None, latents_out: Path | None, server: str) -> str:
+def download_job(name: str, out: Path | None, latents_out: Path | None, connection: Connection) -> str:
     """Fetch what a finished job made. Raises CliError where there is nothing to fetch."""
     if out is None and latents_out is None:
         raise bad_input("out", "name a file with --out or --latents-out")
     if latents_out is not None:
         check_latents_name(latents_out)
-    with connect(server) as client:
-        status = client.get(full_name(name))
-        if status.video is None:
-            raise bad_input("name", f"{short_name(name)} has no file, its state is {status.state}")
+    with connect(connection) as client:
+        video = _finished(client, name)
         saved = []
         if out is not None:
-            suffix = SUFFIXES.get(status.video.mime_type, out.suffix)
-            if out.suffix != suffix:
-                raise bad_input("out", f"{str(out)!r} does not end in {suffix}, the video is {status.video.mime_type}")
+            _check_suffix(out, video)
             prepare_file(out, "out")
             client.download(full_name(name), out)
             saved.append(str(out))
@@ -125,6 +109,25 @@ def download_job(name: str, out: Path | None, latents_out: Path | None, server: 
             client.download(full_name(name), latents_out, artifact="latents")
             saved.append(f"latents={latents_out}")
     return f"saved {' '.join(saved)}"
+
+
+def extend_job(
+    name: str, prompt: str, fields: Mapping[str, Any], out: Path | None, connection: Connection, view: ProgressView
+) -> str:
+    """Submit the continuation of a finished video. The new job's name; with ``out`` what was saved, once it is done."""
+    with connect(connection) as client:
+        if out is not None:
+            _check_suffix(out, _finished(client, name))  # the new video is of the same kind
+            prepare_file(out, "out")
+        made = client.extend(full_name(name), prompt, **fields)
+        if out is None:
+            return short_name(made)
+        try:
+            _follow(client, made, view)
+            client.download(made, out)
+        except KeyboardInterrupt:
+            raise _left(made) from None
+    return f"saved {out}"
 
 
 def full_name(name: str) -> str:
@@ -136,27 +139,41 @@ def short_name(name: str) -> str:
     return name.removeprefix(PREFIX)
 
 
-def _refuse_media(order: Order) -> None:
-    """The service's API takes words only so far. Raises CliError."""
-    kind = order.media.task()["kind"]
-    if kind not in API_TASKS:
-        raise bad_input("local", f"is needed for a task of kind {kind}, the service takes {', '.join(API_TASKS)}")
-    if order.audio is not None or order.guidance_low is not None:
-        field = "audio" if order.audio is not None else "guidance-low"
-        raise bad_input(field, "is taken with --local only so far")
+def _finished(client: VideoClient, name: str) -> VideoInfo:
+    status = client.get(full_name(name))
+    if status.video is None:
+        raise bad_input("name", f"{short_name(name)} has no file, its state is {status.state}")
+    return status.video
+
+
+def _check_suffix(out: Path, video: VideoInfo) -> None:
+    suffix = SUFFIXES.get(video.mime_type, out.suffix)
+    if out.suffix != suffix:
+        raise bad_input("out", f"{str(out)!r} does not end in {suffix}, the video is {video.mime_type}")
+
+
+def _left(name: str) -> CliError:
+    hint = f"interrupted, {short_name(name)} goes on; see zoetrope watch, download and cancel"
+    return CliError(hint, INTERRUPTED)
 
 
 def _generate(order: Order, client: VideoClient, model: str, view: ProgressView) -> str:
     view.message("submitting")
-    name = client.create(order.request(), model=model)
+
+    def on_upload(field: str, sent: int, total: int) -> None:
+        view.uploading(option_name(field), sent, total)
+
+    fields: dict[str, Any] = {**order.options.fields(), "model": model}
+    name = client.create(order.upload_request(), on_upload=on_upload, **fields)
+    if order.options.detach:
+        return short_name(name)
     try:
         video = _follow(client, name, view)
         client.download(name, order.out)
         if order.latents_out is not None:
             client.download(name, order.latents_out, artifact="latents")
     except KeyboardInterrupt:
-        hint = f"interrupted, {short_name(name)} goes on; see zoetrope watch, download and cancel"
-        raise CliError(hint, INTERRUPTED) from None
+        raise _left(name) from None
     return result_line(
         order,
         size=(video.width, video.height),

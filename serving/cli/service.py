@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,21 @@ import psutil
 
 from serving.cli.errors import BAD_INPUT, FAILURE, CliError
 
-READY = re.compile(r"^ready grpc=(\S+) http=(\S+)$")
+READY = re.compile(r"^ready grpc=(\S+) http=(\S+)")
+# What an operator sets of a service for others means nothing for a private one: it asks for no keys, for one.
+PUBLIC = (
+    "DATABASE",
+    "ARTIFACT_STORE",
+    "GATEWAYS",
+    "PUBLIC_URL",
+    "TLS_CERT",
+    "TLS_KEY",
+    "TLS_CLIENT_CA",
+    "KEYS",
+    "BLOCKED_WORDS",
+    "PROMPT_CHECK_URL",
+    "OUTPUT_CHECK_URL",
+)
 STOP_SECONDS = 30.0  # what a service gets to stop by itself
 LINGER_SECONDS = 3.0  # what its processes get to end after it
 
@@ -40,6 +54,12 @@ def serve_command(model: str, data_dir: Path) -> list[str]:
     return [sys.executable, "-m", "serving.cli", "serve", "--stop-with-stdin", *options]
 
 
+def private_env() -> dict[str, str]:
+    """Our variables, less the settings of a service for others."""
+    public = {f"ZOETROPE_{name}" for name in PUBLIC}
+    return {name: value for name, value in os.environ.items() if name.upper() not in public}
+
+
 class ServiceProcess:
     """A running `serve_command`.
 
@@ -47,8 +67,8 @@ class ServiceProcess:
     starts can be found. It stops by itself when this process dies, because it watches its standard input.
     """
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
-        """Start it. ``log`` gets what it writes to standard error."""
+    def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+        """Start it. ``log`` gets what it writes to standard error; ``env`` is ours by default."""
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as errors:
@@ -59,6 +79,7 @@ class ServiceProcess:
                 stderr=errors,
                 text=True,
                 start_new_session=True,
+                env=env,
             )
         self._lines: queue.Queue[str | None] = queue.Queue()
         assert self._process.stdout is not None
@@ -131,7 +152,7 @@ def private_service(command: Sequence[str], log: Path) -> Iterator[ServiceProces
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        service = ServiceProcess(command, log)
+        service = ServiceProcess(command, log, private_env())
         try:
             yield service
         finally:

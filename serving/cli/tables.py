@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -13,8 +14,11 @@ from model.tasks import ModelCard
 
 if TYPE_CHECKING:
     from serving.cli.doctor import Check
-    from serving.client import ModelInfo, OperationStatus
+    from serving.client import MediaFile, ModelInfo, OperationStatus, VideoEvent
+    from serving.jobs.key_table import ApiKey
+    from serving.settings import Settings
 
+PASSWORD = re.compile(r"(://[^/@:]*:|[?&]password=)[^@&/]*")
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "succeeded": "green", "failed": "red"}
 
 
@@ -48,7 +52,7 @@ def jobs_table(jobs: Sequence[OperationStatus]) -> Table:
             _coloured(job.state),
             f"{job.step}/{job.steps}",
             escape(job.model),
-            datetime.fromtimestamp(job.create_time).strftime("%Y-%m-%d %H:%M:%S"),
+            _local(job.create_time),
             escape(note),
         )
     return table
@@ -62,12 +66,79 @@ def checks_table(checks: Sequence[Check]) -> Table:
     return table
 
 
+def events_table(events: Sequence[VideoEvent]) -> Table:
+    """A job's audit trail, oldest first; times are local."""
+    table = plain_table("time", "from", "to", "by", "attempt", "note")
+    for event in events:
+        row = (_local(event.time), event.from_state, event.to_state, event.actor, str(event.attempt), event.note)
+        table.add_row(*map(escape, row))
+    return table
+
+
+def media_table(media: Sequence[MediaFile]) -> Table:
+    """Uploaded files; times are local."""
+    table = plain_table("name", "kind", "size", "length", "bytes", "file", "kept until")
+    for file in media:
+        uploading = f"{file.received_bytes} of {file.size_bytes}"
+        seconds = f"{file.frames / file.fps:.1f} s" if file.kind == "clip" and file.fps else ""
+        table.add_row(
+            escape(file.name),
+            file.kind if file.ready else "uploading",
+            f"{file.width}x{file.height}" if file.width else "",
+            seconds,
+            str(file.size_bytes) if file.ready else uploading,
+            escape(file.filename),
+            _local(file.expire_time),
+        )
+    return table
+
+
+def keys_table(keys: Sequence[ApiKey]) -> Table:
+    """API keys, oldest first; times are local. What is empty has no limit."""
+    table = plain_table(
+        "id", "name", "tenant", "created", "revoked", "rate", "burst", "jobs", "seconds", "models", "priority"
+    )
+    for key in keys:
+        limits = key.limits
+        optional = (limits.requests_per_second, limits.concurrent_jobs, limits.queued_seconds)
+        rate, jobs, seconds = ("" if value is None else f"{value:g}" for value in optional)
+        table.add_row(
+            key.id,
+            escape(key.name),
+            escape(key.owner),
+            _local(key.created_at),
+            "" if key.revoked_at is None else _local(key.revoked_at),
+            rate,
+            str(limits.burst),
+            jobs,
+            seconds,
+            escape(", ".join(limits.models or ())),
+            f"up to {limits.max_priority}",
+        )
+    return table
+
+
+def settings_table(settings: Settings) -> Table:
+    """Every setting with its variable; passwords in addresses are left out."""
+    table = plain_table("variable", "value", "meaning")
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        text = "" if value is None else " ".join(value) if isinstance(value, tuple) else str(value)
+        shown = PASSWORD.sub(r"\1***", text)
+        table.add_row(f"ZOETROPE_{name.upper()}", escape(shown), escape(field.description or ""))
+    return table
+
+
 def plain_table(*columns: str) -> Table:
     """Columns without lines."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _local(at: float) -> str:
+    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _coloured(word: str) -> str:

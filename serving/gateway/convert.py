@@ -1,8 +1,6 @@
-"""Jobs as the API's messages."""
+"""Jobs, files and models as the API's messages."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from google.longrunning import operations_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,19 +14,14 @@ from model.tasks import (
     MAX_SEED,
     MAX_STEPS,
     ModelCard,
-    Violation,
 )
-from serving.api.zoetrope.video.v1 import video_pb2
-from serving.gateway.errors import ApiError
+from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
+from serving.gateway.watching import Outlook
 from serving.jobs.job import Job, Stage, State
-from serving.jobs.store import JobStore
+from serving.jobs.media_table import Media
 
 PREFIX = "operations/"
-CONTAINERS = {
-    video_pb2.VIDEO_FORMAT_UNSPECIFIED: "mp4",
-    video_pb2.VIDEO_FORMAT_MP4: "mp4",
-    video_pb2.VIDEO_FORMAT_MKV: "mkv",
-}
+MEDIA_PREFIX = "media/"
 STATES = {
     State.QUEUED: video_pb2.VIDEO_STATE_QUEUED,
     State.SUCCEEDED: video_pb2.VIDEO_STATE_SUCCEEDED,
@@ -41,66 +34,10 @@ STAGES = {
     Stage.DENOISING: video_pb2.VIDEO_STATE_DENOISING,
     Stage.DECODING: video_pb2.VIDEO_STATE_DECODING,
 }
-OPTIONAL_FIELDS = ("duration_seconds", "frames", "fps", "steps", "guidance", "seed")
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """How long a job still has to go."""
-
-    queue_position: int
-    eta_seconds: float | None
-
-
-def outlook(store: JobStore, job: Job) -> Outlook:
-    """Read from the store what the job's row alone does not say."""
-    if job.state is State.QUEUED:
-        position = store.queue_position(job)
-        each = store.recent_run_seconds(job.model)
-        return Outlook(position, None if each is None else each * (position + 1))
-    return Outlook(0, job.eta_seconds if job.state is State.RUNNING else None)
 
 
 def operation_name(job: Job) -> str:
     return PREFIX + job.id
-
-
-def find_job(store: JobStore, name: str, owner: str) -> Job:
-    """The job of an operation.
-
-    Raises:
-        ApiError: NOT_FOUND.
-    """
-    job = store.get(name.removeprefix(PREFIX), owner) if name.startswith(PREFIX) else None
-    if job is None:
-        raise unknown_operation(name)
-    return job
-
-
-def unknown_operation(name: str) -> ApiError:
-    shown = name if len(name) <= 80 else name[:77] + "..."
-    violation = Violation("name", f"{shown!r} is not a known operation; names look like {PREFIX}vid_...")
-    return ApiError("NOT_FOUND", "UNKNOWN_OPERATION", f"name: {violation.description}", violations=(violation,))
-
-
-def request_data(request: video_pb2.CreateVideoRequest) -> tuple[dict[str, object], list[Violation]]:
-    """The fields that are set, as serving.gateway.intake takes them, and what is wrong with those it cannot take."""
-    data: dict[str, object] = {"model": request.model, "keep_latents": request.keep_latents}
-    bad: list[Violation] = []
-    if request.format in CONTAINERS:
-        data["container"] = CONTAINERS[request.format]
-    else:
-        bad.append(Violation("format", f"{request.format} is not a known format, give MP4 or MKV"))
-    if request.HasField("text_to_video"):
-        task = request.text_to_video
-        data["task"] = {"kind": "text_to_video", "prompt": task.prompt, "negative_prompt": task.negative_prompt}
-    for field in ("size", "ratio"):
-        if value := getattr(request, field):
-            data[field] = value
-    for field in OPTIONAL_FIELDS:
-        if request.HasField(field):
-            data[field] = getattr(request, field)
-    return data, bad
 
 
 def video_state(job: Job) -> video_pb2.VideoState:
@@ -119,11 +56,19 @@ def metadata(job: Job, ahead: Outlook) -> video_pb2.VideoMetadata:
         attempt=job.attempt,
         cancel_requested=job.cancel_requested,
         warnings=job.warnings,
+        task=job.spec["task"]["kind"],
+        labels=job.labels,
+        priority=job.priority,
+        verdicts=[video_pb2.Verdict(**verdict) for verdict in job.verdicts],
     )
-    if job.started_at is not None:
-        message.start_time.CopyFrom(timestamp(job.started_at))
-    if job.finished_at is not None:
-        message.end_time.CopyFrom(timestamp(job.finished_at))
+    for field, value in (
+        ("start_time", job.started_at),
+        ("end_time", job.finished_at),
+        ("deadline", job.deadline_at),
+        ("expire_time", job.expire_at),
+    ):
+        if value is not None:
+            getattr(message, field).CopyFrom(timestamp(value))
     return message
 
 
@@ -146,7 +91,7 @@ def video_of(job: Job) -> video_pb2.Video | None:
     if job.state is not State.SUCCEEDED or job.result is None:
         return None
     result, spec = job.result, job.spec
-    return video_pb2.Video(
+    message = video_pb2.Video(
         name=operation_name(job),
         width=result["width"],
         height=result["height"],
@@ -161,16 +106,22 @@ def video_of(job: Job) -> video_pb2.Video | None:
         steps=spec["steps"],
         guidance=spec["guidance"],
         model=job.model,
+        task=spec["task"]["kind"],
+        timings=result.get("timings", {}),
     )
+    if job.expire_at is not None:
+        message.expire_time.CopyFrom(timestamp(job.expire_at))
+    return message
 
 
-def operation(job: Job, ahead: Outlook) -> operations_pb2.Operation:
+def operation(job: Job, ahead: Outlook, uri: str | None = None) -> operations_pb2.Operation:
     """The job with its VideoMetadata, and its Video or its error once it is done."""
     message = operations_pb2.Operation(name=operation_name(job), done=job.state.final)
     message.metadata.Pack(metadata(job, ahead))
     if (error := error_of(job)) is not None:
         message.error.CopyFrom(error)
     elif (video := video_of(job)) is not None:
+        video.uri = uri or ""
         message.response.Pack(video)
     return message
 
@@ -198,7 +149,29 @@ def model_message(card: ModelCard, ready: bool) -> video_pb2.Model:
     )
 
 
-def watch_event(job: Job, ahead: Outlook) -> video_pb2.WatchVideoResponse:
+def watch_event(job: Job, ahead: Outlook, preview: video_pb2.Preview | None = None) -> video_pb2.WatchVideoResponse:
     return video_pb2.WatchVideoResponse(
-        metadata=metadata(job, ahead), done=job.state.final, error=error_of(job), video=video_of(job)
+        metadata=metadata(job, ahead),
+        done=job.state.final,
+        error=error_of(job),
+        video=video_of(job),
+        preview=preview,
     )
+
+
+def media_file(media: Media) -> media_pb2.MediaFile:
+    message = media_pb2.MediaFile(
+        name=MEDIA_PREFIX + media.id,
+        state=media_pb2.MEDIA_STATE_READY if media.state == "ready" else media_pb2.MEDIA_STATE_UPLOADING,
+        size_bytes=media.size_bytes,
+        received_bytes=media.received_bytes,
+        sha256=media.sha256,
+        filename=media.filename,
+        mime_type=media.mime_type,
+        create_time=timestamp(media.created_at),
+        expire_time=timestamp(media.expire_at),
+    )
+    for field in ("kind", "width", "height", "frames", "fps", "has_audio"):
+        if media.info is not None and field in media.info:
+            setattr(message, field, media.info[field])
+    return message

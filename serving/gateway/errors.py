@@ -1,29 +1,54 @@
-"""Turns exceptions into rich gRPC statuses: BadRequest, ErrorInfo and RetryInfo, with one line as the message."""
+"""What every face answers to an exception: a google.rpc code, a reason, one line, and the fields at fault."""
 
 from __future__ import annotations
 
-import inspect
 import logging
+import math
 import secrets
-import sqlite3
-import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
 
-import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
-
-from model.tasks import InvalidRequest, Violation
-from serving.artifacts import ArtifactError
+from model.tasks import InvalidRequest, Violation, short
+from serving.artifacts import ArtifactError, ArtifactMissing
+from serving.gateway.core import JobNotFound, NoFile, NotDone
+from serving.gateway.doorkeeper import TooManyRequests, Unauthenticated
 from serving.gateway.intake import UnknownModel
-from serving.jobs.store import QueueFull, RequestConflict, StoreError
+from serving.gateway.logs import describe
+from serving.gateway.media_desk import UnknownMedia, UploadBroken, WrongOffset
+from serving.jobs.errors import (
+    MediaInUse,
+    NotAllowed,
+    OffsetMismatch,
+    QueueFull,
+    QuotaExceeded,
+    RequestConflict,
+    StoreError,
+)
+from serving.jobs.errors import UnknownMedia as MediaGone
+from serving.moderation import CheckUnavailable, PromptRefused
 
-DOMAIN = "zoetrope"
 QUEUE_FULL_RETRY_SECONDS = 10
-SAFE_TO_LOG = (OSError, sqlite3.Error, StoreError, ArtifactError)
+QUOTA_RETRY_SECONDS = 10
+UNAVAILABLE_RETRY_SECONDS = 5
 log = logging.getLogger("zoetrope.gateway")
+
+# google.rpc codes as HTTP has them (google/rpc/code.proto).
+HTTP_STATUS = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "ABORTED": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "DATA_LOSS": 500,
+    "UNKNOWN": 500,
+    "INTERNAL": 500,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
 
 
 class ApiError(Exception):
@@ -37,16 +62,18 @@ class ApiError(Exception):
         *,
         violations: tuple[Violation, ...] = (),
         metadata: dict[str, str] | None = None,
-        retry_seconds: int | None = None,
+        retry_seconds: float | None = None,
+        quota: tuple[str, str] | None = None,
     ) -> None:
         """
         Args:
             code: a google.rpc.Code name.
             reason: of the ErrorInfo, UPPER_SNAKE_CASE, stable for clients to switch on.
             message: one line.
-            violations: fields at fault, as the proto names them.
+            violations: fields at fault, as the request names them.
             metadata: of the ErrorInfo.
             retry_seconds: when it is worth trying again.
+            quota: subject and description of a QuotaFailure.
         """
         super().__init__(message)
         self.code = code
@@ -55,6 +82,11 @@ class ApiError(Exception):
         self.violations = violations
         self.metadata = metadata or {}
         self.retry_seconds = retry_seconds
+        self.quota = quota
+
+    @property
+    def http_status(self) -> int:
+        return HTTP_STATUS[self.code]
 
 
 def invalid_argument(field: str, description: str) -> ApiError:
@@ -68,15 +100,64 @@ def as_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case InvalidRequest():
-            violations = tuple(Violation(proto_field(v.field), v.description) for v in error.violations)
-            message = "; ".join(f"{v.field}: {v.description}" for v in violations)
-            return ApiError("INVALID_ARGUMENT", "INVALID_REQUEST", message, violations=violations)
+            return ApiError(
+                "INVALID_ARGUMENT",
+                "INVALID_REQUEST",
+                "; ".join(f"{v.field}: {v.description}" for v in error.violations),
+                violations=tuple(error.violations),
+            )
         case UnknownModel():
             return ApiError("NOT_FOUND", "UNKNOWN_MODEL", str(error), violations=(error.violation,))
+        case UnknownMedia():
+            return ApiError("NOT_FOUND", "UNKNOWN_MEDIA", str(error), violations=(error.violation,))
+        case MediaGone():
+            violation = Violation("task", "a file that it names was deleted in between")
+            return ApiError("NOT_FOUND", "UNKNOWN_MEDIA", f"task: {violation.description}", violations=(violation,))
+        case JobNotFound():
+            violation = Violation("name", f"{short(error.name)} is not a known job")
+            return ApiError("NOT_FOUND", "UNKNOWN_JOB", f"name: {violation.description}", violations=(violation,))
+        case NotDone():
+            return ApiError("FAILED_PRECONDITION", "NOT_DONE", str(error))
+        case NoFile():
+            return ApiError("FAILED_PRECONDITION", error.reason, str(error), metadata={"state": error.state.upper()})
+        case ArtifactMissing():
+            return ApiError("NOT_FOUND", "FILE_GONE", "name: the file was deleted")
+        case MediaInUse():
+            return ApiError("FAILED_PRECONDITION", "MEDIA_IN_USE", str(error))
+        case NotAllowed():
+            violation = Violation(error.field, error.why)
+            message = f"{error.field}: {error.why}"
+            return ApiError("FAILED_PRECONDITION", "NOT_ALLOWED", message, violations=(violation,))
+        case WrongOffset() | OffsetMismatch():
+            metadata = {"expected": str(error.expected)}
+            message = f"offset: the next byte is {error.expected}"
+            return ApiError("OUT_OF_RANGE", "WRONG_OFFSET", message, metadata=metadata)
+        case UploadBroken():
+            return ApiError("DATA_LOSS", "WRONG_CHECKSUM", str(error))
         case RequestConflict():
             violation = Violation("request_id", "was used before for another request")
             message = f"{violation.field}: {violation.description}"
             return ApiError("ALREADY_EXISTS", "REQUEST_ID_REUSED", message, violations=(violation,))
+        case PromptRefused():
+            violation = Violation("prompt", str(error))
+            return ApiError("INVALID_ARGUMENT", "PROMPT_REFUSED", f"prompt: {error}", violations=(violation,))
+        case _:
+            return _refusal(error) or _internal(error)
+
+
+def _refusal(error: Exception) -> ApiError | None:
+    """Refusals that have to do with the service or the caller, not with the request."""
+    match error:
+        case Unauthenticated():
+            return ApiError("UNAUTHENTICATED", "KEY_NEEDED", str(error))
+        case TooManyRequests():
+            return ApiError(
+                "RESOURCE_EXHAUSTED",
+                "RATE_EXCEEDED",
+                str(error),
+                retry_seconds=error.retry_seconds,
+                quota=("requests_per_second", str(error)),
+            )
         case QueueFull():
             return ApiError(
                 "RESOURCE_EXHAUSTED",
@@ -85,6 +166,31 @@ def as_api_error(error: Exception) -> ApiError:
                 metadata={"limit": str(error.limit)},
                 retry_seconds=QUEUE_FULL_RETRY_SECONDS,
             )
+        case QuotaExceeded():
+            return ApiError(
+                "RESOURCE_EXHAUSTED",
+                "QUOTA_EXCEEDED",
+                f"{error.quota}: {error.used:g} are used of the {error.limit:g} that this key may have",
+                metadata={"quota": error.quota, "limit": f"{error.limit:g}"},
+                retry_seconds=QUOTA_RETRY_SECONDS,
+                quota=(error.quota, f"at most {error.limit:g}"),
+            )
+        case StoreError() | ArtifactError() | OSError() | CheckUnavailable():
+            what = "jobs" if isinstance(error, StoreError) else "prompts" if isinstance(error, CheckUnavailable) else ""
+            request_id = secrets.token_hex(8)
+            log.error("request %s refused:\n%s", request_id, describe(error))
+            return ApiError(
+                "UNAVAILABLE",
+                "STORE_UNAVAILABLE" if what != "prompts" else "CHECK_UNAVAILABLE",
+                f"{what or 'files'} cannot be {'checked' if what == 'prompts' else 'stored or read'} at the moment;"
+                " nothing was changed, try again",
+                metadata={"request_id": request_id},
+                retry_seconds=UNAVAILABLE_RETRY_SECONDS,
+            )
+    return None
+
+
+def _internal(error: Exception) -> ApiError:
     request_id = secrets.token_hex(8)
     log.error("request %s failed unexpectedly:\n%s", request_id, describe(error))
     return ApiError(
@@ -95,97 +201,6 @@ def as_api_error(error: Exception) -> ApiError:
     )
 
 
-def proto_field(field: str) -> str:
-    """CreateVideoRequest's name of a model.tasks.VideoRequest field."""
-    return f"text_to_video.{field}" if field in ("prompt", "negative_prompt") else field
-
-
-def describe(error: BaseException) -> str:
-    """A traceback without the messages that could hold a prompt: those of the system and the stores cannot."""
-    lines = traceback.format_tb(error.__traceback__)
-    shown = f": {error}" if isinstance(error, SAFE_TO_LOG) else ""
-    text = "".join(lines) + f"{type(error).__module__}.{type(error).__qualname__}{shown}"
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return f"{describe(cause)}\nand then:\n{text}" if cause else text
-
-
-def to_status(error: ApiError) -> status_pb2.Status:
-    """The google.rpc.Status with its details."""
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
-    details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
-    if error.violations:
-        fields = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-            for v in error.violations
-        ]
-        details.append(error_details_pb2.BadRequest(field_violations=fields))
-    if error.retry_seconds is not None:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.seconds = error.retry_seconds
-        details.append(retry)
-    for detail in details:
-        status.details.add().Pack(detail)
-    return status
-
-
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Gives every method of every service the answers above."""
-
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], call_details: Any) -> Any:
-        handler = await continuation(call_details)
-        if handler is None:
-            return None
-        if handler.unary_unary:
-            return _guard_parser(handler._replace(unary_unary=_guard_unary(handler.unary_unary)))
-        if inspect.isasyncgenfunction(handler.unary_stream):
-            return _guard_parser(handler._replace(unary_stream=_guard_stream(handler.unary_stream)))
-        return handler  # health's Watch and reflection, which answer for themselves
-
-
-def _guard_parser(handler: Any) -> Any:
-    """What cannot be parsed reaches the guarded method as the exception, for grpc itself would answer UNKNOWN."""
-
-    def parse(data: bytes) -> Any:
-        try:
-            return handler.request_deserializer(data)
-        except DecodeError as error:
-            return error
-
-    return handler._replace(request_deserializer=parse)
-
-
-def _check_parsed(request: Any) -> None:
-    if isinstance(request, DecodeError):
-        raise ApiError("INVALID_ARGUMENT", "MALFORMED_MESSAGE", "the request is not a well-formed message")
-
-
-def _guard_unary(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def guarded(request: Any, context: Any) -> Any:
-        try:
-            _check_parsed(request)
-            return await method(request, context)
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:
-            await _abort(context, error)
-
-    return guarded
-
-
-def _guard_stream(method: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
-    async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
-        try:
-            _check_parsed(request)
-            async for message in method(request, context):
-                yield message
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:
-            await _abort(context, error)
-
-    return guarded
-
-
-async def _abort(context: Any, error: Exception) -> NoReturn:
-    await context.abort_with_status(rpc_status.to_status(to_status(as_api_error(error))))
-    raise AssertionError("abort raises")
+def whole_seconds(seconds: float) -> int:
+    """For headers that take no fractions."""
+    return max(1, math.ceil(seconds))

@@ -2,83 +2,176 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.resolve import resolve
-from model.tasks import MAX_SEED, InvalidRequest, ModelCard, VideoRequest, Violation, parse_request
-from serving.jobs.job import Job
+from model.tasks import MAX_SEED, InvalidRequest, ModelCard, VideoRequest, VideoSpec, Violation, parse_request, short
+from serving.gateway.doorkeeper import Principal
+from serving.gateway.media_desk import MediaDesk, Prepared
+from serving.gateway.options import Options, check_options
+from serving.gateway.sources import put_media, take_media
+from serving.jobs.job import Job, Limits, NewJob
 from serving.jobs.store import JobStore
+from serving.moderation import Moderation, verdict
+from serving.settings import Settings
 
 MAX_REQUEST_ID_CHARS = 128
+MAX_BATCH = 100
 # Stands in for a task that is missing, so that the other fields are checked too.
 ANY_TASK = {"kind": "text_to_video", "prompt": "any"}
 
 
 class UnknownModel(Exception):
-    """The request names a model that is not served."""
+    """The request names a model that is not served, or not to this key."""
 
-    def __init__(self, name: str, served: tuple[str, ...]) -> None:
-        shown = name if len(name) <= 80 else name[:77] + "..."
-        self.violation = Violation("model", f"{shown!r} is not served here; served: {', '.join(served)}")
+    def __init__(self, name: str, served: Sequence[str]) -> None:
+        self.violation = Violation("model", f"{short(name)} is not served here; served: {', '.join(served)}")
         super().__init__(f"model: {self.violation.description}")
 
 
 @dataclass(frozen=True)
+class Order:
+    """One request as a face hands it over.
+
+    Attributes:
+        data: the fields of a model.tasks.VideoRequest. ``task`` may be missing, which is a violation; its media are
+            media/ID, operations/ID, http, https or data addresses.
+        request_id: "" for none.
+        found: what the face knows to be wrong with fields that it left out of ``data``.
+    """
+
+    data: Mapping[str, Any]
+    options: Options = field(default_factory=Options)
+    request_id: str = ""
+    found: Sequence[Violation] = ()
+
+
 class Intake:
     """Checks requests against the served model and stores them as jobs."""
 
-    store: JobStore
-    card: ModelCard
-    max_queued: int
+    def __init__(
+        self, settings: Settings, card: ModelCard, store: JobStore, desk: MediaDesk, moderation: Moderation
+    ) -> None:
+        self._settings = settings
+        self._card = card
+        self._store = store
+        self._desk = desk
+        self._moderation = moderation
 
-    def submit(self, data: dict[str, Any], *, owner: str, request_id: str, found: Sequence[Violation] = ()) -> Job:
+    async def submit(self, order: Order, who: Principal) -> Job:
         """Store a job, or find the one that an earlier call with this request id stored.
-
-        Args:
-            data: the fields of a model.tasks.VideoRequest; `task` may be missing, which is a violation.
-            owner: the tenant, "" for none.
-            request_id: "" for none.
-            found: what the caller knows to be wrong with fields that it left out of `data`.
 
         Raises:
             InvalidRequest: with every field at fault.
-            UnknownModel: the model is not served.
+            UnknownModel, UnknownMedia: what the request names is not there.
             RequestConflict: the request id was used for another request.
-            QueueFull: too many jobs are queued.
+            QueueFull, QuotaExceeded: too many jobs.
+            PromptRefused: by moderation.
+            StoreError, ArtifactError: the job or its media cannot be stored.
         """
-        bad = list(found)
-        if len(request_id) > MAX_REQUEST_ID_CHARS:
-            bad.append(
-                Violation("request_id", f"has {len(request_id)} characters, at most {MAX_REQUEST_ID_CHARS} are allowed")
-            )
-        if data.get("task") is None:
-            bad.append(Violation("task", f"is not set; {self.card.name} serves {', '.join(self.card.tasks)}"))
-            data = {**data, "task": ANY_TASK}
-        try:
-            request = parse_request(data)
-            if request.model not in ("", self.card.name):
-                raise UnknownModel(request.model, (self.card.name,))
-            spec = resolve(request, self.card, secrets.randbelow(MAX_SEED + 1))
-        except InvalidRequest as error:
-            raise InvalidRequest(*bad, *error.violations) from None
+        return await self._store.acreate(await self._prepare(order, who), self._limits(who))
+
+    async def submit_all(self, orders: Sequence[Order], who: Principal) -> list[Job]:
+        """Store all or none; errors as of `submit`, their fields as ``requests.N.field``."""
+        if not 1 <= len(orders) <= MAX_BATCH:
+            raise InvalidRequest(Violation("requests", f"has {len(orders)} entries, give 1 to {MAX_BATCH}"))
+        jobs: list[NewJob] = []
+        bad: list[Violation] = []
+        for i, order in enumerate(orders):
+            try:
+                jobs.append(await self._prepare(order, who))
+            except InvalidRequest as error:
+                bad += [replace(v, field=f"requests.{i}.{v.field}") for v in error.violations]
         if bad:
             raise InvalidRequest(*bad)
-        return self.store.create(
-            job_id=new_job_id(),
-            owner=owner,
-            model=self.card.name,
-            spec=spec.to_dict(),
+        return await asyncio.to_thread(self._store.create_batch, jobs, self._limits(who))
+
+    async def _prepare(self, order: Order, who: Principal) -> NewJob:
+        options = order.options
+        bad = [*order.found, *check_options(options, who, self._settings)]
+        if len(order.request_id) > MAX_REQUEST_ID_CHARS:
+            description = f"has {len(order.request_id)} characters, at most {MAX_REQUEST_ID_CHARS} are allowed"
+            bad.append(Violation("request_id", description))
+        data = dict(order.data)
+        if data.get("task") is None:
+            bad.append(Violation("task", f"is not set; {self._card.name} serves {', '.join(self._card.tasks)}"))
+            data["task"] = ANY_TASK
+        named = take_media(data)
+        try:
+            request = parse_request(named.data)
+        except InvalidRequest as error:
+            raise InvalidRequest(*bad, *error.violations) from None
+        self._check_model(request.model, who)
+        if bad:
+            if not named.media:  # all at once, where nothing has to be fetched for it
+                bad += self._problems(request)
+            raise InvalidRequest(*bad)
+        prepared = await self._desk.prepare(named.media, named.fields, who.owner)
+        print_of_request = fingerprint(request, self._card.name, {p: item.digest for p, item in prepared.items()})
+        spec = self._resolve(request, prepared, named.fields)
+        prompt, verdicts = await self._review(spec, options.expand_prompt)
+        values = put_media(spec.to_dict(), {placeholder: item.id for placeholder, item in prepared.items()})
+        values["task"]["prompt"] = prompt
+        retention = options.retention_seconds
+        return NewJob(
+            id=new_job_id(),
+            owner=who.owner,
+            key_id=who.key_id,
+            model=self._card.name,
+            spec=values,
             steps=spec.steps * len(spec.spans),
-            request_id=request_id or None,
-            fingerprint=fingerprint(request, self.card.name),
-            max_queued=self.max_queued,
+            seconds=spec.frames / spec.fps,
+            request_id=order.request_id or None,
+            fingerprint=print_of_request,
+            labels=dict(options.labels),
+            priority=options.priority,
+            deadline_at=options.deadline_at,
+            retention_seconds=self._settings.retention_seconds if retention is None else retention,
+            origin=dict(options.origin),
+            webhook=options.webhook,
+            verdicts=verdicts,
+            media=tuple(sorted({item.id for item in prepared.values()})),
+            traceparent=options.traceparent,
         )
+
+    async def _review(self, spec: VideoSpec, expand: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
+        """The prompt to use and what was said of it. What the expansion made of a prompt is checked too."""
+        verdicts = await self._moderation.check_prompt(spec.prompt, spec.negative_prompt)
+        if not expand:
+            return spec.prompt, tuple(verdicts)
+        prompt = await self._moderation.expand(spec.prompt)
+        if prompt != spec.prompt:
+            verdicts = await self._moderation.check_prompt(prompt, spec.negative_prompt)
+            verdicts.append(verdict("expansion", "changed"))
+        return prompt, tuple(verdicts)
+
+    def _resolve(self, request: VideoRequest, prepared: Mapping[str, Prepared], fields: Mapping[str, str]) -> VideoSpec:
+        infos = {fields[placeholder]: item.info for placeholder, item in prepared.items() if item.info is not None}
+        return resolve(request, self._card, secrets.randbelow(MAX_SEED + 1), infos)
+
+    def _problems(self, request: VideoRequest) -> tuple[Violation, ...]:
+        try:
+            self._resolve(request, {}, {})
+        except InvalidRequest as error:
+            return tuple(error.violations)
+        return ()
+
+    def _check_model(self, name: str, who: Principal) -> None:
+        allowed = who.limits.models
+        if name not in ("", self._card.name):
+            raise UnknownModel(name, (self._card.name,))
+        if allowed is not None and self._card.name not in allowed:
+            raise UnknownModel(self._card.name, allowed)
+
+    def _limits(self, who: Principal) -> Limits:
+        return Limits(self._settings.max_queued, who.limits.concurrent_jobs, who.limits.queued_seconds)
 
 
 def new_job_id() -> str:
@@ -86,8 +179,15 @@ def new_job_id() -> str:
     return "vid_" + base64.b32encode(secrets.token_bytes(15)).decode().lower()
 
 
-def fingerprint(request: VideoRequest, model: str) -> str:
-    """SHA-256 of what was asked for. Defaults are left out, so that a field added later changes no stored one."""
+def fingerprint(request: VideoRequest, model: str, media: Mapping[str, str]) -> str:
+    """SHA-256 of what was asked for. Defaults are left out, so that a field added later changes no stored one.
+
+    Args:
+        media: placeholder -> what stands for it, see `Prepared.digest`.
+    """
     asked = request.model_dump(exclude_defaults=True)
     asked |= {"model": model, "kind": request.task.kind}
+    if media:
+        asked["media"] = dict(media)
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+

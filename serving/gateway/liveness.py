@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import TypeVar
 
 from serving.jobs.job import EngineRow
 from serving.jobs.store import JobStore
 
 ENGINE_SECONDS = 5.0  # after which an engine that was not seen counts as gone
+OUT_SECONDS = 3_600.0
+T = TypeVar("T")
 
 
 class Liveness:
@@ -19,8 +25,19 @@ class Liveness:
         self._stopping = asyncio.Event()
 
     def engines(self) -> list[EngineRow]:
-        """Engines of the served model that were seen lately."""
-        return [engine for engine in self._store.engines(ENGINE_SECONDS) if engine.model == self.model]
+        """Engines of the served model that are ready and were seen lately."""
+        return [engine for engine in self._of_model(ENGINE_SECONDS) if engine.state == "ready"]
+
+    def out_of_service(self) -> list[EngineRow]:
+        """Engines that failed too often in a row and were taken out within the last hour."""
+        return [engine for engine in self._of_model(OUT_SECONDS) if engine.state == "out"]
+
+    def all_engines(self) -> list[EngineRow]:
+        """Those, and the ones that are being rebuilt."""
+        return [*self._of_model(ENGINE_SECONDS), *self.out_of_service()]
+
+    def _of_model(self, seconds: float) -> list[EngineRow]:
+        return [engine for engine in self._store.engines(seconds) if engine.model == self.model]
 
     def stop(self) -> None:
         """Makes streams and waits end, so that their clients turn to the next gateway."""
@@ -33,3 +50,29 @@ class Liveness:
         except TimeoutError:
             return False
         return True
+
+    async def until_stopping(self, items: AsyncIterator[T], end: float | None = None) -> AsyncIterator[T]:
+        """The items until the gateway is about to stop, or until ``end`` on the monotonic clock."""
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            while True:
+                item = asyncio.ensure_future(anext(items))
+                left = None if end is None else max(0.0, end - time.monotonic())
+                try:
+                    await asyncio.wait((item, stopping), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not item.done():
+                        item.cancel()
+                        with suppress(asyncio.CancelledError, StopAsyncIteration):
+                            await item
+                if item.cancelled():
+                    return
+                try:
+                    yield item.result()
+                except StopAsyncIteration:
+                    return
+        finally:
+            stopping.cancel()
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()

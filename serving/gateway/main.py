@@ -13,27 +13,41 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import uvicorn
 from grpc_health.v1 import health, health_pb2
 from pydantic import ValidationError
 
 from model.presets import ModelError, find_model
-from serving.addresses import AddressError, parse_address
-from serving.api import API_TASKS
-from serving.artifacts import ArtifactError, ArtifactStore
-from serving.gateway.http import http_app
+from model.tasks import ModelCard
+from serving.addresses import AddressError, is_loopback, parse_address
+from serving.artifacts import ArtifactError, open_artifacts
+from serving.gateway.core import Core
+from serving.gateway.doorkeeper import Doorkeeper
+from serving.gateway.http.app import http_app
+from serving.gateway.http.patience import BoundedProtocol
 from serving.gateway.intake import Intake
 from serving.gateway.liveness import Liveness
-from serving.gateway.server import VIDEO_SERVICE, grpc_server, keep_health
-from serving.jobs.store import JobStore, StoreError
+from serving.gateway.media_desk import MediaDesk
+from serving.gateway.server import VIDEO_SERVICE, credentials, grpc_server, keep_health
+from serving.gateway.watching import Watching
+from serving.jobs.open import Stores, open_stores
+from serving.jobs.store import StoreError
+from serving.media.sandbox import Sandbox
+from serving.moderation import Moderation
+from serving.net import Guard
 from serving.settings import Settings
 
 STOP_SECONDS = 3.0  # what calls get to end
+THREADS = 64  # calls that may wait for the database or the disk at a time
+HTTP_IDLE_SECONDS = 65  # a little more than load balancers keep a connection
+MAX_HTTP_CONNECTIONS = 2_000
 
 
 class StartError(Exception):
@@ -49,14 +63,27 @@ class HttpServer(uvicorn.Server):
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         settings = read_settings()
+    except StartError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    return serve(settings)
+
+
+def serve(settings: Settings, *, supervised: bool = True) -> int:
+    """Run a gateway until it is told to stop; the exit status.
+
+    Args:
+        supervised: speak JSON to a supervisor and end with it, else run on its own whatever becomes of stdin.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes addresses, which may hold secrets
+    try:
+        check_tls(settings)
         card = find_model(settings.model)
-        card = replace(card, tasks=tuple(kind for kind in card.tasks if kind in API_TASKS))
-        store, artifacts = open_stores(settings)
-        with contextlib.closing(store):
-            asyncio.run(run(settings, Intake(store, card, settings.max_queued), artifacts))
+        with open_core(settings, card) as core:
+            asyncio.run(run(core, supervised))
     except (StartError, AddressError, ModelError, StoreError, ArtifactError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -77,56 +104,147 @@ def read_settings() -> Settings:
         raise StartError(f"ZOETROPE_SETTINGS: {wrong}") from None
 
 
-def open_stores(settings: Settings) -> tuple[JobStore, ArtifactStore]:
-    """
+@contextlib.contextmanager
+def open_core(settings: Settings, card: ModelCard) -> Iterator[Core]:
+    """Everything that the faces work with.
+
     Raises:
-        StartError, StoreError, ArtifactError: the data directory cannot be used.
+        StartError, StoreError, ArtifactError: a store cannot be used, or the settings contradict each other.
     """
     try:
         settings.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StartError(f"data_dir: {settings.directory} cannot be created: {error.strerror}") from None
-    return JobStore(settings.database), ArtifactStore(settings.artifacts)
+    try:
+        moderation = Moderation(settings)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"blocked_words: {error}") from None
+    try:
+        guard = Guard(allow=settings.allow_networks)
+    except ValueError as error:
+        raise StartError(f"allow_networks: {error}") from None
+    artifacts = open_artifacts(settings.artifacts_url)
+    with contextlib.ExitStack() as stack:
+        stores = open_stores(settings.database_url)
+        stack.callback(stores.close)
+        required = check_keys(settings, stores)
+        sandbox = Sandbox()
+        stack.callback(sandbox.close)
+        desk = MediaDesk(settings, stores.media, stores.jobs, artifacts, sandbox, guard)
+        yield Core(
+            settings=settings,
+            card=card,
+            stores=stores,
+            artifacts=artifacts,
+            intake=Intake(settings, card, stores.jobs, desk, moderation),
+            desk=desk,
+            doorkeeper=Doorkeeper(stores.keys, required=required),
+            liveness=Liveness(stores.jobs, card.name),
+            watching=Watching(stores.jobs),
+        )
 
 
-async def run(settings: Settings, intake: Intake, artifacts: ArtifactStore) -> None:
+def check_tls(settings: Settings) -> None:
+    """
+    Raises:
+        StartError: the files cannot be used, or one is missing. Without this a service would start without TLS.
+    """
+    cert, key, client_ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
+    if (cert is None) != (key is None) or (client_ca is not None and cert is None):
+        raise StartError("tls_cert, tls_key: give both, or neither; tls_client_ca needs them")
+    if cert is None or key is None:
+        return
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(f"tls_cert, tls_key, tls_client_ca: cannot be used: {error}") from None
+
+
+def check_keys(settings: Settings, stores: Stores) -> bool:
+    """Whether calls need a key even while there is none.
+
+    Raises:
+        StartError: others could connect, and there is no key yet.
+    """
+    local = is_loopback(settings.grpc, "grpc") and is_loopback(settings.http, "http")
+    if not local and settings.tls_client_ca is None and not stores.keys.any():
+        raise StartError(
+            "grpc, http: others can connect to an address that is not of this machine alone, and there is no API key;"
+            " make one with `zoetrope keys create NAME`"
+        )
+    return settings.keys == "required" or not local
+
+
+async def run(core: Core, supervised: bool = True) -> None:
     """Serve until told to stop.
 
     Raises:
         AddressError, StartError: a port cannot be bound.
     """
-    liveness, status = Liveness(intake.store, intake.card.name), health.aio.HealthServicer()
-    server = grpc_server(intake, artifacts, liveness, status)
+    settings, liveness = core.settings, core.liveness
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="gateway"))
+    status = health.aio.HealthServicer()
+    server = grpc_server(core, status)
     grpc_host, grpc_port = parse_address(settings.grpc, "grpc")
     listen(settings.grpc, "grpc").close()  # says why where it fails; grpc's core only writes that to stderr itself
     try:
-        grpc_port = server.add_insecure_port(join_address(grpc_host, grpc_port))
-    except RuntimeError:
-        raise StartError(f"grpc: cannot listen at {settings.grpc}") from None
+        secured = credentials(settings)
+        address = join_address(grpc_host, grpc_port)
+        grpc_port = server.add_secure_port(address, secured) if secured else server.add_insecure_port(address)
+    except (RuntimeError, OSError) as error:
+        raise StartError(f"grpc: cannot listen at {settings.grpc}: {error}") from None
     with listen(settings.http, "http") as listener:
         bound = {
             "grpc": join_address(grpc_host, grpc_port),
             "http": join_address(parse_address(settings.http, "http")[0], listener.getsockname()[1]),
         }
-        config = uvicorn.Config(
-            http_app(liveness), log_config=None, access_log=False, timeout_graceful_shutdown=int(STOP_SECONDS)
-        )
-        web = HttpServer(config)
+        web = HttpServer(http_config(core))
         await status.set(VIDEO_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)  # known from the first call on
         await server.start()
-        stop_on_signals(liveness)
-        tasks = [asyncio.create_task(web.serve([listener])), asyncio.create_task(keep_health(liveness, status))]
-        for task in tasks:  # neither ends by itself; should one fail, the supervisor starts another gateway
+        stop_on_signals(liveness, supervised)
+        tasks = [
+            asyncio.create_task(web.serve([listener])),
+            asyncio.create_task(keep_health(liveness, status)),
+        ]
+        watching = asyncio.create_task(core.watching.run())
+        for task in (*tasks, watching):  # none ends by itself; should one fail, the supervisor starts another gateway
             task.add_done_callback(lambda _: liveness.stop())
-        print(json.dumps(bound), flush=True)
+        print(json.dumps(bound) if supervised else f"ready grpc={bound['grpc']} http={bound['http']}", flush=True)
         while not await liveness.stopping_within(3_600):
             pass
         web.should_exit = True
         await asyncio.gather(server.stop(STOP_SECONDS), *tasks)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
-def stop_on_signals(liveness: Liveness) -> None:
-    """SIGTERM, SIGINT and the end of stdin stop the gateway."""
+def http_config(core: Core) -> uvicorn.Config:
+    """Bounded in connections, idle time and headers, so that slow or greedy clients take nothing from others."""
+    settings = core.settings
+
+    def text(path: Path | None) -> str | None:
+        return None if path is None else str(path)
+
+    return uvicorn.Config(
+        http_app(core),
+        http=BoundedProtocol,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(STOP_SECONDS),
+        timeout_keep_alive=HTTP_IDLE_SECONDS,
+        limit_concurrency=MAX_HTTP_CONNECTIONS,
+        server_header=False,
+        proxy_headers=False,
+        ssl_certfile=text(settings.tls_cert),
+        ssl_keyfile=text(settings.tls_key),
+        ssl_ca_certs=text(settings.tls_client_ca),
+        ssl_cert_reqs=2 if settings.tls_client_ca else 0,
+    )
+
+
+def stop_on_signals(liveness: Liveness, supervised: bool) -> None:
+    """SIGTERM and SIGINT stop the gateway, and under a supervisor the end of stdin."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, liveness.stop)
@@ -139,7 +257,8 @@ def stop_on_signals(liveness: Liveness) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed already
             loop.call_soon_threadsafe(liveness.stop)
 
-    threading.Thread(target=wait_for_supervisor, name="stdin", daemon=True).start()
+    if supervised:
+        threading.Thread(target=wait_for_supervisor, name="stdin", daemon=True).start()
 
 
 def listen(address: str, field: str) -> socket.socket:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,40 +12,73 @@ from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from serving.api.zoetrope.video.v1 import video_pb2_grpc
-from serving.artifacts import ArtifactStore
-from serving.gateway.errors import ErrorInterceptor, describe
-from serving.gateway.intake import Intake
+from serving.api.zoetrope.video.v1 import account_pb2_grpc, media_pb2_grpc, video_pb2_grpc
+from serving.gateway.account_service import AccountService
+from serving.gateway.core import Core
+from serving.gateway.grpc_guard import Guard
 from serving.gateway.liveness import Liveness
+from serving.gateway.logs import describe
+from serving.gateway.media_service import MediaService
 from serving.gateway.operations_service import OperationsService
 from serving.gateway.video_service import VideoService
 from serving.jobs.store import StoreError
+from serving.settings import Settings
 
-VIDEO_SERVICE = "zoetrope.video.v1.VideoService"
-SERVICES = (VIDEO_SERVICE, "google.longrunning.Operations", health.SERVICE_NAME, reflection.SERVICE_NAME)
+PACKAGE = "zoetrope.video.v1"
+VIDEO_SERVICE = f"{PACKAGE}.VideoService"
+SERVICES = (
+    VIDEO_SERVICE,
+    f"{PACKAGE}.MediaService",
+    f"{PACKAGE}.AccountService",
+    "google.longrunning.Operations",
+    health.SERVICE_NAME,
+    reflection.SERVICE_NAME,
+)
 MAX_MESSAGE_BYTES = 8 << 20
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # else two services on one port would share it silently
+    ("grpc.max_concurrent_streams", 2_000),
     ("grpc.keepalive_time_ms", 30_000),  # finds clients that vanished during a long watch
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # clients may ping as often
+    # Connections move to gateways that were added; calls in flight get the grace.
+    ("grpc.max_connection_age_ms", 30 * 60_000),
+    ("grpc.max_connection_age_grace_ms", 10 * 60_000),
 )
 HEALTH_SECONDS = 0.25  # between two looks at the engines
 log = logging.getLogger("zoetrope.gateway")
 
 
-def grpc_server(intake: Intake, artifacts: ArtifactStore, liveness: Liveness, status: health.aio.HealthServicer) -> Any:
+def grpc_server(core: Core, status: health.aio.HealthServicer) -> Any:
     """A grpc.aio server with no port yet."""
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
-    videos = VideoService(intake, artifacts, liveness)
-    video_pb2_grpc.add_VideoServiceServicer_to_server(videos, server)  # type: ignore[no-untyped-call]
-    operations_pb2_grpc.add_OperationsServicer_to_server(OperationsService(intake.store, artifacts, liveness), server)
+    server = grpc.aio.server(interceptors=[Guard(core)], options=OPTIONS)
+    add_video: Any = video_pb2_grpc.add_VideoServiceServicer_to_server
+    add_media: Any = media_pb2_grpc.add_MediaServiceServicer_to_server
+    add_account: Any = account_pb2_grpc.add_AccountServiceServicer_to_server
+    add_video(VideoService(core), server)
+    add_media(MediaService(core), server)
+    add_account(AccountService(core), server)
+    operations_pb2_grpc.add_OperationsServicer_to_server(OperationsService(core), server)
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection(SERVICES, server)
     return server
+
+
+def credentials(settings: Settings) -> Any:
+    """Of TLS, or of mutual TLS where a client CA is set; None without a certificate.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    pair = (Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes())
+    if settings.tls_client_ca is None:
+        return grpc.ssl_server_credentials([pair])
+    return grpc.ssl_server_credentials([pair], Path(settings.tls_client_ca).read_bytes(), require_client_auth=True)
 
 
 async def keep_health(liveness: Liveness, status: health.aio.HealthServicer) -> None:
@@ -51,7 +86,7 @@ async def keep_health(liveness: Liveness, status: health.aio.HealthServicer) -> 
     stopping = False
     while not stopping:
         try:
-            alive = bool(liveness.engines())
+            alive = bool(await asyncio.to_thread(liveness.engines))
         except StoreError as error:
             log.error("the engines cannot be read:\n%s", describe(error))
             alive = False

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, TypeAlias
+
+DAY_SECONDS = 86_400.0
+PRIORITIES = range(10)
+DEFAULT_PRIORITY = 0
+
+WebhookEvent: TypeAlias = Literal["start", "output", "logs", "completed"]
+DEFAULT_EVENTS: tuple[WebhookEvent, ...] = ("start", "completed")
+Need: TypeAlias = Literal["lost", "cancel", "deadline"]  # why the holder of a lease has to act
 
 
 class State(StrEnum):
-    """Transitions: queued -> running -> succeeded | failed | cancelled; queued -> cancelled; running -> queued when a
-    lease runs out, which the next claim does in one go."""
+    """Where a job is; which changes are allowed is in `serving.jobs.states`."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -28,6 +36,26 @@ class Stage(StrEnum):
     CONDITIONING = "conditioning"
     DENOISING = "denoising"
     DECODING = "decoding"
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Where a client wants to be told; without events it gets `DEFAULT_EVENTS`."""
+
+    url: str
+    events: tuple[WebhookEvent, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture of a clip that is being made."""
+
+    key: str
+    mime_type: str
+    width: int
+    height: int
+    size_bytes: int
+    step: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +83,83 @@ class Job:
     result: dict[str, Any] | None  # a serving.jobs.job.Result as a dict
     eta_seconds: float | None  # written with progress while running
     warnings: tuple[str, ...] = ()  # what the client should know of how the task was understood
+    key_id: str | None = None  # the API key that made it
+    labels: dict[str, str] = field(default_factory=dict)
+    priority: int = DEFAULT_PRIORITY  # 0..9, higher first
+    deadline_at: float | None = None  # a job that is not done by then fails with DEADLINE_EXCEEDED
+    retention_seconds: float = DAY_SECONDS  # how long it is kept after its end
+    expire_at: float | None = None  # finished_at + retention_seconds
+    seconds: float = 0.0  # length of the clip asked for; what quotas count
+    origin: dict[str, Any] = field(default_factory=dict)  # what the API face that took it wants to echo; opaque here
+    webhook: Webhook | None = None
+    preview: Preview | None = None
+    verdicts: tuple[dict[str, Any], ...] = ()  # of moderation; opaque here
+    media: tuple[str, ...] = ()  # ids of the media that it uses
+    traceparent: str | None = None  # W3C trace context of the request
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """What a job is made of; the meaning of each field is `Job`'s."""
+
+    id: str
+    owner: str
+    key_id: str | None
+    model: str
+    spec: dict[str, Any]
+    steps: int
+    seconds: float
+    request_id: str | None  # a repeated one (of this owner) returns the first job
+    fingerprint: str  # of the request's content: the same request id with another one is a conflict
+    labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int = DEFAULT_PRIORITY
+    deadline_at: float | None = None
+    retention_seconds: float = DAY_SECONDS
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    webhook: Webhook | None = None
+    verdicts: Sequence[Mapping[str, Any]] = ()
+    media: Sequence[str] = ()
+    traceparent: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.priority not in PRIORITIES:
+            raise ValueError(f"priority is {self.priority}, must be from {PRIORITIES[0]} to {PRIORITIES[-1]}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be under way before a new job is refused; None: no limit."""
+
+    max_queued: int  # jobs of the whole database that wait
+    concurrent_jobs: int | None = None  # of the job's key, that have not ended
+    queued_seconds: float | None = None  # of the job's key: clip seconds of jobs that have not ended
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs a list shows: those for which every condition holds."""
+
+    states: tuple[State, ...] = ()  # all when empty
+    labels: Mapping[str, str] = field(default_factory=dict)  # each of these, with this value
+    model: str | None = None
+    kind: str | None = None  # of the task, such as "text_to_video"
+    created_after: float | None = None  # at or after
+    created_before: float | None = None  # before
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """One line of a job's audit trail."""
+
+    job_id: str
+    at: float
+    what: str  # the name of a `serving.jobs.states.Transition`
+    from_state: State | None  # None: it did not exist
+    to_state: State | None  # None: it exists no more
+    actor: str  # "client", "router:<lease owner>", "sweeper" or "service"
+    attempt: int
+    epoch: int
+    note: str
 
 
 @dataclass(frozen=True)
@@ -77,6 +182,7 @@ class Result:
     width: int
     height: int
     fps: int
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
 
 
 @dataclass(frozen=True)
@@ -88,3 +194,5 @@ class EngineRow:
     gang_epoch: int
     ranks: int
     seen_at: float
+    state: str = "ready"  # a cluster.messages.State: only a ready engine gets work
+    restarts: dict[str, int] = field(default_factory=dict)  # gangs that it lost, by what became of them

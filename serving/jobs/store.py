@@ -1,151 +1,167 @@
-"""The durable job: one SQLite file, shared by the gateway and the router."""
+"""The durable job: one database, shared by gateways and routers."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import sqlite3
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from serving.jobs.job import EngineRow, Job, Result, Stage, State
-from serving.jobs.schema import StoreError, open_database
+from serving.jobs import changes, leases
+from serving.jobs.admission import LOCK, admit, live
+from serving.jobs.database import Database, Row, Tx
+from serving.jobs.errors import (
+    MediaInUse,
+    OffsetMismatch,
+    QueueFull,
+    QuotaExceeded,
+    RequestConflict,
+    StoreError,
+    UnknownMedia,
+)
+from serving.jobs.job import (
+    EngineRow,
+    Job,
+    JobEvent,
+    JobFilter,
+    Limits,
+    Need,
+    NewJob,
+    Preview,
+    Result,
+    Stage,
+    State,
+)
+from serving.jobs.leases import HELD
+from serving.jobs.rows import Encoded, job_of, preview_of
+from serving.jobs.trail import event_of, in_state, record_row
 
-__all__ = ["JobStore", "QueueFull", "RequestConflict", "StoreError"]
+__all__ = [
+    "JobStore",
+    "MediaInUse",
+    "OffsetMismatch",
+    "QueueFull",
+    "QuotaExceeded",
+    "RequestConflict",
+    "StoreError",
+    "UnknownMedia",
+]
 
 Jobs: TypeAlias = list[Job]  # inside JobStore the name `list` is a method
 Engines: TypeAlias = list[EngineRow]
+Events: TypeAlias = list[JobEvent]
 
-# What makes somebody the holder of a job: its epoch is the newest. A lease that ran out counts until the next claim.
-HELD = "id = ? AND state = 'running' AND lease_epoch = ?"
-END = "lease_owner = NULL, lease_until = NULL, stage = NULL, eta_seconds = NULL, finished_at = ?"
-
-
-class RequestConflict(Exception):
-    """The request id was used before, for a request with another content."""
-
-    def __init__(self, request_id: str) -> None:
-        super().__init__(f"request id {request_id!r} was used before for another request")
-        self.request_id = request_id
-
-
-class QueueFull(Exception):
-    """As many jobs are queued as are allowed."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"the queue is full: {limit} jobs are waiting, which is the limit")
-        self.limit = limit
+EVENT_SECONDS = 7 * 86_400.0  # how long the trail of a deleted job is kept
 
 
 class JobStore:
-    """Jobs and engines in one SQLite file that several processes may open at the same time.
+    """Jobs and engines in a database that several processes may use at the same time.
 
-    Every change is one transaction (``BEGIN IMMEDIATE``), so it is seen whole or not at all, and once a method has
-    returned it survives a SIGKILL of any process. It also survives a loss of power, for changes that a client was told
-    of or that start a new epoch are synced to the disk (a few milliseconds); what only keeps a running lease going
-    (``heartbeat``, ``progress``, ``put_engine``) is not, because its loss costs nothing: it takes tens of microseconds.
+    Every change is seen whole or not at all, and once a method has returned it survives a SIGKILL of any process. It
+    also survives a loss of power, for changes that a client was told of or that start a new epoch; what only keeps a
+    running lease going (``heartbeat``, ``progress``, ``warn``, ``put_preview``, ``put_engine``) is not synced to the
+    disk, because its loss costs nothing.
 
     Whoever claims a job gets a lease and the job's new epoch; each write of a holder names its epoch and does nothing
-    when a newer one exists. Leases are timed by the wall clock that the processes of one machine share. A jump of that
-    clock may end a lease early, which the epochs make harmless.
+    when a newer one exists. Leases are timed by the clock that the users of the database share. A jump of that clock
+    may end a lease early, which the epochs make harmless. Each change of state is a row of `states.TRANSITIONS` and
+    leaves a line in the job's audit trail.
 
     Safe to use from several threads. Readers never wait for writers. Every method may raise StoreError.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        """Open or create the file and bring an older one up to date.
-
-        Raises:
-            StoreError: the file is no job database, or one of a newer release.
-        """
-        self._path = path
-        self._clock = clock
-        self._writer, self._reader = open_database(path)
-        self._write_lock = threading.Lock()
-        self._read_lock = threading.Lock()
-
-    def close(self) -> None:
-        """Close the file; calls after that raise StoreError."""
-        with self._write_lock, self._read_lock:
-            self._reader.close()
-            self._writer.close()
+    def __init__(self, database: Database) -> None:
+        self._db = database
 
     # What a client does.
 
-    def create(
-        self,
-        *,
-        job_id: str,
-        owner: str,
-        model: str,
-        spec: dict[str, Any],
-        steps: int,
-        request_id: str | None,
-        fingerprint: str,
-        max_queued: int,
-    ) -> Job:
+    def create(self, job: NewJob, limits: Limits) -> Job:
         """Queue a job, or return the one that an earlier call with this owner and request id made (its id then differs
-        from ``job_id``).
+        from ``job.id``).
 
         Raises:
             RequestConflict: the request id is known with another fingerprint.
-            QueueFull: ``max_queued`` jobs wait already. Replays are not refused.
+            QueueFull, QuotaExceeded: a limit is reached. Replays are not refused.
+            UnknownMedia: the owner has no such medium that is ready.
+            TypeError: the spec, the origin or a verdict is no JSON.
         """
-        with self._write() as db:
-            if request_id is not None:
-                known = db.execute(
-                    "SELECT * FROM job WHERE owner = ? AND request_id = ?", (owner, request_id)
-                ).fetchone()
-                if known is not None:
-                    if known["fingerprint"] != fingerprint:
-                        raise RequestConflict(request_id)
-                    return _job(known)
-            queued = db.execute("SELECT count(*) FROM job WHERE finished_at IS NULL AND state = 'queued'").fetchone()[0]
-            if queued >= max_queued:
-                raise QueueFull(max_queued)
-            rows = db.execute(
-                "INSERT INTO job (id, owner, state, model, spec, steps, created_at, request_id, fingerprint)"
-                " VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?) RETURNING *",
-                (job_id, owner, model, json.dumps(spec), steps, self._clock(), request_id, fingerprint),
-            ).fetchall()
-            return _job(rows[0])
+        encoded = Encoded(job)
+        return self._db.write(lambda tx: admit(tx, encoded, limits), lock=LOCK)
+
+    async def acreate(self, job: NewJob, limits: Limits) -> Job:
+        """`create`, without a thread that waits."""
+        encoded = Encoded(job)
+        return await asyncio.wrap_future(self._db.submit(lambda tx: admit(tx, encoded, limits), lock=LOCK))
+
+    def create_batch(self, jobs: Sequence[NewJob], limits: Limits) -> Jobs:
+        """Queue all of these jobs or none; raises as `create`."""
+        encoded = [Encoded(job) for job in jobs]
+        return self._db.write(lambda tx: [admit(tx, one, limits) for one in encoded], lock=LOCK)
 
     def get(self, job_id: str, owner: str) -> Job | None:
         """The job, or None where this owner has no such job."""
-        rows = self._read("SELECT * FROM job WHERE id = ? AND owner = ?", (job_id, owner))
-        return _job(rows[0]) if rows else None
+        rows = self._db.read("SELECT * FROM job WHERE id = ? AND owner = ?", (job_id, owner))
+        return job_of(rows[0]) if rows else None
+
+    def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """Those of these jobs that exist, whosever they are."""
+        among, value = self._db.among("id", job_ids)
+        return {row["id"]: job_of(row) for row in self._db.read(f"SELECT * FROM job WHERE {among}", (value,))}
 
     def list(
-        self, owner: str, *, page_size: int, states: Sequence[State] = (), before: tuple[float, str] | None = None
+        self,
+        owner: str,
+        *,
+        page_size: int,
+        where: JobFilter = JobFilter(),  # noqa: B008
+        before: tuple[float, str] | None = None,
     ) -> Jobs:
         """An owner's jobs, newest first.
 
         Args:
-            states: only these; all when empty.
+            where: only these.
             before: (created_at, id) of the last job of the page before; jobs made or deleted in between neither repeat
                 nor hide others.
         """
-        sql, values = "SELECT * FROM job WHERE owner = ?", [owner, *(str(state) for state in states)]
-        if states:
-            sql += f" AND state IN ({', '.join('?' * len(states))})"
+        conditions: list[tuple[str, Sequence[Any]]] = [("owner = ?", (owner,))]
+        if where.states:
+            places = ", ".join("?" * len(where.states))
+            conditions.append((f"state IN ({places})", [str(state) for state in where.states]))
+        conditions += [(self._db.dialect.has_label, label) for label in where.labels.items()]
+        for column, value in (("model = ?", where.model), ("kind = ?", where.kind)):
+            if value is not None:
+                conditions.append((column, (value,)))
+        for column, at in (("created_at >= ?", where.created_after), ("created_at < ?", where.created_before)):
+            if at is not None:
+                conditions.append((column, (float(at),)))
         if before is not None:
-            sql += " AND (created_at, id) < (?, ?)"
+            conditions.append(("(created_at, id) < (?, ?)", (float(before[0]), before[1])))
+        sql = f"SELECT * FROM job WHERE {' AND '.join(condition for condition, _ in conditions)}"
         sql += " ORDER BY created_at DESC, id DESC LIMIT ?"
-        return [_job(row) for row in self._read(sql, (*values, *(before or ()), max(page_size, 0)))]
+        values = [value for _, some in conditions for value in some]
+        return [job_of(row) for row in self._db.read(sql, (*values, max(page_size, 0)))]
 
     def queue_position(self, job: Job) -> int:
         """How many queued jobs are in front of it; 0 when it is next, or no longer queued."""
         if job.state is not State.QUEUED:
             return 0
-        rows = self._read(
-            "SELECT count(*) FROM job WHERE finished_at IS NULL AND state = 'queued' AND (created_at, id) < (?, ?)",
-            (job.created_at, job.id),
+        (row,) = self._db.read(
+            "SELECT count(*) AS jobs FROM job WHERE state = 'queued'"
+            " AND (priority > ? OR (priority = ? AND (created_at, id) < (?, ?)))",
+            (job.priority, job.priority, job.created_at, job.id),
         )
-        return int(rows[0][0])
+        return int(row["jobs"])
+
+    def positions(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """`queue_position` of those of these jobs that are queued."""
+        among, value = self._db.among("id", job_ids)
+        rows = self._db.read(
+            "SELECT id, place FROM (SELECT id, row_number() OVER (ORDER BY priority DESC, created_at, id) - 1 AS place"
+            f" FROM job WHERE state = 'queued') AS line WHERE {among}",
+            (value,),
+        )
+        return {row["id"]: int(row["place"]) for row in rows}
 
     def request_cancel(self, job_id: str, owner: str) -> Job | None:
         """Cancel a queued job at once; tell the holder of a running one (see ``heartbeat``); leave a final one alone.
@@ -153,89 +169,115 @@ class JobStore:
         Returns:
             The job as it is now, or None where this owner has no such job.
         """
-        with self._write() as db:
-            db.execute(
-                f"UPDATE job SET state = 'cancelled', cancel_requested = 1, {END}"
-                " WHERE id = ? AND owner = ? AND state = 'queued'",
-                (self._clock(), job_id, owner),
-            )
-            db.execute(
-                "UPDATE job SET cancel_requested = 1 WHERE id = ? AND owner = ? AND state = 'running'", (job_id, owner)
-            )
-            row = db.execute("SELECT * FROM job WHERE id = ? AND owner = ?", (job_id, owner)).fetchone()
-            return None if row is None else _job(row)
 
-    def delete(self, job_id: str, owner: str) -> bool:
-        """Forget a final job and its request id. False where this owner has no such job or it is not final."""
-        with self._write() as db:
-            sql = "DELETE FROM job WHERE id = ? AND owner = ? AND finished_at IS NOT NULL"
-            return db.execute(sql, (job_id, owner)).rowcount == 1
+        def body(tx: Tx) -> Job | None:
+            mine = (job_id, owner)
+            where = f"id = ? AND owner = ?{tx.dialect.for_update}"
+            row = tx.one(f"SELECT * FROM job WHERE {where}", mine)
+            if row is None or State(row["state"]).final or row["cancel_requested"]:
+                return None if row is None else job_of(row)
+            changed = tx.all("UPDATE job SET cancel_requested = 1 WHERE id = ? AND owner = ? RETURNING *", mine)
+            if row["state"] == "queued":
+                changed = leases.end(tx, "id = ?", (job_id,), State.QUEUED, State.CANCELLED, "cancelled", "client")
+            else:
+                what = "cancel requested"
+                record_row(tx, what, State.RUNNING, State.RUNNING, "client", changed[0], at=tx.now())
+            return job_of(changed[0])
+
+        return self._db.write(body)
+
+    def delete(self, job_id: str, owner: str) -> Job | None:
+        """Forget a final job and its request id.
+
+        Returns:
+            The job as it was, so that the caller can delete its files; None where this owner has no such job or it is
+            not final.
+        """
+        return self._db.write(
+            lambda tx: _delete(tx, "id = ? AND owner = ? AND finished_at IS NOT NULL", (job_id, owner), "client")
+        )
+
+    def update(
+        self,
+        job_id: str,
+        owner: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        expire_at: float | None = None,
+    ) -> Job | None:
+        """Change what is not None. The job as it is then, or None where this owner has no such job.
+
+        Raises:
+            NotAllowed: the priority of a job that is not queued, or the expiry of one that is not done.
+        """
+        return self._db.write(lambda tx: changes.update(tx, job_id, owner, labels, priority, expire_at))
+
+    def usage(self, key_id: str) -> tuple[int, float]:
+        """A key's jobs that have not ended, and the seconds of clips in them."""
+        return self._db.write(lambda tx: tx.tally(live(key_id)), synced=False)
+
+    def events(self, job_id: str, owner: str) -> Events:
+        """A job's audit trail, oldest first; kept for seven days after the job was deleted."""
+        rows = self._db.read("SELECT * FROM job_event WHERE job_id = ? AND owner = ? ORDER BY seq", (job_id, owner))
+        return [event_of(row) for row in rows]
 
     # What the holder of a lease does.
 
-    def claim(self, lease_owner: str, limit: int, lease_seconds: float, max_attempts: int) -> Jobs:
-        """Take up to ``limit`` jobs, oldest first: queued ones, and running ones whose lease ran out.
+    def claim(
+        self, lease_owner: str, limit: int, lease_seconds: float, max_attempts: int, models: Sequence[str]
+    ) -> Jobs:
+        """Take up to ``limit`` jobs of these models: queued ones, and running ones whose lease ran out. Those of a
+        higher priority come first, then the oldest.
 
         A claimed job begins a new attempt with a new epoch, from step 0. A running job whose lease ran out is not
-        claimed but ended where its cancellation was asked for, or (as failed) where it had ``max_attempts`` attempts.
+        claimed but ended where its cancellation was asked for, where its deadline passed, or (as failed) where it had
+        ``max_attempts`` attempts.
         """
-        with self._write() as db:
-            now = self._clock()  # after the wait for the write lock, as below
-            expired = "finished_at IS NULL AND state = 'running' AND lease_until <= ?"
-            db.execute(
-                f"UPDATE job SET state = 'cancelled', {END} WHERE {expired} AND cancel_requested = 1", (now, now)
-            )
-            db.execute(
-                f"UPDATE job SET state = 'failed', error_code = 'UNAVAILABLE', error_message ="
-                f" 'given up after ' || attempt || ' attempts, none of which came to an end', {END}"
-                f" WHERE {expired} AND attempt >= ?",
-                (now, now, max_attempts),
-            )
-            rows = db.execute(
-                "UPDATE job SET state = 'running', stage = ?, step = 0, eta_seconds = NULL, attempt = attempt + 1,"
-                " lease_epoch = lease_epoch + 1, lease_owner = ?, lease_until = ?, started_at = coalesce(started_at, ?)"
-                " WHERE id IN (SELECT id FROM job WHERE finished_at IS NULL AND (state = 'queued' OR lease_until <= ?)"
-                " ORDER BY created_at, id LIMIT ?) RETURNING *",
-                (str(Stage.CONDITIONING), lease_owner, now + lease_seconds, now, now, max(limit, 0)),
-            ).fetchall()
-        return sorted((_job(row) for row in rows), key=lambda job: (job.created_at, job.id))
+        return self._db.write(lambda tx: leases.claim(tx, lease_owner, limit, lease_seconds, max_attempts, models))
 
     def heartbeat(
-        self, lease_owner: str, leases: Sequence[tuple[str, int]], lease_seconds: float
-    ) -> tuple[set[str], set[str]]:
+        self, lease_owner: str, leases_held: Sequence[tuple[str, int]], lease_seconds: float
+    ) -> dict[str, Need]:
         """Prolong leases, given as (job id, epoch), from now on.
 
         Returns:
-            The ids that are not this owner's any more, and those still held whose cancellation was asked for.
+            What needs the holder's attention: "lost" where the job is not this owner's any more (stop, and change
+            nothing), "cancel" where its cancellation was asked for and "deadline" where its deadline passed (end it).
         """
-        lost: set[str] = set()
-        cancelled: set[str] = set()
-        if not leases:
-            return lost, cancelled
-        with self._write(synced=False) as db:
-            until = self._clock() + lease_seconds
-            for job_id, epoch in leases:
-                rows = db.execute(
-                    f"UPDATE job SET lease_until = ? WHERE {HELD} AND lease_owner = ? RETURNING cancel_requested",
-                    (until, job_id, epoch, lease_owner),
-                ).fetchall()
-                if not rows:
-                    lost.add(job_id)
-                elif rows[0]["cancel_requested"]:
-                    cancelled.add(job_id)
-        return lost, cancelled
+        if not leases_held:
+            return {}
+        held = list(leases_held)
+        return self._db.write(lambda tx: leases.heartbeat(tx, lease_owner, held, lease_seconds), synced=False)
 
     def progress(self, job_id: str, epoch: int, *, stage: Stage, step: int, eta_seconds: float | None) -> bool:
         """Note how far a job is. A step that is taken again does not show: within an attempt the number never goes
         back. False when the lease is lost."""
-        with self._write(synced=False) as db:
-            sql = f"UPDATE job SET stage = ?, step = max(step, ?), eta_seconds = ? WHERE {HELD}"
-            return db.execute(sql, (str(stage), step, eta_seconds, job_id, epoch)).rowcount == 1
+        sql = f"UPDATE job SET stage = ?, step = CASE WHEN step > ? THEN step ELSE ? END, eta_seconds = ? WHERE {HELD}"
+        values = (str(stage), step, step, eta_seconds, job_id, epoch)
+        return self._db.write(lambda tx: tx.run(sql, values), synced=False) == 1
 
     def warn(self, job_id: str, epoch: int, warnings: Sequence[str]) -> None:
         """Note what the client should know; what an earlier attempt noted goes."""
-        with self._write(synced=False) as db:
-            db.execute(f"UPDATE job SET warnings = ? WHERE {HELD}", (json.dumps(list(warnings)), job_id, epoch))
+        values = (json.dumps(list(warnings)), job_id, epoch)
+        self._db.write(lambda tx: tx.run(f"UPDATE job SET warnings = ? WHERE {HELD}", values), synced=False)
+
+    def put_preview(self, job_id: str, epoch: int, preview: Preview) -> tuple[bool, Preview | None]:
+        """Note the newest preview.
+
+        Returns:
+            Whether the lease is still held (if not, nothing changed and the caller deletes what it stored), and the
+            preview that this one replaces, whose file the caller deletes.
+        """
+
+        def body(tx: Tx) -> tuple[bool, Preview | None]:
+            row = tx.one(f"SELECT preview FROM job WHERE {HELD}{tx.dialect.for_update}", (job_id, epoch))
+            if row is None:
+                return False, None
+            tx.run("UPDATE job SET preview = ? WHERE id = ?", (json.dumps(asdict(preview)), job_id))
+            return True, preview_of(row)
+
+        return self._db.write(body, synced=False)
 
     def finish(
         self,
@@ -246,8 +288,10 @@ class JobStore:
         result: Result | None = None,
         error_code: str | None = None,
         error_message: str | None = None,
+        verdict: Mapping[str, str] | None = None,
     ) -> bool:
-        """End a job. False when the lease is lost (or the job has ended): then nothing changed.
+        """End a job; ``verdict`` joins those that it has. False when the lease is lost (or the job has ended): then
+        nothing changed.
 
         Raises:
             ValueError: the state is not final, a result without success or the reverse, an error code without failure
@@ -257,112 +301,108 @@ class JobStore:
             raise ValueError(f"a job cannot finish as {state}")
         if (state is State.SUCCEEDED) != (result is not None) or (state is State.FAILED) != (error_code is not None):
             raise ValueError("success has a result, failure an error code, and nothing else has either")
-        text = None if result is None else json.dumps(asdict(result))
-        with self._write() as db:
-            cursor = db.execute(
-                f"UPDATE job SET state = ?, result = ?, error_code = ?, error_message = ?,"
-                f" step = iif(? = 'succeeded', steps, step), {END} WHERE {HELD}",
-                (str(state), text, error_code, error_message, str(state), self._clock(), job_id, epoch),
-            )
-            return cursor.rowcount == 1
+
+        def body(tx: Tx) -> bool:
+            if verdict is not None:
+                changes.add_verdict(tx, job_id, epoch, verdict)
+            return leases.finish(tx, job_id, epoch, state, result, error_code, error_message)
+
+        return self._db.write(body)
+
+    # What a sweeper does.
 
     def expire_leases(self) -> int:
         """Void all leases and forget all engines: the service starts, and its lock says that nobody else is alive.
+        Not for a database with several routers, where the leases of the dead run out by themselves.
 
         The epochs grow as well, so that a survivor of the earlier run, should there be one, can change nothing.
 
         Returns:
             How many jobs were running; the next claim takes them up again.
         """
-        with self._write() as db:
-            db.execute("DELETE FROM engine")
-            sql = "UPDATE job SET lease_until = 0, lease_epoch = lease_epoch + 1 WHERE finished_at IS NULL"
-            return db.execute(f"{sql} AND state = 'running'").rowcount
 
-    # What is known of engines and their speed.
+        def body(tx: Tx) -> int:
+            tx.run("DELETE FROM engine")
+            sql = "UPDATE job SET lease_until = 0, lease_epoch = lease_epoch + 1 WHERE finished_at IS NULL"
+            rows = tx.all(f"{sql} AND state = 'running' RETURNING *")
+            for row in rows:
+                record_row(tx, "lease voided", State.RUNNING, State.RUNNING, "service", row, at=tx.now())
+            return len(rows)
+
+        return self._db.write(body)
+
+    def fail_overdue(self) -> int:
+        """Fail the jobs whose deadline passed and that nobody holds; how many."""
+        return self._db.write(leases.fail_overdue)
+
+    def expired(self, limit: int) -> Jobs:
+        """Final jobs that were kept as long as asked for. Delete their files, then call `delete_expired`."""
+        rows = self._db.read(
+            "SELECT * FROM job WHERE expire_at <= ? ORDER BY expire_at, id LIMIT ?", (self._db.now(), max(limit, 0))
+        )
+        return [job_of(row) for row in rows]
+
+    def maybe_littered(self, seconds: float) -> Jobs:
+        """Jobs that ended within the last so many seconds and were claimed several times or did not succeed: somebody
+        may have left files of theirs."""
+        sql = "SELECT * FROM job WHERE finished_at >= ? AND (attempt > 1 OR state <> 'succeeded')"
+        return [job_of(row) for row in self._db.read(sql, (self._db.now() - seconds,))]
+
+    def delete_expired(self, job_id: str) -> bool:
+        """Forget a job that `expired` named. False where it is gone already."""
+
+        def body(tx: Tx) -> bool:
+            where = "id = ? AND expire_at <= ?"
+            return _delete(tx, where, (job_id, tx.now()), "sweeper") is not None
+
+        return self._db.write(body)
+
+    def forget_events(self, older_than: float = EVENT_SECONDS) -> int:
+        """Delete the audit trails of jobs that were deleted more than ``older_than`` seconds ago; how many lines."""
+        sql = "DELETE FROM job_event WHERE job_id IN (SELECT job_id FROM job_event WHERE to_state IS NULL AND at <= ?)"
+        return self._db.write(lambda tx: tx.run(sql, (tx.now() - older_than,)))
+
+    # What is known of the whole.
+
+    def counts(self) -> dict[str, int]:
+        """Jobs by state; 0 where there are none."""
+        tallies = {row["name"]: int(row["jobs"]) for row in self._db.read("SELECT name, jobs FROM tally")}
+        return {str(state): tallies.get(in_state(state), 0) for state in State}
 
     def put_engine(self, engine: EngineRow) -> None:
         """Note that an engine is alive."""
-        with self._write(synced=False) as db:
-            db.execute(
-                "INSERT OR REPLACE INTO engine (id, model, gang_epoch, ranks, seen_at)"
-                " VALUES (:id, :model, :gang_epoch, :ranks, :seen_at)",
-                asdict(engine),
-            )
+        columns = "id, model, gang_epoch, ranks, seen_at, state, restarts"
+        changes = ", ".join(f"{name} = excluded.{name}" for name in columns.split(", ")[1:])
+        sql = f"INSERT INTO engine ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET {changes}"
+        seen = (engine.id, engine.model, engine.gang_epoch, engine.ranks, engine.seen_at, engine.state)
+        self._db.write(lambda tx: tx.run(sql, (*seen, json.dumps(engine.restarts))), synced=False)
 
     def remove_engine(self, engine_id: str) -> None:
         """Forget an engine; it need not be known."""
-        with self._write(synced=False) as db:
-            db.execute("DELETE FROM engine WHERE id = ?", (engine_id,))
+        self._db.write(lambda tx: tx.run("DELETE FROM engine WHERE id = ?", (engine_id,)), synced=False)
 
     def engines(self, max_age_seconds: float) -> Engines:
-        """The engines seen within the last ``max_age_seconds``, by id."""
-        oldest = self._clock() - max_age_seconds
-        return [
-            EngineRow(**row) for row in self._read("SELECT * FROM engine WHERE seen_at >= ? ORDER BY id", (oldest,))
-        ]
+        """The engines seen within the last ``max_age_seconds``, by id, whatever their state."""
+        rows = self._db.read("SELECT * FROM engine WHERE seen_at >= ? ORDER BY id", (self._db.now() - max_age_seconds,))
+        names = ("id", "model", "gang_epoch", "ranks", "seen_at", "state")
+        return [EngineRow(restarts=json.loads(row["restarts"]), **{name: row[name] for name in names}) for row in rows]
 
     def recent_run_seconds(self, model: str, count: int = 20) -> float | None:
         """Mean seconds from start to end of a model's last succeeded jobs; None when there is none. Jobs that needed
         several attempts do not count, for the time in between says nothing about the model."""
-        rows = self._read(
-            "SELECT avg(seconds) FROM (SELECT max(finished_at - started_at, 0) AS seconds FROM job"
-            " WHERE state = 'succeeded' AND model = ? AND attempt = 1 ORDER BY finished_at DESC LIMIT ?)",
+        (row,) = self._db.read(
+            "SELECT avg(seconds) AS mean FROM (SELECT CASE WHEN finished_at > started_at THEN finished_at - started_at"
+            " ELSE 0 END AS seconds FROM job WHERE state = 'succeeded' AND model = ? AND attempt = 1"
+            " ORDER BY finished_at DESC LIMIT ?) AS recent",
             (model, count),
         )
-        mean = rows[0][0]
-        return None if mean is None else float(mean)
-
-    # Access to the file.
-
-    def _read(self, sql: str, values: Sequence[Any]) -> Sequence[sqlite3.Row]:
-        with self._named_errors(), self._read_lock:
-            return self._reader.execute(sql, values).fetchall()
-
-    @contextmanager
-    def _write(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
-        """One transaction; taken back where the body raises."""
-        db = self._writer
-        with self._named_errors(), self._write_lock:
-            db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreError(f"job database {self._path}: {error}") from error
+        return None if row["mean"] is None else float(row["mean"])
 
 
-def _job(row: sqlite3.Row) -> Job:
-    return Job(
-        id=row["id"],
-        owner=row["owner"],
-        state=State(row["state"]),
-        stage=None if row["stage"] is None else Stage(row["stage"]),
-        model=row["model"],
-        spec=json.loads(row["spec"]),
-        step=row["step"],
-        steps=row["steps"],
-        created_at=row["created_at"],
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-        attempt=row["attempt"],
-        lease_epoch=row["lease_epoch"],
-        lease_owner=row["lease_owner"],
-        lease_until=row["lease_until"],
-        cancel_requested=bool(row["cancel_requested"]),
-        error_code=row["error_code"],
-        error_message=row["error_message"],
-        result=None if row["result"] is None else json.loads(row["result"]),
-        eta_seconds=row["eta_seconds"],
-        warnings=tuple(json.loads(row["warnings"])),
-    )
+def _delete(tx: Tx, where: str, values: Sequence[Any], actor: str) -> Job | None:
+    row: Row | None = tx.one(f"DELETE FROM job WHERE {where} RETURNING *", values)
+    if row is None:
+        return None
+    tx.run("DELETE FROM job_media WHERE job_id = ?", (row["id"],))
+    record_row(tx, "deleted", State(row["state"]), None, actor, row, at=tx.now())
+    return job_of(row)

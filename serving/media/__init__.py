@@ -6,8 +6,11 @@ Frames are uint8 RGB ``[n, H, W, 3]``.
 from model.fit import Frames, resize_cover
 from serving.media.clips import MAX_CLIP_BYTES, MAX_CLIP_FRAMES, MAX_CLIP_PIXELS, MAX_CLIP_SECONDS, read_clip
 from serving.media.errors import MediaError
+from serving.media.formats import MAX_UPLOAD_BYTES, check_format, mime_type
 from serving.media.info import MediaInfo, probe, verify
 from serving.media.pictures import MAX_PICTURE_PIXELS, read_picture
+from serving.media.sound import SoundInfo, probe_sound, write_sound
+from serving.media.tags import read_metadata
 from serving.media.writer import ENCODINGS, Container, Encoding, VideoWriter
 
 __all__ = [
@@ -17,15 +20,22 @@ __all__ = [
     "MAX_CLIP_PIXELS",
     "MAX_CLIP_SECONDS",
     "MAX_PICTURE_PIXELS",
+    "MAX_UPLOAD_BYTES",
     "Container",
     "Encoding",
     "Frames",
     "MediaError",
     "MediaInfo",
+    "SoundInfo",
     "VideoWriter",
+    "check_format",
+    "mime_type",
     "probe",
+    "probe_sound",
     "read_clip",
+    "read_metadata",
     "read_picture",
     "resize_cover",
     "verify",
+    "write_sound",
 ]

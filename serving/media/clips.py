@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 from model.fit import Frames, resize_cover
 from model.inputs import Clip
 from serving.media.containers import check_segment, container_name, is_faststart
-from serving.media.errors import MediaError
+from serving.media.errors import MediaError, NoVideo
 from serving.media.pictures import picture_format
 
 T = TypeVar("T")
@@ -147,6 +147,7 @@ def video_stream(file: InputContainer, path: Path) -> VideoStream:
     """The first video of a file; cover pictures are none.
 
     Raises:
+        NoVideo: there is only sound.
         MediaError: there is none, or none that can be decoded.
     """
     for stream in file.streams.video:
@@ -155,7 +156,9 @@ def video_stream(file: InputContainer, path: Path) -> VideoStream:
         if stream.codec_context is None:
             raise MediaError(f"{path} has video of an unknown codec")
         return stream
-    raise MediaError(f"{path} has no video" + (", only sound" if file.streams.audio else ""))
+    if file.streams.audio:
+        raise NoVideo(f"{path} has no video, only sound")
+    raise MediaError(f"{path} has no video")
 
 
 def declared_seconds(file: InputContainer, stream: VideoStream) -> Fraction | None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import av
 
-from serving.media.clips import MAX_CLIP_SECONDS, decode, open_media, shape_of, video_stream
+from serving.media.clips import MAX_CLIP_SECONDS, Shape, decode, open_media, shape_of, to_rgb, video_stream
 from serving.media.containers import container_name, is_faststart
+from serving.media.contrast import ENOUGH, Contrast
 from serving.media.errors import MediaError
 from serving.media.pictures import load_picture, picture_format
 from serving.media.writer import ENCODINGS, Container
@@ -35,8 +38,11 @@ class MediaInfo:
     has_audio: bool = False
 
 
-def probe(path: Path) -> MediaInfo:
+def probe(path: Path, look: Callable[[av.VideoFrame, Shape], None] | None = None) -> MediaInfo:
     """Decode a whole file and say what it holds. Animated pictures (GIF, WebP, PNG) are images of one frame.
+
+    Args:
+        look: is shown each frame of a video.
 
     Raises:
         MediaError: it cannot be read, is neither a picture nor a video, is cut short, a frame has another size, it is
@@ -52,10 +58,13 @@ def probe(path: Path) -> MediaInfo:
         context = stream.codec_context
         timed = decode(file, stream, path, MAX_CLIP_SECONDS)
         first = next(timed)
-        width, height = shape_of(first.frame, stream).displayed
-        frames, end = 1, first.end
-        for item in timed:
+        shape = shape_of(first.frame, stream)
+        width, height = shape.displayed
+        frames, end = 0, first.end
+        for item in chain((first,), timed):
             frames, end = frames + 1, item.end
+            if look is not None:
+                look(item.frame, shape)
         seconds = float(end)
         if stream.duration is not None and stream.time_base is not None:
             seconds = float(stream.duration * stream.time_base)
@@ -77,14 +86,33 @@ def probe(path: Path) -> MediaInfo:
 
 
 def verify(
-    path: Path, *, container: Container, width: int, height: int, frames: int, fps: int, audio: bool = False
+    path: Path,
+    *,
+    container: Container,
+    width: int,
+    height: int,
+    frames: int,
+    fps: int,
+    audio: bool = False,
+    contrast: int = 0,
 ) -> MediaInfo:
-    """Check that a file is complete and what VideoWriter was to write, with a sound track or without.
+    """Check that a file is complete and what VideoWriter was to write, with a sound track or without. It is decoded
+    once.
+
+    Args:
+        contrast: `Contrast.levels` of the frames that were written. Where there was much to see in them, the file must
+            not be one colour throughout; where there was little (a prompt may ask for black), it may.
 
     Raises:
         MediaError: names everything that differs.
     """
-    info = probe(path)
+    seen = Contrast()
+
+    def look(frame: av.VideoFrame, shape: Shape) -> None:
+        if seen.levels < ENOUGH:
+            seen.add(to_rgb(frame, shape)[None])
+
+    info = probe(path, look if contrast >= ENOUGH else None)
     encoding = ENCODINGS[container]
     wanted: dict[str, Any] = {
         "container": container,
@@ -106,6 +134,8 @@ def verify(
     # Half a frame: Matroska counts whole milliseconds.
     if abs(info.duration_seconds - frames / fps) > 0.5 / fps:
         wrong.append(f"duration_seconds {info.duration_seconds:g} instead of {frames / fps:g}")
+    if contrast >= ENOUGH and not seen.levels:
+        wrong.append(f"nothing but the colour {seen.colour}, which the frames had not")
     if wrong:
         raise MediaError(f"{path} has {', '.join(wrong)}")
     return info

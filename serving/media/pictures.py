@@ -77,7 +77,7 @@ def load_picture(path: Path) -> Image.Image:
                 )
             image.load()
             return _upright(image)
-    except MediaError:
+    except (MediaError, MemoryError):
         raise
     except Exception as error:  # decoders meet damaged files with errors of almost any kind
         reason = " ".join(str(error).split())[:200]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,15 +16,77 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from numpy.typing import NDArray
 
-from serving.media.clips import open_media, video_stream
+from serving.media.clips import SLACK_SECONDS, open_media, video_stream
+from serving.media.containers import container_name
 from serving.media.errors import MediaError
 
 RATE = 48_000  # samples a second
 LAYOUT = "stereo"
 CHANNELS = 2
 BLOCK = 1_024  # samples that are encoded at a time, at most
+MAX_SOUND_BYTES = 1 << 30  # of a WAV file of ours
 
 Samples: TypeAlias = NDArray[Any]  # float32 or int16 [channels, n]
+
+
+@dataclass(frozen=True)
+class SoundInfo:
+    """What the first sound track of a file is."""
+
+    container: str  # as `serving.media.info` names it
+    codec: str
+    sample_rate: int  # of the file
+    channels: int
+    seconds: float  # counted by decoding
+
+
+def probe_sound(path: Path, max_seconds: float) -> SoundInfo:
+    """Decode the first sound track of a file, of whatever FFmpeg reads of `serving.media.clips.CONTAINERS`.
+
+    Raises:
+        MediaError: it cannot be read, has no sound, is damaged, or lasts longer than ``max_seconds``.
+    """
+    with closing(Soundtrack(path, "fltp")) as track:
+        count = 0
+        for samples in track.samples():
+            count += samples.shape[1]
+            if count > (max_seconds + float(SLACK_SECONDS)) * RATE:
+                raise MediaError(f"the sound of {path} lasts longer than {max_seconds:g} s, the limit")
+        if not count:
+            raise MediaError(f"{path} has no sound that can be decoded")
+        return SoundInfo(track.container, track.codec, track.sample_rate, track.channels, count / RATE)
+
+
+def write_sound(path: Path, to: Path, max_seconds: float) -> float:
+    """Write the first sound track of a file, or the beginning of it, as plain 48 kHz stereo float WAV, from the first
+    frame of the file's video on. `VideoWriter` makes the same of it as of the file itself.
+
+    Returns:
+        The seconds written.
+
+    Raises:
+        MediaError: as `probe_sound`, or the copy cannot be written.
+    """
+    left = count = round(max_seconds * RATE)
+    try:
+        with closing(Soundtrack(path, "fltp")) as track, av.open(str(to), "w", format="wav") as output:
+            stream = output.add_stream("pcm_f32le", rate=RATE)
+            assert isinstance(stream, AudioStream)
+            stream.layout, stream.format = LAYOUT, "flt"
+            for samples in track.samples():
+                taken = samples[:, :left]
+                if taken.shape[1]:
+                    packed = np.ascontiguousarray(taken.T.reshape(1, -1))
+                    frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=LAYOUT)
+                    frame.sample_rate, frame.pts, frame.time_base = RATE, count - left, Fraction(1, RATE)
+                    output.mux(stream.encode(frame))
+                    left -= taken.shape[1]
+                if not left:
+                    break
+            output.mux(stream.encode(None))
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(f"cannot copy the sound of {path}: {error.strerror}") from error
+    return (count - left) / RATE
 
 
 class Soundtrack:
@@ -45,6 +108,10 @@ class Soundtrack:
                 raise MediaError(f"{source} has no sound")
             if file.streams.audio[0].codec_context is None:
                 raise MediaError(f"{source} has sound of an unknown codec")
+            stream = file.streams.audio[0]
+            self.container = container_name(file.format.name)
+            self.codec = str(stream.codec_context.codec.canonical_name)
+            self.sample_rate, self.channels = int(stream.rate or 0), int(stream.channels)
             self._chunks = self._decode(file)
         except BaseException:
             self._open.close()
@@ -77,6 +144,14 @@ class Soundtrack:
     def finish(self) -> Iterator[av.Packet[AudioStream]]:
         """What the encoder still holds."""
         yield from self._stream.encode(None)
+
+    def samples(self) -> Iterator[Samples]:
+        """All of it, ``[channels, n]`` at a time; instead of `attach` and `until`.
+
+        Raises:
+            MediaError: the source is damaged there.
+        """
+        return self._chunks
 
     def close(self) -> None:
         """Let go of the source; more than once is fine."""

@@ -26,7 +26,7 @@ class Active:
     """
 
     spec: SegmentSpec
-    order: tuple[float, str]
+    order: tuple[float | str, ...]
     tokens: int
     conditions: Any
     owner: Owner | None = None
@@ -65,10 +65,11 @@ class News:
 @dataclass
 class Board:
     """Segments and engines. Times are seconds of one monotonic clock, passed in; ``engine_timeout`` is how long an
-    engine may be silent beside its steps."""
+    engine may be silent beside its steps, ``preview_steps`` how many are between two looks at a segment (0: none)."""
 
     step_tokens: int
     engine_timeout: float
+    preview_steps: int = 0
     active: dict[str, Active] = field(default_factory=dict)
     engines: dict[str, EngineView] = field(default_factory=dict)
     _cohorts: int = 0
@@ -133,6 +134,7 @@ class Board:
             advance=decision.advance,
             tokens=tokens,
             put_away=decision.trial,
+            preview=tuple(i for i in decision.advance if self._wants_preview(self.active[i])),
         )
 
     def lose_silent_engines(self, now: float) -> list[str]:
@@ -156,6 +158,10 @@ class Board:
             return None
         batch = sum(s.tokens for s in self.active.values() if s.engine == segment.engine)
         return (segment.spec.steps - segment.furthest) * batch * view.seconds_per_token
+
+    def _wants_preview(self, segment: Active) -> bool:
+        step = segment.furthest + 1  # that the segment will have behind it
+        return bool(self.preview_steps) and step % self.preview_steps == 0 and step < segment.spec.steps
 
     def _holds(self, engine: str, segment_id: str) -> bool:
         segment = self.active.get(segment_id)

@@ -11,12 +11,12 @@ class Candidate:
     """A segment as the scheduler sees it.
 
     Attributes:
-        order: by creation; smaller goes first. tokens: in one step, all guidance branches counted.
+        order: by priority and creation; smaller goes first. tokens: in one step, all guidance branches counted.
         cohort: 0, or the number of a group of which one may be what an engine failed of; they are tried by themselves.
     """
 
     id: str
-    order: tuple[float, str]
+    order: tuple[float | str, ...]
     tokens: int
     cohort: int = 0
 

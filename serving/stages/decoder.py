@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import ray
 import torch
 
 from model.checkpoints import configure_torch, load_autoencoder
 from model.inputs import Clip
 from model.pipeline import decode_spans, tail
+from model.preview import LatentView
 from model.tasks import ModelCard, VideoSpec
-from serving.artifacts import ArtifactStore
-from serving.jobs.job import Result
+from serving.artifacts import open_artifacts
+from serving.jobs.job import Preview, Result
+from serving.media.preview import animate
+from serving.media.sandbox import Sandbox
+from serving.moderation import Moderation
 from serving.settings import Settings
-from serving.stages.render import render_video, save_latents
+from serving.stages.render import check_finite, render_video, save_latents
+from serving.stages.stored import Stored, files
 
 MIME_TYPES = {"mp4": "video/mp4", "mkv": "video/x-matroska"}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A stored video, and what the output check said of it (None: nobody was asked)."""
+
+    result: Result
+    verdict: dict[str, str] | None
 
 
 class Decoder:
@@ -26,13 +45,53 @@ class Decoder:
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self._autoencoder = load_autoencoder(card, configure_torch())
-        self._artifacts = ArtifactStore(settings.artifacts)
+        self._view = LatentView.fit(self._autoencoder)
+        self._artifacts = open_artifacts(settings.artifacts_url)
+        self._moderation = Moderation(settings)
         self._scratch = settings.scratch
-        self._scratch.mkdir(exist_ok=True)
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._sandbox = Sandbox(scratch=self._scratch)
 
-    async def render(self, spec: VideoSpec, latents: list[ray.ObjectRef], prefix: str) -> Result:  # type: ignore[type-arg]
-        """Decode, encode, verify and store under ``prefix``, which names the job and its lease epoch."""
-        return await asyncio.to_thread(self._render, spec, latents, prefix)
+    async def render(
+        self,
+        spec: VideoSpec,
+        latents: list[ray.ObjectRef],  # type: ignore[type-arg]
+        prefix: str,
+        media: dict[str, Stored],
+        timings: dict[str, float],
+    ) -> Rendered:
+        """Decode, encode, verify, have checked and store under ``prefix``, which names the job and its lease epoch. A
+        video that the check refuses is not stored.
+
+        Args:
+            timings: seconds by stage so far.
+        """
+        with tempfile.TemporaryDirectory(dir=self._scratch) as directory:
+            folder = Path(directory)
+            spent = await asyncio.to_thread(self._render, spec, latents, folder, media, timings)
+            name = f"video.{spec.container}"
+            job_id = prefix.split("/")[1]
+            verdict = await self._moderation.check_output(job_id, folder / name, MIME_TYPES[spec.container])
+            if verdict is not None and verdict["outcome"] == "refused":
+                raise OutputRefused(verdict["note"])
+            result = await asyncio.to_thread(self._store, spec, folder, prefix, spent)
+        return Rendered(result, verdict)
+
+    async def preview(
+        self,
+        spec: VideoSpec,
+        latents: list[ray.ObjectRef],  # type: ignore[type-arg]
+        prefix: str,
+        step: int,
+    ) -> Preview:
+        """Store a small moving picture of a segment in the making."""
+        return await asyncio.to_thread(self._preview, spec, latents[0], prefix, step)
+
+    def _preview(self, spec: VideoSpec, reference: ray.ObjectRef, prefix: str, step: int) -> Preview:  # type: ignore[type-arg]
+        frames = self._view.frames(ray.get(reference))
+        data, width, height = animate(frames, spec.temporal / spec.fps)
+        file = self._artifacts.put_bytes(f"{prefix}/preview-{step}.webp", data, "image/webp")
+        return Preview(file.key, file.mime_type, width, height, file.size_bytes, step)
 
     async def tail(self, spec: VideoSpec, latents: list[ray.ObjectRef], frames: int) -> list[ray.ObjectRef]:  # type: ignore[type-arg]
         """A reference to the last frames of a segment (`model.inputs.Clip`), for the next one to go on from."""
@@ -41,16 +100,59 @@ class Decoder:
     def _tail(self, spec: VideoSpec, reference: ray.ObjectRef, frames: int) -> Clip:  # type: ignore[type-arg]
         return tail(self._autoencoder, spec, ray.get(reference), frames)
 
-    def _render(self, spec: VideoSpec, references: list[ray.ObjectRef], prefix: str) -> Result:  # type: ignore[type-arg]
+    def _render(
+        self,
+        spec: VideoSpec,
+        references: list[ray.ObjectRef],  # type: ignore[type-arg]
+        folder: Path,
+        media: Mapping[str, Stored],
+        timings: Mapping[str, float],
+    ) -> dict[str, float]:
+        """Write the files; returns the seconds by stage."""
         latents: list[torch.Tensor] = ray.get(references)
-        with tempfile.TemporaryDirectory(dir=self._scratch) as directory:
-            name = f"video.{spec.container}"
-            path = Path(directory) / name
-            render_video(spec, decode_spans(self._autoencoder, spec, latents), path)
-            video = self._artifacts.put_file(f"{prefix}/{name}", path, MIME_TYPES[spec.container])
-            kept = None
-            if spec.keep_latents:
-                file = Path(directory) / "latents.safetensors"
-                save_latents(latents, file)
-                kept = self._artifacts.put_file(f"{prefix}/{file.name}", file, "application/octet-stream")
-        return Result(video, kept, spec.frames, spec.width, spec.height, spec.fps)
+        check_finite(latents)
+        started = time.monotonic()
+        decoding = Stopwatch(decode_spans(self._autoencoder, spec, latents))
+        with ExitStack() as stack:
+            audio = None
+            if spec.audio is not None:
+                sound = {spec.audio: media[spec.audio]}
+                paths = stack.enter_context(files(sound, self._artifacts, self._scratch))
+                audio = folder / "sound.wav"
+                self._sandbox.blocking.write_sound(paths[spec.audio], audio, spec.frames / spec.fps)
+            tags = {f"{stage}_seconds": f"{seconds:.3f}" for stage, seconds in timings.items()}
+            render_video(spec, decoding, folder / f"video.{spec.container}", audio, metadata=tags)
+        if spec.keep_latents:
+            save_latents(latents, folder / "latents.safetensors")
+        encoding = time.monotonic() - started - decoding.seconds
+        return {**timings, "decoding": decoding.seconds, "encoding": encoding}
+
+    def _store(self, spec: VideoSpec, folder: Path, prefix: str, timings: dict[str, float]) -> Result:
+        name = f"video.{spec.container}"
+        video = self._artifacts.put_file(f"{prefix}/{name}", folder / name, MIME_TYPES[spec.container])
+        kept = None
+        if spec.keep_latents:
+            name = "latents.safetensors"
+            kept = self._artifacts.put_file(f"{prefix}/{name}", folder / name, "application/octet-stream")
+        return Result(video, kept, spec.frames, spec.width, spec.height, spec.fps, timings)
+
+
+class OutputRefused(Exception):
+    """The check of videos refused this one."""
+
+
+class Stopwatch:
+    """An iterator of frames that counts the seconds spent in it."""
+
+    def __init__(self, frames: Iterator[npt.NDArray[np.uint8]]) -> None:
+        self._frames = frames
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+        while True:
+            started = time.monotonic()
+            chunk = next(self._frames, None)
+            self.seconds += time.monotonic() - started
+            if chunk is None:
+                return
+            yield chunk

@@ -1,8 +1,10 @@
-"""Frames to a verified file: cut to length, scaled to the requested size, encoded."""
+"""Frames to a verified file: cut to length, scaled to the requested size, encoded, with what made them in its tags."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -11,44 +13,100 @@ import torch
 from safetensors.torch import save_file
 
 from model.tasks import VideoSpec
-from serving.media import VideoWriter, resize_cover, verify
+from serving.media import MediaError, MediaInfo, VideoWriter, resize_cover, verify
+from serving.media.contrast import Contrast
+from serving.media.tags import tagged
 
 
 def render_video(
-    spec: VideoSpec, chunks: Iterable[npt.NDArray[np.uint8]], path: Path, audio: Path | None = None
-) -> None:
+    spec: VideoSpec,
+    chunks: Iterable[npt.NDArray[np.uint8]],
+    path: Path,
+    audio: Path | None = None,
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> MediaInfo:
     """Write ``chunks`` of frames ``[n, H, W, 3]`` as the file that ``spec`` asks for and check it by decoding it.
+
+    What counts as blank: frames that are all exactly one colour, every pixel of every frame. That is what a
+    computation gone wrong leaves behind (NaN becomes 0), and no model paints it, not even when asked for black. Dark
+    or plain clips with the least noise pass.
 
     Args:
         audio: a file whose sound track goes beside the frames.
+        metadata: tags beside those that come from ``spec``, such as timings; lower-case names. See
+            `serving.media.tags.read_metadata`.
+
+    Returns:
+        What the finished file holds.
 
     Raises:
-        MediaError: the file does not hold what was asked for.
+        MediaError: the frames are blank, or the file does not hold what was asked for; there is no file then.
     """
-    metadata = {
+    tags = {
         "title": "Zoetrope",
         "comment": f"model={spec.model} seed={spec.seed} steps={spec.steps} guidance={spec.guidance:g} "
         f"denoised_at={spec.native_width}x{spec.native_height}",
+        **tagged(
+            {
+                "version": zoetrope_version(),
+                "task": spec.task.kind,
+                "model": spec.model,
+                "seed": str(spec.seed),
+                "steps": str(spec.steps),
+                "guidance": f"{spec.guidance:g}",
+                "denoised_at": f"{spec.native_width}x{spec.native_height}",
+                **(metadata or {}),
+            }
+        ),
     }
     left = spec.frames
-    with VideoWriter(path, spec.width, spec.height, spec.fps, spec.container, metadata, audio=audio) as writer:
+    contrast = Contrast()
+    with VideoWriter(path, spec.width, spec.height, spec.fps, spec.container, tags, audio=audio) as writer:
         for chunk in chunks:
             frames = chunk[:left]
             left -= len(frames)
             if len(frames):
+                contrast.add(frames)
                 writer.write(resize_cover(frames, spec.width, spec.height))
-    verify(
-        path,
-        container=spec.container,
-        width=spec.width,
-        height=spec.height,
-        frames=spec.frames,
-        fps=spec.fps,
-        audio=audio is not None,
-    )
+        if left < spec.frames and not contrast.levels:
+            raise MediaError(f"every pixel of all {spec.frames - left} frames is {contrast.colour}: the video is blank")
+    try:
+        return verify(
+            path,
+            container=spec.container,
+            width=spec.width,
+            height=spec.height,
+            frames=spec.frames,
+            fps=spec.fps,
+            audio=audio is not None,
+            contrast=contrast.levels,
+        )
+    except MediaError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def check_finite(latents: Sequence[torch.Tensor]) -> None:
+    """
+    Raises:
+        MediaError: a segment's latents hold infinities or NaN, which would come out as blank or broken frames.
+    """
+    for index, part in enumerate(latents):
+        broken = part.numel() - int(torch.isfinite(part).sum())
+        if broken:
+            raise MediaError(f"{broken} of {part.numel()} values in the latents of segment {index} are not finite")
 
 
 def save_latents(latents: Sequence[torch.Tensor], path: Path) -> None:
     """The latents ``[C, T, H, W]`` float32 of each segment as safetensors: ``latents``, ``latents.1``, ..."""
     names = ["latents", *(f"latents.{i}" for i in range(1, len(latents)))]
     save_file({name: part.contiguous() for name, part in zip(names, latents, strict=True)}, path)
+
+
+@cache
+def zoetrope_version() -> str:
+    try:
+        return version("zoetrope")
+    except PackageNotFoundError:
+        return "unknown"

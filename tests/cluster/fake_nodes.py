@@ -17,15 +17,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.placement import DOMAIN_LABEL, PlacementError, placements, sort_ranks
 from cluster.plan import GangPlan, Overrides, plan_gang
 from model.family import FAMILY
+from tests.cluster.own_cluster import NODE
 
 SECONDS = 60
-NODE: dict[str, Any] = {
-    "num_cpus": 1,
-    "num_gpus": 4,
-    "object_store_memory": 80 << 20,
-    "include_dashboard": False,
-    "include_log_monitor": False,
-}
 
 
 class Where:

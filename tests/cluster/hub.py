@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.engine import Engine
-from cluster.messages import Owner, Plan, Report
+from cluster.messages import Owner, Plan, Report, Restarts
 from cluster.processes import Process
 from cluster.rank import Place
 from cluster.settings import EngineSettings
@@ -35,6 +35,9 @@ class Event:
     state: str
     steps: dict[str, int]
     reason: str = ""
+    restarts: Restarts = field(default_factory=Restarts)
+    failures: int = 0
+    out_of_service: bool = False
 
 
 @dataclass
@@ -80,7 +83,18 @@ class Hub:
         self._ledger.failed |= dict(news.failed)
         steps = {h.id: h.step for h in report.held}
         reason = report.broken.reason if report.broken is not None else ""
-        self._events.append(Event(now, report.engine, report.gang_epoch, report.state, steps, reason))
+        event = Event(
+            now,
+            report.engine,
+            report.gang_epoch,
+            report.state,
+            steps,
+            reason,
+            report.restarts,
+            report.failures,
+            report.out_of_service,
+        )
+        self._events.append(event)
         self._board.lose_silent_engines(now)
         await self._notify()
         plan = self._plan(report)
@@ -164,9 +178,10 @@ class Leader:
         remove_placement_group(self.group)
 
 
-def start_engine(card: ModelCard, hub: Any, settings: EngineSettings) -> Leader:
+def start_engine(card: ModelCard, hub: Any, settings: EngineSettings, group: PlacementGroup | None = None) -> Leader:
     """A leader in a placement group of its own, as Serve would make it."""
-    group = placement_group([{"CPU": 0.01}, *[settings.rank_resources] * settings.ranks])
+    if group is None:
+        group = placement_group([{"CPU": 0.01}, *[settings.rank_resources] * settings.ranks])
     ray.get(group.ready())
     strategy = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
     actor = ray.remote(Engine).options(num_cpus=0.01, scheduling_strategy=strategy, max_concurrency=4)

@@ -116,13 +116,21 @@ def hub() -> Iterator[Any]:
     ray.kill(actor)
 
 
+@pytest.fixture
+def engines() -> Iterator[list[Leader]]:
+    started: list[Leader] = []
+    yield started
+    for engine in started:
+        engine.end()
+
+
 def kill(leader: Leader, rank: int, number: signal.Signals) -> None:
     os.kill(leader.ranks()[rank].process.pid, number)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_everything_ends_as_if_undisturbed(
-    card: ModelCard, hub: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    card: ModelCard, hub: Any, engines: list[Leader], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = EngineSettings(
         ranks=2,
@@ -136,7 +144,7 @@ def test_everything_ends_as_if_undisturbed(
     local = LocalPipeline.load(card)
     expected = {name: local.run(job.spec, job.inputs)[0] for name, job in jobs.items() if name != "hungry"}
 
-    engines = [start_engine(card, hub, settings) for _ in range(2)]
+    engines += [start_engine(card, hub, settings) for _ in range(2)]
     names = [engine.name() for engine in engines]
     for name, job in jobs.items():
         conditions = condition_span(local.text, local.conditioner, job.spec, job.inputs, 0, None)
@@ -163,6 +171,9 @@ def test_everything_ends_as_if_undisturbed(
     recover("a rank killed", names[0], advance(5))
     kill(engines[1], 0, signal.SIGSTOP)
     recover("a rank stopped", names[1], advance(7))
+    counted = {event.engine: event.restarts for event in ray.get(hub.events.remote())}
+    assert (counted[names[0]].died, counted[names[0]].hung) == (1, 0)
+    assert (counted[names[1]].died, counted[names[1]].hung) == (0, 1)
 
     os.kill(engines[0].process().pid, signal.SIGKILL)
     led = advance(9)
@@ -186,5 +197,3 @@ def test_everything_ends_as_if_undisturbed(
         for what, took in seconds.items():
             print(f"  {what}: {took:.1f} s")
         print(f"  steps taken again, of {STEPS} each: {ledger.redone}")
-    for engine in engines[1:]:
-        engine.end()

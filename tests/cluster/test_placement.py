@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from ray import serve
 
+from cluster.engine import EngineReplica
 from cluster.placement import (
     DOMAIN_LABEL,
     KIND_LABEL,
@@ -20,14 +16,14 @@ from cluster.placement import (
     bundles,
     check_feasible,
     placements,
+    seat,
     sort_ranks,
 )
 from cluster.plan import GangPlan, Overrides, plan_gang
+from cluster.settings import EngineSettings
 from model.family import FAMILY
 from model.presets import find_model
-
-ROOT = Path(__file__).resolve().parents[2]
-SLOW = "timed out during startup"  # Ray gives a node 30 s, which a busy machine may exceed: then once more
+from tests.cluster.own_cluster import run_in_own_cluster
 
 
 def plan(gpus: int, model: str = "wan2.7-27b", nvlink_domain: int = 8, cfg_groups: int = 1) -> GangPlan:
@@ -50,7 +46,7 @@ def test_bundles_are_a_small_one_for_the_leader_and_a_gpu_for_each_rank() -> Non
     assert bundles(plan(4)) == [{"CPU": 0.01}, *[{"GPU": 1.0}] * 4]
     nano = plan_gang(find_model("nano"), 2, "cpu", 40, 24, 2)
     assert bundles(nano) == [{"CPU": 0.01}, {"CPU": 1.0}, {"CPU": 1.0}]
-    (placement,) = placements(nano, [node("x", cpus=1), node("y", cpus=1)])
+    (placement,) = placements(nano, [node("x", cpus=1), node("y", cpus=2)])
     assert placement.options() == {"bundles": bundles(nano), "strategy": "PACK"}
 
 
@@ -103,8 +99,55 @@ def test_what_no_node_can_take_is_refused_with_the_reason(nodes: list[dict[str, 
 def test_two_groups_need_room_for_two_and_ranks_without_gpus_need_cpus() -> None:
     with pytest.raises(PlacementError, match=r"2 groups of 8 GPUs asked for, .* room for 1 \(x: 8, y: 4\)"):
         check_feasible(plan(16, cfg_groups=2), [node("x", 8), node("y", 4)])
-    with pytest.raises(PlacementError, match="2 CPUs asked for, the cluster has 1"):
-        check_feasible(plan_gang(find_model("nano"), 2, "cpu", 40, 24, 2), [node("x", cpus=1)])
+    nano = plan_gang(find_model("nano"), 2, "cpu", 40, 24, 2)
+    with pytest.raises(PlacementError, match=r"2 CPUs asked for and 0\.01 for the leader, the cluster has 1, room"):
+        check_feasible(nano, [node("x", cpus=1)])
+    with pytest.raises(PlacementError, match="the cluster has 2, room for 1 of 2 ranks"):
+        check_feasible(nano, [node("x", cpus=1), node("y", cpus=1)])  # one of them has the leader as well
+    with pytest.raises(PlacementError, match="the cluster has 0"):
+        check_feasible(nano, [])
+
+
+def test_ranks_that_need_cpus_beside_their_gpus_are_not_promised_a_node_without_them() -> None:
+    settings = EngineSettings(ranks=4, rank_resources={"CPU": 1.0, "GPU": 1.0})
+    with pytest.raises(PlacementError, match=r"4 GPUs in one NVLink domain .*, 1 CPU with each, the largest has 3"):
+        seat(settings, [node("x", 4, cpus=4)])
+    assert not seat(settings, [node("x", 4, cpus=5)]).groups
+
+
+def test_a_gang_on_one_node_is_seated_by_serve() -> None:
+    settings = EngineSettings(ranks=2, rank_resources={"CPU": 1.0, "GPU": 1.0})
+    nodes = [node("x", 4, kind="A100"), node("y", 4, kind="H100")]
+    found = seat(settings, nodes, "h100")
+    assert found.groups == ()
+    assert found.options == {
+        "ray_actor_options": {"num_cpus": 0.01},
+        "placement_group_bundles": [{"CPU": 0.01}, *[{"CPU": 1.0, "GPU": 1.0}] * 2],
+        "placement_group_strategy": "STRICT_PACK",
+        "placement_group_bundle_label_selector": [{KIND_LABEL: "H100"}] * 3,
+    }
+    assert "placement_group_bundle_label_selector" not in seat(settings, nodes).options, "any kind will do"
+    assert seat(EngineSettings(), [node("x")]).options["placement_group_strategy"] == "PACK"
+    for options in (found.options, seat(EngineSettings(), [node("x")]).options):
+        assert serve.deployment(**options)(EngineReplica).name == "EngineReplica"  # Serve checks what it is given
+
+
+def test_what_serve_has_no_option_for_the_leader_makes_itself() -> None:
+    settings = EngineSettings(ranks=8, cfg_groups=2, rank_resources={"GPU": 1.0})
+    rack = [node("x", 4, domain="a"), node("y", 4, domain="a")]
+    found = seat(settings, rack)
+    assert found.options == {"ray_actor_options": {"num_cpus": 0.01}}
+    (group,) = found.groups
+    assert group.options() == {"bundles": [{"GPU": 1.0}] * 8, "topology_strategy": {DOMAIN_LABEL: "STRICT_PACK"}}
+    apart = seat(settings, [node("x", 4), node("y", 4)])
+    half = {"bundles": [{"GPU": 1.0}] * 4, "strategy": "STRICT_PACK"}
+    assert [group.options() for group in apart.groups] == [half, half]
+    assert seat(settings, [node("x", 8), node("y", 4)]).groups == (), "rather on one node"
+    for refused in (settings, replace(settings, cfg_groups=1)):
+        with pytest.raises(PlacementError, match="8 GPUs in one NVLink domain asked for, the largest has 4"):
+            seat(refused, [node("x", 4), node("y", 2)])
+    (first, second) = seat(plan(16, cfg_groups=2), [node("x", 8), node("y", 8)]).groups
+    assert first.bundles == second.bundles == ({"GPU": 1.0},) * 8
 
 
 def test_ranks_of_a_node_stand_side_by_side_and_the_first_node_comes_first() -> None:
@@ -125,36 +168,20 @@ def test_nodes_of_a_domain_stand_side_by_side() -> None:
         sort_ranks(places, ["two"])
 
 
-def run_fake_nodes(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.cluster.fake_nodes"]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
-    )
-
-
 @pytest.fixture(scope="module")
-def placed() -> Iterator[dict[str, Any]]:
+def placed() -> dict[str, Any]:
     """What became of gangs on fake nodes of 4 GPUs: two in domain ``a``, one in ``b``."""
-    # In its own folder the cluster is not taken for that of other tests. Names of sockets must be short.
-    with tempfile.TemporaryDirectory(prefix="zoe-", ignore_cleanup_errors=True) as folder:
-        settings = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}
-        settings["RAY_prestart_worker_first_driver"] = "0"  # workers that nobody asks for
-        done = run_fake_nodes({**os.environ, **settings})
-        if SLOW in done.stderr:
-            done = run_fake_nodes({**os.environ, **settings})
-        assert done.returncode == 0, done.stderr[-3000:]
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        yield found
+    return run_in_own_cluster("tests.cluster.fake_nodes")
 
 
-@pytest.mark.timeout(420)  # whichever of these tests comes first starts three nodes
+@pytest.mark.timeout(1300)  # whichever of these tests comes first starts three nodes
 def test_ray_puts_a_gang_of_four_on_one_node(placed: dict[str, Any]) -> None:
     (group,) = placed["node"]
     assert len(group) == 5
     assert len({node for node, _ in group}) == 1
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1300)
 def test_ray_puts_a_gang_of_eight_on_the_two_nodes_of_one_domain(placed: dict[str, Any]) -> None:
     (group,) = placed["domain"]
     ranks = group[1:]
@@ -162,7 +189,7 @@ def test_ray_puts_a_gang_of_eight_on_the_two_nodes_of_one_domain(placed: dict[st
     assert sorted(sum(node == other for other, _ in ranks) for node in {node for node, _ in ranks}) == [4, 4]
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1300)
 def test_ray_puts_guidance_groups_on_a_node_each(placed: dict[str, Any]) -> None:
     first, second = placed["pair"]
     assert (len(first), len(second)) == (5, 4)
@@ -171,19 +198,19 @@ def test_ray_puts_guidance_groups_on_a_node_each(placed: dict[str, Any]) -> None
     assert nodes[0] != nodes[1]
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1300)
 def test_ray_finds_room_for_another_gang_beside_one(placed: dict[str, Any]) -> None:
     (eight,), (four,) = placed["beside"]
     assert {domain for _, domain in eight} == {"a"}
     assert {domain for _, domain in four} == {"b"}
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1300)
 def test_a_plan_for_a_larger_domain_than_there_is_never_reaches_ray(placed: dict[str, Any]) -> None:
     assert placed["refused"] == "10 GPUs in one NVLink domain asked for, the largest has 8"
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1300)
 def test_actors_in_the_group_are_sorted_by_their_gpus(placed: dict[str, Any]) -> None:
     places, order = placed["order"]["places"], placed["order"]["order"]
     assert len({node for node, _ in places}) == 1

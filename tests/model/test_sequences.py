@@ -13,7 +13,6 @@ from model.sequences import (
     Stream,
     pack,
     patchify,
-    rope_angles,
     unpack_targets,
     unpatchify,
 )
@@ -92,16 +91,45 @@ def test_every_latent_frame_has_its_own_noise_level() -> None:
 def test_angles_of_the_target_are_those_of_diffusers(head_dim: int, grid: tuple[int, int, int]) -> None:
     theirs = WanRotaryPosEmbed(head_dim, (1, 2, 2), max_seq_len=16)
     cos, sin = theirs(torch.zeros(1, 1, grid[0], 2 * grid[1], 2 * grid[2]))
-    ours = rope_angles(grid, 0, head_dim)
-    assert torch.allclose(ours.cos(), cos[0, :, 0, ::2].double(), atol=1e-7)
-    assert torch.allclose(ours.sin(), sin[0, :, 0, 1::2].double(), atol=1e-7)
+    batch = pack([Sequence((stream(grid, (1, 2, 2), 5.0),), torch.zeros(1, 3))], (1, 2, 2), head_dim)
+    assert torch.allclose(batch.cos, cos[0, :, 0, ::2].float(), atol=1e-7)
+    assert torch.allclose(batch.sin, sin[0, :, 0, 1::2].float(), atol=1e-7)
 
 
-@pytest.mark.parametrize("source_id", [1, 2, 5])
-def test_a_source_id_turns_every_token_by_the_same_angles(source_id: int) -> None:
-    turned = rope_angles((2, 3, 2), source_id, 64) - rope_angles((2, 3, 2), 0, 64)
-    expected = source_id * 10_000.0 ** (-torch.arange(0, 64, 2, dtype=torch.float64) / 64)
-    assert torch.allclose(turned, expected.expand_as(turned), atol=1e-12)
+def angles_of(grid: tuple[int, int, int], source_id: int, head_dim: int) -> torch.Tensor:
+    """In float64, from the definition: for each token, along time, height and width, and for the whole head."""
+    side = 2 * (head_dim // 6)
+
+    def freqs(dim: int) -> torch.Tensor:
+        return 10_000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+
+    places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64) for n in grid))
+    dims = (head_dim - 2 * side, side, side)
+    parts = [places[:, axis, None] * freqs(dim) for axis, dim in enumerate(dims)]
+    return torch.cat(parts, dim=1) + source_id * freqs(head_dim)
+
+
+@pytest.mark.parametrize("head_dim", [12, 24, 64, 128])
+def test_positions_are_those_of_every_angle_worked_out_bit_for_bit(head_dim: int) -> None:
+    sources = [stream((2, 3, 5), (1, 2, 2), 0.0, 2), stream((1, 7, 4), (1, 2, 2), 0.0, 1)]
+    first = Sequence((*sources, stream((3, 5, 4), (1, 2, 2), 5.0)), torch.zeros(1, 3))
+    second = Sequence((sources[0], stream((21, 17, 30), (1, 2, 2), 7.0)), torch.zeros(1, 3))
+    batch = pack([first, first, second], (1, 2, 2), head_dim)
+    one = [((2, 3, 5), 2), ((1, 7, 4), 1), ((3, 5, 4), 0)]
+    angles = torch.cat([angles_of(*at, head_dim) for at in (*one, *one, ((2, 3, 5), 2), ((21, 17, 30), 0))])
+    assert batch.cos.dtype == batch.sin.dtype == torch.float32
+    assert torch.equal(batch.cos, angles.cos().float())
+    assert torch.equal(batch.sin, angles.sin().float())
+
+
+def test_positions_that_inference_asked_for_first_serve_training_too() -> None:
+    clip = Sequence((stream((2, 3, 3), (1, 2, 2), 5.0, 3),), torch.zeros(1, 3))
+    with torch.inference_mode():
+        pack([clip], (1, 2, 2), 24)
+    batch = pack([clip], (1, 2, 2), 24)
+    weight = torch.ones(12, requires_grad=True)
+    (batch.cos * weight).sum().backward()
+    assert weight.grad is not None and torch.allclose(weight.grad, batch.cos.sum(0))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 
 from cluster.parallel.exchange import GangExchange
 from cluster.parallel.mesh import Mesh
-from kernels import CuSeqlens, combine_experts
+from kernels import CuSeqlens
 from kernels.reference.routing import permute_by_expert
 from model.experts import DenseFeedForward, MoEFeedForward
 from tests.cluster.parallel.exchange_jobs import qkv
@@ -71,7 +71,7 @@ def _experts(mesh: Mesh, tokens: int) -> Pair:
     assert mesh.sequence is not None
     parts = CuSeqlens.of([tokens] * mesh.ranks)
     exchange = GangExchange(mesh.sequence, CuSeqlens.of([parts.total]), parts)
-    return expected, combine_experts(exchange.experts(x, rows, ours.apply_experts), rows)
+    return expected, exchange.experts(x, rows, ours.apply_experts)
 
 
 def _attention(mesh: Mesh, heads: int, lengths: list[int]) -> Pair:

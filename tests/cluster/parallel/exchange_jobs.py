@@ -12,6 +12,7 @@ import torch.distributed as dist
 from cluster.parallel.exchange import GangExchange
 from cluster.parallel.mesh import Mesh
 from kernels import CuSeqlens
+from model.exchange import ALONE, Exchange
 from model.experts import MoEFeedForward
 from tests.cluster.parallel.gangs import EXCHANGE
 
@@ -66,7 +67,6 @@ def tokens_of(case: Routing) -> torch.Tensor:
 def route(cases: list[Routing]) -> list[tuple[torch.Tensor, list[Sent]]]:
     """Of each case what the layer makes of this rank's tokens, with its share of the experts, and what it sent."""
     mesh = Mesh.build(torch.device("cpu"), 1, EXCHANGE)
-    assert mesh.sequence is not None
     made = []
     for case in cases:
         layer, x, parts = layer_of(case), tokens_of(case), CuSeqlens.of(case.parts)
@@ -75,12 +75,60 @@ def route(cases: list[Routing]) -> list[tuple[torch.Tensor, list[Sent]]]:
         for name in ("w1", "w2", "b1"):
             stack = getattr(layer, name)
             setattr(layer, name, None if stack is None else torch.nn.Parameter(stack[own], requires_grad=False))
-        exchange = GangExchange(mesh.sequence, CuSeqlens.of([parts.total]), parts)
+        exchange: Exchange = ALONE
+        if mesh.sequence is not None:
+            exchange = GangExchange(mesh.sequence, CuSeqlens.of([parts.total]), parts)
         mine = x[parts.offsets[mesh.place] : parts.offsets[mesh.place + 1]]
         with pytest.MonkeyPatch.context() as patch:
             sent = _listen(patch)
             made.append((layer(mine, exchange), sent))
     return made
+
+
+@torch.inference_mode()
+def meet_in_flight(case: Routing) -> tuple[torch.Tensor, list[str]]:
+    """What the layer makes of this rank's tokens, and what it did in which order.
+
+    The last rank sends its tokens only once all others are within their shared expert, so whoever waits for tokens
+    before that waits forever.
+    """
+    mesh = Mesh.build(torch.device("cpu"), 1, EXCHANGE)
+    assert mesh.sequence is not None
+    layer, x, parts = layer_of(case), tokens_of(case), CuSeqlens.of(case.parts)
+    each = EXPERTS // mesh.ranks
+    own = slice(mesh.place * each, (mesh.place + 1) * each)
+    layer.w1, layer.w2 = (torch.nn.Parameter(w[own], requires_grad=False) for w in (layer.w1, layer.w2))
+    assert layer.shared is not None
+    met, last, done = dist.distributed_c10d._get_default_store(), mesh.ranks - 1, []
+    real, shared = dist.all_to_all_single, layer.shared.forward
+
+    class Watched:
+        def __init__(self, work: Any, name: str) -> None:
+            self.work, self.name = work, name
+
+        def wait(self) -> None:
+            self.work.wait()
+            done.append(f"{self.name} landed")
+
+    def send(output: torch.Tensor, input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        name = "counts" if not args else "pairs" if input.dtype == torch.int32 else "tokens"
+        name = "results" if "tokens sent" in done and name == "tokens" else name
+        if name == "tokens" and mesh.place == last:
+            met.wait([f"rank {other}" for other in range(last)], EXCHANGE)
+        done.append(f"{name} sent")
+        work = real(output, input, *args, **kwargs)
+        return Watched(work, name) if kwargs.get("async_op") else work
+
+    def beside(x: torch.Tensor) -> torch.Tensor:
+        met.set(f"rank {mesh.place}", "there")
+        done.append("shared expert")
+        return shared(x)
+
+    layer.shared.forward = beside  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_to_all_single", send)
+        exchange = GangExchange(mesh.sequence, CuSeqlens.of([parts.total]), parts)
+        return layer(x[parts.offsets[mesh.place] : parts.offsets[mesh.place + 1]], exchange), done
 
 
 @torch.inference_mode()

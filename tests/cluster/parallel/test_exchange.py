@@ -6,9 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cluster.parallel.exchange import ExpertOrder, GangExchange
+from cluster.parallel.dispatch import ExpertOrder
+from cluster.parallel.exchange import GangExchange
 from kernels import CuSeqlens
-from tests.cluster.parallel.exchange_jobs import EXPERTS, Routing, attend, layer_of, qkv, route, tokens_of
+from tests.cluster.parallel.exchange_jobs import (
+    EXPERTS,
+    Routing,
+    attend,
+    layer_of,
+    meet_in_flight,
+    qkv,
+    route,
+    tokens_of,
+)
 from tests.cluster.parallel.gangs import Gangs
 
 CASES = {
@@ -19,6 +29,7 @@ CASES = {
         Routing((3, 3), top_k=2, groups=2, seed=3),
         Routing((0, 1), seed=4),
     ],
+    1: [Routing((6,)), Routing((5,), top_k=4, groups=4, seed=2)],
     4: [
         Routing((5, 5, 4, 4)),
         Routing((9, 0, 2, 1), top_k=4, groups=4, seed=5),
@@ -31,20 +42,24 @@ CASES = {
 }
 
 
+def choices(case: Routing, x: torch.Tensor) -> tuple[list[int], list[float]]:
+    """Experts of a token and their weights, from the definition."""
+    layer = layer_of(case)
+    score = layer.gate.weight.float() @ x.float()
+    if case.groups is None:
+        score = score.sigmoid()
+        chosen = (score + layer.correction.float()).topk(case.top_k).indices.tolist()
+        return chosen, (score[chosen] / score[chosen].sum()).tolist()
+    size = EXPERTS // case.groups
+    best = (score + layer.correction.float()).view(case.groups, size).argmax(1)
+    return [g * size + int(b) for g, b in enumerate(best)], [1.0] * case.groups
+
+
 def by_loop(case: Routing) -> torch.Tensor:
     """A token at a time, from the definition."""
     layer, out = layer_of(case), []
     for x in tokens_of(case):
-        score = layer.gate.weight.float() @ x.float()
-        if case.groups is None:
-            score = score.sigmoid()
-            chosen = (score + layer.correction.float()).topk(case.top_k).indices.tolist()
-            weights = (score[chosen] / score[chosen].sum()).tolist()
-        else:
-            size = EXPERTS // case.groups
-            best = (score + layer.correction.float()).view(case.groups, size).argmax(1)
-            chosen = [g * size + int(b) for g, b in enumerate(best)]
-            weights = [1.0] * case.groups
+        chosen, weights = choices(case, x)
         assert layer.shared is not None
         total = layer.shared(x).float()
         for expert, weight in zip(chosen, weights, strict=True):
@@ -52,6 +67,13 @@ def by_loop(case: Routing) -> torch.Tensor:
             total = total + weight * (F.gelu(hidden, approximate="tanh") @ layer.w2[expert].float())
         out.append(total if layer.b2 is None else total + layer.b2.float())
     return torch.stack(out)
+
+
+def rows_between(case: Routing, rank: int, ranks: int) -> list[int]:
+    """Tokens of a rank that have chosen an expert of each rank."""
+    first = sum(case.parts[:rank])
+    mine = [choices(case, x)[0] for x in tokens_of(case)[first : first + case.parts[rank]]]
+    return [sum(any(e * ranks // EXPERTS == other for e in chosen) for chosen in mine) for other in range(ranks)]
 
 
 @pytest.mark.parametrize("ranks", CASES)
@@ -63,12 +85,26 @@ def test_experts_of_other_ranks_are_the_loop_over_the_tokens(ranks: int, gangs: 
         assert made.dtype == case.dtype
         limit = 1e-5 if case.dtype == torch.float32 else 2e-2
         assert float((made.float() - by_loop(case)).norm()) <= limit * float(by_loop(case).norm()), case
-        sent = [answer[i][1] for answer in answers]
-        for rank, (counts, there, back) in enumerate(sent):
-            assert counts.dtype == torch.int32
+        sent = [answer[i][1] for answer in answers if ranks > 1]
+        for rank, (counts, pairs, there, back) in enumerate(sent):
+            assert counts.dtype == pairs.dtype == torch.int32
             assert there.dtype == back.dtype == case.dtype
-            assert sum(there.rows) == case.parts[rank] * case.top_k, "as many rows as there are choices"
-            assert back.rows == [other[1].rows[rank] for other in sent], "they go back where they came from"
+            assert sum(pairs.rows) == case.parts[rank] * case.top_k, "as many pairs as there are choices"
+            assert there.rows == rows_between(case, rank, ranks), "a token once to each rank that it has chosen"
+            assert back.rows == [other[2].rows[rank] for other in sent], "they go back where they came from"
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_the_shared_expert_works_while_tokens_are_under_way(ranks: int, gangs: Gangs) -> None:
+    case = Routing((3,) * ranks, top_k=3, seed=11)
+    answers = gangs.run(ranks, meet_in_flight, case)
+    expected = by_loop(case)
+    assert float((torch.cat([made for made, _ in answers]) - expected).norm()) <= 1e-5 * float(expected.norm())
+    for _, done in answers:
+        assert done == [
+            "counts sent", "pairs sent", "tokens sent", "shared expert", "pairs landed", "tokens landed",
+            "results sent", "results landed",
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

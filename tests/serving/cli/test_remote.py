@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from serving.cli import main
-from serving.jobs.job import Job, Stage, State
+from serving.jobs.job import Job, JobFilter, Stage, State
 from tests.serving.gateway.harness import ROOT, Service, until
 
 
-def run_while(command: list[str], act: Callable[[], None]) -> int:
+def run_while(command: list[str], act: Callable[[], object]) -> int:
     """Run a command in a thread while the router's part is played; its exit code."""
     with ThreadPoolExecutor(1) as pool:
         running: Future[int] = pool.submit(main, command)
@@ -26,7 +26,7 @@ def run_while(command: list[str], act: Callable[[], None]) -> int:
 
 def queued(service: Service) -> Job:
     """The one job that waits, once it is there."""
-    return until(lambda: service.store.list("", page_size=2, states=(State.QUEUED,)))[0]
+    return until(lambda: service.store.list("", page_size=2, where=JobFilter(states=(State.QUEUED,))))[0]
 
 
 def test_generate(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +79,7 @@ def test_refused_request(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines()[-1].startswith(f"error: {line}")
-    assert service.store.list("", page_size=10, states=(State.QUEUED,)) == []
+    assert service.store.list("", page_size=10, where=JobFilter(states=(State.QUEUED,))) == []
 
 
 def test_failed_job(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

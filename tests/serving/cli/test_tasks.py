@@ -17,7 +17,6 @@ from serving.cli.errors import CliError
 from serving.cli.local import generate_locally
 from serving.cli.order import Order, TaskMedia
 from serving.cli.progress import ProgressView
-from serving.cli.remote import generate_privately, generate_remotely
 from serving.media import VideoWriter, probe, read_clip
 
 A, B = Path("a.png"), Path("b.mp4")
@@ -120,16 +119,16 @@ def test_given_frames_are_the_frames_of_the_clip(tmp_path: Path) -> None:
     assert np.abs(onward[:5] - shown[-5:]).mean() < 12
 
 
-def test_a_task_for_a_service_without_uploads_is_refused_before_anything_starts(
-    files: dict[str, Path], tmp_path: Path
-) -> None:
-    view = ProgressView(Console(file=io.StringIO()))
-    order = Order("p", tmp_path / "x.mp4", media=TaskMedia(image=files["picture.png"]))
-    words = r"^local: is needed for a task of kind image_to_video"
-    with pytest.raises(CliError, match=words):
-        generate_remotely(order, "127.0.0.1:1", view)
-    with pytest.raises(CliError, match=words):
-        generate_privately(order, tmp_path, view)
+def test_what_a_service_has_already_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "here.png").touch()
+    given = (Path("media/here.png"), Path("media/med_1"), Path("operations/vid_1"), Path("a.png"))
+    order = Order("p", Path("x.mp4"), media=TaskMedia(references=given), audio=Path("media/med_2"))
+    request = order.upload_request()
+    assert request["task"]["references"] == [given[0], "media/med_1", "operations/vid_1", given[3]]
+    assert request["audio"] == "media/med_2"
+    assert order.request()["task"]["references"] == [str(path) for path in given]
 
 
 @pytest.mark.parametrize(

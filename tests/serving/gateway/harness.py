@@ -23,9 +23,10 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
-from serving.artifacts import ArtifactStore
+from serving.artifacts import ArtifactStore, open_artifacts
 from serving.client import VideoClient
-from serving.jobs.job import EngineRow, Job, Result, Stage, State
+from serving.jobs.job import EngineRow, Job, JobFilter, Result, Stage, State
+from serving.jobs.open import Stores, open_stores
 from serving.jobs.store import JobStore
 from serving.settings import Settings
 from tests.tiny import TRANSFORMER
@@ -100,7 +101,7 @@ class Service:
 
     settings: Settings
     gateway: GatewayProcess
-    store: JobStore
+    stores: Stores
     artifacts: ArtifactStore
     client: VideoClient
     channel: grpc.Channel
@@ -115,6 +116,14 @@ class Service:
     def target(self) -> str:
         return self.gateway.bound["grpc"]
 
+    @property
+    def http(self) -> str:
+        return "http://" + self.gateway.bound["http"]
+
+    @property
+    def store(self) -> JobStore:
+        return self.stores.jobs
+
     def job(self, name: str) -> Job:
         job = self.store.get(name.removeprefix("operations/"), "")
         assert job is not None
@@ -124,7 +133,7 @@ class Service:
 
     def claim(self, name: str) -> Job:
         """Take the job up. It is the only one that waits, for every test leaves the queue empty."""
-        (job,) = self.store.claim("test", 10, 60.0, 5)
+        (job,) = self.store.claim("test", 10, 60.0, 5, (MODEL,))
         assert job.id == name.removeprefix("operations/")
         return job
 
@@ -152,7 +161,7 @@ class Service:
 
     def empty_queue(self) -> None:
         """End what a test left unfinished."""
-        for job in self.store.list("", page_size=1_000, states=(State.QUEUED, State.RUNNING)):
+        for job in self.store.list("", page_size=1_000, where=JobFilter(states=(State.QUEUED, State.RUNNING))):
             self.store.request_cancel(job.id, "")
             if job.state is State.RUNNING:
                 self.store.finish(job.id, job.lease_epoch, State.CANCELLED)
@@ -169,8 +178,8 @@ def running_service(directory: Path, **changes: Any) -> Iterator[Service]:
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(VideoClient(gateway.bound["grpc"]))
         channel = stack.enter_context(grpc.insecure_channel(gateway.bound["grpc"]))
-        store = stack.enter_context(contextlib.closing(JobStore(settings.database)))
-        service = Service(settings, gateway, store, ArtifactStore(settings.artifacts), client, channel)
+        stores = stack.enter_context(contextlib.closing(open_stores(settings.database_url)))
+        service = Service(settings, gateway, stores, open_artifacts(settings.artifacts_url), client, channel)
         try:
             yield service
         finally:

@@ -143,7 +143,10 @@ def test_bad_list(service: Service) -> None:
         return violations(status)
 
     assert refused(page_size=-1) == {"page_size": "-1 is negative"}
-    assert "not one of done=true" in refused(filter="colour=red")["filter"]
+    for wrong in ("colour=red", "state=purple", "done", "state=queued OR state=failed", "state>queued", "a" * 3_000):
+        assert "filter" in refused(filter=wrong)
+    assert "known are done=, state=" in refused(filter="colour=red")["filter"]
+    assert "is no time such as 2026" in refused(filter="create_time>=yesterday")["filter"]
     assert list(refused(name="projects/x")) == ["name"]
     for token in ("x", "é", "e30=", "bnVsbA==", "WzEsIDIsIDNd", "W05hTiwgImEiLCAiIl0="):
         assert list(refused(page_token=token)) == ["page_token"]

@@ -16,12 +16,18 @@ from grpc_status import rpc_status
 
 from model.presets import find_model
 from serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
-from serving.artifacts import ArtifactStore
-from serving.gateway.errors import as_api_error, describe
+from serving.gateway.core import Core
+from serving.gateway.doorkeeper import Principal
+from serving.gateway.errors import as_api_error
 from serving.gateway.intake import Intake
 from serving.gateway.liveness import Liveness
+from serving.gateway.logs import describe
 from serving.gateway.server import grpc_server
+from serving.gateway.watching import Watching
+from serving.jobs.open import Stores
 from serving.jobs.store import StoreError
+from serving.moderation import Moderation
+from serving.settings import Settings
 from tests.serving.gateway.harness import MODEL, detail, reason, text_request, write_checkpoint
 
 SECRET = "a secret prompt"
@@ -37,13 +43,31 @@ class BrokenStore:
         return broken
 
 
+class Doorkeeper:
+    """Lets everybody in."""
+
+    def admit(self, secret: str | None) -> Principal:
+        return Principal()
+
+
 @pytest.fixture
 async def broken(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
     card = find_model(str(write_checkpoint(tmp_path / MODEL)))
-    store: Any = BrokenStore()
-    server = grpc_server(
-        Intake(store, card, 10), ArtifactStore(tmp_path / "files"), Liveness(store, MODEL), health.aio.HealthServicer()
+    broken: Any = BrokenStore()
+    doorkeeper: Any = Doorkeeper()
+    settings = Settings(data_dir=tmp_path)
+    core = Core(
+        settings=settings,
+        card=card,
+        stores=Stores(broken, broken, broken, broken, broken),
+        artifacts=broken,
+        intake=Intake(settings, card, broken, broken, Moderation(settings)),
+        desk=broken,
+        doorkeeper=doorkeeper,
+        liveness=Liveness(broken, MODEL),
+        watching=Watching(broken),
     )
+    server = grpc_server(core, health.aio.HealthServicer())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -114,4 +138,5 @@ def test_messages_of_the_system_are_logged(tmp_path: Path) -> None:
     assert "builtins.ValueError" in text
     assert SECRET not in text
     error = as_api_error(raised(FileNotFoundError(2, "No such file", "x")))
-    assert (error.code, error.reason) == ("INTERNAL", "INTERNAL")
+    assert (error.code, error.reason) == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+    assert error.retry_seconds is not None

@@ -24,6 +24,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from serving.api.zoetrope.video.v1 import video_pb2
 from serving.client import VideoClient
 from serving.jobs.job import Stage
+from serving.jobs.open import open_stores
 from serving.settings import Settings
 from tests.serving.gateway.harness import (
     MODEL,
@@ -108,6 +109,8 @@ def test_reflection_without_stubs(service: Service) -> None:
     database = ProtoReflectionDescriptorDatabase(service.channel)
     assert set(database.get_services()) == {
         VIDEO_SERVICE,
+        "zoetrope.video.v1.MediaService",
+        "zoetrope.video.v1.AccountService",
         "google.longrunning.Operations",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
@@ -117,7 +120,25 @@ def test_reflection_without_stubs(service: Service) -> None:
     def methods(name: str) -> set[str]:
         return {method.name for method in pool.FindServiceByName(name).methods}
 
-    assert methods(VIDEO_SERVICE) == {"CreateVideo", "WatchVideo", "DownloadVideo", "ListModels"}
+    assert methods(VIDEO_SERVICE) == {
+        "CreateVideo",
+        "BatchCreateVideos",
+        "ExtendVideo",
+        "UpdateVideo",
+        "ListVideoEvents",
+        "ReplayWebhooks",
+        "WatchVideo",
+        "DownloadVideo",
+        "ListModels",
+    }
+    assert methods("zoetrope.video.v1.MediaService") == {
+        "CreateMedia",
+        "UploadMedia",
+        "GetMedia",
+        "ListMedia",
+        "DeleteMedia",
+    }
+    assert methods("zoetrope.video.v1.AccountService") == {"GetAccount", "GetWebhookSecret"}
     assert methods("google.longrunning.Operations") == {
         "ListOperations",
         "GetOperation",
@@ -206,8 +227,14 @@ def test_taken_port(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"grpc": "nowhere"}, "error: grpc: 'nowhere' is not HOST:PORT"),
-        ({"grpc": "256.1.1.1:0"}, "error: grpc: cannot listen at 256.1.1.1:0: "),
-        ({"grpc": "192.0.2.1:0"}, "error: grpc: cannot listen at 192.0.2.1:0: Cannot assign requested address"),
+        ({"grpc": "256.1.1.1:0"}, "error: grpc, http: others can connect to an address that is not of this machine"),
+        ({"http": "0.0.0.0:0"}, "error: grpc, http: others can connect to an address that is not of this machine"),
+        ({"tls_cert": "c.pem"}, "error: tls_cert, tls_key: give both, or neither"),
+        ({"tls_client_ca": "c.pem"}, "error: tls_cert, tls_key: give both, or neither; tls_client_ca needs them"),
+        ({"tls_cert": "c.pem", "tls_key": "k.pem"}, "error: tls_cert, tls_key, tls_client_ca: cannot be used: "),
+        ({"database": "mysql://x"}, "error: a database URL starts with sqlite:/// or postgresql://"),
+        ({"blocked_words": "/nowhere/words"}, "error: blocked_words: "),
+        ({"allow_networks": ["10.0.0.0/99"]}, "error: allow_networks: "),
         ({"http": "127.0.0.1:65536"}, "error: http: '127.0.0.1:65536' is not HOST:PORT"),
         ({"model": "no-such-model"}, "error: model 'no-such-model' is neither a preset"),
         ({"data_dir": "/dev/null/x"}, "error: data_dir: /dev/null/x cannot be created: Not a directory"),
@@ -218,6 +245,25 @@ def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> 
     base = {"model": str(write_checkpoint(tmp_path / MODEL)), "grpc": "127.0.0.1:0", "http": "127.0.0.1:0"}
     status, output, line = run_gateway(json.dumps({**base, "data_dir": str(tmp_path / "data"), **changes}))
     assert (status, output) == (2, "")
+    assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("256.1.1.1:0", "error: grpc: cannot listen at 256.1.1.1:0: "),
+        ("192.0.2.1:0", "error: grpc: cannot listen at 192.0.2.1:0: Cannot assign requested address"),
+    ],
+)
+def test_addresses_that_this_machine_does_not_have(tmp_path: Path, address: str, message: str) -> None:
+    settings = Settings(
+        model=str(write_checkpoint(tmp_path / MODEL)), grpc=address, http="127.0.0.1:0", data_dir=tmp_path / "data"
+    )
+    settings.directory.mkdir()
+    with contextlib.closing(open_stores(settings.database_url)) as stores:
+        stores.keys.create("k", "us")
+    status, _, line = run_gateway(settings.model_dump_json())
+    assert status == 2
     assert line.startswith(message)
 
 

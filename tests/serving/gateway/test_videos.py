@@ -13,7 +13,7 @@ import pytest
 from model.tasks import MAX_SEED
 from serving.api.zoetrope.video.v1 import video_pb2
 from serving.client import ClientError, OperationStatus
-from serving.jobs.job import Stage, State
+from serving.jobs.job import JobFilter, Stage, State
 from tests.serving.gateway.harness import (
     MODEL,
     Collector,
@@ -69,7 +69,7 @@ def test_same_request_id_is_the_same_operation(service: Service) -> None:
     first = service.videos.CreateVideo(text_request(request_id="once", steps=3))
     again = service.videos.CreateVideo(text_request(request_id="once", steps=3, model=MODEL))  # names the default
     assert again.name == first.name
-    assert len(service.store.list("", page_size=10, states=(State.QUEUED,))) == 1
+    assert len(service.store.list("", page_size=10, where=JobFilter(states=(State.QUEUED,)))) == 1
     for other in (text_request(request_id="once", steps=4), text_request("a blue circle", request_id="once", steps=3)):
         code, status = failure(lambda other=other: service.videos.CreateVideo(other))  # type: ignore[misc]
         assert (code, reason(status)) == ("ALREADY_EXISTS", "REQUEST_ID_REUSED")
@@ -209,7 +209,7 @@ def test_download_of_damaged_bytes_is_refused(service: Service, tmp_path: Path) 
     name = service.make(BYTES, tmp_path)
     result = service.job(name).result
     assert result is not None
-    stored = service.settings.artifacts / result["video"]["key"]
+    stored = Path(service.settings.artifacts_url) / result["video"]["key"]
     stored.write_bytes(b"?" + BYTES[1:])
     out = tmp_path / "out"
     out.mkdir()

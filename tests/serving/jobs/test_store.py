@@ -1,70 +1,18 @@
-"""The job store on a real file: what each method promises."""
+"""The job store on each database: what its first methods promise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving.jobs.job import Artifact, EngineRow, Job, Result, Stage, State
+from serving.jobs.job import EngineRow, Job, JobFilter, Stage, State
 from serving.jobs.store import JobStore, QueueFull, RequestConflict, StoreError
-
-RESULT = Result(Artifact("jobs/a/1/video.mp4", 7, "00", "video/mp4"), None, frames=9, width=96, height=64, fps=12)
+from tests.serving.jobs.harness import RESULT, Clock, claim, ids
 
 Create = Callable[..., Job]
-
-
-class Clock:
-    """Stands still until it is told to move."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[JobStore]:
-    store = JobStore(tmp_path / "jobs.db", clock)
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def create(store: JobStore, clock: Clock) -> Create:
-    """Queues a job, a second after the one before."""
-
-    def call(job_id: str, **changes: Any) -> Job:
-        clock.now += 1
-        values: dict[str, Any] = {
-            "owner": "",
-            "model": "nano",
-            "spec": {"prompt": "a red circle"},
-            "steps": 10,
-            "request_id": None,
-            "fingerprint": "f",
-            "max_queued": 1_000,
-        }
-        return store.create(job_id=job_id, **(values | changes))
-
-    return call
-
-
-def ids(jobs: list[Job]) -> list[str]:
-    return [job.id for job in jobs]
-
-
-def claim(store: JobStore, limit: int = 1, owner: str = "r1", max_attempts: int = 5) -> list[Job]:
-    return store.claim(owner, limit, lease_seconds=10, max_attempts=max_attempts)
 
 
 # Creating
@@ -93,6 +41,7 @@ def test_a_job_is_queued_as_given(store: JobStore, create: Create) -> None:
         error_message=None,
         result=None,
         eta_seconds=None,
+        seconds=5.0,
     )
     assert store.get("a", "o") == job
     assert store.get("a", "") is None
@@ -177,9 +126,9 @@ def test_a_list_may_be_limited_to_states(store: JobStore, create: Create) -> Non
         create(job_id)
     claim(store)
     store.request_cancel("b", "")
-    assert ids(store.list("", page_size=9, states=[State.RUNNING])) == ["a"]
-    assert ids(store.list("", page_size=9, states=[State.QUEUED, State.CANCELLED])) == ["c", "b"]
-    assert store.list("", page_size=9, states=[State.FAILED]) == []
+    assert ids(store.list("", page_size=9, where=JobFilter(states=(State.RUNNING,)))) == ["a"]
+    assert ids(store.list("", page_size=9, where=JobFilter(states=(State.QUEUED, State.CANCELLED,)))) == ["c", "b"]
+    assert store.list("", page_size=9, where=JobFilter(states=(State.FAILED,))) == []
 
 
 def test_queue_position_counts_queued_jobs_in_front(store: JobStore, create: Create) -> None:
@@ -231,11 +180,11 @@ def test_a_stale_epoch_changes_nothing(store: JobStore, create: Create, clock: C
     clock.now += 10
     (new,) = claim(store, owner="r2")
     for epoch in (0, 1, 3):
-        assert store.heartbeat("r2", [("a", epoch)], 99) == ({"a"}, set())
+        assert store.heartbeat("r2", [("a", epoch)], 99) == {"a": "lost"}
         assert not store.progress("a", epoch, stage=Stage.DECODING, step=9, eta_seconds=1.0)
         assert not store.finish("a", epoch, State.SUCCEEDED, result=RESULT)
         assert not store.finish("a", epoch, State.FAILED, error_code="INTERNAL", error_message="x")
-    assert store.heartbeat("r1", [("a", 2)], 99) == ({"a"}, set())
+    assert store.heartbeat("r1", [("a", 2)], 99) == {"a": "lost"}
     assert store.get("a", "") == new
 
 
@@ -243,7 +192,7 @@ def test_a_late_holder_goes_on_while_nobody_else_claimed(store: JobStore, create
     create("a")
     claim(store)
     clock.now += 60
-    assert store.heartbeat("r1", [("a", 1)], 10) == (set(), set())
+    assert store.heartbeat("r1", [("a", 1)], 10) == {}
     assert claim(store, owner="r2") == []
     clock.now += 60
     assert store.finish("a", 1, State.SUCCEEDED, result=RESULT)
@@ -256,8 +205,9 @@ def test_heartbeats_prolong_leases_and_carry_cancellations(store: JobStore, crea
     claim(store, 1, owner="r2")
     clock.now += 8
     store.request_cancel("b", "")
-    assert store.heartbeat("r1", [("a", 1), ("b", 1), ("c", 1), ("gone", 1)], 10) == ({"c", "gone"}, {"b"})
-    assert store.heartbeat("r1", [], 10) == (set(), set())
+    needs = {"b": "cancel", "c": "lost", "gone": "lost"}
+    assert store.heartbeat("r1", [("a", 1), ("b", 1), ("c", 1), ("gone", 1)], 10) == needs
+    assert store.heartbeat("r1", [], 10) == {}
     clock.now += 8
     assert ids(claim(store, 9, owner="r3")) == ["c"]
 
@@ -293,7 +243,7 @@ def test_the_service_start_voids_leases_and_forgets_engines(store: JobStore, cre
     assert store.expire_leases() == 1
     assert store.engines(1e9) == []
     # A survivor can neither prolong its lease nor end the job.
-    assert store.heartbeat("r1", [("a", 1)], 10) == ({"a"}, set())
+    assert store.heartbeat("r1", [("a", 1)], 10) == {"a": "lost"}
     assert not store.finish("a", 1, State.SUCCEEDED, result=RESULT)
     again = claim(store, 9, owner="r2")
     assert ids(again) == ["a", "c"]
@@ -316,7 +266,7 @@ def test_success_keeps_the_result(store: JobStore, create: Create, clock: Clock)
     # What is final stays as it is, for its own epoch as well.
     assert not store.finish("a", 1, State.FAILED, error_code="INTERNAL")
     assert not store.progress("a", 1, stage=Stage.DECODING, step=1, eta_seconds=None)
-    assert store.heartbeat("r1", [("a", 1)], 10) == ({"a"}, set())
+    assert store.heartbeat("r1", [("a", 1)], 10) == {"a": "lost"}
     assert store.request_cancel("a", "") == job
     clock.now += 100
     assert claim(store) == []

@@ -1,24 +1,22 @@
-"""The job store's file: what is refused, and what threads, processes and kills may do to it."""
+"""The job store's SQLite file: whose it is, what is refused, and older versions of it."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import serving
-from serving.jobs.job import Job, Stage
-from serving.jobs.schema import MIGRATIONS
-from serving.jobs.store import JobStore, StoreError
-
-ROOT = Path(serving.__file__).parent.parent
+from serving.jobs.job import DAY_SECONDS, Limits, State, Webhook
+from serving.jobs.migrations import APPLICATION_ID, MIGRATIONS
+from serving.jobs.open import Stores, open_stores
+from serving.jobs.store import QueueFull, StoreError
+from tests.serving.jobs.harness import LIMITS, claim, ids, new_job
 
 
 @pytest.fixture
@@ -27,38 +25,32 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(path: Path) -> Iterator[JobStore]:
-    store = JobStore(path)
-    yield store
-    store.close()
+def stores(path: Path) -> Iterator[Stores]:
+    stores = at(path)
+    yield stores
+    stores.close()
 
 
-def create(store: JobStore, job_id: str, **changes: Any) -> Job:
-    values: dict[str, Any] = {
-        "owner": "",
-        "model": "nano",
-        "spec": {"prompt": "a red circle"},
-        "steps": 10,
-        "request_id": None,
-        "fingerprint": "f",
-        "max_queued": 1_000,
-    }
-    return store.create(job_id=job_id, **(values | changes))
+def at(path: Path) -> Stores:
+    return open_stores(f"sqlite://{path}")
 
 
-def test_a_new_store_finds_what_an_earlier_one_wrote(path: Path, store: JobStore) -> None:
-    job = create(store, "a")
-    store.close()
-    with pytest.raises(StoreError):
-        store.get("a", "")
-    again = JobStore(path)
-    assert again.get("a", "") == job
+def test_a_new_store_finds_what_an_earlier_one_wrote(path: Path, stores: Stores) -> None:
+    job = stores.jobs.create(new_job("a"), LIMITS)
+    stores.close()
+    stores.close()  # once more does nothing
+    with pytest.raises(StoreError, match="closed"):
+        stores.jobs.get("a", "")
+    with pytest.raises(StoreError, match="closed"):
+        stores.jobs.create(new_job("b"), LIMITS)
+    again = at(path)
+    assert again.jobs.get("a", "") == job
     again.close()
 
 
 def test_the_file_is_private_and_its_directory_is_made(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "jobs.db"
-    JobStore(path).close()
+    at(path).close()
     assert path.stat().st_mode & 0o077 == 0
 
 
@@ -66,7 +58,7 @@ def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
     path.write_bytes(b"not a database, but some text that is long enough\n" * 100)
     content = path.read_bytes()
     with pytest.raises(StoreError, match=r"jobs\.db: file is not a database"):
-        JobStore(path)
+        at(path)
     assert path.read_bytes() == content
 
 
@@ -76,38 +68,26 @@ def test_a_database_of_another_program_is_refused_untouched(path: Path) -> None:
     other.close()
     content = path.read_bytes()
     with pytest.raises(StoreError, match="another program"):
-        JobStore(path)
+        at(path)
     assert path.read_bytes() == content
 
 
 def test_a_newer_schema_is_refused_with_both_versions(path: Path) -> None:
-    JobStore(path).close()
+    at(path).close()
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 77")
     connection.close()
     with pytest.raises(StoreError, match=rf"version 77, this release knows versions up to {len(MIGRATIONS)}"):
-        JobStore(path)
+        at(path)
 
 
 def test_a_path_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "jobs.db"):
         with pytest.raises(StoreError) as caught:
-            JobStore(path)
+            at(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
-
-def test_a_failed_write_leaves_nothing_behind(store: JobStore) -> None:
-    create(store, "a")
-    with pytest.raises(TypeError):
-        create(store, "b", spec={"prompt": object()})
-    with pytest.raises(StoreError):
-        create(store, "b", steps="many")
-    assert store.get("b", "") is None
-    assert create(store, "b").id == "b"
-
-
-# Threads and processes
 
 
 def test_many_openers_of_a_new_file_agree(tmp_path: Path) -> None:
@@ -116,104 +96,94 @@ def test_many_openers_of_a_new_file_agree(tmp_path: Path) -> None:
 
         def opened(path: Path = path, start: threading.Barrier = start) -> None:
             start.wait()
-            store = JobStore(path)
-            assert store.list("", page_size=1) == []
-            store.close()
+            stores = at(path)
+            assert stores.jobs.list("", page_size=1) == []
+            stores.close()
 
         with ThreadPoolExecutor(6) as pool:
             for done in [pool.submit(opened) for _ in range(6)]:
                 done.result()
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["one store", "a store each"])
-def test_threads_never_claim_a_job_twice(path: Path, shared: bool) -> None:
-    first = JobStore(path)
-    names = {f"j{number:03}" for number in range(100)}
-    for name in names:
-        create(first, name)
-
-    def work(owner: str) -> list[str]:
-        store = first if shared else JobStore(path)
-        taken: list[str] = []
-        while jobs := store.claim(owner, 3, 60, 5):
-            for job in jobs:
-                assert job.lease_owner == owner and job.lease_epoch == 1
-                assert store.progress(job.id, 1, stage=Stage.DENOISING, step=1, eta_seconds=None)
-                taken.append(job.id)
-        if not shared:
-            store.close()
-        return taken
-
-    with ThreadPoolExecutor(4) as pool:
-        taken = [name for names_of_one in pool.map(work, ["w0", "w1", "w2", "w3"]) for name in names_of_one]
-    assert len(taken) == 100 and set(taken) == names
-    first.close()
+# Older versions
 
 
-def test_one_of_many_creators_with_a_request_id_wins(store: JobStore) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        jobs = list(pool.map(lambda number: create(store, f"j{number}", request_id="r"), range(8)))
-    assert len({job.id for job in jobs}) == 1
-    assert len(store.list("", page_size=9)) == 1
+def older(path: Path, version: int) -> None:
+    """A file as release ``version`` left it: a job in each state, the end of one long ago."""
+    connection = sqlite3.connect(path)
+    for statement in (sql for migration in MIGRATIONS[:version] for sql in migration):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {version}")
+    spec = json.dumps({"task": {"kind": "text_to_video", "prompt": "a red circle"}, "frames": 27, "fps": 12})
+    columns = "id, owner, model, spec, steps, created_at, request_id, fingerprint, state"
+    rows = [
+        ("queued", "NULL", "NULL", "NULL", "NULL", "NULL", "NULL"),
+        ("running", "'r0'", "1.0", "'denoising'", "NULL", "NULL", "NULL"),
+        ("succeeded", "NULL", "NULL", "NULL", "900.0", "'{}'", "NULL"),
+        ("failed", "NULL", "NULL", "NULL", "900.0", "NULL", "'INTERNAL'"),
+        ("cancelled", "NULL", "NULL", "NULL", "900.0", "NULL", "NULL"),
+    ]
+    for number, (state, owner, until, stage, finished, result, error) in enumerate(rows):
+        connection.execute(
+            f"INSERT INTO job ({columns}, attempt, lease_owner, lease_until, stage, finished_at, result, error_code)"
+            " VALUES (?, '', 'nano', ?, 10, ?, ?, 'f', ?, ?,"
+            f" {owner}, {until}, {stage}, {finished}, {result}, {error})",
+            (state, spec, 100.0 + number, f"request {state}", state, int(state != "queued")),
+        )
+    if version >= 2:
+        connection.execute("UPDATE job SET warnings = '[\"no sound\"]' WHERE id = 'running'")
+    connection.commit()
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
 
 
-def python(code: str, path: Path, *arguments: str) -> subprocess.Popen[str]:
-    head = (
-        "import sys; from pathlib import Path; from serving.jobs.store import *; store = JobStore(Path(sys.argv[1]))\n"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", head + code, str(path), *arguments],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-CLAIMS = """
-print("open", flush=True)
-input()
-while jobs := store.claim(sys.argv[2], 2, 60, 5):
-    for job in jobs:
-        print(job.id, flush=True)
-"""
-
-
-def test_processes_never_claim_a_job_twice(path: Path, store: JobStore) -> None:
-    names = [create(store, f"j{number:02}").id for number in range(60)]
-    workers = [python(CLAIMS, path, owner) for owner in ("p0", "p1")]
-    for worker in workers:
-        assert worker.stdout is not None and worker.stdin is not None
-        assert worker.stdout.readline() == "open\n"
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write("go\n")
-        worker.stdin.flush()
-    taken = [worker.communicate(timeout=60)[0].split() for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0]
-    assert sorted(taken[0] + taken[1]) == names
-
-
-CREATES = """
-for number in range(1_000_000):
-    store.create(job_id=f"{number:07}", owner="", model="m", spec={"prompt": "x" * 3000}, steps=1,
-                 request_id=None, fingerprint="", max_queued=1_000_000)
-    print(f"{number:07}", flush=True)
-"""
-
-
-def test_every_acknowledged_job_survives_a_killed_process(path: Path) -> None:
-    with python(CREATES, path) as process:
-        assert process.stdout is not None
-        acknowledged = [process.stdout.readline().strip() for _ in range(50)]
-        process.kill()
-        acknowledged += process.stdout.read().split("\n")[:-1]  # the last line may be cut
-    store = JobStore(path)
-    stored = [job.id for job in store.list("", page_size=1_000_000)][::-1]
-    assert len(stored) >= 50
-    assert stored[: len(acknowledged)] == acknowledged
-    assert len(stored) <= len(acknowledged) + 1  # stored, then killed before it could say so
-    store.close()
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_file_keeps_its_jobs(path: Path, version: int) -> None:
+    older(path, version)
+    begun = time.time()
+    stores = at(path)
+    jobs = {job.id: job for job in stores.jobs.list("", page_size=9)}
+    assert {job_id: str(job.state) for job_id, job in jobs.items()} == {state: state for state in jobs}
+    assert len(jobs) == len(State)
+    assert jobs["running"].warnings == (("no sound",) if version == 2 else ())
+    for job in jobs.values():
+        assert (job.labels, job.priority, job.media, job.webhook, job.preview) == ({}, 0, (), None, None)
+        assert job.seconds == 27 / 12 and job.retention_seconds == DAY_SECONDS
+        # Nothing that ended long ago is deleted by the upgrade itself.
+        expire_at = job.expire_at
+        assert (expire_at is not None) == job.state.final
+        assert expire_at is None or expire_at >= int(begun) + DAY_SECONDS
+    assert stores.jobs.expired(9) == []
+    assert stores.jobs.counts() == dict.fromkeys(map(str, State), 1)
+    # Request ids, limits and claims go on.
+    assert stores.jobs.create(new_job("again", request_id="request failed"), LIMITS) == jobs["failed"]
+    with pytest.raises(QueueFull):
+        stores.jobs.create(new_job("more"), Limits(max_queued=1))
+    assert ids(claim(stores.jobs, 9)) == ["queued", "running"]
+    stores.jobs.create(new_job("more", webhook=Webhook("http://127.0.0.1/")), Limits(max_queued=1))
+    stores.close()
     with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+def test_an_upgrade_that_fails_changes_nothing(path: Path) -> None:
+    older(path, 1)
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE outbox (id)")  # in the way of the newest version's
+    connection.commit()
+    before = list(connection.iterdump())
+    with pytest.raises(StoreError, match="outbox"):
+        at(path)
+    assert list(connection.iterdump()) == before
+    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    connection.close()
+
+
+@pytest.mark.parametrize("url", ["jobs.db", "sqlite://jobs.db", "mysql://root:geheim@db/jobs", ""])
+def test_a_url_of_no_database_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(StoreError, match="a database URL starts with sqlite:///") as caught:
+        open_stores(url)
+    assert "geheim" not in str(caught.value)

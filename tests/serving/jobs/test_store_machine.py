@@ -1,20 +1,22 @@
-"""The lease rules against a model of them: random calls, by two stores on one file, with right and wrong epochs."""
+"""The rules of leases, order and limits against a model of them: random calls, by two stores on one database, with
+right and wrong epochs."""
 
 from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from serving.jobs.job import Artifact, Result, Stage, State
-from serving.jobs.store import JobStore, QueueFull
+from serving.jobs.job import Limits, Need, Stage, State, Webhook
+from serving.jobs.open import Stores, open_stores
+from serving.jobs.states import TRANSITIONS
+from serving.jobs.store import JobStore, QueueFull, QuotaExceeded
+from tests.serving.jobs.harness import RESULT, new_job
 
-RESULT = Result(Artifact("jobs/a/1/video.mp4", 7, "00", "video/mp4"), None, frames=9, width=96, height=64, fps=12)
-LEASE_SECONDS, MAX_ATTEMPTS, MAX_QUEUED = 10.0, 2, 4
+LEASE_SECONDS, MAX_ATTEMPTS, MAX_QUEUED, MAX_SECONDS = 10.0, 2, 4, 12.5
 
 OWNERS = st.sampled_from(["r1", "r2"])
 JOBS = st.integers(0, 4)  # a place in the list of jobs, whose last one does not exist
@@ -25,6 +27,9 @@ AGE = st.sampled_from([0, 0, 1, -1])  # how far behind the newest epoch the call
 class Expected:
     """What is to be known of a job."""
 
+    key: str
+    priority: int
+    deadline: float | None
     state: State = State.QUEUED
     attempt: int = 0
     epoch: int = 0
@@ -39,30 +44,44 @@ class Expected:
     def expired(self, now: float) -> bool:
         return self.state is State.RUNNING and self.until is not None and self.until <= now
 
+    def late(self, now: float) -> bool:
+        return self.deadline is not None and self.deadline <= now
+
 
 class Leases(RuleBasedStateMachine):
     """Every rule does the same to the store and to the model, and compares what the store answers."""
 
+    def end(self, job: Expected, state: State) -> None:
+        job.end(state)
+        self.messages += 1
+
+    def fresh(self) -> str:
+        """The URL of a database without jobs."""
+        self.directory = tempfile.TemporaryDirectory()
+        return f"sqlite://{self.directory.name}/jobs.db"
+
     @initialize()
     def open(self) -> None:
-        self.directory = tempfile.TemporaryDirectory()
         self.now = 1_000.0
-        self.stores = [JobStore(Path(self.directory.name) / "jobs.db", lambda: self.now) for _ in range(2)]
+        url = self.fresh()
+        self.opened: list[Stores] = [open_stores(url, lambda: self.now) for _ in range(2)]
         self.calls = 0
         self.jobs: dict[str, Expected] = {}
+        self.messages = 0
         self.created = 0
 
     def teardown(self) -> None:
-        if hasattr(self, "stores"):
-            for store in self.stores:
-                store.close()
+        if hasattr(self, "opened"):
+            for stores in self.opened:
+                stores.close()
+        if hasattr(self, "directory"):
             self.directory.cleanup()
 
     @property
     def store(self) -> JobStore:
         """The two take turns."""
         self.calls += 1
-        return self.stores[self.calls % 2]
+        return self.opened[self.calls % 2].jobs
 
     def name(self, number: int) -> str:
         names = [*self.jobs, "none"]
@@ -75,27 +94,33 @@ class Leases(RuleBasedStateMachine):
         epoch = (job.epoch if job else 1) - age
         return name, epoch, job if job and job.state is State.RUNNING and age == 0 else None
 
-    @rule()
-    def create(self) -> None:
+    @rule(key=st.sampled_from(["k1", "k2"]), priority=st.integers(3, 5), wait=st.sampled_from([None, 7.0, 30.0]))
+    def create(self, key: str, priority: int, wait: float | None) -> None:
         self.now += 1
         name = f"j{self.created:03}"
+        deadline = None if wait is None else self.now + wait
         full = sum(job.state is State.QUEUED for job in self.jobs.values()) >= MAX_QUEUED
+        used = 2.5 * sum(job.key == key and not job.state.final for job in self.jobs.values())
         try:
             job = self.store.create(
-                job_id=name,
-                owner="",
-                model="nano",
-                spec={},
-                steps=9,
-                request_id=name,
-                fingerprint=name,
-                max_queued=MAX_QUEUED,
+                new_job(
+                    name,
+                    key_id=key,
+                    priority=priority,
+                    seconds=2.5,
+                    deadline_at=deadline,
+                    request_id=name,
+                    webhook=Webhook("http://127.0.0.1/"),
+                ),
+                Limits(MAX_QUEUED, queued_seconds=MAX_SECONDS),
             )
         except QueueFull:
             assert full
+        except QuotaExceeded as error:
+            assert not full and used + 2.5 > MAX_SECONDS and error.used == used
         else:
-            assert not full and job.id == name
-            self.jobs[name] = Expected()
+            assert not full and used + 2.5 <= MAX_SECONDS and job.id == name
+            self.jobs[name] = Expected(key, priority, deadline)
             self.created += 1
 
     @rule(seconds=st.sampled_from([5.0, LEASE_SECONDS]))
@@ -107,14 +132,19 @@ class Leases(RuleBasedStateMachine):
         for job in self.jobs.values():
             if job.expired(self.now):
                 if job.cancel:
-                    job.end(State.CANCELLED)
-                elif job.attempt >= MAX_ATTEMPTS:
-                    job.end(State.FAILED)
-        due = [name for name, job in self.jobs.items() if job.state is State.QUEUED or job.expired(self.now)][:limit]
-        claimed = self.store.claim(owner, limit, LEASE_SECONDS, MAX_ATTEMPTS)
+                    self.end(job, State.CANCELLED)
+                elif job.late(self.now) or job.attempt >= MAX_ATTEMPTS:
+                    self.end(job, State.FAILED)
+        due = [
+            name
+            for name, job in sorted(self.jobs.items(), key=lambda item: -item[1].priority)
+            if (job.state is State.QUEUED or job.expired(self.now)) and not job.late(self.now)
+        ][:limit]
+        claimed = self.store.claim(owner, limit, LEASE_SECONDS, MAX_ATTEMPTS, ["nano"])
         assert [job.id for job in claimed] == due
         for name, answer in zip(due, claimed, strict=True):
             job = self.jobs[name]
+            self.messages += job.state is State.QUEUED
             job.state, job.owner, job.until, job.step = State.RUNNING, owner, self.now + LEASE_SECONDS, 0
             job.attempt, job.epoch = job.attempt + 1, job.epoch + 1
             assert answer.lease_epoch == job.epoch
@@ -122,19 +152,21 @@ class Leases(RuleBasedStateMachine):
     @rule(owner=OWNERS, leases=st.lists(st.tuples(JOBS, AGE), max_size=4))
     def heartbeat(self, owner: str, leases: list[tuple[int, int]]) -> None:
         named: list[tuple[str, int]] = []
-        lost, cancelled = set(), set()
+        needs: dict[str, Need] = {}
         for number, age in leases:
             name, epoch, job = self.held(number, age)
             if any(name == other for other, _ in named):
                 continue
             named.append((name, epoch))
             if job is None or job.owner != owner:
-                lost.add(name)
+                needs[name] = "lost"
                 continue
             job.until = self.now + LEASE_SECONDS
             if job.cancel:
-                cancelled.add(name)
-        assert self.store.heartbeat(owner, named, LEASE_SECONDS) == (lost, cancelled)
+                needs[name] = "cancel"
+            elif job.late(self.now):
+                needs[name] = "deadline"
+        assert self.store.heartbeat(owner, named, LEASE_SECONDS) == needs
 
     @rule(number=JOBS, age=AGE, step=st.integers(0, 9))
     def progress(self, number: int, age: int, step: int) -> None:
@@ -152,8 +184,8 @@ class Leases(RuleBasedStateMachine):
         done = self.store.finish(name, epoch, state, result=result, error_code=code)
         assert done == (job is not None)
         if job:
-            job.end(state)
-            job.step = 9 if state is State.SUCCEEDED else job.step
+            self.end(job, state)
+            job.step = 10 if state is State.SUCCEEDED else job.step
 
     @rule(number=JOBS)
     def cancel(self, number: int) -> None:
@@ -164,16 +196,27 @@ class Leases(RuleBasedStateMachine):
         if job and not job.state.final:
             job.cancel = True
             if job.state is State.QUEUED:
-                job.end(State.CANCELLED)
+                self.end(job, State.CANCELLED)
 
     @rule(number=JOBS)
     def delete(self, number: int) -> None:
         name = self.name(number)
         job = self.jobs.get(name)
         final = job is not None and job.state.final
-        assert self.store.delete(name, "") == final
+        assert (self.store.delete(name, "") is not None) == final
         if final:
             del self.jobs[name]
+
+    @rule()
+    def sweep(self) -> None:
+        late = [
+            job
+            for job in self.jobs.values()
+            if job.late(self.now) and (job.state is State.QUEUED or (job.expired(self.now) and not job.cancel))
+        ]
+        assert self.store.fail_overdue() == len(late)
+        for job in late:
+            self.end(job, State.FAILED)
 
     @rule()
     def restart_service(self) -> None:
@@ -184,7 +227,7 @@ class Leases(RuleBasedStateMachine):
 
     @invariant()
     def the_store_knows_what_is_expected(self) -> None:
-        if not hasattr(self, "stores"):
+        if not hasattr(self, "opened"):
             return
         stored = self.store.list("", page_size=1_000)
         assert [job.id for job in stored] == list(self.jobs)[::-1]
@@ -193,14 +236,60 @@ class Leases(RuleBasedStateMachine):
             assert job.state is known.state and job.cancel_requested == known.cancel
             assert (job.attempt, job.lease_epoch, job.step) == (known.attempt, known.epoch, known.step)
             assert (job.lease_owner, job.lease_until) == (known.owner, known.until)
-        queued = [job for job in reversed(stored) if job.state is State.QUEUED]
+        queued = sorted((job for job in reversed(stored) if job.state is State.QUEUED), key=lambda job: -job.priority)
         assert [self.store.queue_position(job) for job in queued] == list(range(len(queued)))
+        places = {job.id: place for place, job in enumerate(queued)}
+        assert self.store.positions([*self.jobs, "none"]) == places
+
+    @invariant()
+    def every_change_left_its_line_and_its_message(self) -> None:
+        if not hasattr(self, "opened"):
+            return
+        allowed = {(t.what, t.source, t.target, t.by) for t in TRANSITIONS}
+        for name, job in self.jobs.items():
+            events = self.store.events(name, "")
+            assert [event.from_state for event in events] == [None, *(event.to_state for event in events[:-1])]
+            assert events[-1].to_state is job.state and events[-1].epoch == job.epoch
+            for event in events:
+                by = event.actor.partition(":")[0]
+                assert (event.what, event.from_state, event.to_state, by) in allowed
+        database = self.opened[0].database
+        (row,) = database.read("SELECT count(*) AS messages FROM outbox")
+        assert row["messages"] == self.messages
+
+    @invariant()
+    def tallies_are_what_counting_gives(self) -> None:
+        if not hasattr(self, "opened"):
+            return
+        live = [job for job in self.jobs.values() if not job.state.final]
+        expected = {f"live {key}": (sum(job.key == key for job in live), 2_500) for key in ("k1", "k2")}
+        states = [job.state for job in self.jobs.values()]
+        expected |= {f"state {state}": (states.count(state), 0) for state in State}
+        rows = self.opened[0].database.read("SELECT name, jobs, millis FROM tally")
+        assert {row["name"]: (row["jobs"], row["millis"]) for row in rows if row["jobs"]} == {
+            name: (count, each * count) for name, (count, each) in expected.items() if count
+        }
 
 
 TestLeases = Leases.TestCase
 TestLeases.settings = settings(
-    max_examples=30,
-    stateful_step_count=60,
+    max_examples=25,
+    stateful_step_count=50,
     deadline=None,  # the disk is waited for
     suppress_health_check=[HealthCheck.too_slow],
 )
+
+
+def test_the_same_holds_in_postgres(postgres: str) -> None:
+    import psycopg
+
+    class InPostgres(Leases):
+        def fresh(self) -> str:
+            with psycopg.connect(postgres, autocommit=True) as connection:
+                connection.execute("DROP SCHEMA IF EXISTS zoetrope CASCADE")
+            return postgres
+
+    few = settings(
+        max_examples=8, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    run_state_machine_as_test(InPostgres, settings=few)

@@ -23,47 +23,106 @@ _sym_db = _symbol_database.Default()
 
 
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from serving.api.zoetrope.video.v1 import media_pb2 as zoetrope_dot_video_dot_v1_dot_media__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dzoetrope/video/v1/video.proto\x12\x11zoetrope.video.v1\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"6\n\x0bTextToVideo\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x02 \x01(\t\"\xa7\x03\n\x12\x43reateVideoRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x37\n\rtext_to_video\x18\x03 \x01(\x0b\x32\x1e.zoetrope.video.v1.TextToVideoH\x00\x12\x0c\n\x04size\x18\n \x01(\t\x12\r\n\x05ratio\x18\x0b \x01(\t\x12\x1d\n\x10\x64uration_seconds\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x06\x66rames\x18\r \x01(\x05H\x02\x88\x01\x01\x12\x10\n\x03\x66ps\x18\x0e \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05steps\x18\x0f \x01(\x05H\x04\x88\x01\x01\x12\x15\n\x08guidance\x18\x10 \x01(\x01H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\x11 \x01(\x03H\x06\x88\x01\x01\x12.\n\x06\x66ormat\x18\x12 \x01(\x0e\x32\x1e.zoetrope.video.v1.VideoFormat\x12\x14\n\x0ckeep_latents\x18\x13 \x01(\x08\x42\x06\n\x04taskB\x13\n\x11_duration_secondsB\t\n\x07_framesB\x06\n\x04_fpsB\x08\n\x06_stepsB\x0b\n\t_guidanceB\x07\n\x05_seed\"\xf7\x02\n\rVideoMetadata\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.zoetrope.video.v1.VideoState\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\r\n\x05steps\x18\x03 \x01(\x05\x12\x16\n\x0equeue_position\x18\x04 \x01(\x05\x12\x18\n\x0b\x65ta_seconds\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05model\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12\x18\n\x10\x63\x61ncel_requested\x18\x0b \x01(\x08\x12\x10\n\x08warnings\x18\x0c \x03(\tB\x0e\n\x0c_eta_seconds\"\xf3\x01\n\x05Video\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12\x14\n\x0cnative_width\x18\x04 \x01(\x05\x12\x15\n\rnative_height\x18\x05 \x01(\x05\x12\x0e\n\x06\x66rames\x18\x06 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x07 \x01(\x05\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x0e\n\x06sha256\x18\t \x01(\t\x12\x11\n\tmime_type\x18\n \x01(\t\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\r\n\x05steps\x18\x0c \x01(\x05\x12\x10\n\x08guidance\x18\r \x01(\x01\x12\r\n\x05model\x18\x0e \x01(\t\"!\n\x11WatchVideoRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa2\x01\n\x12WatchVideoResponse\x12\x32\n\x08metadata\x18\x01 \x01(\x0b\x32 .zoetrope.video.v1.VideoMetadata\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\'\n\x05video\x18\x04 \x01(\x0b\x32\x18.zoetrope.video.v1.Video\"h\n\x14\x44ownloadVideoRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x08\x61rtifact\x18\x02 \x01(\x0e\x32 .zoetrope.video.v1.VideoArtifact\x12\x0e\n\x06offset\x18\x03 \x01(\x03\"Z\n\x15\x44ownloadVideoResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.zoetrope.video.v1.Model\"%\n\x04Size\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\"\x99\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\r\n\x05tasks\x18\x03 \x03(\t\x12\r\n\x05\x61udio\x18\x04 \x01(\x08\x12-\n\x0cnative_sizes\x18\x05 \x03(\x0b\x32\x17.zoetrope.video.v1.Size\x12\x15\n\rsize_multiple\x18\x06 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x07 \x01(\x05\x12\x12\n\nmax_frames\x18\x08 \x01(\x05\x12\x1c\n\x14max_duration_seconds\x18\t \x01(\x01\x12\x15\n\rdefault_steps\x18\n \x01(\x05\x12\x18\n\x10\x64\x65\x66\x61ult_guidance\x18\x0b \x01(\x01\x12\x16\n\x0e\x64\x65\x66\x61ult_frames\x18\x0c \x01(\x05\x12\x18\n\x10max_prompt_chars\x18\r \x01(\x05\x12!\n\x19max_negative_prompt_chars\x18\x0e \x01(\x05\x12\x11\n\tmax_steps\x18\x0f \x01(\x05\x12\x14\n\x0cmax_guidance\x18\x10 \x01(\x01\x12\x0f\n\x07max_fps\x18\x11 \x01(\x05\x12\x10\n\x08max_seed\x18\x12 \x01(\x03*\xe2\x01\n\nVideoState\x12\x1b\n\x17VIDEO_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12VIDEO_STATE_QUEUED\x10\x01\x12\x1c\n\x18VIDEO_STATE_CONDITIONING\x10\x02\x12\x19\n\x15VIDEO_STATE_DENOISING\x10\x03\x12\x18\n\x14VIDEO_STATE_DECODING\x10\x04\x12\x19\n\x15VIDEO_STATE_SUCCEEDED\x10\x05\x12\x16\n\x12VIDEO_STATE_FAILED\x10\x06\x12\x19\n\x15VIDEO_STATE_CANCELLED\x10\x07*W\n\x0bVideoFormat\x12\x1c\n\x18VIDEO_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10VIDEO_FORMAT_MP4\x10\x01\x12\x14\n\x10VIDEO_FORMAT_MKV\x10\x02*e\n\rVideoArtifact\x12\x1e\n\x1aVIDEO_ARTIFACT_UNSPECIFIED\x10\x00\x12\x18\n\x14VIDEO_ARTIFACT_VIDEO\x10\x01\x12\x1a\n\x16VIDEO_ARTIFACT_LATENTS\x10\x02\x32\x81\x03\n\x0cVideoService\x12S\n\x0b\x43reateVideo\x12%.zoetrope.video.v1.CreateVideoRequest\x1a\x1d.google.longrunning.Operation\x12[\n\nWatchVideo\x12$.zoetrope.video.v1.WatchVideoRequest\x1a%.zoetrope.video.v1.WatchVideoResponse0\x01\x12\x64\n\rDownloadVideo\x12\'.zoetrope.video.v1.DownloadVideoRequest\x1a(.zoetrope.video.v1.DownloadVideoResponse0\x01\x12Y\n\nListModels\x12$.zoetrope.video.v1.ListModelsRequest\x1a%.zoetrope.video.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dzoetrope/video/v1/video.proto\x12\x11zoetrope.video.v1\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1dzoetrope/video/v1/media.proto\"6\n\x0bTextToVideo\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x02 \x01(\t\"\xa3\x01\n\x0cImageToVideo\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x02 \x01(\t\x12)\n\x05image\x18\x03 \x01(\x0b\x32\x18.zoetrope.video.v1.MediaH\x00\x12(\n\x04\x63lip\x18\x04 \x01(\x0b\x32\x18.zoetrope.video.v1.MediaH\x00\x12\x0c\n\x04loop\x18\x05 \x01(\x08\x42\x07\n\x05start\"\x96\x01\n\x0e\x46irstLastFrame\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x02 \x01(\t\x12-\n\x0b\x66irst_frame\x18\x03 \x01(\x0b\x32\x18.zoetrope.video.v1.Media\x12,\n\nlast_frame\x18\x04 \x01(\x0b\x32\x18.zoetrope.video.v1.Media\"`\n\x0bGridToVideo\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x02 \x01(\t\x12(\n\x06panels\x18\x03 \x03(\x0b\x32\x18.zoetrope.video.v1.Media\"\x98\x01\n\x10ReferenceToVideo\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x02 \x01(\t\x12,\n\nreferences\x18\x03 \x03(\x0b\x32\x18.zoetrope.video.v1.Media\x12-\n\x0b\x66irst_frame\x18\x04 \x01(\x0b\x32\x18.zoetrope.video.v1.Media\"\x9f\x01\n\tEditVideo\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x02 \x01(\t\x12\'\n\x05video\x18\x03 \x01(\x0b\x32\x18.zoetrope.video.v1.Media\x12,\n\nreferences\x18\x04 \x03(\x0b\x32\x18.zoetrope.video.v1.Media\x12\x12\n\nkeep_audio\x18\x05 \x01(\x08\"&\n\x07Webhook\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06\x65vents\x18\x02 \x03(\t\"\xcb\x08\n\x12\x43reateVideoRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x37\n\rtext_to_video\x18\x03 \x01(\x0b\x32\x1e.zoetrope.video.v1.TextToVideoH\x00\x12\x39\n\x0eimage_to_video\x18\x04 \x01(\x0b\x32\x1f.zoetrope.video.v1.ImageToVideoH\x00\x12=\n\x10\x66irst_last_frame\x18\x05 \x01(\x0b\x32!.zoetrope.video.v1.FirstLastFrameH\x00\x12\x37\n\rgrid_to_video\x18\x06 \x01(\x0b\x32\x1e.zoetrope.video.v1.GridToVideoH\x00\x12\x41\n\x12reference_to_video\x18\x07 \x01(\x0b\x32#.zoetrope.video.v1.ReferenceToVideoH\x00\x12\x32\n\nedit_video\x18\x08 \x01(\x0b\x32\x1c.zoetrope.video.v1.EditVideoH\x00\x12\x0c\n\x04size\x18\n \x01(\t\x12\r\n\x05ratio\x18\x0b \x01(\t\x12\x1d\n\x10\x64uration_seconds\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x06\x66rames\x18\r \x01(\x05H\x02\x88\x01\x01\x12\x10\n\x03\x66ps\x18\x0e \x01(\x05H\x03\x88\x01\x01\x12\x12\n\x05steps\x18\x0f \x01(\x05H\x04\x88\x01\x01\x12\x15\n\x08guidance\x18\x10 \x01(\x01H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\x11 \x01(\x03H\x06\x88\x01\x01\x12.\n\x06\x66ormat\x18\x12 \x01(\x0e\x32\x1e.zoetrope.video.v1.VideoFormat\x12\x14\n\x0ckeep_latents\x18\x13 \x01(\x08\x12\x19\n\x0cguidance_low\x18\x14 \x01(\x01H\x07\x88\x01\x01\x12\'\n\x05\x61udio\x18\x15 \x01(\x0b\x32\x18.zoetrope.video.v1.Media\x12\x16\n\x0egenerate_audio\x18\x16 \x01(\x08\x12\x41\n\x06labels\x18\x17 \x03(\x0b\x32\x31.zoetrope.video.v1.CreateVideoRequest.LabelsEntry\x12\x10\n\x08priority\x18\x18 \x01(\x05\x12,\n\x08\x64\x65\x61\x64line\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tretention\x18\x1a \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07webhook\x18\x1b \x01(\x0b\x32\x1a.zoetrope.video.v1.Webhook\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04taskB\x13\n\x11_duration_secondsB\t\n\x07_framesB\x06\n\x04_fpsB\x08\n\x06_stepsB\x0b\n\t_guidanceB\x07\n\x05_seedB\x0f\n\r_guidance_low\"S\n\x18\x42\x61tchCreateVideosRequest\x12\x37\n\x08requests\x18\x01 \x03(\x0b\x32%.zoetrope.video.v1.CreateVideoRequest\"N\n\x19\x42\x61tchCreateVideosResponse\x12\x31\n\noperations\x18\x01 \x03(\x0b\x32\x1d.google.longrunning.Operation\"\x83\x03\n\x12\x45xtendVideoRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x17\n\x0fnegative_prompt\x18\x04 \x01(\t\x12\x1d\n\x10\x64uration_seconds\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06\x66rames\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05steps\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x15\n\x08guidance\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x03H\x04\x88\x01\x01\x12\x41\n\x06labels\x18\n \x03(\x0b\x32\x31.zoetrope.video.v1.ExtendVideoRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x13\n\x11_duration_secondsB\t\n\x07_framesB\x08\n\x06_stepsB\x0b\n\t_guidanceB\x07\n\x05_seed\"\x85\x01\n\x12UpdateVideoRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x07\x63hanges\x18\x02 \x01(\x0b\x32\x1f.zoetrope.video.v1.VideoChanges\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\xbd\x01\n\x0cVideoChanges\x12;\n\x06labels\x18\x01 \x03(\x0b\x32+.zoetrope.video.v1.VideoChanges.LabelsEntry\x12\x10\n\x08priority\x18\x02 \x01(\x05\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"&\n\x16ListVideoEventsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x17ListVideoEventsResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.zoetrope.video.v1.VideoEvent\"\x8a\x01\n\nVideoEvent\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nfrom_state\x18\x02 \x01(\t\x12\x10\n\x08to_state\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x0c\n\x04note\x18\x06 \x01(\t\"%\n\x15ReplayWebhooksRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\'\n\x16ReplayWebhooksResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\"\x91\x05\n\rVideoMetadata\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.zoetrope.video.v1.VideoState\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\r\n\x05steps\x18\x03 \x01(\x05\x12\x16\n\x0equeue_position\x18\x04 \x01(\x05\x12\x18\n\x0b\x65ta_seconds\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05model\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12\x18\n\x10\x63\x61ncel_requested\x18\x0b \x01(\x08\x12\x10\n\x08warnings\x18\x0c \x03(\t\x12\x0c\n\x04task\x18\r \x01(\t\x12<\n\x06labels\x18\x0e \x03(\x0b\x32,.zoetrope.video.v1.VideoMetadata.LabelsEntry\x12\x10\n\x08priority\x18\x0f \x01(\x05\x12,\n\x08\x64\x65\x61\x64line\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08verdicts\x18\x12 \x03(\x0b\x32\x1a.zoetrope.video.v1.Verdict\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_eta_seconds\"7\n\x07Verdict\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\"\xa7\x03\n\x05Video\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12\x14\n\x0cnative_width\x18\x04 \x01(\x05\x12\x15\n\rnative_height\x18\x05 \x01(\x05\x12\x0e\n\x06\x66rames\x18\x06 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x07 \x01(\x05\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x0e\n\x06sha256\x18\t \x01(\t\x12\x11\n\tmime_type\x18\n \x01(\t\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\r\n\x05steps\x18\x0c \x01(\x05\x12\x10\n\x08guidance\x18\r \x01(\x01\x12\r\n\x05model\x18\x0e \x01(\t\x12\x0c\n\x04task\x18\x0f \x01(\t\x12/\n\x0b\x65xpire_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03uri\x18\x11 \x01(\t\x12\x36\n\x07timings\x18\x12 \x03(\x0b\x32%.zoetrope.video.v1.Video.TimingsEntry\x1a.\n\x0cTimingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"3\n\x11WatchVideoRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08previews\x18\x02 \x01(\x08\"W\n\x07Preview\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x11\n\tmime_type\x18\x02 \x01(\t\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06height\x18\x04 \x01(\x05\x12\x0c\n\x04step\x18\x05 \x01(\x05\"\xcf\x01\n\x12WatchVideoResponse\x12\x32\n\x08metadata\x18\x01 \x01(\x0b\x32 .zoetrope.video.v1.VideoMetadata\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\'\n\x05video\x18\x04 \x01(\x0b\x32\x18.zoetrope.video.v1.Video\x12+\n\x07preview\x18\x05 \x01(\x0b\x32\x1a.zoetrope.video.v1.Preview\"x\n\x14\x44ownloadVideoRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x08\x61rtifact\x18\x02 \x01(\x0e\x32 .zoetrope.video.v1.VideoArtifact\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0e\n\x06length\x18\x04 \x01(\x03\"Z\n\x15\x44ownloadVideoResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.zoetrope.video.v1.Model\"%\n\x04Size\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\"\x99\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\r\n\x05tasks\x18\x03 \x03(\t\x12\r\n\x05\x61udio\x18\x04 \x01(\x08\x12-\n\x0cnative_sizes\x18\x05 \x03(\x0b\x32\x17.zoetrope.video.v1.Size\x12\x15\n\rsize_multiple\x18\x06 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x07 \x01(\x05\x12\x12\n\nmax_frames\x18\x08 \x01(\x05\x12\x1c\n\x14max_duration_seconds\x18\t \x01(\x01\x12\x15\n\rdefault_steps\x18\n \x01(\x05\x12\x18\n\x10\x64\x65\x66\x61ult_guidance\x18\x0b \x01(\x01\x12\x16\n\x0e\x64\x65\x66\x61ult_frames\x18\x0c \x01(\x05\x12\x18\n\x10max_prompt_chars\x18\r \x01(\x05\x12!\n\x19max_negative_prompt_chars\x18\x0e \x01(\x05\x12\x11\n\tmax_steps\x18\x0f \x01(\x05\x12\x14\n\x0cmax_guidance\x18\x10 \x01(\x01\x12\x0f\n\x07max_fps\x18\x11 \x01(\x05\x12\x10\n\x08max_seed\x18\x12 \x01(\x03*\xe2\x01\n\nVideoState\x12\x1b\n\x17VIDEO_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12VIDEO_STATE_QUEUED\x10\x01\x12\x1c\n\x18VIDEO_STATE_CONDITIONING\x10\x02\x12\x19\n\x15VIDEO_STATE_DENOISING\x10\x03\x12\x18\n\x14VIDEO_STATE_DECODING\x10\x04\x12\x19\n\x15VIDEO_STATE_SUCCEEDED\x10\x05\x12\x16\n\x12VIDEO_STATE_FAILED\x10\x06\x12\x19\n\x15VIDEO_STATE_CANCELLED\x10\x07*W\n\x0bVideoFormat\x12\x1c\n\x18VIDEO_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10VIDEO_FORMAT_MP4\x10\x01\x12\x14\n\x10VIDEO_FORMAT_MKV\x10\x02*e\n\rVideoArtifact\x12\x1e\n\x1aVIDEO_ARTIFACT_UNSPECIFIED\x10\x00\x12\x18\n\x14VIDEO_ARTIFACT_VIDEO\x10\x01\x12\x1a\n\x16VIDEO_ARTIFACT_LATENTS\x10\x02\x32\xec\x06\n\x0cVideoService\x12S\n\x0b\x43reateVideo\x12%.zoetrope.video.v1.CreateVideoRequest\x1a\x1d.google.longrunning.Operation\x12n\n\x11\x42\x61tchCreateVideos\x12+.zoetrope.video.v1.BatchCreateVideosRequest\x1a,.zoetrope.video.v1.BatchCreateVideosResponse\x12S\n\x0b\x45xtendVideo\x12%.zoetrope.video.v1.ExtendVideoRequest\x1a\x1d.google.longrunning.Operation\x12S\n\x0bUpdateVideo\x12%.zoetrope.video.v1.UpdateVideoRequest\x1a\x1d.google.longrunning.Operation\x12h\n\x0fListVideoEvents\x12).zoetrope.video.v1.ListVideoEventsRequest\x1a*.zoetrope.video.v1.ListVideoEventsResponse\x12\x65\n\x0eReplayWebhooks\x12(.zoetrope.video.v1.ReplayWebhooksRequest\x1a).zoetrope.video.v1.ReplayWebhooksResponse\x12[\n\nWatchVideo\x12$.zoetrope.video.v1.WatchVideoRequest\x1a%.zoetrope.video.v1.WatchVideoResponse0\x01\x12\x64\n\rDownloadVideo\x12\'.zoetrope.video.v1.DownloadVideoRequest\x1a(.zoetrope.video.v1.DownloadVideoResponse0\x01\x12Y\n\nListModels\x12$.zoetrope.video.v1.ListModelsRequest\x1a%.zoetrope.video.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serving.api.zoetrope.video.v1.video_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VIDEOSTATE']._serialized_start=2188
-  _globals['_VIDEOSTATE']._serialized_end=2414
-  _globals['_VIDEOFORMAT']._serialized_start=2416
-  _globals['_VIDEOFORMAT']._serialized_end=2503
-  _globals['_VIDEOARTIFACT']._serialized_start=2505
-  _globals['_VIDEOARTIFACT']._serialized_end=2606
-  _globals['_TEXTTOVIDEO']._serialized_start=147
-  _globals['_TEXTTOVIDEO']._serialized_end=201
-  _globals['_CREATEVIDEOREQUEST']._serialized_start=204
-  _globals['_CREATEVIDEOREQUEST']._serialized_end=627
-  _globals['_VIDEOMETADATA']._serialized_start=630
-  _globals['_VIDEOMETADATA']._serialized_end=1005
-  _globals['_VIDEO']._serialized_start=1008
-  _globals['_VIDEO']._serialized_end=1251
-  _globals['_WATCHVIDEOREQUEST']._serialized_start=1253
-  _globals['_WATCHVIDEOREQUEST']._serialized_end=1286
-  _globals['_WATCHVIDEORESPONSE']._serialized_start=1289
-  _globals['_WATCHVIDEORESPONSE']._serialized_end=1451
-  _globals['_DOWNLOADVIDEOREQUEST']._serialized_start=1453
-  _globals['_DOWNLOADVIDEOREQUEST']._serialized_end=1557
-  _globals['_DOWNLOADVIDEORESPONSE']._serialized_start=1559
-  _globals['_DOWNLOADVIDEORESPONSE']._serialized_end=1649
-  _globals['_LISTMODELSREQUEST']._serialized_start=1651
-  _globals['_LISTMODELSREQUEST']._serialized_end=1670
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1672
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1734
-  _globals['_SIZE']._serialized_start=1736
-  _globals['_SIZE']._serialized_end=1773
-  _globals['_MODEL']._serialized_start=1776
-  _globals['_MODEL']._serialized_end=2185
-  _globals['_VIDEOSERVICE']._serialized_start=2609
-  _globals['_VIDEOSERVICE']._serialized_end=2994
+  _globals['_CREATEVIDEOREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_CREATEVIDEOREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_EXTENDVIDEOREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_EXTENDVIDEOREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_VIDEOCHANGES_LABELSENTRY']._loaded_options = None
+  _globals['_VIDEOCHANGES_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_VIDEOMETADATA_LABELSENTRY']._loaded_options = None
+  _globals['_VIDEOMETADATA_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_VIDEO_TIMINGSENTRY']._loaded_options = None
+  _globals['_VIDEO_TIMINGSENTRY']._serialized_options = b'8\001'
+  _globals['_VIDEOSTATE']._serialized_start=5640
+  _globals['_VIDEOSTATE']._serialized_end=5866
+  _globals['_VIDEOFORMAT']._serialized_start=5868
+  _globals['_VIDEOFORMAT']._serialized_end=5955
+  _globals['_VIDEOARTIFACT']._serialized_start=5957
+  _globals['_VIDEOARTIFACT']._serialized_end=6058
+  _globals['_TEXTTOVIDEO']._serialized_start=244
+  _globals['_TEXTTOVIDEO']._serialized_end=298
+  _globals['_IMAGETOVIDEO']._serialized_start=301
+  _globals['_IMAGETOVIDEO']._serialized_end=464
+  _globals['_FIRSTLASTFRAME']._serialized_start=467
+  _globals['_FIRSTLASTFRAME']._serialized_end=617
+  _globals['_GRIDTOVIDEO']._serialized_start=619
+  _globals['_GRIDTOVIDEO']._serialized_end=715
+  _globals['_REFERENCETOVIDEO']._serialized_start=718
+  _globals['_REFERENCETOVIDEO']._serialized_end=870
+  _globals['_EDITVIDEO']._serialized_start=873
+  _globals['_EDITVIDEO']._serialized_end=1032
+  _globals['_WEBHOOK']._serialized_start=1034
+  _globals['_WEBHOOK']._serialized_end=1072
+  _globals['_CREATEVIDEOREQUEST']._serialized_start=1075
+  _globals['_CREATEVIDEOREQUEST']._serialized_end=2174
+  _globals['_CREATEVIDEOREQUEST_LABELSENTRY']._serialized_start=2032
+  _globals['_CREATEVIDEOREQUEST_LABELSENTRY']._serialized_end=2077
+  _globals['_BATCHCREATEVIDEOSREQUEST']._serialized_start=2176
+  _globals['_BATCHCREATEVIDEOSREQUEST']._serialized_end=2259
+  _globals['_BATCHCREATEVIDEOSRESPONSE']._serialized_start=2261
+  _globals['_BATCHCREATEVIDEOSRESPONSE']._serialized_end=2339
+  _globals['_EXTENDVIDEOREQUEST']._serialized_start=2342
+  _globals['_EXTENDVIDEOREQUEST']._serialized_end=2729
+  _globals['_EXTENDVIDEOREQUEST_LABELSENTRY']._serialized_start=2032
+  _globals['_EXTENDVIDEOREQUEST_LABELSENTRY']._serialized_end=2077
+  _globals['_UPDATEVIDEOREQUEST']._serialized_start=2732
+  _globals['_UPDATEVIDEOREQUEST']._serialized_end=2865
+  _globals['_VIDEOCHANGES']._serialized_start=2868
+  _globals['_VIDEOCHANGES']._serialized_end=3057
+  _globals['_VIDEOCHANGES_LABELSENTRY']._serialized_start=2032
+  _globals['_VIDEOCHANGES_LABELSENTRY']._serialized_end=2077
+  _globals['_LISTVIDEOEVENTSREQUEST']._serialized_start=3059
+  _globals['_LISTVIDEOEVENTSREQUEST']._serialized_end=3097
+  _globals['_LISTVIDEOEVENTSRESPONSE']._serialized_start=3099
+  _globals['_LISTVIDEOEVENTSRESPONSE']._serialized_end=3171
+  _globals['_VIDEOEVENT']._serialized_start=3174
+  _globals['_VIDEOEVENT']._serialized_end=3312
+  _globals['_REPLAYWEBHOOKSREQUEST']._serialized_start=3314
+  _globals['_REPLAYWEBHOOKSREQUEST']._serialized_end=3351
+  _globals['_REPLAYWEBHOOKSRESPONSE']._serialized_start=3353
+  _globals['_REPLAYWEBHOOKSRESPONSE']._serialized_end=3392
+  _globals['_VIDEOMETADATA']._serialized_start=3395
+  _globals['_VIDEOMETADATA']._serialized_end=4052
+  _globals['_VIDEOMETADATA_LABELSENTRY']._serialized_start=2032
+  _globals['_VIDEOMETADATA_LABELSENTRY']._serialized_end=2077
+  _globals['_VERDICT']._serialized_start=4054
+  _globals['_VERDICT']._serialized_end=4109
+  _globals['_VIDEO']._serialized_start=4112
+  _globals['_VIDEO']._serialized_end=4535
+  _globals['_VIDEO_TIMINGSENTRY']._serialized_start=4489
+  _globals['_VIDEO_TIMINGSENTRY']._serialized_end=4535
+  _globals['_WATCHVIDEOREQUEST']._serialized_start=4537
+  _globals['_WATCHVIDEOREQUEST']._serialized_end=4588
+  _globals['_PREVIEW']._serialized_start=4590
+  _globals['_PREVIEW']._serialized_end=4677
+  _globals['_WATCHVIDEORESPONSE']._serialized_start=4680
+  _globals['_WATCHVIDEORESPONSE']._serialized_end=4887
+  _globals['_DOWNLOADVIDEOREQUEST']._serialized_start=4889
+  _globals['_DOWNLOADVIDEOREQUEST']._serialized_end=5009
+  _globals['_DOWNLOADVIDEORESPONSE']._serialized_start=5011
+  _globals['_DOWNLOADVIDEORESPONSE']._serialized_end=5101
+  _globals['_LISTMODELSREQUEST']._serialized_start=5103
+  _globals['_LISTMODELSREQUEST']._serialized_end=5122
+  _globals['_LISTMODELSRESPONSE']._serialized_start=5124
+  _globals['_LISTMODELSRESPONSE']._serialized_end=5186
+  _globals['_SIZE']._serialized_start=5188
+  _globals['_SIZE']._serialized_end=5225
+  _globals['_MODEL']._serialized_start=5228
+  _globals['_MODEL']._serialized_end=5637
+  _globals['_VIDEOSERVICE']._serialized_start=6061
+  _globals['_VIDEOSERVICE']._serialized_end=6937
 # @@protoc_insertion_point(module_scope)

@@ -1,8 +1,11 @@
 import datetime
 
 from google.longrunning import operations_pb2 as _operations_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.rpc import status_pb2 as _status_pb2
+from serving.api.zoetrope.video.v1 import media_pb2 as _media_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -57,11 +60,93 @@ class TextToVideo(_message.Message):
     negative_prompt: str
     def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ...) -> None: ...
 
+class ImageToVideo(_message.Message):
+    __slots__ = ("prompt", "negative_prompt", "image", "clip", "loop")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    LOOP_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    negative_prompt: str
+    image: _media_pb2.Media
+    clip: _media_pb2.Media
+    loop: bool
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., image: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., clip: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., loop: _Optional[bool] = ...) -> None: ...
+
+class FirstLastFrame(_message.Message):
+    __slots__ = ("prompt", "negative_prompt", "first_frame", "last_frame")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FRAME_FIELD_NUMBER: _ClassVar[int]
+    LAST_FRAME_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    negative_prompt: str
+    first_frame: _media_pb2.Media
+    last_frame: _media_pb2.Media
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., first_frame: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., last_frame: _Optional[_Union[_media_pb2.Media, _Mapping]] = ...) -> None: ...
+
+class GridToVideo(_message.Message):
+    __slots__ = ("prompt", "negative_prompt", "panels")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    PANELS_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    negative_prompt: str
+    panels: _containers.RepeatedCompositeFieldContainer[_media_pb2.Media]
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., panels: _Optional[_Iterable[_Union[_media_pb2.Media, _Mapping]]] = ...) -> None: ...
+
+class ReferenceToVideo(_message.Message):
+    __slots__ = ("prompt", "negative_prompt", "references", "first_frame")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    REFERENCES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FRAME_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    negative_prompt: str
+    references: _containers.RepeatedCompositeFieldContainer[_media_pb2.Media]
+    first_frame: _media_pb2.Media
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., references: _Optional[_Iterable[_Union[_media_pb2.Media, _Mapping]]] = ..., first_frame: _Optional[_Union[_media_pb2.Media, _Mapping]] = ...) -> None: ...
+
+class EditVideo(_message.Message):
+    __slots__ = ("prompt", "negative_prompt", "video", "references", "keep_audio")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    VIDEO_FIELD_NUMBER: _ClassVar[int]
+    REFERENCES_FIELD_NUMBER: _ClassVar[int]
+    KEEP_AUDIO_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    negative_prompt: str
+    video: _media_pb2.Media
+    references: _containers.RepeatedCompositeFieldContainer[_media_pb2.Media]
+    keep_audio: bool
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., video: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., references: _Optional[_Iterable[_Union[_media_pb2.Media, _Mapping]]] = ..., keep_audio: _Optional[bool] = ...) -> None: ...
+
+class Webhook(_message.Message):
+    __slots__ = ("url", "events")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    events: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, url: _Optional[str] = ..., events: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class CreateVideoRequest(_message.Message):
-    __slots__ = ("request_id", "model", "text_to_video", "size", "ratio", "duration_seconds", "frames", "fps", "steps", "guidance", "seed", "format", "keep_latents")
+    __slots__ = ("request_id", "model", "text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video", "edit_video", "size", "ratio", "duration_seconds", "frames", "fps", "steps", "guidance", "seed", "format", "keep_latents", "guidance_low", "audio", "generate_audio", "labels", "priority", "deadline", "retention", "webhook")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_TO_VIDEO_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_TO_VIDEO_FIELD_NUMBER: _ClassVar[int]
+    FIRST_LAST_FRAME_FIELD_NUMBER: _ClassVar[int]
+    GRID_TO_VIDEO_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_TO_VIDEO_FIELD_NUMBER: _ClassVar[int]
+    EDIT_VIDEO_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     RATIO_FIELD_NUMBER: _ClassVar[int]
     DURATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -72,9 +157,22 @@ class CreateVideoRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     KEEP_LATENTS_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_LOW_FIELD_NUMBER: _ClassVar[int]
+    AUDIO_FIELD_NUMBER: _ClassVar[int]
+    GENERATE_AUDIO_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     text_to_video: TextToVideo
+    image_to_video: ImageToVideo
+    first_last_frame: FirstLastFrame
+    grid_to_video: GridToVideo
+    reference_to_video: ReferenceToVideo
+    edit_video: EditVideo
     size: str
     ratio: str
     duration_seconds: float
@@ -85,10 +183,135 @@ class CreateVideoRequest(_message.Message):
     seed: int
     format: VideoFormat
     keep_latents: bool
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., text_to_video: _Optional[_Union[TextToVideo, _Mapping]] = ..., size: _Optional[str] = ..., ratio: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., format: _Optional[_Union[VideoFormat, str]] = ..., keep_latents: _Optional[bool] = ...) -> None: ...
+    guidance_low: float
+    audio: _media_pb2.Media
+    generate_audio: bool
+    labels: _containers.ScalarMap[str, str]
+    priority: int
+    deadline: _timestamp_pb2.Timestamp
+    retention: _duration_pb2.Duration
+    webhook: Webhook
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., text_to_video: _Optional[_Union[TextToVideo, _Mapping]] = ..., image_to_video: _Optional[_Union[ImageToVideo, _Mapping]] = ..., first_last_frame: _Optional[_Union[FirstLastFrame, _Mapping]] = ..., grid_to_video: _Optional[_Union[GridToVideo, _Mapping]] = ..., reference_to_video: _Optional[_Union[ReferenceToVideo, _Mapping]] = ..., edit_video: _Optional[_Union[EditVideo, _Mapping]] = ..., size: _Optional[str] = ..., ratio: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., format: _Optional[_Union[VideoFormat, str]] = ..., keep_latents: _Optional[bool] = ..., guidance_low: _Optional[float] = ..., audio: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., generate_audio: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ...) -> None: ...
+
+class BatchCreateVideosRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[CreateVideoRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[CreateVideoRequest, _Mapping]]] = ...) -> None: ...
+
+class BatchCreateVideosResponse(_message.Message):
+    __slots__ = ("operations",)
+    OPERATIONS_FIELD_NUMBER: _ClassVar[int]
+    operations: _containers.RepeatedCompositeFieldContainer[_operations_pb2.Operation]
+    def __init__(self, operations: _Optional[_Iterable[_Union[_operations_pb2.Operation, _Mapping]]] = ...) -> None: ...
+
+class ExtendVideoRequest(_message.Message):
+    __slots__ = ("name", "request_id", "prompt", "negative_prompt", "duration_seconds", "frames", "steps", "guidance", "seed", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    DURATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    request_id: str
+    prompt: str
+    negative_prompt: str
+    duration_seconds: float
+    frames: int
+    steps: int
+    guidance: float
+    seed: int
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., frames: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class UpdateVideoRequest(_message.Message):
+    __slots__ = ("name", "changes", "update_mask")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    changes: VideoChanges
+    update_mask: _field_mask_pb2.FieldMask
+    def __init__(self, name: _Optional[str] = ..., changes: _Optional[_Union[VideoChanges, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+
+class VideoChanges(_message.Message):
+    __slots__ = ("labels", "priority", "expire_time")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.ScalarMap[str, str]
+    priority: int
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListVideoEventsRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListVideoEventsResponse(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[VideoEvent]
+    def __init__(self, events: _Optional[_Iterable[_Union[VideoEvent, _Mapping]]] = ...) -> None: ...
+
+class VideoEvent(_message.Message):
+    __slots__ = ("time", "from_state", "to_state", "actor", "attempt", "note")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    FROM_STATE_FIELD_NUMBER: _ClassVar[int]
+    TO_STATE_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    time: _timestamp_pb2.Timestamp
+    from_state: str
+    to_state: str
+    actor: str
+    attempt: int
+    note: str
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., from_state: _Optional[str] = ..., to_state: _Optional[str] = ..., actor: _Optional[str] = ..., attempt: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
+
+class ReplayWebhooksRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ReplayWebhooksResponse(_message.Message):
+    __slots__ = ("count",)
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class VideoMetadata(_message.Message):
-    __slots__ = ("state", "step", "steps", "queue_position", "eta_seconds", "model", "create_time", "start_time", "end_time", "attempt", "cancel_requested", "warnings")
+    __slots__ = ("state", "step", "steps", "queue_position", "eta_seconds", "model", "create_time", "start_time", "end_time", "attempt", "cancel_requested", "warnings", "task", "labels", "priority", "deadline", "expire_time", "verdicts")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     STATE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +324,12 @@ class VideoMetadata(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CANCEL_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
     state: VideoState
     step: int
     steps: int
@@ -113,10 +342,33 @@ class VideoMetadata(_message.Message):
     attempt: int
     cancel_requested: bool
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, state: _Optional[_Union[VideoState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., model: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    task: str
+    labels: _containers.ScalarMap[str, str]
+    priority: int
+    deadline: _timestamp_pb2.Timestamp
+    expire_time: _timestamp_pb2.Timestamp
+    verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
+    def __init__(self, state: _Optional[_Union[VideoState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., model: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., task: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ...) -> None: ...
+
+class Verdict(_message.Message):
+    __slots__ = ("check", "outcome", "note")
+    CHECK_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    check: str
+    outcome: str
+    note: str
+    def __init__(self, check: _Optional[str] = ..., outcome: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
 
 class Video(_message.Message):
-    __slots__ = ("name", "width", "height", "native_width", "native_height", "frames", "fps", "size_bytes", "sha256", "mime_type", "seed", "steps", "guidance", "model")
+    __slots__ = ("name", "width", "height", "native_width", "native_height", "frames", "fps", "size_bytes", "sha256", "mime_type", "seed", "steps", "guidance", "model", "task", "expire_time", "uri", "timings")
+    class TimingsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +383,10 @@ class Video(_message.Message):
     STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    URI_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
     name: str
     width: int
     height: int
@@ -145,35 +401,59 @@ class Video(_message.Message):
     steps: int
     guidance: float
     model: str
-    def __init__(self, name: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., native_width: _Optional[int] = ..., native_height: _Optional[int] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., mime_type: _Optional[str] = ..., seed: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., model: _Optional[str] = ...) -> None: ...
+    task: str
+    expire_time: _timestamp_pb2.Timestamp
+    uri: str
+    timings: _containers.ScalarMap[str, float]
+    def __init__(self, name: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., native_width: _Optional[int] = ..., native_height: _Optional[int] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., mime_type: _Optional[str] = ..., seed: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., model: _Optional[str] = ..., task: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., uri: _Optional[str] = ..., timings: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class WatchVideoRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "previews")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    PREVIEWS_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    previews: bool
+    def __init__(self, name: _Optional[str] = ..., previews: _Optional[bool] = ...) -> None: ...
+
+class Preview(_message.Message):
+    __slots__ = ("data", "mime_type", "width", "height", "step")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    MIME_TYPE_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    mime_type: str
+    width: int
+    height: int
+    step: int
+    def __init__(self, data: _Optional[bytes] = ..., mime_type: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class WatchVideoResponse(_message.Message):
-    __slots__ = ("metadata", "done", "error", "video")
+    __slots__ = ("metadata", "done", "error", "video", "preview")
     METADATA_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     VIDEO_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
     metadata: VideoMetadata
     done: bool
     error: _status_pb2.Status
     video: Video
-    def __init__(self, metadata: _Optional[_Union[VideoMetadata, _Mapping]] = ..., done: _Optional[bool] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., video: _Optional[_Union[Video, _Mapping]] = ...) -> None: ...
+    preview: Preview
+    def __init__(self, metadata: _Optional[_Union[VideoMetadata, _Mapping]] = ..., done: _Optional[bool] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., video: _Optional[_Union[Video, _Mapping]] = ..., preview: _Optional[_Union[Preview, _Mapping]] = ...) -> None: ...
 
 class DownloadVideoRequest(_message.Message):
-    __slots__ = ("name", "artifact", "offset")
+    __slots__ = ("name", "artifact", "offset", "length")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
     name: str
     artifact: VideoArtifact
     offset: int
-    def __init__(self, name: _Optional[str] = ..., artifact: _Optional[_Union[VideoArtifact, str]] = ..., offset: _Optional[int] = ...) -> None: ...
+    length: int
+    def __init__(self, name: _Optional[str] = ..., artifact: _Optional[_Union[VideoArtifact, str]] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
 
 class DownloadVideoResponse(_message.Message):
     __slots__ = ("offset", "data", "total_bytes", "sha256")

@@ -42,6 +42,31 @@ class VideoServiceStub:
                 request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.CreateVideoRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.BatchCreateVideos = channel.unary_unary(
+                '/zoetrope.video.v1.VideoService/BatchCreateVideos',
+                request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosRequest.SerializeToString,
+                response_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosResponse.FromString,
+                _registered_method=True)
+        self.ExtendVideo = channel.unary_unary(
+                '/zoetrope.video.v1.VideoService/ExtendVideo',
+                request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ExtendVideoRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.UpdateVideo = channel.unary_unary(
+                '/zoetrope.video.v1.VideoService/UpdateVideo',
+                request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.UpdateVideoRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.ListVideoEvents = channel.unary_unary(
+                '/zoetrope.video.v1.VideoService/ListVideoEvents',
+                request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ListVideoEventsRequest.SerializeToString,
+                response_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ListVideoEventsResponse.FromString,
+                _registered_method=True)
+        self.ReplayWebhooks = channel.unary_unary(
+                '/zoetrope.video.v1.VideoService/ReplayWebhooks',
+                request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ReplayWebhooksRequest.SerializeToString,
+                response_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ReplayWebhooksResponse.FromString,
+                _registered_method=True)
         self.WatchVideo = channel.unary_stream(
                 '/zoetrope.video.v1.VideoService/WatchVideo',
                 request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.WatchVideoRequest.SerializeToString,
@@ -66,9 +91,46 @@ class VideoServiceServicer:
 
     def CreateVideo(self, request, context):
         """Submits a task and returns at once. The operation's metadata is a VideoMetadata and its response a Video.
-        INVALID_ARGUMENT with a google.rpc.BadRequest names each field at fault; NOT_FOUND when the model is not served;
-        ALREADY_EXISTS when the request id was used for another request; RESOURCE_EXHAUSTED with a google.rpc.RetryInfo when
-        too many jobs are queued.
+        INVALID_ARGUMENT with a google.rpc.BadRequest names each field at fault; NOT_FOUND when the model or a medium is
+        not known; ALREADY_EXISTS when the request id was used for another request; RESOURCE_EXHAUSTED with a
+        google.rpc.RetryInfo when too many jobs are queued, and with a google.rpc.QuotaFailure when a quota of the key is
+        used up; UNAVAILABLE with a google.rpc.RetryInfo while jobs or files cannot be stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCreateVideos(self, request, context):
+        """Submits up to 100 tasks, all or none. Errors as of CreateVideo, their fields as requests.N.field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendVideo(self, request, context):
+        """Goes on where a finished video ends: a new job, whose clip begins with the last frames of the other one.
+        FAILED_PRECONDITION when that one has no video.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateVideo(self, request, context):
+        """Changes labels, the priority of a queued job, or when a job expires (AIP-134).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListVideoEvents(self, request, context):
+        """Every change of state that a job went through, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayWebhooks(self, request, context):
+        """Sends all webhooks of a job again, each with the id that it had before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,7 +145,7 @@ class VideoServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DownloadVideo(self, request, context):
-        """Streams a finished file in chunks of at most 1 MiB, at least one of them. FAILED_PRECONDITION while the job is not
+        """Streams a finished file, or a range of it, in chunks of at most 1 MiB, at least one of them. FAILED_PRECONDITION while the job is not
         done, or when it did not succeed; OUT_OF_RANGE when the offset is beyond the end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -104,6 +166,31 @@ def add_VideoServiceServicer_to_server(servicer, server):
                     servicer.CreateVideo,
                     request_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.CreateVideoRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'BatchCreateVideos': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreateVideos,
+                    request_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosRequest.FromString,
+                    response_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosResponse.SerializeToString,
+            ),
+            'ExtendVideo': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendVideo,
+                    request_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ExtendVideoRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'UpdateVideo': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateVideo,
+                    request_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.UpdateVideoRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'ListVideoEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVideoEvents,
+                    request_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ListVideoEventsRequest.FromString,
+                    response_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ListVideoEventsResponse.SerializeToString,
+            ),
+            'ReplayWebhooks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayWebhooks,
+                    request_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ReplayWebhooksRequest.FromString,
+                    response_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ReplayWebhooksResponse.SerializeToString,
             ),
             'WatchVideo': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchVideo,
@@ -150,6 +237,141 @@ class VideoService:
             '/zoetrope.video.v1.VideoService/CreateVideo',
             zoetrope_dot_video_dot_v1_dot_video__pb2.CreateVideoRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreateVideos(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoetrope.video.v1.VideoService/BatchCreateVideos',
+            zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosRequest.SerializeToString,
+            zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendVideo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoetrope.video.v1.VideoService/ExtendVideo',
+            zoetrope_dot_video_dot_v1_dot_video__pb2.ExtendVideoRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateVideo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoetrope.video.v1.VideoService/UpdateVideo',
+            zoetrope_dot_video_dot_v1_dot_video__pb2.UpdateVideoRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVideoEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoetrope.video.v1.VideoService/ListVideoEvents',
+            zoetrope_dot_video_dot_v1_dot_video__pb2.ListVideoEventsRequest.SerializeToString,
+            zoetrope_dot_video_dot_v1_dot_video__pb2.ListVideoEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayWebhooks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoetrope.video.v1.VideoService/ReplayWebhooks',
+            zoetrope_dot_video_dot_v1_dot_video__pb2.ReplayWebhooksRequest.SerializeToString,
+            zoetrope_dot_video_dot_v1_dot_video__pb2.ReplayWebhooksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,332 @@
+"""What is measured, in the order in which one database goes through it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc
+
+from benchmarks.gateway.client import LoadPlan, LoadSeen, WatchPlan
+from benchmarks.gateway.jobs import JobMaker
+from benchmarks.gateway.processes import (
+    MAX_QUEUED,
+    BenchmarkError,
+    Database,
+    Helper,
+    Shares,
+    clients,
+    helper,
+    open_gateway,
+    resident,
+)
+from serving.children import Child
+from serving.gateway.listing import MAX_PAGE_SIZE
+from serving.jobs.job import Limits
+from serving.jobs.open import open_stores
+
+ENGINE = "benchmarks.gateway.null_engine"
+AT_ONCE = 256  # jobs that the null engine takes at a time under load
+WATCH_STEPS, WATCH_STEP_SECONDS = 8, 0.5
+INSERT = 500  # jobs that are queued in one transaction, to fill the queue
+LIMITS = Limits(MAX_QUEUED)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    seconds: float = 20.0
+    processes: int = 2  # of clients
+    creators: int = 32  # in all of them
+    store_callers: int = 64
+    rate: float = 1_000.0
+    gets: float = 100.0
+    streams: int = 1_000
+    queued: int = 100_000
+    calls_on_a_long_queue: float = 10.0  # seconds
+    seed: int = 1
+
+    @classmethod
+    def quick(cls) -> Sizes:
+        return cls(
+            seconds=1.0, processes=1, creators=8, store_callers=16, rate=50.0, gets=20.0, streams=20, queued=1_000,
+            calls_on_a_long_queue=0.5,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds."""
+
+    count: int
+    p50: float
+    p99: float
+    longest: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Times:
+        if not seconds:
+            return cls(0, 0.0, 0.0, 0.0)
+        ordered = sorted(seconds)
+
+        def at(share: float) -> float:
+            return round(1e3 * ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2)
+
+        return cls(len(ordered), at(0.5), at(0.99), at(1.0))
+
+
+@dataclass(frozen=True)
+class LoadRow:
+    """Creates and gets together.
+
+    Attributes:
+        shares: of a core, by process; ``machine`` has everything that ran.
+        ended: jobs that the null engine ended meanwhile. queue: jobs that waited at the end.
+    """
+
+    what: str
+    per_second: float
+    offered: float | None  # None: as fast as the answers came
+    callers: int
+    creates: Times
+    gets: Times
+    failures: dict[str, int]
+    shares: dict[str, float]
+    ended: int = 0
+    queue: int = 0
+
+
+@dataclass(frozen=True)
+class StoreRow:
+    """Creates without gRPC, and the share of a core that the process took."""
+
+    per_second: float
+    callers: int
+    share: float
+
+
+@dataclass(frozen=True)
+class WatchRow:
+    """``opened``: seconds until all streams had their first event. ``lag``: from a job's end to its stream's end."""
+
+    streams: int
+    opened: float
+    events: int
+    events_per_second: float
+    lag: Times
+    failures: dict[str, int]
+    gateway_share: float
+
+
+@dataclass(frozen=True)
+class ListRow:
+    """Pages of one filter, until there was no next one or as many jobs were seen as were queued."""
+
+    filter: str
+    pages: int
+    jobs: int
+    first_ms: float
+    last_ms: float
+    times: Times
+
+
+@dataclass
+class Measured:
+    """Of one database. ``memory``: MiB of the gateway after each part, in order."""
+
+    database: str
+    version: str
+    store: StoreRow
+    loads: list[LoadRow] = field(default_factory=list)
+    watch: WatchRow | None = None
+    filled_per_second: float = 0.0
+    lists: list[ListRow] = field(default_factory=list)
+    memory: dict[str, float] = field(default_factory=dict)
+
+
+Say = Callable[[str], None]
+
+
+def grpc_alone(sizes: Sizes) -> LoadRow:
+    """The same calls against methods that do nothing."""
+    with helper("benchmarks.gateway.bounds", "grpc") as server:
+        return _load("gRPC alone", server.said, "empty", replace(sizes, gets=0.0), {"server": [server.process.pid]})
+
+
+def store_alone(database: Database, sizes: Sizes) -> StoreRow:
+    arguments = ("store", database.new(), str(sizes.seconds), str(sizes.store_callers))
+    with helper("benchmarks.gateway.bounds", *arguments) as process:
+        seen = json.loads(process.said)
+    seconds = seen["seconds"]
+    return StoreRow(seen["creates"] / seconds, sizes.store_callers, seen["cpu_seconds"] / seconds)
+
+
+def measure(database: Database, sizes: Sizes, folder: Path, say: Say) -> Measured:
+    """All of it on one gateway, so that its memory shows what stays."""
+    found = Measured(database.name, database.version, store_alone(database, sizes))
+    say(f"{database.name}: the store alone made {found.store.per_second:,.0f} jobs/s")
+    with open_gateway(database.new(), folder) as gateway:
+        pid = gateway.process.pid
+
+        def remember(part: str) -> None:
+            found.memory[part] = round(resident(pid), 1)
+
+        remember("at the start")
+        for row in _loads(gateway, database, sizes):
+            found.loads.append(row)
+            say(
+                f"{database.name}, {row.what}: {row.per_second:,.0f} creates/s, p99 {row.creates.p99:.1f} ms,"
+                f" get p99 {row.gets.p99:.1f} ms"
+            )
+        remember("after creates")
+        found.watch = watch(gateway, sizes)
+        say(f"{database.name}: {found.watch.streams} streams, {found.watch.events_per_second:,.0f} events/s")
+        remember(f"after {sizes.streams:,} streams")
+        found.filled_per_second = fill(gateway, sizes.queued)
+        say(f"{database.name}: {sizes.queued:,} jobs queued, {found.filled_per_second:,.0f}/s")
+        for text in ("", 'labels.batch="7"', 'labels.number="0"'):
+            found.lists.append(list_pages(gateway, text, sizes.queued))
+            say(f"{database.name}: {found.lists[-1]}")
+        remember(f"after {sizes.queued:,} queued jobs were listed")
+        long_queue = replace(sizes, seconds=sizes.calls_on_a_long_queue, rate=sizes.rate / 10)
+        what = f"{long_queue.rate:,.0f}/s offered, {sizes.queued:,} jobs queued, no engine"
+        found.loads.append(_paced(what, gateway, database, long_queue, "long"))
+        say(f"{database.name}, {what}: get p99 {found.loads[-1].gets.p99:.1f} ms")
+    return found
+
+
+def _loads(gateway: Child, database: Database, sizes: Sizes) -> list[LoadRow]:
+    """As fast as it goes, then at the rate of the goal; the engine keeps the queue short."""
+    rows = []
+    for what, run in (("flood", _flood), (f"{sizes.rate:,.0f}/s offered", _paced)):
+        with helper(ENGINE, str(AT_ONCE), "0", "0", settings=gateway.settings) as engine:
+            row = run(what, gateway, database, sizes, what[:5], engine)
+            with contextlib.closing(open_stores(gateway.settings.database_url)) as stores:
+                queue = stores.jobs.counts()["queued"]
+                while stores.jobs.counts()["queued"]:
+                    time.sleep(0.05)
+            engine.stop()
+            rows.append(replace(row, ended=int(engine.line()), queue=queue))
+    return rows
+
+
+def _flood(
+    what: str, gateway: Child, database: Database, sizes: Sizes, name: str, engine: Helper | None = None
+) -> LoadRow:
+    return _load(what, gateway.settings.grpc, name, sizes, _roots(gateway, database, engine))
+
+
+def _paced(
+    what: str, gateway: Child, database: Database, sizes: Sizes, name: str, engine: Helper | None = None
+) -> LoadRow:
+    roots = _roots(gateway, database, engine)
+    return _load(what, gateway.settings.grpc, name, replace(sizes, creators=0), roots)
+
+
+def _roots(gateway: Child, database: Database, engine: Helper | None) -> dict[str, Sequence[int]]:
+    roots: dict[str, Sequence[int]] = {"gateway": [gateway.process.pid]}
+    if engine is not None:
+        roots["null engine"] = [engine.process.pid]
+    if database.pid is not None:
+        roots["database"] = [database.pid]
+    return roots
+
+
+def _load(what: str, target: str, name: str, sizes: Sizes, roots: dict[str, Sequence[int]]) -> LoadRow:
+    each = sizes.processes
+    paced = not sizes.creators
+    plans = [
+        LoadPlan(
+            target=target,
+            name=f"{name.strip()}-{number}",
+            seconds=sizes.seconds,
+            creators=sizes.creators // each,
+            rate=sizes.rate / each if paced else 0.0,
+            gets=sizes.gets / each,
+            seed=sizes.seed + number,
+        )
+        for number in range(each)
+    ]
+    with contextlib.ExitStack() as stack:
+        started = clients([asdict(plan) for plan in plans], stack)
+        with Shares({**roots, "clients": [one.process.pid for one in started]}) as shares:
+            for one in started:
+                one.begin()
+            seen = [LoadSeen(**json.loads(one.line())) for one in started]
+    failures = sum((Counter(one.failures) for one in seen), Counter[str]())
+    return LoadRow(
+        what=what,
+        per_second=sum(len(one.creates) for one in seen) / max(one.seconds for one in seen),
+        offered=sizes.rate if paced else None,
+        callers=sizes.creators,
+        creates=Times.of([value for one in seen for value in one.creates]),
+        gets=Times.of([value for one in seen for value in one.gets]),
+        failures=dict(failures),
+        shares={**shares.used, "machine": shares.machine},
+    )
+
+
+def watch(gateway: Child, sizes: Sizes) -> WatchRow:
+    """All jobs wait while the streams open; then they run together, and end together."""
+    with contextlib.closing(open_stores(gateway.settings.database_url)) as stores:
+        jobs = stores.jobs.create_batch(list(JobMaker("watched").many(sizes.streams)), LIMITS)
+    names = [f"operations/{job.id}" for job in jobs]
+    parts = [tuple(names[number :: sizes.processes]) for number in range(sizes.processes)]
+    arguments = (str(sizes.streams), str(WATCH_STEPS), str(WATCH_STEP_SECONDS))
+    with contextlib.ExitStack() as stack:
+        started = clients([asdict(WatchPlan(gateway.settings.grpc, part)) for part in parts], stack)
+        with Shares({"gateway": [gateway.process.pid]}) as shares:
+            for one in started:
+                one.begin()
+            stack.enter_context(helper(ENGINE, *arguments, settings=gateway.settings))
+            seen: list[dict[str, Any]] = [json.loads(one.line()) for one in started]
+    lags = [lag for one in seen for lag in one["lags"]]
+    events = sum(one["events"] for one in seen)
+    seconds = max(one["ended"] for one in seen) - min(one["began"] for one in seen)
+    failures = sum((Counter(one["failures"]) for one in seen), Counter[str]())
+    if len(lags) + sum(failures.values()) != sizes.streams:
+        raise BenchmarkError(f"{sizes.streams} streams were opened, {len(lags)} saw their end: {dict(failures)}")
+    return WatchRow(
+        streams=sizes.streams,
+        opened=max(one["opened"] for one in seen),
+        events=events,
+        events_per_second=events / seconds,
+        lag=Times.of(lags),
+        failures=dict(failures),
+        gateway_share=shares.used["gateway"],
+    )
+
+
+def fill(gateway: Child, count: int) -> float:
+    """Queue jobs straight in the store; how many a second."""
+    started, jobs = time.perf_counter(), JobMaker("queued").many(count)
+    with contextlib.closing(open_stores(gateway.settings.database_url)) as stores:
+        while some := [job for _, job in zip(range(INSERT), jobs, strict=False)]:
+            stores.jobs.create_batch(some, LIMITS)
+    return count / (time.perf_counter() - started)
+
+
+def list_pages(gateway: Child, text: str, most: int) -> ListRow:
+    """Every page, one after the other."""
+    times: list[float] = []
+    jobs, token = 0, ""
+    with grpc.insecure_channel(gateway.settings.grpc) as channel:
+        grpc.channel_ready_future(channel).result(10)
+        stub = operations_pb2_grpc.OperationsStub(channel)
+        while not times or (token and jobs < most):
+            started = time.perf_counter()
+            request = operations_pb2.ListOperationsRequest(
+                name="operations", filter=text, page_size=MAX_PAGE_SIZE, page_token=token
+            )
+            answer = stub.ListOperations(request)
+            times.append(time.perf_counter() - started)
+            jobs, token = jobs + len(answer.operations), answer.next_page_token
+    return ListRow(text, len(times), jobs, round(1e3 * times[0], 2), round(1e3 * times[-1], 2), Times.of(times))

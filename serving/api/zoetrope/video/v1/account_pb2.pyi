@@ -1,0 +1,60 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetAccountRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Account(_message.Message):
+    __slots__ = ("tenant", "key_name", "requests_per_second", "burst", "concurrent_jobs", "queued_seconds", "models", "max_priority", "concurrent_jobs_used", "queued_seconds_used", "max_queued", "default_retention", "max_retention", "max_upload_bytes", "media_retention", "media_formats")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    KEY_NAME_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    BURST_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENT_JOBS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENT_JOBS_USED_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_SECONDS_USED_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUED_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_RETENTION_FIELD_NUMBER: _ClassVar[int]
+    MAX_RETENTION_FIELD_NUMBER: _ClassVar[int]
+    MAX_UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_RETENTION_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_FORMATS_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    key_name: str
+    requests_per_second: float
+    burst: int
+    concurrent_jobs: int
+    queued_seconds: float
+    models: _containers.RepeatedScalarFieldContainer[str]
+    max_priority: int
+    concurrent_jobs_used: int
+    queued_seconds_used: float
+    max_queued: int
+    default_retention: _duration_pb2.Duration
+    max_retention: _duration_pb2.Duration
+    max_upload_bytes: int
+    media_retention: _duration_pb2.Duration
+    media_formats: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant: _Optional[str] = ..., key_name: _Optional[str] = ..., requests_per_second: _Optional[float] = ..., burst: _Optional[int] = ..., concurrent_jobs: _Optional[int] = ..., queued_seconds: _Optional[float] = ..., models: _Optional[_Iterable[str]] = ..., max_priority: _Optional[int] = ..., concurrent_jobs_used: _Optional[int] = ..., queued_seconds_used: _Optional[float] = ..., max_queued: _Optional[int] = ..., default_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_upload_bytes: _Optional[int] = ..., media_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., media_formats: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetWebhookSecretRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetWebhookSecretResponse(_message.Message):
+    __slots__ = ("secret",)
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    secret: str
+    def __init__(self, secret: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,58 @@
+# ruff: noqa: N802 (the methods are named as in the proto)
+"""zoetrope.video.v1.AccountService: every limit that applies to the caller."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+
+from serving.api.zoetrope.video.v1 import account_pb2
+from serving.gateway.core import Core
+from serving.gateway.grpc_guard import caller
+from serving.media.formats import MIME_TYPES
+
+
+class AccountService:
+    """The servicer."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def GetAccount(self, request: account_pb2.GetAccountRequest, context: Any) -> account_pb2.Account:
+        who, settings = caller(), self._core.settings
+        used: tuple[int, float] = (0, 0.0)
+        if who.key_id is not None:
+            used = await asyncio.to_thread(self._core.stores.jobs.usage, who.key_id)
+        limits = who.limits
+        return account_pb2.Account(
+            tenant=who.owner,
+            key_name=who.key_name,
+            requests_per_second=limits.requests_per_second,
+            burst=limits.burst,
+            concurrent_jobs=limits.concurrent_jobs,
+            queued_seconds=limits.queued_seconds,
+            models=limits.models or (),
+            max_priority=limits.max_priority,
+            concurrent_jobs_used=used[0],
+            queued_seconds_used=used[1],
+            max_queued=settings.max_queued,
+            default_retention=_duration(settings.retention_seconds),
+            max_retention=_duration(settings.max_retention_seconds),
+            max_upload_bytes=settings.max_upload_bytes,
+            media_retention=_duration(settings.media_retention_seconds),
+            media_formats=sorted(set(MIME_TYPES.values())),
+        )
+
+    async def GetWebhookSecret(
+        self, request: account_pb2.GetWebhookSecretRequest, context: Any
+    ) -> account_pb2.GetWebhookSecretResponse:
+        secret = await asyncio.to_thread(self._core.stores.outbox.secret, caller().owner)
+        return account_pb2.GetWebhookSecretResponse(secret=secret)
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(round(seconds * 1_000))
+    return duration

@@ -1,0 +1,147 @@
+"""What all faces of the gateway work with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from model.tasks import ModelCard
+from serving.artifacts import ArtifactStore
+from serving.gateway.doorkeeper import Doorkeeper, Principal
+from serving.gateway.intake import Intake
+from serving.gateway.liveness import Liveness
+from serving.gateway.media_desk import MediaDesk
+from serving.gateway.watching import Watching
+from serving.jobs.job import Job, JobFilter, State
+from serving.jobs.open import Stores
+from serving.settings import Settings
+
+CHUNK_BYTES = 1 << 20
+
+
+class JobNotFound(Exception):
+    """There is no such job, or it is another tenant's."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class NotDone(Exception):
+    """What was asked for takes a job that is done."""
+
+
+class NoFile(Exception):
+    """The job has no such file: the message says why."""
+
+    def __init__(self, message: str, reason: str, state: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.state = state
+
+
+@dataclass(frozen=True)
+class Core:
+    """Jobs, media and files, for a caller that the doorkeeper has admitted. Every method may raise StoreError or
+    ArtifactError."""
+
+    settings: Settings
+    card: ModelCard
+    stores: Stores
+    artifacts: ArtifactStore
+    intake: Intake
+    desk: MediaDesk
+    doorkeeper: Doorkeeper
+    liveness: Liveness
+    watching: Watching
+
+    async def admit(self, secret: str | None) -> Principal:
+        """
+        Raises:
+            Unauthenticated, TooManyRequests.
+        """
+        return await asyncio.to_thread(self.doorkeeper.admit, secret)
+
+    async def job(self, job_id: str, who: Principal) -> Job:
+        """
+        Raises:
+            JobNotFound.
+        """
+        job = await asyncio.to_thread(self.stores.jobs.get, job_id, who.owner)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
+    async def jobs(
+        self, who: Principal, *, page_size: int, where: JobFilter, before: tuple[float, str] | None = None
+    ) -> list[Job]:
+        """A page of the caller's jobs, newest first."""
+        jobs = self.stores.jobs
+        return await asyncio.to_thread(jobs.list, who.owner, page_size=page_size, where=where, before=before)
+
+    async def cancel(self, job_id: str, who: Principal) -> Job:
+        """The job as it is now; one that is done stays as it is.
+
+        Raises:
+            JobNotFound.
+        """
+        job = await asyncio.to_thread(self.stores.jobs.request_cancel, job_id, who.owner)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
+    async def delete(self, job_id: str, who: Principal) -> None:
+        """Delete a job that is done, and its files.
+
+        Raises:
+            JobNotFound, NotDone.
+        """
+        job = await self.job(job_id, who)
+        if not job.state.final:
+            raise NotDone(f"{job_id} is not done; cancel it or wait before deleting it")
+        # The row goes last: a delete that was interrupted can be repeated.
+        await asyncio.to_thread(self.artifacts.delete, keys_of(job))
+        await asyncio.to_thread(self.stores.jobs.delete, job_id, who.owner)
+
+    async def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """A stored file, or a range of it, in chunks of at most 1 MiB.
+
+        Raises:
+            ArtifactMissing: it is gone.
+        """
+        chunks = await asyncio.to_thread(self.artifacts.read, key, offset, CHUNK_BYTES)
+        left = length
+        while left is None or left > 0:
+            data = await asyncio.to_thread(next, chunks, None)
+            if data is None:
+                return
+            if left is not None:
+                data = data[:left]
+                left -= len(data)
+            yield data
+
+
+def file_of(job: Job, which: str = "video") -> dict[str, Any]:
+    """A serving.jobs.job.Artifact as a dict: the ``video`` or the ``latents``.
+
+    Raises:
+        NoFile: the job made none, or none yet.
+    """
+    if job.state is not State.SUCCEEDED or job.result is None:
+        later = "" if job.state.final else ", wait until it has succeeded"
+        state = job.stage or job.state  # as the API names it: a running job is at one of its stages
+        raise NoFile(f"{job.id} has no file: its state is {state.upper()}{later}", "NOT_SUCCEEDED", state)
+    if job.result[which] is None:
+        raise NoFile(
+            f"{job.id} kept no {which}: its request did not set keep_{which}", f"{which.upper()}_NOT_KEPT", job.state
+        )
+    return dict(job.result[which])
+
+
+def keys_of(job: Job) -> Sequence[str]:
+    """Of all files that a job left."""
+    files = [job.result[which] for which in ("video", "latents")] if job.result else []
+    keys = [file["key"] for file in files if file]
+    return [*keys, job.preview.key] if job.preview is not None else keys

@@ -1,0 +1,1 @@
+"""The HTTP faces: Replicate, OpenAI videos, DashScope, the dashboard and probes, over the same jobs as gRPC."""

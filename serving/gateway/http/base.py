@@ -1,0 +1,232 @@
+"""What all HTTP faces share: endpoints as data, bounded bodies, keys, and errors in the face's own form."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from model.tasks import InvalidRequest, Violation, short
+from serving.gateway.core import Core, file_of
+from serving.gateway.doorkeeper import Principal
+from serving.gateway.errors import ApiError, as_api_error, whole_seconds
+from serving.gateway.grpc_guard import bearer
+from serving.jobs.job import Job
+
+MAX_JSON_BYTES = 12 << 20  # media may come as data: addresses, as large as in a gRPC message
+MAX_JSON_DEPTH = 32  # of objects and lists in each other; what walks them must not run out of stack
+Handler: TypeAlias = Callable[["Call"], Awaitable[Response]]
+RenderError: TypeAlias = Callable[[ApiError], Response]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request of a caller that was admitted."""
+
+    core: Core
+    request: Request
+    who: Principal
+
+    @property
+    def path(self) -> dict[str, str]:
+        return {key: str(value) for key, value in self.request.path_params.items()}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A route, and what the OpenAPI document says of it.
+
+    Attributes:
+        path: Starlette's notation, e.g. ``/v1/predictions/{prediction_id}``.
+        body: model of the request's body, for the document; handlers parse it with `read_model`.
+        body_type: its media type.
+        answer: model of a successful answer; None for files and empty ones.
+        status: of a successful answer.
+        query: names of query parameters and what they mean.
+        headers: the same of request headers.
+        open: needs no key (probes, documents, pages without data).
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    body: type[BaseModel] | None = None
+    body_type: str = "application/json"
+    answer: type[BaseModel] | None = None
+    answer_type: str = "application/json"
+    status: int = 200
+    query: Sequence[tuple[str, str]] = ()
+    headers: Sequence[tuple[str, str]] = ()
+    open: bool = False
+
+
+def route(core: Core, endpoint: Endpoint, render: RenderError) -> Route:
+    """A Starlette route that admits the caller, runs the handler and answers errors in the face's form."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            who = Principal()
+            if not endpoint.open:
+                who = await core.admit(bearer(request.headers.get("authorization")))
+            return await endpoint.handler(Call(core, request, who))
+        except (ClientDisconnect, HTTPException):
+            raise
+        except Exception as error:
+            found = as_api_error(error)
+            response = render(found)
+            if found.retry_seconds is not None:
+                response.headers["retry-after"] = str(whole_seconds(found.retry_seconds))
+            if found.http_status == 401:
+                response.headers["www-authenticate"] = "Bearer"
+            return response
+
+    return Route(endpoint.path, answer, methods=[endpoint.method])
+
+
+async def read_body(request: Request, limit: int = MAX_JSON_BYTES) -> bytes:
+    """
+    Raises:
+        ApiError: it is larger than ``limit`` bytes.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise ApiError("INVALID_ARGUMENT", "BODY_TOO_LARGE", f"body: more than the {limit} bytes that are allowed")
+    return bytes(body)
+
+
+async def read_json(request: Request, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ApiError: it is none, or too large.
+    """
+    data = await read_body(request, limit)
+    try:
+        text = data.decode()  # json itself would let halves of surrogate pairs through
+        value = await run_in_threadpool(json.loads, text) if len(data) > 1 << 16 else json.loads(text)
+        if b"\\u" in data:
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+    except (ValueError, RecursionError):
+        raise ApiError("INVALID_ARGUMENT", "MALFORMED_JSON", "body: is not well-formed JSON") from None
+    if not isinstance(value, dict):
+        raise ApiError("INVALID_ARGUMENT", "MALFORMED_JSON", "body: is not a JSON object")
+    level: list[Any] = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+        level = [child for child in level if isinstance(child, (dict, list))]
+        if not level:
+            return value
+    raise ApiError("INVALID_ARGUMENT", "MALFORMED_JSON", f"body: is nested more than {MAX_JSON_DEPTH} deep")
+
+
+def parse(model: type[BaseModel], value: Any) -> Any:
+    """
+    Raises:
+        InvalidRequest: with the path of each field at fault.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        violations = []
+        for item in error.errors(include_url=False):
+            path = ".".join(map(str, item["loc"])) or "body"
+            violations.append(Violation(path, f"{item['msg']}, got {short(item['input'])}"))
+        raise InvalidRequest(*violations) from None
+
+
+async def read_model(request: Request, model: type[BaseModel], limit: int = MAX_JSON_BYTES) -> Any:
+    """A JSON body as ``model``.
+
+    Raises:
+        ApiError, InvalidRequest: see `read_json` and `parse`.
+    """
+    return parse(model, await read_json(request, limit))
+
+
+def with_fields(error: ApiError, name: Callable[[str], str]) -> ApiError:
+    """The same answer with the fields at fault named as the face calls them."""
+    if not error.violations:
+        return error
+    violations = tuple(Violation(name(violation.field), violation.description) for violation in error.violations)
+    return ApiError(
+        error.code,
+        error.reason,
+        "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
+        violations=violations,
+        metadata=error.metadata,
+        retry_seconds=error.retry_seconds,
+        quota=error.quota,
+    )
+
+
+def base_url(call: Call) -> str:
+    """How the caller reaches the HTTP side, without a slash at the end."""
+    public = call.core.settings.public_url.rstrip("/")
+    return public or str(call.request.base_url).rstrip("/")
+
+
+def file_response(call: Call, job: Job, which: str = "video", filename: str | None = None) -> Response:
+    """A finished file in a stream; honours ``Range: bytes=A-B``.
+
+    Raises:
+        NoFile: there is none.
+    """
+    file = file_of(job, which)
+    return stream_file(call, file, filename or job.id + "." + file["key"].rpartition(".")[2])
+
+
+def stream_file(call: Call, file: Mapping[str, Any], filename: str) -> Response:
+    """A stored file (key, size_bytes, sha256, mime_type) in a stream; honours ``Range: bytes=A-B``.
+
+    Raises:
+        ApiError: OUT_OF_RANGE.
+    """
+    total = file["size_bytes"]
+    start, end = byte_range(call.request.headers.get("range"), total)
+    headers = {
+        "accept-ranges": "bytes",
+        "content-length": str(end - start),
+        "etag": f'"{file["sha256"]}"',
+        "cache-control": "private, max-age=3600",
+        "x-content-type-options": "nosniff",
+        "content-disposition": f'inline; filename="{re.sub(r"[^A-Za-z0-9._-]", "_", filename)}"',
+    }
+    status = 200
+    if (start, end) != (0, total):
+        headers["content-range"] = f"bytes {start}-{end - 1}/{total}"
+        status = 206
+    stream = call.core.read(file["key"], start, end - start)
+    return StreamingResponse(stream, status, headers, media_type=file["mime_type"])
+
+
+def byte_range(header: str | None, total: int) -> tuple[int, int]:
+    """Start and end (exclusive) of the one range that is asked for (RFC 9110, 14.2); all where the header is none that
+    is understood.
+
+    Raises:
+        ApiError: OUT_OF_RANGE.
+    """
+    unit, _, spec = (header or "").partition("=")
+    first, dash, last = spec.strip().partition("-")
+    well_formed = dash and all(part == "" or (part.isascii() and part.isdigit()) for part in (first, last))
+    if unit.strip().lower() != "bytes" or not well_formed or first + last == "" or len(first + last) > 30:
+        return 0, total
+    if not first:
+        start, end = max(0, total - int(last)), total
+    else:
+        start, end = int(first), min(total, int(last) + 1) if last else total
+    if start >= total or start >= end:
+        raise ApiError("OUT_OF_RANGE", "RANGE_BEYOND_END", f"range: {short(spec)} is beyond the end at {total} bytes")
+    return start, end

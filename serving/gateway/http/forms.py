@@ -1,0 +1,88 @@
+"""Multipart forms: bounded in size and number of parts; files go to disk as they come."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from python_multipart.multipart import parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Message
+
+from serving.gateway.errors import ApiError
+from serving.gateway.http.base import MAX_JSON_BYTES, Call
+from serving.jobs.media_table import Media
+
+MAX_FIELDS = 64
+ROOM_BYTES = 1 << 20  # for what is beside the files
+
+
+@asynccontextmanager
+async def read_form(call: Call, *, max_files: int) -> AsyncIterator[FormData]:
+    """The fields and files of a form; the files together may be as large as one upload. They are gone afterwards.
+
+    Raises:
+        ApiError: it is malformed, or too large.
+    """
+    charset = parse_options_header(call.request.headers.get("content-type", ""))[1].get(b"charset", b"utf-8")
+    if charset.lower() not in (b"utf-8", b"utf8"):
+        raise ApiError("INVALID_ARGUMENT", "MALFORMED_FORM", "content-type: the charset has to be utf-8")
+    limit = call.core.settings.max_upload_bytes + ROOM_BYTES
+    request = Request(call.request.scope, _Limited(call.request, limit))
+    try:
+        form = await request.form(max_files=max_files, max_fields=MAX_FIELDS, max_part_size=MAX_JSON_BYTES)
+    except HTTPException as error:
+        raise ApiError("INVALID_ARGUMENT", "MALFORMED_FORM", f"body: {error.detail}") from None
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+async def add_upload(call: Call, upload: UploadFile) -> Media:
+    """Keep a form's file as a medium of the caller.
+
+    Raises:
+        InvalidRequest: it is none that can be used.
+    """
+    scratch = call.core.settings.scratch
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as directory:
+        path = Path(directory) / "file"
+        await run_in_threadpool(_copy, upload, path)
+        return await call.core.desk.add_file(call.who.owner, path, upload.filename or "")
+
+
+def is_form(call: Call) -> bool:
+    kind = call.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind in ("multipart/form-data", "application/x-www-form-urlencoded")
+
+
+class _Limited:
+    """A request's ``receive`` that breaks off behind so many bytes."""
+
+    def __init__(self, request: Request, limit: int) -> None:
+        self._receive = request.receive
+        self._limit = limit
+        self._seen = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        if self._seen > self._limit:
+            raise ApiError(
+                "INVALID_ARGUMENT", "BODY_TOO_LARGE", f"body: more than the {self._limit} bytes that are allowed"
+            )
+        return message
+
+
+def _copy(upload: UploadFile, path: Path) -> None:
+    upload.file.seek(0)
+    with path.open("wb") as file:
+        shutil.copyfileobj(upload.file, file, 1 << 20)

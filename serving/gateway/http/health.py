@@ -1,0 +1,45 @@
+"""Liveness and readiness for probes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.responses import JSONResponse, Response
+
+from serving.gateway.errors import ApiError
+from serving.gateway.http.base import Call, Endpoint
+from serving.gateway.metrics import metrics_of
+
+
+async def healthz(call: Call) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def readyz(call: Call) -> Response:
+    liveness = call.core.liveness
+    rows = await asyncio.to_thread(liveness.engines)
+    out = await asyncio.to_thread(liveness.out_of_service)
+    engines = [{"id": engine.id, "ranks": engine.ranks, "gang_epoch": engine.gang_epoch} for engine in rows]
+    body = {
+        "ready": bool(engines),
+        "model": liveness.model,
+        "engines": engines,
+        "out_of_service": [{"id": engine.id, "restarts": engine.restarts} for engine in out],
+    }
+    return JSONResponse(body, status_code=200 if engines else 503)
+
+
+async def metrics(call: Call) -> Response:
+    text = await asyncio.to_thread(metrics_of, call.core.stores.jobs, call.core.liveness)
+    return Response(text, media_type="text/plain; version=0.0.4")
+
+
+def render_error(error: ApiError) -> Response:
+    return JSONResponse({"error": error.message}, status_code=error.http_status)
+
+
+ENDPOINTS = (
+    Endpoint("GET", "/healthz", healthz, "200 while the process answers.", open=True),
+    Endpoint("GET", "/readyz", readyz, "200 while an engine is up, else 503.", open=True),
+    Endpoint("GET", "/metrics", metrics, "For Prometheus.", answer_type="text/plain", open=True),
+)

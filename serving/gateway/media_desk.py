@@ -1,0 +1,351 @@
+"""Pictures, clips and sound that clients bring: uploaded, fetched or taken from a job; examined, and kept a while."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import secrets
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+from model.tasks import InvalidRequest, MediaInfo, Violation, short
+from serving.artifacts import ArtifactError, ArtifactExists, ArtifactMissing, ArtifactStore
+from serving.gateway.sources import digest
+from serving.jobs.job import State
+from serving.jobs.media_table import Media, MediaTable
+from serving.jobs.store import JobStore
+from serving.media import MediaError
+from serving.media.sandbox import Sandbox
+from serving.net import FetchError, Guard
+from serving.settings import Settings
+from serving.stages.stored import media_info
+
+MEDIA = "media/"
+OPERATIONS = "operations/"
+FETCH_SECONDS = 60.0
+MAX_AT_ONCE = 4  # media of one request that are fetched at a time
+MAX_FILENAME_CHARS = 255
+PART_BYTES = 4 << 20  # of an upload that are stored in one go; what is left of them is lost when a stream breaks off
+SOUND = "audio"  # the field that names a sound
+
+
+class UnknownMedia(Exception):
+    """There is no such file, or it is another tenant's, or it is still being uploaded."""
+
+    def __init__(self, field: str, name: str) -> None:
+        self.violation = Violation(field, f"{short(name)} is not a known file that is ready")
+        super().__init__(f"{field}: {self.violation.description}")
+
+
+class UploadBroken(Exception):
+    """The bytes that arrived are not those that were announced; the upload starts anew."""
+
+
+class WrongOffset(Exception):
+    """A piece does not start where the one before ended."""
+
+    def __init__(self, offset: int, expected: int) -> None:
+        super().__init__(f"offset: {offset} is not {expected}, where the next byte belongs")
+        self.expected = expected
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A medium that a job can use.
+
+    Attributes:
+        info: None for a sound.
+        digest: stands for it in a fingerprint. An upload counts by its bytes: who repeats a request uploads them anew,
+            under another name.
+    """
+
+    id: str
+    info: MediaInfo | None
+    digest: str
+
+
+class MediaDesk:
+    """Keeps media in the artifact store, and what is known of them in the job database."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        table: MediaTable,
+        jobs: JobStore,
+        artifacts: ArtifactStore,
+        sandbox: Sandbox,
+        guard: Guard,
+    ) -> None:
+        self._settings = settings
+        self._table = table
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._sandbox = sandbox
+        self._guard = guard
+
+    # Uploads.
+
+    async def create(self, owner: str, size: int, sha256: str, filename: str) -> Media:
+        """Announce an upload.
+
+        Raises:
+            InvalidRequest: too large, or no checksum.
+        """
+        limit = self._settings.max_upload_bytes
+        bad = []
+        if not 1 <= size <= limit:
+            bad.append(Violation("size_bytes", f"{size} is not within 1 to {limit}"))
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            bad.append(Violation("sha256", f"{short(sha256)} is not 64 digits of lower-case hexadecimal"))
+        if len(filename) > MAX_FILENAME_CHARS or "\0" in filename:
+            description = f"has {len(filename)} characters, at most {MAX_FILENAME_CHARS} without NUL are allowed"
+            bad.append(Violation("filename", description))
+        if bad:
+            raise InvalidRequest(*bad)
+        return await asyncio.to_thread(self._table.begin, self._new(owner, size, sha256, filename))
+
+    async def get(self, owner: str, media_id: str) -> Media:
+        """
+        Raises:
+            UnknownMedia.
+        """
+        media = await asyncio.to_thread(self._table.get, media_id, owner)
+        if media is None:
+            raise UnknownMedia("name", MEDIA + media_id)
+        return media
+
+    async def append(self, media: Media, offset: int, data: bytes) -> Media:
+        """Store the next PART_BYTES of an upload, or what is left of it.
+
+        Raises:
+            WrongOffset: it does not belong there.
+            UploadBroken: other bytes of this place arrived before.
+        """
+        if offset != media.received_bytes:
+            raise WrongOffset(offset, media.received_bytes)
+        key = f"uploads/{media.id}/{offset}"
+        try:
+            await asyncio.to_thread(self._artifacts.put_bytes, key, data, "application/octet-stream")
+        except ArtifactExists:
+            raise UploadBroken("the bytes are not those that were sent before; announce the upload anew") from None
+        return await asyncio.to_thread(self._table.advance, media.id, media.owner, offset, len(data))
+
+    async def finish(self, media: Media) -> Media:
+        """Compare the checksum of an upload that is complete and examine the file; when it is not accepted, the upload
+        is gone.
+
+        Raises:
+            UploadBroken: the checksum differs.
+            InvalidRequest: the file is none that can be used.
+        """
+        with self._scratch() as directory:
+            path = Path(directory) / "upload"
+            try:
+                if await asyncio.to_thread(self._join, media, path) != media.sha256:
+                    raise UploadBroken("the file arrived with another SHA-256 than announced; announce it anew")
+                ready = await self._examine_and_store(media, path)
+            except (UploadBroken, InvalidRequest):
+                await self.delete(media.owner, media.id)
+                raise
+        await self._drop_parts(media)
+        return ready
+
+    async def add_file(self, owner: str, path: Path, filename: str) -> Media:
+        """A file that is here already, such as a form's.
+
+        Raises:
+            InvalidRequest: too large, or none that can be used.
+        """
+        size = path.stat().st_size
+        sha256 = await asyncio.to_thread(_sha256, path)
+        media = await self.create(owner, size, sha256, filename[:MAX_FILENAME_CHARS].replace("\0", ""))
+        try:
+            return await self._examine_and_store(media, path)
+        except BaseException:
+            await asyncio.to_thread(self._table.delete, media.id, owner)
+            raise
+
+    async def delete(self, owner: str, media_id: str) -> None:
+        """
+        Raises:
+            UnknownMedia; MediaInUse: by a job that is not done.
+        """
+        media = await self.get(owner, media_id)
+        key = await asyncio.to_thread(self._table.delete, media_id, owner)
+        await self._drop_parts(media)
+        if key is not None:
+            await asyncio.to_thread(self._artifacts.delete, [key])
+
+    # What a request names.
+
+    async def prepare(self, media: Mapping[str, str], fields: Mapping[str, str], owner: str) -> dict[str, Prepared]:
+        """Have all media of a request at hand.
+
+        Args:
+            media: placeholder -> media/ID, operations/ID, or an http, https or data address.
+            fields: placeholder -> field, for errors.
+
+        Raises:
+            InvalidRequest: with every medium that cannot be fetched or used.
+            UnknownMedia.
+        """
+        if not media:
+            return {}
+        slots = asyncio.Semaphore(MAX_AT_ONCE)
+        bad: dict[str, tuple[Violation, ...]] = {}
+
+        async def one(placeholder: str, source: str) -> tuple[str, Prepared | None]:
+            async with slots:
+                try:
+                    found = await self._prepare(source, fields[placeholder], owner)
+                except InvalidRequest as error:
+                    bad[placeholder] = tuple(Violation(fields[placeholder], v.description) for v in error.violations)
+                    return placeholder, None
+            return placeholder, found
+
+        pairs = await asyncio.gather(*(one(*item) for item in media.items()))
+        if bad:
+            raise InvalidRequest(*(violation for placeholder in media for violation in bad.get(placeholder, ())))
+        found = {placeholder: item for placeholder, item in pairs if item is not None}
+        until = time.time() + self._settings.media_retention_seconds
+        await asyncio.to_thread(self._table.touch, [item.id for item in found.values()], owner, until)
+        return found
+
+    async def _prepare(self, source: str, field: str, owner: str) -> Prepared:
+        media = await self._find(source, field, owner)
+        info = dict(media.info or {})
+        if (info.get("kind") == "sound") != (field == SOUND) and not (field == SOUND and info.get("has_audio")):
+            wanted = "a sound, or a clip that has one" if field == SOUND else "a picture or a clip"
+            raise InvalidRequest(Violation(field, f"{MEDIA}{media.id} is no such thing: {wanted} is needed"))
+        known = media.sha256 if source.startswith(MEDIA) else None
+        return Prepared(media.id, None if field == SOUND else media_info(info), known or digest(source))
+
+    async def _find(self, source: str, field: str, owner: str) -> Media:
+        if source.startswith(MEDIA):
+            media = await asyncio.to_thread(self._table.get, source.removeprefix(MEDIA), owner)
+            if media is None or media.state != "ready":
+                raise UnknownMedia(field, source)
+            return media
+        with self._scratch() as directory:
+            path = Path(directory) / "file"
+            if source.startswith(OPERATIONS):
+                await self._copy_result(source.removeprefix(OPERATIONS), path, field, owner)
+                return await self.add_file(owner, path, "video.mp4")
+            if source.startswith("data:"):
+                path.write_bytes(data_bytes(source, self._settings.max_upload_bytes))
+                return await self.add_file(owner, path, "")
+            if source.startswith(("http://", "https://")):
+                await self._fetch(source, path)
+                return await self.add_file(owner, path, "")
+        raise InvalidRequest(
+            Violation(field, f"{short(source)} is no uploaded file ({MEDIA}...) and no http, https or data address")
+        )
+
+    async def _fetch(self, url: str, path: Path) -> None:
+        limit = self._settings.max_upload_bytes
+        try:
+            await self._guard.fetch(url, limit_bytes=limit, timeout_seconds=FETCH_SECONDS, to=path)
+        except FetchError as error:
+            raise InvalidRequest(Violation("", str(error))) from None
+
+    async def _copy_result(self, job_id: str, path: Path, field: str, owner: str) -> None:
+        job = await asyncio.to_thread(self._jobs.get, job_id, owner)
+        if job is None or job.state is not State.SUCCEEDED or job.result is None:
+            raise UnknownMedia(field, OPERATIONS + job_id)
+        try:
+            await asyncio.to_thread(self._artifacts.copy_to, job.result["video"]["key"], path)
+        except ArtifactMissing:
+            raise UnknownMedia(field, OPERATIONS + job_id) from None
+
+    async def _examine_and_store(self, media: Media, path: Path) -> Media:
+        try:
+            found = await self._sandbox.examine(path)
+        except MediaError as error:
+            raise InvalidRequest(Violation("data", str(error))) from None
+        key = f"{MEDIA}{media.id}"
+        await asyncio.to_thread(self._artifacts.put_file, key, path, found.mime_type)
+        ready = await asyncio.to_thread(
+            self._table.ready,
+            media.id,
+            media.owner,
+            sha256=media.sha256 or "",
+            key=key,
+            info=found.info,
+            mime_type=found.mime_type,
+        )
+        if ready.key != key:  # the owner had the same bytes already
+            await asyncio.to_thread(self._artifacts.delete, [key])
+        return ready
+
+    def _new(self, owner: str, size: int, sha256: str, filename: str) -> Media:
+        now = time.time()
+        return Media(
+            id="med_" + base64.b32encode(secrets.token_bytes(15)).decode().lower(),
+            owner=owner,
+            state="uploading",
+            key=None,
+            sha256=sha256,
+            size_bytes=size,
+            received_bytes=0,
+            mime_type="",
+            filename=filename,
+            info=None,
+            created_at=now,
+            expire_at=now + self._settings.media_retention_seconds,
+        )
+
+    def _join(self, media: Media, path: Path) -> str:
+        digest = hashlib.sha256()
+        with path.open("wb") as file:
+            for key in part_keys(media):
+                for chunk in self._artifacts.read(key):
+                    digest.update(chunk)
+                    file.write(chunk)
+        return digest.hexdigest()
+
+    async def _drop_parts(self, media: Media) -> None:
+        with suppress(ArtifactError):  # the sweeper comes by again
+            await asyncio.to_thread(self._artifacts.delete, part_keys(media))
+
+    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
+        self._settings.scratch.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=self._settings.scratch)
+
+
+def part_keys(media: Media) -> list[str]:
+    """Of all parts that an upload may have left."""
+    return [f"uploads/{media.id}/{offset}" for offset in range(0, media.size_bytes or 0, PART_BYTES)]
+
+
+def data_bytes(url: str, limit: int) -> bytes:
+    """What a data: address (RFC 2397) holds.
+
+    Raises:
+        InvalidRequest: it is malformed or too long.
+    """
+    head, comma, body = url.removeprefix("data:").partition(",")
+    if not comma:
+        raise InvalidRequest(Violation("", "is a data: address without a comma"))
+    if len(body) > limit * 4:
+        raise InvalidRequest(Violation("", f"is a data: address of more than {limit} bytes"))
+    try:
+        data = unquote_to_bytes(body)
+        if head.endswith(";base64"):
+            data = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(Violation("", "is a data: address whose base64 is malformed")) from None
+    if not 1 <= len(data) <= limit:
+        raise InvalidRequest(Violation("", f"is a data: address of {len(data)} bytes, 1 to {limit} are allowed"))
+    return data
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,87 @@
+# ruff: noqa: N802 (the methods are named as in the proto)
+"""zoetrope.video.v1.MediaService over the gateway's media desk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from serving.api.zoetrope.video.v1 import media_pb2
+from serving.gateway import convert
+from serving.gateway.core import Core
+from serving.gateway.errors import ApiError, invalid_argument
+from serving.gateway.grpc_guard import caller
+from serving.gateway.listing import check_page_size, decode_page_token, encode_page_token
+from serving.gateway.media_desk import PART_BYTES, WrongOffset
+from serving.jobs.media_table import Media
+
+MAX_PIECE_BYTES = 1 << 20
+
+
+class MediaService:
+    """The servicer; every method raises what serving.gateway.errors turns into a status."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def CreateMedia(self, request: media_pb2.CreateMediaRequest, context: Any) -> media_pb2.MediaFile:
+        desk = self._core.desk
+        media = await desk.create(caller().owner, request.size_bytes, request.sha256, request.filename)
+        return convert.media_file(media)
+
+    async def UploadMedia(
+        self, requests: AsyncIterator[media_pb2.UploadMediaRequest], context: Any
+    ) -> media_pb2.MediaFile:
+        owner, desk = caller().owner, self._core.desk
+        media: Media | None = None
+        waiting = bytearray()
+        async for piece in requests:
+            if media is None:
+                media = await self._uploading(piece.name, owner)
+            expected, size = media.received_bytes + len(waiting), media.size_bytes or 0
+            if piece.offset != expected:
+                raise WrongOffset(piece.offset, expected)
+            if len(piece.data) > MAX_PIECE_BYTES:
+                raise invalid_argument("data", f"has {len(piece.data)} bytes, at most {MAX_PIECE_BYTES} are allowed")
+            if expected + len(piece.data) > size:
+                raise invalid_argument("data", f"goes beyond the {size} bytes that were announced")
+            waiting += piece.data
+            while len(waiting) >= PART_BYTES or (waiting and media.received_bytes + len(waiting) == size):
+                part = bytes(waiting[:PART_BYTES])
+                media = await desk.append(media, media.received_bytes, part)
+                del waiting[: len(part)]
+        if media is None:
+            raise invalid_argument("name", "is not set: the first message names the upload")
+        if media.received_bytes == media.size_bytes:
+            media = await desk.finish(media)
+        return convert.media_file(media)
+
+    async def GetMedia(self, request: media_pb2.GetMediaRequest, context: Any) -> media_pb2.MediaFile:
+        return convert.media_file(await self._core.desk.get(caller().owner, id_of(request.name)))
+
+    async def ListMedia(self, request: media_pb2.ListMediaRequest, context: Any) -> media_pb2.ListMediaResponse:
+        size = check_page_size(request.page_size)
+        before = decode_page_token(request.page_token, "media")
+        table, owner = self._core.stores.media, caller().owner
+        found = await asyncio.to_thread(lambda: table.list(owner, page_size=size + 1, before=before))
+        more = len(found) > size
+        return media_pb2.ListMediaResponse(
+            media=[convert.media_file(media) for media in found[:size]],
+            next_page_token=encode_page_token(found[size - 1].created_at, found[size - 1].id, "media") if more else "",
+        )
+
+    async def DeleteMedia(self, request: media_pb2.DeleteMediaRequest, context: Any) -> media_pb2.DeleteMediaResponse:
+        await self._core.desk.delete(caller().owner, id_of(request.name))
+        return media_pb2.DeleteMediaResponse()
+
+    async def _uploading(self, name: str, owner: str) -> Media:
+        media = await self._core.desk.get(owner, id_of(name))
+        if media.state != "uploading":
+            raise ApiError("FAILED_PRECONDITION", "UPLOAD_COMPLETE", f"{convert.MEDIA_PREFIX}{media.id} is complete")
+        return media
+
+
+def id_of(name: str) -> str:
+    """What is no name gives an id that no file has."""
+    return name.removeprefix(convert.MEDIA_PREFIX)

@@ -1,0 +1,146 @@
+"""The API's messages as orders of the intake."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from model.tasks import InvalidRequest, Violation
+from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
+from serving.gateway.intake import Order
+from serving.gateway.options import Options
+from serving.jobs.job import Webhook
+
+CONTAINERS = {
+    video_pb2.VIDEO_FORMAT_UNSPECIFIED: "mp4",
+    video_pb2.VIDEO_FORMAT_MP4: "mp4",
+    video_pb2.VIDEO_FORMAT_MKV: "mkv",
+}
+OPTIONAL_FIELDS = ("duration_seconds", "frames", "fps", "steps", "guidance", "guidance_low", "seed")
+
+
+def order_of(request: video_pb2.CreateVideoRequest, traceparent: str | None = None) -> Order:
+    """What the intake takes; fields that are not set are left out."""
+    data: dict[str, Any] = {
+        "model": request.model,
+        "keep_latents": request.keep_latents,
+        "generate_audio": request.generate_audio,
+    }
+    bad: list[Violation] = []
+    if request.format in CONTAINERS:
+        data["container"] = CONTAINERS[request.format]
+    else:
+        bad.append(Violation("format", f"{request.format} is not a known format, give MP4 or MKV"))
+    kind = request.WhichOneof("task")
+    if kind is not None:
+        data["task"] = {"kind": kind, **_task(getattr(request, kind), bad)}
+    for field in ("size", "ratio"):
+        if value := getattr(request, field):
+            data[field] = value
+    for field in OPTIONAL_FIELDS:
+        if request.HasField(field):
+            data[field] = getattr(request, field)
+    if request.HasField("audio"):
+        data["audio"] = _medium(request.audio, "audio", bad)
+    options = Options(
+        labels=dict(request.labels),
+        priority=request.priority,
+        deadline_at=seconds_of(request.deadline) if request.HasField("deadline") else None,
+        retention_seconds=span_of(request.retention) if request.HasField("retention") else None,
+        webhook=_webhook(request),
+        traceparent=traceparent,
+    )
+    return Order(data, options, request.request_id, bad)
+
+
+def extension_of(request: video_pb2.ExtendVideoRequest, job_id: str, spec: dict[str, Any]) -> Order:
+    """The order that goes on where a finished video ends, made as that one was."""
+    task = {
+        "kind": "image_to_video",
+        "prompt": request.prompt or spec["task"]["prompt"],
+        "negative_prompt": request.negative_prompt or spec["task"]["negative_prompt"],
+        "clip": f"operations/{job_id}",
+    }
+    data: dict[str, Any] = {
+        "task": task,
+        "size": f"{spec['width']}x{spec['height']}",
+        "fps": spec["fps"],
+        "steps": spec["steps"],
+        "guidance": spec["guidance"],
+        "container": spec["container"],
+    }
+    for field in ("duration_seconds", "frames", "steps", "guidance", "seed"):
+        if request.HasField(field):
+            data[field] = getattr(request, field)
+    if not (request.HasField("duration_seconds") or request.HasField("frames")):
+        data["frames"] = spec["frames"]
+    options = Options(labels=dict(request.labels), origin={"api": "grpc", "extends": job_id})
+    return Order(data, options, request.request_id)
+
+
+def name_fields(error: InvalidRequest, kind: str | None) -> InvalidRequest:
+    """The same, with fields as CreateVideoRequest names them: those of the task stand below its kind."""
+    named = []
+    for violation in error.violations:
+        field = violation.field
+        if field == "container":
+            field = "format"
+        elif kind is not None and field.partition(".")[0] in TASK_FIELDS:
+            field = f"{kind}.{field}"
+        elif kind is None and field in ("prompt", "negative_prompt"):
+            field = f"text_to_video.{field}"
+        named.append(Violation(field, violation.description))
+    return InvalidRequest(*named)
+
+
+TASK_FIELDS = {
+    field.name
+    for kind in video_pb2.CreateVideoRequest.DESCRIPTOR.oneofs_by_name["task"].fields
+    for field in kind.message_type.fields
+}
+
+
+def _task(message: Any, bad: list[Violation]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is None:
+            values[field.name] = value
+        elif field.is_repeated:
+            values[field.name] = [_medium(item, f"{field.name}.{i}", bad) for i, item in enumerate(value)]
+        elif message.HasField(field.name):
+            values[field.name] = _medium(value, field.name, bad)
+    return values
+
+
+def _medium(media: media_pb2.Media, field: str, bad: list[Violation]) -> str:
+    """As serving.gateway.intake names media; bytes travel as a data: address."""
+    match media.WhichOneof("source"):
+        case "name":
+            return media.name if media.name.startswith("media/") else f"media/{media.name}"
+        case "uri":
+            return media.uri
+        case "data":
+            return "data:;base64," + base64.b64encode(media.data).decode()
+        case "video":
+            return media.video
+    bad.append(Violation(field, "names no medium: give name, uri, data or video"))
+    return "data:,"
+
+
+def _webhook(request: video_pb2.CreateVideoRequest) -> Webhook | None:
+    if not request.HasField("webhook"):
+        return None
+    return Webhook(request.webhook.url, tuple(request.webhook.events))
+
+
+def seconds_of(time: Timestamp) -> float:
+    """Since the epoch."""
+    return float(time.seconds + time.nanos / 1e9)
+
+
+def span_of(duration: Duration) -> float:
+    return float(duration.seconds + duration.nanos / 1e9)

@@ -1,0 +1,155 @@
+"""Follows many jobs with one query: watchers of the same gateway share what is read from the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from serving.gateway.logs import describe
+from serving.jobs.job import Job, State
+from serving.jobs.store import JobStore, StoreError
+
+POLL_SECONDS = 0.05  # between two looks at the jobs that somebody follows, at the least
+REST = 4.0  # times as long as a look took is waited after it, so that thousands of watchers leave time for others
+POSITION_SECONDS = 1.0  # between two looks at their places in the queue
+EVENT_SECONDS = 0.2  # between two events of one follower
+log = logging.getLogger("zoetrope.gateway")
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How long a job still has to go."""
+
+    queue_position: int
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A job as it was read; None: it is gone."""
+
+    job: Job | None
+    outlook: Outlook
+
+
+@dataclass
+class _Followed:
+    followers: int = 0
+    seen: Sighting | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Watching:
+    """One per gateway. `run` reads, `follow` waits."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._followed: dict[str, _Followed] = {}
+        self._wanted = asyncio.Event()
+        self._positions: dict[str, int] = {}
+        self._positions_at = float("-inf")
+        self._means: dict[str, tuple[float, float | None]] = {}
+
+    async def run(self) -> None:
+        """Read what is followed, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            started = time.monotonic()
+            try:
+                await self._look()
+            except StoreError as error:
+                log.error("the jobs that are followed cannot be read:\n%s", describe(error))
+            if not self._followed:
+                self._wanted.clear()
+            await asyncio.sleep(max(POLL_SECONDS, REST * (time.monotonic() - started)))
+
+    async def follow(self, job_id: str) -> AsyncIterator[Sighting]:
+        """A sighting at once and whenever something changed, at most five a second; the last one is of a job that is
+        done or gone. Belongs to no tenant: the caller has checked that it may see the job."""
+        entry = self._followed.setdefault(job_id, _Followed())
+        entry.followers += 1
+        entry.changed = entry.changed if entry.followers > 1 else asyncio.Event()
+        last: Sighting | None = None
+        self._wanted.set()
+        try:
+            while True:
+                event = entry.changed
+                if entry.seen is not None and entry.seen != last:
+                    last = entry.seen
+                    yield last
+                    if last.job is None or last.job.state.final:
+                        return
+                    await asyncio.sleep(EVENT_SECONDS)
+                else:
+                    await event.wait()
+        finally:
+            entry.followers -= 1
+            if not entry.followers and self._followed.get(job_id) is entry:
+                del self._followed[job_id]
+
+    async def outlook(self, job: Job) -> Outlook:
+        """Of one job, read now."""
+        if job.state is not State.QUEUED:
+            return Outlook(0, job.eta_seconds if job.state is State.RUNNING else None)
+        position = await asyncio.to_thread(self._store.queue_position, job)
+        return self._queued(position, await self._mean(job.model))
+
+    async def outlooks(self, jobs: list[Job]) -> list[Outlook]:
+        """Of a page of jobs, with one query for all places."""
+        queued = [job.id for job in jobs if job.state is State.QUEUED]
+        positions = await asyncio.to_thread(self._store.positions, queued) if queued else {}
+        return [await self._outlook_at(job, positions.get(job.id, 0)) for job in jobs]
+
+    async def _look(self) -> None:
+        ids = list(self._followed)
+        jobs = await asyncio.to_thread(self._store.get_many, ids)
+        queued = [job.id for job in jobs.values() if job.state is State.QUEUED]
+        if queued and time.monotonic() - self._positions_at >= POSITION_SECONDS:
+            self._positions = await asyncio.to_thread(self._store.positions, queued)
+            self._positions_at = time.monotonic()
+        for job_id in ids:
+            entry = self._followed.get(job_id)
+            if entry is None:
+                continue
+            job = jobs.get(job_id)
+            ahead = Outlook(0, None)
+            if job is not None:
+                if job.state is State.QUEUED and job_id not in self._positions:
+                    self._positions[job_id] = await asyncio.to_thread(self._store.queue_position, job)
+                ahead = await self._outlook_at(job, self._positions.get(job_id, 0))
+            sighting = Sighting(job, ahead)
+            if _news(sighting) != _news(entry.seen):
+                entry.seen = sighting
+                changed, entry.changed = entry.changed, asyncio.Event()
+                changed.set()
+
+    async def _outlook_at(self, job: Job, position: int) -> Outlook:
+        if job.state is not State.QUEUED:
+            return Outlook(0, job.eta_seconds if job.state is State.RUNNING else None)
+        return self._queued(position, await self._mean(job.model))
+
+    def _queued(self, position: int, each: float | None) -> Outlook:
+        return Outlook(position, None if each is None else each * (position + 1))
+
+    async def _mean(self, model: str) -> float | None:
+        """How long a job of the model takes, looked up now and then."""
+        at, mean = self._means.get(model, (float("-inf"), None))
+        if mean is None or time.monotonic() - at >= POSITION_SECONDS:
+            with contextlib.suppress(StoreError):
+                mean = await asyncio.to_thread(self._store.recent_run_seconds, model)
+            self._means[model] = (time.monotonic(), mean)
+        return mean
+
+
+def _news(sighting: Sighting | None) -> object:
+    """What a follower is told of; an estimate alone is no news."""
+    if sighting is None or sighting.job is None:
+        return sighting
+    job = sighting.job
+    preview = None if job.preview is None else job.preview.key
+    position = sighting.outlook.queue_position
+    return (job.state, job.stage, job.attempt, job.step, position, job.cancel_requested, preview, job.warnings)

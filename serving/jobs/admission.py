@@ -1,0 +1,76 @@
+"""How a new job gets in: replays, limits, media, and the row."""
+
+from __future__ import annotations
+
+from serving.jobs.database import Tx
+from serving.jobs.errors import QueueFull, QuotaExceeded, RequestConflict, UnknownMedia
+from serving.jobs.job import Job, Limits, NewJob, State
+from serving.jobs.rows import INSERT, Encoded, job_of
+from serving.jobs.trail import in_state, record
+
+LOCK = "admission"  # nobody else adds to a tally before the commit
+
+
+def live(key_id: str) -> str:
+    """The tally of a key's jobs that have not ended."""
+    return f"live {key_id}"
+
+
+def admit(tx: Tx, encoded: Encoded, limits: Limits) -> Job:
+    """Queue a job, or return the one that an earlier request with its id made. Needs `LOCK`."""
+    new = encoded.new
+    refusal = _refusal(tx, new, limits) or _missing(tx, new.owner, encoded.media)
+    if refusal is not None:
+        known = _known(tx, new)
+        if known is None:
+            raise refusal
+        return known
+    now = tx.now()
+    if tx.run(INSERT, encoded.values(now)) == 0:
+        known = _known(tx, new)
+        if known is None:
+            raise AssertionError(f"job {new.id} conflicts with a request that does not exist")
+        return known
+    for media_id in encoded.media:
+        tx.run("INSERT INTO job_media (job_id, media_id) VALUES (?, ?)", (new.id, media_id))
+    record(tx, "created", None, State.QUEUED, "client", at=now, job_id=new.id, owner=new.owner)
+    if new.key_id is not None:
+        tx.count(live(new.key_id), 1, new.seconds)
+    return encoded.job(now)
+
+
+def _known(tx: Tx, new: NewJob) -> Job | None:
+    if new.request_id is None:
+        return None
+    row = tx.one("SELECT * FROM job WHERE owner = ? AND request_id = ?", (new.owner, new.request_id))
+    if row is None:
+        return None
+    if row["fingerprint"] != new.fingerprint:
+        raise RequestConflict(new.request_id)
+    return job_of(row)
+
+
+def _refusal(tx: Tx, new: NewJob, limits: Limits) -> Exception | None:
+    if tx.tally(in_state(State.QUEUED))[0] >= limits.max_queued:
+        return QueueFull(limits.max_queued)
+    if new.key_id is None or (limits.concurrent_jobs is None and limits.queued_seconds is None):
+        return None
+    jobs, seconds = tx.tally(live(new.key_id))
+    if limits.concurrent_jobs is not None and jobs >= limits.concurrent_jobs:
+        return QuotaExceeded("concurrent_jobs", limits.concurrent_jobs, jobs)
+    if limits.queued_seconds is not None and round(seconds + new.seconds, 3) > limits.queued_seconds:
+        return QuotaExceeded("queued_seconds", limits.queued_seconds, seconds)
+    return None
+
+
+def _missing(tx: Tx, owner: str, media: tuple[str, ...]) -> Exception | None:
+    if not media:
+        return None
+    among, value = tx.among("id", media)
+    # Held until the commit, so that none is deleted before the job's use of it shows.
+    rows = tx.all(
+        f"SELECT id FROM media WHERE owner = ? AND state = 'ready' AND {among} ORDER BY id{tx.dialect.for_share}",
+        (owner, value),
+    )
+    found = {row["id"] for row in rows}
+    return next((UnknownMedia(media_id) for media_id in media if media_id not in found), None)

@@ -1,0 +1,48 @@
+"""What can be changed of a job between its states, each inside a transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from serving.jobs.database import Tx
+from serving.jobs.errors import NotAllowed
+from serving.jobs.job import Job, State
+from serving.jobs.leases import HELD
+from serving.jobs.rows import job_of
+
+
+def update(
+    tx: Tx,
+    job_id: str,
+    owner: str,
+    labels: Mapping[str, str] | None,
+    priority: int | None,
+    expire_at: float | None,
+) -> Job | None:
+    """See `JobStore.update`."""
+    row = tx.one(f"SELECT * FROM job WHERE id = ? AND owner = ?{tx.dialect.for_update}", (job_id, owner))
+    if row is None:
+        return None
+    state = State(row["state"])
+    if priority is not None and state is not State.QUEUED:
+        raise NotAllowed("priority", f"the job is {state}, only that of a queued one can be changed")
+    if expire_at is not None and not state.final:
+        raise NotAllowed("expire_time", f"the job is {state}, it has one when it is done")
+    for column, value in (
+        ("labels", None if labels is None else json.dumps(dict(labels))),
+        ("priority", priority),
+        ("expire_at", expire_at),
+    ):
+        if value is not None:
+            tx.run(f"UPDATE job SET {column} = ? WHERE id = ?", (value, job_id))
+    changed = tx.one("SELECT * FROM job WHERE id = ?", (job_id,))
+    return None if changed is None else job_of(changed)
+
+
+def add_verdict(tx: Tx, job_id: str, epoch: int, verdict: Mapping[str, str]) -> None:
+    """Note what a check said, while the lease is held."""
+    row = tx.one(f"SELECT verdicts FROM job WHERE {HELD}{tx.dialect.for_update}", (job_id, epoch))
+    if row is not None:
+        verdicts = [*json.loads(row["verdicts"]), dict(verdict)]
+        tx.run("UPDATE job SET verdicts = ? WHERE id = ?", (json.dumps(verdicts), job_id))

@@ -1,0 +1,356 @@
+"""Transactions on whichever database there is, with group commit: what waits together is committed together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import Enum
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from serving.jobs.errors import StoreError
+
+MAX_BATCH = 256  # bodies in one transaction
+RETRIES = 5  # of a transaction that others made impossible
+RETRY_SECONDS = 0.01  # before the first retry, doubled each time
+
+T = TypeVar("T")
+Clock: TypeAlias = Callable[[], float]
+Values: TypeAlias = Sequence[Any]
+Tally: TypeAlias = tuple[int, int]  # jobs, and milliseconds of their clips: whole numbers, which sum up exactly
+Mark: TypeAlias = tuple[int, int, dict[str, Tally]]
+
+_COUNT = (
+    "INSERT INTO tally (name, jobs, millis) VALUES (?, ?, ?) ON CONFLICT (name)"
+    " DO UPDATE SET jobs = tally.jobs + excluded.jobs, millis = tally.millis + excluded.millis"
+)
+
+
+def clean(values: Values) -> Values:
+    """Values without what a database cannot hold in text: NUL, and halves of characters."""
+    return [
+        value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+        if isinstance(value, str) and ("\0" in value or not value.isascii())
+        else value
+        for value in values
+    ]
+
+
+class Row(Protocol):
+    """A row of an answer, by column name."""
+
+    def __getitem__(self, key: str, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Where the databases' SQL differs. Placeholders are `?` in both."""
+
+    among: str  # "{column} is one of the values of one placeholder", which `array` makes
+    array: Callable[[Sequence[str]], Any]
+    has_label: str  # "the job has this label with this value", two placeholders
+    for_update: str  # locks the rows that a SELECT finds
+    for_share: str
+    skip_locked: str  # locks them, and leaves out those that others hold
+
+
+class Verdict(Enum):
+    """What an error of the database says of the transaction in which it came up."""
+
+    STATEMENT = "one statement was refused"
+    CONFLICT = "others were in the way; the same again may succeed"
+    LOST = "the connection is gone"
+    BROKEN = "the whole transaction is gone"
+
+
+class Session(Protocol):
+    """The one connection that writes. Used by one thread alone."""
+
+    dialect: Dialect
+    errors: tuple[type[Exception], ...]  # what its driver raises
+    careful: bool  # a savepoint costs nothing, so that each body gets one from the start
+
+    def begin(self, *, synced: bool, locks: Sequence[str]) -> None: ...
+    def commit(self) -> None: ...
+    def rollback(self) -> None:
+        """Also where there is no transaction; opens the connection again if it was lost. Raises nothing."""
+
+    def execute(self, sql: str, values: Values) -> tuple[list[Row], int]:
+        """The rows, and how many were changed."""
+
+    def execute_many(self, sql: str, values: Sequence[Values]) -> None: ...
+    def now(self) -> float: ...
+    def verdict(self, error: Exception) -> Verdict: ...
+    def close(self) -> None: ...
+
+
+class Readers(Protocol):
+    """Connections that only read. Usable from any thread."""
+
+    errors: tuple[type[Exception], ...]
+
+    def read(self, sql: str, values: Values) -> list[Row]: ...
+    def now(self) -> float: ...
+    def close(self) -> None: ...
+
+
+class Tx:
+    """What a body does its work with: a transaction that it shares with others without noticing."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._later: list[tuple[str, Values]] = []
+        self._changes = 0
+        self._found: dict[str, Tally] = {}  # as the database has them
+        self._added: dict[str, Tally] = {}
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._session.dialect
+
+    def all(self, sql: str, values: Values = ()) -> list[Row]:
+        """Every row of a query (or of a change with RETURNING)."""
+        self._changes += not sql.startswith("SELECT")
+        return self._session.execute(sql, clean(values))[0]
+
+    def one(self, sql: str, values: Values = ()) -> Row | None:
+        rows = self.all(sql, values)
+        return rows[0] if rows else None
+
+    def run(self, sql: str, values: Values = ()) -> int:
+        """Make a change; how many rows it touched."""
+        self._changes += 1
+        return self._session.execute(sql, clean(values))[1]
+
+    def later(self, sql: str, values: Values) -> None:
+        """Make a change that nobody in this transaction looks at, together with others like it, before the commit."""
+        self._later.append((sql, clean(values)))
+
+    def count(self, name: str, jobs: int, seconds: float = 0.0) -> None:
+        """Add to a tally (or take away)."""
+        known = self._added.get(name, (0, 0))
+        self._added[name] = known[0] + jobs, known[1] + round(seconds * 1_000)
+
+    def tally(self, name: str) -> tuple[int, float]:
+        """How many jobs, and seconds of clips, a tally has."""
+        if name not in self._found:
+            row = self.one("SELECT jobs, millis FROM tally WHERE name = ?", (name,))
+            self._found[name] = (0, 0) if row is None else (row["jobs"], row["millis"])
+        found, added = self._found[name], self._added.get(name, (0, 0))
+        return found[0] + added[0], (found[1] + added[1]) / 1_000
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock that all users of the database share."""
+        return self._session.now()
+
+    def among(self, column: str, values: Sequence[str]) -> tuple[str, Any]:
+        """A condition with one placeholder, and the value for it."""
+        return self.dialect.among.format(column=column), self.dialect.array([str(value) for value in clean(values)])
+
+    # For the group commit.
+
+    def _mark(self) -> Mark:
+        return len(self._later), self._changes, dict(self._added)
+
+    def _back(self, mark: Mark) -> None:
+        del self._later[mark[0] :]
+        self._changes, self._added = mark[1], mark[2]
+
+    def _changed_since(self, mark: Mark) -> bool:
+        return self._changes > mark[1]
+
+    def _flush(self) -> None:
+        grouped: dict[str, list[Values]] = {}
+        for sql, values in self._later:
+            grouped.setdefault(sql, []).append(values)
+        for sql, many in grouped.items():
+            self._session.execute_many(sql, many)
+        # Last, for others wait for these rows, and in one order, against deadlocks.
+        tallies = [(name, *added) for name, added in sorted(self._added.items()) if added != (0, 0)]
+        if tallies:
+            self._session.execute_many(_COUNT, tallies)
+
+
+@dataclass
+class _Item(Generic[T]):
+    body: Callable[[Tx], T]
+    synced: bool
+    lock: str | None
+    future: Future[T]
+    outcome: tuple[T | None, Exception | None] = (None, None)
+
+    def settle(self) -> None:
+        value, error = self.outcome
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(value)  # type: ignore[arg-type]
+
+
+class _NotAlone(Exception):
+    """A body failed after it had changed something, and only a savepoint could take that back."""
+
+
+class Database:
+    """One database: reads from any thread, and a thread that writes.
+
+    The writer takes all bodies that wait and runs them in one transaction, each as if it were alone: one that raises
+    takes back only what it did. Then it commits once for all. Nothing is waited for: a lone body is committed at once.
+    A body may be run again (after a deadlock, say), so it must do nothing but use its `Tx`.
+    """
+
+    def __init__(self, name: str, session: Session, readers: Readers) -> None:
+        """`name` stands in front of every error."""
+        self._name = name
+        self._session = session
+        self._readers = readers
+        self._queue: SimpleQueue[_Item[Any] | None] = SimpleQueue()
+        self._closed = False
+        self._gate = threading.Lock()
+        self._thread = threading.Thread(target=self._serve, name="job-store-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._session.dialect
+
+    def close(self) -> None:
+        """Finish what waits and close; calls after that raise StoreError."""
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join()
+        self._session.close()
+        self._readers.close()
+
+    def submit(self, body: Callable[[Tx], T], *, synced: bool = True, lock: str | None = None) -> Future[T]:
+        """Run a body in a transaction.
+
+        Args:
+            synced: whether the change has to survive a loss of power. A batch is synced when one of its bodies is.
+            lock: bodies with the same lock never overlap, whichever process they are of.
+
+        Returns:
+            A future of what the body returns or raises, done once that is committed. It raises StoreError when the
+            database refused a statement or the commit; then nothing of the body is stored, unless the connection
+            broke in the middle of a commit.
+        """
+        item = _Item(body, synced, lock, Future[T]())
+        with self._gate:
+            if self._closed:
+                raise StoreError(f"{self._name}: it is closed")
+            self._queue.put(item)
+        return item.future
+
+    def write(self, body: Callable[[Tx], T], *, synced: bool = True, lock: str | None = None) -> T:
+        """`submit`, and wait."""
+        return self.submit(body, synced=synced, lock=lock).result()
+
+    def read(self, sql: str, values: Values = ()) -> list[Row]:
+        """The rows of a query; it sees what is committed and waits for no writer."""
+        if self._closed:
+            raise StoreError(f"{self._name}: it is closed")
+        try:
+            return self._readers.read(sql, clean(values))
+        except self._readers.errors as error:
+            raise self._named(error) from error
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock that all users of the database share."""
+        try:
+            return self._readers.now()
+        except self._readers.errors as error:
+            raise self._named(error) from error
+
+    def among(self, column: str, values: Sequence[str]) -> tuple[str, Any]:
+        """As `Tx.among`."""
+        return self.dialect.among.format(column=column), self.dialect.array([str(value) for value in clean(values)])
+
+    def _named(self, error: Exception) -> StoreError:
+        text = str(error).strip()
+        return StoreError(f"{self._name}: {text.splitlines()[0] if text else type(error).__name__}")
+
+    # The writer's thread.
+
+    def _serve(self) -> None:
+        closing = False
+        while not closing:
+            batch: list[_Item[Any]] = []
+            item = self._queue.get()
+            while True:
+                if item is None:
+                    closing = True
+                    break
+                if item.future.set_running_or_notify_cancel():
+                    batch.append(item)
+                if len(batch) == MAX_BATCH:
+                    break
+                try:
+                    item = self._queue.get_nowait()
+                except Empty:
+                    break
+            if batch:
+                self._commit(batch)
+                for item in batch:
+                    item.settle()
+
+    def _commit(self, batch: list[_Item[Any]]) -> None:
+        """Give every item its outcome."""
+        session, careful, retries, lost = self._session, self._session.careful, 0, False
+        synced = any(item.synced for item in batch)
+        locks = sorted({item.lock for item in batch if item.lock is not None})  # in one order, against deadlocks
+        while True:
+            committing = False
+            try:
+                session.begin(synced=synced, locks=locks)
+                tx = Tx(session)
+                for item in batch:
+                    self._body(tx, item, careful)
+                tx._flush()
+                committing = True
+                session.commit()
+                return
+            except _NotAlone:
+                session.rollback()
+                careful = True
+            except session.errors as error:
+                verdict = session.verdict(error)
+                session.rollback()
+                if verdict is Verdict.CONFLICT and retries < RETRIES:
+                    time.sleep(RETRY_SECONDS * 2**retries)
+                    retries += 1
+                elif verdict is Verdict.LOST and not committing and not lost:
+                    lost = True  # nothing of it can have been committed
+                else:
+                    for item in batch:
+                        item.outcome = None, self._named(error)
+                    return
+            except BaseException as error:
+                session.rollback()
+                for item in batch:
+                    item.outcome = None, StoreError(f"{self._name}: {type(error).__name__}: {error}")
+                return
+
+    def _body(self, tx: Tx, item: _Item[Any], careful: bool) -> None:
+        session, mark = self._session, tx._mark()
+        if careful:
+            session.execute("SAVEPOINT body", ())
+        try:
+            item.outcome = item.body(tx), None
+        except Exception as error:
+            refused = isinstance(error, session.errors)
+            if refused and session.verdict(error) is not Verdict.STATEMENT:
+                raise
+            if careful:
+                session.execute("ROLLBACK TO SAVEPOINT body", ())
+            elif refused or tx._changed_since(mark):
+                raise _NotAlone from error
+            tx._back(mark)
+            item.outcome = None, self._named(error) if refused else error
+        if careful:
+            session.execute("RELEASE SAVEPOINT body", ())

@@ -1,0 +1,70 @@
+"""What the job store refuses, each an outcome by name with the values that a caller needs."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+Quota: TypeAlias = Literal["concurrent_jobs", "queued_seconds"]
+
+
+class StoreError(Exception):
+    """The database cannot be opened, read or written; the message names it (no password) and fits on one line."""
+
+
+class RequestConflict(Exception):
+    """The request id was used before, for a request with another content."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"request id {request_id!r} was used before for another request")
+        self.request_id = request_id
+
+
+class QueueFull(Exception):
+    """As many jobs are queued as are allowed."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the queue is full: {limit} jobs are waiting, which is the limit")
+        self.limit = limit
+
+
+class QuotaExceeded(Exception):
+    """The API key has as much under way as it may; `used` does not count the job that was refused."""
+
+    def __init__(self, quota: Quota, limit: float, used: float) -> None:
+        super().__init__(f"quota {quota} of this API key: {used:g} of {limit:g} are used")
+        self.quota: Quota = quota
+        self.limit = limit
+        self.used = used
+
+
+class UnknownMedia(Exception):
+    """The owner has no ready medium with this id."""
+
+    def __init__(self, media_id: str) -> None:
+        super().__init__(f"there is no ready medium {media_id!r}")
+        self.media_id = media_id
+
+
+class MediaInUse(Exception):
+    """A job that has not ended needs the medium."""
+
+    def __init__(self, media_id: str) -> None:
+        super().__init__(f"medium {media_id!r} is used by a job that has not ended")
+        self.media_id = media_id
+
+
+class OffsetMismatch(Exception):
+    """An upload goes on elsewhere than where it stopped; `expected` is the byte to go on from."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__(f"the upload goes on at byte {expected}")
+        self.expected = expected
+
+
+class NotAllowed(Exception):
+    """The job is past changing this field."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(f"{field}: {why}")
+        self.field = field
+        self.why = why

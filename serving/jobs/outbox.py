@@ -1,0 +1,144 @@
+"""The outbox: webhook messages that were stored with the change that they tell of, until they are delivered."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serving.jobs.database import Database, Row, Tx
+from serving.jobs.job import DEFAULT_EVENTS, Webhook
+
+SECRET_BYTES = 24
+_INSERT = (
+    "INSERT INTO outbox (id, job_id, owner, event, url, created_at, next_at, ended_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message that is due."""
+
+    id: str
+    job_id: str
+    owner: str
+    event: str
+    url: str
+    body: str | None  # None until `Outbox.set_body`
+    attempts: int  # that came before
+    created_at: float
+
+
+def enqueue(tx: Tx, job_id: str, owner: str, webhook: Webhook | None, events: Sequence[str], now: float) -> None:
+    """Store a message for each of these events that the client asked for."""
+    if webhook is None:
+        return
+    for event in events:
+        if event in (webhook.events or DEFAULT_EVENTS):
+            tx.later(_INSERT, (f"msg_{secrets.token_hex(16)}", job_id, owner, event, webhook.url, now, now, None))
+
+
+class Outbox:
+    """Messages in the order in which they are due. Several senders may work at once: a message is leased to one of
+    them, and comes up again when that one says nothing. Every method may raise StoreError."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def due(self, limit: int, lease_seconds: float) -> list[Delivery]:
+        """Take up to ``limit`` messages that are due; each is due again in ``lease_seconds``."""
+
+        def body(tx: Tx) -> list[Row]:
+            now = tx.now()
+            found = tx.all(
+                "SELECT id FROM outbox WHERE next_at <= ? ORDER BY next_at, created_at, id LIMIT ?"
+                f"{tx.dialect.skip_locked}",
+                (now, max(limit, 0)),
+            )
+            if not found:
+                return []
+            among, value = tx.among("id", [row["id"] for row in found])
+            return tx.all(f"UPDATE outbox SET next_at = ? WHERE {among} RETURNING *", (now + lease_seconds, value))
+
+        rows = self._db.write(body, synced=False)
+        return sorted((_delivery(row) for row in rows), key=lambda delivery: (delivery.created_at, delivery.id))
+
+    def next_at(self) -> float | None:
+        """When the next message is due (it may be past); None where none waits."""
+        (row,) = self._db.read("SELECT min(next_at) AS next_at FROM outbox WHERE next_at IS NOT NULL")
+        return None if row["next_at"] is None else float(row["next_at"])
+
+    def set_body(self, message_id: str, body: str) -> str:
+        """Fix what a message says, before it is first sent; what was fixed before stays.
+
+        Returns:
+            What it says.
+        """
+
+        def change(tx: Tx) -> str:
+            row = tx.one(
+                "UPDATE outbox SET body = coalesce(body, ?) WHERE id = ? RETURNING body", (body, message_id)
+            )
+            return body if row is None else str(row["body"])
+
+        return self._db.write(change)
+
+    def delivered(self, message_id: str, status: int) -> None:
+        """It arrived: the receiver answered with this HTTP status."""
+        self._end(message_id, status, "")
+
+    def give_up(self, message_id: str, note: str) -> None:
+        """It will not arrive; say why."""
+        self._end(message_id, None, note)
+
+    def retry(self, message_id: str, at: float, note: str) -> None:
+        """It did not arrive (say why) and is due again at ``at``."""
+        sql = "UPDATE outbox SET next_at = ?, ended_at = NULL, attempts = attempts + 1, note = ? WHERE id = ?"
+        self._db.write(lambda tx: tx.run(sql, (at, note, message_id)))
+
+    def replay(self, job_id: str, owner: str) -> int:
+        """Send all messages of a job again, with the same ids and bodies; how many they are."""
+        sql = (
+            "UPDATE outbox SET next_at = ?, ended_at = NULL, status = NULL, attempts = 0, note = ''"
+            " WHERE job_id = ? AND owner = ?"
+        )
+        return self._db.write(lambda tx: tx.run(sql, (tx.now(), job_id, owner)))
+
+    def forget(self, older_than: float) -> int:
+        """Delete messages that were delivered or given up more than ``older_than`` seconds ago; how many."""
+        return self._db.write(lambda tx: tx.run("DELETE FROM outbox WHERE ended_at <= ?", (tx.now() - older_than,)))
+
+    def secret(self, owner: str) -> str:
+        """What signs a tenant's messages (Standard Webhooks), made at the first call."""
+        rows = self._db.read("SELECT secret FROM webhook_secret WHERE owner = ?", (owner,))
+        if rows:
+            return str(rows[0]["secret"])
+        fresh = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+        def body(tx: Tx) -> str:
+            tx.run("INSERT INTO webhook_secret (owner, secret) VALUES (?, ?) ON CONFLICT DO NOTHING", (owner, fresh))
+            row = tx.one("SELECT secret FROM webhook_secret WHERE owner = ?", (owner,))
+            return fresh if row is None else str(row["secret"])
+
+        return self._db.write(body)
+
+    def _end(self, message_id: str, status: int | None, note: str) -> None:
+        sql = (
+            "UPDATE outbox SET next_at = NULL, ended_at = ?, attempts = attempts + 1, status = ?, note = ?"
+            " WHERE id = ? AND ended_at IS NULL"
+        )
+        self._db.write(lambda tx: tx.run(sql, (tx.now(), status, note, message_id)))
+
+
+def _delivery(row: Row) -> Delivery:
+    return Delivery(
+        id=row["id"],
+        job_id=row["job_id"],
+        owner=row["owner"],
+        event=row["event"],
+        url=row["url"],
+        body=row["body"],
+        attempts=row["attempts"],
+        created_at=row["created_at"],
+    )

@@ -1,0 +1,254 @@
+"""Files from outside are decoded here: in processes of their own, with little memory, time and nothing else to reach.
+
+A decoder that is led astray by a crafted file takes its process with it, not the service. How the processes are
+confined: `serving.media.confine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from model.fit import Frames
+from model.inputs import Clip, Picture
+from serving.media.clips import MAX_CLIP_BYTES, MAX_CLIP_SECONDS
+from serving.media.errors import MediaError
+from serving.media.formats import check_format, check_size, mime_type, sound_mime_type
+from serving.media.info import MediaInfo
+from serving.media.pictures import MAX_PICTURE_PIXELS
+from serving.media.sound import MAX_SOUND_BYTES, SoundInfo
+from serving.media.worker_pool import WorkerPool
+
+T = TypeVar("T")
+
+MEMORY_BYTES = 2 << 30  # of address space: the largest picture that is allowed takes half of it
+LEAST_MEMORY_BYTES = 256 << 20  # the decoders alone
+SECONDS = 30.0
+LEAST_SECONDS = 0.1
+NAME = "the file"
+NONSENSE = "the decoder gave an answer that makes no sense"
+INFO: TypeAdapter[MediaInfo] = TypeAdapter(MediaInfo)
+SOUND_INFO: TypeAdapter[SoundInfo] = TypeAdapter(SoundInfo)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a client's file is."""
+
+    mime_type: str
+    info: dict[str, Any]  # a MediaInfo as a dict; of a file with sound alone a SoundInfo, and "kind": "sound"
+
+
+class Blocking:
+    """The methods of `Sandbox` for threads: each call waits for its result."""
+
+    def __init__(self, pool: WorkerPool, scratch: Path | None) -> None:
+        self._pool = pool
+        self._scratch = scratch
+
+    def probe(self, path: Path, *, name: str = NAME) -> MediaInfo:
+        return self._pool.submit(_probe, path, name).result()
+
+    def probe_sound(self, path: Path, max_seconds: float, *, name: str = NAME) -> SoundInfo:
+        return self._pool.submit(_probe_sound, path, max_seconds, name).result()
+
+    def examine(self, path: Path, *, name: str = NAME) -> Examined:
+        return self._pool.submit(_examine, path, name).result()
+
+    def read_picture(self, path: Path, *, name: str = NAME) -> Picture:
+        return self._pool.submit(_read_picture, self._scratch, path, name).result()
+
+    def read_clip(
+        self,
+        path: Path,
+        *,
+        fps: float | None = None,
+        max_seconds: float,
+        size: tuple[int, int] | None = None,
+        name: str = NAME,
+    ) -> Clip:
+        return self._pool.submit(_read_clip, self._scratch, path, fps, max_seconds, size, name).result()
+
+    def write_sound(self, path: Path, to: Path, max_seconds: float, *, name: str = NAME) -> float:
+        return self._pool.submit(_write_sound, path, to, max_seconds, name).result()
+
+
+class Sandbox:
+    """Workers that examine and decode files. Results and errors are as in `serving.media`; there is a MediaError also
+    where a file crashes its decoder, takes longer than ``seconds`` or more than ``memory_bytes``. Messages call a file
+    ``name`` and never tell its path. OSError means that the fault is ours: no process can be started, or the scratch
+    directory is full. `blocking` has the same methods for threads.
+    """
+
+    def __init__(
+        self,
+        workers: int = 1,
+        memory_bytes: int = MEMORY_BYTES,
+        seconds: float = SECONDS,
+        scratch: Path | None = None,
+    ) -> None:
+        """Processes start when they are first needed.
+
+        Args:
+            workers: files that are looked at at the same time; more wait.
+            memory_bytes: of address space each; `read_clip` gets MAX_CLIP_BYTES more, for the frames.
+            seconds: for one request, of wall time and of processor time.
+            scratch: an existing directory for pixels on their way; default: the system's.
+
+        Raises:
+            ValueError: a limit that nothing fits into.
+        """
+        for limit, value, least in (
+            ("workers", workers, 1),
+            ("memory_bytes", memory_bytes, LEAST_MEMORY_BYTES),
+            ("seconds", seconds, LEAST_SECONDS),
+        ):
+            if value < least:
+                raise ValueError(f"{limit} {value} is less than {least}")
+        self._pool = WorkerPool(workers, memory_bytes, memory_bytes + MAX_CLIP_BYTES, seconds)
+        self._scratch = scratch
+        self.blocking = Blocking(self._pool, scratch)
+
+    @property
+    def missing(self) -> list[str]:
+        """What the kernel does not allow of `serving.media.confine`, in words; known once a worker has started."""
+        return self._pool.missing
+
+    async def probe(self, path: Path, *, name: str = NAME) -> MediaInfo:
+        """`serving.media.probe`."""
+        return await asyncio.wrap_future(self._pool.submit(_probe, path, name))
+
+    async def probe_sound(self, path: Path, max_seconds: float, *, name: str = NAME) -> SoundInfo:
+        """`serving.media.probe_sound`."""
+        return await asyncio.wrap_future(self._pool.submit(_probe_sound, path, max_seconds, name))
+
+    async def examine(self, path: Path, *, name: str = NAME) -> Examined:
+        """Whether a client may send this file: its size, that all of it decodes, and its format
+        (`serving.media.formats`; sound in any format that FFmpeg reads here, of up to MAX_CLIP_SECONDS).
+
+        Raises:
+            MediaError: it may not.
+        """
+        return await asyncio.wrap_future(self._pool.submit(_examine, path, name))
+
+    async def read_picture(self, path: Path, *, name: str = NAME) -> Picture:
+        """`serving.media.read_picture`."""
+        return await asyncio.wrap_future(self._pool.submit(_read_picture, self._scratch, path, name))
+
+    async def read_clip(
+        self,
+        path: Path,
+        *,
+        fps: float | None = None,
+        max_seconds: float,
+        size: tuple[int, int] | None = None,
+        name: str = NAME,
+    ) -> Clip:
+        """`serving.media.read_clip`. The frames lie in a file that has no name any more, so that they need not all be
+        in memory."""
+        step = self._pool.submit(_read_clip, self._scratch, path, fps, max_seconds, size, name)
+        return await asyncio.wrap_future(step)
+
+    async def write_sound(self, path: Path, to: Path, max_seconds: float, *, name: str = NAME) -> float:
+        """`serving.media.write_sound`: a plain WAV file, which is safe to decode anywhere."""
+        return await asyncio.wrap_future(self._pool.submit(_write_sound, path, to, max_seconds, name))
+
+    def close(self) -> None:
+        """End the workers; requests in progress fail."""
+        self._pool.close()
+
+
+# On the pool's threads:
+
+
+def _probe(pool: WorkerPool, path: Path, name: str) -> MediaInfo:
+    return _checked(INFO, pool.ask("probe", path, name))
+
+
+def _probe_sound(pool: WorkerPool, path: Path, max_seconds: float, name: str) -> SoundInfo:
+    return _checked(SOUND_INFO, pool.ask("probe_sound", path, name, max_seconds=max_seconds))
+
+
+def _examine(pool: WorkerPool, path: Path, name: str) -> Examined:
+    try:
+        check_size(path.stat().st_size)
+    except OSError as error:
+        raise MediaError(f"cannot read {name}: {error.strerror}") from None
+    except MediaError as error:
+        raise MediaError(f"{name} {error}") from None
+    answer = pool.ask("probe_any", path, name, max_seconds=MAX_CLIP_SECONDS)
+    if "sound" in answer:
+        sound = _checked(SOUND_INFO, answer["sound"])
+        return Examined(sound_mime_type(sound), {"kind": "sound", **asdict(sound)})
+    info = _checked(INFO, answer)
+    try:
+        check_format(info)
+    except MediaError as error:
+        raise MediaError(f"{name} {error}") from None
+    return Examined(mime_type(info), asdict(info))
+
+
+def _read_picture(pool: WorkerPool, scratch: Path | None, path: Path, name: str) -> Picture:
+    with tempfile.TemporaryDirectory(prefix="zoetrope-", dir=scratch) as directory:
+        to = Path(directory) / "pixels"
+        answer = pool.ask("read_picture", path, name, file_bytes=MAX_PICTURE_PIXELS * 3, to=str(to))
+        return Picture(np.array(_mapped(to, answer.get("shape"), 3)))
+
+
+def _read_clip(
+    pool: WorkerPool,
+    scratch: Path | None,
+    path: Path,
+    fps: float | None,
+    max_seconds: float,
+    size: tuple[int, int] | None,
+    name: str,
+) -> Clip:
+    with tempfile.TemporaryDirectory(prefix="zoetrope-", dir=scratch) as directory:
+        to = Path(directory) / "frames"
+        answer = pool.ask(
+            "read_clip",
+            path,
+            name,
+            file_bytes=MAX_CLIP_BYTES,
+            more_memory=MAX_CLIP_BYTES,
+            to=str(to),
+            fps=fps,
+            max_seconds=max_seconds,
+            size=size,
+        )
+        rate = answer.get("fps")
+        if not isinstance(rate, float) or not 0 < rate < math.inf:
+            raise MediaError(NONSENSE)
+        return Clip(_mapped(to, answer.get("shape"), 4), rate)
+
+
+def _write_sound(pool: WorkerPool, path: Path, to: Path, max_seconds: float, name: str) -> float:
+    target = str(to.absolute())
+    answer = pool.ask("write_sound", path, name, file_bytes=MAX_SOUND_BYTES, to=target, max_seconds=max_seconds)
+    return float(answer["seconds"])
+
+
+def _mapped(path: Path, shape: Any, dimensions: int) -> Frames:
+    """The file as an array that can be written to without changing the file; its name may go away."""
+    sides = tuple(shape) if isinstance(shape, list) else ()
+    if len(sides) != dimensions or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise MediaError(NONSENSE)
+    if path.stat().st_size != math.prod(sides):
+        raise MediaError(NONSENSE)
+    return np.memmap(path, np.uint8, mode="c", shape=sides)
+
+
+def _checked(adapter: TypeAdapter[T], answer: dict[str, Any]) -> T:
+    """A worker that was taken over may say anything."""
+    try:
+        return adapter.validate_python(answer)
+    except ValidationError:
+        raise MediaError(NONSENSE) from None

@@ -1,0 +1,1 @@
+"""The sweeper: sends webhooks, ends what is overdue, deletes what has expired."""

@@ -1,0 +1,124 @@
+"""Two engines on fake 4-GPU nodes, one of which is taken away: prints what became of their segments, as JSON.
+
+Started by `tests.cluster.test_lost_node`; it has a Ray cluster of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group
+
+from cluster.messages import Owner
+from cluster.placement import KIND_LABEL, placements
+from cluster.plan import Overrides, plan_gang
+from cluster.settings import EngineSettings
+from cluster.snapshots import SnapshotStore
+from model.pipeline import NOTHING, LocalPipeline, condition_span
+from model.presets import find_model
+from model.resolve import resolve
+from model.tasks import TextToVideo, VideoRequest, segment_of
+from tests.cluster.hub import Hub, Leader, start_engine
+from tests.cluster.own_cluster import NODE, until
+
+STEPS = 10
+SNAPSHOT_STEPS = 2
+LOST_AT = 5  # steps that all segments have behind them when the node goes
+JOBS = 4
+TOKENS = 60  # of each, as the board counts them: two to an engine
+PATIENCE = 120.0
+
+
+def main() -> None:
+    cluster = Cluster()
+    head = {**NODE, "num_cpus": 4, "num_gpus": 0}
+    cluster.add_node(**head)
+    nodes = [cluster.add_node(labels={KIND_LABEL: kind}, **NODE) for kind in ("H100", "H100", "A100")]
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        with tempfile.TemporaryDirectory() as kept:
+            print(json.dumps(lose_a_node(cluster, {node.node_id: node for node in nodes}, kept)))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def lose_a_node(cluster: Cluster, nodes: dict[str, Any], kept: str) -> dict[str, Any]:
+    card = find_model("nano")
+    prompt = TextToVideo(prompt="a red circle moving right on a blue background")
+    specs = {
+        f"job-{n}": resolve(VideoRequest(task=prompt, size="40x24", frames=9, steps=STEPS, seed=n), card, 0)
+        for n in range(JOBS)
+    }
+    local = LocalPipeline.load(card)
+    expected = {name: local.run(spec)[0] for name, spec in specs.items()}
+    hub: Any = ray.remote(Hub).options(num_cpus=0, max_concurrency=64).remote(JOBS // 2 * TOKENS)
+    first, there = _engine(card, hub, kept)
+    # The rest of its node is somebody else's, so that the second engine goes to another one.
+    full = placement_group([{"GPU": 2}], bundle_label_selector=[{"ray.io/node-id": there}])
+    assert full.wait(PATIENCE)
+    second, elsewhere = _engine(card, hub, kept)
+    names = {first.name(): there, second.name(): elsewhere}
+    for name, spec in specs.items():
+        conditions = condition_span(local.text, local.conditioner, spec, NOTHING, 0, None)
+        ray.get(hub.add.remote(segment_of(spec, name), [ray.put(conditions)], Owner(name, 0, 1), TOKENS))
+    ray.get(hub.allow.remote(LOST_AT))
+    ray.get(hub.until_there.remote())
+    before = {name: names[ray.get(hub.engine_of.remote(name))] for name in specs}
+    moving = [name for name, node in before.items() if node == there]
+    until(lambda: all(_newest(name, kept) > LOST_AT - SNAPSHOT_STEPS for name in moving))  # written in the background
+    places = first.ranks()
+
+    cluster.remove_node(nodes[there], allow_graceful=False)
+    lost = ray.get(hub.now.remote())
+    ray.get(hub.allow.remote(STEPS))
+    ray.get(hub.until_ended.remote(JOBS), timeout=2 * PATIENCE)
+    ledger = ray.get(hub.ledger.remote())
+    until(lambda: not any(place.process.runs() for place in places))  # they ended with their node
+    later = [event for event in ray.get(hub.events.remote()) if event.at > lost]
+    return {
+        "kinds": {node["NodeID"]: node["Labels"].get(KIND_LABEL) for node in ray.nodes()},
+        "lost": there,
+        "other": elsewhere,
+        "ranks": [place.node for place in places],
+        "before": before,
+        "failed": ledger.failed,
+        "redone": ledger.redone,
+        "errors": {
+            name: float((ledger.latents[name] - latents).norm() / latents.norm()) for name, latents in expected.items()
+        },
+        "reported": sorted({names[event.engine] for event in later}),
+        "epochs": sorted({event.epoch for event in later}),
+    }
+
+
+def _engine(card: Any, hub: Any, kept: str) -> tuple[Leader, str]:
+    """A gang of two where its plan puts it, and the node."""
+    plan = plan_gang(card, 2, "h100", 40, 24, 2, overrides=Overrides(cfg_groups=1))
+    (placement,) = placements(plan, ray.nodes())
+    group = placement_group(**placement.options())
+    settings = EngineSettings(
+        ranks=plan.ranks,
+        cfg_groups=plan.cfg_groups,
+        rank_resources={"GPU": 1.0},
+        snapshots=kept,
+        snapshot_steps=SNAPSHOT_STEPS,
+        hang_seconds=PATIENCE,  # nobody hangs here, and the machine may be busy
+    )
+    leader = start_engine(card, hub, settings, group)
+    (node,) = {place.node for place in leader.ranks()}
+    return leader, node
+
+
+def _newest(segment: str, kept: str) -> int:
+    """The step of a segment's newest snapshot, 0 without one."""
+    snapshot = SnapshotStore(kept).latest(Owner(segment, 0, 1))
+    return 0 if snapshot is None else snapshot.step
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""A gang over two nodes of one NVLink domain, in groups that its leader makes: prints what became of it, as JSON.
+
+Started by `tests.cluster.test_rack`; it has a Ray cluster of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group_table
+
+from cluster.engine import Engine
+from cluster.groups import Groups
+from cluster.messages import Owner
+from cluster.placement import DOMAIN_LABEL, seat
+from cluster.settings import EngineSettings
+from model.pipeline import NOTHING, LocalPipeline, condition_span
+from model.presets import find_model
+from model.resolve import resolve
+from model.tasks import TextToVideo, VideoRequest, segment_of
+from tests.cluster.hub import Hub
+from tests.cluster.own_cluster import NODE, until
+
+STEPS = 4
+TOKENS = 60
+
+
+def main() -> None:
+    cluster = Cluster()
+    cluster.add_node(**{**NODE, "num_cpus": 4, "num_gpus": 0})
+    for domain in ("rack", "rack"):
+        cluster.add_node(labels={DOMAIN_LABEL: domain}, **{**NODE, "num_gpus": 1})
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        print(json.dumps({**killed(), **worked()}))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def killed() -> dict[str, Any]:
+    """A leader that is detached, as Serve's replicas are, makes groups and is killed."""
+    settings = EngineSettings(ranks=2, rank_resources={"GPU": 1.0})
+    holder = ray.remote(Groups).options(num_cpus=0.01, lifetime="detached", name="leader")
+    actor: Any = holder.remote(seat(settings, ray.nodes()).groups, 2)
+    until(lambda: ray.available_resources().get("GPU", 0) == 0)
+    ray.kill(actor)
+    until(lambda: ray.available_resources().get("GPU", 0) == 2)
+    return {"after a kill": _groups()}
+
+
+def worked() -> dict[str, Any]:
+    """An engine loses a rank, goes on in the same groups, and gives them back when it stops."""
+    card = find_model("nano")
+    prompt = TextToVideo(prompt="a red circle moving right on a blue background")
+    spec = resolve(VideoRequest(task=prompt, size="40x24", frames=9, steps=STEPS, seed=1), card, 0)
+    local = LocalPipeline.load(card)
+    expected = local.run(spec)[0]
+    hub: Any = ray.remote(Hub).options(num_cpus=0, max_concurrency=64).remote(TOKENS)
+    settings = EngineSettings(ranks=2, rank_resources={"GPU": 1.0}, hang_seconds=60.0)
+    place = seat(settings, ray.nodes())
+    engine: Any = ray.remote(Engine).options(**place.options["ray_actor_options"], max_concurrency=4)
+    leader = engine.remote(card, hub, settings, place.groups)
+    name = ray.get(leader.name.remote())
+    before = ray.get(leader.ranks.remote())
+    conditions = condition_span(local.text, local.conditioner, spec, NOTHING, 0, None)
+    ray.get(hub.add.remote(segment_of(spec, "s"), [ray.put(conditions)], Owner("s", 0, 1), TOKENS))
+    ray.get(hub.allow.remote(1))
+    ray.get(hub.until_there.remote())
+    since = ray.get(hub.now.remote())
+    os.kill(before[1].process.pid, signal.SIGKILL)
+    ray.get(hub.allow.remote(STEPS))
+    ray.get(hub.until_state.remote("rebuilding", name, since))
+    ray.get(hub.until_ended.remote(1))
+    ledger = ray.get(hub.ledger.remote())
+    after = ray.get(leader.ranks.remote())
+    held = _groups()
+    ray.get(leader.drain.remote())
+    until(lambda: ray.available_resources().get("GPU", 0) == 2)
+    return {
+        "before": [rank.node for rank in before],
+        "after": [rank.node for rank in after],
+        "same": len({rank.process for rank in (*before, *after)}) < 4,
+        "failed": ledger.failed,
+        "error": float((ledger.latents["s"] - expected).norm() / expected.norm()),
+        "held": held,
+        "after draining": _groups(),
+    }
+
+
+def _groups() -> int:
+    """Groups that Ray has not removed."""
+    return sum(group["state"] != "REMOVED" for group in placement_group_table().values())
+
+
+if __name__ == "__main__":
+    main()

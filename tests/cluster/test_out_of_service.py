@@ -1,0 +1,47 @@
+"""An engine whose gangs fail one after the other gives up, and says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from cluster.engine import MAX_FAILURES
+from cluster.settings import EngineSettings
+from model.presets import find_model
+from tests.cluster.hub import Hub, start_engine
+from tests.tiny import tiny_wan
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture
+def hub() -> Iterator[Any]:
+    actor: Any = ray.remote(Hub).options(num_cpus=0, max_concurrency=64).remote()
+    yield actor
+    ray.kill(actor)
+
+
+@pytest.mark.timeout(400)
+def test_an_engine_that_loses_three_gangs_in_a_row_is_out_and_its_reports_count_them(hub: Any, tmp_path: Path) -> None:
+    tiny_wan(tmp_path)
+    engine = start_engine(find_model(str(tmp_path)), hub, EngineSettings(rank_resources={"CPU": 0.5}))
+    name = engine.name()
+    for lost in range(1, MAX_FAILURES + 1):
+        since = ray.get(hub.now.remote())
+        os.kill(engine.ranks()[0].process.pid, signal.SIGKILL)
+        state = "out" if lost == MAX_FAILURES else "rebuilding"
+        event = ray.get(hub.until_state.remote(state, name, since))
+        assert (event.restarts.died, event.failures, event.out_of_service) == (lost, lost, state == "out")
+        assert event.reason == "a rank died in a step"
+        if state == "rebuilding":
+            again = ray.get(hub.until_state.remote("ready", name, event.at))
+            assert (again.restarts, again.failures) == (event.restarts, lost), "it has taken no step since"
+    with pytest.raises(ray.exceptions.RayTaskError, match="has stopped"):
+        ray.get(engine.actor.check_health.remote())  # by which Serve replaces the replica
+    engine.end()

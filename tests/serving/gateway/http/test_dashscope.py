@@ -1,0 +1,431 @@
+"""The dashscope SDK against a real gateway; the router's part is played by hand."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import dashscope
+import httpx
+import pytest
+from dashscope.aigc.video_synthesis import AioVideoSynthesis, VideoSynthesis
+from dashscope.api_entities.aio_session import close_shared_aio_session
+from dashscope.common.error import UploadFileException
+from moto.server import ThreadedMotoServer
+
+from serving.gateway.errors import ApiError
+from serving.gateway.http.dashscope import task
+from serving.gateway.http.signing import Signer
+from serving.jobs.job import Job, Result, State
+from serving.jobs.key_table import KeyLimits
+from tests.serving.gateway.harness import Service, running_service
+from tests.serving.gateway.http.samples import clip, picture, sound
+
+VIDEO = bytes(range(256)) * 40
+CREATE = "services/aigc/video-generation/video-synthesis"
+TIME = re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d\d\d")
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running_service(tmp_path_factory.mktemp("dashscope"), model="nano", max_upload_bytes=100_000) as service:
+        yield service
+
+
+@pytest.fixture(autouse=True)
+def service(gateway: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """With the SDK set as DASHSCOPE_HTTP_BASE_URL and DASHSCOPE_API_KEY do when it is imported."""
+    monkeypatch.setattr(dashscope, "base_http_api_url", f"{gateway.http}/api/v1")
+    monkeypatch.setattr(dashscope, "api_key", "none")
+    yield gateway
+    gateway.empty_queue()
+
+
+def data(content: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64," + base64.b64encode(content).decode()
+
+
+def created(**fields: Any) -> Any:
+    answer = VideoSynthesis.async_call(**{"model": "wan2.7-t2v", "prompt": "a red circle", **fields})
+    assert answer.status_code == HTTPStatus.OK, answer
+    assert answer.output.task_status == "PENDING" and answer.request_id
+    return answer
+
+
+def refused(status: int = 400, **fields: Any) -> Any:
+    answer = VideoSynthesis.async_call(**{"model": "wan2.7-t2v", "prompt": "a red circle", **fields})
+    assert answer.status_code == status, answer
+    assert answer.request_id
+    return answer
+
+
+def job_of(service: Service, answer: Any) -> Job:
+    return service.job(answer.output.task_id)
+
+
+def kinds(service: Service, media: list[str]) -> list[str]:
+    rows = [service.stores.media.get(medium, "") for medium in media]
+    return [str(row.info["kind"]) for row in rows if row is not None and row.info is not None]
+
+
+def claim(service: Service) -> Job:
+    (job,) = service.store.claim("test", 10, 60.0, 5, ("nano",))
+    return job
+
+
+def succeed(service: Service, job: Job) -> None:
+    spec, key = job.spec, f"jobs/{job.id}/{job.lease_epoch}/video.mp4"
+    stored = service.artifacts.put_bytes(key, VIDEO, "video/mp4")
+    result = Result(stored, None, spec["frames"], spec["width"], spec["height"], spec["fps"])
+    assert service.store.finish(job.id, job.lease_epoch, State.SUCCEEDED, result=result)
+
+
+def test_text_to_video_until_its_file_is_fetched(service: Service) -> None:
+    answer = created(size="40*24", duration=3, seed=5, negative_prompt="blur", prompt_extend=True, watermark=False)
+    spec = job_of(service, answer).spec
+    assert (spec["width"], spec["height"], spec["frames"], spec["fps"], spec["seed"]) == (40, 24, 24, 8, 5)
+    assert spec["task"] == {"kind": "text_to_video", "prompt": "a red circle", "negative_prompt": "blur"}
+    assert VideoSynthesis.fetch(answer).output.task_status == "PENDING"
+    job = claim(service)
+    assert VideoSynthesis.fetch(answer.output.task_id).output.task_status == "RUNNING"
+    succeed(service, job)
+    done = VideoSynthesis.fetch(answer)
+    output = done.output
+    assert output.task_status == "SUCCEEDED"
+    assert all(TIME.fullmatch(output[field]) for field in ("submit_time", "scheduled_time", "end_time"))
+    assert output["orig_prompt"] == output["actual_prompt"] == "a red circle"
+    assert (done.usage["duration"], done.usage["video_count"], done.usage["SR"]) == (3, 1, 24)
+    fetched = httpx.get(output.video_url)  # without a key
+    assert (fetched.status_code, fetched.content) == (200, VIDEO)
+    assert httpx.get(output.video_url, headers={"range": "bytes=-4"}).content == VIDEO[-4:]
+
+
+def test_wait(service: Service) -> None:
+    def play() -> None:
+        end = time.monotonic() + 15
+        while not (jobs := service.store.claim("test", 1, 60.0, 5, ("nano",))):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        succeed(service, jobs[0])
+
+    router = threading.Thread(target=play)
+    router.start()
+    done = VideoSynthesis.call("wan2.7-t2v", "a red circle", resolution="720P", ratio="1:1")
+    router.join()
+    assert done.output.task_status == "SUCCEEDED"
+    assert done.usage["size"] == "960*960"
+    assert httpx.get(done.output.video_url).content == VIDEO
+
+
+def test_image_to_video(service: Service) -> None:
+    first, last, start = data(picture()), data(picture(seed=1)), data(clip(), "video/mp4")
+    speech = {"type": "driving_audio", "url": data(sound(), "audio/wav")}
+    one = job_of(service, created(model="wan2.7-i2v", media=[{"type": "first_frame", "url": first}, speech]))
+    assert (one.spec["task"]["kind"], kinds(service, [one.spec["task"]["image"]])) == ("image_to_video", ["image"])
+    assert kinds(service, [one.spec["audio"]]) == ["sound"]
+    both = [{"type": "last_frame", "url": last}, {"type": "first_frame", "url": first}]
+    two = job_of(service, created(model="wan2.7-i2v", prompt=None, media=both)).spec["task"]
+    assert two["kind"] == "first_last_frame"
+    stored = service.stores.media.get(two["last_frame"], "")
+    assert stored is not None and stored.key is not None
+    assert b"".join(service.artifacts.read(stored.key)) == picture(seed=1)
+    more = job_of(service, created(model="wan2.7-i2v", media=[{"type": "first_clip", "url": start}])).spec["task"]
+    assert (more["kind"], more["image"], kinds(service, [more["clip"]])) == ("image_to_video", None, ["clip"])
+
+
+def test_the_fields_of_earlier_models(service: Service) -> None:
+    first, last = data(picture()), data(picture(seed=1))
+    one = created(model="wan2.2-i2v-plus", img_url=first, resolution="480P")
+    two = created(model="wanx2.1-kf2v-plus", first_frame_url=first, last_frame_url=last)
+    old = created(model="wanx-kf2v", head_frame=first, tail_frame=last)
+    many = created(model="wan2.6-r2v", reference_urls=[first], reference_video_urls=[data(clip(), "video/mp4")])
+    assert [job_of(service, answer).spec["task"]["kind"] for answer in (one, two, old, many)] == [
+        "image_to_video",
+        "first_last_frame",
+        "first_last_frame",
+        "reference_to_video",
+    ]
+
+
+def test_references_keep_their_order(service: Service) -> None:
+    media = [
+        {"type": "reference_video", "url": data(clip(), "video/mp4")},
+        {"type": "reference_image", "url": data(picture())},
+    ]
+    task = job_of(service, created(model="wan2.7-r2v", prompt="Image 1 in Video 1", media=media)).spec["task"]
+    assert (task["kind"], kinds(service, task["references"])) == ("reference_to_video", ["clip", "image"])
+
+
+def test_an_edit(service: Service) -> None:
+    media = [
+        {"type": "video", "url": data(clip(2.0), "video/mp4")},
+        {"type": "reference_image", "url": data(picture())},
+    ]
+    answer = created(model="wan2.7-videoedit", prompt="as in Image 1", media=media, audio_setting="origin")
+    task = job_of(service, answer).spec["task"]
+    assert (task["kind"], task["keep_audio"]) == ("edit_video", True)
+    assert kinds(service, [task["video"], *task["references"]]) == ["clip", "image"]
+
+
+def test_local_files_go_through_the_policy(service: Service, tmp_path: Path) -> None:
+    for name, content in (("first frame.png", picture()), ("last.png", picture(seed=1))):
+        (tmp_path / name).write_bytes(content)
+    media = [
+        {"type": "first_frame", "url": f"file://{tmp_path}/first frame.png"},
+        {"type": "last_frame", "url": str(tmp_path / "last.png")},
+    ]
+    spec = job_of(service, created(model="wan2.7-i2v", media=media)).spec
+    stored = [service.stores.media.get(spec["task"][field], "") for field in ("first_frame", "last_frame")]
+    assert [row.filename for row in stored if row is not None] == ["first frame.png", "last.png"]
+    keys = [row.key for row in stored if row is not None and row.key is not None]
+    assert [b"".join(service.artifacts.read(key)) for key in keys] == [picture(), picture(seed=1)]
+    assert media[0]["url"].startswith("oss://")  # the SDK writes it there
+    again = created(model="wan2.7-i2v", media=[{"type": "first_frame", "url": media[0]["url"]}])
+    assert job_of(service, again).spec["task"]["image"] == spec["task"]["first_frame"]
+    nobodys = refused(404, model="wan2.7-i2v", img_url="oss://zoetrope/nothing/there.png")
+    assert nobodys.code == "InvalidURL" and "input.img_url" in nobodys.message
+    (tmp_path / "notes.png").write_text("no picture")
+    with pytest.raises(UploadFileException):
+        VideoSynthesis.async_call("wan2.7-i2v", "x", img_url=str(tmp_path / "notes.png"))
+
+
+def test_policies_are_ours_for_one_folder_and_a_while(service: Service) -> None:
+    url = f"{service.http}/api/v1/uploads"
+    policy = httpx.get(url, params={"action": "getPolicy"}).json()["data"]
+    key = f"{policy['upload_dir']}/a.png"
+
+    def post(host: str, key: str) -> httpx.Response:
+        return httpx.post(host, data={"key": key}, files={"file": ("a.png", picture())})
+
+    host = policy["upload_host"]
+    other = httpx.get(url, params={"action": "getPolicy"}).json()["data"]
+    assert post(host, f"{other['upload_dir']}/a.png").json()["code"] == "InvalidParameter"
+    for wrong in (
+        host.replace(policy["policy"], other["policy"]),
+        host.replace("expires=", "expires=9"),
+        host[:-1] + ("A" if host[-1] != "A" else "B"),
+        host.partition("?")[0],
+    ):
+        assert post(wrong, key).status_code == 403
+    assert post(host, key).status_code == 200
+    assert post(host, key).status_code == 409
+    assert httpx.post(host, data={"key": key}).json()["message"].startswith("file: is missing")
+    assert httpx.get(url).status_code == 400
+
+
+def test_signed_addresses_are_good_for_one_video(service: Service) -> None:
+    urls = []
+    for _ in range(2):
+        answer = created()
+        succeed(service, claim(service))
+        urls.append(VideoSynthesis.fetch(answer).output.video_url)
+    parts = urlsplit(urls[0])
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    address = f"{service.http}{parts.path}"
+    assert httpx.get(address, params=query).status_code == 200
+    other = f"{service.http}{urlsplit(urls[1]).path}"
+    past = str(int(time.time()) - 1)
+    for target, params in (
+        (other, query),
+        (address, {}),
+        (address, {**query, "expires": str(int(query["expires"]) + 1)}),
+        (address, {**query, "expires": past}),
+        (address, {**query, "signature": ""}),
+        (address, {**query, "signature": "ü" + query["signature"][1:]}),
+        (address, {**query, "expires": "²"}),
+    ):
+        refusal = httpx.get(target, params=params)
+        assert (refusal.status_code, refusal.json()["code"]) == (403, "AccessDenied")
+    assert float(query["expires"]) <= time.time() + 86_400 + 1
+    job_id = parts.path.rpartition("/")[2]
+    job = service.store.delete(job_id, "")
+    assert job is not None
+    assert httpx.get(address, params=query).status_code == 404
+
+
+def test_a_signature_ends_and_is_for_one_purpose() -> None:
+    mine, other = Signer(b"key"), Signer(b"another key")
+    signature = mine.sign("video", "vid_a", 1_000)
+    mine.check("video", "vid_a", "1000", signature, 999.9)
+    for signed_by, purpose, subject, expires, now in (
+        (mine, "video", "vid_a", "1000", 1_000.0),
+        (mine, "upload", "vid_a", "1000", 0.0),
+        (mine, "video", "vid_b", "1000", 0.0),
+        (mine, "video", "vid_a", "1001", 0.0),
+        (other, "video", "vid_a", "1000", 0.0),
+    ):
+        with pytest.raises(ApiError) as caught:
+            signed_by.check(purpose, subject, expires, signature, now)
+        assert caught.value.http_status == 403
+
+
+def test_a_bucket_signs_addresses_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    httpx.put(f"http://{host}:{port}/bucket").raise_for_status()
+    store = f"s3://bucket/x?endpoint=http://{host}:{port}"
+    try:
+        with running_service(tmp_path, model="nano", artifact_store=store) as service:
+            monkeypatch.setattr(dashscope, "base_http_api_url", f"{service.http}/api/v1")
+            answer = created()
+            succeed(service, claim(service))
+            url = VideoSynthesis.fetch(answer).output.video_url
+            assert url.startswith(f"http://{host}:{port}/bucket/x/jobs/") and "X-Amz-Signature" in url
+            assert httpx.get(url).content == VIDEO
+    finally:
+        server.stop()
+
+
+def test_cancel(service: Service) -> None:
+    waiting = created()
+    assert VideoSynthesis.cancel(waiting).status_code == 200
+    assert VideoSynthesis.fetch(waiting).output.task_status == "CANCELED"
+    refusal = VideoSynthesis.cancel(waiting)
+    assert (refusal.status_code, refusal.code) == (400, "UnsupportedOperation")
+    running = created()
+    job = claim(service)
+    assert VideoSynthesis.cancel(running).status_code == 200
+    assert service.job(job.id).cancel_requested
+    service.store.finish(job.id, job.lease_epoch, State.CANCELLED)
+    assert VideoSynthesis.wait(running).output.task_status == "CANCELED"
+
+
+def test_failures_and_unknown_tasks(service: Service) -> None:
+    answer = created()
+    job = claim(service)
+    service.store.finish(
+        job.id, job.lease_epoch, State.FAILED, error_code="DEADLINE_EXCEEDED", error_message="took too long"
+    )
+    failed = VideoSynthesis.wait(answer).output
+    assert (failed.task_status, failed["code"], failed["message"]) == ("FAILED", "RequestTimeOut", "took too long")
+    unknown = VideoSynthesis.fetch("vid_nothing")
+    assert (unknown.status_code, unknown.code) == (404, "TaskNotFound")
+    body = httpx.get(f"{service.http}/api/v1/tasks/vid_nothing").json()
+    assert body["output"] == {"task_id": "vid_nothing", "task_status": "UNKNOWN"}
+    assert VideoSynthesis.cancel("vid_nothing").status_code == 404
+
+
+def test_list(service: Service) -> None:
+    ids = [created(model=model).output.task_id for model in ("wan2.7-t2v", "wan2.2-t2v-plus", "nano")]
+    page = VideoSynthesis.list(page_size=2).output
+    assert [entry["task_id"] for entry in page["data"]] == ids[:0:-1]
+    assert page["total"] >= 3 and page["total_page"] == -(-page["total"] // 2)
+    assert VideoSynthesis.list(page_no=2, page_size=2).output["data"][0]["task_id"] == ids[0]
+    named = VideoSynthesis.list(model_name="wan2.2-t2v-plus", status="PENDING").output["data"]
+    assert [entry["task_id"] for entry in named] == [ids[1]]
+    assert VideoSynthesis.list(end_time="20200101000000").output["data"] == []
+    since = VideoSynthesis.list(start_time="20200101000000", status="PENDING").output["data"]
+    assert {entry["task_id"] for entry in since} == set(ids)
+    for wrong in ({"status": "DONE"}, {"page_no": 0}, {"page_size": 101}, {"start_time": "yesterday"}):
+        answer: Any = VideoSynthesis.list(**wrong)
+        assert (answer.status_code, answer.code) == (400, "InvalidParameter")
+        assert next(iter(wrong)) in answer.message
+
+
+IMAGE = data(picture())
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"prompt": ""}, "input.prompt: is empty"),
+        ({"prompt": None}, "input.prompt: is empty"),
+        ({"size": "1*1"}, "parameters.size: '1x1'"),
+        ({"resolution": "8K"}, "parameters.resolution: '8K' is not one of 480P, 720P, 1080P"),
+        ({"resolution": "720P", "size": "40*24"}, "parameters.resolution: is given together with size"),
+        ({"ratio": "2:1"}, "parameters.ratio: '2:1'"),
+        ({"duration": 16}, "parameters.duration: 16.0 is not above 0 and at most 15"),
+        ({"seed": -1}, "parameters.seed: -1 is not within"),
+        ({"watermark": True}, "parameters.watermark: true, but"),
+        ({"audio": True}, "parameters.audio: true, but nano makes no sound"),
+        ({"shot_type": "multi"}, "parameters.shot_type"),
+        ({"surprise": 1}, "parameters.surprise"),
+        ({"extra_input": {"surprise": 1}}, "input.surprise"),
+        ({"media": [{"type": "first_frame", "url": IMAGE}]}, "input.media.0.type: 'first_frame' is none of what"),
+        ({"model": "wan2.7-i2v"}, "input.media: holds no first_frame and no first_clip, which wan2.7-i2v needs"),
+        ({"model": "wan2.7-videoedit", "media": [{"type": "reference_image", "url": IMAGE}]}, "holds no video"),
+        ({"model": "wan2.7-i2v", "last_frame_url": IMAGE}, "input.last_frame_url: a last_frame needs a first_frame"),
+        ({"model": "wan2.7-r2v", "reference_urls": [IMAGE] * 6}, "input.media: has 6 references, at most 5"),
+        ({"model": "wan2.7-r2v", "reference_urls": [IMAGE] * 3}, "input.media: has 3 entries, at most 2 for nano"),
+        (
+            {"model": "wan2.7-i2v", "media": [{"type": "first_frame", "url": IMAGE}] * 2},
+            "input.media.1.url: is a second first_frame",
+        ),
+        ({"model": "wan2.7-i2v", "img_url": "ftp://host/a.png"}, "input.img_url: 'ftp://host/a.png' is no http"),
+        ({"model": "wan2.7-i2v", "img_url": "http://169.254.169.254/a"}, "input.img_url: "),
+        ({"model": "wan2.7-i2v", "img_url": "data:image/png;base64,AAAA"}, "input.img_url: "),
+        ({"model": "wan2.7-i2v", "media": [{"type": "first_frame", "url": data(clip())}]}, "input.media.0.url: "),
+    ],
+)
+def test_bad_fields_are_named(service: Service, fields: Any, says: str) -> None:
+    answer = refused(**fields)
+    assert answer.code == "InvalidParameter"
+    assert says in answer.message and str(service.settings.directory) not in answer.message
+    assert not service.store.claim("test", 1, 60.0, 5, ("nano",))
+
+
+def test_models_and_calls_that_wait(service: Service) -> None:
+    answer = refused(404, model="sora-2")
+    assert answer.code == "ModelNotFound" and "served: nano, wan2.7-t2v" in answer.message
+    body = {"model": "wan2.7-t2v", "input": {"prompt": "a red circle"}}
+    url = f"{service.http}/api/v1/{CREATE}"
+    refusal = httpx.post(url, json=body)
+    assert (refusal.status_code, refusal.json()["code"]) == (403, "AccessDenied")
+    headers = {"X-DashScope-Async": "enable", "Idempotency-Key": "again"}
+    first, again = (httpx.post(url, json=body, headers=headers).json() for _ in range(2))
+    assert first["output"]["task_id"] == again["output"]["task_id"]
+    assert httpx.post(url, json={**body, "input": {"prompt": "b"}}, headers=headers).status_code == 409
+    assert httpx.post(url, content=b"{", headers=headers).json()["code"] == "InvalidParameter"
+
+
+async def test_the_async_client(service: Service) -> None:
+    answer = await AioVideoSynthesis.async_call("wan2.7-i2v", "it turns", img_url=data(picture()))
+    assert answer.output.task_status == "PENDING"
+    succeed(service, claim(service))
+    done = await AioVideoSynthesis.wait(answer)
+    assert done.output.task_status == "SUCCEEDED"
+    await close_shared_aio_session()
+
+
+def test_jobs_of_other_faces_are_tasks_too(service: Service) -> None:
+    name = service.client.create(prompt="a red circle", size="480p")
+    job = claim(service)
+    succeed(service, job)
+    body = task(service.job(name), "http://host/files/x")
+    assert (body["output"]["task_id"], body["output"]["video_url"]) == (job.id, "http://host/files/x")
+    assert VideoSynthesis.fetch(job.id).output.task_status == "SUCCEEDED"
+
+
+def test_other_tenants_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_service(tmp_path, model="nano") as service:
+        monkeypatch.setattr(dashscope, "base_http_api_url", f"{service.http}/api/v1")
+        limits = KeyLimits(requests_per_second=None, burst=1, concurrent_jobs=1)
+        ann, bob = (service.stores.keys.create(name, name, limits)[1] for name in ("ann", "bob"))
+        end = time.monotonic() + 15  # the gateway believes for a moment that there are no keys
+        while VideoSynthesis.fetch("vid_nothing", api_key="zk_wrong").status_code != 401:
+            assert time.monotonic() < end
+        answer = refused(401, api_key="zk_wrong")
+        assert answer.code == "InvalidApiKey"
+        (tmp_path / "a.png").write_bytes(picture())
+        local = [{"type": "first_frame", "url": str(tmp_path / "a.png")}]
+        mine = created(model="wan2.7-i2v", api_key=ann, media=local)
+        assert local[0]["url"].startswith("oss://")
+        theirs = refused(404, model="wan2.7-i2v", api_key=bob, media=local)
+        assert theirs.code == "InvalidURL"
+        assert refused(429, api_key=ann).code == "Throttling.AllocationQuota"
+        assert VideoSynthesis.fetch(mine, api_key=ann).output.task_status == "PENDING"
+        assert VideoSynthesis.fetch(mine, api_key=bob).status_code == 404
+        assert VideoSynthesis.cancel(mine, api_key=bob).status_code == 404
+        assert VideoSynthesis.list(api_key=bob).output["data"] == []

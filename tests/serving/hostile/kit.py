@@ -1,0 +1,104 @@
+"""A gateway for hostile clients, and what none of its answers may hold."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from serving.jobs.job import Job, Result, State
+from tests.serving.gateway.harness import ROOT, Service, running_service
+
+VIDEO = bytes(range(256)) * 8
+TRACES = ("Traceback (most recent call last)", 'File "', "site-packages", ".py:", "asyncio.exceptions", "sqlite3.")
+# Without an engine this is the right answer; a service that cannot do its work has no other 5xx.
+EXPECTED_5XX = {("GET", "/readyz", 503)}
+
+
+class Broken(AssertionError):
+    """The gateway answered something that no input may make it answer, or did not answer at all."""
+
+
+@dataclass
+class Target:
+    """A running gateway whose log is read as it comes, for a full pipe would stop it."""
+
+    service: Service
+    secrets: tuple[str, ...]  # of the machine: what no answer may hold
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def alive(self) -> bool:
+        return self.service.gateway.process.poll() is None
+
+    def check(self, status: int, headers: Mapping[str, str], body: bytes, what: str, path: str = "") -> None:
+        """
+        Raises:
+            Broken: an error of ours, or a leak.
+        """
+        method = what.partition(" ")[0]
+        if status >= 500 and (method, path, status) not in EXPECTED_5XX:
+            raise Broken(f"{what}: answered {status}: {body[:300]!r}")
+        self.check_text(" ".join(f"{name}: {value}" for name, value in headers.items()), what)
+        if "video/" not in headers.get("content-type", ""):
+            self.check_text(body.decode("utf-8", "replace"), what)
+
+    def check_text(self, text: str, what: str) -> None:
+        for secret in (*self.secrets, *TRACES):
+            if secret in text:
+                start = max(0, text.index(secret) - 100)
+                raise Broken(f"{what}: the answer holds {secret!r}: {text[start : start + 300]!r}")
+
+    def check_alive(self) -> None:
+        if not self.alive:
+            raise Broken("the gateway died:\n" + "".join(self.log[-30:]))
+        if httpx.get(f"{self.service.http}/healthz", timeout=20).status_code != 200:
+            raise Broken("the gateway is not healthy")
+
+    def errors(self) -> list[str]:
+        """Lines of the log that say that something unexpected happened."""
+        return [line for line in self.log if "failed unexpectedly" in line or "Unexpected [" in line]
+
+
+@contextlib.contextmanager
+def target(directory: Path, **changes: Any) -> Iterator[Target]:
+    """A gateway with the nano model, which serves all six tasks."""
+    with running_service(directory, **{"model": "nano", **changes}) as service:
+        found = Target(service, (str(directory), str(ROOT)))
+        reader = threading.Thread(target=_drain, args=(service, found.log), daemon=True)
+        reader.start()
+        yield found
+
+
+def finished_job(service: Service, name: str, model: str = "nano") -> Job:
+    """Take up a job, whichever others wait, and end it with a file."""
+    job_id = name.removeprefix("operations/")
+    for job in service.store.claim("hostile", 1_000, 60.0, 5, (model,)):
+        if job.id == job_id:
+            stored = service.artifacts.put_bytes(f"jobs/{job.id}/1/video.mp4", VIDEO, "video/mp4")
+            result = Result(stored, None, 16, job.spec["width"], job.spec["height"], 8)
+            assert service.store.finish(job.id, job.lease_epoch, State.SUCCEEDED, result=result)
+            return service.job(name)
+    raise AssertionError(f"{name} was not waiting")
+
+
+def until_quiet(found: Target, seconds: float = 5.0) -> None:
+    """Until what was written to the log has been read: a line of our own comes last."""
+    end, seen = time.monotonic() + seconds, -1
+    while seen != len(found.log) and time.monotonic() < end:
+        seen = len(found.log)
+        httpx.get(f"{found.service.http}/healthz", timeout=20)
+
+
+def _drain(service: Service, log: list[str]) -> None:
+    stream = service.gateway.process.stderr
+    assert stream is not None
+    with contextlib.suppress(ValueError, OSError):  # it is closed when the gateway ends
+        for line in stream:
+            log.append(line)
