@@ -25,7 +25,7 @@ from model.presets import ModelError, check_files, find_model
 from model.tasks import ModelCard, Role
 from serving.artifacts import ArtifactError, open_artifacts
 from serving.children import Child, ChildError, start_gateways, start_sweeper, stop_all
-from serving.gateway.main import StartError, check_keys
+from serving.gateway.main import StartError, check_keys, check_tls
 from serving.jobs.errors import StoreError
 from serving.jobs.open import open_stores
 from serving.settings import Settings
@@ -99,6 +99,7 @@ def _check(settings: Settings) -> ModelCard:
     """All that can be refused before anything is started."""
     card = find_model(settings.model)
     check_files(card)
+    check_tls(settings)
     _check_gangs(settings, card)
     _ask_for_kernels(settings.kernels)
     try:

@@ -52,7 +52,8 @@ class Settings(BaseSettings):
     retention_seconds: float = Field(default=DAY, gt=0, description="that a job and its files are kept after its end")
     max_retention_seconds: float = Field(default=7 * DAY, gt=0, description="that a request may ask for")
     media_retention_seconds: float = Field(default=DAY, gt=0, description="that uploads are kept after their last use")
-    max_upload_bytes: int = Field(default=100_000_000, ge=1)
+    max_upload_bytes: int = Field(default=100_000_000, ge=1, le=100_000_000)
+    max_media_bytes: int = Field(default=20_000_000_000, ge=1, description="of all media that a tenant keeps")
     allow_networks: tuple[str, ...] = Field(
         default=(), description="private networks (CIDR) that media may be fetched from and webhooks sent to"
     )

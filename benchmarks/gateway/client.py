@@ -13,7 +13,7 @@ import json
 import random
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,11 +21,11 @@ from typing import Any
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
-from benchmarks.gateway.jobs import message
 from serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
 
 WARM_CALLS = 50
 RECENT = 1_000  # names that gets choose from
+PROMPT = "a red circle moves slowly from the left to the right over a dark blue field, number {number}"
 OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 
@@ -55,7 +55,7 @@ class LoadSeen:
 
     creates: list[float] = field(default_factory=list)
     gets: list[float] = field(default_factory=list)
-    failures: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0  # from the start to the last answer
 
 
@@ -78,7 +78,24 @@ class WatchSeen:
     began: float = 0.0
     ended: float = 0.0
     lags: list[float] = field(default_factory=list)
-    failures: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, int] = field(default_factory=dict)
+
+
+def message(number: str) -> video_pb2.CreateVideoRequest:
+    """A request as clients send it: with an id of its own, so that it may be repeated, and two labels."""
+    return video_pb2.CreateVideoRequest(
+        text_to_video=video_pb2.TextToVideo(prompt=PROMPT.format(number=number)),
+        request_id=f"request-{number}",
+        labels={"project": "benchmark", "batch": number[-2:]},
+    )
+
+
+def count(failures: dict[str, int], error: grpc.aio.AioRpcError) -> None:
+    """Note a call that failed; the first of its status is told on stderr."""
+    code = error.code().name
+    if code not in failures:
+        print(f"{code}: {error.details()}", file=sys.stderr, flush=True)
+    failures[code] = failures.get(code, 0) + 1
 
 
 async def go() -> None:
@@ -137,7 +154,7 @@ class Load:
         try:
             operation = await self._videos.CreateVideo(request)
         except grpc.aio.AioRpcError as error:
-            self.seen.failures[error.code().name] += 1
+            count(self.seen.failures, error)
             return
         self.seen.creates.append(time.perf_counter() - due)
         self._names.append(operation.name)
@@ -147,7 +164,7 @@ class Load:
         try:
             await self._operations.GetOperation(request)
         except grpc.aio.AioRpcError as error:
-            self.seen.failures[error.code().name] += 1
+            count(self.seen.failures, error)
             return
         self.seen.gets.append(time.perf_counter() - due)
 
@@ -188,7 +205,7 @@ class Watch:
                     first = False
                     self._is_open()
         except grpc.aio.AioRpcError as error:
-            self.seen.failures[error.code().name] += 1
+            count(self.seen.failures, error)
             if first:
                 self._is_open()
 

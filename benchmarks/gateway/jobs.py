@@ -5,24 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from benchmarks.gateway.client import PROMPT
 from model.presets import find_model
 from model.resolve import resolve
 from model.tasks import TextToVideo, VideoRequest
-from serving.api.zoetrope.video.v1 import video_pb2
 from serving.gateway.intake import fingerprint, new_job_id
 from serving.jobs.job import NewJob
 
 MODEL = "nano"
-PROMPT = "a red circle moves slowly from the left to the right over a dark blue field, number {number}"
-
-
-def message(number: str) -> video_pb2.CreateVideoRequest:
-    """A request as clients send it: with an id of its own, so that it may be repeated, and two labels."""
-    return video_pb2.CreateVideoRequest(
-        text_to_video=video_pb2.TextToVideo(prompt=PROMPT.format(number=number)),
-        request_id=f"request-{number}",
-        labels={"project": "benchmark", "batch": number[-2:]},
-    )
 
 
 @dataclass

@@ -66,7 +66,9 @@ class NullEngine:
                 continue
             for step in range(1, self._steps + 1):
                 stop.wait(self._seconds)
-                list(self._pool.map(lambda job, step=step: self._note(job, step), jobs))  # type: ignore[misc]
+                list(self._pool.map(lambda job, step=step: self._note(job, step), jobs))
+            if self._steps:
+                stop.wait(self._seconds)
             self.ended += sum(self._pool.map(self._end, jobs))
         self._pool.shutdown()
 

@@ -194,41 +194,35 @@ def measure(database: Database, sizes: Sizes, folder: Path, say: Say) -> Measure
         say(f"{database.name}: {sizes.queued:,} jobs queued, {found.filled_per_second:,.0f}/s")
         for text in ("", 'labels.batch="7"', 'labels.number="0"'):
             found.lists.append(list_pages(gateway, text, sizes.queued))
-            say(f"{database.name}: {found.lists[-1]}")
+            listed = found.lists[-1]
+            say(f"{database.name}, filter {text or 'none'}: {listed.pages} pages, p99 {listed.times.p99:.1f} ms")
         remember(f"after {sizes.queued:,} queued jobs were listed")
-        long_queue = replace(sizes, seconds=sizes.calls_on_a_long_queue, rate=sizes.rate / 10)
+        long_queue = replace(sizes, seconds=sizes.calls_on_a_long_queue, creators=0, rate=sizes.rate / 10)
         what = f"{long_queue.rate:,.0f}/s offered, {sizes.queued:,} jobs queued, no engine"
-        found.loads.append(_paced(what, gateway, database, long_queue, "long"))
+        found.loads.append(_load(what, gateway.settings.grpc, "long", long_queue, _roots(gateway, database, None)))
         say(f"{database.name}, {what}: get p99 {found.loads[-1].gets.p99:.1f} ms")
     return found
 
 
 def _loads(gateway: Child, database: Database, sizes: Sizes) -> list[LoadRow]:
-    """As fast as it goes, then at the rate of the goal; the engine keeps the queue short."""
+    """As fast as it goes, then at the rate of the goal and at half of it; the engine keeps the queue short."""
+    plans = [("flood", sizes)]
+    plans += [
+        (f"{rate:,.0f}/s offered", replace(sizes, creators=0, rate=rate)) for rate in (sizes.rate, sizes.rate / 2)
+    ]
     rows = []
-    for what, run in (("flood", _flood), (f"{sizes.rate:,.0f}/s offered", _paced)):
+    for number, (what, plan) in enumerate(plans):
         with helper(ENGINE, str(AT_ONCE), "0", "0", settings=gateway.settings) as engine:
-            row = run(what, gateway, database, sizes, what[:5], engine)
+            row = _load(what, gateway.settings.grpc, f"load-{number}", plan, _roots(gateway, database, engine))
             with contextlib.closing(open_stores(gateway.settings.database_url)) as stores:
                 queue = stores.jobs.counts()["queued"]
                 while stores.jobs.counts()["queued"]:
+                    if engine.process.poll() is not None:
+                        raise BenchmarkError("the null engine ended early; its message is above")
                     time.sleep(0.05)
             engine.stop()
             rows.append(replace(row, ended=int(engine.line()), queue=queue))
     return rows
-
-
-def _flood(
-    what: str, gateway: Child, database: Database, sizes: Sizes, name: str, engine: Helper | None = None
-) -> LoadRow:
-    return _load(what, gateway.settings.grpc, name, sizes, _roots(gateway, database, engine))
-
-
-def _paced(
-    what: str, gateway: Child, database: Database, sizes: Sizes, name: str, engine: Helper | None = None
-) -> LoadRow:
-    roots = _roots(gateway, database, engine)
-    return _load(what, gateway.settings.grpc, name, replace(sizes, creators=0), roots)
 
 
 def _roots(gateway: Child, database: Database, engine: Helper | None) -> dict[str, Sequence[int]]:
@@ -246,7 +240,7 @@ def _load(what: str, target: str, name: str, sizes: Sizes, roots: dict[str, Sequ
     plans = [
         LoadPlan(
             target=target,
-            name=f"{name.strip()}-{number}",
+            name=f"{name}-{number}",
             seconds=sizes.seconds,
             creators=sizes.creators // each,
             rate=sizes.rate / each if paced else 0.0,

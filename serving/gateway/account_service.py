@@ -42,6 +42,7 @@ class AccountService:
             max_retention=_duration(settings.max_retention_seconds),
             max_upload_bytes=settings.max_upload_bytes,
             media_retention=_duration(settings.media_retention_seconds),
+            max_media_bytes=settings.max_media_bytes,
             media_formats=sorted(set(MIME_TYPES.values())),
         )
 

@@ -175,19 +175,27 @@ def _refusal(error: Exception) -> ApiError | None:
                 retry_seconds=QUOTA_RETRY_SECONDS,
                 quota=(error.quota, f"at most {error.limit:g}"),
             )
-        case StoreError() | ArtifactError() | OSError() | CheckUnavailable():
-            what = "jobs" if isinstance(error, StoreError) else "prompts" if isinstance(error, CheckUnavailable) else ""
-            request_id = secrets.token_hex(8)
-            log.error("request %s refused:\n%s", request_id, describe(error))
-            return ApiError(
-                "UNAVAILABLE",
-                "STORE_UNAVAILABLE" if what != "prompts" else "CHECK_UNAVAILABLE",
-                f"{what or 'files'} cannot be {'checked' if what == 'prompts' else 'stored or read'} at the moment;"
-                " nothing was changed, try again",
-                metadata={"request_id": request_id},
-                retry_seconds=UNAVAILABLE_RETRY_SECONDS,
-            )
+        case StoreError():
+            return _unavailable(error, "STORE_UNAVAILABLE", "jobs cannot be stored or read")
+        case ArtifactError():
+            return _unavailable(error, "STORE_UNAVAILABLE", "files cannot be stored or read")
+        case OSError() if not isinstance(error, TimeoutError):  # a full disk, above all
+            return _unavailable(error, "STORE_UNAVAILABLE", "files cannot be stored or read")
+        case CheckUnavailable():
+            return _unavailable(error, "CHECK_UNAVAILABLE", "prompts cannot be checked")
     return None
+
+
+def _unavailable(error: Exception, reason: str, what: str) -> ApiError:
+    request_id = secrets.token_hex(8)
+    log.error("request %s refused:\n%s", request_id, describe(error))
+    return ApiError(
+        "UNAVAILABLE",
+        reason,
+        f"{what} at the moment; nothing was changed, try again",
+        metadata={"request_id": request_id},
+        retry_seconds=UNAVAILABLE_RETRY_SECONDS,
+    )
 
 
 def _internal(error: Exception) -> ApiError:

@@ -152,6 +152,8 @@ def _guard_open(handler: Any) -> Any:
     async def answer(request: Any, context: Any) -> Any:
         try:
             return await method(_checked(request), context)
+        except NotImplementedError:  # grpc's health service lacks a method of its own protocol
+            await _abort(context, ApiError("UNIMPLEMENTED", "NOT_OFFERED", "this method is not offered"))
         except ApiError as error:
             await _abort(context, error)
 

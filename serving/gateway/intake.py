@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import random
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -154,7 +155,7 @@ class Intake:
 
     def _resolve(self, request: VideoRequest, prepared: Mapping[str, Prepared], fields: Mapping[str, str]) -> VideoSpec:
         infos = {fields[placeholder]: item.info for placeholder, item in prepared.items() if item.info is not None}
-        return resolve(request, self._card, secrets.randbelow(MAX_SEED + 1), infos)
+        return resolve(request, self._card, random.randint(0, MAX_SEED), infos)
 
     def _problems(self, request: VideoRequest) -> tuple[Violation, ...]:
         try:

@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 from model.tasks import InvalidRequest, MediaInfo, Violation, short
 from serving.artifacts import ArtifactError, ArtifactExists, ArtifactMissing, ArtifactStore
 from serving.gateway.sources import digest
+from serving.jobs.errors import QuotaExceeded
 from serving.jobs.job import State
 from serving.jobs.media_table import Media, MediaTable
 from serving.jobs.store import JobStore
@@ -97,6 +98,7 @@ class MediaDesk:
 
         Raises:
             InvalidRequest: too large, or no checksum.
+            QuotaExceeded: the tenant's media would be too much.
         """
         limit = self._settings.max_upload_bytes
         bad = []
@@ -109,6 +111,9 @@ class MediaDesk:
             bad.append(Violation("filename", description))
         if bad:
             raise InvalidRequest(*bad)
+        used, most = await asyncio.to_thread(self._table.used_bytes, owner), self._settings.max_media_bytes
+        if used + size > most:
+            raise QuotaExceeded("media_bytes", most, used)
         return await asyncio.to_thread(self._table.begin, self._new(owner, size, sha256, filename))
 
     async def get(self, owner: str, media_id: str) -> Media:

@@ -96,6 +96,8 @@ def url_problem(url: str) -> str | None:
     """Why it is no http or https address."""
     if len(url) > MAX_URL_CHARS:
         return f"has {len(url)} characters, at most {MAX_URL_CHARS} are allowed"
+    if not url.isprintable() or " " in url:  # some of which urlsplit drops silently
+        return f"{short(url)} holds spaces or control characters"
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from serving.gateway.line import Line
 from serving.gateway.logs import describe
 from serving.jobs.job import Job, State
 from serving.jobs.store import JobStore, StoreError
@@ -48,6 +49,7 @@ class Watching:
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
+        self._line = Line(store)
         self._followed: dict[str, _Followed] = {}
         self._wanted = asyncio.Event()
         self._positions: dict[str, int] = {}
@@ -95,22 +97,24 @@ class Watching:
         """Of one job, read now."""
         if job.state is not State.QUEUED:
             return Outlook(0, job.eta_seconds if job.state is State.RUNNING else None)
-        position = await asyncio.to_thread(self._store.queue_position, job)
-        return self._queued(position, await self._mean(job.model))
+        places = await asyncio.to_thread(self._line.places, [job])
+        return self._queued(places.get(job.id, 0), await self._mean(job.model))
 
     async def outlooks(self, jobs: list[Job]) -> list[Outlook]:
         """Of a page of jobs, with one query for all places."""
-        queued = [job.id for job in jobs if job.state is State.QUEUED]
-        positions = await asyncio.to_thread(self._store.positions, queued) if queued else {}
+        queued = any(job.state is State.QUEUED for job in jobs)
+        positions = await asyncio.to_thread(self._line.places, jobs) if queued else {}
         return [await self._outlook_at(job, positions.get(job.id, 0)) for job in jobs]
 
     async def _look(self) -> None:
         ids = list(self._followed)
         jobs = await asyncio.to_thread(self._store.get_many, ids)
-        queued = [job.id for job in jobs.values() if job.state is State.QUEUED]
+        queued = [job for job in jobs.values() if job.state is State.QUEUED]
         if queued and time.monotonic() - self._positions_at >= POSITION_SECONDS:
-            self._positions = await asyncio.to_thread(self._store.positions, queued)
+            self._positions = await asyncio.to_thread(self._line.places, queued)
             self._positions_at = time.monotonic()
+        elif new := [job for job in queued if job.id not in self._positions]:
+            self._positions |= await asyncio.to_thread(self._line.places, new)
         for job_id in ids:
             entry = self._followed.get(job_id)
             if entry is None:
@@ -118,8 +122,6 @@ class Watching:
             job = jobs.get(job_id)
             ahead = Outlook(0, None)
             if job is not None:
-                if job.state is State.QUEUED and job_id not in self._positions:
-                    self._positions[job_id] = await asyncio.to_thread(self._store.queue_position, job)
                 ahead = await self._outlook_at(job, self._positions.get(job_id, 0))
             sighting = Sighting(job, ahead)
             if _news(sighting) != _news(entry.seen):
@@ -138,10 +140,11 @@ class Watching:
     async def _mean(self, model: str) -> float | None:
         """How long a job of the model takes, looked up now and then."""
         at, mean = self._means.get(model, (float("-inf"), None))
-        if mean is None or time.monotonic() - at >= POSITION_SECONDS:
+        if time.monotonic() - at >= POSITION_SECONDS:
+            self._means[model] = (time.monotonic(), mean)  # others take the old one meanwhile
             with contextlib.suppress(StoreError):
                 mean = await asyncio.to_thread(self._store.recent_run_seconds, model)
-            self._means[model] = (time.monotonic(), mean)
+                self._means[model] = (time.monotonic(), mean)
         return mean
 
 

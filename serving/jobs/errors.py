@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-Quota: TypeAlias = Literal["concurrent_jobs", "queued_seconds"]
+Quota: TypeAlias = Literal["concurrent_jobs", "queued_seconds", "media_bytes"]
 
 
 class StoreError(Exception):

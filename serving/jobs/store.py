@@ -48,6 +48,7 @@ __all__ = [
     "UnknownMedia",
 ]
 
+Marks: TypeAlias = list[tuple[int, float, str]]
 Jobs: TypeAlias = list[Job]  # inside JobStore the name `list` is a method
 Engines: TypeAlias = list[EngineRow]
 Events: TypeAlias = list[JobEvent]
@@ -162,6 +163,16 @@ class JobStore:
             (value,),
         )
         return {row["id"]: int(row["place"]) for row in rows}
+
+    def marks(self, every: int) -> Marks:
+        """Priority, created_at and id of one queued job in ``every``, in the order of the queue, from its head on."""
+        rows = self._db.read(
+            "SELECT priority, created_at, id FROM (SELECT priority, created_at, id, row_number() OVER"
+            " (ORDER BY priority DESC, created_at, id) - 1 AS place FROM job WHERE state = 'queued') AS line"
+            " WHERE place % ? = 0 ORDER BY place",
+            (every,),
+        )
+        return [(row["priority"], row["created_at"], row["id"]) for row in rows]
 
     def request_cancel(self, job_id: str, owner: str) -> Job | None:
         """Cancel a queued job at once; tell the holder of a running one (see ``heartbeat``); leave a final one alone.

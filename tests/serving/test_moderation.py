@@ -93,9 +93,8 @@ async def test_the_prompt_hook_decides() -> None:
     [(500, {"outcome": "passed"}), (200, {"outcome": "fine"}), (200, b"not json"), (200, ["passed"]), (302, {})],
 )
 async def test_a_hook_that_does_not_answer_well_lets_nothing_through(reply: tuple[int, Any]) -> None:
-    with hook(lambda headers, body: reply) as url:
-        with pytest.raises(CheckUnavailable):
-            await Moderation(settings(prompt_check_url=url)).check_prompt("fine", "")
+    with hook(lambda headers, body: reply) as url, pytest.raises(CheckUnavailable):
+        await Moderation(settings(prompt_check_url=url)).check_prompt("fine", "")
     with pytest.raises(CheckUnavailable):  # nobody listens any more
         await Moderation(settings(prompt_check_url=url)).check_prompt("fine", "")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Send
 
 from model.tasks import InvalidRequest, Violation, short
 from serving.gateway.core import Core, file_of
@@ -26,6 +27,26 @@ MAX_JSON_BYTES = 12 << 20  # media may come as data: addresses, as large as in a
 MAX_JSON_DEPTH = 32  # of objects and lists in each other; what walks them must not run out of stack
 Handler: TypeAlias = Callable[["Call"], Awaitable[Response]]
 RenderError: TypeAlias = Callable[[ApiError], Response]
+
+
+class FileResponse(StreamingResponse):
+    """Begins to answer when the first bytes are there: a file that is gone is an error, not an answer cut short."""
+
+    async def stream_response(self, send: Send) -> None:
+        chunks = aiter(self.body_iterator)
+        try:
+            first = await anext(chunks, b"")
+        except Exception as error:
+            found = as_api_error(error)
+            raise HTTPException(found.http_status, found.message) from None
+
+        async def every() -> AsyncIterator[Any]:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+        self.body_iterator = every()
+        await super().stream_response(send)
 
 
 @dataclass(frozen=True)
@@ -208,7 +229,7 @@ def stream_file(call: Call, file: Mapping[str, Any], filename: str) -> Response:
         headers["content-range"] = f"bytes {start}-{end - 1}/{total}"
         status = 206
     stream = call.core.read(file["key"], start, end - start)
-    return StreamingResponse(stream, status, headers, media_type=file["mime_type"])
+    return FileResponse(stream, status, headers, media_type=file["mime_type"])
 
 
 def byte_range(header: str | None, total: int) -> tuple[int, int]:

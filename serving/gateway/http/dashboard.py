@@ -10,10 +10,10 @@ from importlib.resources import files
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from serving.gateway.errors import ApiError
-from serving.gateway.http.base import Call, Endpoint, file_response, read_model
+from serving.gateway.http.base import Call, Endpoint, FileResponse, file_response, read_model
 from serving.gateway.intake import Order
 from serving.gateway.options import Options
 from serving.gateway.watching import Outlook
@@ -142,7 +142,7 @@ async def preview(call: Call) -> Response:
     if job.preview is None:
         raise ApiError("NOT_FOUND", "NO_PREVIEW", f"{job.id} has no preview yet")
     headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-    return StreamingResponse(call.core.read(job.preview.key), headers=headers, media_type=job.preview.mime_type)
+    return FileResponse(call.core.read(job.preview.key), headers=headers, media_type=job.preview.mime_type)
 
 
 async def video(call: Call) -> Response:

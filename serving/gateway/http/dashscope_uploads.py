@@ -25,6 +25,7 @@ from serving.gateway.http.dashscope_input import media_id
 from serving.gateway.http.dashscope_models import request_id
 from serving.gateway.http.forms import add_upload, read_form
 from serving.gateway.http.signing import signer
+from serving.jobs.errors import StoreError
 
 PURPOSE = "dashscope-upload"
 POLICY_SECONDS = 600
@@ -75,10 +76,17 @@ async def upload(call: Call) -> Response:
 async def _store(call: Call, key: str, file: UploadFile) -> None:
     """Keep the file under the id that the key gives."""
     table, owner, wanted = call.core.stores.media, call.who.owner, media_id(key)
+    taken = ApiError("ALREADY_EXISTS", "FILE_EXISTS", f"key: {short(key)} was uploaded before")
     if await asyncio.to_thread(table.get, wanted, owner) is not None:
-        raise ApiError("ALREADY_EXISTS", "FILE_EXISTS", f"key: {short(key)} was uploaded before")
+        raise taken
     added = await add_upload(call, file)
     # Another row of the same file; the file goes when the last row does.
     renamed: Any = replace(added, id=wanted)
-    await asyncio.to_thread(table.begin, renamed)
-    await call.core.desk.delete(owner, added.id)
+    try:
+        await asyncio.to_thread(table.begin, renamed)
+    except StoreError:
+        if await asyncio.to_thread(table.get, wanted, owner) is None:
+            raise
+        raise taken from None  # by another one, meanwhile
+    finally:
+        await call.core.desk.delete(owner, added.id)

@@ -12,13 +12,22 @@ from typing import Any
 
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from model.tasks import InvalidRequest, Violation, short
 from serving.gateway.core import JobNotFound, file_of
 from serving.gateway.errors import ApiError, invalid_argument
 from serving.gateway.http import openai_models as schema
-from serving.gateway.http.base import Call, Endpoint, file_response, parse, read_json, read_model, with_fields
+from serving.gateway.http.base import (
+    Call,
+    Endpoint,
+    FileResponse,
+    file_response,
+    parse,
+    read_json,
+    read_model,
+    with_fields,
+)
 from serving.gateway.http.forms import add_upload, is_form, read_form
 from serving.gateway.http.openai_models import poll_after_ms, video
 from serving.gateway.intake import Order, UnknownModel
@@ -178,7 +187,7 @@ async def content(call: Call) -> Response:
     if picture is None:
         raise ApiError("NOT_FOUND", "NO_THUMBNAIL", f"variant: {job.id} has no thumbnail (yet); video is offered")
     headers = {"content-length": str(picture.size_bytes), "x-content-type-options": "nosniff"}
-    return StreamingResponse(call.core.read(picture.key), headers=headers, media_type=picture.mime_type)
+    return FileResponse(call.core.read(picture.key), headers=headers, media_type=picture.mime_type)
 
 
 async def model(call: Call) -> Response:

@@ -16,9 +16,9 @@ import pytest
 from model.tasks import TASK_KINDS, FirstLastFrame, TextToVideo, VideoRequest
 from serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
 from serving.client import AsyncVideoClient, ClientError, MediaFile, VideoClient, Webhook
-from serving.client_channel import SERVICE_CONFIG
-from serving.client_requests import INLINE_BYTES, draft, extension
-from serving.client_steps import Patience
+from serving.client.channel import SERVICE_CONFIG
+from serving.client.requests import INLINE_BYTES, draft, extension
+from serving.client.steps import Patience
 from tests.serving.gateway.harness import Service, text_request
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
 from serving.client import ClientError, VideoClient
-from serving.client_channel import Stubs
+from serving.client.channel import Stubs
 from serving.jobs.job import Result, State
 from serving.jobs.key_table import KeyLimits
 from tests.serving.gateway.harness import MODEL, Service, detail, failure, reason, running_service, text_request, until

@@ -8,6 +8,7 @@ endpoint and status.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import tempfile
@@ -40,11 +41,23 @@ NAMES: dict[str, Sequence[str]] = {
     "filename": ("video.mp4",),
     "version": ("wan-video/nano",),
 }
+# Bodies that are taken, for endpoints that Schemathesis seldom finds one for; then they are spoilt in one place.
+TASK = {"kind": "text_to_video", "prompt": "x"}
+SYNTHESIS = {"model": "wan2.7-t2v", "input": {"prompt": "x"}, "parameters": {"size": "832*480", "seed": 1}}
+TEMPLATES: dict[str, Any] = {
+    "/v1/predictions": {"version": "wan-video/nano", "input": {"task": TASK, "steps": 2, "seed": 1, "fps": 8}},
+    "/v1/models/{owner}/{name}/predictions": {"input": {"prompt": "x", "seed": 1, "resolution": "480p", "duration": 2}},
+    "/v1/videos": {"prompt": "x", "size": "832x480", "seconds": 2, "seed": 1},
+    "/v1/videos/{video_id}/remix": {"prompt": "x", "seed": 1, "num_inference_steps": 2, "guidance_scale": 1.5},
+    "/api/v1/services/aigc/video-generation/video-synthesis": SYNTHESIS,
+    "/api/v1/services/aigc/image2video/video-synthesis": SYNTHESIS,
+    "/dashboard/jobs": {"prompt": "x", "seed": 1, "steps": 2, "size": "480p", "duration_seconds": 2},
+}
 EMPTY_EVERY = 250  # cases, so that lists stay short
 MAX_BROKEN = 20  # after which going on tells nothing new
 SECONDS = 60.0  # for an answer, on a machine that does other things as well
 QUIRKS: tuple[Any, ...] = (
-    *("", "\0", "../../etc/passwd", "%00", "a" * 5_000, "\r\nx: y", "é🐈", "NaN", "-1", "1e309", "' OR 1=1 --", "{{7*7}}"),
+    *("", "\0", "../../etc/passwd", "%00", "a" * 5_000, "\r\nx: y", "é🐈", "NaN", "-1", "1e309", "' OR 1=1 --"),
     *(None, True, -1, 0, 2**31, 2**63, 10**300, -(2**70), 1.5, 1e308, float("nan"), float("inf"), [], {}, [[[]]]),
 )
 
@@ -72,9 +85,6 @@ def run(found: Target, cases: int, seed: int, progress: Callable[[str], None] = 
     service, tally = found.service, Tally()
     document = httpx.get(f"{service.http}/openapi.json").raise_for_status().json()
     operations = [result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations()]
-    known = [finished_job(service, service.client.create(prompt="done")).id, "vid_unknown"]
-    form = {"content": ("a.png", picture(), "image/png")}
-    file_id = httpx.post(f"{service.http}/v1/files", files=form).raise_for_status().json()["id"]
     session = requests.Session()
     started = time.monotonic()
     rounds = 0
@@ -83,7 +93,7 @@ def run(found: Target, cases: int, seed: int, progress: Callable[[str], None] = 
         todo, before = cases - tally.cases, tally.cases
         for number, operation in enumerate(operations):
             share = todo * (number + 1) // len(operations) - (tally.cases - before)
-            _endpoint(found, operation, share, seed + rounds, tally, (*known, file_id), session)
+            _endpoint(found, operation, share, seed + rounds, tally, session)
             spent = time.monotonic() - started
             where = f"{operation.method.upper()} {operation.path}"
             progress(f"{tally.cases:>6} cases, {spent:6.1f} s, {len(tally.broken)} broken: {where}")
@@ -92,14 +102,16 @@ def run(found: Target, cases: int, seed: int, progress: Callable[[str], None] = 
     return tally
 
 
-def _endpoint(
-    found: Target, operation: Any, share: int, seed: int, tally: Tally, ids: tuple[str, ...], session: requests.Session
-) -> None:
+def _endpoint(found: Target, operation: Any, share: int, seed: int, tally: Tally, session: requests.Session) -> None:
     service, endpoint = found.service, f"{operation.method.upper()} {operation.path}"
+    done = finished_job(service, service.client.create(prompt="done")).id
     waiting = service.client.create(prompt="waiting").removeprefix("operations/")
+    form = {"content": ("a.png", picture(), "image/png")}
+    made = httpx.post(f"{service.http}/v1/files", files=form, timeout=SECONDS).raise_for_status().json()
+    ids = (done, waiting, made["id"], "vid_unknown")
 
     def one(case: Any, data: Any) -> None:
-        _vary(case, data, (*ids, waiting))
+        _vary(case, data, ids)
         kwargs = _request(case, service.http)
         tally.cases += 1
         if tally.cases % EMPTY_EVERY == 0:
@@ -167,6 +179,10 @@ def _vary(case: Any, data: Any, ids: tuple[str, ...]) -> None:
     body = case.body
     if not isinstance(body, dict):
         return
+    template = TEMPLATES.get(case.path)
+    if template is not None and data.draw(st.integers(0, 2)) == 0:
+        body.clear()
+        body.update(copy.deepcopy(template))
     for name in sorted(set(body) & set(NAMES)):
         if data.draw(st.integers(0, 1)) == 0:
             body[name] = data.draw(st.sampled_from(NAMES[name]))

@@ -84,7 +84,7 @@ def finished_job(service: Service, name: str, model: str = "nano") -> Job:
             stored = service.artifacts.put_bytes(f"jobs/{job.id}/1/video.mp4", VIDEO, "video/mp4")
             result = Result(stored, None, 16, job.spec["width"], job.spec["height"], 8)
             assert service.store.finish(job.id, job.lease_epoch, State.SUCCEEDED, result=result)
-            return service.job(name)
+            return service.store.get_many([job_id])[job_id]
     raise AssertionError(f"{name} was not waiting")
 
 

@@ -67,7 +67,8 @@ class MediaServiceServicer:
     """
 
     def CreateMedia(self, request, context):
-        """Announces an upload. INVALID_ARGUMENT when it is larger than allowed; RESOURCE_EXHAUSTED when the key has too many.
+        """Announces an upload. INVALID_ARGUMENT when it is larger than allowed; RESOURCE_EXHAUSTED when
+        the tenant's files would be more than Account.max_media_bytes together.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -10,12 +10,12 @@ from typing import Any, TypeAlias, TypeVar, Unpack, cast
 
 import grpc
 
-from serving.client_answers import from_rpc_error
-from serving.client_channel import OPTIONS, Stubs, call_metadata, credentials
-from serving.client_files import no_progress
-from serving.client_flows import Flows
-from serving.client_steps import Emit, Flow, Next, Off, Open, Send, Sleep, Step, Unary, advance
-from serving.client_types import (
+from serving.client.answers import from_rpc_error
+from serving.client.channel import OPTIONS, Stubs, call_metadata, credentials
+from serving.client.files import no_progress
+from serving.client.flows import Flows
+from serving.client.steps import Emit, Flow, Next, Off, Open, Send, Sleep, Step, Unary, advance
+from serving.client.types import (
     AccountInfo,
     ExtendFields,
     MediaFile,
@@ -157,7 +157,7 @@ class AsyncVideoClient:
     async def download(
         self,
         name: str,
-        path: Path,
+        path: Path | str,
         artifact: str = "video",
         on_progress: Callable[[int, int], object] = no_progress,
     ) -> None:

@@ -1,7 +1,7 @@
 """What the client does, as generators of steps that a driver carries out: one policy for the sync and the async client.
 
 A flow yields a step and is sent its outcome, or has the error thrown into it. `serving.client` and
-`serving.client_async` drive flows; neither decides anything.
+`serving.client.aio` drive flows; neither decides anything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from serving.client_types import ClientError
+from serving.client.types import ClientError
 
 CALL_SECONDS = 30.0
 RETRY_PAUSE_SECONDS = 0.1

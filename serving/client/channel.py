@@ -10,7 +10,7 @@ import grpc
 from google.longrunning import operations_pb2_grpc
 
 from serving.api.zoetrope.video.v1 import account_pb2_grpc, media_pb2_grpc, video_pb2_grpc
-from serving.client_types import ClientError, Tls
+from serving.client.types import ClientError, Tls
 
 API_KEY = "ZOETROPE_API_KEY"
 PACKAGE = "zoetrope.video.v1"

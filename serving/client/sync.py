@@ -1,7 +1,4 @@
-"""The client of the gRPC API: plain data classes in and out, and calls that outlive a gateway's restart.
-
-`VideoClient` blocks; `AsyncVideoClient` has the same methods as coroutines and asynchronous iterators.
-"""
+"""The client that blocks."""
 
 from __future__ import annotations
 
@@ -13,52 +10,24 @@ from typing import Any, TypeVar, Unpack, cast
 
 import grpc
 
-from model.tasks import Violation
-from serving.client_answers import from_rpc_error
-from serving.client_async import AsyncVideoClient
-from serving.client_channel import OPTIONS, Stubs, call_metadata, credentials
-from serving.client_files import no_progress
-from serving.client_flows import Flows
-from serving.client_steps import Emit, Flow, Next, Off, Open, Send, Sleep, Step, Unary, advance
-from serving.client_types import (
+from serving.client.answers import from_rpc_error
+from serving.client.channel import OPTIONS, Stubs, call_metadata, credentials
+from serving.client.files import no_progress
+from serving.client.flows import Flows
+from serving.client.steps import Emit, Flow, Next, Off, Open, Send, Sleep, Step, Unary, advance
+from serving.client.types import (
     AccountInfo,
-    ClientError,
     ExtendFields,
     MediaFile,
     MediaPage,
     ModelInfo,
     OperationStatus,
     Page,
-    PreviewImage,
     Request,
-    Source,
     Tls,
-    Verdict,
     VideoEvent,
     VideoFields,
-    VideoInfo,
-    Webhook,
 )
-
-__all__ = [
-    "AccountInfo",
-    "AsyncVideoClient",
-    "ClientError",
-    "MediaFile",
-    "MediaPage",
-    "ModelInfo",
-    "OperationStatus",
-    "Page",
-    "PreviewImage",
-    "Source",
-    "Tls",
-    "Verdict",
-    "VideoClient",
-    "VideoEvent",
-    "VideoInfo",
-    "Violation",
-    "Webhook",
-]
 
 RETRY_SECONDS = 30.0
 T = TypeVar("T")
@@ -245,7 +214,7 @@ class VideoClient:
     def download(
         self,
         name: str,
-        path: Path,
+        path: Path | str,
         artifact: str = "video",
         on_progress: Callable[[int, int], object] = no_progress,
     ) -> None:

@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 
 from model.tasks import Violation
 from serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
-from serving.client_types import (
+from serving.client.types import (
     AccountInfo,
     ClientError,
     MediaFile,

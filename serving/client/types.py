@@ -260,6 +260,7 @@ class AccountInfo:
     max_upload_bytes: int
     media_retention: float
     media_formats: tuple[str, ...]
+    max_media_bytes: int  # of all files that a tenant keeps
 
 
 @dataclass(frozen=True)

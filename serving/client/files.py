@@ -11,9 +11,9 @@ from typing import Any
 
 from model.tasks import Violation
 from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
-from serving.client_answers import media_file
-from serving.client_steps import Emit, Flow, Next, Off, Open, Patience, Send, Sleep, call
-from serving.client_types import ClientError, MediaFile, invalid
+from serving.client.answers import media_file
+from serving.client.steps import Emit, Flow, Next, Off, Open, Patience, Send, Sleep, call
+from serving.client.types import ClientError, MediaFile, invalid
 
 PIECE_BYTES = 512 << 10
 BLOCK_BYTES = 1 << 20

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from model.tasks import TASK_KINDS, VideoRequest, Violation, short
 from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
-from serving.client_types import MediaFile, Request, Webhook, invalid
+from serving.client.types import MediaFile, Request, Webhook, invalid
 
 CONTAINERS = {"mp4": video_pb2.VIDEO_FORMAT_MP4, "mkv": video_pb2.VIDEO_FORMAT_MKV}
 PROMPTS = ("prompt", "negative_prompt")

@@ -12,9 +12,9 @@ from typing import Any
 from google.longrunning import operations_pb2
 
 from model.tasks import Violation
-from serving import client_files as files
 from serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
-from serving.client_answers import (
+from serving.client import files
+from serving.client.answers import (
     account_info,
     media_file,
     model_info,
@@ -22,9 +22,9 @@ from serving.client_answers import (
     video_event,
     watch_status,
 )
-from serving.client_requests import Draft, changes, draft, extension
-from serving.client_steps import CALL_SECONDS, Emit, Flow, Next, Open, Patience, Sleep, call
-from serving.client_types import (
+from serving.client.requests import Draft, changes, draft, extension
+from serving.client.steps import CALL_SECONDS, Emit, Flow, Next, Open, Patience, Sleep, call
+from serving.client.types import (
     AccountInfo,
     ClientError,
     MediaFile,
@@ -170,8 +170,8 @@ class Flows:
     def read(self, name: str, offset: int, length: int, artifact: str) -> Flow[None]:
         return files.read(name, artifact, offset, length, self._enduring())
 
-    def download(self, name: str, path: Path, artifact: str, on_progress: files.Progress) -> Flow[None]:
-        return files.download(name, path, artifact, on_progress, self._enduring())
+    def download(self, name: str, path: Path | str, artifact: str, on_progress: files.Progress) -> Flow[None]:
+        return files.download(name, Path(path), artifact, on_progress, self._enduring())
 
     # The caller and the service.
 
