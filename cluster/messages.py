@@ -75,10 +75,12 @@ class Previewed:
 
 @dataclass(frozen=True)
 class Failed:
-    """A segment that an engine gave up."""
+    """A segment that an engine gave up. ``lost``: its conditions are gone, because a process that they passed through
+    died; with new ones it can be made."""
 
     id: str
     reason: str
+    lost: bool = False
 
 
 @dataclass(frozen=True)

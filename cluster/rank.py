@@ -123,7 +123,8 @@ class Rank:
             try:
                 self._admit(admit)
             except Exception as error:
-                result.failed.append(Failed(admit.spec.id, _reason(error)))
+                lost = isinstance(error, ray.exceptions.ObjectLostError)
+                result.failed.append(Failed(admit.spec.id, _reason(error), lost))
         if plan.put_away:
             self.put_away(self._settings.hang_seconds / 2)
         started = time.monotonic()

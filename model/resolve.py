@@ -147,6 +147,8 @@ class _Resolution:
     def check_text(self, field: str, text: str, limit: int, *, required: bool) -> None:
         self.check(not required or bool(text.strip()), field, "is empty")
         self.check(len(text) <= limit, field, f"has {len(text)} characters, at most {limit} are allowed")
+        if text.isprintable():
+            return
         control = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\r\t"), None)
         if control is not None:
             self.check(False, field, f"has the control character U+{ord(control):04X}, which is not allowed")
@@ -200,6 +202,7 @@ class _Resolution:
         """Frames of the file: as asked for, else as the source has, else the model's default; 1 where a limit is
         broken."""
         request, card = self.request, self.card
+        fps = min(fps, MAX_FPS)  # a larger one is refused already, and may be too large to calculate with
         if request.frames is not None and request.duration_seconds is not None:
             self.check(False, "frames", f"{request.frames} given together with duration_seconds, give one of them")
             return 1

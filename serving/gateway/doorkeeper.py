@@ -75,6 +75,17 @@ class Doorkeeper:
         self._any: tuple[float, bool] = (-CACHE_SECONDS, False)
         self._buckets: dict[str, Bucket] = {}
 
+    def remembers(self, secret: str | None) -> bool:
+        """Whether `admit` will answer without asking the database."""
+        now = self._clock()
+        if secret is not None:
+            known = self._known.get(secret)
+            if known is None or now - known[0] >= CACHE_SECONDS:
+                return False
+            if known[1] is not None:
+                return True
+        return self._required or now - self._any[0] < CACHE_SECONDS
+
     def identify(self, secret: str | None) -> Principal:
         """Whose key it is; does not count as a request.
 
@@ -116,7 +127,7 @@ class Doorkeeper:
         at, answer = self._any
         now = self._clock()
         if now - at >= CACHE_SECONDS:
-            answer = self._keys.any()
+            answer = self._keys.ever()
             self._any = (now, answer)
         return answer
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -210,6 +211,8 @@ async def run(core: Core, supervised: bool = True) -> None:
         watching = asyncio.create_task(core.watching.run())
         for task in (*tasks, watching):  # none ends by itself; should one fail, the supervisor starts another gateway
             task.add_done_callback(lambda _: liveness.stop())
+        gc.collect()
+        gc.freeze()  # what is here now stays: no collection has to look at it again, which takes tens of milliseconds
         print(json.dumps(bound) if supervised else f"ready grpc={bound['grpc']} http={bound['http']}", flush=True)
         while not await liveness.stopping_within(3_600):
             pass

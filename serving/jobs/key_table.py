@@ -81,6 +81,10 @@ class KeyTable:
         sql = "UPDATE api_key SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
         return self._db.write(lambda tx: tx.run(sql, (tx.now(), key_id))) == 1
 
+    def ever(self) -> bool:
+        """Whether there was ever a key: what asked for keys once does not fall open when the last one is revoked."""
+        return bool(self._db.read("SELECT id FROM api_key LIMIT 1"))
+
     def any(self) -> bool:
         """Whether there is a key that is not revoked."""
         return bool(self._db.read("SELECT id FROM api_key WHERE revoked_at IS NULL LIMIT 1"))

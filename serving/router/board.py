@@ -55,11 +55,13 @@ class EngineView:
 
 @dataclass(frozen=True)
 class News:
-    """What a report brought: ids of segments that moved on, finished (with a reference to the latents) or failed."""
+    """What a report brought: ids of segments that moved on, finished (with a reference to the latents) or failed, and
+    of those whose conditions are gone."""
 
     progressed: tuple[str, ...]
     finished: tuple[tuple[str, Any], ...]
     failed: tuple[tuple[str, str], ...]
+    lost: tuple[str, ...] = ()
 
 
 @dataclass
@@ -95,20 +97,21 @@ class Board:
         mine = {i for i, s in self.active.items() if s.engine == report.engine}
         held = {h.id: h.step for h in report.held if h.id in mine}
         finished = tuple((f.id, f.latents) for f in report.finished if f.id in mine)
-        failed = [(f.id, f.reason) for f in report.failed if f.id in mine]
+        failed = [(f.id, f.reason) for f in report.failed if f.id in mine and not f.lost]
+        lost = tuple(f.id for f in report.failed if f.id in mine and f.lost)
         if report.broken is not None:
             failed += self._suspect(report.broken, mine)
         progressed = [segment_id for segment_id, step in held.items() if self._moved(self.active[segment_id], step)]
         for segment_id in mine.intersection(report.handed_over):
             self.active[segment_id].needs = "low" if report.role == "high" else "high"
-        ended = {i for i, _ in (*finished, *failed)}
+        ended = {*(i for i, _ in (*finished, *failed)), *lost}
         for segment_id in ended:
             del self.active[segment_id]
         for segment_id in mine - held.keys() - ended:
             self._requeue(segment_id)
         if report.state in ("draining", "out"):
             del self.engines[report.engine]
-        return News(tuple(progressed), finished, tuple(failed))
+        return News(tuple(progressed), finished, tuple(failed), lost)
 
     def plan(self, report: Report) -> Plan:
         """The next plan for the engine that sent ``report``, after `take`; nothing for one that is not ready."""

@@ -22,7 +22,7 @@ from serving.jobs.errors import StoreError
 from serving.jobs.job import EngineRow, Job, Stage, State
 from serving.jobs.open import open_stores
 from serving.router.board import Active, Board
-from serving.router.work import JobFailed, LeaseLost, Ways, lease_prefix, make
+from serving.router.work import ConditionsLost, JobFailed, LeaseLost, Ways, lease_prefix, make
 from serving.settings import Settings
 from serving.stages.decoder import Rendered
 
@@ -82,6 +82,8 @@ class Router:
             self._settle(segment_id, latents)
         for segment_id, reason in news.failed:
             self._settle(segment_id, JobFailed(reason))
+        for segment_id in news.lost:
+            self._settle(segment_id, ConditionsLost())
         for preview in report.previews:
             self._show(preview)
         self._if_stored(self._renew_leases)

@@ -35,6 +35,10 @@ class JobFailed(Exception):
         self.code = code
 
 
+class ConditionsLost(Exception):
+    """What a segment is made from is gone, because a process that it passed through died."""
+
+
 class LeaseLost(Exception):
     """The job ended or belongs to somebody else now; nothing more may be written about it."""
 
@@ -88,9 +92,9 @@ async def make(job: Job, ways: Ways) -> Rendered:
             raise JobFailed(str(error), "INVALID_ARGUMENT") from None
         except OutputRefused as error:
             raise JobFailed(f"the video was refused: {error.args[0]}", "PERMISSION_DENIED") from None
-        except RayTaskError:
-            raise  # a mistake of ours in a stage; it would happen again
-        except RayError as error:
+        except (ConditionsLost, RayError) as error:
+            if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
+                raise  # a mistake of ours in a stage; it would happen again
             log.warning("job %s: %s, %d tries left", job.id, type(error).__name__, left)
     raise JobFailed(f"the processes that worked on it died {TRIES} times")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -99,6 +101,8 @@ def route(core: Core, endpoint: Endpoint, render: RenderError) -> Route:
             who = Principal()
             if not endpoint.open:
                 who = await core.admit(bearer(request.headers.get("authorization")))
+                if who.key_id is None:
+                    check_browser(request, core.settings.public_url)
             return await endpoint.handler(Call(core, request, who))
         except (ClientDisconnect, HTTPException):
             raise
@@ -112,6 +116,28 @@ def route(core: Core, endpoint: Endpoint, render: RenderError) -> Route:
             return response
 
     return Route(endpoint.path, answer, methods=[endpoint.method])
+
+
+def check_browser(request: Request, public_url: str) -> None:
+    """While no keys are asked for, a page of somebody else's in the user's browser must reach nothing: neither by
+    sending forms across sites, nor by giving its own name our address (DNS rebinding).
+
+    Raises:
+        ApiError: PERMISSION_DENIED.
+    """
+    if request.headers.get("sec-fetch-site") == "cross-site":
+        raise ApiError("PERMISSION_DENIED", "CROSS_SITE", "pages of other sites need a key to call this service")
+    try:
+        host = (urlsplit("//" + request.headers.get("host", "")).hostname or "").rstrip(".")
+        if host in ("", "localhost") or host.endswith(".localhost") or host == urlsplit(public_url).hostname:
+            return
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise ApiError(
+            "PERMISSION_DENIED",
+            "UNKNOWN_HOST",
+            "without a key this service answers by its address, as localhost, or by the name of its public URL",
+        ) from None
 
 
 async def read_body(request: Request, limit: int = MAX_JSON_BYTES) -> bytes:

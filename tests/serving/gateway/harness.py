@@ -9,6 +9,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -68,20 +69,25 @@ class GatewayProcess:
     """``python -m serving.gateway.main`` as the supervisor starts it."""
 
     def __init__(self, settings: Settings) -> None:
+        self.errors = tempfile.TemporaryFile("a+")  # noqa: SIM115  # not a pipe: nobody reads it while the gateway runs
         self.process = subprocess.Popen(
             [sys.executable, "-m", "serving.gateway.main"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.errors,
             env={**os.environ, "ZOETROPE_SETTINGS": settings.model_dump_json()},
             text=True,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise AssertionError(f"the gateway did not start: {self.process.communicate()[1]}")
+            raise AssertionError(f"the gateway did not start (status {self.process.wait()}): {self.said()}")
         self.bound: dict[str, str] = json.loads(line)
+
+    def said(self) -> str:
+        """On stderr so far."""
+        return os.pread(self.errors.fileno(), 1 << 26, 0).decode(errors="replace")
 
     def kill(self) -> None:
         """As if it had crashed."""
@@ -91,8 +97,8 @@ class GatewayProcess:
     def stop(self) -> tuple[int, str]:
         """Exit status and stderr."""
         self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=20)
-        return self.process.returncode, errors
+        self.process.communicate(timeout=20)
+        return self.process.returncode, self.said()
 
 
 @dataclass

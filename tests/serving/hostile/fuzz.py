@@ -80,11 +80,22 @@ class Tally:
         return "\n".join(lines)
 
 
-def run(found: Target, cases: int, seed: int, progress: Callable[[str], None] = lambda _: None) -> Tally:
-    """As many cases, spread evenly over the endpoints; what breaks is gathered, at most one finding an endpoint."""
+def run(
+    found: Target,
+    cases: int,
+    seed: int,
+    progress: Callable[[str], None] = lambda _: None,
+    modes: Sequence[GenerationMode] = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE),
+) -> Tally:
+    """As many cases, spread evenly over the endpoints; what breaks is gathered, at most one finding an endpoint.
+
+    Args:
+        modes: cases against the schema take a second or two for each endpoint until the first one is made.
+    """
     service, tally = found.service, Tally()
     document = httpx.get(f"{service.http}/openapi.json").raise_for_status().json()
-    operations = [result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations()]
+    results: Any = schemathesis.openapi.from_dict(document).get_all_operations()
+    operations = [result.ok() for result in results]
     session = requests.Session()
     started = time.monotonic()
     rounds = 0
@@ -93,7 +104,7 @@ def run(found: Target, cases: int, seed: int, progress: Callable[[str], None] = 
         todo, before = cases - tally.cases, tally.cases
         for number, operation in enumerate(operations):
             share = todo * (number + 1) // len(operations) - (tally.cases - before)
-            _endpoint(found, operation, share, seed + rounds, tally, session)
+            _endpoint(found, operation, share, seed + rounds, tally, session, modes)
             spent = time.monotonic() - started
             where = f"{operation.method.upper()} {operation.path}"
             progress(f"{tally.cases:>6} cases, {spent:6.1f} s, {len(tally.broken)} broken: {where}")
@@ -102,7 +113,15 @@ def run(found: Target, cases: int, seed: int, progress: Callable[[str], None] = 
     return tally
 
 
-def _endpoint(found: Target, operation: Any, share: int, seed: int, tally: Tally, session: requests.Session) -> None:
+def _endpoint(
+    found: Target,
+    operation: Any,
+    share: int,
+    seed: int,
+    tally: Tally,
+    session: requests.Session,
+    modes: Sequence[GenerationMode],
+) -> None:
     service, endpoint = found.service, f"{operation.method.upper()} {operation.path}"
     done = finished_job(service, service.client.create(prompt="done")).id
     waiting = service.client.create(prompt="waiting").removeprefix("operations/")
@@ -127,7 +146,8 @@ def _endpoint(found: Target, operation: Any, share: int, seed: int, tally: Tally
         what = f"{endpoint} {kwargs!r:.600}"
         found.check(answer.status_code, answer.headers, answer.content, what, operation.path)
 
-    for mode, count in ((GenerationMode.POSITIVE, share // 2), (GenerationMode.NEGATIVE, share - share // 2)):
+    for number, mode in enumerate(modes):
+        count = share * (number + 1) // len(modes) - share * number // len(modes)
         if count > 0:
             _drive(one, operation, mode, count, seed, tally)
     found.check_alive()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +25,15 @@ class Broken(AssertionError):
 
 @dataclass
 class Target:
-    """A running gateway whose log is read as it comes, for a full pipe would stop it."""
+    """A running gateway and what it must not tell."""
 
     service: Service
     secrets: tuple[str, ...]  # of the machine: what no answer may hold
-    log: list[str] = field(default_factory=list)
+
+    @property
+    def log(self) -> list[str]:
+        """What the gateway has written so far."""
+        return self.service.gateway.said().splitlines(keepends=True)
 
     @property
     def alive(self) -> bool:
@@ -70,10 +72,7 @@ class Target:
 def target(directory: Path, **changes: Any) -> Iterator[Target]:
     """A gateway with the nano model, which serves all six tasks."""
     with running_service(directory, **{"model": "nano", **changes}) as service:
-        found = Target(service, (str(directory), str(ROOT)))
-        reader = threading.Thread(target=_drain, args=(service, found.log), daemon=True)
-        reader.start()
-        yield found
+        yield Target(service, (str(directory), str(ROOT)))
 
 
 def finished_job(service: Service, name: str, model: str = "nano") -> Job:
@@ -86,19 +85,3 @@ def finished_job(service: Service, name: str, model: str = "nano") -> Job:
             assert service.store.finish(job.id, job.lease_epoch, State.SUCCEEDED, result=result)
             return service.store.get_many([job_id])[job_id]
     raise AssertionError(f"{name} was not waiting")
-
-
-def until_quiet(found: Target, seconds: float = 5.0) -> None:
-    """Until what was written to the log has been read: a line of our own comes last."""
-    end, seen = time.monotonic() + seconds, -1
-    while seen != len(found.log) and time.monotonic() < end:
-        seen = len(found.log)
-        httpx.get(f"{found.service.http}/healthz", timeout=20)
-
-
-def _drain(service: Service, log: list[str]) -> None:
-    stream = service.gateway.process.stderr
-    assert stream is not None
-    with contextlib.suppress(ValueError, OSError):  # it is closed when the gateway ends
-        for line in stream:
-            log.append(line)

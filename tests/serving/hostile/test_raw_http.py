@@ -194,7 +194,14 @@ RAW: dict[str, bytes] = {
 
 
 # Nothing more comes, which the gateway cannot know.
-UNFINISHED = ("nothing", "TLS", "noise", "chunks without an end", "a body that breaks off", "a form that breaks off")
+UNFINISHED: tuple[str, ...] = (
+    "nothing",
+    "TLS",
+    "noise",
+    "chunks without an end",
+    "a body that breaks off",
+    "a form that breaks off",
+)
 UNFINISHED += ("a chunk of 2^64", "a length of 10^30")
 NO_REQUESTS = ("noise", "TLS", "HTTP/0.9", "two hosts", "a negative length", "two lengths", "a length of letters")
 

@@ -142,8 +142,8 @@ def test_many_jobs_are_read_at_once(store: JobStore) -> None:
 
 
 def test_a_higher_priority_comes_first(store: JobStore, create: Create) -> None:
-    create("low", priority=0)
-    jobs = [create("b"), create("a"), create("high", priority=9)]
+    create("low")
+    jobs = [create("b", priority=4), create("a", priority=4), create("high", priority=9)]
     assert [store.queue_position(job) for job in jobs] == [1, 2, 0]
     assert store.positions(["low", "high", "gone"]) == {"low": 3, "high": 0}
     assert ids(claim(store, 9)) == ["high", "b", "a", "low"]

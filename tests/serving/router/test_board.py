@@ -148,3 +148,12 @@ def test_a_removed_segment_is_dropped_and_reported_no_more() -> None:
 
 def test_an_unknown_segment_is_dropped() -> None:
     assert exchange(board_with(), report(held=(Held("x", 4),))).drop == ("x",)
+
+
+def test_conditions_that_are_gone_end_the_segment_without_its_fault() -> None:
+    board = board_with("a", "b")
+    exchange(board, report())
+    failed = (Failed("a", "the owner died", lost=True), Failed("b", "too large"))
+    news = board.take(report(failed=failed), 1.0)
+    assert (news.lost, news.failed) == (("a",), (("b", "too large"),))
+    assert board.active == {}
