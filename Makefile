@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints-cpu.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean distclean
+.PHONY: help install demo test soak lint clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -22,6 +22,11 @@ demo: $(VENV)/.installed ## make out/demo.mp4 with a service of its own
 
 test: lint ## run everything that a change has to pass
 	$(BIN)/python -m pytest
+
+soak: $(VENV)/.installed-test ## the tests that take minutes each: lost nodes, racks, kills under load
+	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m tests.serving.soak
+	$(BIN)/python -m tests.serving.soak --postgres --gateways 2
 
 lint: $(VENV)/.installed-test ## style and types
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.messages import Owner
 from cluster.placement import KIND_LABEL, placements
@@ -36,18 +37,18 @@ PATIENCE = 120.0
 def main() -> None:
     cluster = Cluster()
     head = {**NODE, "num_cpus": 4, "num_gpus": 0}
-    cluster.add_node(**head)
+    home = cluster.add_node(**head).node_id
     nodes = [cluster.add_node(labels={KIND_LABEL: kind}, **NODE) for kind in ("H100", "H100", "A100")]
     ray.init(address=cluster.address, log_to_driver=False)
     try:
         with tempfile.TemporaryDirectory() as kept:
-            print(json.dumps(lose_a_node(cluster, {node.node_id: node for node in nodes}, kept)))
+            print(json.dumps(lose_a_node(cluster, home, {node.node_id: node for node in nodes}, kept)))
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-def lose_a_node(cluster: Cluster, nodes: dict[str, Any], kept: str) -> dict[str, Any]:
+def lose_a_node(cluster: Cluster, home: str, nodes: dict[str, Any], kept: str) -> dict[str, Any]:
     card = find_model("nano")
     prompt = TextToVideo(prompt="a red circle moving right on a blue background")
     specs = {
@@ -56,7 +57,9 @@ def lose_a_node(cluster: Cluster, nodes: dict[str, Any], kept: str) -> dict[str,
     }
     local = LocalPipeline.load(card)
     expected = {name: local.run(spec)[0] for name, spec in specs.items()}
-    hub: Any = ray.remote(Hub).options(num_cpus=0, max_concurrency=64).remote(JOBS // 2 * TOKENS)
+    stays = NodeAffinitySchedulingStrategy(home, soft=False)
+    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 64, "scheduling_strategy": stays}
+    hub: Any = ray.remote(Hub).options(**options).remote(JOBS // 2 * TOKENS)
     first, there = _engine(card, hub, kept)
     # The rest of its node is somebody else's, so that the second engine goes to another one.
     full = placement_group([{"GPU": 2}], bundle_label_selector=[{"ray.io/node-id": there}])

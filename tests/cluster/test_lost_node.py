@@ -8,6 +8,7 @@ from tests.cluster.lost_node import JOBS, SNAPSHOT_STEPS
 from tests.cluster.own_cluster import run_in_own_cluster
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1300)
 def test_segments_of_a_node_that_goes_away_end_on_another_engine_as_if_undisturbed() -> None:
     found = run_in_own_cluster("tests.cluster.lost_node")

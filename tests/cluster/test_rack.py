@@ -7,6 +7,7 @@ import pytest
 from tests.cluster.own_cluster import run_in_own_cluster
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1300)
 def test_a_gang_over_two_nodes_of_a_domain_works_recovers_and_gives_its_groups_back() -> None:
     found = run_in_own_cluster("tests.cluster.rack")

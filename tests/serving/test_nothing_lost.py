@@ -8,7 +8,7 @@ import pytest
 
 from tests.serving.soak import Soak, run
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
