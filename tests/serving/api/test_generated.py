@@ -15,7 +15,8 @@ from serving.api.zoetrope.video.v1 import video_pb2
 def test_generated_code_is_current(tmp_path: Path) -> None:
     written = generate.generate(tmp_path)
     package = Path("zoetrope/video/v1")
-    assert written == [package / name for name in ("video_pb2.py", "video_pb2.pyi", "video_pb2_grpc.py")]
+    endings = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
+    assert written == sorted(package / (name + end) for name in ("account", "media", "video") for end in endings)
     for path in written:
         assert (generate.HERE / path).read_text() == (tmp_path / path).read_text(), (
             f"{path} is not current, run python -m serving.api.generate"

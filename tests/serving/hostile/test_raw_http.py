@@ -52,7 +52,7 @@ def status_of(found: Target, answer: bytes, sent: bytes) -> int | None:
 
 
 def post(path: str, body: bytes, **headers: str) -> bytes:
-    every = {"host": "x", "content-length": str(len(body)), "connection": "close"}
+    every = {"host": "localhost", "content-length": str(len(body)), "connection": "close"}
     every |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = "".join(f"{name}: {value}\r\n" for name, value in every.items() if value)
     return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
