@@ -28,13 +28,12 @@ class Liveness:
         """Engines of the served model that are ready and were seen lately."""
         return [engine for engine in self._of_model(ENGINE_SECONDS) if engine.state == "ready"]
 
-    def out_of_service(self) -> list[EngineRow]:
-        """Engines that failed too often in a row and were taken out within the last hour."""
-        return [engine for engine in self._of_model(OUT_SECONDS) if engine.state == "out"]
-
     def all_engines(self) -> list[EngineRow]:
-        """Those, and the ones that are being rebuilt."""
-        return [*self._of_model(ENGINE_SECONDS), *self.out_of_service()]
+        """All that were seen lately, and those that failed too often in a row and were taken out within the last hour
+        ("out")."""
+        lately = {engine.id: engine for engine in self._of_model(ENGINE_SECONDS)}
+        out = {engine.id: engine for engine in self._of_model(OUT_SECONDS) if engine.state == "out"}
+        return list((lately | out).values())
 
     def _of_model(self, seconds: float) -> list[EngineRow]:
         return [engine for engine in self._store.engines(seconds) if engine.model == self.model]

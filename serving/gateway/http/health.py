@@ -17,14 +17,17 @@ async def healthz(call: Call) -> Response:
 
 async def readyz(call: Call) -> Response:
     liveness = call.core.liveness
-    rows = await asyncio.to_thread(liveness.engines)
-    out = await asyncio.to_thread(liveness.out_of_service)
-    engines = [{"id": engine.id, "ranks": engine.ranks, "gang_epoch": engine.gang_epoch} for engine in rows]
+    rows = await asyncio.to_thread(liveness.all_engines)
+    engines = [
+        {"id": engine.id, "ranks": engine.ranks, "gang_epoch": engine.gang_epoch}
+        for engine in rows
+        if engine.state == "ready"
+    ]
     body = {
         "ready": bool(engines),
         "model": liveness.model,
         "engines": engines,
-        "out_of_service": [{"id": engine.id, "restarts": engine.restarts} for engine in out],
+        "out_of_service": [{"id": engine.id, "restarts": engine.restarts} for engine in rows if engine.state == "out"],
     }
     return JSONResponse(body, status_code=200 if engines else 503)
 

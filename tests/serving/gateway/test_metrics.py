@@ -1,0 +1,46 @@
+"""What Prometheus reads, and what the probes say of engines that are out of service."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.serving.gateway.harness import Service, engine, text_request
+
+
+def samples(service: Service) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Value by name and label values; each may stand there once."""
+    found: dict[tuple[str, tuple[str, ...]], float] = {}
+    for family in text_string_to_metric_families(httpx.get(service.http + "/metrics").text):
+        for sample in family.samples:
+            at = (sample.name, tuple(sample.labels.values()))
+            assert at not in found, f"{at} stands there twice"
+            found[at] = sample.value
+    return found
+
+
+def test_jobs_by_state(service: Service) -> None:
+    before = samples(service)["zoetrope_jobs", ("queued",)]
+    service.videos.CreateVideo(text_request())
+    assert samples(service)["zoetrope_jobs", ("queued",)] == before + 1
+
+
+def test_an_engine_that_was_just_taken_out_counts_once(service: Service) -> None:
+    now = time.time()
+    service.store.put_engine(engine(now))
+    lost = {"died": 2, "hung": 1, "raised": 0, "start": 0}
+    service.store.put_engine(replace(engine(now), id="engine-1", state="out", restarts=lost))
+    service.store.put_engine(replace(engine(now - 600), id="engine-2", state="out"))
+    service.store.put_engine(replace(engine(now - 600), id="engine-3"))  # gone, for it says nothing any more
+    found = samples(service)
+    assert [found["zoetrope_engines", (state,)] for state in ("ready", "rebuilding", "out")] == [1, 0, 2]
+    assert found["zoetrope_gang_restarts_total", ("engine-1", "died")] == 2
+    assert found["zoetrope_gang_epoch", ("engine-0",)] == 3
+    body = httpx.get(service.http + "/readyz").json()
+    assert [row["id"] for row in body["engines"]] == ["engine-0"]
+    assert [row["id"] for row in body["out_of_service"]] == ["engine-1", "engine-2"]
+    for number in range(4):
+        service.store.remove_engine(f"engine-{number}")
