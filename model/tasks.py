@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -329,11 +330,16 @@ def parse_request(data: dict[str, object]) -> VideoRequest:
     try:
         return VideoRequest.model_validate(data)
     except ValidationError as error:
-        violations = []
-        for item in error.errors(include_url=False):
-            path = ".".join(str(part) for part in item["loc"] if part not in TASK_KINDS)
-            violations.append(Violation(path, f"{item['msg']}, got {short(item['input'])}"))
-        raise InvalidRequest(*violations) from None
+        raise invalid_request(error, unnamed=TASK_KINDS) from None
+
+
+def invalid_request(error: ValidationError, unnamed: Collection[str] = ()) -> InvalidRequest:
+    """What pydantic found, by the path of each field; ``unnamed`` are parts of paths that clients do not write."""
+    violations = []
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"] if part not in unnamed) or "body"
+        violations.append(Violation(path, f"{item['msg']}, got {short(item['input'])}"))
+    return InvalidRequest(*violations)
 
 
 def short(value: object) -> str:

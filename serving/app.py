@@ -25,10 +25,10 @@ from model.presets import ModelError, check_files, find_model
 from model.tasks import ModelCard, Role
 from serving.artifacts import ArtifactError, open_artifacts
 from serving.children import Child, ChildError, start_gateways, start_sweeper, stop_all
-from serving.gateway.main import StartError, check_keys, check_tls
 from serving.jobs.errors import StoreError
 from serving.jobs.open import open_stores
 from serving.settings import Settings
+from serving.startup import StartError, check_keys, check_tls
 
 log = logging.getLogger("zoetrope.serve")
 

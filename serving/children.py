@@ -47,11 +47,7 @@ class Child:
 
     def stop(self) -> None:
         """Ask it to end, and see to it."""
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        stop_all([self])
 
     def _start(self) -> None:
         self.process = subprocess.Popen(
@@ -96,10 +92,14 @@ def start_sweeper(settings: Settings) -> Child:
 
 
 def stop_all(children: Sequence[Child]) -> None:
+    """Ask all to end, and see to it."""
     for child in children:
         child.process.terminate()
     for child in children:
-        child.stop()
+        try:
+            child.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.process.kill()
 
 
 def _free_ports(settings: Settings) -> dict[str, str]:

@@ -12,7 +12,7 @@ A hook that does not answer refuses the job: what should have been checked is no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,14 +127,6 @@ def verdict(check: str, outcome: str, note: str = "") -> dict[str, str]:
 
 
 async def _post(url: str, seconds: float, **content: Any) -> httpx.Response:
-    if "content" in content:  # httpx streams from async iterators only here
-        chunks = content["content"]
-
-        async def stream() -> Any:
-            for chunk in chunks:
-                yield chunk
-
-        content["content"] = stream()
     try:
         async with httpx.AsyncClient(timeout=seconds, trust_env=False) as client:
             response = await client.post(url, **content)
@@ -152,7 +144,7 @@ def _parse(kind: type[Any], response: httpx.Response, what: str) -> Any:
         raise CheckUnavailable(f"{what} answered with something else than its documentation says") from None
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             yield chunk

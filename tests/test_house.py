@@ -95,6 +95,13 @@ def test_light_modules_import_neither_torch_nor_ray(module: str) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
+@pytest.mark.parametrize("module", ["serving.app", "serving.sweeper.main"])
+def test_what_runs_beside_the_gateway_loads_none_of_its_servers(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'grpc', 'starlette', 'uvicorn'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
 def test_help_imports_nothing_heavy() -> None:
     """What `zoetrope --help` loads, command lists included."""
     code = (

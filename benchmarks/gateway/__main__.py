@@ -27,7 +27,7 @@ from benchmarks.gateway.processes import BenchmarkError, open_database
 
 DATABASES = ("sqlite", "postgresql")
 # Of the sizes, what may be set one by one.
-OPTIONS = ("seconds", "processes", "creators", "rate", "gets", "streams", "queued", "seed")
+OPTIONS = ("seconds", "processes", "creators", "rate", "gets", "batch", "streams", "queued", "seed")
 
 
 def main(arguments: list[str] | None = None) -> int:

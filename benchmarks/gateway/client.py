@@ -38,6 +38,7 @@ class LoadPlan:
         rate: creates a second at random moments (exponential gaps), whether earlier ones were answered or not; a call's
             time then counts from the moment at which it was due.
         gets: as ``rate``, of GetOperation for a random one of the last jobs.
+        batch: jobs in each create; ``rate`` counts jobs.
     """
 
     target: str
@@ -47,16 +48,18 @@ class LoadPlan:
     rate: float
     gets: float
     seed: int
+    batch: int = 1
 
 
 @dataclass
 class LoadSeen:
-    """Seconds of each call that was answered, and how many failed by status."""
+    """Seconds of each call that was answered, and how many failed by status. ``made``: jobs."""
 
     creates: list[float] = field(default_factory=list)
     gets: list[float] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0  # from the start to the last answer
+    made: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class Load:
         flows = [self._create_until(end) for _ in range(self._plan.creators)]
         flows += [
             self._on_time(rate, end, call)
-            for rate, call in ((self._plan.rate, self._create), (self._plan.gets, self._get))
+            for rate, call in ((self._plan.rate / self._plan.batch, self._create), (self._plan.gets, self._get))
             if rate > 0
         ]
         await asyncio.gather(*flows)
@@ -149,15 +152,23 @@ class Load:
         await asyncio.gather(*calls)
 
     async def _create(self, due: float) -> None:
-        self._number += 1
-        request = message(f"{self._plan.name}-{self._number:06d}")
+        requests = [self._request() for _ in range(self._plan.batch)]
         try:
-            operation = await self._videos.CreateVideo(request)
+            if len(requests) == 1:
+                made = [await self._videos.CreateVideo(requests[0])]
+            else:
+                batch = video_pb2.BatchCreateVideosRequest(requests=requests)
+                made = list((await self._videos.BatchCreateVideos(batch)).operations)
         except grpc.aio.AioRpcError as error:
             count(self.seen.failures, error)
             return
         self.seen.creates.append(time.perf_counter() - due)
-        self._names.append(operation.name)
+        self.seen.made += len(made)
+        self._names.extend(operation.name for operation in made)
+
+    def _request(self) -> video_pb2.CreateVideoRequest:
+        self._number += 1
+        return message(f"{self._plan.name}-{self._number:06d}")
 
     async def _get(self, due: float) -> None:
         request = operations_pb2.GetOperationRequest(name=self._random.choice(self._names))

@@ -9,7 +9,8 @@ from benchmarks.gateway.client import PROMPT
 from model.presets import find_model
 from model.resolve import resolve
 from model.tasks import TextToVideo, VideoRequest
-from serving.gateway.intake import fingerprint, new_job_id
+from serving.api.names import JOB_ID, new_id
+from serving.gateway.intake import fingerprint
 from serving.jobs.job import NewJob
 
 MODEL = "nano"
@@ -32,7 +33,7 @@ class JobMaker:
     def make(self, labels: Mapping[str, str]) -> NewJob:
         self._made += 1
         return NewJob(
-            id=new_job_id(),
+            id=new_id(JOB_ID),
             owner="",
             key_id=None,
             model=self._model,

@@ -49,6 +49,7 @@ class Sizes:
     store_callers: int = 64
     rate: float = 1_000.0
     gets: float = 100.0
+    batch: int = 10  # jobs in a call, where they are made in batches
     streams: int = 1_000
     queued: int = 100_000
     calls_on_a_long_queue: float = 10.0  # seconds
@@ -88,6 +89,7 @@ class LoadRow:
     """Creates and gets together.
 
     Attributes:
+        creates: of calls. batch: jobs in each of them.
         shares: of a core, by process; ``machine`` has everything that ran.
         ended: jobs that the null engine ended meanwhile. queue: jobs that waited at the end.
     """
@@ -102,6 +104,7 @@ class LoadRow:
     shares: dict[str, float]
     ended: int = 0
     queue: int = 0
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,8 @@ Say = Callable[[str], None]
 def grpc_alone(sizes: Sizes) -> LoadRow:
     """The same calls against methods that do nothing."""
     with helper("benchmarks.gateway.bounds", "grpc") as server:
-        return _load("gRPC alone", server.said, "empty", replace(sizes, gets=0.0), {"server": [server.process.pid]})
+        plan = replace(sizes, gets=0.0, batch=1)
+        return _load("gRPC alone", server.said, "empty", plan, {"server": [server.process.pid]})
 
 
 def store_alone(database: Database, sizes: Sizes) -> StoreRow:
@@ -197,7 +201,7 @@ def measure(database: Database, sizes: Sizes, folder: Path, say: Say) -> Measure
             listed = found.lists[-1]
             say(f"{database.name}, filter {text or 'none'}: {listed.pages} pages, p99 {listed.times.p99:.1f} ms")
         remember(f"after {sizes.queued:,} queued jobs were listed")
-        long_queue = replace(sizes, seconds=sizes.calls_on_a_long_queue, creators=0, rate=sizes.rate / 10)
+        long_queue = replace(sizes, seconds=sizes.calls_on_a_long_queue, creators=0, rate=sizes.rate / 10, batch=1)
         what = f"{long_queue.rate:,.0f}/s offered, {sizes.queued:,} jobs queued, no engine"
         found.loads.append(_load(what, gateway.settings.grpc, "long", long_queue, _roots(gateway, database, None)))
         say(f"{database.name}, {what}: get p99 {found.loads[-1].gets.p99:.1f} ms")
@@ -205,10 +209,15 @@ def measure(database: Database, sizes: Sizes, folder: Path, say: Say) -> Measure
 
 
 def _loads(gateway: Child, database: Database, sizes: Sizes) -> list[LoadRow]:
-    """As fast as it goes, then at the rate of the goal and at half of it; the engine keeps the queue short."""
-    plans = [("flood", sizes)]
-    plans += [
-        (f"{rate:,.0f}/s offered", replace(sizes, creators=0, rate=rate)) for rate in (sizes.rate, sizes.rate / 2)
+    """As fast as it goes, then at the rate of the goal and at half of it, then in batches; the engine keeps the queue
+    short."""
+    paced, in_batches = replace(sizes, creators=0), f" in batches of {sizes.batch}"
+    plans = [
+        ("flood", replace(sizes, batch=1)),
+        (f"{sizes.rate:,.0f}/s offered", replace(paced, batch=1)),
+        (f"{sizes.rate / 2:,.0f}/s offered", replace(paced, batch=1, rate=sizes.rate / 2)),
+        ("flood" + in_batches, sizes),
+        (f"{sizes.rate:,.0f}/s offered" + in_batches, paced),
     ]
     rows = []
     for number, (what, plan) in enumerate(plans):
@@ -246,6 +255,7 @@ def _load(what: str, target: str, name: str, sizes: Sizes, roots: dict[str, Sequ
             rate=sizes.rate / each if paced else 0.0,
             gets=sizes.gets / each,
             seed=sizes.seed + number,
+            batch=sizes.batch,
         )
         for number in range(each)
     ]
@@ -258,13 +268,14 @@ def _load(what: str, target: str, name: str, sizes: Sizes, roots: dict[str, Sequ
     failures = sum((Counter(one.failures) for one in seen), Counter[str]())
     return LoadRow(
         what=what,
-        per_second=sum(len(one.creates) for one in seen) / max(one.seconds for one in seen),
+        per_second=sum(one.made for one in seen) / max(one.seconds for one in seen),
         offered=sizes.rate if paced else None,
         callers=sizes.creators,
         creates=Times.of([value for one in seen for value in one.creates]),
         gets=Times.of([value for one in seen for value in one.gets]),
         failures=dict(failures),
         shares={**shares.used, "machine": shares.machine},
+        batch=sizes.batch,
     )
 
 

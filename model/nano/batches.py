@@ -22,12 +22,12 @@ Encode = Callable[[torch.Tensor], torch.Tensor]  # clips [B, 3, F, H, W] -> late
 # Shares of the batches. What has to be made from words alone or from a reference comes last in learning, so it comes
 # most often.
 TASK_SHARES: dict[TaskKind, float] = {
-    "text_to_video": 0.24,
+    "text_to_video": 0.22,
     "image_to_video": 0.04,
     "first_last_frame": 0.06,
-    "grid_to_video": 0.12,
-    "reference_to_video": 0.34,
-    "edit_video": 0.20,
+    "grid_to_video": 0.10,
+    "reference_to_video": 0.42,
+    "edit_video": 0.16,
 }
 EDIT_SHARES: dict[EditKind, float] = {"edit_color": 0.15, "edit_background": 0.15, "edit_object": 0.7}
 # (height, width) and share

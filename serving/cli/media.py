@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from serving.api.names import MEDIA
 from serving.cli.connection import Connection, connect, connecting
 from serving.cli.options import stderr, stdout
 
-PREFIX = "media/"
 PAGE_SIZE = 100
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Upload, list and delete pictures, clips, sounds.")
 
@@ -84,4 +84,4 @@ def delete(
 
 
 def _full(name: str) -> str:
-    return name if name.startswith(PREFIX) else PREFIX + name
+    return name if name.startswith(MEDIA) else MEDIA + name

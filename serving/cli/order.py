@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from serving.api.names import MEDIA, OPERATIONS
 from serving.cli.errors import CliError, bad_input
 
 DEFAULT_MODEL = "nano"  # of a run without a service
 MAX_DEADLINE_SECONDS = 365 * 86_400.0
-STORED = ("media/", "operations/")  # what names of a service begin with
+STORED = (MEDIA, OPERATIONS)  # what names of a service begin with
 MEDIA_FIELDS = ("image", "clip", "first_frame", "last_frame", "video", "panels", "references")
 CONTAINERS: dict[str, Literal["mp4", "mkv"]] = {".mp4": "mp4", ".mkv": "mkv"}
 

@@ -10,6 +10,7 @@ from typing import Any
 from model.presets import check_files, find_model
 from model.resolve import resolve
 from model.tasks import MAX_SEED, parse_request
+from serving.api.names import OPERATIONS
 from serving.cli.connection import Connection, connect
 from serving.cli.errors import BAD_INPUT, INTERRUPTED, CliError, bad_input, option_name
 from serving.cli.order import DEFAULT_MODEL, Order, check_latents_name, prepare_file, result_line
@@ -17,7 +18,6 @@ from serving.cli.progress import ProgressView
 from serving.cli.service import private_service, serve_command
 from serving.client import OperationStatus, VideoClient, VideoInfo
 
-PREFIX = "operations/"
 PAGE_SIZE = 100
 SUFFIXES = {"video/mp4": ".mp4", "video/x-matroska": ".mkv"}
 
@@ -132,11 +132,11 @@ def extend_job(
 
 def full_name(name: str) -> str:
     """The operation's name; the part after ``operations/`` is enough."""
-    return name if name.startswith(PREFIX) else PREFIX + name
+    return name if name.startswith(OPERATIONS) else OPERATIONS + name
 
 
 def short_name(name: str) -> str:
-    return name.removeprefix(PREFIX)
+    return name.removeprefix(OPERATIONS)
 
 
 def _finished(client: VideoClient, name: str) -> VideoInfo:

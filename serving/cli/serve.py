@@ -68,7 +68,7 @@ def serve(
         if problem := bind_problem(address, field):
             raise bad_input(field, problem)
     if stop_when_stdin_ends:
-        from serving.cli.service import stop_with_stdin
+        from serving.stopping import stop_with_stdin
 
         stop_with_stdin()
     from serving.app import serve as run

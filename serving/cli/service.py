@@ -162,18 +162,6 @@ def private_service(command: Sequence[str], log: Path) -> Iterator[ServiceProces
             signal.signal(number, handler)
 
 
-def stop_with_stdin() -> None:
-    """Send this process a SIGTERM when its standard input ends, which it does when the parent dies."""
-
-    def wait() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(sys.stdin.fileno(), 4096):
-                pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, name="stop-with-stdin", daemon=True).start()
-
-
 def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:
     """Read on after the ready line, so that the service never blocks on a full pipe; None marks the end."""
     with stream:

@@ -12,6 +12,7 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from model.tasks import TASK_KINDS, VideoRequest, Violation, short
+from serving.api.names import MEDIA, OPERATIONS
 from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
 from serving.client.types import MediaFile, Request, Webhook, invalid
 
@@ -159,9 +160,9 @@ def _put_medium(made: Draft, media: media_pb2.Media, source: Any, name: str) -> 
     match source:
         case MediaFile():
             media.name = source.name
-        case str() if source.startswith("media/"):
+        case str() if source.startswith(MEDIA):
             media.name = source
-        case str() if source.startswith("operations/"):
+        case str() if source.startswith(OPERATIONS):
             media.video = source
         case str() if source.startswith(ADDRESSES):
             media.uri = source

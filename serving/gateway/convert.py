@@ -15,13 +15,12 @@ from model.tasks import (
     MAX_STEPS,
     ModelCard,
 )
+from serving.api.names import MEDIA, OPERATIONS
 from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
 from serving.gateway.watching import Outlook
 from serving.jobs.job import Job, Stage, State
 from serving.jobs.media_table import Media
 
-PREFIX = "operations/"
-MEDIA_PREFIX = "media/"
 STATES = {
     State.QUEUED: video_pb2.VIDEO_STATE_QUEUED,
     State.SUCCEEDED: video_pb2.VIDEO_STATE_SUCCEEDED,
@@ -37,7 +36,7 @@ STAGES = {
 
 
 def operation_name(job: Job) -> str:
-    return PREFIX + job.id
+    return OPERATIONS + job.id
 
 
 def video_state(job: Job) -> video_pb2.VideoState:
@@ -161,7 +160,7 @@ def watch_event(job: Job, ahead: Outlook, preview: video_pb2.Preview | None = No
 
 def media_file(media: Media) -> media_pb2.MediaFile:
     message = media_pb2.MediaFile(
-        name=MEDIA_PREFIX + media.id,
+        name=MEDIA + media.id,
         state=media_pb2.MEDIA_STATE_READY if media.state == "ready" else media_pb2.MEDIA_STATE_UPLOADING,
         size_bytes=media.size_bytes,
         received_bytes=media.received_bytes,

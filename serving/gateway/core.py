@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from model.tasks import ModelCard
@@ -13,7 +13,9 @@ from serving.gateway.doorkeeper import Doorkeeper, Principal
 from serving.gateway.intake import Intake
 from serving.gateway.liveness import Liveness
 from serving.gateway.media_desk import MediaDesk
+from serving.gateway.together import Together
 from serving.gateway.watching import Watching
+from serving.job_files import delete_files
 from serving.jobs.job import Job, JobFilter, State
 from serving.jobs.open import Stores
 from serving.settings import Settings
@@ -56,6 +58,10 @@ class Core:
     doorkeeper: Doorkeeper
     liveness: Liveness
     watching: Watching
+    _jobs: Together[str, Job | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_jobs", Together(self._read_jobs))
 
     async def admit(self, secret: str | None) -> Principal:
         """
@@ -71,8 +77,8 @@ class Core:
         Raises:
             JobNotFound.
         """
-        job = await asyncio.to_thread(self.stores.jobs.get, job_id, who.owner)
-        if job is None:
+        job = await self._jobs.get(job_id)
+        if job is None or job.owner != who.owner:
             raise JobNotFound(job_id)
         return job
 
@@ -104,8 +110,12 @@ class Core:
         if not job.state.final:
             raise NotDone(f"{job_id} is not done; cancel it or wait before deleting it")
         # The row goes last: a delete that was interrupted can be repeated.
-        await asyncio.to_thread(self.artifacts.delete, keys_of(job))
+        await asyncio.to_thread(delete_files, self.artifacts, job)
         await asyncio.to_thread(self.stores.jobs.delete, job_id, who.owner)
+
+    def _read_jobs(self, job_ids: Sequence[str]) -> list[Job | None]:
+        found = self.stores.jobs.get_many(job_ids)
+        return [found.get(job_id) for job_id in job_ids]
 
     async def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """A stored file, or a range of it, in chunks of at most 1 MiB.
@@ -140,10 +150,3 @@ def file_of(job: Job, which: str = "video") -> dict[str, Any]:
             f"{job.id} kept no {which}: its request did not set keep_{which}", f"{which.upper()}_NOT_KEPT", job.state
         )
     return dict(job.result[which])
-
-
-def keys_of(job: Job) -> Sequence[str]:
-    """Of all files that a job left."""
-    files = [job.result[which] for which in ("video", "latents")] if job.result else []
-    keys = [file["key"] for file in files if file]
-    return [*keys, job.preview.key] if job.preview is not None else keys

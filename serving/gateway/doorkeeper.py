@@ -78,13 +78,10 @@ class Doorkeeper:
     def remembers(self, secret: str | None) -> bool:
         """Whether `admit` will answer without asking the database."""
         now = self._clock()
-        if secret is not None:
-            known = self._known.get(secret)
-            if known is None or now - known[0] >= CACHE_SECONDS:
-                return False
-            if known[1] is not None:
-                return True
-        return self._required or now - self._any[0] < CACHE_SECONDS
+        known = None if secret is None else self._remembered(secret, now)
+        if known is not None and known[1] is not None:
+            return True
+        return (secret is None or known is not None) and (self._required or self._any_is_fresh(now))
 
     def identify(self, secret: str | None) -> Principal:
         """Whose key it is; does not count as a request.
@@ -124,18 +121,17 @@ class Doorkeeper:
         return who
 
     def _any_keys(self) -> bool:
-        at, answer = self._any
         now = self._clock()
-        if now - at >= CACHE_SECONDS:
-            answer = self._keys.ever()
-            self._any = (now, answer)
-        return answer
+        if not self._any_is_fresh(now):
+            self._any = (now, self._keys.ever())
+        return self._any[1]
+
+    def _any_is_fresh(self, now: float) -> bool:
+        return now - self._any[0] < CACHE_SECONDS
 
     def _find(self, secret: str) -> ApiKey | None:
         now = self._clock()
-        with self._lock:
-            known = self._known.get(secret)
-        if known is not None and now - known[0] < CACHE_SECONDS:
+        if (known := self._remembered(secret, now)) is not None:
             return known[1]
         key = self._keys.find(secret)
         with self._lock:
@@ -143,3 +139,9 @@ class Doorkeeper:
                 self._known.clear()
             self._known[secret] = (now, key)
         return key
+
+    def _remembered(self, secret: str, now: float) -> tuple[float, ApiKey | None] | None:
+        """What was found lately, and when."""
+        with self._lock:
+            known = self._known.get(secret)
+        return known if known is not None and now - known[0] < CACHE_SECONDS else None

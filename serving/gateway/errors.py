@@ -12,7 +12,7 @@ from serving.gateway.core import JobNotFound, NoFile, NotDone
 from serving.gateway.doorkeeper import TooManyRequests, Unauthenticated
 from serving.gateway.intake import UnknownModel
 from serving.gateway.logs import describe
-from serving.gateway.media_desk import UnknownMedia, UploadBroken, WrongOffset
+from serving.gateway.media_desk import UnknownMedia, UploadBroken
 from serving.jobs.errors import (
     MediaInUse,
     NotAllowed,
@@ -128,7 +128,7 @@ def as_api_error(error: Exception) -> ApiError:
             violation = Violation(error.field, error.why)
             message = f"{error.field}: {error.why}"
             return ApiError("FAILED_PRECONDITION", "NOT_ALLOWED", message, violations=(violation,))
-        case WrongOffset() | OffsetMismatch():
+        case OffsetMismatch():
             metadata = {"expected": str(error.expected)}
             message = f"offset: the next byte is {error.expected}"
             return ApiError("OUT_OF_RANGE", "WRONG_OFFSET", message, metadata=metadata)

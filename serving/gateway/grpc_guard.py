@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
@@ -65,17 +65,33 @@ def to_status(error: ApiError) -> status_pb2.Status:
     return status
 
 
-class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Admits callers and answers for every method of ours; health and reflection answer for themselves."""
+class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """A service whose callers are admitted and whose errors are answered; health and reflection answer for themselves.
 
-    def __init__(self, core: Core) -> None:
+    Each method is wrapped once. An interceptor of grpc's would be asked anew, in coroutines of its own, at every call.
+    """
+
+    def __init__(self, service: Any, core: Core) -> None:
+        """
+        Args:
+            service: a grpc.GenericRpcHandler.
+        """
+        self._service = service
         self._core = core
+        self._methods: dict[str, Any] = {}
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], call_details: Any) -> Any:
-        handler = await continuation(call_details)
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler of a method; None where this service has no such method."""
+        name = handler_call_details.method
+        handler = self._methods.get(name)
         if handler is None:
-            return handler
-        if call_details.method.startswith(OPEN):
+            handler = self._service.service(handler_call_details)
+            if handler is not None:
+                handler = self._methods[name] = self._guard(name, handler)
+        return handler
+
+    def _guard(self, name: str, handler: Any) -> Any:
+        if name.startswith(OPEN):
             return _guard_open(handler)
         if handler.unary_unary:
             return _guard_parser(handler._replace(unary_unary=self._answer(handler.unary_unary)))
@@ -83,7 +99,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no ty
             return _guard_parser(handler._replace(stream_unary=self._answer(handler.stream_unary)))
         if handler.unary_stream:
             return _guard_parser(handler._replace(unary_stream=self._stream(handler.unary_stream)))
-        raise AssertionError(f"{call_details.method} is of a kind that nobody guards")
+        raise AssertionError(f"{name} is of a kind that nobody guards")
 
     def _answer(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def guarded(request: Any, context: Any) -> Any:
@@ -114,6 +130,20 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no ty
         metadata = {key.lower(): value for key, value in context.invocation_metadata() or ()}
         value = metadata.get("authorization")
         _caller.set(await self._core.admit(bearer(value if isinstance(value, str) else None)))
+
+
+class Guarding:
+    """Stands for a server where services are added to it, and guards them."""
+
+    def __init__(self, server: Any, core: Core) -> None:
+        self._server = server
+        self._core = core
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
+        self._server.add_generic_rpc_handlers([Guarded(handler, self._core) for handler in handlers])
+
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        """Newer generated code tells methods this way too; grpc.aio has no use for it."""
 
 
 def _guard_parser(handler: Any) -> Any:

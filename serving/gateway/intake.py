@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import hashlib
 import json
 import random
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.resolve import resolve
 from model.tasks import MAX_SEED, InvalidRequest, ModelCard, VideoRequest, VideoSpec, Violation, parse_request, short
+from serving.api.names import JOB_ID, new_id
 from serving.gateway.doorkeeper import Principal
 from serving.gateway.media_desk import MediaDesk, Prepared
 from serving.gateway.options import Options, check_options
@@ -92,7 +90,7 @@ class Intake:
                 bad += [replace(v, field=f"requests.{i}.{v.field}") for v in error.violations]
         if bad:
             raise InvalidRequest(*bad)
-        return await asyncio.to_thread(self._store.create_batch, jobs, self._limits(who))
+        return await self._store.acreate_batch(jobs, self._limits(who))
 
     async def _prepare(self, order: Order, who: Principal) -> NewJob:
         options = order.options
@@ -122,7 +120,7 @@ class Intake:
         values["task"]["prompt"] = prompt
         retention = options.retention_seconds
         return NewJob(
-            id=new_job_id(),
+            id=new_id(JOB_ID),
             owner=who.owner,
             key_id=who.key_id,
             model=self._card.name,
@@ -175,11 +173,6 @@ class Intake:
         return Limits(self._settings.max_queued, who.limits.concurrent_jobs, who.limits.queued_seconds)
 
 
-def new_job_id() -> str:
-    """120 random bits in letters and digits that need no quoting anywhere."""
-    return "vid_" + base64.b32encode(secrets.token_bytes(15)).decode().lower()
-
-
 def fingerprint(request: VideoRequest, model: str, media: Mapping[str, str]) -> str:
     """SHA-256 of what was asked for. Defaults are left out, so that a field added later changes no stored one.
 
@@ -191,4 +184,3 @@ def fingerprint(request: VideoRequest, model: str, media: Mapping[str, str]) -> 
     if media:
         asked["media"] = dict(media)
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-

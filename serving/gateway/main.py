@@ -11,23 +11,18 @@ import contextlib
 import gc
 import json
 import logging
-import os
-import signal
 import socket
-import ssl
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvicorn
 from grpc_health.v1 import health, health_pb2
-from pydantic import ValidationError
 
 from model.presets import ModelError, find_model
 from model.tasks import ModelCard
-from serving.addresses import AddressError, is_loopback, parse_address
+from serving.addresses import AddressError, parse_address
 from serving.artifacts import ArtifactError, open_artifacts
 from serving.gateway.core import Core
 from serving.gateway.doorkeeper import Doorkeeper
@@ -38,21 +33,19 @@ from serving.gateway.liveness import Liveness
 from serving.gateway.media_desk import MediaDesk
 from serving.gateway.server import VIDEO_SERVICE, credentials, grpc_server, keep_health
 from serving.gateway.watching import Watching
-from serving.jobs.open import Stores, open_stores
+from serving.jobs.open import open_stores
 from serving.jobs.store import StoreError
 from serving.media.sandbox import Sandbox
 from serving.moderation import Moderation
 from serving.net import Guard
 from serving.settings import Settings
+from serving.startup import StartError, check_keys, check_tls, read_settings
+from serving.stopping import stop_on_signals
 
 STOP_SECONDS = 3.0  # what calls get to end
 THREADS = 64  # calls that may wait for the database or the disk at a time
 HTTP_IDLE_SECONDS = 65  # a little more than load balancers keep a connection
 MAX_HTTP_CONNECTIONS = 2_000
-
-
-class StartError(Exception):
-    """The gateway cannot start; one line that says why."""
 
 
 class HttpServer(uvicorn.Server):
@@ -89,20 +82,6 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     return 0
-
-
-def read_settings() -> Settings:
-    """
-    Raises:
-        StartError: they are missing or wrong.
-    """
-    try:
-        return Settings.model_validate_json(os.environ["ZOETROPE_SETTINGS"])
-    except KeyError:
-        raise StartError("ZOETROPE_SETTINGS is not set") from None
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
-        raise StartError(f"ZOETROPE_SETTINGS: {wrong}") from None
 
 
 @contextlib.contextmanager
@@ -145,38 +124,6 @@ def open_core(settings: Settings, card: ModelCard) -> Iterator[Core]:
         )
 
 
-def check_tls(settings: Settings) -> None:
-    """
-    Raises:
-        StartError: the files cannot be used, or one is missing. Without this a service would start without TLS.
-    """
-    cert, key, client_ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
-    if (cert is None) != (key is None) or (client_ca is not None and cert is None):
-        raise StartError("tls_cert, tls_key: give both, or neither; tls_client_ca needs them")
-    if cert is None or key is None:
-        return
-    try:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise StartError(f"tls_cert, tls_key, tls_client_ca: cannot be used: {error}") from None
-
-
-def check_keys(settings: Settings, stores: Stores) -> bool:
-    """Whether calls need a key even while there is none.
-
-    Raises:
-        StartError: others could connect, and there is no key yet.
-    """
-    local = is_loopback(settings.grpc, "grpc") and is_loopback(settings.http, "http")
-    if not local and settings.tls_client_ca is None and not stores.keys.any():
-        raise StartError(
-            "grpc, http: others can connect to an address that is not of this machine alone, and there is no API key;"
-            " make one with `zoetrope keys create NAME`"
-        )
-    return settings.keys == "required" or not local
-
-
 async def run(core: Core, supervised: bool = True) -> None:
     """Serve until told to stop.
 
@@ -203,7 +150,7 @@ async def run(core: Core, supervised: bool = True) -> None:
         web = HttpServer(http_config(core))
         await status.set(VIDEO_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)  # known from the first call on
         await server.start()
-        stop_on_signals(liveness, supervised)
+        stop_on_signals(liveness.stop, with_stdin=supervised)
         tasks = [
             asyncio.create_task(web.serve([listener])),
             asyncio.create_task(keep_health(liveness, status)),
@@ -244,24 +191,6 @@ def http_config(core: Core) -> uvicorn.Config:
         ssl_ca_certs=text(settings.tls_client_ca),
         ssl_cert_reqs=2 if settings.tls_client_ca else 0,
     )
-
-
-def stop_on_signals(liveness: Liveness, supervised: bool) -> None:
-    """SIGTERM and SIGINT stop the gateway, and under a supervisor the end of stdin."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, liveness.stop)
-
-    def wait_for_supervisor() -> None:
-        # os.read: a thread that waits in sys.stdin would hold its lock at exit.
-        with contextlib.suppress(OSError):
-            while os.read(0, 4096):
-                pass
-        with contextlib.suppress(RuntimeError):  # the loop is closed already
-            loop.call_soon_threadsafe(liveness.stop)
-
-    if supervised:
-        threading.Thread(target=wait_for_supervisor, name="stdin", daemon=True).start()
 
 
 def listen(address: str, field: str) -> socket.socket:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import binascii
 import hashlib
-import secrets
 import tempfile
 import time
 from collections.abc import Mapping
@@ -16,9 +15,10 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from model.tasks import InvalidRequest, MediaInfo, Violation, short
+from serving.api.names import MEDIA, MEDIA_ID, OPERATIONS, new_id
 from serving.artifacts import ArtifactError, ArtifactExists, ArtifactMissing, ArtifactStore
 from serving.gateway.sources import digest
-from serving.jobs.errors import QuotaExceeded
+from serving.jobs.errors import OffsetMismatch, QuotaExceeded
 from serving.jobs.job import State
 from serving.jobs.media_table import Media, MediaTable
 from serving.jobs.store import JobStore
@@ -28,8 +28,6 @@ from serving.net import FetchError, Guard
 from serving.settings import Settings
 from serving.stages.stored import media_info
 
-MEDIA = "media/"
-OPERATIONS = "operations/"
 FETCH_SECONDS = 60.0
 MAX_AT_ONCE = 4  # media of one request that are fetched at a time
 MAX_FILENAME_CHARS = 255
@@ -47,14 +45,6 @@ class UnknownMedia(Exception):
 
 class UploadBroken(Exception):
     """The bytes that arrived are not those that were announced; the upload starts anew."""
-
-
-class WrongOffset(Exception):
-    """A piece does not start where the one before ended."""
-
-    def __init__(self, offset: int, expected: int) -> None:
-        super().__init__(f"offset: {offset} is not {expected}, where the next byte belongs")
-        self.expected = expected
 
 
 @dataclass(frozen=True)
@@ -130,11 +120,11 @@ class MediaDesk:
         """Store the next PART_BYTES of an upload, or what is left of it.
 
         Raises:
-            WrongOffset: it does not belong there.
+            OffsetMismatch: it does not belong there.
             UploadBroken: other bytes of this place arrived before.
         """
         if offset != media.received_bytes:
-            raise WrongOffset(offset, media.received_bytes)
+            raise OffsetMismatch(media.received_bytes)
         key = f"uploads/{media.id}/{offset}"
         try:
             await asyncio.to_thread(self._artifacts.put_bytes, key, data, "application/octet-stream")
@@ -274,7 +264,7 @@ class MediaDesk:
             found = await self._sandbox.examine(path)
         except MediaError as error:
             raise InvalidRequest(Violation("data", str(error))) from None
-        key = f"{MEDIA}{media.id}"
+        key = f"media/{media.id}"
         await asyncio.to_thread(self._artifacts.put_file, key, path, found.mime_type)
         ready = await asyncio.to_thread(
             self._table.ready,
@@ -292,7 +282,7 @@ class MediaDesk:
     def _new(self, owner: str, size: int, sha256: str, filename: str) -> Media:
         now = time.time()
         return Media(
-            id="med_" + base64.b32encode(secrets.token_bytes(15)).decode().lower(),
+            id=new_id(MEDIA_ID),
             owner=owner,
             state="uploading",
             key=None,

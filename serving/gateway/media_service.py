@@ -7,13 +7,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from serving.api.names import MEDIA
 from serving.api.zoetrope.video.v1 import media_pb2
 from serving.gateway import convert
 from serving.gateway.core import Core
 from serving.gateway.errors import ApiError, invalid_argument
 from serving.gateway.grpc_guard import caller
 from serving.gateway.listing import check_page_size, decode_page_token, encode_page_token
-from serving.gateway.media_desk import PART_BYTES, WrongOffset
+from serving.gateway.media_desk import PART_BYTES
+from serving.jobs.errors import OffsetMismatch
 from serving.jobs.media_table import Media
 
 MAX_PIECE_BYTES = 1 << 20
@@ -41,7 +43,7 @@ class MediaService:
                 media = await self._uploading(piece.name, owner)
             expected, size = media.received_bytes + len(waiting), media.size_bytes or 0
             if piece.offset != expected:
-                raise WrongOffset(piece.offset, expected)
+                raise OffsetMismatch(expected)
             if len(piece.data) > MAX_PIECE_BYTES:
                 raise invalid_argument("data", f"has {len(piece.data)} bytes, at most {MAX_PIECE_BYTES} are allowed")
             if expected + len(piece.data) > size:
@@ -78,10 +80,10 @@ class MediaService:
     async def _uploading(self, name: str, owner: str) -> Media:
         media = await self._core.desk.get(owner, id_of(name))
         if media.state != "uploading":
-            raise ApiError("FAILED_PRECONDITION", "UPLOAD_COMPLETE", f"{convert.MEDIA_PREFIX}{media.id} is complete")
+            raise ApiError("FAILED_PRECONDITION", "UPLOAD_COMPLETE", f"{MEDIA}{media.id} is complete")
         return media
 
 
 def id_of(name: str) -> str:
     """What is no name gives an id that no file has."""
-    return name.removeprefix(convert.MEDIA_PREFIX)
+    return name.removeprefix(MEDIA)

@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from model.tasks import InvalidRequest, Violation
+from serving.api.names import MEDIA, OPERATIONS
 from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
 from serving.gateway.intake import Order
 from serving.gateway.options import Options
@@ -62,7 +63,7 @@ def extension_of(request: video_pb2.ExtendVideoRequest, job_id: str, spec: dict[
         "kind": "image_to_video",
         "prompt": request.prompt or spec["task"]["prompt"],
         "negative_prompt": request.negative_prompt or spec["task"]["negative_prompt"],
-        "clip": f"operations/{job_id}",
+        "clip": OPERATIONS + job_id,
     }
     data: dict[str, Any] = {
         "task": task,
@@ -120,7 +121,7 @@ def _medium(media: media_pb2.Media, field: str, bad: list[Violation]) -> str:
     """As serving.gateway.intake names media; bytes travel as a data: address."""
     match media.WhichOneof("source"):
         case "name":
-            return media.name if media.name.startswith("media/") else f"media/{media.name}"
+            return media.name if media.name.startswith(MEDIA) else MEDIA + media.name
         case "uri":
             return media.uri
         case "data":

@@ -10,12 +10,12 @@ from typing import Any
 import grpc
 from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from serving.api.zoetrope.video.v1 import account_pb2_grpc, media_pb2_grpc, video_pb2_grpc
 from serving.gateway.account_service import AccountService
 from serving.gateway.core import Core
-from serving.gateway.grpc_guard import Guard
+from serving.gateway.grpc_guard import Guarding
 from serving.gateway.liveness import Liveness
 from serving.gateway.logs import describe
 from serving.gateway.media_service import MediaService
@@ -54,16 +54,18 @@ log = logging.getLogger("zoetrope.gateway")
 
 def grpc_server(core: Core, status: health.aio.HealthServicer) -> Any:
     """A grpc.aio server with no port yet."""
-    server = grpc.aio.server(interceptors=[Guard(core)], options=OPTIONS)
+    server = grpc.aio.server(options=OPTIONS)
+    guarding = Guarding(server, core)
     add_video: Any = video_pb2_grpc.add_VideoServiceServicer_to_server
     add_media: Any = media_pb2_grpc.add_MediaServiceServicer_to_server
     add_account: Any = account_pb2_grpc.add_AccountServiceServicer_to_server
-    add_video(VideoService(core), server)
-    add_media(MediaService(core), server)
-    add_account(AccountService(core), server)
-    operations_pb2_grpc.add_OperationsServicer_to_server(OperationsService(core), server)
-    health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    reflection.enable_server_reflection(SERVICES, server)
+    add_video(VideoService(core), guarding)
+    add_media(MediaService(core), guarding)
+    add_account(AccountService(core), guarding)
+    operations_pb2_grpc.add_OperationsServicer_to_server(OperationsService(core), guarding)
+    health_pb2_grpc.add_HealthServicer_to_server(status, guarding)
+    reflected: Any = reflection.aio.ReflectionServicer(SERVICES)  # `enable_server_reflection` wants the server itself
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, guarding)
     return server
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from google.longrunning import operations_pb2
 
 from model.tasks import InvalidRequest, Violation
+from serving.api.names import OPERATIONS
 from serving.api.zoetrope.video.v1 import video_pb2
 from serving.artifacts import ArtifactError
 from serving.gateway import convert
@@ -199,17 +200,17 @@ async def find_job(core: Core, name: str, who: Principal) -> Job:
     Raises:
         ApiError: NOT_FOUND, also where it is another tenant's.
     """
-    if not name.startswith(convert.PREFIX):
+    if not name.startswith(OPERATIONS):
         raise unknown_operation(name)
     try:
-        return await core.job(name.removeprefix(convert.PREFIX), who)
+        return await core.job(name.removeprefix(OPERATIONS), who)
     except JobNotFound:
         raise unknown_operation(name) from None
 
 
 def unknown_operation(name: str) -> ApiError:
     shown = name if len(name) <= 80 else name[:77] + "..."
-    violation = Violation("name", f"{shown!r} is not a known operation; names look like {convert.PREFIX}vid_...")
+    violation = Violation("name", f"{shown!r} is not a known operation; names look like {OPERATIONS}vid_...")
     return ApiError("NOT_FOUND", "UNKNOWN_OPERATION", f"name: {violation.description}", violations=(violation,))
 
 

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from serving.gateway.line import Line
 from serving.gateway.logs import describe
+from serving.gateway.together import Together
 from serving.jobs.job import Job, State
 from serving.jobs.store import JobStore, StoreError
 
@@ -50,6 +51,7 @@ class Watching:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._line = Line(store)
+        self._places: Together[Job, int] = Together(self._read_places)
         self._followed: dict[str, _Followed] = {}
         self._wanted = asyncio.Event()
         self._positions: dict[str, int] = {}
@@ -74,7 +76,6 @@ class Watching:
         done or gone. Belongs to no tenant: the caller has checked that it may see the job."""
         entry = self._followed.setdefault(job_id, _Followed())
         entry.followers += 1
-        entry.changed = entry.changed if entry.followers > 1 else asyncio.Event()
         last: Sighting | None = None
         self._wanted.set()
         try:
@@ -95,10 +96,7 @@ class Watching:
 
     async def outlook(self, job: Job) -> Outlook:
         """Of one job, read now."""
-        if job.state is not State.QUEUED:
-            return Outlook(0, job.eta_seconds if job.state is State.RUNNING else None)
-        places = await asyncio.to_thread(self._line.places, [job])
-        return self._queued(places.get(job.id, 0), await self._mean(job.model))
+        return await self._outlook_at(job, await self._places.get(job) if job.state is State.QUEUED else 0)
 
     async def outlooks(self, jobs: list[Job]) -> list[Outlook]:
         """Of a page of jobs, with one query for all places."""
@@ -132,10 +130,12 @@ class Watching:
     async def _outlook_at(self, job: Job, position: int) -> Outlook:
         if job.state is not State.QUEUED:
             return Outlook(0, job.eta_seconds if job.state is State.RUNNING else None)
-        return self._queued(position, await self._mean(job.model))
-
-    def _queued(self, position: int, each: float | None) -> Outlook:
+        each = await self._mean(job.model)
         return Outlook(position, None if each is None else each * (position + 1))
+
+    def _read_places(self, jobs: Sequence[Job]) -> list[int]:
+        places = self._line.places(jobs)
+        return [places.get(job.id, 0) for job in jobs]
 
     async def _mean(self, model: str) -> float | None:
         """How long a job of the model takes, looked up now and then."""

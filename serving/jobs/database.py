@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from queue import Empty, SimpleQueue
@@ -179,15 +181,42 @@ class _Item(Generic[T]):
     body: Callable[[Tx], T]
     synced: bool
     lock: str | None
-    future: Future[T]
+    future: Future[T] | asyncio.Future[T]
     outcome: tuple[T | None, Exception | None] = (None, None)
 
+    def begin(self) -> bool:
+        """False where nobody waits for it any more."""
+        if isinstance(self.future, asyncio.Future):
+            return not self.future.cancelled()
+        return self.future.set_running_or_notify_cancel()
+
     def settle(self) -> None:
+        """Of an asyncio future on its loop alone."""
         value, error = self.outcome
+        if self.future.done():
+            return  # cancelled meanwhile
         if error is not None:
             self.future.set_exception(error)
         else:
             self.future.set_result(value)  # type: ignore[arg-type]
+
+
+def _settle(batch: Sequence[_Item[Any]]) -> None:
+    """Tell all who wait; a loop is woken once for all of its own."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Item[Any]]] = {}
+    for item in batch:
+        if isinstance(item.future, asyncio.Future):
+            loops.setdefault(item.future.get_loop(), []).append(item)
+        else:
+            item.settle()
+    for loop, items in loops.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(_settle_here, items)
+
+
+def _settle_here(items: Sequence[_Item[Any]]) -> None:
+    for item in items:
+        item.settle()
 
 
 class _NotAlone(Exception):
@@ -240,16 +269,19 @@ class Database:
             database refused a statement or the commit; then nothing of the body is stored, unless the connection
             broke in the middle of a commit.
         """
-        item = _Item(body, synced, lock, Future[T]())
-        with self._gate:
-            if self._closed:
-                raise StoreError(f"{self._name}: it is closed")
-            self._queue.put(item)
-        return item.future
+        future = Future[T]()
+        self._put(_Item(body, synced, lock, future))
+        return future
 
     def write(self, body: Callable[[Tx], T], *, synced: bool = True, lock: str | None = None) -> T:
         """`submit`, and wait."""
         return self.submit(body, synced=synced, lock=lock).result()
+
+    async def awrite(self, body: Callable[[Tx], T], *, synced: bool = True, lock: str | None = None) -> T:
+        """`write`, without a thread that waits."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._put(_Item(body, synced, lock, future))
+        return await future
 
     def read(self, sql: str, values: Values = ()) -> list[Row]:
         """The rows of a query; it sees what is committed and waits for no writer."""
@@ -271,6 +303,12 @@ class Database:
         """As `Tx.among`."""
         return self.dialect.among.format(column=column), self.dialect.array([str(value) for value in clean(values)])
 
+    def _put(self, item: _Item[Any]) -> None:
+        with self._gate:
+            if self._closed:
+                raise StoreError(f"{self._name}: it is closed")
+            self._queue.put(item)
+
     def _named(self, error: Exception) -> StoreError:
         text = str(error).strip()
         return StoreError(f"{self._name}: {text.splitlines()[0] if text else type(error).__name__}")
@@ -286,7 +324,7 @@ class Database:
                 if item is None:
                     closing = True
                     break
-                if item.future.set_running_or_notify_cancel():
+                if item.begin():
                     batch.append(item)
                 if len(batch) == MAX_BATCH:
                     break
@@ -296,8 +334,7 @@ class Database:
                     break
             if batch:
                 self._commit(batch)
-                for item in batch:
-                    item.settle()
+                _settle(batch)
 
     def _commit(self, batch: list[_Item[Any]]) -> None:
         """Give every item its outcome."""

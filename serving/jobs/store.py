@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -93,12 +92,17 @@ class JobStore:
     async def acreate(self, job: NewJob, limits: Limits) -> Job:
         """`create`, without a thread that waits."""
         encoded = Encoded(job)
-        return await asyncio.wrap_future(self._db.submit(lambda tx: admit(tx, encoded, limits), lock=LOCK))
+        return await self._db.awrite(lambda tx: admit(tx, encoded, limits), lock=LOCK)
 
     def create_batch(self, jobs: Sequence[NewJob], limits: Limits) -> Jobs:
         """Queue all of these jobs or none; raises as `create`."""
         encoded = [Encoded(job) for job in jobs]
         return self._db.write(lambda tx: [admit(tx, one, limits) for one in encoded], lock=LOCK)
+
+    async def acreate_batch(self, jobs: Sequence[NewJob], limits: Limits) -> Jobs:
+        """`create_batch`, without a thread that waits."""
+        encoded = [Encoded(job) for job in jobs]
+        return await self._db.awrite(lambda tx: [admit(tx, one, limits) for one in encoded], lock=LOCK)
 
     def get(self, job_id: str, owner: str) -> Job | None:
         """The job, or None where this owner has no such job."""

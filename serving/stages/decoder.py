@@ -45,7 +45,7 @@ class Decoder:
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self._autoencoder = load_autoencoder(card, configure_torch())
-        self._view = LatentView.fit(self._autoencoder)
+        self._view = LatentView.fit(self._autoencoder) if settings.preview_steps else None
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._moderation = Moderation(settings)
         self._scratch = settings.scratch
@@ -88,6 +88,7 @@ class Decoder:
         return await asyncio.to_thread(self._preview, spec, latents[0], prefix, step)
 
     def _preview(self, spec: VideoSpec, reference: ray.ObjectRef, prefix: str, step: int) -> Preview:  # type: ignore[type-arg]
+        assert self._view is not None, "nobody asks for previews of this service"
         frames = self._view.frames(ray.get(reference))
         data, width, height = animate(frames, spec.temporal / spec.fps)
         file = self._artifacts.put_bytes(f"{prefix}/preview-{step}.webp", data, "image/webp")

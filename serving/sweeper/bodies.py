@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from serving.gateway.convert import operation_name
+from serving.api.names import OPERATIONS
 from serving.jobs.job import Job, State
 from serving.jobs.outbox import Delivery
 
@@ -22,11 +22,11 @@ def body_of(delivery: Delivery, job: Job | None, base_url: str) -> str:
 
 def event_of(delivery: Delivery, job: Job | None) -> dict[str, Any]:
     """In the form that Standard Webhooks recommends: type, timestamp, data."""
-    data: dict[str, Any] = {"id": delivery.job_id, "name": f"operations/{delivery.job_id}"}
+    data: dict[str, Any] = {"id": delivery.job_id, "name": OPERATIONS + delivery.job_id}
     if job is not None:
         data = {
             "id": job.id,
-            "name": operation_name(job),
+            "name": OPERATIONS + job.id,
             "state": str(job.state),
             "task": job.spec["task"]["kind"],
             "model": job.model,

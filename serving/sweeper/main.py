@@ -8,23 +8,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import sys
-import threading
+from collections.abc import Callable
 
 from serving.artifacts import ArtifactError, ArtifactStore, open_artifacts
 from serving.gateway.logs import describe
-from serving.gateway.main import StartError, read_settings
 from serving.jobs.errors import StoreError
 from serving.jobs.open import Stores, open_stores
 from serving.net import Guard
 from serving.settings import Settings
+from serving.startup import StartError, read_settings
+from serving.stopping import stop_on_signals
 from serving.sweeper.sender import Sender
-from serving.sweeper.sweep import sweep
+from serving.sweeper.sweep import sweep, tidy
 
 SEND_SECONDS = 0.1  # between two looks at the outbox
 SWEEP_SECONDS = 5.0
+TIDY_SECONDS = 60.0
 log = logging.getLogger("zoetrope.sweeper")
 
 
@@ -44,13 +44,15 @@ def main() -> int:
 async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore) -> None:
     """Work until told to stop."""
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    threading.Thread(target=_wait_for_supervisor, args=(loop, stopping), name="stdin", daemon=True).start()
+    stop_on_signals(stopping.set)
     scheme = "https" if settings.tls_cert else "http"
     sender = Sender(stores, Guard(allow=settings.allow_networks), settings.public_url or f"{scheme}://{settings.http}")
-    sweeping = asyncio.create_task(_sweep_forever(stores, artifacts))
+    sweeping = [
+        asyncio.create_task(_repeat(sweep, stores, artifacts, SWEEP_SECONDS)),
+        asyncio.create_task(_repeat(tidy, stores, artifacts, TIDY_SECONDS)),
+    ]
+    for task in sweeping:  # none ends by itself; should one fail, the supervisor starts another sweeper
+        task.add_done_callback(lambda _: stopping.set())
     print("ready", flush=True)
     try:
         while not stopping.is_set():
@@ -61,25 +63,23 @@ async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore) -> N
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), SEND_SECONDS)
     finally:
-        sweeping.cancel()
+        for task in sweeping:
+            task.cancel()
+        for outcome in await asyncio.gather(*sweeping, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                log.error("the sweep ended:\n%s", describe(outcome))
         await sender.drain()
 
 
-async def _sweep_forever(stores: Stores, artifacts: ArtifactStore) -> None:
+async def _repeat(
+    duty: Callable[[Stores, ArtifactStore], object], stores: Stores, artifacts: ArtifactStore, seconds: float
+) -> None:
     while True:
         try:
-            await asyncio.to_thread(sweep, stores, artifacts)
+            await asyncio.to_thread(duty, stores, artifacts)
         except (StoreError, ArtifactError) as error:
             log.error("the sweep failed:\n%s", describe(error))
-        await asyncio.sleep(SWEEP_SECONDS)
-
-
-def _wait_for_supervisor(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
-    with contextlib.suppress(OSError):
-        while os.read(0, 4096):
-            pass
-    with contextlib.suppress(RuntimeError):  # the loop is closed already
-        loop.call_soon_threadsafe(stopping.set)
+        await asyncio.sleep(seconds)
 
 
 if __name__ == "__main__":

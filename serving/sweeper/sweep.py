@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from serving.artifacts import ArtifactError, ArtifactStore
-from serving.gateway.core import keys_of
 from serving.gateway.media_desk import part_keys
+from serving.job_files import delete_files, delete_strays
 from serving.jobs.open import Stores
 
 BATCH = 100
@@ -22,13 +22,10 @@ def sweep(stores: Stores, artifacts: ArtifactStore) -> int:
         StoreError.
     """
     stores.jobs.fail_overdue()
-    for job in stores.jobs.maybe_littered(STRAY_SECONDS):
-        strays = set(artifacts.below(f"jobs/{job.id}")) - set(keys_of(job))
-        artifacts.delete(sorted(strays))
     deleted = 0
     for job in stores.jobs.expired(BATCH):
         try:
-            artifacts.delete(artifacts.below(f"jobs/{job.id}"))
+            delete_files(artifacts, job)
         except ArtifactError as error:
             log.warning("job %s: its files cannot be deleted yet: %s", job.id, error)
             continue
@@ -46,3 +43,17 @@ def sweep(stores: Stores, artifacts: ArtifactStore) -> int:
     stores.outbox.forget(MESSAGE_SECONDS)
     stores.jobs.forget_events()
     return deleted
+
+
+def tidy(stores: Stores, artifacts: ArtifactStore) -> None:
+    """Delete what holders that lost their leases left beside the files of jobs that ended lately. Lists the files of
+    every such job, which a bucket charges for: for longer intervals than `sweep`.
+
+    Raises:
+        StoreError.
+    """
+    for job in stores.jobs.maybe_littered(STRAY_SECONDS):
+        try:
+            delete_strays(artifacts, job)
+        except ArtifactError as error:
+            log.warning("job %s: strays may lie among its files: %s", job.id, error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,10 @@ from model.pipeline import NOTHING, LocalPipeline, condition_span
 from model.presets import find_model
 from model.resolve import resolve
 from model.tasks import TextToVideo, VideoRequest, segment_of
-from tests.cluster.hub import Hub, start_engine
+from tests.cluster.hub import start_engine
 from tests.tiny import tiny_a14b
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-@pytest.fixture
-def hub() -> Iterator[Any]:
-    actor: Any = ray.remote(Hub).options(num_cpus=0, max_concurrency=64).remote()
-    yield actor
-    ray.kill(actor)
 
 
 @pytest.mark.timeout(300)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,10 @@ import ray
 from cluster.engine import MAX_FAILURES
 from cluster.settings import EngineSettings
 from model.presets import find_model
-from tests.cluster.hub import Hub, start_engine
+from tests.cluster.hub import start_engine
 from tests.tiny import tiny_wan
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-@pytest.fixture
-def hub() -> Iterator[Any]:
-    actor: Any = ray.remote(Hub).options(num_cpus=0, max_concurrency=64).remote()
-    yield actor
-    ray.kill(actor)
 
 
 @pytest.mark.timeout(400)

@@ -20,7 +20,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -33,6 +32,7 @@ from serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
 from serving.cli.service import ServiceProcess, serve_command
 from serving.jobs.job import State
 from serving.jobs.open import open_stores
+from tests.serving.receiver import Answer, receiving
 
 READY_SECONDS = 300.0
 END_SECONDS = 900.0
@@ -68,36 +68,23 @@ class Seen:
     seconds: float = 0.0
 
 
-class Receiver:
+@contextlib.contextmanager
+def hook(seen: Seen) -> Iterator[str]:
     """Takes webhooks on loopback; every seventh message is refused when it first comes, to be sent again."""
+    lock, met = threading.Lock(), set[str]()
 
-    def __init__(self, seen: Seen) -> None:
-        lock, met = threading.Lock(), set[str]()
+    def answer(headers: dict[str, str], body: bytes) -> Answer:
+        told, message = json.loads(body), headers["webhook-id"]
+        with lock:
+            refuse = message not in met and len(met) % 7 == 3
+            met.add(message)
+            if not refuse:
+                seen.webhooks[f"{told['data']['id']} {told['type']}"].add(message)
+                seen.deliveries += 1
+        return Answer(503 if refuse else 204, headers={"retry-after": "1"})
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                with lock:
-                    message = self.headers["webhook-id"]
-                    refuse = message not in met and len(met) % 7 == 3
-                    met.add(message)
-                    if not refuse:
-                        seen.webhooks[f"{body['data']['id']} {body['type']}"].add(message)
-                        seen.deliveries += 1
-                self.send_response(503 if refuse else 204)
-                self.send_header("retry-after", "1")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                """Nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    with receiving(answer) as url:
+        yield url
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -243,7 +230,6 @@ def environment(**values: str) -> Iterator[None]:
 def run(plan: Soak, directory: Path) -> Seen:
     """Do it, and look at what is left. What went wrong is in ``problems``."""
     seen = Seen()
-    receiver = Receiver(seen)
     settings = {
         "ZOETROPE_DATABASE": plan.database,
         "ZOETROPE_GATEWAYS": str(plan.gateways),
@@ -252,13 +238,15 @@ def run(plan: Soak, directory: Path) -> Seen:
         "ZOETROPE_MAX_RUNNING": "12",
         "ZOETROPE_ALLOW_NETWORKS": '["127.0.0.0/8"]',
     }
-    with environment(**settings):
-        process = ServiceProcess(serve_command("nano", directory / "data"), directory / "log")
-    try:
+    with contextlib.ExitStack() as stack:
+        webhooks = stack.enter_context(hook(seen))
+        with environment(**settings):
+            process = ServiceProcess(serve_command("nano", directory / "data"), directory / "log")
+        stack.callback(process.stop)
         process.wait_ready(READY_SECONDS)
         addresses = grpc_addresses(process, plan.gateways)
         started = time.monotonic()
-        _drive(plan, process, addresses, receiver.url, seen)
+        _drive(plan, process, addresses, webhooks, seen)
         seen.seconds = time.monotonic() - started
         wanted = {f"{name.removeprefix('operations/')} video.{event}" for name in seen.names.values()
                   for event in ("start", "completed")}  # fmt: skip
@@ -269,9 +257,6 @@ def run(plan: Soak, directory: Path) -> Seen:
         url = plan.database or f"sqlite:///{directory / 'data' / 'jobs.db'}"
         until(lambda: not strays(url, directory / "data" / "artifacts"), 180, "files of lost leases are swept")
         check(url, seen)
-    finally:
-        process.stop()
-        receiver.close()
     return seen
 
 

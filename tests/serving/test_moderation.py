@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +12,19 @@ import pytest
 
 from serving.moderation import CheckUnavailable, Moderation, PromptRefused, WordList
 from serving.settings import Settings
+from tests.serving.receiver import Answer, receiving
 
 
 @contextmanager
 def hook(answer: Callable[[dict[str, str], bytes], tuple[int, Any]]) -> Iterator[str]:
     """A service that answers POSTs: (headers, body) -> (status, JSON)."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            length = int(self.headers["content-length"])
-            headers = {key.lower(): value for key, value in self.headers.items()}
-            status, value = answer(headers, self.rfile.read(length))
-            body = value if isinstance(value, bytes) else json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def reply(headers: dict[str, str], body: bytes) -> Answer:
+        status, value = answer(headers, body)
+        return Answer(status, value if isinstance(value, bytes) else json.dumps(value).encode())
 
-        def log_message(self, *_: Any) -> None:
-            """Nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with receiving(reply) as url:
+        yield url
 
 
 def settings(**values: Any) -> Settings:

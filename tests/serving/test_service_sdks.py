@@ -8,9 +8,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -28,6 +27,7 @@ from replicate.webhook import InvalidSignatureError, Webhooks
 from serving.cli.service import Addresses, ServiceProcess, serve_command
 from serving.media import MediaInfo, VideoWriter, probe
 from tests.serving.gateway.harness import ROOT, until
+from tests.serving.receiver import Answer, receiving
 
 pytestmark = pytest.mark.timeout(600)
 READY_SECONDS = 300.0
@@ -59,34 +59,24 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"picture": folder / "picture.png", "clip": folder / "clip.mp4"}
 
 
+@dataclass
 class Hooks:
-    """Receives webhooks: (headers, body)."""
+    """Webhooks that came: (headers, body)."""
 
-    def __init__(self) -> None:
-        self.received: list[tuple[dict[str, str], bytes]] = []
-        received = self.received
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                received.append(({key.lower(): value for key, value in self.headers.items()}, body))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                """Nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+    url: str = ""
+    received: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
 
 
 @pytest.fixture
 def hooks() -> Iterator[Hooks]:
     hooks = Hooks()
-    yield hooks
-    hooks.server.shutdown()
-    hooks.server.server_close()
+
+    def answer(headers: dict[str, str], body: bytes) -> Answer:
+        hooks.received.append((headers, body))
+        return Answer()
+
+    with receiving(answer) as hooks.url:
+        yield hooks
 
 
 def look(data: bytes, folder: Path) -> MediaInfo:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import random
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import standardwebhooks
@@ -20,6 +18,7 @@ from replicate.webhook import InvalidSignatureError, Webhooks, WebhookSigningSec
 
 from serving.net import Guard
 from serving.webhooks import BACKOFF_SECONDS, Outcome, backoff_seconds, deliver, judge, next_delay, sign
+from tests.serving.receiver import Answer, receiving
 
 SECRET = "whsec_" + "c2l4dGVlbiBieXRlcyBrZXkgb2Ygb3Vycyw="
 BODY = '{"id": "abc", "prompt": "ein Kätzchen 🐈"}'
@@ -46,25 +45,12 @@ class Receiver:
 def receiver() -> Iterator[Receiver]:
     receiver = Receiver()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"])).decode()
-            receiver.received.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            self.send_response(receiver.statuses.pop(0))
-            for name, value in receiver.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(b"said the receiver")
+    def answer(headers: dict[str, str], body: bytes) -> Answer:
+        receiver.received.append((headers, body.decode()))
+        return Answer(receiver.statuses.pop(0), b"said the receiver", receiver.headers)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    receiver.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
-    yield receiver
-    server.shutdown()
-    server.server_close()
+    with receiving(answer) as receiver.url:
+        yield receiver
 
 
 OPEN = Guard(allow=("127.0.0.0/8",))

@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Send
 
-from model.tasks import InvalidRequest, Violation, short
+from model.tasks import Violation, invalid_request, short
 from serving.gateway.core import Core, file_of
 from serving.gateway.doorkeeper import Principal
 from serving.gateway.errors import ApiError, as_api_error, whole_seconds
@@ -186,11 +186,7 @@ def parse(model: type[BaseModel], value: Any) -> Any:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        violations = []
-        for item in error.errors(include_url=False):
-            path = ".".join(map(str, item["loc"])) or "body"
-            violations.append(Violation(path, f"{item['msg']}, got {short(item['input'])}"))
-        raise InvalidRequest(*violations) from None
+        raise invalid_request(error) from None
 
 
 async def read_model(request: Request, model: type[BaseModel], limit: int = MAX_JSON_BYTES) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.tasks import MAX_REFERENCES, SIZES, InvalidRequest, ModelCard, Violation, short
+from serving.api.names import MEDIA, MEDIA_ID, id_from
 from serving.gateway.http.dashscope_models import Input, Parameters, Synthesis
 from serving.gateway.intake import UnknownModel
 
@@ -125,12 +125,12 @@ def named_media(given: Input) -> list[Named]:
 
 def media_id(oss_key: str) -> str:
     """The medium that an upload of that key becomes (`serving.gateway.http.dashscope_uploads`)."""
-    return "med_" + base64.b32encode(hashlib.sha256(oss_key.encode()).digest()[:15]).decode().lower()
+    return id_from(MEDIA_ID, hashlib.sha256(oss_key.encode()).digest())
 
 
 def source(url: str) -> str:
     """As the intake names media."""
-    return f"media/{media_id(url.removeprefix(OSS))}" if url.startswith(OSS) else url
+    return MEDIA + media_id(url.removeprefix(OSS)) if url.startswith(OSS) else url
 
 
 def _misplaced(media: Sequence[Named], family: str | None, model: str) -> list[Violation]:

@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse, Response
 
 from model.tasks import InvalidRequest, Violation, short
+from serving.api.names import MEDIA, OPERATIONS
 from serving.gateway.core import JobNotFound, file_of
 from serving.gateway.errors import ApiError, invalid_argument
 from serving.gateway.http import openai_models as schema
@@ -100,7 +101,7 @@ async def _edit_job(call: Call, body: schema.Prompted, job: Job, model: str) -> 
     file_of(job)
     spec = job.spec
     data = {"model": model, "size": f"{spec['width']}x{spec['height']}", "fps": spec["fps"], "steps": spec["steps"]}
-    task = {"kind": "edit_video", "video": f"operations/{job.id}"}
+    task = {"kind": "edit_video", "video": OPERATIONS + job.id}
     return await _submit(call, body, task, {**data, "guidance": spec["guidance"]}, remixed_from=job.id)
 
 
@@ -220,7 +221,7 @@ def _source(reference: schema.Reference, field: str) -> str:
         raise invalid_argument(field, "give either image_url or file_id")
     if reference.image_url is not None:
         return _address(reference.image_url, f"{field}.image_url")
-    return f"media/{reference.file_id}"
+    return f"{MEDIA}{reference.file_id}"
 
 
 def _address(url: str, field: str) -> str:
@@ -252,7 +253,7 @@ async def _keep(call: Call, upload: UploadFile, field: str) -> tuple[str, str]:
         medium = await add_upload(call, upload)
     except InvalidRequest as error:
         raise InvalidRequest(*(Violation(field, violation.description) for violation in error.violations)) from None
-    return f"media/{medium.id}", str((medium.info or {}).get("kind"))
+    return MEDIA + medium.id, str((medium.info or {}).get("kind"))
 
 
 def _put(values: dict[str, Any], name: str, value: str) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
-from serving.gateway.convert import MEDIA_PREFIX, PREFIX
+from serving.api.names import MEDIA, OPERATIONS
 from serving.gateway.errors import ApiError, as_api_error, invalid_argument
 from serving.gateway.http import replicate_models as schema
 from serving.gateway.http.base import Call, Endpoint, base_url, stream_file, with_fields
@@ -94,7 +94,7 @@ async def delete_file(call: Call) -> Response:
 async def _ready(call: Call) -> Media:
     media = await call.core.desk.get(call.who.owner, call.path["file_id"])
     if media.state != "ready":
-        raise UnknownMedia("name", MEDIA_PREFIX + media.id)
+        raise UnknownMedia("name", MEDIA + media.id)
     return media
 
 
@@ -110,14 +110,14 @@ def localised(call: Call, data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _local(source: str, own: set[tuple[str, str]]) -> str:
     if FILE_ID.fullmatch(source):
-        return MEDIA_PREFIX + source
+        return MEDIA + source
     if not source.startswith(("http://", "https://")) or _host(source) not in own:
         return source
     path = urlsplit(source).path
     if (match := FILE.fullmatch(path)) is not None:
-        return MEDIA_PREFIX + match[1]
+        return MEDIA + match[1]
     if (match := OUTPUT.fullmatch(path)) is not None:
-        return PREFIX + match[1]
+        return OPERATIONS + match[1]
     return source
 
 

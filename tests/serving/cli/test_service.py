@@ -119,7 +119,7 @@ def test_the_service_ends_with_its_parent(tmp_path: Path) -> None:
     """Even when the parent is killed and can clean up nothing."""
     pid = tmp_path / "pid"
     note = f"import os, pathlib; pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))"
-    service = script(note, "from serving.cli.service import stop_with_stdin; stop_with_stdin()", READY, WAIT)
+    service = script(note, "from serving.stopping import stop_with_stdin; stop_with_stdin()", READY, WAIT)
     parent = [
         "import pathlib; from serving.cli.service import ServiceProcess",
         f"service = ServiceProcess({service!r}, pathlib.Path({str(tmp_path / 'log')!r}))",

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from model.presets import find_model
 from model.tasks import InvalidRequest, Violation, parse_request
+from serving.api.names import JOB_ID, new_id
 from serving.artifacts import open_artifacts
 from serving.gateway.doorkeeper import Principal
-from serving.gateway.intake import Intake, Order, UnknownModel, fingerprint, new_job_id
+from serving.gateway.intake import Intake, Order, UnknownModel, fingerprint
 from serving.gateway.media_desk import MediaDesk
 from serving.gateway.options import Options
 from serving.jobs.job import Job
@@ -139,7 +140,7 @@ async def test_bad_options(options: Options, field: str, desk: Desk) -> None:
 
 
 def test_job_ids() -> None:
-    ids = {new_job_id() for _ in range(100)}
+    ids = {new_id(JOB_ID) for _ in range(100)}
     assert len(ids) == 100
     assert all(re.fullmatch("vid_[a-z2-7]{24}", job_id) for job_id in ids)
 

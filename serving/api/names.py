@@ -1,0 +1,22 @@
+"""How the API names jobs and media: ``operations/vid_...`` and ``media/med_...``."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+
+OPERATIONS = "operations/"
+MEDIA = "media/"
+JOB_ID = "vid_"
+MEDIA_ID = "med_"
+ID_BYTES = 15  # 120 bits, which base32 writes without padding
+
+
+def new_id(prefix: str) -> str:
+    """120 random bits in letters and digits that need no quoting anywhere."""
+    return id_from(prefix, secrets.token_bytes(ID_BYTES))
+
+
+def id_from(prefix: str, data: bytes) -> str:
+    """The id that stands for the first 120 bits of ``data``."""
+    return prefix + base64.b32encode(data[:ID_BYTES]).decode().lower()

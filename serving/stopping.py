@@ -1,0 +1,40 @@
+"""When a process is to stop: at SIGTERM, at SIGINT, and when the process that started it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+
+def stop_on_signals(stop: Callable[[], object], *, with_stdin: bool = True) -> None:
+    """Have the running loop call ``stop`` at SIGTERM and SIGINT and, if asked, when standard input ends."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+
+    def stop_in_loop() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            loop.call_soon_threadsafe(stop)
+
+    if with_stdin:
+        _when_stdin_ends(stop_in_loop)
+
+
+def stop_with_stdin() -> None:
+    """Send this process a SIGTERM when its standard input ends, which it does when the parent dies."""
+    _when_stdin_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _when_stdin_ends(then: Callable[[], None]) -> None:
+    def wait() -> None:
+        # os.read: a thread that waits in sys.stdin would hold its lock at exit.
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        then()
+
+    threading.Thread(target=wait, name="stdin", daemon=True).start()

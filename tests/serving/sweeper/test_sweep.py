@@ -1,0 +1,153 @@
+"""The sweeper's rounds, on a real store and a directory of files."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.artifacts import ArtifactStore, ArtifactUnavailable
+from serving.job_files import delete_files
+from serving.jobs.job import Artifact, Job, Preview, Result, State
+from serving.jobs.open import Stores, open_stores
+from serving.settings import Settings
+from serving.sweeper import main
+from serving.sweeper.sweep import sweep, tidy
+from tests.serving.jobs.harness import LIMITS, Clock, claim, new_job
+
+
+class Counting(ArtifactStore):
+    """Counts listings, and cannot list the folders in ``away``."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.listed: list[str] = []
+        self.away: set[str] = set()
+
+    def below(self, folder: str) -> list[str]:
+        self.listed.append(folder)
+        if folder in self.away:
+            raise ArtifactUnavailable(f"artifact {folder}: the store is away")
+        return super().below(folder)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stores(tmp_path: Path, clock: Clock) -> Iterator[Stores]:
+    stores = open_stores(f"sqlite://{tmp_path}/jobs.db", clock)
+    yield stores
+    stores.close()
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Counting:
+    return Counting(tmp_path / "artifacts")
+
+
+def put(artifacts: ArtifactStore, key: str) -> Artifact:
+    return artifacts.put_bytes(key, b"bytes", "video/mp4")
+
+
+def ended(stores: Stores, artifacts: ArtifactStore, job_id: str, clock: Clock) -> Job:
+    """A job whose first holder lost its lease and left a file beside the video of the second."""
+    stores.jobs.create(new_job(job_id, retention_seconds=7_200.0), LIMITS)
+    claim(stores.jobs)
+    put(artifacts, f"jobs/{job_id}/1/video.mp4")
+    clock.now += 11
+    claim(stores.jobs)
+    video = put(artifacts, f"jobs/{job_id}/2/video.mp4")
+    result = Result(video, None, frames=9, width=96, height=64, fps=12)
+    assert stores.jobs.finish(job_id, 2, State.SUCCEEDED, result=result)
+    job = stores.jobs.get(job_id, "")
+    assert job is not None
+    return job
+
+
+def files(artifacts: ArtifactStore) -> list[str]:
+    return ArtifactStore.below(artifacts, "jobs")
+
+
+def test_strays_go_and_what_the_job_names_stays(stores: Stores, artifacts: Counting, clock: Clock) -> None:
+    ended(stores, artifacts, "a", clock)
+    assert sweep(stores, artifacts) == 0
+    assert artifacts.listed == []  # a bucket charges for it
+    tidy(stores, artifacts)
+    assert files(artifacts) == ["jobs/a/2/video.mp4"]
+    clock.now += 3_601
+    artifacts.listed = []
+    tidy(stores, artifacts)
+    assert artifacts.listed == []
+
+
+def test_a_folder_that_cannot_be_listed_stops_nothing_else(
+    stores: Stores, artifacts: Counting, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for job_id in ("a", "b"):
+        ended(stores, artifacts, job_id, clock)
+    artifacts.away = {"jobs/a"}
+    tidy(stores, artifacts)
+    assert files(artifacts) == ["jobs/a/1/video.mp4", "jobs/a/2/video.mp4", "jobs/b/2/video.mp4"]
+    assert "job a: strays may lie among its files: artifact jobs/a: the store is away" in caplog.text
+    clock.now += 7_201
+    assert sweep(stores, artifacts) == 1
+    assert stores.jobs.get("b", "") is None
+    assert stores.jobs.get("a", "") is not None  # its files are not gone yet
+    artifacts.away = set()
+    assert sweep(stores, artifacts) == 1
+    assert (files(artifacts), stores.jobs.get("a", "")) == ([], None)
+
+
+def test_all_of_a_job_is_deleted_wherever_it_lies(stores: Stores, artifacts: Counting, clock: Clock) -> None:
+    stores.jobs.create(new_job("a"), LIMITS)
+    claim(stores.jobs)
+    picture = put(artifacts, "previews/a.webp")
+    preview = Preview(picture.key, "image/webp", 16, 16, picture.size_bytes, 5)
+    assert stores.jobs.put_preview("a", 1, preview) == (True, None)
+    for key in ("jobs/a/1/latents.safetensors", "jobs/a/2/video.mp4", "jobs/ab/1/video.mp4"):
+        put(artifacts, key)
+    job = stores.jobs.get("a", "")
+    assert job is not None
+    for _ in range(2):  # can be repeated
+        delete_files(artifacts, job)
+        assert files(artifacts) == ["jobs/ab/1/video.mp4"]
+        assert not artifacts.exists(picture.key)
+
+
+async def test_files_are_listed_less_often_than_jobs_are_swept(
+    stores: Stores, artifacts: Counting, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(stores, artifacts, "a", clock)
+    artifacts.away = {"jobs/a"}
+    rounds = []
+
+    def count(stores: Stores, artifacts: ArtifactStore) -> None:
+        rounds.append(time.monotonic())
+
+    assert main.TIDY_SECONDS >= 10 * main.SWEEP_SECONDS
+    monkeypatch.setattr(main, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(main, "sweep", count)
+    monkeypatch.setattr(main, "stop_on_signals", lambda stop: asyncio.get_running_loop().call_later(0.5, stop))
+    await main.run(Settings(data_dir=tmp_path), stores, artifacts)
+    assert artifacts.listed == ["jobs/a"]
+    assert len(rounds) > 5
+
+
+async def test_a_sweep_that_breaks_ends_the_sweeper(
+    stores: Stores, artifacts: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The supervisor then starts another; else nothing would be swept any more, and nobody would know."""
+
+    def breaks(stores: Stores, artifacts: ArtifactStore) -> None:
+        raise ZeroDivisionError("no such luck")
+
+    monkeypatch.setattr(main, "sweep", breaks)
+    monkeypatch.setattr(main, "stop_on_signals", lambda stop: None)
+    await asyncio.wait_for(main.run(Settings(data_dir=tmp_path), stores, artifacts), 30)
+    assert "the sweep ended" in caplog.text and "ZeroDivisionError" in caplog.text
