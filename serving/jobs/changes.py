@@ -5,11 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from serving.jobs import leases
 from serving.jobs.database import Tx
 from serving.jobs.errors import NotAllowed
 from serving.jobs.job import Job, State
 from serving.jobs.leases import HELD
 from serving.jobs.rows import job_of
+from serving.jobs.trail import record_row
+
+
+def cancel(tx: Tx, job_id: str, owner: str) -> Job | None:
+    """As `JobStore.request_cancel`."""
+    mine = (job_id, owner)
+    row = tx.one(f"SELECT * FROM job WHERE id = ? AND owner = ?{tx.dialect.for_update}", mine)
+    if row is None or State(row["state"]).final or row["cancel_requested"]:
+        return None if row is None else job_of(row)
+    changed = tx.all("UPDATE job SET cancel_requested = 1 WHERE id = ? AND owner = ? RETURNING *", mine)
+    if row["state"] == "queued":
+        changed = leases.end(tx, "id = ?", (job_id,), State.QUEUED, State.CANCELLED, "cancelled", "client")
+    else:
+        record_row(tx, "cancel requested", State.RUNNING, State.RUNNING, "client", changed[0], at=tx.now())
+    return job_of(changed[0])
 
 
 def update(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
-from serving.jobs import changes, leases
+from serving.jobs import changes, leases, pages
 from serving.jobs.admission import LOCK, admit, live
 from serving.jobs.database import Database, Row, Tx
 from serving.jobs.errors import (
@@ -129,23 +129,8 @@ class JobStore:
             before: (created_at, id) of the last job of the page before; jobs made or deleted in between neither repeat
                 nor hide others.
         """
-        conditions: list[tuple[str, Sequence[Any]]] = [("owner = ?", (owner,))]
-        if where.states:
-            places = ", ".join("?" * len(where.states))
-            conditions.append((f"state IN ({places})", [str(state) for state in where.states]))
-        conditions += [(self._db.dialect.has_label, label) for label in where.labels.items()]
-        for column, value in (("model = ?", where.model), ("kind = ?", where.kind)):
-            if value is not None:
-                conditions.append((column, (value,)))
-        for column, at in (("created_at >= ?", where.created_after), ("created_at < ?", where.created_before)):
-            if at is not None:
-                conditions.append((column, (float(at),)))
-        if before is not None:
-            conditions.append(("(created_at, id) < (?, ?)", (float(before[0]), before[1])))
-        sql = f"SELECT * FROM job WHERE {' AND '.join(condition for condition, _ in conditions)}"
-        sql += " ORDER BY created_at DESC, id DESC LIMIT ?"
-        values = [value for _, some in conditions for value in some]
-        return [job_of(row) for row in self._db.read(sql, (*values, max(page_size, 0)))]
+        sql, values = pages.query(self._db.dialect, owner, page_size, where, before)
+        return [job_of(row) for row in self._db.read(sql, values)]
 
     def queue_position(self, job: Job) -> int:
         """How many queued jobs are in front of it; 0 when it is next, or no longer queued."""
@@ -184,22 +169,7 @@ class JobStore:
         Returns:
             The job as it is now, or None where this owner has no such job.
         """
-
-        def body(tx: Tx) -> Job | None:
-            mine = (job_id, owner)
-            where = f"id = ? AND owner = ?{tx.dialect.for_update}"
-            row = tx.one(f"SELECT * FROM job WHERE {where}", mine)
-            if row is None or State(row["state"]).final or row["cancel_requested"]:
-                return None if row is None else job_of(row)
-            changed = tx.all("UPDATE job SET cancel_requested = 1 WHERE id = ? AND owner = ? RETURNING *", mine)
-            if row["state"] == "queued":
-                changed = leases.end(tx, "id = ?", (job_id,), State.QUEUED, State.CANCELLED, "cancelled", "client")
-            else:
-                what = "cancel requested"
-                record_row(tx, what, State.RUNNING, State.RUNNING, "client", changed[0], at=tx.now())
-            return job_of(changed[0])
-
-        return self._db.write(body)
+        return self._db.write(lambda tx: changes.cancel(tx, job_id, owner))
 
     def delete(self, job_id: str, owner: str) -> Job | None:
         """Forget a final job and its request id.

@@ -140,7 +140,11 @@ async def test_files_are_listed_less_often_than_jobs_are_swept(
 
 
 async def test_a_sweep_that_breaks_ends_the_sweeper(
-    stores: Stores, artifacts: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    stores: Stores,
+    artifacts: Counting,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The supervisor then starts another; else nothing would be swept any more, and nobody would know."""
 
