@@ -25,6 +25,9 @@ from model.resume import resume
 from model.running import run_alone
 from model.tasks import ModelCard, SegmentSpec
 
+# What a rank says of a segment that it is to take; where ranks differ, the largest holds.
+TAKEN, LOST, REFUSED = 0, 1, 2
+
 
 @dataclass(frozen=True)
 class Place:
@@ -95,6 +98,7 @@ class Rank:
             )
             mesh = Mesh.build(self._device, settings.cfg_groups, timeout)
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
+        self._mesh = mesh
         self._denoiser = load_denoiser(
             self._card,
             self._device,
@@ -119,12 +123,7 @@ class Rank:
         result = _Step()
         for segment_id in plan.drop:
             self._forget(segment_id)
-        for admit in plan.admit:
-            try:
-                self._admit(admit)
-            except Exception as error:
-                lost = isinstance(error, ray.exceptions.ObjectLostError)
-                result.failed.append(Failed(admit.spec.id, _reason(error), lost))
+        result.failed += self._admit_all(plan.admit)
         if plan.put_away:
             self.put_away(self._settings.hang_seconds / 2)
         started = time.monotonic()
@@ -143,6 +142,26 @@ class Rank:
         """Write snapshots of all segments and wait until they are there, at most so many seconds."""
         if self._keeper is not None:
             self._keeper.put_away(list(self._segments.values()), seconds)
+
+    def _admit_all(self, admits: tuple[Admit, ...]) -> list[Failed]:
+        """Start or go on with segments. What one rank cannot take no rank keeps, for in steps they need each other:
+        conditions whose owner died are gone for a rank that asks late and not for one that has them by then."""
+        refused: dict[str, Failed] = {}
+        for admit in admits:
+            try:
+                self._admit(admit)
+            except Exception as error:
+                lost = isinstance(error, ray.exceptions.ObjectLostError)
+                refused[admit.spec.id] = Failed(admit.spec.id, _reason(error), lost)
+        verdicts = [_verdict(refused.get(admit.spec.id)) for admit in admits]
+        agreed = self._mesh.largest(verdicts, self._device) if verdicts else []
+        failed: list[Failed] = []
+        for admit, mine, verdict in zip(admits, verdicts, agreed, strict=True):
+            if verdict != TAKEN:
+                self._forget(admit.spec.id)
+                told = Failed(admit.spec.id, "another rank could not take it", verdict == LOST)
+                failed.append(refused[admit.spec.id] if mine == verdict else told)
+        return failed
 
     def _admit(self, admit: Admit) -> None:
         """Start or go on with a segment; conditions that no step could take are refused here."""
@@ -215,6 +234,12 @@ class Rank:
         segment = self._denoiser.start(spec, conditions)
         if self._denoiser.takes(segment):
             self._denoiser.step([segment])
+
+
+def _verdict(refusal: Failed | None) -> int:
+    if refusal is None:
+        return TAKEN
+    return LOST if refusal.lost else REFUSED
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -60,6 +61,17 @@ class Mesh:
                 made = dist.new_group([g * ranks + p for g in range(groups)], timeout, backend)
                 across = made if p == place else across
         return cls(groups, ranks, group, place, sequence, across)
+
+    def largest(self, values: Sequence[int], device: torch.device) -> list[int]:
+        """Of each value the largest that a rank has; every rank calls this at the same time, with as many.
+
+        By the process groups that there are: with NCCL, one of the whole world would take memory of its own.
+        """
+        found = torch.tensor(values, device=device)
+        for group in (self.sequence, self.across):
+            if group is not None:
+                dist.all_reduce(found, dist.ReduceOp.MAX, group)
+        return [int(value) for value in found.tolist()]
 
 
 def check_divides(config: TransformerConfig, ranks: int) -> None:
