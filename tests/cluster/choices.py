@@ -16,8 +16,11 @@ import torch
 
 from kernels import router_logits
 from model.experts import MoEFeedForward
+from model.inputs import Inputs
 from model.pipeline import LocalPipeline
 from model.tasks import VideoSpec
+
+NOTHING = Inputs()
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,12 @@ class Run:
     lead: float
 
 
-def clearest(local: LocalPipeline, specs: Iterable[VideoSpec], count: int) -> list[Run]:
-    """The runs with the greatest leads, in order of the jobs."""
+def clearest(local: LocalPipeline, specs: Iterable[VideoSpec], count: int, inputs: Inputs = NOTHING) -> list[Run]:
+    """The runs with the greatest leads, in order of the jobs, all made from the same inputs."""
     runs = []
     for spec in specs:
         with _leads(local) as leads:
-            latents = local.run(spec)[0]
+            latents = local.run(spec, inputs)[0]
         runs.append(Run(spec, latents, min(leads)))
     least = sorted((run.lead for run in runs), reverse=True)[count - 1]
     return [run for run in runs if run.lead >= least][:count]

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from model.tasks import (
     VideoSpec,
     segment_of,
 )
+from tests.cluster.choices import clearest
 from tests.cluster.hub import Hub, Leader, start_engine
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -45,6 +46,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # engines do not ha
 STEPS = 24
 SNAPSHOT_STEPS = 2
 TOKENS = 60  # of each, as the board counts them: three to an engine
+SEEDS = 3  # of each job, of which the one is taken whose experts are chosen most clearly
 PICTURE = MediaInfo("image", 40, 24)
 
 
@@ -78,7 +80,7 @@ def work(card: ModelCard) -> dict[str, Work]:
     """Six jobs of five tasks, of different sizes, lengths and guidance; the last is the one that fails."""
 
     def made(task: Task, media: dict[str, MediaInfo], inputs: Inputs, **fields: Any) -> Work:
-        fields = {"size": "40x24", "frames": 9, "steps": STEPS, "seed": 5, **fields}
+        fields = {"size": "40x24", "frames": 9, "steps": STEPS, **fields}
         return Work(resolve(VideoRequest(task=task, **fields), card, 0, media), inputs)
 
     prompt = "a red circle moving right on a blue background"
@@ -86,7 +88,7 @@ def work(card: ModelCard) -> dict[str, Work]:
     source = MediaInfo("clip", 40, 24, 17, 8.0)
     return {
         "text": made(text, {}, Inputs()),
-        "tall": made(text, {}, Inputs(), size="24x40", frames=5, guidance=1.0, seed=6),
+        "tall": made(text, {}, Inputs(), size="24x40", frames=5, guidance=1.0),
         "image": made(ImageToVideo(prompt=prompt, image="a"), {"image": PICTURE}, Inputs(first=picture(1))),
         "ends": made(
             FirstLastFrame(prompt=prompt, first_frame="a", last_frame="b"),
@@ -142,7 +144,12 @@ def test_everything_ends_as_if_undisturbed(
     )
     jobs = work(card)
     local = LocalPipeline.load(card)
-    expected = {name: local.run(job.spec, job.inputs)[0] for name, job in jobs.items() if name != "hungry"}
+    expected: dict[str, torch.Tensor] = {}
+    for name, job in jobs.items():
+        if name != "hungry":
+            seeds = range(1 if name == "edit" else SEEDS)  # so many tokens have no clearer seed, and matter less each
+            (run,) = clearest(local, [replace(job.spec, seed=seed) for seed in seeds], 1, job.inputs)
+            jobs[name], expected[name] = Work(run.spec, job.inputs), run.latents
 
     engines += [start_engine(card, hub, settings) for _ in range(2)]
     names = [engine.name() for engine in engines]
