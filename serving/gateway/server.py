@@ -35,11 +35,16 @@ SERVICES = (
     reflection.SERVICE_NAME,
 )
 MAX_MESSAGE_BYTES = 8 << 20
+MAX_WAITING_CALLS = 50_000
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # else two services on one port would share it silently
     ("grpc.max_concurrent_streams", 2_000),
+    # Of calls that wait for the gateway, gRPC drops some from 1,000 on as CANCELLED, which tells a client nothing and no
+    # client repeats. What waits is bounded by the streams of a connection, and by the deadlines of the calls.
+    ("grpc.server.max_pending_requests", MAX_WAITING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_WAITING_CALLS),
     ("grpc.keepalive_time_ms", 30_000),  # finds clients that vanished during a long watch
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
