@@ -41,8 +41,8 @@ OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # else two services on one port would share it silently
     ("grpc.max_concurrent_streams", 2_000),
-    # Of calls that wait for the gateway, gRPC drops some from 1,000 on as CANCELLED, which tells a client nothing and no
-    # client repeats. What waits is bounded by the streams of a connection, and by the deadlines of the calls.
+    # Of calls that wait for the gateway, gRPC would drop some from 1,000 on as CANCELLED, which tells clients nothing
+    # and which none repeats. What waits is bounded by the streams of a connection and the deadlines of the calls.
     ("grpc.server.max_pending_requests", MAX_WAITING_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_WAITING_CALLS),
     ("grpc.keepalive_time_ms", 30_000),  # finds clients that vanished during a long watch
