@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints-cpu.txt
 
+REPLICATE_2 := replicate==2.0.0b4 distro==1.9.0  # with what it needs and nothing else here does
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test soak lint clean distclean
 .DELETE_ON_ERROR:
@@ -60,4 +62,6 @@ $(VENV)/.installed: $(VENV)/pyvenv.cfg pyproject.toml constraints-cpu.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP_INSTALL) $(PIP_FLAGS) -e '.[test]'
+	rm -rf $(VENV)/replicate-2  # both releases of one SDK are tested; this one lives beside the other packages
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(VENV)/replicate-2 $(REPLICATE_2)
 	@touch $@

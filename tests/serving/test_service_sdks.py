@@ -165,6 +165,29 @@ def test_replicate_edit_files_cancel_and_webhooks(
         Webhooks.validate(headers=headers, body=body.decode() + " ", secret=secret)
 
 
+def test_replicate_2(service: Addresses, media: dict[str, Path], tmp_path: Path) -> None:
+    beside = Path(sys.prefix) / "replicate-2"  # `make test` puts it there
+    if not beside.is_dir():
+        pytest.skip(f"replicate 2 is not at {beside}")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.serving.replicate_2", str(media["clip"]), str(tmp_path)],
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{beside}{os.pathsep}{ROOT}",
+            "REPLICATE_BASE_URL": f"http://{service.http}/v1",  # version 1 adds the /v1 itself
+            "REPLICATE_API_TOKEN": "none",
+        },
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "canceled"
+    run = probe(tmp_path / "run.mp4")
+    assert (run.width, run.height, run.duration_seconds) == (1920, 1080, 5.0)
+    assert probe(tmp_path / "edit.mp4").frames == probe(tmp_path / "uploaded.mp4").frames == 16
+
+
 def test_openai_videos(service: Addresses, media: dict[str, Path], tmp_path: Path) -> None:
     client = openai.OpenAI(base_url=f"http://{service.http}/v1", api_key="none")
     with media["picture"].open("rb") as picture:
