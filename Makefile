@@ -25,7 +25,7 @@ demo: $(VENV)/.installed ## make out/demo.mp4 with a service of its own
 test: lint ## run everything that a change has to pass
 	$(BIN)/python -m pytest
 
-soak: $(VENV)/.installed-test ## the tests that take minutes each: lost nodes, racks, kills under load
+soak: $(VENV)/.installed-test ## the tests that take long: lost ranks, leaders and nodes, racks, kills under load
 	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m tests.serving.soak
 	$(BIN)/python -m tests.serving.soak --postgres --gateways 2

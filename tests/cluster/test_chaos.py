@@ -40,7 +40,7 @@ from model.tasks import (
 from tests.cluster.choices import clearest
 from tests.cluster.hub import Hub, Leader, start_engine
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # engines do not have the tests' code
 
 STEPS = 24

@@ -18,7 +18,7 @@ from model.tasks import TextToVideo, VideoRequest, segment_of
 from tests.cluster.hub import start_engine
 from tests.tiny import tiny_a14b
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 
 
 @pytest.mark.timeout(300)

@@ -16,7 +16,7 @@ from model.presets import find_model
 from tests.cluster.hub import start_engine
 from tests.tiny import tiny_wan
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 
 
 @pytest.mark.timeout(400)
