@@ -161,8 +161,7 @@ Say = Callable[[str], None]
 def grpc_alone(sizes: Sizes) -> LoadRow:
     """The same calls against methods that do nothing."""
     with helper("benchmarks.gateway.bounds", "grpc") as server:
-        plan = replace(sizes, gets=0.0, batch=1)
-        return _load("gRPC alone", server.said, "empty", plan, {"server": [server.process.pid]})
+        return _load("gRPC alone", server.said, "empty", replace(sizes, gets=0.0), {"server": [server.process.pid]})
 
 
 def store_alone(database: Database, sizes: Sizes) -> StoreRow:
@@ -201,7 +200,7 @@ def measure(database: Database, sizes: Sizes, folder: Path, say: Say) -> Measure
             listed = found.lists[-1]
             say(f"{database.name}, filter {text or 'none'}: {listed.pages} pages, p99 {listed.times.p99:.1f} ms")
         remember(f"after {sizes.queued:,} queued jobs were listed")
-        long_queue = replace(sizes, seconds=sizes.calls_on_a_long_queue, creators=0, rate=sizes.rate / 10, batch=1)
+        long_queue = replace(sizes, seconds=sizes.calls_on_a_long_queue, creators=0, rate=sizes.rate / 10)
         what = f"{long_queue.rate:,.0f}/s offered, {sizes.queued:,} jobs queued, no engine"
         found.loads.append(_load(what, gateway.settings.grpc, "long", long_queue, _roots(gateway, database, None)))
         say(f"{database.name}, {what}: get p99 {found.loads[-1].gets.p99:.1f} ms")
@@ -213,16 +212,16 @@ def _loads(gateway: Child, database: Database, sizes: Sizes) -> list[LoadRow]:
     short."""
     paced, in_batches = replace(sizes, creators=0), f" in batches of {sizes.batch}"
     plans = [
-        ("flood", replace(sizes, batch=1)),
-        (f"{sizes.rate:,.0f}/s offered", replace(paced, batch=1)),
-        (f"{sizes.rate / 2:,.0f}/s offered", replace(paced, batch=1, rate=sizes.rate / 2)),
-        ("flood" + in_batches, sizes),
-        (f"{sizes.rate:,.0f}/s offered" + in_batches, paced),
+        ("flood", sizes, 1),
+        (f"{sizes.rate:,.0f}/s offered", paced, 1),
+        (f"{sizes.rate / 2:,.0f}/s offered", replace(paced, rate=sizes.rate / 2), 1),
+        ("flood" + in_batches, sizes, sizes.batch),
+        (f"{sizes.rate:,.0f}/s offered" + in_batches, paced, sizes.batch),
     ]
     rows = []
-    for number, (what, plan) in enumerate(plans):
+    for number, (what, plan, batch) in enumerate(plans):
         with helper(ENGINE, str(AT_ONCE), "0", "0", settings=gateway.settings) as engine:
-            row = _load(what, gateway.settings.grpc, f"load-{number}", plan, _roots(gateway, database, engine))
+            row = _load(what, gateway.settings.grpc, f"load-{number}", plan, _roots(gateway, database, engine), batch)
             with contextlib.closing(open_stores(gateway.settings.database_url)) as stores:
                 queue = stores.jobs.counts()["queued"]
                 while stores.jobs.counts()["queued"]:
@@ -243,7 +242,9 @@ def _roots(gateway: Child, database: Database, engine: Helper | None) -> dict[st
     return roots
 
 
-def _load(what: str, target: str, name: str, sizes: Sizes, roots: dict[str, Sequence[int]]) -> LoadRow:
+def _load(
+    what: str, target: str, name: str, sizes: Sizes, roots: dict[str, Sequence[int]], batch: int = 1
+) -> LoadRow:
     each = sizes.processes
     paced = not sizes.creators
     plans = [
@@ -255,7 +256,7 @@ def _load(what: str, target: str, name: str, sizes: Sizes, roots: dict[str, Sequ
             rate=sizes.rate / each if paced else 0.0,
             gets=sizes.gets / each,
             seed=sizes.seed + number,
-            batch=sizes.batch,
+            batch=batch,
         )
         for number in range(each)
     ]
@@ -275,7 +276,7 @@ def _load(what: str, target: str, name: str, sizes: Sizes, roots: dict[str, Sequ
         gets=Times.of([value for one in seen for value in one.gets]),
         failures=dict(failures),
         shares={**shares.used, "machine": shares.machine},
-        batch=sizes.batch,
+        batch=batch,
     )
 
 

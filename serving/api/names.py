@@ -12,6 +12,11 @@ MEDIA_ID = "med_"
 ID_BYTES = 15  # 120 bits, which base32 writes without padding
 
 
+def full_name(prefix: str, name: str) -> str:
+    """The name with its prefix, of which the part behind that is enough."""
+    return name if name.startswith(prefix) else prefix + name
+
+
 def new_id(prefix: str) -> str:
     """120 random bits in letters and digits that need no quoting anywhere."""
     return id_from(prefix, secrets.token_bytes(ID_BYTES))

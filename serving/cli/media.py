@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from serving.api.names import MEDIA
+from serving.api.names import MEDIA, full_name
 from serving.cli.connection import Connection, connect, connecting
 from serving.cli.options import stderr, stdout
 
@@ -39,7 +39,7 @@ def upload(
                 view.uploading(str(path), sent, total)
 
             try:
-                done = client.upload(path, on_progress=show, resume=_full(resume) if resume else "")
+                done = client.upload(path, on_progress=show, resume=full_name(MEDIA, resume) if resume else "")
             except Exception as error:
                 line, code = explain(error)
                 from serving.cli.errors import CliError
@@ -79,9 +79,5 @@ def delete(
     """Delete uploaded files that no unfinished job uses."""
     with connect(connection) as client:
         for name in names:
-            client.delete_media(_full(name))
-            print(f"{_full(name)} deleted", flush=True)
-
-
-def _full(name: str) -> str:
-    return name if name.startswith(MEDIA) else MEDIA + name
+            client.delete_media(full_name(MEDIA, name))
+            print(f"{full_name(MEDIA, name)} deleted", flush=True)

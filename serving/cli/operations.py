@@ -95,12 +95,12 @@ def extend(
 @connecting()
 def events(connection: Connection, name: NameArgument) -> None:
     """List every change of state that a job went through."""
+    from serving.api.names import OPERATIONS, full_name
     from serving.cli.connection import connect
-    from serving.cli.remote import full_name
     from serving.cli.tables import events_table
 
     with connect(connection) as client:
-        stdout().print(events_table(client.events(full_name(name))))
+        stdout().print(events_table(client.events(full_name(OPERATIONS, name))))
 
 
 def register(app: typer.Typer) -> None:

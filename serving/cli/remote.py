@@ -10,7 +10,7 @@ from typing import Any
 from model.presets import check_files, find_model
 from model.resolve import resolve
 from model.tasks import MAX_SEED, parse_request
-from serving.api.names import OPERATIONS
+from serving.api.names import OPERATIONS, full_name
 from serving.cli.connection import Connection, connect
 from serving.cli.errors import BAD_INPUT, INTERRUPTED, CliError, bad_input, option_name
 from serving.cli.order import DEFAULT_MODEL, Order, check_latents_name, prepare_file, result_line
@@ -76,15 +76,15 @@ def list_jobs(connection: Connection, limit: int, filter: str = "") -> list[Oper
 def watch_job(name: str, connection: Connection, view: ProgressView) -> str:
     """Follow a job to its end. Raises CliError when it makes no video."""
     with connect(connection) as client:
-        video = _follow(client, full_name(name), view)
+        video = _follow(client, full_name(OPERATIONS, name), view)
     return f"{short_name(video.name)} succeeded size={video.width}x{video.height} frames={video.frames} fps={video.fps}"
 
 
 def cancel_job(name: str, connection: Connection) -> str:
     """Ask for a job's end; the line says what came of it."""
     with connect(connection) as client:
-        client.cancel(full_name(name))
-        status = client.get(full_name(name))
+        client.cancel(full_name(OPERATIONS, name))
+        status = client.get(full_name(OPERATIONS, name))
     if status.done and status.state != "cancelled":
         return f"{short_name(name)} was done before: {status.state}"
     return f"{short_name(name)} {'cancelled' if status.done else 'is being cancelled'}"
@@ -102,11 +102,11 @@ def download_job(name: str, out: Path | None, latents_out: Path | None, connecti
         if out is not None:
             _check_suffix(out, video)
             prepare_file(out, "out")
-            client.download(full_name(name), out)
+            client.download(full_name(OPERATIONS, name), out)
             saved.append(str(out))
         if latents_out is not None:
             prepare_file(latents_out, "latents-out")
-            client.download(full_name(name), latents_out, artifact="latents")
+            client.download(full_name(OPERATIONS, name), latents_out, artifact="latents")
             saved.append(f"latents={latents_out}")
     return f"saved {' '.join(saved)}"
 
@@ -119,7 +119,7 @@ def extend_job(
         if out is not None:
             _check_suffix(out, _finished(client, name))  # the new video is of the same kind
             prepare_file(out, "out")
-        made = client.extend(full_name(name), prompt, **fields)
+        made = client.extend(full_name(OPERATIONS, name), prompt, **fields)
         if out is None:
             return short_name(made)
         try:
@@ -130,17 +130,12 @@ def extend_job(
     return f"saved {out}"
 
 
-def full_name(name: str) -> str:
-    """The operation's name; the part after ``operations/`` is enough."""
-    return name if name.startswith(OPERATIONS) else OPERATIONS + name
-
-
 def short_name(name: str) -> str:
     return name.removeprefix(OPERATIONS)
 
 
 def _finished(client: VideoClient, name: str) -> VideoInfo:
-    status = client.get(full_name(name))
+    status = client.get(full_name(OPERATIONS, name))
     if status.video is None:
         raise bad_input("name", f"{short_name(name)} has no file, its state is {status.state}")
     return status.video

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from model.tasks import ModelCard
@@ -58,10 +59,6 @@ class Core:
     doorkeeper: Doorkeeper
     liveness: Liveness
     watching: Watching
-    _jobs: Together[str, Job | None] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_jobs", Together(self._read_jobs))
 
     async def admit(self, secret: str | None) -> Principal:
         """
@@ -112,6 +109,10 @@ class Core:
         # The row goes last: a delete that was interrupted can be repeated.
         await asyncio.to_thread(delete_files, self.artifacts, job)
         await asyncio.to_thread(self.stores.jobs.delete, job_id, who.owner)
+
+    @cached_property
+    def _jobs(self) -> Together[str, Job | None]:
+        return Together(self._read_jobs)
 
     def _read_jobs(self, job_ids: Sequence[str]) -> list[Job | None]:
         found = self.stores.jobs.get_many(job_ids)

@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from model.tasks import InvalidRequest, Violation
-from serving.api.names import MEDIA, OPERATIONS
+from serving.api.names import MEDIA, OPERATIONS, full_name
 from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
 from serving.gateway.intake import Order
 from serving.gateway.options import Options
@@ -121,7 +121,7 @@ def _medium(media: media_pb2.Media, field: str, bad: list[Violation]) -> str:
     """As serving.gateway.intake names media; bytes travel as a data: address."""
     match media.WhichOneof("source"):
         case "name":
-            return media.name if media.name.startswith(MEDIA) else MEDIA + media.name
+            return full_name(MEDIA, media.name)
         case "uri":
             return media.uri
         case "data":

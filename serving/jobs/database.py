@@ -73,7 +73,6 @@ class Session(Protocol):
 
     dialect: Dialect
     errors: tuple[type[Exception], ...]  # what its driver raises
-    careful: bool  # a savepoint costs nothing, so that each body gets one from the start
 
     def begin(self, *, synced: bool, locks: Sequence[str]) -> None: ...
     def commit(self) -> None: ...
@@ -338,7 +337,7 @@ class Database:
 
     def _commit(self, batch: list[_Item[Any]]) -> None:
         """Give every item its outcome."""
-        session, careful, retries, lost = self._session, self._session.careful, 0, False
+        session, careful, retries, lost = self._session, False, 0, False
         synced = any(item.synced for item in batch)
         locks = sorted({item.lock for item in batch if item.lock is not None})  # in one order, against deadlocks
         while True:

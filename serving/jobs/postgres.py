@@ -68,7 +68,6 @@ class PostgresSession:
 
     dialect = DIALECT
     errors: tuple[type[Exception], ...] = (psycopg.Error,)
-    careful = False  # a savepoint is a journey to the server and back
 
     def __init__(
         self, connection: psycopg.Connection[DictRow], conninfo: str, server: ServerClock, clock: Clock | None

@@ -35,7 +35,6 @@ class SqliteSession:
 
     dialect = DIALECT
     errors: tuple[type[Exception], ...] = (sqlite3.Error, OverflowError)
-    careful = False  # of five statements a job, savepoints would be two
 
     def __init__(self, connection: sqlite3.Connection, turns: Turns, clock: Clock) -> None:
         self._connection = connection

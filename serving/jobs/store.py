@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
@@ -86,23 +86,19 @@ class JobStore:
             UnknownMedia: the owner has no such medium that is ready.
             TypeError: the spec, the origin or a verdict is no JSON.
         """
-        encoded = Encoded(job)
-        return self._db.write(lambda tx: admit(tx, encoded, limits), lock=LOCK)
+        return self.create_batch([job], limits)[0]
 
     async def acreate(self, job: NewJob, limits: Limits) -> Job:
         """`create`, without a thread that waits."""
-        encoded = Encoded(job)
-        return await self._db.awrite(lambda tx: admit(tx, encoded, limits), lock=LOCK)
+        return (await self.acreate_batch([job], limits))[0]
 
     def create_batch(self, jobs: Sequence[NewJob], limits: Limits) -> Jobs:
         """Queue all of these jobs or none; raises as `create`."""
-        encoded = [Encoded(job) for job in jobs]
-        return self._db.write(lambda tx: [admit(tx, one, limits) for one in encoded], lock=LOCK)
+        return self._db.write(_admission(jobs, limits), lock=LOCK)
 
     async def acreate_batch(self, jobs: Sequence[NewJob], limits: Limits) -> Jobs:
         """`create_batch`, without a thread that waits."""
-        encoded = [Encoded(job) for job in jobs]
-        return await self._db.awrite(lambda tx: [admit(tx, one, limits) for one in encoded], lock=LOCK)
+        return await self._db.awrite(_admission(jobs, limits), lock=LOCK)
 
     def get(self, job_id: str, owner: str) -> Job | None:
         """The job, or None where this owner has no such job."""
@@ -382,6 +378,12 @@ class JobStore:
             (model, count),
         )
         return None if row["mean"] is None else float(row["mean"])
+
+
+def _admission(jobs: Sequence[NewJob], limits: Limits) -> Callable[[Tx], list[Job]]:
+    """What a create does in its transaction; all that needs none is done at once."""
+    encoded = [Encoded(job) for job in jobs]
+    return lambda tx: [admit(tx, one, limits) for one in encoded]
 
 
 def _delete(tx: Tx, where: str, values: Sequence[Any], actor: str) -> Job | None:

@@ -17,10 +17,8 @@ import torch
 from kernels import router_logits
 from model.experts import MoEFeedForward
 from model.inputs import Inputs
-from model.pipeline import LocalPipeline
+from model.pipeline import NOTHING, LocalPipeline
 from model.tasks import VideoSpec
-
-NOTHING = Inputs()
 
 
 @dataclass(frozen=True)

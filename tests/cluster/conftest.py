@@ -13,8 +13,8 @@ def hub(ray_session: None) -> Iterator[Any]:
     """The router's side, as an actor."""
     import ray
 
-    from tests.cluster.hub import Hub
+    from tests.cluster.hub import start_hub
 
-    actor: Any = ray.remote(Hub).options(num_cpus=0, max_concurrency=64).remote()
+    actor = start_hub()
     yield actor
     ray.kill(actor)

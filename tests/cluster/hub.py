@@ -178,6 +178,16 @@ class Leader:
         remove_placement_group(self.group)
 
 
+def start_hub(*arguments: Any, **options: Any) -> Any:
+    """The actor.
+
+    Args:
+        arguments: of `Hub`.
+        options: more of Ray's, such as where it has to be.
+    """
+    return ray.remote(Hub).options(num_cpus=0, max_concurrency=64, **options).remote(*arguments)
+
+
 def start_engine(card: ModelCard, hub: Any, settings: EngineSettings, group: PlacementGroup | None = None) -> Leader:
     """A leader in a placement group of its own, as Serve would make it."""
     if group is None:

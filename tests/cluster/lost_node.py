@@ -24,7 +24,7 @@ from model.presets import find_model
 from model.resolve import resolve
 from model.tasks import TextToVideo, VideoRequest, segment_of
 from tests.cluster.choices import clearest
-from tests.cluster.hub import Hub, Leader, start_engine
+from tests.cluster.hub import Leader, start_engine, start_hub
 from tests.cluster.own_cluster import NODE, until
 
 STEPS = 10
@@ -62,8 +62,7 @@ def lose_a_node(cluster: Cluster, home: str, nodes: dict[str, Any], kept: str) -
     }
     specs = {name: run.spec for name, run in runs.items()}
     stays = NodeAffinitySchedulingStrategy(home, soft=False)
-    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 64, "scheduling_strategy": stays}
-    hub: Any = ray.remote(Hub).options(**options).remote(JOBS // 2 * TOKENS, SILENCE)
+    hub = start_hub(JOBS // 2 * TOKENS, SILENCE, scheduling_strategy=stays)
     first, there = _engine(card, hub, kept)
     # The rest of its node is somebody else's, so that the second engine goes to another one.
     full = placement_group([{"GPU": 2}], bundle_label_selector=[{"ray.io/node-id": there}])

@@ -23,7 +23,7 @@ from model.pipeline import NOTHING, LocalPipeline, condition_span
 from model.presets import find_model
 from model.resolve import resolve
 from model.tasks import TextToVideo, VideoRequest, segment_of
-from tests.cluster.hub import Hub
+from tests.cluster.hub import start_hub
 from tests.cluster.own_cluster import NODE, until
 
 STEPS = 4
@@ -61,7 +61,7 @@ def worked() -> dict[str, Any]:
     spec = resolve(VideoRequest(task=prompt, size="40x24", frames=9, steps=STEPS, seed=1), card, 0)
     local = LocalPipeline.load(card)
     expected = local.run(spec)[0]
-    hub: Any = ray.remote(Hub).options(num_cpus=0, max_concurrency=64).remote(TOKENS)
+    hub = start_hub(TOKENS)
     settings = EngineSettings(ranks=2, rank_resources={"GPU": 1.0}, hang_seconds=60.0)
     place = seat(settings, ray.nodes())
     engine: Any = ray.remote(Engine).options(**place.options["ray_actor_options"], max_concurrency=4)

@@ -38,7 +38,7 @@ from model.tasks import (
     segment_of,
 )
 from tests.cluster.choices import clearest
-from tests.cluster.hub import Hub, Leader, start_engine
+from tests.cluster.hub import Leader, start_engine, start_hub
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # engines do not have the tests' code
@@ -113,7 +113,7 @@ def card() -> ModelCard:
 
 @pytest.fixture
 def hub() -> Iterator[Any]:
-    actor: Any = ray.remote(Hub).options(num_cpus=0, max_concurrency=64).remote(3 * TOKENS)
+    actor = start_hub(3 * TOKENS)
     yield actor
     ray.kill(actor)
 

@@ -34,11 +34,17 @@ async def ask(together: Together[int, int], *items: int) -> list[asyncio.Task[in
     return tasks
 
 
-async def test_those_who_ask_during_a_read_share_the_next_one() -> None:
+async def under_way(item: int) -> tuple[Reads, Together[int, int], list[asyncio.Task[int]]]:
+    """With a first read that has begun."""
     reads = Reads()
     together = Together(reads)
-    first = await ask(together, 1)
+    first = await ask(together, item)
     await asyncio.to_thread(reads.began.acquire)
+    return reads, together, first
+
+
+async def test_those_who_ask_during_a_read_share_the_next_one() -> None:
+    reads, together, first = await under_way(1)
     later = await ask(together, 2, 3, 1)
     reads.may_end.release(2)
     assert await asyncio.gather(*first, *later) == [2, 4, 6, 2]
@@ -46,10 +52,7 @@ async def test_those_who_ask_during_a_read_share_the_next_one() -> None:
 
 
 async def test_an_error_is_that_of_its_own_read() -> None:
-    reads = Reads()
-    together = Together(reads)
-    first = await ask(together, -1)
-    await asyncio.to_thread(reads.began.acquire)
+    reads, together, first = await under_way(-1)
     later = await ask(together, 4)
     reads.may_end.release(2)
     with pytest.raises(ValueError, match="-1 cannot be read"):
@@ -71,10 +74,7 @@ async def test_a_caller_that_goes_away_takes_nothing_from_others() -> None:
 
 
 async def test_a_read_has_a_limit() -> None:
-    reads = Reads()
-    together = Together(reads)
-    tasks = await ask(together, 0)
-    await asyncio.to_thread(reads.began.acquire)
+    reads, together, tasks = await under_way(0)
     tasks += await ask(together, *range(1, MAX_BATCH + 2))
     reads.may_end.release(3)
     assert await asyncio.gather(*tasks) == [2 * number for number in range(MAX_BATCH + 2)]

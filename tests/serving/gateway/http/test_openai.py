@@ -15,7 +15,7 @@ import pytest
 
 from serving.jobs.job import Artifact, Job, Preview, Result, Stage, State
 from serving.jobs.key_table import KeyLimits
-from tests.serving.gateway.harness import Service, running_service
+from tests.serving.gateway.harness import Service, running_service, until
 from tests.serving.gateway.http.samples import clip, picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API is scheduled:DeprecationWarning")
@@ -111,11 +111,7 @@ def test_create_and_poll(service: Service, sdk: openai.OpenAI, tmp_path: Path) -
 
     thread = threading.Thread(target=call)
     thread.start()
-    end = time.monotonic() + 15
-    while not (jobs := service.store.claim("test", 1, 60.0, 5, ("nano",))):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    succeed(service, jobs[0])
+    succeed(service, until(lambda: service.store.claim("test", 1, 60.0, 5, ("nano",)))[0])
     thread.join(15)
     assert seen[0].status == "completed"
     target = tmp_path / "video.mp4"

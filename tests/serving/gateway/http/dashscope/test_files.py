@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,7 +16,7 @@ from moto.server import ThreadedMotoServer
 from serving.gateway.errors import ApiError
 from serving.gateway.http.signing import Signer
 from tests.serving.gateway.harness import Service, running_service
-from tests.serving.gateway.http.dashscope_kit import (
+from tests.serving.gateway.http.dashscope.kit import (
     VIDEO,
     claim,
     created,
@@ -27,19 +26,6 @@ from tests.serving.gateway.http.dashscope_kit import (
     use_sdk,
 )
 from tests.serving.gateway.http.samples import picture
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running_service(tmp_path_factory.mktemp("dashscope"), model="nano", max_upload_bytes=100_000) as service:
-        yield service
-
-
-@pytest.fixture(autouse=True)
-def service(gateway: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    use_sdk(gateway, monkeypatch)
-    yield gateway
-    gateway.empty_queue()
 
 
 def test_local_files_go_through_the_policy(service: Service, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from dashscope.api_entities.aio_session import close_shared_aio_session
 from serving.gateway.http.dashscope import task
 from serving.jobs.job import State
 from serving.jobs.key_table import KeyLimits
-from tests.serving.gateway.harness import Service, running_service
-from tests.serving.gateway.http.dashscope_kit import (
+from tests.serving.gateway.harness import Service, running_service, until
+from tests.serving.gateway.http.dashscope.kit import (
     VIDEO,
     claim,
     created,
@@ -33,19 +32,6 @@ from tests.serving.gateway.http.samples import clip, picture, sound
 
 CREATE = "services/aigc/video-generation/video-synthesis"
 TIME = re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d\d\d")
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running_service(tmp_path_factory.mktemp("dashscope"), model="nano", max_upload_bytes=100_000) as service:
-        yield service
-
-
-@pytest.fixture(autouse=True)
-def service(gateway: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    use_sdk(gateway, monkeypatch)
-    yield gateway
-    gateway.empty_queue()
 
 
 def test_text_to_video_until_its_file_is_fetched(service: Service) -> None:
@@ -70,11 +56,7 @@ def test_text_to_video_until_its_file_is_fetched(service: Service) -> None:
 
 def test_wait(service: Service) -> None:
     def play() -> None:
-        end = time.monotonic() + 15
-        while not (jobs := service.store.claim("test", 1, 60.0, 5, ("nano",))):
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        succeed(service, jobs[0])
+        succeed(service, until(lambda: service.store.claim("test", 1, 60.0, 5, ("nano",)))[0])
 
     router = threading.Thread(target=play)
     router.start()
