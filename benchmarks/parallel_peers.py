@@ -122,7 +122,7 @@ def attention(mesh: Mesh, shape: Shape) -> tuple[Forward, Forward]:
     exchange = GangExchange(mesh.sequence, CuSeqlens.of([parts.total]), parts)
     mine = CuSeqlens.of([shape.tokens])
     return (
-        lambda: exchange.attend(q, k, v, mine),
+        lambda: exchange.attend(exchange.share(q), exchange.share(k), exchange.share(v), mine),
         lambda: theirs(q[None], k[None], v[None], batch_dim_idx=0)[0].reshape(q.shape),
     )
 

@@ -21,8 +21,10 @@ from typing import Any
 
 from cluster.calibration import RESULTS, StepCheck, check_steps, rates_of
 from cluster.hardware import GIB, HARDWARE, hardware
+from cluster.overlap import LENT
 from cluster.plan import GangPlan, PlanError, plan_gang
-from cluster.step_time import Rates, StepTime, step_time
+from cluster.rates import Rates
+from cluster.step_time import StepTime, step_time
 from model.family import FAMILY, Preset
 from model.tasks import SIZES
 
@@ -161,7 +163,8 @@ def table(rates: Rates, found: Sequence[Point], checks: Sequence[StepCheck], com
         f"**{label(rates)}.** Written by `{command}`.",
         "",
         f"A clip of {SECONDS:g} s at each model's frame rate, both guidance branches in a step, NVLink domains of "
-        f"{DOMAIN}. Nothing is taken to overlap; launches and the host's time are left out.",
+        f"{DOMAIN}. Messages that travel while ranks compute are not counted as all-to-all, but {LENT:.0%} of their "
+        "time is, assumed to be lost by the work beside them; launches and the host's time are left out.",
         "",
         f"- {gear.source}",
         *(f"- {note}" for note in rates.notes),

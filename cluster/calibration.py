@@ -7,6 +7,7 @@ that ratio corrects later predictions. So a check is never made against what it 
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster.hardware import Hardware
-from cluster.step_time import Rates, roofline, step_seconds
+from cluster.rates import Rates, roofline
+from cluster.step_time import step_seconds
 from model.presets import all_presets
+
+log = logging.getLogger("zoetrope.engine")
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
@@ -62,6 +66,15 @@ def rates_of(hardware: Hardware, results: Path | None = None) -> Rates:
         note = f"whole steps took {correction:.3g} times what was predicted ({files}): measured, predictions corrected"
         rates = replace(rates, origin="calibrated", correction=correction, notes=(*rates.notes, note))
     return rates
+
+
+def known_rates(hardware: Hardware) -> Rates:
+    """`rates_of` for one at work: a damaged file is logged, and the roofline has to do."""
+    try:
+        return rates_of(hardware)
+    except ValueError as error:
+        log.warning("measured rates are left out: %s", error)
+        return roofline(hardware)
 
 
 def check_steps(hardware: Hardware, results: Path) -> list[StepCheck]:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from cluster.calibration import rates_of
+from cluster.calibration import known_rates
 from cluster.gang import Gang, GangFailed
 from cluster.groups import Groups
 from cluster.hardware import hardware_of
@@ -23,7 +23,6 @@ from cluster.processes import Process
 from cluster.rank import Outcome, Place
 from cluster.settings import EngineSettings
 from cluster.snapshots import Fingerprint, SnapshotError, SnapshotStore
-from cluster.step_time import roofline
 from cluster.watchdog import Watchdog, forecast
 from model.checkpoints import load_scheduler_config
 from model.tasks import ModelCard
@@ -103,12 +102,7 @@ class Engine:
 
     def _watch(self) -> Watchdog:
         """One that knows the model and what its ranks run on."""
-        settings, gear = self._settings, hardware_of(self._gang.places()[0].device)
-        try:
-            rates = rates_of(gear)
-        except ValueError as error:
-            log.warning("engine %s: measured rates are left out: %s", self._id, error)
-            rates = roofline(gear)
+        settings, rates = self._settings, known_rates(hardware_of(self._gang.places()[0].device))
         foretell = forecast(preset_of(self._card).config, rates, settings.ranks // settings.cfg_groups)
         return Watchdog(settings.hang_seconds, settings.first_step_seconds, foretell)
 

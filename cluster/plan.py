@@ -14,7 +14,9 @@ from typing import Literal
 
 from cluster.calibration import rates_of
 from cluster.hardware import GIB, Hardware, hardware
-from cluster.step_time import Rates, StepTime, balanced, ranks_of_token, step_time
+from cluster.rates import Rates
+from cluster.spread import balanced, ranks_of_token
+from cluster.step_time import StepTime, step_time
 from model.card import transformer_config
 from model.config import TransformerConfig
 from model.costs import TEXT_TOKENS, frames_of, rank_memory, tokens_of
@@ -363,7 +365,10 @@ def _reasons(work: _Work, best: GangPlan, plans: list[GangPlan], problems: list[
         yield f"All ranks are inside one NVLink domain of {work.domain}."
     if best.time.total:
         wait = (best.time.all_to_all + best.time.gather) / best.time.total
-        yield f"{best.time.attention / best.time.total:.0%} of a step is attention, {wait:.0%} is on the wire."
+        yield f"{best.time.attention / best.time.total:.0%} of a step is attention, {wait:.0%} is waiting for messages."
+    if best.time.hidden:
+        share = best.time.hidden / best.time.total
+        yield f"Messages of {share:.0%} of a step more travel while ranks compute."
 
 
 def _layout(plan: GangPlan) -> str:

@@ -1,8 +1,9 @@
 """How long a step takes and what it sends, from shapes and rates alone. Pure and cheap: a watchdog may ask every step.
 
 A step is a roofline: FLOPs (`model.costs`) over rates of products, experts and attention, bytes of the passes between
-them over the memory's bandwidth, bytes on the wire over the links', one after the other: nothing is taken to overlap.
-What it leaves out: launches, the host's own time, samplers and packing.
+them over the memory's bandwidth, bytes on the wire over the links'. Messages overlap as `cluster.parallel.exchange` has
+them (on GPUs): queries and keys with the projections after them, a chunk of tokens with the experts' work on another;
+all else comes one after the other. What it leaves out: launches, the host's own time, samplers and packing.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
 
-from cluster.hardware import Hardware, Link
+from cluster.hardware import Link
+from cluster.overlap import CHUNK_MESSAGES, LENT, chunk_seconds, chunking
 from cluster.parallel.dispatch import PAIR_BYTES
 from cluster.parallel.slicing import assign
+from cluster.rates import Rates
+from cluster.spread import balanced, ranks_of_token
 from model.config import TransformerConfig
 from model.costs import TEXT_TOKENS, expert_flops, forward_cost
 
@@ -25,30 +28,9 @@ EXCHANGE_PASSES = 4 * 2  # q, k, v copied into the order of a message, the resul
 COMBINE_PASSES = 1  # of an expert's row: the gather is part of its product
 DISPATCH_PASSES = 4  # of a row that is sent, in a gang: copied to be sent, made of its experts' rows, added up at home
 
-# Collectives of a block, for their latency: q, k, v together and the result; counts, pairs, rows and their results.
-ATTENTION_COLLECTIVES, EXPERT_COLLECTIVES = 2, 4
+HEAD_MESSAGES = 4  # of a block: queries, keys, values and the result
 
 IMBALANCE = 1.15  # assumed: the busiest rank's rows over the mean's where the routing does not make them equal
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a rank does in a second: FLOP/s of three kinds of work, bytes/s of passes over memory.
-
-    Attributes:
-        origin: ``roofline``: all from a datasheet and assumed fractions; ``calibrated``: at least one was measured.
-        correction: measured over predicted seconds of whole steps on one GPU; 1 without such a measurement.
-        notes: where each figure comes from.
-    """
-
-    hardware: Hardware
-    products: float
-    experts: float
-    attention: float
-    passes: float
-    origin: Literal["roofline", "calibrated"] = "roofline"
-    correction: float = 1.0
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +44,12 @@ class Traffic:
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of a step, means over the ranks; ``idle`` is waiting for the busiest one, so they add up to the step."""
+    """Seconds of a step, means over the ranks; ``idle`` is waiting for the busiest one, so they add up to the step.
+
+    Attributes:
+        all_to_all: messages that nothing hides, and what hiding the others costs. hidden: messages under way while
+            ranks compute; not a part of the sum.
+    """
 
     products: float = 0.0
     experts: float = 0.0
@@ -71,6 +58,7 @@ class StepTime:
     all_to_all: float = 0.0
     gather: float = 0.0
     idle: float = 0.0
+    hidden: float = 0.0
     traffic: tuple[Traffic, ...] = ()
 
     @property
@@ -82,27 +70,12 @@ class StepTime:
         return self.compute + self.all_to_all + self.gather + self.idle
 
     def parts(self) -> dict[str, float]:
-        """Seconds by kind."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "traffic"}
+        """Seconds by kind, which add up to the step."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("hidden", "traffic")}
 
     def sent(self, link: str) -> float:
         """Bytes that a rank sends over links of that name."""
         return sum(t.bytes for t in self.traffic if t.link == link)
-
-
-def roofline(hardware: Hardware) -> Rates:
-    """Peaks and the assumed fractions of them."""
-    return Rates(
-        hardware=hardware,
-        products=hardware.peak * hardware.products,
-        experts=hardware.peak * hardware.experts,
-        attention=hardware.peak * hardware.attention,
-        passes=hardware.bandwidth * hardware.passes,
-        notes=(
-            f"assumed: {hardware.products:.0%} of peak in products, {hardware.experts:.0%} in experts, "
-            f"{hardware.attention:.0%} in attention, {hardware.passes:.0%} of the memory's bandwidth",
-        ),
-    )
 
 
 def step_seconds(
@@ -156,33 +129,8 @@ def step_time(
         total = busiest.total
     mean["idle"] = 0.0
     mean["idle"] = max(0.0, total - sum(mean.values()))
-    return StepTime(**mean, traffic=traffic)
-
-
-def balanced(config: TransformerConfig, sequence_ranks: int) -> bool:
-    """Whether every rank gets as many rows whatever the router says: with one expert of each group for a token, ranks
-    that hold whole groups do."""
-    moe = config.moe
-    if moe is None or sequence_ranks == 1:
-        return True
-    return moe.router == "grouped_top1" and moe.groups % sequence_ranks == 0
-
-
-def ranks_of_token(config: TransformerConfig, ranks: int) -> float:
-    """How many of the ranks a token's experts are on, on average, if all experts are chosen alike: so many rows of it
-    are sent in a routed layer. 0 where there are no experts."""
-    moe = config.moe
-    if moe is None:
-        return 0.0
-    experts, own = moe.num_experts, moe.num_experts // ranks
-    if moe.router != "grouped_top1":
-        return ranks * (1 - math.comb(experts - own, moe.top_k) / math.comb(experts, moe.top_k))
-    size, found = experts // moe.groups, 0.0
-    for rank in range(ranks):
-        first, stop = rank * own, (rank + 1) * own
-        groups = range(first // size, -(-stop // size))
-        found += 1 - math.prod(1 - (min(stop, (g + 1) * size) - max(first, g * size)) / size for g in groups)
-    return found
+    hidden = sum(group.hidden for group in groups) / cfg_groups
+    return StepTime(**mean, hidden=hidden, traffic=traffic)
 
 
 def _group(
@@ -201,41 +149,61 @@ def _group(
     uneven = 0.0 if balanced(config, ranks) else IMBALANCE - 1
     correction = rates.correction
     experts = correction * expert * share / rates.experts
-    traffic, all_to_all, gather, uneven_wire = _exchange(config, own, rates.hardware, ranks, uneven)
+    messages = _exchange(config, own, rates, ranks, uneven, experts)
     return StepTime(
         products=correction * (products * share + own_text) / rates.products,
         experts=experts,
         attention=correction * attention * share / rates.attention,
         passes=correction * own * _pass_bytes(config, rates.hardware.value_bytes, ranks) / rates.passes,
-        all_to_all=all_to_all,
-        gather=gather,
-        idle=uneven * experts + uneven_wire,
-        traffic=traffic,
+        all_to_all=messages.exposed,
+        gather=messages.gather,
+        idle=uneven * experts + messages.waiting,
+        hidden=messages.hidden,
+        traffic=messages.traffic,
     )
 
 
+@dataclass(frozen=True)
+class _Messages:
+    """Seconds of what goes between the ranks of a group; ``waiting``: for the longest of the messages to experts."""
+
+    traffic: tuple[Traffic, ...] = ()
+    exposed: float = 0.0
+    hidden: float = 0.0
+    gather: float = 0.0
+    waiting: float = 0.0
+
+
 def _exchange(
-    config: TransformerConfig, own: int, hardware: Hardware, ranks: int, uneven: float
-) -> tuple[tuple[Traffic, ...], float, float, float]:
-    """What goes between the ranks of a group; seconds of all-to-all, of the gather, and of waiting in the former."""
+    config: TransformerConfig, own: int, rates: Rates, ranks: int, uneven: float, experts: float
+) -> _Messages:
+    """``experts``: seconds of their work in all layers."""
     if ranks == 1:
-        return (), 0.0, 0.0, 0.0
-    link, size, away = hardware.inside, hardware.value_bytes, (ranks - 1) / ranks
+        return _Messages()
+    hardware = rates.hardware
+    link, size, away, overlaps = hardware.inside, hardware.value_bytes, (ranks - 1) / ranks, hardware.is_gpu
     blocks = config.num_layers + len(config.vace_layers)
     heads = blocks * 4.0 * own * config.dim * size * away
-    seconds = _wire(link, heads, blocks * ATTENTION_COLLECTIVES)
+    seconds = _wire(link, heads, blocks * HEAD_MESSAGES)
+    projection = rates.correction * 2.0 * own * config.dim**2 / rates.products
+    hidden = 2 * blocks * min(seconds / (4 * blocks), projection) if overlaps else 0.0
     traffic = [Traffic("attention: q, k, v and the result", link.name, heads)]
-    waiting = 0.0
+    waiting = price = 0.0
     if config.moe is not None:
         layers = len(config.moe.layers)
         row = 2.0 * ranks_of_token(config, ranks) * config.dim * size
         rows = layers * own * away * (row + config.moe.top_k * PAIR_BYTES)
-        seconds += _wire(link, rows, layers * EXPERT_COLLECTIVES)
+        chunks = chunking(config, rates, ranks).of(own)
+        wire = _wire(link, rows, layers)  # with the counts, one message for all chunks
         waiting = uneven * _wire(link, rows, 0)
+        seconds += wire + layers * CHUNK_MESSAGES * link.latency
+        hidden += min(wire, experts) * (1 - 1 / chunks)
+        price = layers * (chunks - 1) * chunk_seconds(config, rates, ranks)
         traffic.append(Traffic("experts: rows there and back", link.name, rows))
     output = own * (ranks - 1.0) * _output_bytes(config, size)
     traffic.append(Traffic("output of all tokens", link.name, output))
-    return tuple(traffic), seconds, _wire(link, output, 1), waiting
+    exposed = seconds - hidden + LENT * hidden + price
+    return _Messages(tuple(traffic), exposed, hidden, _wire(link, output, 1), waiting)
 
 
 def _wire(link: Link, sent: float, collectives: int) -> float:

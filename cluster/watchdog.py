@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster.step_time import Rates, step_seconds
+from cluster.rates import Rates
+from cluster.step_time import step_seconds
 from model.config import TransformerConfig
 
 PATIENCE = 5.0  # times what is foretold

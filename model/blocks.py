@@ -50,6 +50,10 @@ class ResidualNorm32(LayerNorm32):
         return residual_norm(residual, update, gate, row, weight=self.weight, bias=self.bias, eps=self.eps)
 
 
+def _stay(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
 class Attention(nn.Module):
     """Multi-head attention with RMSNorm over all heads of q and k.
 
@@ -88,9 +92,10 @@ class Attention(nn.Module):
         context is the tokens themselves, and those of the other ranks are attended to as well.
         """
         cos, sin = rope if rope is not None else (None, None)
-        q = qk_norm_rope(self.to_q(x), self.norm_q.weight, cos, sin, self.heads, self.eps)
-        k = qk_norm_rope(self.to_k(context), self.norm_k.weight, cos, sin, self.heads, self.eps)
-        v = self.to_v(context).unflatten(-1, (self.heads, -1))
+        share = _stay if exchange is None else exchange.share  # as soon as each is made: the next hides its journey
+        q = share(qk_norm_rope(self.to_q(x), self.norm_q.weight, cos, sin, self.heads, self.eps))
+        k = share(qk_norm_rope(self.to_k(context), self.norm_k.weight, cos, sin, self.heads, self.eps))
+        v = share(self.to_v(context).unflatten(-1, (self.heads, -1)))
         if exchange is not None:
             attended = exchange.attend(q, k, v, cu_q).flatten(1)
         else:

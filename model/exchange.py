@@ -6,7 +6,7 @@ The network knows only this interface; what stands behind it in a gang is in `cl
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -15,6 +15,9 @@ from kernels import CuSeqlens, Permutation, combine_experts, varlen_attention
 # (x [M or N, D], offsets [E_local + 1], rows [M] or None) -> [M, D]: a layer's own experts over rows sorted by expert
 ApplyExperts = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
+# (x [n, D]) -> the (token, choice) pairs of these tokens sorted by expert, all experts of the layer counted
+Route = Callable[[torch.Tensor], Permutation]
+
 # What can be made while tokens are on their way to other ranks, such as a shared expert's result: [n, D]
 Meanwhile = Callable[[], torch.Tensor]
 
@@ -22,11 +25,16 @@ Meanwhile = Callable[[], torch.Tensor]
 class Exchange(Protocol):
     """What a network needs from the other ranks in the middle of a forward pass."""
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu: CuSeqlens) -> torch.Tensor:
+    def share(self, x: torch.Tensor) -> Any:
+        """Queries, keys or values of this rank's tokens ``[n, heads, head_dim]``, as `attend` takes them. They may be
+        on their way to other ranks from now on, while the next ones are made."""
+        ...
+
+    def attend(self, q: Any, k: Any, v: Any, cu: CuSeqlens) -> torch.Tensor:
         """Self-attention among all tokens of the batch.
 
         Args:
-            q, k, v: ``[n, heads, head_dim]``, this rank's tokens. cu: the lengths of their sequences.
+            q, k, v: each from `share`, in this order. cu: the lengths of the sequences of this rank's tokens.
 
         Returns:
             ``[n, heads, head_dim]`` of this rank's tokens.
@@ -36,7 +44,7 @@ class Exchange(Protocol):
     def experts(
         self,
         x: torch.Tensor,
-        rows: Permutation,
+        route: Route,
         apply: ApplyExperts,
         bias: torch.Tensor | None = None,
         meanwhile: Meanwhile | None = None,
@@ -44,8 +52,7 @@ class Exchange(Protocol):
         """Each token through the experts that it goes to, wherever they are.
 
         Args:
-            x: ``[n, D]``, this rank's tokens. rows: their (token, choice) pairs sorted by expert, all experts of the
-                layer counted. apply: this rank's experts.
+            x: ``[n, D]``, this rank's tokens. route: which experts some of them go to. apply: this rank's experts.
             bias: ``[D]``, added once. meanwhile: run once; what it makes is added too.
 
         Returns:
@@ -57,17 +64,21 @@ class Exchange(Protocol):
 class Alone:
     """One process: nothing to exchange."""
 
+    def share(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu: CuSeqlens) -> torch.Tensor:
         return varlen_attention(q, k, v, cu, cu)
 
     def experts(
         self,
         x: torch.Tensor,
-        rows: Permutation,
+        route: Route,
         apply: ApplyExperts,
         bias: torch.Tensor | None = None,
         meanwhile: Meanwhile | None = None,
     ) -> torch.Tensor:
+        rows = route(x)
         made = apply(x, rows.offsets, rows.token)
         return combine_experts(made, rows, bias, None if meanwhile is None else meanwhile())
 

@@ -83,8 +83,11 @@ class MoEFeedForward(nn.Module):
         """``[N, D]`` -> the rows of all (token, choice) pairs sorted by expert."""
         logits = router_logits(x, self.gate.weight)
         if self.groups is None:
-            return route_top_k(logits, self.correction.float(), self.top_k)
-        return route_grouped_top1(logits, self.correction.float(), self.groups)
+            rows = route_top_k(logits, self.correction.float(), self.top_k)
+        else:
+            rows = route_grouped_top1(logits, self.correction.float(), self.groups)
+        self.last_counts = rows.counts
+        return rows
 
     def apply_experts(
         self, x: torch.Tensor, offsets: torch.Tensor, rows: torch.Tensor | None = None
@@ -98,14 +101,12 @@ class MoEFeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor, exchange: Exchange = ALONE) -> torch.Tensor:
         """``[N, D]`` -> ``[N, D]`` in the dtype of ``x``."""
-        rows = self.route(x)
-        self.last_counts = rows.counts
         shared = None if self.shared is None else partial(self.shared, x)
-        return exchange.experts(x, rows, self.apply_experts, self.b2, shared)
+        return exchange.experts(x, self.route, self.apply_experts, self.b2, shared)
 
     @torch.no_grad()
     def rebalance(self, rate: float) -> None:
-        """Raise the bias of experts that got fewer rows than the mean in the last forward, lower the others."""
+        """Raise the bias of experts that got fewer rows than the mean in the last routing, lower the others."""
         if self.last_counts is not None:
             load = self.last_counts.float()
             self.correction += rate * torch.sign(load.mean() - load)

@@ -4,6 +4,9 @@ On CUDA, heads need no word with the host, whose lengths say who sends how much.
 the router knows, so each routed layer waits for its counts once.
 
 A token that several experts of a rank have chosen goes there once, and one row comes back: their weighted sum.
+
+Messages travel on a stream of their own. Queries fly while keys are made, keys while values are. A layer's tokens may
+go in several chunks: while the experts work on one, the next one comes and the results of the last one leave.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from cluster.parallel.collectives import send_rows
+from cluster.parallel.collectives import Flight, send_rows
 from cluster.parallel.dispatch import Arrivals, Departures
-from kernels import CuSeqlens, Permutation, varlen_attention
-from model.exchange import ApplyExperts, Meanwhile
+from kernels import CuSeqlens, varlen_attention
+from kernels.compiler import opaque
+from model.exchange import ApplyExperts, Meanwhile, Route
 
 
 @dataclass(frozen=True)
@@ -29,60 +33,73 @@ class GangExchange:
         group: the ranks.
         cu: lengths of all sequences, whoever has their tokens.
         parts: tokens of each rank, in the order of the batch.
+        chunks: in which a rank's tokens go to the experts, the same number on every rank; `cluster.overlap` chooses it.
     """
 
     group: dist.ProcessGroup
     cu: CuSeqlens
     parts: CuSeqlens
+    chunks: int = 1
 
     @property
     def ranks(self) -> int:
         return len(self.parts.lengths)
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu: CuSeqlens) -> torch.Tensor:
-        """DeepSpeed-Ulysses (2309.14509): all heads of some tokens become some heads of all tokens, and back."""
-        n, heads, dim = q.shape
+    @opaque
+    def share(self, x: torch.Tensor) -> Flight:
+        """All heads of some tokens become some heads of all tokens (DeepSpeed-Ulysses, 2309.14509)."""
+        n, heads, _ = x.shape
         if heads % self.ranks:
             raise ValueError(f"{heads} heads cannot be split evenly over {self.ranks} ranks")
-        mine = [n] * self.ranks
-        each = heads // self.ranks
-        leaving = q.new_empty(self.ranks, n, 3, each, dim)
-        for i, x in enumerate((q, k, v)):
-            leaving[:, :, i] = x.unflatten(1, (self.ranks, each)).transpose(0, 1)
-        theirs = send_rows(leaving.flatten(0, 1), mine, self.parts.lengths, self.group).land()
-        out = varlen_attention(theirs[:, 0], theirs[:, 1], theirs[:, 2], self.cu, self.cu)
+        leaving = x.unflatten(1, (self.ranks, heads // self.ranks)).transpose(0, 1).contiguous()
+        return send_rows(leaving.flatten(0, 1), [n] * self.ranks, self.parts.lengths, self.group)
+
+    @opaque
+    def attend(self, q: Flight, k: Flight, v: Flight, cu: CuSeqlens) -> torch.Tensor:
+        """Of these heads, whose results go back to where their tokens are."""
+        out = varlen_attention(q.land(), k.land(), v.land(), self.cu, self.cu)
+        mine = [cu.total] * self.ranks
         back = send_rows(out.contiguous(), self.parts.lengths, mine, self.group).land()
-        gathered: torch.Tensor = back.unflatten(0, (self.ranks, n)).transpose(0, 1).flatten(1, 2)
+        gathered: torch.Tensor = back.unflatten(0, (self.ranks, cu.total)).transpose(0, 1).flatten(1, 2)
         return gathered
 
+    @opaque
     def experts(
         self,
         x: torch.Tensor,
-        rows: Permutation,
+        route: Route,
         apply: ApplyExperts,
         bias: torch.Tensor | None = None,
         meanwhile: Meanwhile | None = None,
     ) -> torch.Tensor:
         """Tokens to the ranks that own their experts, `E / ranks` neighbours each, through them, and back.
 
-        ``meanwhile`` runs while the tokens are under way. (Nothing is left for the way back: the next norm needs it.)
+        ``meanwhile`` runs while the tokens are under way.
         """
-        leaving = Departures.of(rows, self.ranks)
-        counts = torch.empty_like(leaving.counts)
-        dist.all_to_all_single(counts, leaving.counts, group=self.group)
-        on_host = _to_host(torch.stack([_sizes(leaving.counts), _sizes(counts)]))
-        pairs = leaving.pairs()
-        sent, received = (Sizes(*lists) for lists in on_host())
-        heralds = send_rows(pairs, sent.pairs, received.pairs, self.group)
-        tokens = x.index_select(0, leaving.tokens(sum(sent.rows)))
-        flight = send_rows(tokens, sent.rows, received.rows, self.group)
+        chunks = x.tensor_split(self.chunks)
+        leaving = [Departures.of(route(chunk), self.ranks) for chunk in chunks]
+        told = torch.stack([departures.counts for departures in leaving], dim=1)
+        heard = torch.empty_like(told)
+        dist.all_to_all_single(heard, told, group=self.group)
+        on_host = _to_host(torch.stack([_sizes(told), _sizes(heard)]))
+        pairs = [departures.pairs() for departures in leaving]
+        sent, received = ([Sizes(*lists) for lists in side] for side in on_host())
+        coming = []
+        for i, chunk in enumerate(chunks):
+            heralds = send_rows(pairs[i], sent[i].pairs, received[i].pairs, self.group)
+            tokens = chunk.index_select(0, leaving[i].tokens(sum(sent[i].rows)))
+            coming.append((heralds, send_rows(tokens, sent[i].rows, received[i].rows, self.group)))
         beside = None if meanwhile is None else meanwhile()
-        came = Arrivals.of(counts, heralds.land(), sum(received.rows), max(received.most))
-        arrived = flight.land()
-        if arrived.shape[0]:
-            arrived = came.sum(apply(arrived, came.offsets, came.rows))
-        back = send_rows(arrived, received.rows, sent.rows, self.group).land()
-        return leaving.sum(back, bias, beside)
+        going = []
+        for i, (heralds, flight) in enumerate(coming):
+            came = Arrivals.of(heard[:, i], heralds.land(), sum(received[i].rows), max(received[i].most))
+            arrived = flight.land()
+            if arrived.shape[0]:
+                arrived = came.sum(apply(arrived, came.offsets, came.rows))
+            going.append(send_rows(arrived, received[i].rows, sent[i].rows, self.group))
+        shared = [None] * len(chunks) if beside is None else beside.tensor_split(self.chunks)
+        made = [leaving[i].sum(back.land(), bias, shared[i]) for i, back in enumerate(going)]
+        return made[0] if len(made) == 1 else torch.cat(made)
 
 
 class Sizes(NamedTuple):
@@ -94,11 +111,11 @@ class Sizes(NamedTuple):
 
 
 def _sizes(counts: torch.Tensor) -> torch.Tensor:
-    """Of `Departures.counts`: ``[3, ranks]``."""
-    return torch.stack([counts[:, :-2].sum(1), counts[:, -2], counts[:, -1]])
+    """Of `Departures.counts` of each chunk, ``[ranks, chunks, ...]``: ``[chunks, 3, ranks]``."""
+    return torch.stack([counts[..., :-2].sum(-1), counts[..., -2], counts[..., -1]]).permute(2, 0, 1)
 
 
-def _to_host(counts: torch.Tensor) -> Callable[[], list[list[list[int]]]]:
+def _to_host(counts: torch.Tensor) -> Callable[[], list[list[list[list[int]]]]]:
     """Begin to copy counts; the result waits for them, and not for what was started after them."""
     if counts.device.type != "cuda":
         return counts.tolist
@@ -107,9 +124,9 @@ def _to_host(counts: torch.Tensor) -> Callable[[], list[list[list[int]]]]:
     copied = torch.cuda.Event()
     copied.record()
 
-    def wait() -> list[list[list[int]]]:
+    def wait() -> list[list[list[list[int]]]]:
         copied.synchronize()
-        there: list[list[list[int]]] = host.tolist()
+        there: list[list[list[list[int]]]] = host.tolist()
         return there
 
     return wait

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.hardware import GIB, hardware
 from cluster.plan import GangPlan, Overrides, PlanError, plan_gang, preset_of
-from cluster.step_time import Rates, roofline
+from cluster.rates import Rates, roofline
 from model.costs import rank_memory
 from model.family import FAMILY, Preset
 from model.presets import ModelError, find_model

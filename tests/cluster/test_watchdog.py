@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cluster.hardware import HARDWARE, hardware_of
-from cluster.step_time import roofline, step_seconds
+from cluster.rates import roofline
+from cluster.step_time import step_seconds
 from cluster.watchdog import PATIENCE, Watchdog, forecast
 from model.family import FAMILY
 

@@ -26,6 +26,7 @@ class Routing:
     Attributes:
         parts: tokens of each rank. groups: of the grouped router; None: the ``top_k`` best.
         favour: what is added to the score of some experts, by number.
+        chunks: in which a rank's tokens go.
     """
 
     parts: tuple[int, ...]
@@ -34,6 +35,7 @@ class Routing:
     favour: tuple[tuple[int, float], ...] = ()
     dtype: torch.dtype = torch.float32
     seed: int = 0
+    chunks: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def route(cases: list[Routing]) -> list[tuple[torch.Tensor, list[Sent]]]:
             setattr(layer, name, None if stack is None else torch.nn.Parameter(stack[own], requires_grad=False))
         exchange: Exchange = ALONE
         if mesh.sequence is not None:
-            exchange = GangExchange(mesh.sequence, CuSeqlens.of([parts.total]), parts)
+            exchange = GangExchange(mesh.sequence, CuSeqlens.of([parts.total]), parts, case.chunks)
         mine = x[parts.offsets[mesh.place] : parts.offsets[mesh.place + 1]]
         with pytest.MonkeyPatch.context() as patch:
             sent = _listen(patch)
@@ -112,7 +114,7 @@ def meet_in_flight(case: Routing) -> tuple[torch.Tensor, list[str]]:
 
     def send(output: torch.Tensor, input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         name = "counts" if not args else "pairs" if input.dtype == torch.int32 else "tokens"
-        name = "results" if "tokens sent" in done and name == "tokens" else name
+        name = "results" if "tokens landed" in done and name == "tokens" else name
         if name == "tokens" and mesh.place == last:
             met.wait([f"rank {other}" for other in range(last)], EXCHANGE)
         done.append(f"{name} sent")
@@ -127,7 +129,7 @@ def meet_in_flight(case: Routing) -> tuple[torch.Tensor, list[str]]:
     layer.shared.forward = beside  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dist, "all_to_all_single", send)
-        exchange = GangExchange(mesh.sequence, CuSeqlens.of([parts.total]), parts)
+        exchange = GangExchange(mesh.sequence, CuSeqlens.of([parts.total]), parts, case.chunks)
         return layer(x[parts.offsets[mesh.place] : parts.offsets[mesh.place + 1]], exchange), done
 
 
@@ -142,7 +144,12 @@ def attend(lengths: list[int], parts: list[int], heads: int, dtype: torch.dtype)
     with pytest.MonkeyPatch.context() as patch:
         sent = _listen(patch)
         exchange = GangExchange(mesh.sequence, CuSeqlens.of(lengths), cuts)
-        return exchange.attend(q, k, v, CuSeqlens.of([len(q)])), sent
+        return attend_all(exchange, q, k, v), sent
+
+
+def attend_all(exchange: GangExchange, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Attention among all tokens, of this rank's ``[n, heads, dim]``."""
+    return exchange.attend(exchange.share(q), exchange.share(k), exchange.share(v), CuSeqlens.of([len(q)]))
 
 
 def qkv(tokens: int, heads: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cluster.overlap import WHOLE, Chunking
 from cluster.parallel.mesh import Mesh
 from cluster.parallel.runner import run_gang
 from model.checkpoints import load_scheduler_config, load_transformer
@@ -56,11 +57,13 @@ class Result:
     latents: list[torch.Tensor]
 
 
-def denoise(card: ModelCard, wishes: list[Wish], steps: int, groups: int = 0) -> Result:
+def denoise(
+    card: ModelCard, wishes: list[Wish], steps: int, groups: int = 0, chunking: Chunking = WHOLE
+) -> Result:
     """Steps with all segments. ``groups``: of CFG parallel in the gang; 0: in this process alone."""
     mesh = Mesh.build(CPU, groups, EXCHANGE) if groups else Mesh()
     made: list[torch.Tensor] = []
-    runner: Runner = partial(run_gang, mesh) if groups else run_alone
+    runner: Runner = partial(run_gang, mesh, chunking=chunking) if groups else run_alone
 
     def record(network: WanTransformer, sequences: list[Sequence]) -> Run:
         run = runner(network, sequences)

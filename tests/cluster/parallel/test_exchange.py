@@ -28,6 +28,8 @@ CASES = {
         Routing((5, 4), top_k=4, groups=4, seed=2),
         Routing((3, 3), top_k=2, groups=2, seed=3),
         Routing((0, 1), seed=4),
+        Routing((7, 6), chunks=2),
+        Routing((5, 1), top_k=4, groups=4, seed=2, chunks=4),  # more chunks than a rank has tokens
     ],
     1: [Routing((6,)), Routing((5,), top_k=4, groups=4, seed=2)],
     4: [
@@ -38,6 +40,8 @@ CASES = {
         Routing((2, 0, 0, 0), top_k=1, seed=8),
         Routing((3, 2, 2, 2), top_k=8, seed=9),  # everything everywhere
         Routing((6, 5, 5, 5), dtype=torch.bfloat16, seed=10),
+        Routing((9, 0, 2, 1), top_k=3, seed=5, chunks=2),
+        Routing((8, 9, 7, 7), top_k=2, groups=2, favour=((0, 9.0),), seed=12, chunks=8),
     ],
 }
 
@@ -69,10 +73,11 @@ def by_loop(case: Routing) -> torch.Tensor:
     return torch.stack(out)
 
 
-def rows_between(case: Routing, rank: int, ranks: int) -> list[int]:
-    """Tokens of a rank that have chosen an expert of each rank."""
+def rows_between(case: Routing, rank: int, ranks: int, chunk: int) -> list[int]:
+    """Tokens in a chunk of a rank's that have chosen an expert of each rank."""
     first = sum(case.parts[:rank])
-    mine = [choices(case, x)[0] for x in tokens_of(case)[first : first + case.parts[rank]]]
+    tokens = tokens_of(case)[first : first + case.parts[rank]].tensor_split(case.chunks)[chunk]
+    mine = [choices(case, x)[0] for x in tokens]
     return [sum(any(e * ranks // EXPERTS == other for e in chosen) for chosen in mine) for other in range(ranks)]
 
 
@@ -86,12 +91,17 @@ def test_experts_of_other_ranks_are_the_loop_over_the_tokens(ranks: int, gangs: 
         limit = 1e-5 if case.dtype == torch.float32 else 2e-2
         assert float((made.float() - by_loop(case)).norm()) <= limit * float(by_loop(case).norm()), case
         sent = [answer[i][1] for answer in answers if ranks > 1]
-        for rank, (counts, pairs, there, back) in enumerate(sent):
-            assert counts.dtype == pairs.dtype == torch.int32
-            assert there.dtype == back.dtype == case.dtype
-            assert sum(pairs.rows) == case.parts[rank] * case.top_k, "as many pairs as there are choices"
-            assert there.rows == rows_between(case, rank, ranks), "a token once to each rank that it has chosen"
-            assert back.rows == [other[2].rows[rank] for other in sent], "they go back where they came from"
+        for rank, (counts, *rest) in enumerate(sent):
+            pairs, there, back = rest[: 2 * case.chunks : 2], rest[1 : 2 * case.chunks : 2], rest[2 * case.chunks :]
+            assert len(rest) == 3 * case.chunks
+            assert {message.dtype for message in (counts, *pairs)} == {torch.int32}
+            assert {message.dtype for message in (*there, *back)} == {case.dtype}
+            assert sum(sum(p.rows) for p in pairs) == case.parts[rank] * case.top_k, "a pair for each choice"
+            for chunk in range(case.chunks):
+                wanted = rows_between(case, rank, ranks, chunk)
+                assert there[chunk].rows == wanted, "a token once to each rank that it has chosen"
+                came = [other[2 + 2 * chunk].rows[rank] for other in sent]
+                assert back[chunk].rows == came, "they go back where they came from"
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -104,6 +114,18 @@ def test_the_shared_expert_works_while_tokens_are_under_way(ranks: int, gangs: G
         assert done == [
             "counts sent", "pairs sent", "tokens sent", "shared expert", "pairs landed", "tokens landed",
             "results sent", "results landed",
+        ]  # fmt: skip
+
+
+def test_experts_work_on_a_chunk_while_others_are_under_way(gangs: Gangs) -> None:
+    case = Routing((4, 5), top_k=3, seed=11, chunks=2)
+    answers = gangs.run(2, meet_in_flight, case)
+    expected = by_loop(case)
+    assert float((torch.cat([made for made, _ in answers]) - expected).norm()) <= 1e-5 * float(expected.norm())
+    for _, done in answers:
+        assert done == [
+            "counts sent", *["pairs sent", "tokens sent"] * 2, "shared expert",
+            *["pairs landed", "tokens landed", "results sent"] * 2, *["results landed"] * 2,
         ]  # fmt: skip
 
 
@@ -127,7 +149,7 @@ def test_attention_over_the_tokens_of_all_ranks(dtype: torch.dtype, gangs: Gangs
         limit = 1e-5 if dtype == torch.float32 else 1e-2
         assert float((made.float() - torch.cat(expected)).norm()) <= limit * float(torch.cat(expected).norm())
         for rank, (_, sent) in enumerate(answers):
-            assert [s.rows for s in sent] == [[parts[rank]] * ranks, parts]
+            assert [s.rows for s in sent] == [[parts[rank]] * ranks] * 3 + [parts]
             assert {s.dtype for s in sent} == {dtype}
 
 
@@ -135,7 +157,7 @@ def test_heads_and_experts_that_the_ranks_do_not_divide_are_refused() -> None:
     exchange = GangExchange(None, CuSeqlens.of([4]), CuSeqlens.of([2, 1, 1]))  # type: ignore[arg-type]
     x = torch.zeros(2, 4, 8)
     with pytest.raises(ValueError, match="4 heads cannot be split evenly over 3 ranks"):
-        exchange.attend(x, x, x, CuSeqlens.of([2]))
+        exchange.share(x)
     layer = layer_of(Routing((2,)))
     with pytest.raises(ValueError, match="8 experts cannot be split evenly over 3 ranks"):
         layer(torch.zeros(2, 12), exchange)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cluster.overlap import Chunking
 from model.config import TransformerConfig
 from tests.cluster.parallel.conftest import HEADS, ROUTERS, Checkpoint
 from tests.cluster.parallel.gangs import Gangs
@@ -49,6 +50,16 @@ def test_gangs_of_every_shape_give_the_velocities_and_latents_of_one_process(
     assert all(bool(x.isfinite().all()) and float(x.norm()) > 0.1 for x in expected.latents)
     for groups, ranks in SHAPES:
         check(gangs.run(groups * ranks, denoise, card, MIX, STEPS, groups), expected)
+
+
+@pytest.mark.parametrize("family", ["nano", "top-k", "grouped"])
+def test_tokens_that_go_to_the_experts_in_chunks_give_the_same(
+    family: str, gangs: Gangs, checkpoint: Checkpoint
+) -> None:
+    card = checkpoint(family)
+    expected = denoise(card, MIX, STEPS)
+    for groups, ranks, thresholds in ((1, 2, (0,)), (1, 4, (0, 0)), (2, 2, (0, 0, 0)), (1, 2, (1_000,))):
+        check(gangs.run(groups * ranks, denoise, card, MIX, STEPS, groups, Chunking(thresholds)), expected)
 
 
 @pytest.mark.parametrize("family", ["top-k", "vace"])

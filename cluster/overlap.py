@@ -1,0 +1,63 @@
+"""In how many chunks a layer's tokens go to the experts of other ranks, so that messages hide behind the experts' work.
+
+Of ``c`` chunks the first has to come before any work begins, and the results of the last leave after all work is done,
+so about one part in ``c`` of the messages stays exposed. Another chunk has its price: each expert pads its rows to
+whole tiles once more, and there are more launches and more messages. So only long batches are cut.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from cluster.rates import Rates
+from cluster.spread import ranks_of_token
+from model.config import TransformerConfig
+
+LENT = 0.12  # assumed: of a message's time, what the work beside it loses by the multiprocessors and memory it uses
+TILE_ROWS = 128  # of the grouped GEMM; an expert leaves half of its last tile empty, on average
+CHUNK_LAUNCHES = 30
+LAUNCH_SECONDS = 4e-6  # assumed: of a small kernel
+CHUNK_MESSAGES = 3  # pairs, rows and results
+MOST_CHUNKS = 8
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """``thresholds``: tokens of a rank from which on there are 2, 4, 8 chunks; empty: always one."""
+
+    thresholds: tuple[int, ...] = ()
+
+    def of(self, tokens: int) -> int:
+        """The number of chunks."""
+        return 1 << bisect_right(self.thresholds, tokens)
+
+
+WHOLE = Chunking()
+
+
+def chunking(config: TransformerConfig, rates: Rates, ranks: int) -> Chunking:
+    """Twice as many chunks wherever that hides more than it costs.
+
+    On a CPU messages use the cores that the experts need: nothing is cut there.
+    """
+    if config.moe is None or ranks == 1 or not rates.hardware.is_gpu:
+        return WHOLE
+    link = rates.hardware.inside
+    sent = 2.0 * ranks_of_token(config, ranks) * config.dim * rates.hardware.value_bytes * (ranks - 1) / ranks
+    gain = (1 - LENT) * sent / (link.bandwidth * link.fraction)  # seconds of a token in a layer, if all were hidden
+    price, chunks, thresholds = chunk_seconds(config, rates, ranks), 1, []
+    while chunks < MOST_CHUNKS:
+        # From c to 2 c chunks hides 1 / 2c more, and costs c prices.
+        thresholds.append(int(2 * chunks**2 * price / gain) + 1)
+        chunks *= 2
+    return Chunking(tuple(thresholds))
+
+
+def chunk_seconds(config: TransformerConfig, rates: Rates, ranks: int) -> float:
+    """What another chunk costs in a layer of experts."""
+    assert config.moe is not None
+    moe, link = config.moe, rates.hardware.inside
+    padding = moe.num_experts // ranks * TILE_ROWS / 2
+    row = 4.0 * config.dim * moe.expert_dim * rates.correction / rates.experts
+    return padding * row + CHUNK_LAUNCHES * LAUNCH_SECONDS + CHUNK_MESSAGES * link.latency

@@ -1,0 +1,33 @@
+"""Where the experts of a token are, on average."""
+
+from __future__ import annotations
+
+import math
+
+from model.config import TransformerConfig
+
+
+def balanced(config: TransformerConfig, sequence_ranks: int) -> bool:
+    """Whether every rank gets as many rows whatever the router says: with one expert of each group for a token, ranks
+    that hold whole groups do."""
+    moe = config.moe
+    if moe is None or sequence_ranks == 1:
+        return True
+    return moe.router == "grouped_top1" and moe.groups % sequence_ranks == 0
+
+
+def ranks_of_token(config: TransformerConfig, ranks: int) -> float:
+    """How many of the ranks a token's experts are on, on average, if all experts are chosen alike: so many rows of it
+    are sent in a routed layer. 0 where there are no experts."""
+    moe = config.moe
+    if moe is None:
+        return 0.0
+    experts, own = moe.num_experts, moe.num_experts // ranks
+    if moe.router != "grouped_top1":
+        return ranks * (1 - math.comb(experts - own, moe.top_k) / math.comb(experts, moe.top_k))
+    size, found = experts // moe.groups, 0.0
+    for rank in range(ranks):
+        first, stop = rank * own, (rank + 1) * own
+        groups = range(first // size, -(-stop // size))
+        found += 1 - math.prod(1 - (min(stop, (g + 1) * size) - max(first, g * size)) / size for g in groups)
+    return found
