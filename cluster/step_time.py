@@ -14,10 +14,10 @@ from dataclasses import dataclass, fields
 
 from cluster.hardware import Link
 from cluster.overlap import CHUNK_MESSAGES, LENT, chunk_seconds, chunking
-from cluster.parallel.dispatch import PAIR_BYTES
 from cluster.parallel.slicing import assign
 from cluster.rates import Rates
 from cluster.spread import balanced, ranks_of_token
+from kernels.dispatch import PAIR_BYTES
 from model.config import TransformerConfig
 from model.costs import TEXT_TOKENS, expert_flops, forward_cost
 

@@ -8,6 +8,7 @@ This floor imports nothing from the floors above it.
 from kernels.attention import varlen_attention, varlen_attention_lse
 from kernels.block_mask import BlockMask
 from kernels.combine import combine_experts
+from kernels.dispatch import Arrivals, Departures, arrange_arrivals, dispatch_tokens
 from kernels.grouped_gemm import grouped_gemm
 from kernels.linear_gelu import linear_gelu
 from kernels.permutation import Permutation
@@ -18,10 +19,14 @@ from kernels.routing import route_grouped_top1, route_top_k
 from kernels.varlen import CuSeqlens
 
 __all__ = [
+    "Arrivals",
     "BlockMask",
     "CuSeqlens",
+    "Departures",
     "Permutation",
+    "arrange_arrivals",
     "combine_experts",
+    "dispatch_tokens",
     "grouped_gemm",
     "linear_gelu",
     "qk_norm_rope",

@@ -166,6 +166,7 @@ BACKENDS: Mapping[str, tuple[Backend, ...]] = {
     "router_logits": (TRITON, TORCH),
     "routing": (TRITON, TORCH),
     "combine": (TRITON, TORCH),
+    "dispatch": (TRITON, TORCH),
     "residual_norm": (TRITON, TORCH),
     "qk_norm_rope": (TRITON, TORCH),
 }

@@ -21,7 +21,8 @@ def combine_experts(
     """The weighted sum of each token's rows, in float32 and in the order of its choices, so always the same bits.
 
     Args:
-        y: ``[M, D]`` sorted by expert. rows: how they were sorted.
+        y: ``[M, D]`` sorted by expert. rows: how they were sorted; only positions and weights are looked at. A position
+            of -1 adds nothing, so that tokens may have fewer rows than others.
         bias: ``[D]``, added once. shared: ``[N, D]``, what the shared expert made.
         backend: the implementation to take (`kernels.backends`); by itself the first one that is trusted.
 
@@ -31,8 +32,8 @@ def combine_experts(
     Raises:
         ValueError: shapes do not fit each other, or the backend asked for cannot take them.
     """
-    if y.ndim != 2 or y.shape[0] != rows.token.shape[0]:
-        raise ValueError(f"y is {tuple(y.shape)} for {rows.token.shape[0]} sorted rows")
+    if y.ndim != 2 or y.shape[0] != rows.gate.shape[0]:
+        raise ValueError(f"y is {tuple(y.shape)} for {rows.gate.shape[0]} sorted rows")
     tokens, width = rows.position.shape[0], y.shape[1]
     if bias is not None and bias.shape != (width,):
         raise ValueError(f"bias is {tuple(bias.shape)}, it must be {(width,)}")

@@ -30,6 +30,7 @@ MODULES: dict[tuple[str, str], str] = {
     ("router_logits", "triton"): "kernels.gpu.router_logits",
     ("routing", "triton"): "kernels.gpu.routing",
     ("combine", "triton"): "kernels.gpu.combine",
+    ("dispatch", "triton"): "kernels.gpu.dispatch",
     ("residual_norm", "triton"): "kernels.gpu.residual_norm",
     ("qk_norm_rope", "triton"): "kernels.gpu.qk_norm_rope",
     ("attention", "triton"): "kernels.gpu.attention",

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.kernels.cases import Case, Inputs
 from benchmarks.kernels.cases_attention import attention_cases
+from benchmarks.kernels.cases_dispatch import dispatch_cases
 from benchmarks.kernels.cases_gemm import fp8_cases, gemm_cases
 from benchmarks.kernels.cases_rows import (
     combine_cases,
@@ -25,7 +26,7 @@ from kernels.proofs import MODULES, Key, Proof, fingerprint, proved, triton_vers
 
 SETS: dict[str, tuple[Callable[[Inputs], Iterator[Case]], ...]] = {
     "grouped_gemm": (gemm_cases, fp8_cases),
-    "moe": (router_logits_cases, routing_cases, combine_cases),
+    "moe": (router_logits_cases, routing_cases, combine_cases, dispatch_cases),
     "attention": (attention_cases,),
     "passes": (residual_norm_cases, qk_norm_rope_cases),
 }
@@ -112,6 +113,7 @@ TRUSTED = {
         ("router_logits", "triton", "bf16", None),
         ("routing", "triton", "fp32", None),
         ("combine", "triton", "bf16", None),
+        ("dispatch", "triton", "fp32", None),
     ),
     "attention": tuple(("attention", name, "bf16", 128) for name in ("triton", "gluon", "int8", "int8_fp8")),
     "passes": (("residual_norm", "triton", "bf16", None), ("qk_norm_rope", "triton", "bf16", None)),

@@ -16,6 +16,7 @@ from benchmarks.kernels.section import Bench, Rows
 from benchmarks.kernels.shapes import Model
 from benchmarks.kernels.timing import Call
 
+RANKS = 4
 NEEDED = (("routing", "triton"), ("grouped_gemm", "triton"), ("combine", "triton"))
 
 
@@ -31,6 +32,7 @@ def moe(bench: Bench) -> Rows:
             yield bench.race(Work("moe", f"ffn {model.name}, {tokens} tokens", flops=flops), contenders)
             yield _router(bench, sets, model, tokens)
             yield _routing(bench, sets, model, tokens)
+            yield _dispatch(bench, sets, model, tokens)
 
 
 def _router(bench: Bench, sets: list[dict[str, Any]], model: Model, tokens: int) -> list[Row]:
@@ -57,6 +59,23 @@ def _routing(bench: Bench, sets: list[dict[str, Any]], model: Model, tokens: int
     contenders = [bench.ours("triton", "routing", "triton", name, call), Contender("torch", plain)]
     moved = float(tokens * (4 * model.experts + 12 * model.groups))
     return bench.race(Work("moe", f"routing {model.name}, {tokens} tokens", moved=moved), contenders)
+
+
+def _dispatch(bench: Bench, sets: list[dict[str, Any]], model: Model, tokens: int) -> list[Row]:
+    """What a rank of `RANKS` does before its tokens leave: a part of each routed layer of a gang."""
+    reference = importlib.import_module("kernels.reference.routing")
+    rows = [reference.route_grouped_top1(s["logits"], s["correction"], model.groups) for s in sets]
+
+    def call(f: Any, i: int) -> Call:
+        return lambda: f(rows[i], RANKS)[1]
+
+    def plain(i: int) -> Call:
+        return call(importlib.import_module("kernels.reference.dispatch").dispatch_tokens, i)
+
+    contenders = [bench.ours("triton", "dispatch", "triton", "dispatch_tokens", call), Contender("torch", plain)]
+    # Positions read twice, marks written, added up and read, pairs and rows written.
+    moved = float(tokens * 4 * (2 * model.groups + 4 * RANKS + 4 * model.groups + 2 * min(RANKS, model.groups)))
+    return bench.race(Work("moe", f"dispatch {model.name}, {tokens} tokens", moved=moved), contenders)
 
 
 def _inputs(inputs: Inputs, dtype: torch.dtype, tokens: int, model: Model) -> dict[str, Any]:

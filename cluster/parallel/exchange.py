@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 
 from cluster.parallel.collectives import Flight, send_rows
-from cluster.parallel.dispatch import Arrivals, Departures
-from kernels import CuSeqlens, varlen_attention
+from kernels import CuSeqlens, Permutation, arrange_arrivals, combine_experts, dispatch_tokens, varlen_attention
 from kernels.compiler import opaque
+from kernels.dispatch import TOTALS
 from model.exchange import ApplyExperts, Meanwhile, Route
 
 
@@ -77,28 +77,27 @@ class GangExchange:
         ``meanwhile`` runs while the tokens are under way.
         """
         chunks = x.tensor_split(self.chunks)
-        leaving = [Departures.of(route(chunk), self.ranks) for chunk in chunks]
+        leaving = [dispatch_tokens(route(chunk), self.ranks) for chunk in chunks]
         told = torch.stack([departures.counts for departures in leaving], dim=1)
         heard = torch.empty_like(told)
         dist.all_to_all_single(heard, told, group=self.group)
         on_host = _to_host(torch.stack([_sizes(told), _sizes(heard)]))
-        pairs = [departures.pairs() for departures in leaving]
         sent, received = ([Sizes(*lists) for lists in side] for side in on_host())
         coming = []
         for i, chunk in enumerate(chunks):
-            heralds = send_rows(pairs[i], sent[i].pairs, received[i].pairs, self.group)
-            tokens = chunk.index_select(0, leaving[i].tokens(sum(sent[i].rows)))
+            heralds = send_rows(leaving[i].pairs, sent[i].pairs, received[i].pairs, self.group)
+            tokens = chunk.index_select(0, leaving[i].tokens[: sum(sent[i].rows)])
             coming.append((heralds, send_rows(tokens, sent[i].rows, received[i].rows, self.group)))
         beside = None if meanwhile is None else meanwhile()
         going = []
         for i, (heralds, flight) in enumerate(coming):
-            came = Arrivals.of(heard[:, i], heralds.land(), sum(received[i].rows), max(received[i].most))
+            came = arrange_arrivals(heard[:, i], heralds.land(), sum(received[i].rows), max(received[i].most))
             arrived = flight.land()
             if arrived.shape[0]:
-                arrived = came.sum(apply(arrived, came.offsets, came.rows))
+                arrived = _sum(apply(arrived, came.offsets, came.rows), came.position, came.gate)
             going.append(send_rows(arrived, received[i].rows, sent[i].rows, self.group))
         shared = [None] * len(chunks) if beside is None else beside.tensor_split(self.chunks)
-        made = [leaving[i].sum(back.land(), bias, shared[i]) for i, back in enumerate(going)]
+        made = [_sum(back.land(), leaving[i].home, None, bias, shared[i]) for i, back in enumerate(going)]
         return made[0] if len(made) == 1 else torch.cat(made)
 
 
@@ -111,8 +110,21 @@ class Sizes(NamedTuple):
 
 
 def _sizes(counts: torch.Tensor) -> torch.Tensor:
-    """Of `Departures.counts` of each chunk, ``[ranks, chunks, ...]``: ``[chunks, 3, ranks]``."""
-    return torch.stack([counts[..., :-2].sum(-1), counts[..., -2], counts[..., -1]]).permute(2, 0, 1)
+    """Of `kernels.Departures.counts` of each chunk, ``[ranks, chunks, ...]``: ``[chunks, 3, ranks]``."""
+    return counts[..., -TOTALS:].permute(1, 2, 0)
+
+
+def _sum(
+    y: torch.Tensor,
+    position: torch.Tensor,
+    gate: torch.Tensor | None,
+    bias: torch.Tensor | None = None,
+    beside: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The rows that each line of ``position`` names, weighted and added up."""
+    nothing = position.new_empty(0)  # only weights and positions are looked at
+    gate = y.new_ones(y.shape[0], dtype=torch.float32) if gate is None else gate
+    return combine_experts(y, Permutation(nothing, gate, nothing, nothing, position), bias, beside)
 
 
 def _to_host(counts: torch.Tensor) -> Callable[[], list[list[list[list[int]]]]]:

@@ -31,6 +31,7 @@ def _combine(
     shared,
     out,
     tokens,
+    rows,
     y_stride,
     shared_stride,
     D: tl.constexpr,
@@ -45,8 +46,9 @@ def _combine(
     total = tl.zeros([ROWS, BLOCK], tl.float32)
     for j in tl.static_range(K):
         source = tl.load(position + token * K + j, mask=here, other=0).to(tl.int64)
-        known = here & (source >= 0) & (source < tokens * K)
+        known = here & (source >= 0) & (source < rows)
         factor = tl.load(gate + source, mask=known, other=float("nan"))
+        factor = tl.where(source == -1, 0.0, factor)
         place = y + source[:, None] * y_stride + column[None, :]
         value = tl.load(place, mask=inside & known[:, None], other=0.0, cache_modifier=".cg")
         total += value.to(tl.float32) * factor[:, None]
@@ -71,8 +73,8 @@ def combine_experts(
     Args:
         y: ``[M, D]`` float32, float16 or bfloat16, rows sorted by expert; D a multiple of 8. Rows may be further apart
             than D.
-        rows: where each token's rows are, and their weights. A position that is not in 0..M-1 counts as NaN, since
-            looking at the numbers would stop the host.
+        rows: where each token's rows are, and their weights. A position of -1 adds nothing; any other that is not in
+            0..M-1 counts as NaN, since looking at the numbers would stop the host.
         bias: ``[D]``, any of these dtypes. shared: ``[N, D]``, any of these dtypes, such as a shared expert's result.
         tile: instead of the tuned or default one (the tuner and the tests).
 
@@ -87,10 +89,10 @@ def combine_experts(
     if rows.position.ndim != 2:
         raise ValueError(f"rows.position is {tuple(rows.position.shape)}: it must be [N, k]")
     (tokens, choices), width = rows.position.shape, y.shape[1]
-    if tokens * choices != y.shape[0] or rows.gate.shape != (y.shape[0],):
+    if tokens * choices < y.shape[0] or rows.gate.shape != (y.shape[0],):
         raise ValueError(
             f"rows.position is {tuple(rows.position.shape)} and rows.gate {tuple(rows.gate.shape)}: "
-            f"they must be [N, k] and [N * k] with N * k = {y.shape[0]}, the rows of y"
+            f"they must be [N, k] and [M] with M = {y.shape[0]}, the rows of y, at most N * k"
         )
     if bias is not None and bias.shape != (width,):
         raise ValueError(f"bias is {tuple(bias.shape)}: it must be {(width,)}")
@@ -119,6 +121,7 @@ def combine_experts(
         shared,
         out,
         tokens,
+        y.shape[0],
         y.stride(0),
         shared.stride(0) if shared is not None else 0,
         D=width,
@@ -138,7 +141,7 @@ def variants() -> list[Variant]:
             tile = row_tile(column_block(width))
             pointer = {"y": f"*{dtype}", "position": "*i32", "gate": "*fp32", "out": f"*{dtype}"}
             added = dict.fromkeys(("bias", "shared"), f"*{dtype}" if extra else "constexpr")
-            sizes = dict.fromkeys(("tokens", "y_stride", "shared_stride"), "i32")
+            sizes = dict.fromkeys(("tokens", "rows", "y_stride", "shared_stride"), "i32")
             constants = {"D": width, "K": choices, "ROWS": tile.rows, "BLOCK": column_block(width)}
             signature = {**pointer, **added, **sizes, **dict.fromkeys(constants, "constexpr")}
             forms.append(

@@ -100,10 +100,26 @@ def test_any_tiling_gives_the_same_bits() -> None:
 def test_a_position_that_no_row_has_gives_nan_and_reads_nothing() -> None:
     rows, y = random_rows(3, 3, 2, seed=13), randn(6, 16, seed=14)
     position = rows.position.clone()
-    position[0, 1], position[2, 0] = -1, 6
+    position[0, 1], position[2, 0] = -2, 6
     out = gpu.combine_experts(y, replace(rows, position=position))
     assert out.isnan().all(1).tolist() == [True, False, True]
     assert bool(out[1].isfinite().all())
+
+
+@both
+def test_tokens_with_fewer_rows_than_others(combine: ModuleType) -> None:
+    """A row that is not theirs does not reach them, be it NaN."""
+    position = torch.tensor([[-1, 2], [0, 1], [-1, -1]], dtype=torch.int32, device=DEVICE)
+    y = randn(3, 16, seed=15)
+    y[0] = torch.nan
+    nothing = position.new_empty(0)
+    rows = Permutation(nothing, randn(3, seed=16), nothing, nothing, position)
+    out = combine.combine_experts(y, rows, y[1])
+    assert torch.allclose(out[0], y[2] * rows.gate[2] + y[1], atol=1e-6)
+    assert bool(out[1].isnan().all())
+    assert torch.equal(out[2], y[1])
+    none = Permutation(nothing, rows.gate[:0], nothing, nothing, torch.full_like(position, -1))
+    assert torch.equal(combine.combine_experts(y[:0], none, y[1]), y[1].expand(3, 16))
 
 
 def test_the_reference_is_differentiable() -> None:
@@ -126,7 +142,7 @@ def test_bad_input() -> None:
     bad: list[tuple[str, Callable[[], object]]] = [
         (r"y is \(8, 12\)", lambda: gpu.combine_experts(torch.zeros(8, 12, device=DEVICE), rows)),
         ("y is torch.float64", lambda: gpu.combine_experts(y.double(), rows)),
-        ("N . k = 6, the rows of y", lambda: gpu.combine_experts(y[:6], rows)),
+        ("M = 6, the rows of y", lambda: gpu.combine_experts(y[:6], rows)),
         (r"rows.gate \(7,\)", lambda: gpu.combine_experts(y, replace(rows, gate=rows.gate[:7]))),
         ("rows.position is torch.int64", lambda: gpu.combine_experts(y, replace(rows, position=rows.position.long()))),
         ("rows.gate is torch.float64", lambda: gpu.combine_experts(y, replace(rows, gate=rows.gate.double()))),

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cluster.parallel.dispatch import ExpertOrder
 from cluster.parallel.exchange import GangExchange
 from kernels import CuSeqlens
 from tests.cluster.parallel.exchange_jobs import (
@@ -161,15 +160,3 @@ def test_heads_and_experts_that_the_ranks_do_not_divide_are_refused() -> None:
     layer = layer_of(Routing((2,)))
     with pytest.raises(ValueError, match="8 experts cannot be split evenly over 3 ranks"):
         layer(torch.zeros(2, 12), exchange)
-
-
-def test_the_order_by_expert_keeps_ranks_in_order_and_goes_back() -> None:
-    counts = torch.tensor([[2, 0, 1], [0, 0, 3], [1, 0, 0]], dtype=torch.int32)
-    order = ExpertOrder.of(counts, 7)
-    assert order.offsets.tolist() == [0, 3, 3, 7]
-    assert order.rows.tolist() == [0, 1, 6, 2, 3, 4, 5]
-    assert order.rows[order.back].tolist() == list(range(7))
-    assert {x.dtype for x in (order.offsets, order.rows, order.back)} == {torch.int32}
-    nothing = ExpertOrder.of(torch.zeros(2, 3, dtype=torch.int32), 0)
-    assert nothing.offsets.tolist() == [0, 0, 0, 0]
-    assert nothing.rows.shape == nothing.back.shape == (0,)

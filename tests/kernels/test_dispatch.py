@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cluster.parallel.dispatch import PAIR_BYTES, Arrivals, Departures
-from kernels import Permutation, combine_experts
-from kernels.reference.routing import permute_by_expert, route_grouped_top1, route_top_k
+from kernels import Permutation, arrange_arrivals, combine_experts, dispatch_tokens
+from kernels.reference.routing import route_grouped_top1, route_top_k
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EXPERTS, DIM = 8, 16
@@ -24,31 +23,35 @@ def exchange(
 ) -> list[torch.Tensor]:
     """As the ranks do it, each with its tokens; expert ``e`` multiplies by ``weights[e]``."""
     ranks = len(parts)
-    leaving = [Departures.of(rows, ranks) for _, rows in parts]
-    sizes = [d.counts[:, -2].tolist() for d in leaving]  # rows by rank
-    pairs = [d.counts[:, :-2].sum(1).tolist() for d in leaving]
+    leaving = [dispatch_tokens(rows, ranks) for _, rows in parts]
+    pairs, sizes, _ = torch.stack([d.counts[:, -3:] for d in leaving]).permute(2, 0, 1).tolist()  # by source, by rank
     sent = [
-        x.index_select(0, d.tokens(sum(size))).split(size)
+        x.index_select(0, d.tokens[: sum(size)]).split(size)
         for (x, _), d, size in zip(parts, leaving, sizes, strict=True)
     ]
-    told = [d.pairs().split(count) for d, count in zip(leaving, pairs, strict=True)]
+    told = [d.pairs.split(count) for d, count in zip(leaving, pairs, strict=True)]
     back: list[list[torch.Tensor]] = [[] for _ in parts]
     for rank in range(ranks):
         arrived = torch.cat([message[rank] for message in sent])
         counts = torch.stack([d.counts[rank] for d in leaving])
         most = int(counts[:, -1].max())
-        came = Arrivals.of(counts, torch.cat([message[rank] for message in told]), len(arrived), most)
+        came = arrange_arrivals(counts, torch.cat([message[rank] for message in told]), len(arrived), most)
         each = EXPERTS // ranks
         own = weights[rank * each : (rank + 1) * each]
         experts = torch.arange(each, device=DEVICE).repeat_interleave(came.offsets.diff().long())
-        made = came.sum(arrived[came.rows.long()] * own[experts, None])
+        made = add_up(arrived[came.rows.long()] * own[experts, None], came.position, came.gate)
         assert made.shape == arrived.shape, "one row comes back for each that came"
         for mine, part in zip(back, made.split([size[rank] for size in sizes]), strict=True):
             mine.append(part)
     return [
-        d.sum(torch.cat(rows), bias, beside[: len(x)])
+        add_up(torch.cat(rows), d.home, torch.ones(sum(map(len, rows)), device=DEVICE), bias, beside[: len(x)])
         for d, rows, (x, _) in zip(leaving, back, parts, strict=True)
     ]
+
+
+def add_up(y: torch.Tensor, position: torch.Tensor, gate: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+    nothing = position.new_empty(0)
+    return combine_experts(y, Permutation(nothing, gate, nothing, nothing, position), *more)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
@@ -72,18 +75,6 @@ def test_tokens_come_back_as_the_weighted_sum_of_their_experts(
         alone = combine_experts(x[rows.token.long()] * weights[expert, None], rows, bias, beside[: len(x)])
         assert ours.dtype == dtype
         assert torch.allclose(ours.float(), alone.float(), rtol=0, atol=1e-5 if dtype == torch.float32 else 0.1)
-
-
-def test_a_token_leaves_once_for_each_rank_with_twelve_bytes_for_each_expert() -> None:
-    chosen = torch.tensor([[0, 1, 7], [4, 2, 3], [6, 7, 5]], device=DEVICE)
-    rows = permute_by_expert(chosen, torch.rand(3, 3, device=DEVICE), EXPERTS)
-    leaving = Departures.of(rows, 2)
-    assert leaving.counts[:, -2].tolist() == [2, 3]
-    assert leaving.counts[:, -1].tolist() == [3, 3]
-    assert leaving.tokens(5).tolist() == [0, 1, 0, 1, 2]
-    pairs = leaving.pairs()
-    assert pairs.shape[1] * pairs.element_size() == PAIR_BYTES
-    assert pairs[:, 0].tolist() == [0, 0, 1, 1, 1, 2, 2, 0, 2], "by expert, rows as the rank gets them"
 
 
 def test_a_value_that_is_not_finite_stays_with_its_token() -> None:
