@@ -16,7 +16,7 @@ from model.config import TransformerConfig
 
 LENT = 0.12  # assumed: of a message's time, what the work beside it loses by the multiprocessors and memory it uses
 TILE_ROWS = 128  # of the grouped GEMM; an expert leaves half of its last tile empty, on average
-CHUNK_LAUNCHES = 30
+CHUNK_LAUNCHES = 20  # with the kernels of `kernels.gpu`; plain torch takes some hundred
 LAUNCH_SECONDS = 4e-6  # assumed: of a small kernel
 CHUNK_MESSAGES = 3  # pairs, rows and results
 MOST_CHUNKS = 8
