@@ -27,10 +27,12 @@ from torch import nn
 from model.blocks import Attention
 from model.conditions import blank_conditions
 from model.costs import clip_cost, frames_of
+from model.directory import RandomWeights
 from model.experts import DenseFeedForward, MoEFeedForward
 from model.presets import all_presets
+from model.random_weights import random_network
 from model.tasks import SIZES
-from model.transformer import TransformerConfig, WanTransformer
+from model.transformer import WanTransformer
 
 GIB = 2**30
 PARTS: dict[str, tuple[type[nn.Module], ...]] = {
@@ -53,20 +55,6 @@ class Measured:
     peak_gib: float | None
     shares: dict[str, float]
     pflop: float
-
-
-def random_network(config: TransformerConfig, device: torch.device, dtype: torch.dtype, seed: int) -> WanTransformer:
-    """A network of that shape on the device, one tensor at a time: normal weights, zero biases, unit norms."""
-    with torch.device("meta"):
-        network = WanTransformer(config).to(dtype)
-    network = network.to_empty(device=device)
-    generator = torch.Generator(device).manual_seed(seed)
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if tensor.ndim >= 2:
-            tensor.data.normal_(0.0, 0.02, generator=generator)
-        else:
-            tensor.data.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-    return network.eval().requires_grad_(False)
 
 
 class Stopwatch:
@@ -145,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     preset, device = all_presets()[args.preset], torch.device(args.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    network = random_network(preset.config, device, dtype, seed=0)
+    network = random_network(preset.config, device, dtype, RandomWeights(seed=0, std=0.02))
     rows: list[Measured] = []
     for size in args.size or ["480p"]:
         width, height = preset.native_size or SIZES[size]["16:9"]

@@ -34,6 +34,7 @@ FAMILY_TASKS: dict[ConditionerKind, tuple[str, ...]] = {
 }
 OVERLAP_FRAMES: dict[ConditionerKind, int] = {"streams": 5, "bernini": 5, "first_latent": 1, "channels": 1, "vace": 5}
 MAX_TEXT_TOKENS = 512
+RANDOM_SUFFIX = "-random-weights"  # of a model's name, so that nobody takes its clips or figures for a trained one's
 
 
 def read_card(directory: Path, name: str) -> ModelCard:
@@ -56,7 +57,7 @@ def read_card(directory: Path, name: str) -> ModelCard:
         tasks = ("first_last_frame",) if config.pos_embed_seq_len is not None else ("image_to_video",)
     chained = tasks not in (("text_to_video",), ("first_last_frame",))
     return ModelCard(
-        name=name,
+        name=name + (RANDOM_SUFFIX if any(part.random for part in parts) else ""),
         directory=str(directory),
         tasks=tasks,
         native_sizes=(),

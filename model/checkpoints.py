@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from model.card import scheduler_config, transformer_config
 from model.conditioning.load import load_conditioner
 from model.denoise import Denoiser
 from model.directory import (
+    RANDOM_NAME,
     Component,
     ModelError,
     read_autoencoder,
@@ -28,6 +30,7 @@ from model.directory import (
 )
 from model.key_map import autoencoder_name, text_encoder_name, transformer_name
 from model.original import autoencoder_config, text_encoder_config
+from model.random_weights import random_tensors
 from model.running import Runner, run_alone
 from model.tasks import ModelCard, Role
 from model.text import TextEncoder
@@ -35,6 +38,7 @@ from model.transformer import WanTransformer
 from model.weights import (
     FLOAT32_MODULES,
     OnProgress,
+    StoredTensor,
     check_all_finite,
     ignore_progress,
     load_into,
@@ -54,6 +58,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+log = logging.getLogger("zoetrope.model")
 TIED_TEXT = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight"}
 
 
@@ -107,13 +112,16 @@ def load_transformer(
             owned = owned_experts(rank, ranks, config.moe.num_experts)
         except ValueError as error:
             raise ModelError(f"{part.directory / 'config.json'}: {error}") from None
-    with open_weights(part.files, transformer_name if part.original else str) as tensors:
+    if part.random is not None:
+        log.warning("%s: %s has random weights, its clips will be noise", card.name, component)
+    dtype = dtype or compute_dtype(device)
+    with _tensors(part, network, device, dtype) as tensors:
         load_into(
             network,
             tensors,
             part.directory,
             device,
-            dtype or compute_dtype(device),
+            dtype,
             float32_modules=FLOAT32_MODULES,
             owned=owned,
             on_progress=on_progress,
@@ -173,6 +181,14 @@ def load_autoencoder(card: ModelCard, device: torch.device) -> Autoencoder:
 def load_scheduler_config(card: ModelCard) -> dict[str, Any]:
     """Of the checkpoint's sampler. Raises ModelError."""
     return scheduler_config(card)
+
+
+def _tensors(
+    part: Component, network: WanTransformer, device: torch.device, dtype: torch.dtype
+) -> AbstractContextManager[list[StoredTensor]]:
+    if part.random is None:
+        return open_weights(part.files, transformer_name if part.original else str)
+    return nullcontext(random_tensors(network, part.random, part.directory / RANDOM_NAME, device, dtype))
 
 
 def _load_wan_autoencoder(part: Component, device: torch.device) -> AutoencoderKLWan:

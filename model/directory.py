@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 TRANSFORMER_CLASSES = ("WanTransformer3DModel", "WanVACETransformer3DModel", "ZoetropeTransformer3DModel")
@@ -24,25 +25,39 @@ DIFFUSERS_STEM = "diffusion_pytorch_model"
 AUTOENCODER_CLASSES = ("AutoencoderKLWan", "LinearVideoAutoencoder")
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 FLF_IMAGE_TOKENS = 514  # CLIP tokens of a first and a last frame
+RANDOM_NAME = "random_weights.json"
 
 
 class ModelError(Exception):
     """A model cannot be used: unknown, incomplete or of another family. The message says which file or key and why."""
 
 
+class RandomWeights(BaseModel):
+    """What `RANDOM_NAME` holds, in the place of a transformer's weights: they are drawn when it is loaded (see
+    `model.random_weights`). Such a model is as large and as slow as a real one and its clips are noise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    seed: int = Field(ge=0, lt=2**63)
+    std: float = Field(gt=0, allow_inf_nan=False)
+
+
 @dataclass(frozen=True)
 class Component:
-    """One network of a checkpoint. ``config`` uses diffusers' names; empty where the weights alone tell the shape."""
+    """One network of a checkpoint. ``config`` uses diffusers' names; empty where the weights alone tell the shape.
+    ``random``: it has no files of weights, they are to be drawn."""
 
     directory: Path
     config: dict[str, Any]
     original: bool
     find_files: Callable[[Path], list[Path]]
+    random: RandomWeights | None = None
 
     @property
     def files(self) -> list[Path]:
-        """Of the weights. Raises ModelError when one is missing; a gateway, which has none, never asks."""
-        return self.find_files(self.directory)
+        """Of the weights; none where they are random. Raises ModelError when one is missing; a gateway, which has none,
+        never asks."""
+        return self.find_files(self.directory) if self.random is None else []
 
     @property
     def class_name(self) -> str:
@@ -173,6 +188,27 @@ def stored_names(path: Path) -> list[str]:
         raise ModelError(f"{path}: cannot be read as safetensors: {error}") from None
 
 
+def read_random(directory: Path) -> RandomWeights | None:
+    """How a component's weights are to be drawn; None where they are read from files.
+
+    Raises:
+        ModelError: the marker is damaged, or lies beside weights, so that nobody can tell which are meant.
+    """
+    path = directory / RANDOM_NAME
+    if not path.exists():
+        return None
+    if any(directory.glob(f"{DIFFUSERS_STEM}*")):
+        raise ModelError(f"{path}: lies beside weights, remove one or the other")
+    value = read_json(path)
+    try:
+        return RandomWeights.model_validate(value)
+    except ValidationError as error:
+        item = error.errors(include_url=False)[0]
+        key = str(item["loc"][0])
+        given = f" is {value[key]!r}" if key in value else ""
+        raise ModelError(f"{path}: {key}{given}: {item['msg']}") from None
+
+
 def _indexed_files(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
@@ -187,7 +223,7 @@ def _indexed_files(index: Path) -> list[Path]:
 def _diffusers_transformer(directory: Path) -> Component:
     config = read_json(directory / "config.json")
     _check_class(directory / "config.json", config, TRANSFORMER_CLASSES)
-    return Component(directory, config, False, weight_files)
+    return Component(directory, config, False, weight_files, read_random(directory))
 
 
 def _original_transformer(directory: Path, paired: bool) -> Component:

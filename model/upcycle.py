@@ -24,7 +24,15 @@ import torch
 from model.card import transformer_config
 from model.config import MoEConfig, TransformerConfig
 from model.costs import count_parameters, network_shapes
-from model.directory import Component, ModelError, check_components, is_original, read_json, read_transformers
+from model.directory import (
+    RANDOM_NAME,
+    Component,
+    ModelError,
+    check_components,
+    is_original,
+    read_json,
+    read_transformers,
+)
 from model.family import FAMILY, Preset, Upcycling, upcycled
 from model.shards import DTYPE_NAMES, MAX_SHARD_BYTES, PlannedTensor, write_shards
 from model.weights import StoredTensor, check_finite, check_tensors, open_weights
@@ -174,6 +182,8 @@ def _source_transformer(source: Path, preset: Preset, how: Upcycling) -> Compone
     path = parts[0].directory / "config.json"
     if len(parts) > 1:
         raise ModelError(f"{parts[1].directory}: two noise experts cannot become one model, {how.base} is needed")
+    if parts[0].random is not None:
+        raise ModelError(f"{parts[0].directory / RANDOM_NAME}: random weights are not upcycled, nothing would be kept")
     if parts[0].class_name != "WanTransformer3DModel":
         raise ModelError(f"{path}: _class_name is {parts[0].class_name!r}, expected WanTransformer3DModel")
     config, expected = transformer_config(parts[0]), FAMILY[how.base].config

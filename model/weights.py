@@ -35,7 +35,7 @@ def ignore_progress(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file; nothing but its name and shape has been read."""
+    """A tensor in a file, or one to be drawn; nothing but its name and shape has been read."""
 
     path: Path
     name: str  # as the network calls it
@@ -44,7 +44,8 @@ class StoredTensor:
     fetch: Callable[[Rows], torch.Tensor]
 
     def read(self, rows: Rows = None) -> torch.Tensor:
-        """On the CPU, in the dtype of the file; of ``rows`` along the first dimensions where given.
+        """On the CPU, in the dtype of the file; of ``rows`` along the first dimensions where given. One that is drawn
+        is on its device at once, in the dtype that it is kept in.
 
         Raises:
             ModelError: the file ends before the tensor does.
@@ -122,14 +123,18 @@ def load_into(
         if same_as in placed:
             value = placed[same_as]
         else:
-            kept = any(module in name.split(".") for module in float32_modules)
-            value = stored[name].read(owned(name)).to(device).to(torch.float32 if kept else dtype)
+            value = stored[name].read(owned(name)).to(device).to(dtype_of(name, dtype, float32_modules))
             check_finite(value, stored[name])
         if name in (tied or {}).values():
             placed[name] = value
         _place(network, name, value)
         done += torch.Size(shape).numel()
         on_progress(done, total)
+
+
+def dtype_of(name: str, dtype: torch.dtype, float32_modules: Sequence[str] = FLOAT32_MODULES) -> torch.dtype:
+    """Of a tensor in a network of ``dtype``; see `load_into`."""
+    return torch.float32 if any(module in name.split(".") for module in float32_modules) else dtype
 
 
 def owned_experts(rank: int, ranks: int, num_experts: int) -> Callable[[str], slice | None]:

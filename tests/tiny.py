@@ -8,16 +8,15 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKLWan,
-    UniPCMultistepScheduler,
     WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
     WanVACEPipeline,
     WanVACETransformer3DModel,
 )
-from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from model.nano.prompts import build_tokenizer, vocabulary
+from benchmarks.random_checkpoint import image_processor, small_image_encoder, small_text_encoder, unipc
+from model.nano.prompts import build_tokenizer
 
 TEXT_DIM = 32
 CLIP_DIM = 24
@@ -42,14 +41,14 @@ def tiny_wan(directory: Path, seed: int = 0) -> WanPipeline:
     """A text-to-video Wan2.1 of two layers with its whole directory; returns diffusers' own pipeline over it."""
     torch.manual_seed(seed)
     transformer = WanTransformer3DModel(**TRANSFORMER)
-    vae, encoder = tiny_vae(), tiny_text_encoder()
+    vae, encoder = tiny_vae(), small_text_encoder(TEXT_DIM)
     return _save(
         directory,
         WanPipeline(
             tokenizer=build_tokenizer(),
             text_encoder=encoder,
             vae=vae,
-            scheduler=tiny_scheduler(),
+            scheduler=unipc(shift=3.0),
             transformer=transformer.eval(),
         ),
     )
@@ -70,22 +69,11 @@ def tiny_image_to_video(
     config = {**TRANSFORMER, "in_channels": 36}
     parts: dict[str, Any] = {}
     if clip:
-        from transformers import CLIPImageProcessor
-
         width = TRANSFORMER["num_attention_heads"] * TRANSFORMER["attention_head_dim"]
         config |= {"image_dim": CLIP_DIM, "added_kv_proj_dim": width}
         config |= {"pos_embed_seq_len": 2 * CLIP_TOKENS} if last else {}
-        parts["image_encoder"] = CLIPVisionModel(
-            CLIPVisionConfig(
-                hidden_size=CLIP_DIM,
-                intermediate_size=32,
-                num_hidden_layers=3,
-                num_attention_heads=2,
-                image_size=32,
-                patch_size=16,
-            )
-        ).eval()
-        parts["image_processor"] = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        parts["image_encoder"] = small_image_encoder(CLIP_DIM, image=32, patch=16)
+        parts["image_processor"] = image_processor(32)
     networks = {"transformer": scattered(WanTransformer3DModel(**config))}
     if experts:
         networks["transformer_2"] = scattered(WanTransformer3DModel(**config))
@@ -114,24 +102,6 @@ def tiny_vae() -> AutoencoderKLWan:
     ).eval()
 
 
-def tiny_text_encoder() -> UMT5EncoderModel:
-    return UMT5EncoderModel(
-        UMT5Config(
-            vocab_size=len(vocabulary()),
-            d_model=TEXT_DIM,
-            d_kv=16,
-            num_heads=2,
-            d_ff=32,
-            num_layers=2,
-            dropout_rate=0.0,
-        )
-    ).eval()
-
-
-def tiny_scheduler() -> UniPCMultistepScheduler:
-    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-
-
 def scattered(network: torch.nn.Module) -> Any:
     """Move the parameters that start as ones and zeros, which would hide a swapped pair, a little off them."""
     with torch.no_grad():
@@ -145,9 +115,9 @@ def _around() -> dict[str, Any]:
     """What a pipeline has beside its transformers."""
     return {
         "tokenizer": build_tokenizer(),
-        "text_encoder": tiny_text_encoder(),
+        "text_encoder": small_text_encoder(TEXT_DIM),
         "vae": tiny_vae(),
-        "scheduler": tiny_scheduler(),
+        "scheduler": unipc(shift=3.0),
     }
 
 

@@ -28,9 +28,12 @@ def check_exportable(source: Path, out: Path) -> None:
     if is_original(source):
         raise TrainingError(f"checkpoint: {source} is in Wan's own layout, training needs the diffusers one")
     try:
-        files = [path for part in read_transformers(source) for path in part.files]
+        parts = read_transformers(source)
+        files = [path for part in parts for path in part.files]
     except ModelError as error:
         raise TrainingError(f"checkpoint: {error}") from None
+    if any(part.random for part in parts):
+        raise TrainingError(f"checkpoint: {source} has random weights, there are no files to write new ones like")
     for path in files:
         if path.suffix != ".safetensors":
             raise TrainingError(f"checkpoint: {path} is no safetensors file, which is what training writes")

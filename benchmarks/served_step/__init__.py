@@ -1,0 +1,1 @@
+"""The step of a model through the service against the step of the bare model."""

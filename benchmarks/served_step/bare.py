@@ -1,0 +1,100 @@
+"""The bare model: a process that loads the denoiser, as a rank of the service does, and takes steps one by one.
+
+    python -m benchmarks.served_step.bare WORK
+
+It prints a line when it has loaded, waits for one, and prints what it measured.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from benchmarks.served_step.work import Work, spec_of
+from model.checkpoints import configure_torch, load_denoiser
+from model.conditions import Conditions, blank_conditions
+from model.denoise import Denoiser
+from model.guidance import bernini_mode
+from model.presets import find_model
+from model.tasks import ModelCard, SegmentSpec, segment_of
+
+GIB = 2**30
+WARM_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Bare:
+    """``runs``: of each, seconds a step. ``median_step``: of all steps that count. ``tokens``: of a step."""
+
+    runs: list[float]
+    median_step: float
+    tokens: int
+    threads: int
+    load_seconds: float
+    peak_gib: float | None
+
+
+def load(work: Work) -> tuple[Denoiser, ModelCard, float]:
+    """The denoiser as a rank loads it, and the seconds that took. Raises ModelError."""
+    device, card = configure_torch(), find_model(work.model)
+    started = time.perf_counter()
+    denoiser = load_denoiser(card, device)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return denoiser, card, time.perf_counter() - started
+
+
+def measure(work: Work, denoiser: Denoiser, card: ModelCard, load_seconds: float) -> Bare:
+    """Take the steps. Raises BenchmarkError as `spec_of`."""
+    network, spec = denoiser.transformer, segment_of(spec_of(card, work), "bare")
+    text = network.proj_out.weight.new_zeros(card.max_text_tokens, network.config.text_dim)
+    conditions = replace(blank_conditions(network.config, spec.latent_shape, text), negative=text)
+    if card.conditioner == "bernini":
+        conditions = replace(conditions, guidance=bernini_mode(spec.kind, 0))
+    _run(denoiser, replace(spec, steps=WARM_STEPS), conditions)
+    runs, tokens = [], 0
+    for _ in range(work.repeats):
+        seconds, tokens = _run(denoiser, spec, conditions)
+        runs.append(seconds[1:-1])
+    return Bare(
+        runs=[sum(run) / len(run) for run in runs],
+        median_step=statistics.median(seconds for run in runs for seconds in run),
+        tokens=tokens,
+        threads=torch.get_num_threads(),
+        load_seconds=load_seconds,
+        peak_gib=torch.cuda.max_memory_allocated() / GIB if denoiser.device.type == "cuda" else None,
+    )
+
+
+def _run(denoiser: Denoiser, spec: SegmentSpec, conditions: Conditions) -> tuple[list[float], int]:
+    """Seconds of every step, waited for one by one as a rank does."""
+    segment, seconds, tokens = denoiser.start(spec, conditions), [], 0
+    if denoiser.device.type == "cuda":
+        torch.cuda.synchronize()
+    before = time.perf_counter()
+    while not segment.sampler.done:
+        tokens = denoiser.step([segment])
+        if denoiser.device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        seconds.append(now - before)
+        before = now
+    return seconds, tokens
+
+
+def main(arguments: list[str]) -> int:
+    work = Work(**json.loads(arguments[0]))
+    loaded = load(work)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps(asdict(measure(work, *loaded))), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
