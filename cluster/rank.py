@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from dataclasses import dataclass, field
@@ -12,9 +13,14 @@ import ray
 import torch
 from torch import distributed
 
+from cluster.calibration import known_rates
+from cluster.compiled import Chooser, Gains, longest_clip, measure
+from cluster.hardware import hardware_of
 from cluster.messages import Admit, Failed, Finished, Held, Plan, Previewed
+from cluster.overlap import WHOLE, Chunking, chunking
 from cluster.parallel.mesh import Mesh
 from cluster.parallel.runner import run_gang
+from cluster.plan import preset_of
 from cluster.processes import Process
 from cluster.settings import EngineSettings
 from cluster.snapshots import Fingerprint, SnapshotKeeper, SnapshotStore, SnapshotWriter, decode
@@ -22,7 +28,7 @@ from model.checkpoints import configure_torch, load_denoiser
 from model.conditions import Conditions, blank_conditions
 from model.denoise import NotFinite, Segment
 from model.resume import resume
-from model.running import run_alone
+from model.running import Runner, run_alone
 from model.tasks import ModelCard, SegmentSpec
 
 # What a rank says of a segment that it is to take; where ranks differ, the largest holds.
@@ -69,12 +75,12 @@ class Rank:
         self._device = configure_torch()
         self._segments: dict[str, Segment] = {}
         self._rank = 0
+        self._failed = False
 
     def place(self) -> Place:
         context = ray.get_runtime_context()
         gpus = tuple(int(i) for i in context.get_accelerator_ids().get("GPU", ()))
-        device = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
-        return Place(context.get_node_id(), gpus, Process.this(), device)
+        return Place(context.get_node_id(), gpus, Process.this(), self._device_name())
 
     def free_address(self) -> str:
         """``host:port`` on this node where the ranks can meet. Asked of the first rank, which will listen there."""
@@ -83,7 +89,7 @@ class Rank:
             return f"{host}:{listener.getsockname()[1]}"
 
     def join(self, rank: int, address: str) -> None:
-        """Meet the other ranks, load this rank's share of the weights and take a step to warm up."""
+        """Meet the other ranks, load this rank's share of the weights, compile and measure if asked for, warm up."""
         settings = self._settings
         self._rank = rank
         mesh = Mesh()
@@ -99,14 +105,18 @@ class Rank:
             mesh = Mesh.build(self._device, settings.cfg_groups, timeout)
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
         self._mesh = mesh
+        runner: Runner = partial(run_gang, mesh, chunking=self._chunking()) if settings.ranks > 1 else run_alone
+        chooser = Chooser(runner)
         self._denoiser = load_denoiser(
             self._card,
             self._device,
             rank=mesh.place,
             ranks=mesh.ranks,
             role=settings.role,
-            runner=partial(run_gang, mesh) if settings.ranks > 1 else run_alone,
+            runner=chooser if settings.compile else runner,
         )
+        if settings.compile:
+            chooser.gains = self._compile(runner)
         self._keeper: SnapshotKeeper | None = None
         if rank == 0 and settings.snapshots is not None:
             writer = SnapshotWriter(SnapshotStore(settings.snapshots))
@@ -118,8 +128,18 @@ class Rank:
 
         Raises:
             Exception: a step failed in a gang of several ranks, which may leave the others waiting; a rank alone tries
-                the segments of a failed step one by one.
+                the segments of a failed step one by one. After that every other plan is refused: its messages would
+                meet those of peers who are in another step.
         """
+        if self._failed:
+            raise RuntimeError("an earlier plan failed on this rank")
+        try:
+            return self._execute(plan)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _execute(self, plan: Plan) -> Outcome:
         result = _Step()
         for segment_id in plan.drop:
             self._forget(segment_id)
@@ -142,6 +162,23 @@ class Rank:
         """Write snapshots of all segments and wait until they are there, at most so many seconds."""
         if self._keeper is not None:
             self._keeper.put_away(list(self._segments.values()), seconds)
+
+    def _device_name(self) -> str:
+        return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
+
+    def _chunking(self) -> Chunking:
+        """Of tokens on their way to experts; of ranks that have other figures the one with the fewest chunks counts."""
+        rates = known_rates(hardware_of(self._device_name()))
+        found = chunking(preset_of(self._card).config, rates, self._mesh.ranks).thresholds
+        return Chunking(tuple(self._mesh.largest(found, self._device))) if found else WHOLE
+
+    def _compile(self, runner: Runner) -> Gains:
+        """Compile the blocks, and find which steps are the faster for it. The figures go to this process's log."""
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")  # Ray sets up no handler
+        logging.getLogger("zoetrope").setLevel(logging.INFO)
+        networks = [n for n in (self._denoiser.transformer, self._denoiser.low_noise) if n is not None]
+        agree = partial(self._mesh.largest, device=self._device)
+        return measure(networks, runner, longest_clip(self._card), self._card.max_text_tokens, agree=agree)
 
     def _admit_all(self, admits: tuple[Admit, ...]) -> list[Failed]:
         """Start or go on with segments. What one rank cannot take no rank keeps, for in steps they need each other:

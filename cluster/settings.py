@@ -22,6 +22,8 @@ class EngineSettings:
         hang_seconds: the least time after which a step counts as hung; longer for steps that are foretold to be long.
         first_step_seconds: what the first step of a gang may take beyond that, to compile and warm up.
         start_seconds: the longest that starting a gang may take, its weights included.
+        compile: measure at the start of a gang which steps torch.compile makes faster, by their tokens, and take those
+            compiled (`cluster.compiled`). A start takes half a minute more; results may differ in their last bits.
     """
 
     ranks: int = 1
@@ -35,6 +37,7 @@ class EngineSettings:
     hang_seconds: float = 30.0
     first_step_seconds: float = 300.0
     start_seconds: float = 1800.0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.ranks < 1:

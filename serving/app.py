@@ -262,6 +262,7 @@ def _gang(settings: Settings, role: Role) -> EngineSettings:
         snapshot_steps=settings.snapshot_steps,
         snapshot_seconds=settings.snapshot_seconds,
         hang_seconds=settings.hang_seconds,
+        compile=settings.compile,
     )
 
 

@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     snapshot_seconds: float = Field(default=10.0, gt=0, description="between snapshots, where they are cheap")
     snapshot_steps: int | None = Field(default=None, ge=1, description="steps between snapshots, whatever they cost")
     hang_seconds: float = Field(default=30.0, gt=0, description="the least after which a step counts as hung")
+    compile: bool = Field(default=False, description="use torch.compile for steps that it makes faster, as measured")
     kernels: str = Field(default="", description="implementations to take, such as attention=triton (kernels.backends)")
     preview_steps: int = Field(default=5, ge=0, description="steps between pictures of a clip in the making; 0: none")
 
