@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from cluster.calibration import known_rates
 from cluster.gang import Gang, GangFailed
 from cluster.groups import Groups
 from cluster.hardware import hardware_of
-from cluster.messages import Admit, Broken, Plan, Report, Restarts
+from cluster.line import Line
+from cluster.messages import Admit, Broken, Plan, Report, Restarts, Running
 from cluster.placement import Placement
 from cluster.plan import preset_of
 from cluster.processes import Process
@@ -29,14 +28,32 @@ from model.tasks import ModelCard
 
 log = logging.getLogger("zoetrope.engine")
 
-RETRY_SECONDS = 0.2
+LEAD_SECONDS = 0.05  # before a step should end, the next plan is asked for
+SETTLE_SECONDS = 1.0  # for a message on its way when a gang is lost
 MAX_FAILURES = 3  # gangs in a row that died, hung or did not start, after which the engine is out of service
 DRAIN_SECONDS = 55.0  # for a step to end and all segments to be put away
-FAREWELL_SECONDS = 5.0
+
+
+@dataclass
+class _Begun:
+    """A plan that the ranks carry out now, or after the one before. ``ahead``: it came before that one had ended, whose
+    report the router has not got yet."""
+
+    plan: Plan
+    results: list[Any]
+    ahead: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def running(self) -> Running:
+        return Running(tuple(admit.spec.id for admit in self.plan.admit), self.plan.tokens)
 
 
 class Engine:
-    """The leader. Nobody calls it: it pulls its work, so that no one needs a handle to a particular engine."""
+    """The leader. Nobody calls it: it pulls its work, so that no one needs a handle to a particular engine.
+
+    A plan is asked for shortly before the step under way ends and given to the ranks at once, so that they go from one
+    step to the next without waiting for anybody.
+    """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, card: ModelCard, router: Any, settings: EngineSettings, groups: tuple[Placement, ...] = ()
@@ -44,13 +61,12 @@ class Engine:
         """Ready when the ranks have loaded and warmed up.
 
         Args:
-            router: a handle with ``next_plan(Report) -> Plan``. groups: `cluster.placement.Seat.groups`.
+            router: a handle, see `cluster.line.Line`. groups: `cluster.placement.Seat.groups`.
 
         Raises:
             GangFailed: the first gang could not be started.
         """
         self._card = card
-        self._router = router
         self._settings = settings
         self._id = uuid.uuid4().hex[:12]
         self._epoch = 0
@@ -59,6 +75,8 @@ class Engine:
         self._scheduler_config = load_scheduler_config(card)
         self._snapshots = SnapshotStore(settings.snapshots) if settings.snapshots is not None else None
         self._draining = asyncio.Event()
+        self._line = Line(router, self._id, self._draining)
+        self._pace: float | None = None  # seconds of a token, in the last step
         self._ready = asyncio.Event()
         self._groups = Groups(groups, settings.ranks)
         self._gang = await self._build()
@@ -107,27 +125,56 @@ class Engine:
         return Watchdog(settings.hang_seconds, settings.first_step_seconds, foretell)
 
     async def _drive(self) -> None:
-        report = self._report()
-        while not self._draining.is_set():
-            plan = await self._ask(report)
-            plan = replace(plan, admit=tuple([await self._with_snapshot(admit) for admit in plan.admit]))
+        report, step = self._report(), None
+        while step is not None or not self._draining.is_set():
+            if step is None:
+                step = await self._begin(await self._line.ask(report))
+            after = asyncio.create_task(self._look_ahead(report, step))
             try:
-                outcome = await self._gang.execute(plan, self._watchdog.seconds(plan.tokens))
+                outcome = await self._gang.end(step.results, self._watchdog.seconds(step.plan.tokens))
             except GangFailed as failure:
                 log.warning("engine %s: gang epoch %d is lost: %s", self._id, self._epoch, failure)
                 self._restarts = replace(
                     self._restarts, **{failure.loss: getattr(self._restarts, failure.loss) + 1}
                 )
-                broken = Broken(plan.advance, str(failure), failure.raised)
+                broken = Broken(step.plan.advance, str(failure), failure.raised)
+                step.ended.set()
+                await asyncio.wait([after], timeout=SETTLE_SECONDS)  # what it began died with the gang
+                after.cancel()
                 if not await self._rebuild(broken):
                     return
-                report = self._report()
+                report, step = self._report(), None
                 continue
             if outcome.step_tokens:
                 self._failures = 0
                 self._watchdog.saw(outcome.step_seconds, outcome.step_tokens)
-            report = self._report(outcome)
+                self._pace = outcome.step_seconds / max(1, step.plan.tokens)
+            step.ended.set()
+            report, step = self._report(outcome), await after
         await self._put_away(report)
+
+    async def _begin(self, plan: Plan, ahead: bool = False) -> _Begun:
+        """Give a plan to the ranks."""
+        plan = replace(plan, admit=tuple([await self._with_snapshot(admit) for admit in plan.admit]))
+        return _Begun(plan, self._gang.begin(plan), ahead)
+
+    async def _look_ahead(self, report: Report, step: _Begun) -> _Begun | None:
+        """Tell the router what came before ``step``, if it does not know, and begin the plan after it when it is about
+        to end. None where that is not foreseen, or should wait for what comes of the step."""
+        report = replace(report, running=step.running())
+        if step.ahead:
+            await self._line.tell(report)
+        if self._pace is None or not step.plan.advance or step.plan.put_away:
+            return None
+        try:
+            await asyncio.wait_for(step.ended.wait(), max(0.0, self._pace * step.plan.tokens - LEAD_SECONDS))
+            return None
+        except TimeoutError:
+            pass
+        if self._draining.is_set():
+            return None
+        plan = await self._line.ask_once(_known(report))
+        return await self._begin(plan, ahead=True) if plan.advance else None
 
     async def _with_snapshot(self, admit: Admit) -> Admit:
         """The segment with the newest snapshot there is of it, read once for all ranks. One whose snapshots cannot be
@@ -148,9 +195,7 @@ class Engine:
             await self._gang.put_away(DRAIN_SECONDS / 2)
         except GangFailed as failure:
             log.warning("engine %s: older snapshots have to do: %s", self._id, failure)
-        last = replace(report, held=(), state="draining")
-        with suppress(RayError, TimeoutError):  # the router may be stopping too; then its successor finds the snapshots
-            await asyncio.wait_for(self._router.next_plan.remote(last), FAREWELL_SECONDS)
+        await self._line.farewell(replace(report, held=(), state="draining"))
         await self._gang.kill()
         self._groups.remove()
 
@@ -166,7 +211,7 @@ class Engine:
         self._failures += not broken.raised
         while True:
             out = self._failures >= MAX_FAILURES
-            await self._ask(replace(self._report(), state="out" if out else "rebuilding", broken=broken))
+            await self._line.ask(replace(self._report(), state="out" if out else "rebuilding", broken=broken))
             await killed
             if out:
                 log.error("engine %s: %d gangs failed in a row, out of service", self._id, self._failures)
@@ -181,17 +226,6 @@ class Engine:
                 self._failures += 1
                 self._restarts = replace(self._restarts, start=self._restarts.start + 1)
                 broken = Broken((), str(failure), failure.raised)
-
-    async def _ask(self, report: Report) -> Plan:
-        """The next plan; waits for a router that is being restarted, unless the engine is to stop."""
-        while not self._draining.is_set():
-            try:
-                plan: Plan = await self._router.next_plan.remote(report)
-                return plan
-            except RayError as error:
-                log.warning("engine %s: no plan from the router: %s", self._id, type(error).__name__)
-                await asyncio.sleep(RETRY_SECONDS)
-        return Plan()
 
     def _report(self, outcome: Outcome | None = None) -> Report:
         report = Report(
@@ -215,6 +249,11 @@ class Engine:
             step_seconds=outcome.step_seconds,
             step_tokens=outcome.step_tokens,
         )
+
+
+def _known(report: Report) -> Report:
+    """A report without what the router was told before."""
+    return replace(report, finished=(), failed=(), previews=(), handed_over=(), step_seconds=0.0, step_tokens=0)
 
 
 class EngineReplica(Engine):

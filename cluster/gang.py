@@ -85,14 +85,18 @@ class Gang:
         joined = [m.actor.join.remote(rank, address[0]) for rank, m in enumerate(self._members)]
         await self._gather(joined, deadline, "start")
 
-    async def execute(self, plan: Plan, seconds: float) -> Outcome:
-        """Have all ranks carry out a plan; the first one's outcome, they are all alike.
+    def begin(self, plan: Plan) -> list[Any]:
+        """Have all ranks carry out a plan, after those begun before it; what `end` takes."""
+        return [m.actor.execute.remote(plan) for m in self._members]
+
+    async def end(self, begun: list[Any], seconds: float) -> Outcome:
+        """Wait for a plan; the first rank's outcome, they are all alike.
 
         Raises:
-            GangFailed: a rank died or raised, or the step took more than ``seconds``.
+            GangFailed: a rank died or raised, or the step took more than ``seconds`` from now.
         """
         deadline = asyncio.get_running_loop().time() + seconds
-        outcomes = await self._gather([m.actor.execute.remote(plan) for m in self._members], deadline, "step")
+        outcomes = await self._gather(begun, deadline, "step")
         outcome: Outcome = outcomes[0]
         return outcome
 

@@ -108,6 +108,19 @@ class Restarts:
 
 
 @dataclass(frozen=True)
+class Running:
+    """The plan that an engine carries out while it reports on the one before.
+
+    Attributes:
+        admitted: segments that it starts; the report does not have them among those held yet.
+        tokens: of its step.
+    """
+
+    admitted: tuple[str, ...]
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Report:
     """What an engine says when it asks for its next plan; it doubles as the heartbeat.
 
@@ -119,6 +132,7 @@ class Report:
         restarts: so far. failures: gangs lost in a row, those that a step's exception cost left out; at
             ``cluster.engine.MAX_FAILURES`` the engine is out.
         step_seconds: of the plan just done, 0 when it had no step.
+        running: the plan that is under way meanwhile. A plan that is asked for then is the one after it.
     """
 
     engine: str
@@ -137,6 +151,7 @@ class Report:
     failures: int = 0
     step_seconds: float = 0.0
     step_tokens: int = 0
+    running: Running | None = None
 
     @property
     def out_of_service(self) -> bool:

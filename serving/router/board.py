@@ -86,14 +86,18 @@ class Board:
     def take(self, report: Report, now: float) -> News:
         """Note what an engine says. Segments that it should hold and does not are waiting again; their snapshots tell
         where the next engine goes on."""
-        due = now + self.engine_timeout
-        view = self.engines.setdefault(report.engine, EngineView(report.model, report.gang_epoch, now, due))
-        view.gang_epoch, view.seen_at, view.due = report.gang_epoch, now, due
+        view = self.engines.setdefault(report.engine, EngineView(report.model, report.gang_epoch, now, now))
+        view.gang_epoch, view.seen_at = report.gang_epoch, now
         view.role = report.role
         if report.step_tokens:
             cost = report.step_seconds / report.step_tokens
             old = view.seconds_per_token
             view.seconds_per_token = cost if old is None else 0.7 * old + 0.3 * cost
+        view.due = now + self.engine_timeout
+        starting: tuple[str, ...] = ()
+        if report.running is not None:
+            starting = report.running.admitted
+            view.due += PATIENCE * report.running.tokens * (view.seconds_per_token or 0.0)
         mine = {i for i, s in self.active.items() if s.engine == report.engine}
         held = {h.id: h.step for h in report.held if h.id in mine}
         finished = tuple((f.id, f.latents) for f in report.finished if f.id in mine)
@@ -107,37 +111,46 @@ class Board:
         ended = {*(i for i, _ in (*finished, *failed)), *lost}
         for segment_id in ended:
             del self.active[segment_id]
-        for segment_id in mine - held.keys() - ended:
+        for segment_id in mine - held.keys() - ended - {*starting}:
             self._requeue(segment_id)
         if report.state in ("draining", "out"):
             del self.engines[report.engine]
         return News(tuple(progressed), finished, tuple(failed), lost)
 
     def plan(self, report: Report) -> Plan:
-        """The next plan for the engine that sent ``report``, after `take`; nothing for one that is not ready."""
+        """The next plan for the engine that sent ``report``, after `take`; nothing for one that is not ready.
+
+        While a plan is running, the next one goes without the segments that end with it, and nothing is planned that
+        depends on whether it breaks.
+        """
         view = self.engines.get(report.engine)
         if view is None or report.state != "ready":
             return Plan()
-        held = [self._candidate(h.id) for h in report.held if self._holds(report.engine, h.id)]
+        ahead = report.running is not None
+        ids = [h.id for h in report.held] + [*(report.running.admitted if report.running is not None else ())]
+        mine = [i for i in ids if self._holds(report.engine, i)]
+        held = [self._candidate(i) for i in mine if not (ahead and self._ends(self.active[i]))]
         waiting = [
             self._candidate(i)
             for i, s in self.active.items()
             if s.engine is None and view.role in ("both", s.needs)
         ]
         decision = decide(held, waiting, self.step_tokens)
+        if ahead and decision.trial:
+            return Plan()
         for segment_id in decision.admit:
             self.active[segment_id].engine = report.engine
         tokens = sum(self.active[i].tokens for i in decision.advance)
         view.due += PATIENCE * tokens * (view.seconds_per_token or 0.0)
         return Plan(
-            drop=tuple(h.id for h in report.held if not self._holds(report.engine, h.id)),
+            drop=tuple(i for i in ids if not self._holds(report.engine, i)),
             admit=tuple(
                 Admit(s.spec, s.conditions, s.owner) for s in (self.active[i] for i in decision.admit)
             ),
             advance=decision.advance,
             tokens=tokens,
             put_away=decision.trial,
-            preview=tuple(i for i in decision.advance if self._wants_preview(self.active[i])),
+            preview=tuple(i for i in decision.advance if self._wants_preview(self.active[i], ahead and i in mine)),
         )
 
     def lose_silent_engines(self, now: float) -> list[str]:
@@ -162,8 +175,12 @@ class Board:
         batch = sum(s.tokens for s in self.active.values() if s.engine == segment.engine)
         return (segment.spec.steps - segment.furthest) * batch * view.seconds_per_token
 
-    def _wants_preview(self, segment: Active) -> bool:
-        step = segment.furthest + 1  # that the segment will have behind it
+    def _ends(self, segment: Active) -> bool:
+        """With the step that is running."""
+        return segment.step is not None and segment.step + 1 >= segment.spec.steps
+
+    def _wants_preview(self, segment: Active, running: bool) -> bool:
+        step = segment.furthest + 1 + running  # that the segment will have behind it
         return bool(self.preview_steps) and step % self.preview_steps == 0 and step < segment.spec.steps
 
     def _holds(self, engine: str, segment_id: str) -> bool:

@@ -69,8 +69,8 @@ class Router:
         """An engine has asked for work."""
         return bool(self._board.engines)
 
-    async def next_plan(self, report: Report) -> Plan:
-        """An engine reports what came of its last plan and gets the next one; an idle engine waits a while for it."""
+    async def tell(self, report: Report) -> None:
+        """An engine reports what came of its last plan."""
         now = time.monotonic()
         news = self._board.take(report, now)
         if report.broken is not None:
@@ -87,8 +87,12 @@ class Router:
         for preview in report.previews:
             self._show(preview)
         self._if_stored(self._renew_leases)
+
+    async def next_plan(self, report: Report) -> Plan:
+        """An engine reports and gets its next plan; an idle one waits a while for it."""
+        await self.tell(report)
         plan = self._board.plan(report)
-        if report.state == "ready" and not (plan.advance or plan.drop):
+        if report.state == "ready" and report.running is None and not (plan.advance or plan.drop):
             self._work.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._work.wait(), LONG_POLL_SECONDS)

@@ -38,6 +38,7 @@ class Event:
     restarts: Restarts = field(default_factory=Restarts)
     failures: int = 0
     out_of_service: bool = False
+    running: bool = False
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Ledger:
 
 
 class Hub:
-    """A Ray actor with the router's `next_plan`, the real board behind it, and ways to wait for what happens."""
+    """A Ray actor with the router's methods for engines, the real board behind it, and ways to wait for events."""
 
     def __init__(self, step_tokens: int = 100_000, engine_timeout: float = 10.0) -> None:
         self._board = Board(step_tokens, engine_timeout)
@@ -68,7 +69,7 @@ class Hub:
         self._board.add(replace(self._added[spec.id]))
         await self._notify()
 
-    async def next_plan(self, report: Report) -> Plan:
+    async def tell(self, report: Report) -> None:
         now = time.monotonic()
         redone = {i: self._board.active[i].redone for i in self._board.active}
         news = self._board.take(report, now)
@@ -93,12 +94,16 @@ class Hub:
             report.restarts,
             report.failures,
             report.out_of_service,
+            report.running is not None,
         )
         self._events.append(event)
         self._board.lose_silent_engines(now)
         await self._notify()
+
+    async def next_plan(self, report: Report) -> Plan:
+        await self.tell(report)
         plan = self._plan(report)
-        if report.state == "ready" and not (plan.advance or plan.drop or plan.admit):
+        if report.state == "ready" and report.running is None and not (plan.advance or plan.drop or plan.admit):
             async with self._changed:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), LONG_POLL_SECONDS)
@@ -107,7 +112,11 @@ class Hub:
 
     def _plan(self, report: Report) -> Plan:
         plan = self._board.plan(report)
-        return replace(plan, advance=tuple(i for i in plan.advance if self._board.active[i].furthest < self._limit))
+        going = {h.id for h in report.held} if report.running is not None else set()
+        return replace(
+            plan,
+            advance=tuple(i for i in plan.advance if self._board.active[i].furthest + (i in going) < self._limit),
+        )
 
     async def allow(self, steps: int) -> None:
         """From now on segments may get this far."""

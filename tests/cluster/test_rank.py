@@ -71,6 +71,15 @@ def test_a_dropped_segment_is_forgotten(card: ModelCard) -> None:
     assert (outcome.held, outcome.finished, outcome.failed, outcome.step_tokens) == ((), (), (), 0)
 
 
+def test_a_rank_that_failed_refuses_every_plan(card: ModelCard) -> None:
+    """Its peers are in the step that it left: another one's messages would be taken for that one's."""
+    rank = alone(card)
+    with pytest.raises(AttributeError):
+        rank.execute(Plan(admit=(None,)))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="an earlier plan failed on this rank"):
+        rank.execute(Plan())
+
+
 def test_only_the_segment_that_breaks_the_batch_fails(card: ModelCard) -> None:
     rank = alone(card)
     spec = spec_for(card)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.messages import Broken, Failed, Finished, Held, Plan, Report
+from cluster.messages import Broken, Failed, Finished, Held, Plan, Report, Running
 from model.tasks import SegmentSpec
 from serving.router.board import Active, Board
 
@@ -114,6 +114,62 @@ def test_a_segment_moves_to_the_engine_of_the_other_noise_expert() -> None:
     exchange(board, report("high", role="high", handed_over=("a",)))
     assert exchange(board, report("high", role="high")).advance == ()
     assert exchange(board, report("low", role="low")).advance == ("a",)
+
+
+def ahead(held: dict[str, int], admitted: tuple[str, ...] = (), tokens: int = 560) -> Report:
+    """Asks for the plan after the one under way; what is held is of before that."""
+    return report(held=tuple(Held(i, step) for i, step in held.items()), running=Running(admitted, tokens))
+
+
+def test_the_plan_after_the_one_under_way_goes_without_what_that_one_ends() -> None:
+    board = board_with("a", "b", "c", step_tokens=560)
+    assert exchange(board, report()).advance == ("a", "b")
+    plan = exchange(board, ahead({}, ("a", "b")), 1.0)
+    assert (plan.advance, plan.admit) == (("a", "b"), ()), "they are on the engine, though it has not said so yet"
+    board.take(report(held=(Held("a", 2), Held("b", 1)), running=Running((), 560)), 2.0)  # of three steps each
+    plan = exchange(board, ahead({"a": 2, "b": 1}), 2.5)
+    assert plan.advance == ("b", "c"), "a ends with the step under way, and makes room"
+    assert [x.spec.id for x in plan.admit] == ["c"]
+    news = board.take(report(held=(Held("b", 2),), finished=(Finished("a", "it"),), running=Running(("c",), 560)), 3.0)
+    assert news.finished == (("a", "it"),)
+    board.remove("b")
+    assert exchange(board, ahead({"b": 2}, ("c",)), 3.5).drop == ("b",)
+    assert exchange(board, report(held=(Held("c", 1),)), 4.0).advance == ("c",)
+
+
+def test_segments_of_a_plan_that_never_came_wait_again() -> None:
+    board = board_with("a", "b", step_tokens=300)
+    exchange(board, report())
+    board.remove("a")
+    assert [x.spec.id for x in exchange(board, ahead({}, ("a",)), 1.0).admit] == ["b"]  # the engine does not get it
+    assert [x.spec.id for x in exchange(board, report(), 2.0).admit] == ["b"]
+
+
+def test_nothing_is_planned_ahead_that_depends_on_whether_a_step_breaks() -> None:
+    board = board_with("a", "b")
+    exchange(board, report())
+    break_down(board, "a", "b", raised=True)
+    assert exchange(board, report(), 2.0).advance == ("a",)
+    assert exchange(board, ahead({}, ("a",)), 2.5) == Plan()
+    assert exchange(board, report(held=(Held("a", 1),)), 3.0).advance == ("b",)
+
+
+def test_an_engine_is_given_the_time_of_the_step_under_way() -> None:
+    board = board_with("a")
+    exchange(board, report())
+    exchange(board, report(held=(Held("a", 1),), step_seconds=20.0, step_tokens=280), 20.0)
+    exchange(board, ahead({"a": 1}, tokens=280), 40.0)  # begins its last step now
+    board.take(report(held=(Held("a", 2),), running=Running((), 280)), 41.0)
+    assert board.lose_silent_engines(141.0) == []  # 41 s, 10 s of silence, five times 20 s
+    assert board.lose_silent_engines(152.0) == ["e"]
+
+
+def test_previews_count_the_step_under_way() -> None:
+    board = board_with("a")
+    board.preview_steps = 2
+    assert exchange(board, report()).preview == ()
+    assert exchange(board, ahead({}, ("a",)), 1.0).preview == ("a",), "the plan after the first step makes the second"
+    assert exchange(board, report(held=(Held("a", 1),)), 2.0).preview == ("a",)
 
 
 def test_a_silent_engine_loses_its_segments_to_another() -> None:
