@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from model.tasks import ModelCard
 log = logging.getLogger("zoetrope.engine")
 
 LEAD_SECONDS = 0.05  # before a step should end, the next plan is asked for
+SHORT_SECONDS = 0.25  # steps that take less have theirs asked for at once, in the message that tells of the one before
 SETTLE_SECONDS = 1.0  # for a message on its way when a gang is lost
 MAX_FAILURES = 3  # gangs in a row that died, hung or did not start, after which the engine is out of service
 DRAIN_SECONDS = 55.0  # for a step to end and all segments to be put away
@@ -162,18 +164,23 @@ class Engine:
         """Tell the router what came before ``step``, if it does not know, and begin the plan after it when it is about
         to end. None where that is not foreseen, or should wait for what comes of the step."""
         report = replace(report, running=step.running())
+        known = replace(
+            report, finished=(), failed=(), previews=(), handed_over=(), step_seconds=0.0, step_tokens=0
+        )
+        foreseen = self._pace is not None and bool(step.plan.advance) and not step.plan.put_away
+        seconds = (self._pace or 0.0) * step.plan.tokens
+        if foreseen and seconds < SHORT_SECONDS and not self._draining.is_set():
+            plan = await self._line.ask(report if step.ahead else known)
+            return await self._begin(plan, ahead=True) if plan.advance else None
         if step.ahead:
             await self._line.tell(report)
-        if self._pace is None or not step.plan.advance or step.plan.put_away:
+        if not foreseen:
             return None
-        try:
-            await asyncio.wait_for(step.ended.wait(), max(0.0, self._pace * step.plan.tokens - LEAD_SECONDS))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(step.ended.wait(), seconds - LEAD_SECONDS)
+        if step.ended.is_set() or self._draining.is_set():
             return None
-        except TimeoutError:
-            pass
-        if self._draining.is_set():
-            return None
-        plan = await self._line.ask_once(_known(report))
+        plan = await self._line.ask_once(known)
         return await self._begin(plan, ahead=True) if plan.advance else None
 
     async def _with_snapshot(self, admit: Admit) -> Admit:
@@ -249,11 +256,6 @@ class Engine:
             step_seconds=outcome.step_seconds,
             step_tokens=outcome.step_tokens,
         )
-
-
-def _known(report: Report) -> Report:
-    """A report without what the router was told before."""
-    return replace(report, finished=(), failed=(), previews=(), handed_over=(), step_seconds=0.0, step_tokens=0)
 
 
 class EngineReplica(Engine):

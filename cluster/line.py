@@ -28,10 +28,8 @@ class Line:
         self._stopping = stopping
 
     async def ask(self, report: Report) -> Plan:
-        """The next plan; an empty one when the engine is to stop."""
-        plan: Plan | None = None
-        if not self._stopping.is_set():
-            plan = await self._insist(lambda: self._router.next_plan.remote(report))
+        """The next plan; an empty one when the engine is to stop before there is one."""
+        plan: Plan | None = await self._insist(lambda: self._router.next_plan.remote(report))
         return plan if plan is not None else Plan()
 
     async def ask_once(self, report: Report) -> Plan:

@@ -82,6 +82,7 @@ def test_departures_where_all_tokens_go_to_one_rank(dispatch: ModuleType) -> Non
         check_departures(Departures(*dispatch.dispatch_tokens(rows, 4)), choices, rows, 8, 4)
 
 
+@pytest.mark.long
 def test_departures_of_more_programs_than_one_looks_at_at_once() -> None:
     """The kernel's last step reads the largest number of every program, 256 at a time."""
     spread, crowded = [8 * rank + i for rank in range(4) for i in range(4)], [*range(16)]

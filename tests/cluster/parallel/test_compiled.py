@@ -51,7 +51,8 @@ def test_one_mix_to_compile_for_would_not_do(checkpoint: Checkpoint, monkeypatch
         denoise_both_ways(checkpoint("dense"), MIXES)
 
 
-@pytest.mark.parametrize(("family", "groups", "ranks"), [("grouped", 1, 2), pytest.param("top-k", 2, 2, marks=LONG)])
+@pytest.mark.long
+@pytest.mark.parametrize(("family", "groups", "ranks"), [("grouped", 1, 2), ("top-k", 2, 2)])
 def test_a_gang_measures_alike_and_its_compiled_steps_give_what_one_process_gives(
     family: str, groups: int, ranks: int, gangs: Gangs, checkpoint: Checkpoint
 ) -> None:

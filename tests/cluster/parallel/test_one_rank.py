@@ -1,0 +1,61 @@
+"""The way of a gang with one rank: every message is sent, to itself, by NCCL on a GPU and by gloo elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from cluster.overlap import WHOLE, Chunking
+from cluster.parallel.mesh import Mesh
+from cluster.parallel.runner import run_gang
+from model.checkpoints import load_scheduler_config, load_transformer
+from model.denoise import Denoiser
+from model.running import Runner, run_alone
+from model.tasks import ModelCard
+from tests.cluster.parallel.conftest import ROUTERS, Checkpoint
+from tests.cluster.parallel.gangs import EXCHANGE
+from tests.cluster.parallel.jobs import start
+from tests.cluster.parallel.test_gang import FAMILIES, MIX, STEPS, distance
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """One rank that has a group all the same."""
+    meeting = tmp_path_factory.mktemp("one") / "meeting"
+    backend = "nccl" if DEVICE.type == "cuda" else "gloo"
+    dist.init_process_group(backend, f"file://{meeting}", EXCHANGE, world_size=1, rank=0)
+    yield Mesh(sequence=dist.group.WORLD)
+    dist.destroy_process_group()
+
+
+def denoise(card: ModelCard, runner: Runner) -> list[torch.Tensor]:
+    """The latents of the mix, in float32."""
+    part = partial(load_transformer, card, DEVICE, dtype=torch.float32)
+    low = part("transformer_2") if card.boundary is not None else None
+    denoiser = Denoiser(part("transformer"), load_scheduler_config(card), low, card.boundary, runner)
+    segments = [start(denoiser, card, wish) for wish in MIX]
+    for wish, segment in zip(MIX, segments, strict=True):
+        for _ in range(wish.ahead):
+            denoiser.step([segment])
+    for _ in range(STEPS):
+        denoiser.step([segment for segment in segments if not segment.sampler.done])
+    return [segment.latents.cpu() for segment in segments]
+
+
+@pytest.mark.parametrize(
+    ("family", "chunking"),
+    [(family, WHOLE) for family in FAMILIES]
+    + [(family, Chunking((0,) * doubled)) for family in ("nano", *ROUTERS) for doubled in (1, 2)],
+)
+def test_messages_to_oneself_change_nothing(
+    family: str, chunking: Chunking, mesh: Mesh, checkpoint: Checkpoint
+) -> None:
+    card = checkpoint(family)
+    ours, expected = denoise(card, partial(run_gang, mesh, chunking=chunking)), denoise(card, run_alone)
+    assert distance(ours, expected) <= 1e-5
