@@ -63,6 +63,7 @@ def test_a_run_from_end_to_end(
     assert f"bare / served = {record['ratio']['median']:.4f}" in page and page in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_bare_model_in_a_process_of_its_own(tiny: str) -> None:
     found = command._bare(Work(tiny, "64x64", 0.2, steps=6, repeats=2))
     assert len(found.runs) == 2 and all(seconds > 0 for seconds in found.runs)

@@ -50,5 +50,6 @@ def test_a_forward_by_our_kernels_is_one_by_torch(nano: WanTransformer, monkeypa
     monkeypatch.setattr(backends, "_choose", watch)
     with use(OURS):
         result = nano(batch)
-    assert chosen == {op: {"triton"} for op in BACKENDS}, "every operation of the network has a kernel and runs it"
+    alone = {op: {"triton"} for op in BACKENDS if op != "dispatch"}  # nothing goes to other ranks
+    assert chosen == alone, "every operation of the network has a kernel and runs it"
     assert relative_error(result, expected) < 1e-4

@@ -16,7 +16,7 @@ from model.exchange import ALONE, Exchange
 from model.experts import MoEFeedForward
 from tests.cluster.parallel.gangs import EXCHANGE
 
-DIM, EXPERTS = 12, 8
+DIM, EXPERTS = 16, 8
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Sent:
 
 def layer_of(case: Routing) -> MoEFeedForward:
     torch.manual_seed(case.seed)
-    layer = MoEFeedForward(DIM, 10, EXPERTS, case.top_k, 6, groups=case.groups, bias=case.groups is not None)
+    layer = MoEFeedForward(DIM, 16, EXPERTS, case.top_k, 8, groups=case.groups, bias=case.groups is not None)
     for bias in (layer.b1, layer.b2):
         if bias is not None:
             torch.nn.init.normal_(bias)

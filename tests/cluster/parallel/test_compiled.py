@@ -29,12 +29,13 @@ def check(mixes: list[tuple[Way, Way]]) -> None:
 
 @pytest.mark.parametrize(
     "family",
-    ["grouped", "clip", "vace", *(pytest.param(name, marks=LONG) for name in ("nano", "two pictures", "top-k"))],
+    ["grouped", *(pytest.param(name, marks=LONG) for name in ("nano", "clip", "two pictures", "vace", "top-k"))],
 )
 def test_any_mix_runs_the_code_that_was_compiled_at_the_start(family: str, checkpoint: Checkpoint) -> None:
     check(denoise_both_ways(checkpoint(family), MIXES)[1])
 
 
+@LONG
 def test_both_noise_experts_run_compiled(checkpoint: Checkpoint) -> None:
     late = [Wish("late", (2, 2, 3), ahead=2), Wish("early", (3, 2, 2), steps=9)]  # one expert each
     ((eager, fast),) = denoise_both_ways(checkpoint("two noise experts"), [late])[1]
@@ -51,7 +52,7 @@ def test_one_mix_to_compile_for_would_not_do(checkpoint: Checkpoint, monkeypatch
         denoise_both_ways(checkpoint("dense"), MIXES)
 
 
-@pytest.mark.long
+@LONG
 @pytest.mark.parametrize(("family", "groups", "ranks"), [("grouped", 1, 2), ("top-k", 2, 2)])
 def test_a_gang_measures_alike_and_its_compiled_steps_give_what_one_process_gives(
     family: str, groups: int, ranks: int, gangs: Gangs, checkpoint: Checkpoint

@@ -159,4 +159,4 @@ def test_heads_and_experts_that_the_ranks_do_not_divide_are_refused() -> None:
         exchange.share(x)
     layer = layer_of(Routing((2,)))
     with pytest.raises(ValueError, match="8 experts cannot be split evenly over 3 ranks"):
-        layer(torch.zeros(2, 12), exchange)
+        layer(torch.zeros(2, 16), exchange)

@@ -10,13 +10,16 @@ import torch
 import torch.distributed as dist
 
 from cluster.overlap import WHOLE, Chunking
+from cluster.parallel.exchange import GangExchange
 from cluster.parallel.mesh import Mesh
 from cluster.parallel.runner import run_gang
+from kernels import CuSeqlens, backends
 from model.checkpoints import load_scheduler_config, load_transformer
 from model.denoise import Denoiser
 from model.running import Runner, run_alone
 from model.tasks import ModelCard
 from tests.cluster.parallel.conftest import ROUTERS, Checkpoint
+from tests.cluster.parallel.exchange_jobs import Routing, layer_of, tokens_of
 from tests.cluster.parallel.gangs import EXCHANGE
 from tests.cluster.parallel.jobs import start
 from tests.cluster.parallel.test_gang import FAMILIES, MIX, STEPS, distance
@@ -59,3 +62,25 @@ def test_messages_to_oneself_change_nothing(
     card = checkpoint(family)
     ours, expected = denoise(card, partial(run_gang, mesh, chunking=chunking)), denoise(card, run_alone)
     assert distance(ours, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_a_layer_of_a_gang_by_our_kernels(router: str, mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the interpreter where there is no GPU."""
+    case = Routing((23,), top_k=3) if router == "top-k" else Routing((23,), top_k=4, groups=4)
+    layer, x, parts = layer_of(case).to(DEVICE), tokens_of(case).to(DEVICE), CuSeqlens.of(case.parts)
+    assert mesh.sequence is not None
+    chosen: dict[str, str] = {}
+    choose = backends._choose
+
+    def watch(op: str, call: backends.Call, asked: str | None) -> str:
+        chosen[op] = choose(op, call, asked)
+        return chosen[op]
+
+    monkeypatch.setattr(backends, "_choose", watch)
+    with torch.inference_mode():
+        expected = layer(x)
+        with backends.use("triton"):
+            made = [layer(x, GangExchange(mesh.sequence, parts, parts, chunks)) for chunks in (1, 2)]
+    assert {op for op, name in chosen.items() if name == "triton"} >= {"dispatch", "routing", "grouped_gemm", "combine"}
+    assert distance(made, [expected, expected]) <= 1e-5
