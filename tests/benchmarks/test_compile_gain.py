@@ -25,6 +25,7 @@ def _forget_what_was_compiled() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+@pytest.mark.long
 def test_it_is_measured_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "results" / "compile-gain-0.1"
     command = ["--device", "cpu", "--tokens", "64", "--tokens", "16", "--out", str(out)]

@@ -36,6 +36,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     return json.loads(out.read_text()), out.with_suffix(".md").read_text()
 
 
+@pytest.mark.long
 def test_a_run_says_where_and_how_it_was_made(measured: tuple[dict[str, Any], str]) -> None:
     values, page = measured
     assert values["command"].startswith("python -m benchmarks.gateway --quick --database sqlite --streams 10")
@@ -45,6 +46,7 @@ def test_a_run_says_where_and_how_it_was_made(measured: tuple[dict[str, Any], st
     assert ("**The machine was not idle" in page) == (not values["machine"]["idle"])
 
 
+@pytest.mark.long
 def test_every_load_is_answered_and_ended(measured: tuple[dict[str, Any], str]) -> None:
     (one,) = measured[0]["databases"]
     flood, paced, half, batches, paced_batches, long = one["loads"]
@@ -65,6 +67,7 @@ def test_every_load_is_answered_and_ended(measured: tuple[dict[str, Any], str]) 
     assert one["store"]["per_second"] > 0
 
 
+@pytest.mark.long
 def test_every_stream_sees_its_end(measured: tuple[dict[str, Any], str]) -> None:
     row = measured[0]["databases"][0]["watch"]
     assert row["streams"] == row["lag"]["count"] == 10 and not row["failures"]
@@ -73,6 +76,7 @@ def test_every_stream_sees_its_end(measured: tuple[dict[str, Any], str]) -> None
     )  # a step and the end, at least
 
 
+@pytest.mark.long
 def test_the_whole_queue_is_listed(measured: tuple[dict[str, Any], str]) -> None:
     everything, some, one = measured[0]["databases"][0]["lists"]
     assert (everything["filter"], everything["jobs"] >= 450, everything["pages"]) == ("", True, 3)
@@ -80,6 +84,7 @@ def test_the_whole_queue_is_listed(measured: tuple[dict[str, Any], str]) -> None
     assert one["filter"] == 'labels.number="0"' and one["jobs"] == 2
 
 
+@pytest.mark.long
 def test_memory_is_told_after_each_part(measured: tuple[dict[str, Any], str]) -> None:
     memory, page = measured[0]["databases"][0]["memory"], measured[1]
     assert (

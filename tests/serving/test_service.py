@@ -203,6 +203,7 @@ def test_a_second_service_on_the_same_data_is_refused(service: Service, tmp_path
     second.stop()
 
 
+@pytest.mark.long
 def test_the_whole_service_killed_in_mid_job(service: Service, tmp_path: Path) -> None:
     done = service.client.create(REQUEST)
     assert service.client.wait(done).state == "succeeded"
