@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.kernels.environment import header
+from benchmarks.provenance import commit_of
 from cluster.compiled import LADDER, STEP_SECONDS, Backend, longest_clip, measure
 from kernels.backends import VARIABLE
 from model.checkpoints import compute_dtype, load_transformer
@@ -84,8 +85,7 @@ def markdown(record: dict[str, Any]) -> str:
         "",
         f"`{where['command']}`",
         "",
-        f"{where['date']}, commit {where['commit']}{' with changes' if where['changed'] else ''}, "
-        f"torch {where['torch']}.",
+        f"{where['date']}, {commit_of(where)}, torch {where['torch']}.",
         "",
         f"{about['model']}, {about['dtype'].removeprefix('torch.')}, on {where['device']}, {about['threads']} "
         f"thread(s); load average of the machine {about['load_average']} on {about['cores']} cores. Sequences of at "

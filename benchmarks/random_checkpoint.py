@@ -29,7 +29,7 @@ from model.config import TransformerConfig
 from model.directory import RANDOM_NAME, ModelError, RandomWeights
 from model.family import WAN21_VAE, WAN22_VAE, AutoencoderKind, Preset, nearest_preset
 from model.nano.prompts import build_tokenizer, vocabulary
-from model.original import WAN22_MEAN, WAN22_STD
+from model.original import WAN22_AUTOENCODER
 from model.presets import FAMILY
 
 STD = 0.02
@@ -78,15 +78,7 @@ def small_autoencoder(kind: AutoencoderKind) -> AutoencoderKLWan:
     """Narrow, with the levels, blocks and latents of the public one; random weights."""
     more: dict[str, Any] = {}
     if kind == WAN22_VAE:
-        more = {
-            "decoder_base_dim": VAE_WIDTH,
-            "is_residual": True,
-            "in_channels": 12,
-            "out_channels": 12,
-            "patch_size": 2,
-            "latents_mean": [float(x) for x in WAN22_MEAN.split()],
-            "latents_std": [float(x) for x in WAN22_STD.split()],
-        }
+        more = {**WAN22_AUTOENCODER, "decoder_base_dim": VAE_WIDTH}
     return AutoencoderKLWan(
         base_dim=VAE_WIDTH,
         z_dim=kind.z_dim,

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from benchmarks.kernels.environment import header
+from benchmarks.provenance import commit_of
 from cluster.hardware import hardware
 from cluster.messages import Owner
 from cluster.settings import EngineSettings
@@ -224,8 +225,8 @@ def markdown(record: dict[str, Any]) -> str:
         "",
         f"`{record['environment']['command']}`",
         "",
-        f"{record['environment']['date']}, commit {record['environment']['commit']}"
-        f"{' with changes' if record['environment']['changed'] else ''}, torch {record['environment']['torch']}.",
+        f"{record['environment']['date']}, {commit_of(record['environment'])}, "
+        f"torch {record['environment']['torch']}.",
         "",
         "## Measured: nano",
         "",

@@ -20,11 +20,12 @@ from torch._inductor import config as inductor_config
 from torch.compiler import set_stance
 from torch.fx.experimental import _config as shape_config
 
+from cluster.messages import one_line
 from model.blocks import Block
 from model.conditions import blank_conditions
 from model.running import Run, Runner
 from model.sequences import Sequence as Tokens
-from model.sequences import token_grid
+from model.sequences import count_tokens
 from model.tasks import SIZES, ModelCard
 from model.transformer import WanTransformer
 
@@ -211,7 +212,7 @@ def _problem(backend: Backend, device: torch.device) -> str | None:
     try:
         torch.compile(_probe, dynamic=True, backend=backend)(torch.ones(5, 3, device=device))
     except Exception as error:  # whatever a compiler may lack
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return one_line(error)
     return None
 
 
@@ -220,8 +221,7 @@ def _probe(x: torch.Tensor) -> torch.Tensor:
 
 
 def _count(network: WanTransformer, sequences: list[Tokens]) -> int:
-    patch = network.config.patch_size
-    return sum(math.prod(token_grid(stream, patch)) for sequence in sequences for stream in sequence.streams)
+    return sum(count_tokens(sequence, network.config.patch_size) for sequence in sequences)
 
 
 def _now(device: torch.device) -> float:

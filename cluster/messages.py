@@ -10,6 +10,11 @@ from model.tasks import Role, SegmentSpec
 State = Literal["ready", "rebuilding", "draining", "out"]
 
 
+def one_line(error: BaseException) -> str:
+    """An exception as a reason in a report or a log."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 @dataclass(frozen=True)
 class Owner:
     """What a segment is part of; by this its snapshots are found again, on any engine and under any lease.

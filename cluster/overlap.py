@@ -11,7 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from cluster.rates import Rates
-from cluster.spread import ranks_of_token
+from cluster.spread import row_bytes
 from model.config import TransformerConfig
 
 LENT = 0.12  # assumed: of a message's time, what the work beside it loses by the multiprocessors and memory it uses
@@ -44,7 +44,7 @@ def chunking(config: TransformerConfig, rates: Rates, ranks: int) -> Chunking:
     if config.moe is None or ranks == 1 or not rates.hardware.is_gpu:
         return WHOLE
     link = rates.hardware.inside
-    sent = 2.0 * ranks_of_token(config, ranks) * config.dim * rates.hardware.value_bytes * (ranks - 1) / ranks
+    sent = row_bytes(config, ranks, rates.hardware.value_bytes) * (ranks - 1) / ranks
     gain = (1 - LENT) * sent / (link.bandwidth * link.fraction)  # seconds of a token in a layer, if all were hidden
     price, chunks, thresholds = chunk_seconds(config, rates, ranks), 1, []
     while chunks < MOST_CHUNKS:

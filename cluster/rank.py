@@ -16,7 +16,7 @@ from torch import distributed
 from cluster.calibration import known_rates
 from cluster.compiled import Chooser, Gains, longest_clip, measure
 from cluster.hardware import hardware_of
-from cluster.messages import Admit, Failed, Finished, Held, Plan, Previewed
+from cluster.messages import Admit, Failed, Finished, Held, Plan, Previewed, one_line
 from cluster.overlap import WHOLE, Chunking, chunking
 from cluster.parallel.mesh import Mesh
 from cluster.parallel.runner import run_gang
@@ -189,7 +189,7 @@ class Rank:
                 self._admit(admit)
             except Exception as error:
                 lost = isinstance(error, ray.exceptions.ObjectLostError)
-                refused[admit.spec.id] = Failed(admit.spec.id, _reason(error), lost)
+                refused[admit.spec.id] = Failed(admit.spec.id, one_line(error), lost)
         verdicts = [_verdict(refused.get(admit.spec.id)) for admit in admits]
         agreed = self._mesh.largest(verdicts, self._device) if verdicts else []
         failed: list[Failed] = []
@@ -228,7 +228,7 @@ class Rank:
                 for segment in batch:
                     self._step([segment], result)
             else:
-                result.failed.append(Failed(batch[0].spec.id, _reason(error)))
+                result.failed.append(Failed(batch[0].spec.id, one_line(error)))
 
     def _outcome(self, batch: list[Segment], result: _Step, seconds: float, preview: tuple[str, ...]) -> Outcome:
         first = self._rank == 0
@@ -277,7 +277,3 @@ def _verdict(refusal: Failed | None) -> int:
     if refusal is None:
         return TAKEN
     return LOST if refusal.lost else REFUSED
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -16,6 +16,12 @@ def balanced(config: TransformerConfig, sequence_ranks: int) -> bool:
     return moe.router == "grouped_top1" and moe.groups % sequence_ranks == 0
 
 
+def row_bytes(config: TransformerConfig, ranks: int, size: int) -> float:
+    """What a token sends to experts and gets back in a routed layer, at ``size`` bytes a value, its own rank's rows
+    included."""
+    return 2.0 * ranks_of_token(config, ranks) * config.dim * size
+
+
 def ranks_of_token(config: TransformerConfig, ranks: int) -> float:
     """How many of the ranks a token's experts are on, on average, if all experts are chosen alike: so many rows of it
     are sent in a routed layer. 0 where there are no experts."""

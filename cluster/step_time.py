@@ -16,7 +16,7 @@ from cluster.hardware import Link
 from cluster.overlap import CHUNK_MESSAGES, LENT, chunk_seconds, chunking
 from cluster.parallel.slicing import assign
 from cluster.rates import Rates
-from cluster.spread import balanced, ranks_of_token
+from cluster.spread import balanced, ranks_of_token, row_bytes
 from kernels.dispatch import PAIR_BYTES
 from model.config import TransformerConfig
 from model.costs import TEXT_TOKENS, expert_flops, forward_cost
@@ -191,7 +191,7 @@ def _exchange(
     waiting = price = 0.0
     if config.moe is not None:
         layers = len(config.moe.layers)
-        row = 2.0 * ranks_of_token(config, ranks) * config.dim * size
+        row = row_bytes(config, ranks, size)
         rows = layers * own * away * (row + config.moe.top_k * PAIR_BYTES)
         chunks = chunking(config, rates, ranks).of(own)
         wire = _wire(link, rows, layers)  # with the counts, one message for all chunks

@@ -23,6 +23,15 @@ WAN22_STD = """
 0.7069 0.5338 0.4889 0.4917 0.4069 0.4999 0.6866 0.4093 0.5709 0.6065 0.6415 0.4944
 0.5726 1.2042 0.5458 1.6887 0.3971 1.0600 0.3943 0.5537 0.5444 0.4089 0.7468 0.7744
 """
+# Fields that the weights do not tell.
+WAN22_AUTOENCODER: dict[str, Any] = {
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "latents_mean": [float(x) for x in WAN22_MEAN.split()],
+    "latents_std": [float(x) for x in WAN22_STD.split()],
+}
 
 
 def text_encoder_config(tensors: Sequence[StoredTensor], where: Path) -> dict[str, Any]:
@@ -56,16 +65,8 @@ def autoencoder_config(tensors: Sequence[StoredTensor], where: Path, known: dict
     if z_dim != known["z_dim"]:
         raise ModelError(f"{where}: the autoencoder has {z_dim} latent channels, expected {known['z_dim']} by its name")
     if z_dim == 48:
-        config |= {
-            "decoder_base_dim": _shape(shapes, "decoder.conv_out.weight", 5, where)[1],
-            "is_residual": True,
-            "in_channels": 12,
-            "out_channels": 12,
-            "patch_size": 2,
-            "latents_mean": [float(x) for x in WAN22_MEAN.split()],
-            "latents_std": [float(x) for x in WAN22_STD.split()],
-            "clip_output": False,
-        }
+        width = _shape(shapes, "decoder.conv_out.weight", 5, where)[1]
+        config |= {**WAN22_AUTOENCODER, "decoder_base_dim": width, "clip_output": False}
     return config
 
 

@@ -171,6 +171,11 @@ def unpack_targets(output: torch.Tensor, batch: PackedBatch, patch: tuple[int, i
     ]
 
 
+def count_tokens(sequence: Sequence, patch: tuple[int, int, int]) -> int:
+    """Of all its streams. Raises ValueError as `pack`."""
+    return sum(math.prod(token_grid(stream, patch)) for stream in sequence.streams)
+
+
 def token_grid(stream: Stream, patch: tuple[int, int, int]) -> tuple[int, int, int]:
     """Tokens of a stream along time, height and width.
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gateway.phases import WATCH_STEP_SECONDS, WATCH_STEPS, LoadRow, Measured, Sizes, Times
+from benchmarks.provenance import busy, commit_of
 
 GOAL_CREATES, GOAL_GET_MS = 1_000.0, 20.0
 KEPT_UP = 0.97  # of an offered rate, so that it counts as reached: it is random
@@ -233,12 +234,8 @@ def _pair(times: Times) -> str:
 
 def warning(about: dict[str, Any]) -> str | None:
     """What a reader must know of a machine that was not idle."""
-    if about["idle"]:
-        return None
-    return (
-        f"The machine was not idle: its load average was {about['load_average'][0]:.2f} before this began, on"
-        f" {about['cores']} cores. The figures say less than the gateway can do."
-    )
+    said = busy(about)
+    return None if said is None else f"{said} The figures say less than the gateway can do."
 
 
 def markdown(values: dict[str, Any], tables: Sequence[Section]) -> str:
@@ -250,7 +247,7 @@ def markdown(values: dict[str, Any], tables: Sequence[Section]) -> str:
         "",
         f"`{values['command']}`",
         "",
-        f"{values['date']}, commit {values['commit']}{' with changes' if values['changed'] else ''}."
+        f"{values['date']}, {commit_of(values)}."
         f" {about['processor']}, {about['cores']} cores ({about['usable_cores']} usable), load average"
         f" {about['load_average'][0]:.2f} before. Python {values['python']}, {servers}, {versions}. Gateway, clients,"
         " null engine and database share the cores.",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.kernels.contenders import Row
+from benchmarks.provenance import commit_of
 
 TITLES = {
     "bounds": "What the device can do",
@@ -49,8 +50,8 @@ def _runs(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
         packages = "".join(f", {name} {version}" for name, version in run["packages"].items())
         lines += [
             f"* {date}: {run['device']}, driver {run['driver']}, CUDA {run['cuda']}, cuDNN {run['cudnn']}, "
-            f"torch {run['torch']}, triton {run['triton']}{packages}; commit {run['commit']}"
-            f"{' with changes' if run['changed'] else ''}, seed {run['seed']}; `{run['command']}`"
+            f"torch {run['torch']}, triton {run['triton']}{packages}; {commit_of(run)}, "
+            f"seed {run['seed']}; `{run['command']}`"
         ]
     note = "Times are medians; inputs rotate and the L2 cache is overwritten before each run. "
     note += "Ratios compare times of one run."

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from benchmarks.gateway.processes import BenchmarkError, helper
 from benchmarks.gateway.report import machine
+from benchmarks.provenance import busy
 from benchmarks.random_checkpoint import SAID, write_random_checkpoint
 from benchmarks.served_step import report, served
 from benchmarks.served_step.bare import Bare
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             "at least 1"
         )
     about = machine(os.getloadavg())
-    warning = report.warning(about)
+    warning = busy(about)
     if warning is not None:
         _say(warning)
         if not args.busy:

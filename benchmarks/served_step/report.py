@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks.provenance import busy, commit_of
 from benchmarks.served_step.bare import Bare
 from benchmarks.served_step.served import Served
 from benchmarks.served_step.work import SEED
@@ -54,16 +55,6 @@ def unsteady(rounds: Sequence[Round]) -> str | None:
     if abs(worst) <= 1 - GOAL:
         return None
     return f"The bare model itself drifted by {100 * worst:+.1f} % within a round: too much to tell {GOAL:g} by."
-
-
-def warning(about: dict[str, Any]) -> str | None:
-    """What a reader must know of a machine that was not idle."""
-    if about["idle"]:
-        return None
-    return (
-        f"The machine was not idle: its load average was {about['load_average'][0]:.2f} before this began, on "
-        f"{about['cores']} cores."
-    )
 
 
 def record(
@@ -116,12 +107,12 @@ def markdown(values: dict[str, Any]) -> str:
         "",
         f"`{where['command']}`",
         "",
-        f"{where['date']}, commit {where['commit']}{' with changes' if where['changed'] else ''}, {device}, torch "
+        f"{where['date']}, {commit_of(where)}, {device}, torch "
         f"{where['torch']}, {bare['threads']} threads in both; load average "
         f"{about['load_average'][0]:.2f} before.",
         "",
     ]
-    if (text := warning(about)) is not None:
+    if (text := busy(about)) is not None:
         lines += [f"**{text} The figures say little.**", ""]
     if values["unsteady"] is not None:
         lines += [f"**{values['unsteady']}**", ""]

@@ -13,7 +13,7 @@ from cluster.parallel.mesh import Mesh, check_divides
 from cluster.parallel.slicing import assign, even_parts, slice_batch
 from model.costs import forward_cost
 from model.running import Run
-from model.sequences import Sequence, token_grid, unpatchify
+from model.sequences import Sequence, count_tokens, token_grid, unpatchify
 from model.transformer import WanTransformer
 
 
@@ -40,7 +40,7 @@ def run_gang(
     if not sequences:
         return Run([], 0)
     patch = config.patch_size
-    tokens = [sum(math.prod(token_grid(stream, patch)) for stream in s.streams) for s in sequences]
+    tokens = [count_tokens(s, patch) for s in sequences]
     costs = [forward_cost(config, n, len(s.text)).total for n, s in zip(tokens, sequences, strict=True)]
     groups = assign(costs, mesh.groups)
     rows = _targets(mesh, network, [sequences[i] for i in groups[mesh.group]], chunking)

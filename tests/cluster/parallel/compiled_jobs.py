@@ -17,7 +17,7 @@ from model.denoise import Denoiser
 from model.running import Runner, run_alone
 from model.tasks import ModelCard
 from tests.cluster.parallel.gangs import EXCHANGE
-from tests.cluster.parallel.jobs import CPU, Wish, load, start
+from tests.cluster.parallel.jobs import CPU, Wish, load, take_steps
 
 STEPS = 2
 LADDER = (64, 256)
@@ -79,10 +79,5 @@ def _way(
 ) -> Way:
     chooser.gains = gains
     graphs, calls = counter.graphs, counter.calls
-    segments = [start(denoiser, card, wish) for wish in wishes]
-    for wish, segment in zip(wishes, segments, strict=True):
-        for _ in range(wish.ahead):
-            denoiser.step([segment])
-    for _ in range(STEPS):
-        denoiser.step([segment for segment in segments if not segment.sampler.done])
-    return Way(counter.graphs - graphs, counter.calls - calls, [segment.latents for segment in segments])
+    _, latents = take_steps(denoiser, card, wishes, STEPS)
+    return Way(counter.graphs - graphs, counter.calls - calls, latents)

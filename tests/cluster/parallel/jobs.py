@@ -71,12 +71,19 @@ def denoise(
         return run
 
     denoiser = load(card, mesh, record)
+    return Result(made, *take_steps(denoiser, card, wishes, steps))
+
+
+def take_steps(
+    denoiser: Denoiser, card: ModelCard, wishes: list[Wish], steps: int
+) -> tuple[list[int], list[torch.Tensor]]:
+    """The tokens of each step with all segments, and their latents after the last."""
     segments = [start(denoiser, card, wish) for wish in wishes]
     for wish, segment in zip(wishes, segments, strict=True):
         for _ in range(wish.ahead):
             denoiser.step([segment])
     tokens = [denoiser.step([s for s in segments if not s.sampler.done]) for _ in range(steps)]
-    return Result(made, tokens, [segment.latents for segment in segments])
+    return tokens, [segment.latents for segment in segments]
 
 
 def poisoned(card: ModelCard, wishes: list[Wish], groups: int) -> tuple[tuple[str, ...], list[int], list[torch.Tensor]]:
@@ -119,9 +126,13 @@ def uneven(config: TransformerConfig, groups: int) -> str:
     return ""
 
 
-def load(card: ModelCard, mesh: Mesh, runner: Runner) -> Denoiser:
+def load(card: ModelCard, mesh: Mesh, runner: Runner, device: torch.device = CPU) -> Denoiser:
+    """In float32."""
+
     def part(component: str) -> WanTransformer:
-        return load_transformer(card, CPU, component, rank=mesh.place, ranks=mesh.ranks)
+        return load_transformer(
+            card, device, component, dtype=torch.float32, rank=mesh.place, ranks=mesh.ranks
+        )
 
     low = part("transformer_2") if card.boundary is not None else None
     return Denoiser(part("transformer"), load_scheduler_config(card), low, card.boundary, runner)

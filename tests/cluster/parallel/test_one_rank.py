@@ -14,14 +14,12 @@ from cluster.parallel.exchange import GangExchange
 from cluster.parallel.mesh import Mesh
 from cluster.parallel.runner import run_gang
 from kernels import CuSeqlens, backends
-from model.checkpoints import load_scheduler_config, load_transformer
-from model.denoise import Denoiser
 from model.running import Runner, run_alone
 from model.tasks import ModelCard
 from tests.cluster.parallel.conftest import ROUTERS, Checkpoint
 from tests.cluster.parallel.exchange_jobs import Routing, layer_of, tokens_of
 from tests.cluster.parallel.gangs import EXCHANGE
-from tests.cluster.parallel.jobs import start
+from tests.cluster.parallel.jobs import load, take_steps
 from tests.cluster.parallel.test_gang import FAMILIES, MIX, STEPS, distance
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,17 +36,9 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 
 def denoise(card: ModelCard, runner: Runner) -> list[torch.Tensor]:
-    """The latents of the mix, in float32."""
-    part = partial(load_transformer, card, DEVICE, dtype=torch.float32)
-    low = part("transformer_2") if card.boundary is not None else None
-    denoiser = Denoiser(part("transformer"), load_scheduler_config(card), low, card.boundary, runner)
-    segments = [start(denoiser, card, wish) for wish in MIX]
-    for wish, segment in zip(MIX, segments, strict=True):
-        for _ in range(wish.ahead):
-            denoiser.step([segment])
-    for _ in range(STEPS):
-        denoiser.step([segment for segment in segments if not segment.sampler.done])
-    return [segment.latents.cpu() for segment in segments]
+    """The latents of the mix."""
+    _, latents = take_steps(load(card, Mesh(), runner, DEVICE), card, MIX, STEPS)
+    return [x.cpu() for x in latents]
 
 
 @pytest.mark.parametrize(
