@@ -30,7 +30,7 @@ from model.directory import RandomWeights
 from model.presets import PRESETS, all_presets, find_model
 from model.random_weights import random_network
 from model.running import run_alone
-from model.tasks import SIZES
+from model.sizes import SIZES
 from model.transformer import WanTransformer
 
 SEED = 0
@@ -42,7 +42,7 @@ def network_of(name: str, device: torch.device) -> tuple[WanTransformer, int, in
         card = find_model(name)
         return load_transformer(card, device), longest_clip(card), card.max_text_tokens
     preset = all_presets()[name]
-    config, (width, height) = preset.config, preset.native_size or SIZES["1080p"]["16:9"]
+    config, (width, height) = preset.config, preset.denoised_size(*SIZES["1080p"]["16:9"])
     longest = tokens_of(width, height, preset.sampling.frames, preset.vae, config.patch_size)
     weights = RandomWeights(seed=SEED, std=0.02)
     return random_network(config, device, compute_dtype(device), weights), longest, TEXT_TOKENS

@@ -26,7 +26,7 @@ from cluster.plan import GangPlan, PlanError, plan_gang
 from cluster.rates import Rates
 from cluster.step_time import StepTime, step_time
 from model.family import FAMILY, Preset
-from model.tasks import SIZES
+from model.sizes import SIZES
 
 MODELS = ("wan2.7-27b", "wan2.1-t2v-14b")
 CLIPS = ("480p", "720p", "1080p")

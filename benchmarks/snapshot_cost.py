@@ -42,7 +42,8 @@ from model.pipeline import NOTHING, LocalPipeline, condition_span
 from model.presets import all_presets, find_model
 from model.resolve import resolve
 from model.sampling import Sampler
-from model.tasks import SIZES, SegmentSpec, TextToVideo, VideoRequest, segment_of
+from model.sizes import SIZES
+from model.tasks import SegmentSpec, TextToVideo, VideoRequest, segment_of
 
 SEED = 1
 FLUSH_SECONDS = 60.0

@@ -31,7 +31,7 @@ from model.directory import RandomWeights
 from model.experts import DenseFeedForward, MoEFeedForward
 from model.presets import all_presets
 from model.random_weights import random_network
-from model.tasks import SIZES
+from model.sizes import SIZES
 from model.transformer import WanTransformer
 
 GIB = 2**30
@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     network = random_network(preset.config, device, dtype, RandomWeights(seed=0, std=0.02))
     rows: list[Measured] = []
     for size in args.size or ["480p"]:
-        width, height = preset.native_size or SIZES[size]["16:9"]
+        width, height = preset.denoised_size(*SIZES[size]["16:9"])
         cost = clip_cost(preset, width, height, args.duration, 1)
         side, patch = preset.vae.spatial, preset.config.patch_size
         unit_h, unit_w = side * patch[1], side * patch[2]

@@ -26,7 +26,8 @@ from model.conditions import blank_conditions
 from model.running import Run, Runner
 from model.sequences import Sequence as Tokens
 from model.sequences import count_tokens
-from model.tasks import SIZES, ModelCard
+from model.sizes import SIZES
+from model.tasks import ModelCard
 from model.transformer import WanTransformer
 
 log = logging.getLogger("zoetrope.compiled")
@@ -97,7 +98,7 @@ def longest_clip(card: ModelCard) -> int:
     """Tokens of the longest segment of the largest size that a model is asked for."""
     sizes = card.native_sizes or [size for ratios in SIZES.values() for size in ratios.values()]
     unit, frames = card.size_multiple, card.segment_frames or card.max_frames
-    return (1 + (frames - 1) // card.temporal) * max((w // unit) * (h // unit) for w, h in sizes)
+    return (1 + (frames - 1) // card.temporal) * max(math.ceil(w / unit) * math.ceil(h / unit) for w, h in sizes)
 
 
 @torch.inference_mode()

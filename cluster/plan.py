@@ -22,7 +22,8 @@ from model.config import TransformerConfig
 from model.costs import TEXT_TOKENS, frames_of, rank_memory, tokens_of
 from model.directory import read_transformers
 from model.family import AutoencoderKind, Preset, Sampling
-from model.tasks import SIZES, ModelCard
+from model.sizes import SIZES
+from model.tasks import ModelCard
 
 NoiseExperts = Literal["together", "apart"]
 
@@ -173,9 +174,16 @@ def preset_of(card: ModelCard) -> Preset:
         weights=card.directory,
         config=transformer_config(parts[0]),
         vae=AutoencoderKind("", card.latent_channels, card.spatial, card.temporal),
-        sampling=Sampling(card.fps, card.default_frames, card.default_steps, 1.0, card.default_guidance),
+        sampling=Sampling(
+            card.fps,
+            card.default_frames,
+            card.default_steps,
+            card.default_flow_shift or 1.0,
+            card.default_guidance,
+            trained_sizes=card.trained_sizes,
+        ),
         transformers=len(parts),
-        native_size=card.native_sizes[0] if card.native_sizes else None,
+        native_sizes=card.native_sizes,
     )
 
 
@@ -204,7 +212,7 @@ def _work(
             raise PlanError(field, f"{value} is not at least 1")
     if overrides.cfg_groups not in (None, 1, 2):
         raise PlanError("cfg_groups", f"{overrides.cfg_groups} is neither 1 nor 2")
-    width, height = preset.native_size or (width, height)
+    width, height = preset.denoised_size(width, height)
     frames = frames_of(seconds, preset.sampling.fps, preset.vae.temporal)
     if isinstance(model, ModelCard) and model.segment_frames:
         frames = min(frames, model.segment_frames)
@@ -323,9 +331,9 @@ def _advice(work: _Work, gpus: int) -> str:
     found = [f"{' or '.join(counts)} rank{'' if counts == ['1'] else 's'}"] if counts else []
     if counts and not larger and gpus >= 2 * smaller[-1]:
         found = [f"{gpus // smaller[-1]} gangs of {smaller[-1]}"]
-    if not work.preset.native_size:
+    if not work.preset.native_sizes:
         for name, sizes in sorted(SIZES.items(), key=lambda item: -math.prod(item[1]["16:9"])):
-            width, height = sizes["16:9"]
+            width, height = work.preset.denoised_size(*sizes["16:9"])
             if width * height < work.width * work.height:
                 tokens = tokens_of(width, height, work.frames, work.preset.vae, work.config.patch_size)
                 if _try_all(replace(work, width=width, height=height, tokens=tokens), gpus)[0]:

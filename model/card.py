@@ -21,7 +21,7 @@ from model.directory import (
     read_transformers,
     tokenizer_directory,
 )
-from model.family import FAMILY, ConditionerKind, Preset, nearest_preset
+from model.family import FAMILY, SHIFT_KEYS, ConditionerKind, Preset, nearest_preset
 from model.tasks import MAX_DURATION_SECONDS, TASK_KINDS, ModelCard
 
 # What a family was trained for, by the way its pictures and clips enter.
@@ -56,6 +56,7 @@ def read_card(directory: Path, name: str) -> ModelCard:
     if kind == "channels" and config.image_dim is not None:  # trained with one picture, or with two
         tasks = ("first_last_frame",) if config.pos_embed_seq_len is not None else ("image_to_video",)
     chained = tasks not in (("text_to_video",), ("first_last_frame",))
+    flow_shift, note = _flow_shift(directory, preset)
     return ModelCard(
         name=name + (RANDOM_SUFFIX if any(part.random for part in parts) else ""),
         directory=str(directory),
@@ -76,6 +77,11 @@ def read_card(directory: Path, name: str) -> ModelCard:
         conditioner="bernini" if preset.name.startswith("bernini") else kind,
         boundary=_boundary(directory, preset) if len(parts) == 2 else None,
         default_guidance_low=sampling.guidance_low if len(parts) == 2 else None,
+        default_size=sampling.size,
+        trained_sizes=sampling.trained_sizes,
+        default_negative_prompt=sampling.negative_prompt,
+        default_flow_shift=flow_shift,
+        flow_shift_note=note,
     )
 
 
@@ -114,15 +120,28 @@ def scheduler_config(card: ModelCard) -> dict[str, Any]:
     root = Path(card.directory)
     if not is_original(root):
         return read_json(root / "scheduler" / "scheduler_config.json")
-    config, parts = _transformers(root)
-    preset = nearest_preset(config, card.conditioner, len(parts), card.name)
     return {
         "_class_name": "UniPCMultistepScheduler",
         "num_train_timesteps": 1000,
         "prediction_type": "flow_prediction",
         "use_flow_sigmas": True,
-        "flow_shift": preset.sampling.shift,
+        "flow_shift": card.default_flow_shift,
     }
+
+
+def _flow_shift(root: Path, preset: Preset) -> tuple[float | None, str]:
+    """The shift of the noise schedule that a checkpoint's files mean, and what Wan's own code takes where it differs:
+    the two layouts of one model then give different clips."""
+    usual = preset.sampling.shift
+    if is_original(root):
+        return usual, "Wan's own code"
+    config = read_json(root / "scheduler" / "scheduler_config.json")
+    key = SHIFT_KEYS.get(str(config.get("_class_name")))
+    value = config.get(key, 1.0) if key is not None else None  # 1: diffusers' default
+    if not isinstance(value, int | float):
+        return None, ""
+    note = "scheduler_config.json" if value == usual else f"scheduler_config.json; Wan's own code takes {usual:g}"
+    return float(value), note
 
 
 def _transformers(root: Path) -> tuple[TransformerConfig, tuple[Component, ...]]:

@@ -167,12 +167,12 @@ def rank_memory(
 
 
 def clip_cost(preset: Preset, width: int, height: int, seconds: float, ranks: int) -> ClipCost:
-    """A clip at the preset's own frame rate, and at its native size where it has one.
+    """Price a clip at the preset's own frame rate, at the size that it is denoised at.
 
     Raises:
         ValueError: the ranks do not divide the heads or the experts.
     """
-    width, height = preset.native_size or (width, height)
+    width, height = preset.denoised_size(width, height)
     frames = frames_of(seconds, preset.sampling.fps, preset.vae.temporal)
     tokens = tokens_of(width, height, frames, preset.vae, preset.config.patch_size)
     forwards = 2 if preset.sampling.guidance > 1 else 1

@@ -93,7 +93,7 @@ class Denoiser:
         segment = Segment(
             spec=spec,
             conditions=conditions,
-            sampler=Sampler(self.scheduler_config, spec.steps),
+            sampler=Sampler(self.scheduler_config, spec.steps, spec.flow_shift),
             latents=noise,
             noise=None if conditions.clean_known else noise,
         )

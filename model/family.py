@@ -6,10 +6,11 @@ Wan 2.7 are public, so the two of that name are ours, derived from public ones b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from model.config import MoEConfig, TransformerConfig
+from model.sizes import Size, denoised_size
 
 # How pictures and clips enter (`model.conditioning`): as streams of their own (nano's way or Bernini-R's), as the clean
 # first latent frame, as channels beside the noise, or as VACE's hints.
@@ -33,7 +34,8 @@ WAN22_VAE = AutoencoderKind("Wan2.2", 48, 16)
 @dataclass(frozen=True)
 class Sampling:
     """Defaults of a checkpoint. ``boundary`` is the share of the noise levels above which the first of two noise
-    experts works, ``guidance_low`` the scale of the other."""
+    experts works, ``guidance_low`` the scale of the other. ``size`` is a name of `model.sizes.SIZES`;
+    ``trained_sizes`` (width, height) are those of the training that differ from all of them."""
 
     fps: int
     frames: int
@@ -42,6 +44,9 @@ class Sampling:
     guidance: float
     guidance_low: float | None = None
     boundary: float | None = None
+    size: str = "480p"
+    trained_sizes: tuple[Size, ...] = ()
+    negative_prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,8 @@ class Upcycling:
 
 @dataclass(frozen=True)
 class Preset:
-    """A model of the family. ``transformers`` is 2 where two noise experts take turns; ``native_size`` (width, height)
-    is set where it denoises at that size whatever is asked for."""
+    """A model of the family. ``transformers`` is 2 where two noise experts take turns; ``native_sizes`` are set
+    where it denoises at no others, whatever is asked for."""
 
     name: str
     weights: str  # the public checkpoint, or the preset it is derived from
@@ -68,7 +73,12 @@ class Preset:
     conditioner: ConditionerKind = "streams"
     transformers: int = 1
     upcycling: Upcycling | None = None
-    native_size: tuple[int, int] | None = None
+    native_sizes: tuple[Size, ...] = ()
+
+    def denoised_size(self, width: int, height: int) -> Size:
+        """Give the size that a clip of ``width x height`` is denoised at."""
+        unit = self.vae.spatial * self.config.patch_size[1]
+        return denoised_size((width, height), unit, self.native_sizes, self.sampling.trained_sizes)
 
 
 def upcycled(config: TransformerConfig, how: Upcycling) -> TransformerConfig:
@@ -120,11 +130,25 @@ def _large(**more: object) -> TransformerConfig:
 
 _CLIP: dict[str, object] = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
 _TI2V = _wan(3072, 30, 14336, in_channels=48, out_channels=48)
-_WAN21 = Sampling(fps=16, frames=81, steps=50, shift=5.0, guidance=5.0)
-_WAN21_I2V = Sampling(fps=16, frames=81, steps=40, shift=5.0, guidance=5.0)
-_WAN21_I2V_480 = Sampling(fps=16, frames=81, steps=40, shift=3.0, guidance=5.0)
-_SHIFT16 = Sampling(fps=16, frames=81, steps=50, shift=16.0, guidance=5.0)
-_TI2V_SAMPLING = Sampling(fps=24, frames=121, steps=50, shift=5.0, guidance=5.0)
+# Which field of a scheduler's configuration, by its class, holds the shift of the noise levels.
+SHIFT_KEYS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
+# The negative prompt that Wan's own code takes for every one of its models where a request names none: garish colours,
+# overexposure, stills, blurred detail, subtitles, grey cast, low quality, malformed hands and faces, cluttered ground,
+# many people behind, walking backwards.
+WAN_NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，"
+    "残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，"
+    "三条腿，背景人很多，倒着走"
+)
+_WAN21 = Sampling(fps=16, frames=81, steps=50, shift=5.0, guidance=5.0, negative_prompt=WAN_NEGATIVE_PROMPT)
+_WAN21_I2V = replace(_WAN21, steps=40, size="720p")
+_WAN21_I2V_480 = replace(_WAN21, steps=40, shift=3.0)
+_FLF2V = replace(_WAN21, shift=16.0, size="720p")
+_VACE = replace(_WAN21, shift=16.0)
+_TI2V_SAMPLING = replace(_WAN21, fps=24, frames=121, size="720p", trained_sizes=((1280, 704), (704, 1280)))
+_T2V_A14B = replace(_WAN21, steps=40, shift=12.0, guidance=4.0, guidance_low=3.0, boundary=0.875)
+_I2V_A14B = replace(_WAN21, steps=40, guidance=3.5, guidance_low=3.5, boundary=0.9)
+_BERNINI = replace(_WAN21, steps=40, shift=3.0, guidance=4.0)
 _C = Upcycling("wan2.2-ti2v-5b", slices=8, replicas=10, dense_ends=1)
 _B = Upcycling("wan2.1-t2v-14b", slices=12, replicas=4, dense_ends=5)
 
@@ -138,7 +162,7 @@ FAMILY: dict[str, Preset] = {
             "Wan-AI/Wan2.2-T2V-A14B",
             _large(),
             WAN21_VAE,
-            Sampling(fps=16, frames=81, steps=40, shift=12.0, guidance=4.0, guidance_low=3.0, boundary=0.875),
+            _T2V_A14B,
             transformers=2,
         ),
         Preset(
@@ -146,7 +170,7 @@ FAMILY: dict[str, Preset] = {
             "Wan-AI/Wan2.2-I2V-A14B",
             _large(in_channels=36),
             WAN21_VAE,
-            Sampling(fps=16, frames=81, steps=40, shift=5.0, guidance=3.5, guidance_low=3.5, boundary=0.9),
+            _I2V_A14B,
             "channels",
             transformers=2,
         ),
@@ -155,7 +179,7 @@ FAMILY: dict[str, Preset] = {
             "ByteDance/Bernini-R-Diffusers",
             _large(),
             WAN21_VAE,
-            Sampling(fps=16, frames=81, steps=40, shift=3.0, guidance=4.0, boundary=0.875),
+            replace(_BERNINI, boundary=0.875),
             "bernini",
             transformers=2,
         ),
@@ -164,7 +188,7 @@ FAMILY: dict[str, Preset] = {
             "ByteDance/Bernini-R-1.3B-Diffusers",
             _small(),
             WAN21_VAE,
-            Sampling(fps=16, frames=81, steps=40, shift=3.0, guidance=4.0),
+            _BERNINI,
             "bernini",
         ),
         Preset("wan2.2-ti2v-5b", "Wan-AI/Wan2.2-TI2V-5B", _TI2V, WAN22_VAE, _TI2V_SAMPLING, "first_latent"),
@@ -179,7 +203,7 @@ FAMILY: dict[str, Preset] = {
             "Wan-AI/Wan2.1-FLF2V-14B-720P",
             _large(**_CLIP, pos_embed_seq_len=514),
             WAN21_VAE,
-            _SHIFT16,
+            _FLF2V,
             "channels",
         ),
         Preset(
@@ -187,7 +211,7 @@ FAMILY: dict[str, Preset] = {
             "Wan-AI/Wan2.1-VACE-14B",
             _large(vace_layers=tuple(range(0, 40, 5))),
             WAN21_VAE,
-            _SHIFT16,
+            _VACE,
             "vace",
         ),
         Preset(
@@ -195,7 +219,7 @@ FAMILY: dict[str, Preset] = {
             "Wan-AI/Wan2.1-VACE-1.3B",
             _small(vace_layers=tuple(range(0, 30, 2))),
             WAN21_VAE,
-            _SHIFT16,
+            _VACE,
             "vace",
         ),
     )

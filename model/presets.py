@@ -45,6 +45,8 @@ NANO_CARD: dict[str, Any] = {
     "default_steps": 30,
     "default_guidance": 3.0,
     "max_text_tokens": 32,
+    "default_negative_prompt": "",
+    "flow_shift_note": "scheduler_config.json",
 }
 
 
@@ -77,7 +79,7 @@ def all_presets() -> dict[str, Preset]:
         config=config,
         vae=AutoencoderKind("linear", card.latent_channels, card.spatial, card.temporal),
         sampling=Sampling(card.fps, card.default_frames, card.default_steps, 3.0, card.default_guidance),
-        native_size=card.native_sizes[0],
+        native_sizes=card.native_sizes,
     )
     return {**FAMILY, "nano": nano}
 

@@ -6,22 +6,22 @@ import math
 import unicodedata
 from collections.abc import Mapping
 
+from model.sizes import FILE_UNIT, RATIOS, SIZES, Size, denoised_size, size_like, size_of
 from model.spans import split
 from model.tasks import (
     MAX_DURATION_SECONDS,
     MAX_EDIT_PIXELS,
+    MAX_FLOW_SHIFT,
     MAX_FPS,
     MAX_GUIDANCE,
     MAX_NEGATIVE_CHARS,
     MAX_PROMPT_CHARS,
     MAX_SEED,
-    MAX_SIDE,
     MAX_SOURCE_SECONDS,
     MAX_STEPS,
-    MIN_SIDE,
     MIN_SOURCE_SECONDS,
-    RATIOS,
-    SIZES,
+    PICTURE_CONTAINERS,
+    RANDOM_SEED,
     EditVideo,
     FirstLastFrame,
     ImageToVideo,
@@ -61,7 +61,7 @@ def resolve(
 
 
 class _Resolution:
-    """One request under examination; what is wrong with it gathers in ``bad``."""
+    """One request under examination; what is wrong with it gathers in ``bad``, what is odd about it in ``warnings``."""
 
     def __init__(
         self, request: VideoRequest, card: ModelCard, random_seed: int, media: Mapping[str, MediaInfo]
@@ -71,6 +71,7 @@ class _Resolution:
         self.media = media
         self.random_seed = random_seed
         self.bad: list[Violation] = []
+        self.warnings: list[str] = []
 
     def result(self) -> VideoSpec:
         request, card, task = self.request, self.card, self.request.task
@@ -80,7 +81,8 @@ class _Resolution:
             f"{task.kind} is not served by {card.name}, which serves {', '.join(card.tasks)}",
         )
         self.check_text("prompt", task.prompt, MAX_PROMPT_CHARS, required=task.kind in PROMPT_REQUIRED)
-        self.check_text("negative_prompt", task.negative_prompt, MAX_NEGATIVE_CHARS, required=False)
+        negative = card.default_negative_prompt if task.negative_prompt is None else task.negative_prompt
+        self.check_text("negative_prompt", negative, MAX_NEGATIVE_CHARS, required=False)
         self.check_media()
         self.check(
             card.audio or not request.generate_audio,
@@ -96,25 +98,29 @@ class _Resolution:
         fps = card.fps if request.fps is None else request.fps
         self.check(1 <= fps <= MAX_FPS, "fps", f"{fps} is not within 1 to {MAX_FPS}")
         frames = self.frames(fps)
+        self.check_picture(frames)
         steps = card.default_steps if request.steps is None else request.steps
         self.check(1 <= steps <= MAX_STEPS, "steps", f"{steps} is not within 1 to {MAX_STEPS}")
         guidance = card.default_guidance if request.guidance is None else request.guidance
         self.check_guidance("guidance", guidance)
-        seed = self.random_seed if request.seed is None else request.seed
-        self.check(0 <= seed <= MAX_SEED, "seed", f"{seed} is not within 0 to {MAX_SEED}")
+        seed = self.random_seed if request.seed in (None, RANDOM_SEED) else request.seed
+        inside = f"is not within 0 to {MAX_SEED}, and not {RANDOM_SEED} for a random one"
+        self.check(0 <= seed <= MAX_SEED, "seed", f"{seed} {inside}")
         size = self.size()
-        native = self.native_size(size) if size else None
         guidance_low = self.guidance_low(guidance)
-        if self.bad or size is None or native is None:
+        self.check_flow_shift()
+        if self.bad or size is None:
             raise InvalidRequest(*self.bad)
 
+        native = self.denoised_size(size)
+        audio = self.audio()
         model_frames = _snap(frames, card.temporal)
-        if isinstance(task, FirstLastFrame) or (isinstance(task, ImageToVideo) and task.loop):
+        if self.ends_with_picture:
             frames = model_frames  # what is cut off the end would be the picture to end with
         longest = card.segment_frames if card.overlap_frames and card.segment_frames else model_frames
         return VideoSpec(
             model=card.name,
-            task=task,
+            task=task.model_copy(update={"negative_prompt": negative}),
             width=size[0],
             height=size[1],
             native_width=native[0],
@@ -137,7 +143,10 @@ class _Resolution:
             container=request.container,
             keep_latents=request.keep_latents,
             tiling=TILING if native[0] * native[1] > MAX_UNTILED_PIXELS else None,
-            audio=task.video if isinstance(task, EditVideo) and task.keep_audio else request.audio,
+            audio=audio,
+            fit=request.fit,
+            flow_shift=card.default_flow_shift if request.flow_shift is None else request.flow_shift,
+            warnings=tuple(self.warnings),
         )
 
     def check(self, ok: bool, field: str, description: str) -> None:
@@ -174,6 +183,43 @@ class _Resolution:
             self.check_guidance("guidance_low", value)
         return value
 
+    def check_flow_shift(self) -> None:
+        value, card = self.request.flow_shift, self.card
+        if value is None:
+            return
+        self.check(card.default_flow_shift is not None, "flow_shift", f"{value} given, but {card.name} has none")
+        inside = math.isfinite(value) and 0 < value <= MAX_FLOW_SHIFT
+        self.check(inside, "flow_shift", f"{value} is not above 0 and at most {MAX_FLOW_SHIFT:g}")
+
+    def check_picture(self, frames: int) -> None:
+        """A picture holds one frame, and one frame makes no way from a first to a last picture."""
+        request = self.request
+        if frames == 1 and self.ends_with_picture:
+            self.check(False, "frames", "1 is no way from a first to a last frame, give 2 or more")
+        if request.container not in PICTURE_CONTAINERS:
+            return
+        self.check(frames == 1, "container", f"{request.container} holds one frame, but {frames} are asked for")
+        self.check(not request.audio, "audio", f"is given, but {request.container} holds no sound")
+        kept = isinstance(request.task, EditVideo) and request.task.keep_audio
+        self.check(not kept, "keep_audio", f"is given, but {request.container} holds no sound")
+
+    @property
+    def ends_with_picture(self) -> bool:
+        """The last frame of the clip is given."""
+        task = self.request.task
+        return isinstance(task, FirstLastFrame) or (isinstance(task, ImageToVideo) and task.loop)
+
+    def audio(self) -> str | None:
+        """The track to put beside the frames."""
+        task = self.request.task
+        if not (isinstance(task, EditVideo) and task.keep_audio):
+            return self.request.audio
+        source = self.media.get("video")
+        if source is not None and not source.has_audio:
+            self.warnings.append("keep_audio: the clip to edit has no sound, so the result has none")
+            return None
+        return task.video
+
     def check_media(self) -> None:
         """Each medium is of the right kind, and there are not too many."""
         task, card = self.request.task, self.card
@@ -209,6 +255,8 @@ class _Resolution:
         longest = min(MAX_DURATION_SECONDS, card.max_frames / max(fps, 1))
         source = self.media.get("video")
         seconds = request.duration_seconds
+        if request.frames is None and seconds is None and request.container in PICTURE_CONTAINERS:
+            return 1
         if source is not None and source.kind == "clip" and fps >= 1:
             available = max(1, round(source.seconds * fps))
             wanted = request.frames if request.frames is not None else None if seconds is None else seconds * fps
@@ -230,64 +278,54 @@ class _Resolution:
             return 1
         return max(1, round(seconds * fps))
 
-    def size(self) -> tuple[int, int] | None:
-        """Width and height of the file."""
+    def size(self) -> Size | None:
+        """Width and height of the file: as asked for, or of the ratio of what it has to look like."""
         request = self.request
-        ratio = request.ratio if request.ratio is not None else self.ratio_of_media()
-        if ratio not in RATIOS:
-            self.check(False, "ratio", f"{short(ratio)} is not one of {', '.join(RATIOS)}")
+        name = self.card.default_size if request.size is None else request.size
+        if request.ratio is not None and request.ratio not in RATIOS:
+            self.check(False, "ratio", f"{short(request.ratio)} is not one of {', '.join(RATIOS)}")
             return None
-        size = SIZES[request.size][ratio] if request.size in SIZES else self.parse_size()
-        if size and request.task.kind == "edit_video" and size[0] * size[1] > MAX_EDIT_PIXELS:
+        shown = self.shown()
+        if request.ratio is None and shown is not None and name in SIZES:
+            size = size_like((shown.width, shown.height), self.area(name), self.file_unit)
+        else:
+            try:
+                size = size_of(name, request.ratio or RATIOS[0])
+            except ValueError as error:
+                self.check(False, "size", str(error))
+                return None
+        if request.task.kind == "edit_video" and size[0] * size[1] > MAX_EDIT_PIXELS:
             self.check(False, "size", f"{size[0]}x{size[1]} is above 720p, the limit for edits")
             return None
         return size
 
-    def ratio_of_media(self) -> str:
-        """The ratio nearest to that of the picture or clip that the result has to look like."""
+    def shown(self) -> MediaInfo | None:
+        """The picture or clip that the result has to look like."""
         order = ("image", "clip", "first_frame", "video", "panels.0")
-        shown = next((self.media[field] for field in order if field in self.media), None)
-        if shown is None:
-            return RATIOS[0]
-        wanted = math.log(shown.width / shown.height)
+        return next((self.media[field] for field in order if field in self.media), None)
 
-        def distance(ratio: str) -> float:
-            width, height = ratio.split(":")
-            return abs(math.log(int(width) / int(height)) - wanted)
-
-        return min(RATIOS, key=distance)
-
-    def parse_size(self) -> tuple[int, int] | None:
-        text = self.request.size
-        width, cross, height = text.partition("x")
-        if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
-            self.check(False, "size", f"{short(text)} is not one of {', '.join(SIZES)} or WIDTHxHEIGHT")
-            return None
-        if len(width) > 5 or len(height) > 5 or not all(MIN_SIDE <= int(s) <= MAX_SIDE for s in (width, height)):
-            self.check(False, "size", f"{short(text)} has a side that is not within {MIN_SIDE} to {MAX_SIDE}")
-            return None
-        if int(width) % 2 or int(height) % 2:
-            self.check(False, "size", f"{text} has an odd side, sides must be even")
-            return None
-        return int(width), int(height)
-
-    def native_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        """The size to denoise at: the requested one, or the model's own of the nearest aspect ratio."""
+    def area(self, name: str) -> int:
+        """Pixels of a named size; of the default one those that the model was trained with."""
         card = self.card
-        if card.native_sizes:
-            wanted = math.log(size[0] / size[1])
-            return min(card.native_sizes, key=lambda s: (s != size, abs(math.log(s[0] / s[1]) - wanted)))
-        unit = card.size_multiple
-        if size[0] % unit or size[1] % unit:
-            near = tuple(max(unit, round(side / unit) * unit) for side in size)
-            self.check(
-                False,
-                "size",
-                f"{size[0]}x{size[1]} is not a multiple of {unit} on both sides, which {card.name} needs; "
-                f"{near[0]}x{near[1]} is the nearest",
+        trained = card.trained_sizes[0] if card.trained_sizes and name == card.default_size else None
+        return math.prod(trained or SIZES[name][RATIOS[0]])
+
+    @property
+    def file_unit(self) -> int:
+        """Pixels that the sides of a file are multiples of where nobody named them."""
+        unit = self.card.size_multiple
+        return FILE_UNIT if self.card.native_sizes or unit % 2 else unit
+
+    def denoised_size(self, size: Size) -> Size:
+        """The size to denoise at; where that is another one than the file's, the decoder scales and crops."""
+        card = self.card
+        denoised = denoised_size(size, card.size_multiple, card.native_sizes, card.trained_sizes)
+        if denoised != size and not card.native_sizes:
+            self.warnings.append(
+                f"size: denoised at {denoised[0]}x{denoised[1]}, for {card.name} takes multiples of "
+                f"{card.size_multiple} pixels, and fitted to {size[0]}x{size[1]}"
             )
-            return None
-        return size
+        return denoised
 
 
 def _snap(frames: int, temporal: int) -> int:

@@ -52,5 +52,7 @@ def resume(denoiser: Denoiser, segment: Segment, state: SegmentState) -> Segment
     if state.latents.shape != segment.latents.shape:
         shape, expected = tuple(state.latents.shape), tuple(segment.latents.shape)
         raise ValueError(f"segment {segment.spec.id}: the state's latents are {shape}, expected {expected}")
-    sampler = Sampler.restore(denoiser.scheduler_config, segment.spec.steps, state.sampler.to(denoiser.device))
+    sampler = Sampler.restore(
+        denoiser.scheduler_config, segment.spec.steps, state.sampler.to(denoiser.device), segment.spec.flow_shift
+    )
     return replace(segment, sampler=sampler, latents=state.latents.to(denoiser.device))

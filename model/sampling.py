@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-from model.presets import ModelError
+from model.directory import ModelError
+from model.family import SHIFT_KEYS
 
 SCHEDULERS: dict[str, Any] = {
     "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
@@ -42,11 +43,16 @@ class SamplerState:
 class Sampler:
     """A scheduler and how far it has come; segments at different steps and step counts share a batch."""
 
-    def __init__(self, config: dict[str, Any], steps: int) -> None:
-        """Raises ModelError when ``_class_name`` is not a scheduler that we run, or draws noise of its own."""
+    def __init__(self, config: dict[str, Any], steps: int, flow_shift: float | None = None) -> None:
+        """Make a schedule of ``steps``, with another shift than the configuration's where ``flow_shift`` is given.
+
+        Raises:
+            ModelError: ``_class_name`` is not a scheduler that we run, or draws noise of its own.
+        """
         name = config.get("_class_name")
         if name not in SCHEDULERS:
             raise ModelError(f"scheduler_config.json: _class_name is {name!r}, expected one of {', '.join(SCHEDULERS)}")
+        config = shifted(config, flow_shift)
         if config.get("stochastic_sampling"):
             raise ModelError("scheduler_config.json: stochastic_sampling is true, and its noise is not the seed's")
         self._scheduler = SCHEDULERS[name].from_config(config)
@@ -102,14 +108,16 @@ class Sampler:
         )
 
     @classmethod
-    def restore(cls, config: dict[str, Any], steps: int, state: SamplerState) -> Sampler:
+    def restore(
+        cls, config: dict[str, Any], steps: int, state: SamplerState, flow_shift: float | None = None
+    ) -> Sampler:
         """A sampler that goes on after ``state.step`` of ``steps``; the tensors are taken over as they are.
 
         Raises:
             ModelError: as the constructor.
             ValueError: the state is of another scheduler or order, or lacks something.
         """
-        sampler = cls(config, steps)
+        sampler = cls(config, steps, flow_shift)
         scheduler, name = sampler._scheduler, type(sampler._scheduler).__name__
         if state.scheduler != name:
             raise ValueError(f"the state is of a {state.scheduler}, the scheduler is a {name}")
@@ -123,6 +131,13 @@ class Sampler:
         if state.step:
             scheduler._step_index = state.step
         return sampler
+
+
+def shifted(config: dict[str, Any], flow_shift: float | None) -> dict[str, Any]:
+    """Return a scheduler's configuration with another shift of its noise levels; None leaves it as it is."""
+    if flow_shift is None:
+        return config
+    return {**config, SHIFT_KEYS[str(config["_class_name"])]: flow_shift}
 
 
 def _restore_unipc(scheduler: Any, state: SamplerState) -> None:

@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 MAX_PROMPT_CHARS = 5_000
 MAX_NEGATIVE_CHARS = 500
-MAX_SEED = 2**31 - 1
+MAX_SEED = 2**63 - 1
+RANDOM_SEED = -1  # stands for "draw one", as in ComfyUI and Wan's own code
+MAX_DRAWN_SEED = 2**31 - 1  # of those we draw: every API, and every client's number type, can give them back
+MAX_FLOW_SHIFT = 100.0
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 30.0
-MAX_SIDE = 1_920
-MIN_SIDE = 24
 MAX_FPS = 60
 MAX_DURATION_SECONDS = 15.0
 MIN_SOURCE_SECONDS = 2.0  # of a clip to edit
@@ -27,19 +28,11 @@ PANELS = 9
 # Which of a checkpoint's two noise experts an engine holds; "both" is all of any checkpoint.
 Role = Literal["both", "high", "low"]
 
-RATIOS = ("16:9", "9:16", "1:1", "4:3", "3:4")
-# Output sizes (width, height) that Wan's own service uses for a resolution and a ratio.
-SIZES: dict[str, dict[str, tuple[int, int]]] = {
-    "480p": {"16:9": (832, 480), "9:16": (480, 832), "1:1": (624, 624), "4:3": (704, 528), "3:4": (528, 704)},
-    "720p": {"16:9": (1280, 720), "9:16": (720, 1280), "1:1": (960, 960), "4:3": (1088, 832), "3:4": (832, 1088)},
-    "1080p": {
-        "16:9": (1920, 1080),
-        "9:16": (1080, 1920),
-        "1:1": (1440, 1440),
-        "4:3": (1632, 1248),
-        "3:4": (1248, 1632),
-    },
-}
+# How a picture or clip of another ratio enters: scaled to cover the frame and cropped, or whole with black beside it.
+Fit = Literal["cover", "contain"]
+# Of the file: a video, or a picture where it is one frame.
+Container = Literal["mp4", "mkv", "png", "webp", "jpg"]
+PICTURE_CONTAINERS: tuple[Container, ...] = ("png", "webp", "jpg")
 
 
 @dataclass(frozen=True)
@@ -63,10 +56,12 @@ Media = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class _Prompted(BaseModel):
+    """``negative_prompt`` None: the model's own default; "": none at all."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt: str = ""
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
 
 
 class TextToVideo(_Prompted):
@@ -183,16 +178,18 @@ class VideoRequest(BaseModel):
 
     task: Task
     model: str = ""
-    size: str = "480p"
+    size: str | None = None  # a name of `model.sizes.SIZES`, or WIDTHxHEIGHT
     ratio: str | None = None
+    fit: Fit = "cover"
     duration_seconds: float | None = None
     frames: int | None = None
     fps: int | None = None
     steps: int | None = None
     guidance: float | None = None
     guidance_low: float | None = None
+    flow_shift: float | None = None
     seed: int | None = None
-    container: Literal["mp4", "mkv"] = "mp4"
+    container: Container = "mp4"
     keep_latents: bool = False
     audio: Media | None = None
     generate_audio: bool = False
@@ -223,6 +220,11 @@ class ModelCard:
     boundary: float | None = None  # of two noise experts, as a share of the noise levels
     default_guidance_low: float | None = None  # of the low-noise expert; None: as the other
     audio: bool = False  # makes sound
+    default_size: str = "480p"  # a name of `model.sizes.SIZES`: what a request that names no size gets
+    trained_sizes: tuple[tuple[int, int], ...] = ()  # taken for sizes near them that the model cannot denoise at
+    default_negative_prompt: str = ""  # of requests that name none
+    default_flow_shift: float | None = None  # None: the scheduler has none
+    flow_shift_note: str = ""  # where that is from, where sources differ
 
     @property
     def max_duration_seconds(self) -> float:
@@ -260,10 +262,13 @@ class VideoSpec:
     guidance: float
     guidance_low: float | None
     seed: int
-    container: Literal["mp4", "mkv"]
+    container: Container
     keep_latents: bool
     audio: str | None = None  # the track to put beside the frames
     tiling: tuple[int, int, int] | None = None  # the decoder's tiles: height, width, overlap; part of what a seed means
+    fit: Fit = "cover"
+    flow_shift: float | None = None  # None: the checkpoint's own
+    warnings: tuple[str, ...] = ()  # how the request was understood where that is not what one would expect
 
     @property
     def prompt(self) -> str:
@@ -271,7 +276,8 @@ class VideoSpec:
 
     @property
     def negative_prompt(self) -> str:
-        return self.task.negative_prompt
+        """What the clip should not show; `model.resolve` has put the model's default in place of None."""
+        return self.task.negative_prompt or ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -285,7 +291,9 @@ class VideoSpec:
         spans = tuple(Span(**span) for span in data["spans"])
         task = _TASK.validate_python(data["task"])
         tiling = None if data.get("tiling") is None else tuple(data["tiling"])
-        return cls(**{**data, "task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling})
+        warnings = tuple(data.get("warnings", ()))
+        read = {"task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling, "warnings": warnings}
+        return cls(**{**data, **read})
 
 
 @dataclass(frozen=True)
@@ -299,6 +307,7 @@ class SegmentSpec:
     seed: int
     guidance_low: float | None = None  # of the low-noise expert; None: as the other
     kind: str = "text_to_video"  # of the task, which decides the guidance of some checkpoints
+    flow_shift: float | None = None  # of the schedule; None: the checkpoint's own
 
 
 def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
@@ -313,6 +322,7 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         seed=(spec.seed + index) % (MAX_SEED + 1),
         guidance_low=spec.guidance_low,
         kind=spec.task.kind,
+        flow_shift=spec.flow_shift,
     )
 
 
@@ -343,6 +353,6 @@ def invalid_request(error: ValidationError, unnamed: Collection[str] = ()) -> In
 
 
 def short(value: object) -> str:
-    """A value for an error message."""
+    """Quote a value for an error message."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -29,7 +29,7 @@ class Work:
     watcher sees these ends and not the last one, behind which the decoder begins.
 
     Attributes:
-        model: as `zoetrope serve --model` takes it. size: a name of `model.tasks.SIZES` or WIDTHxHEIGHT.
+        model: as `zoetrope serve --model` takes it. size: a name of `model.sizes.SIZES` or WIDTHxHEIGHT.
         duration: seconds. steps: of each run. repeats: runs of a process, after a short one to warm up.
     """
 

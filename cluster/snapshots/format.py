@@ -18,7 +18,7 @@ import torch
 
 from cluster.messages import Owner
 from model.resume import SegmentState
-from model.sampling import SamplerState
+from model.sampling import SamplerState, shifted
 from model.tasks import SegmentSpec
 
 VERSION = 1
@@ -57,7 +57,8 @@ class Fingerprint:
 
     @classmethod
     def of(cls, model: str, spec: SegmentSpec, scheduler_config: dict[str, Any]) -> Fingerprint:
-        settings = {key: value for key, value in scheduler_config.items() if key != "_diffusers_version"}
+        config = shifted(scheduler_config, spec.flow_shift)
+        settings = {key: value for key, value in config.items() if key != "_diffusers_version"}
         text = json.dumps(settings, sort_keys=True, default=str)
         return cls(
             model=model,

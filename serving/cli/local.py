@@ -8,7 +8,7 @@ from pathlib import Path
 
 from model.presets import check_files, find_model
 from model.resolve import resolve
-from model.tasks import MAX_SEED, parse_request
+from model.tasks import MAX_DRAWN_SEED, parse_request
 from serving.cli.order import DEFAULT_MODEL, Order, replacing, result_line
 from serving.cli.progress import ProgressView
 from serving.task_media import examine, load
@@ -27,7 +27,7 @@ def generate_locally(order: Order, view: ProgressView) -> str:
     card = find_model(order.model or DEFAULT_MODEL)
     request = parse_request(order.request())
     media = examine(request.task)
-    spec = resolve(request, card, secrets.randbelow(MAX_SEED + 1), media)
+    spec = resolve(request, card, secrets.randbelow(MAX_DRAWN_SEED + 1), media)
     check_files(card)
     order.prepare_files()
 
@@ -37,7 +37,7 @@ def generate_locally(order: Order, view: ProgressView) -> str:
 
     inputs = load(spec, card, media)
     pipeline = LocalPipeline.load(card, view.loading)
-    for warning in pipeline.warnings(spec):
+    for warning in (*spec.warnings, *pipeline.warnings(spec)):
         view.warn(warning)
     steps = spec.steps * len(spec.spans)
     view.update("conditioning", 0, steps)

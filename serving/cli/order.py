@@ -146,7 +146,7 @@ class Order:
             "container": CONTAINERS[self.out.suffix],
             "keep_latents": self.latents_out is not None,
         }
-        task = {"prompt": self.prompt, "negative_prompt": self.negative or "", **self.media.task()}
+        task = {"prompt": self.prompt, "negative_prompt": self.negative, **self.media.task()}
         return {"task": task, **{name: value for name, value in fields.items() if value is not None}}
 
     def upload_request(self) -> dict[str, Any]:

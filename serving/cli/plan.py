@@ -57,11 +57,11 @@ def plan_tables(
     """
     from model.tasks import MAX_DURATION_SECONDS
     from serving.cli.errors import bad_input
-    from serving.cli.presets import parse_size
+    from serving.cli.presets import clip_size
 
     if not (math.isfinite(duration) and 0 < duration <= MAX_DURATION_SECONDS):
         raise bad_input("duration", f"{duration} is not above 0 and at most {MAX_DURATION_SECONDS:g}")
-    width, height = parse_size(size, ratio)
+    width, height = clip_size(size, ratio)
 
     from cluster.plan import PlanError, plan_gang
     from model.family import FAMILY

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +11,8 @@ from rich.table import Table
 
 from model.family import Preset
 from model.presets import all_presets
-from model.tasks import MAX_DURATION_SECONDS, MAX_SIDE, MIN_SIDE, RATIOS, SIZES
+from model.sizes import RATIOS, size_of
+from model.tasks import MAX_DURATION_SECONDS
 from serving.cli.errors import bad_input
 from serving.cli.tables import plain_table
 
@@ -25,7 +25,7 @@ def presets_table(size: str, ratio: str, duration: float, ranks: int) -> tuple[T
     Raises:
         CliError: a size, ratio or duration that no clip can have.
     """
-    width, height = parse_size(size, ratio)
+    width, height = clip_size(size, ratio)
     if not (math.isfinite(duration) and 0 < duration <= MAX_DURATION_SECONDS):
         raise bad_input("duration", f"{duration} is not above 0 and at most {MAX_DURATION_SECONDS:g}")
     table = plain_table(
@@ -84,15 +84,15 @@ def _count(parameters: int) -> str:
     return f"{parameters / 1e9:.2f} B" if parameters >= 1e8 else f"{parameters / 1e6:.2f} M"
 
 
-def parse_size(size: str, ratio: str) -> tuple[int, int]:
+def clip_size(size: str, ratio: str) -> tuple[int, int]:
+    """Read ``--size`` and ``--ratio``.
+
+    Raises:
+        CliError: no clip can have them.
+    """
     if ratio not in RATIOS:
         raise bad_input("ratio", f"{ratio!r} is not one of {', '.join(RATIOS)}")
-    if size in SIZES:
-        return SIZES[size][ratio]
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size, re.ASCII)
-    if match is None:
-        raise bad_input("size", f"{size!r} is not one of {', '.join(SIZES)} or WIDTHxHEIGHT")
-    width, height = int(match[1]), int(match[2])
-    if not all(MIN_SIDE <= side <= MAX_SIDE for side in (width, height)):
-        raise bad_input("size", f"{size!r} has a side that is not within {MIN_SIDE} to {MAX_SIDE}")
-    return width, height
+    try:
+        return size_of(size, ratio)
+    except ValueError as error:
+        raise bad_input("size", str(error)) from None

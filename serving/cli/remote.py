@@ -9,7 +9,7 @@ from typing import Any
 
 from model.presets import check_files, find_model
 from model.resolve import resolve
-from model.tasks import MAX_SEED, parse_request
+from model.tasks import MAX_DRAWN_SEED, parse_request
 from serving.api.names import OPERATIONS, full_name
 from serving.cli.connection import Connection, connect
 from serving.cli.errors import BAD_INPUT, INTERRUPTED, CliError, bad_input, option_name
@@ -49,7 +49,7 @@ def generate_privately(order: Order, folder: Path, view: ProgressView) -> str:
     model = order.model or DEFAULT_MODEL
     card = find_model(model)
     request = parse_request(order.request())
-    resolve(request, card, secrets.randbelow(MAX_SEED + 1), examine(request.task))
+    resolve(request, card, secrets.randbelow(MAX_DRAWN_SEED + 1), examine(request.task))
     check_files(card)
     order.prepare_files()
     with private_service(serve_command(model, folder / "data"), folder / "service.log") as service:

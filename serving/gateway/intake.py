@@ -10,7 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.resolve import resolve
-from model.tasks import MAX_SEED, InvalidRequest, ModelCard, VideoRequest, VideoSpec, Violation, parse_request, short
+from model.tasks import (
+    MAX_DRAWN_SEED,
+    InvalidRequest,
+    ModelCard,
+    VideoRequest,
+    VideoSpec,
+    Violation,
+    parse_request,
+    short,
+)
 from serving.api.names import JOB_ID, new_id
 from serving.gateway.doorkeeper import Principal
 from serving.gateway.media_desk import MediaDesk, Prepared
@@ -138,6 +147,7 @@ class Intake:
             verdicts=verdicts,
             media=tuple(sorted({item.id for item in prepared.values()})),
             traceparent=options.traceparent,
+            warnings=spec.warnings,
         )
 
     async def _review(self, spec: VideoSpec, expand: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
@@ -153,7 +163,7 @@ class Intake:
 
     def _resolve(self, request: VideoRequest, prepared: Mapping[str, Prepared], fields: Mapping[str, str]) -> VideoSpec:
         infos = {fields[placeholder]: item.info for placeholder, item in prepared.items() if item.info is not None}
-        return resolve(request, self._card, random.randint(0, MAX_SEED), infos)
+        return resolve(request, self._card, random.randint(0, MAX_DRAWN_SEED), infos)
 
     def _problems(self, request: VideoRequest) -> tuple[Violation, ...]:
         try:

@@ -120,6 +120,7 @@ class NewJob:
     verdicts: Sequence[Mapping[str, Any]] = ()
     media: Sequence[str] = ()
     traceparent: str | None = None
+    warnings: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.priority not in PRIORITIES:

@@ -11,8 +11,8 @@ from serving.jobs.job import Job, NewJob, Preview, Stage, State, Webhook
 
 INSERT = (
     "INSERT INTO job (id, owner, key_id, state, model, kind, spec, steps, seconds, request_id, fingerprint, labels,"
-    " priority, deadline_at, retention_seconds, origin, webhook, verdicts, media, traceparent, created_at)"
-    " VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " priority, deadline_at, retention_seconds, origin, webhook, verdicts, media, traceparent, warnings, created_at)"
+    " VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (owner, request_id) WHERE request_id IS NOT NULL DO NOTHING"
 )
 
@@ -50,6 +50,7 @@ class Encoded:
             json.dumps(verdicts),
             json.dumps(media),
             new.traceparent,
+            json.dumps(list(new.warnings)),
         )
         self._job = Job(
             id=new.id,
@@ -83,6 +84,7 @@ class Encoded:
             verdicts=tuple(json.loads(json.dumps(verdicts))),
             media=tuple(media),
             traceparent=new.traceparent,
+            warnings=tuple(new.warnings),
         )
 
     @property

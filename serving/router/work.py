@@ -120,7 +120,7 @@ async def _stages(job: Job, spec: VideoSpec, media: dict[str, Stored], ways: Way
     """Each segment goes on from the last frames of the one before it; the file is made of all of them."""
     timings = Timings()
     if warnings := await ways.conditioner.warnings.remote(spec):
-        ways.warn(job, warnings)
+        ways.warn(job, (*spec.warnings, *warnings))
     latents: list[Any] = []
     before: Any = None
     for index in range(len(spec.spans)):

@@ -13,7 +13,7 @@ from cluster.rates import Rates, roofline
 from model.costs import rank_memory
 from model.family import FAMILY, Preset
 from model.presets import ModelError, find_model
-from model.tasks import SIZES
+from model.sizes import SIZES
 from tests.narrow import source_directory
 from tests.tiny import tiny_a14b, tiny_wan
 

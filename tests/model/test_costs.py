@@ -14,7 +14,7 @@ from model.costs import (
     tokens_of,
 )
 from model.family import FAMILY, WAN21_VAE, WAN22_VAE
-from model.tasks import SIZES
+from model.sizes import SIZES
 
 # Billions, in total and for each token.
 PARAMETERS = {

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.tasks import MAX_REFERENCES, SIZES, InvalidRequest, ModelCard, Violation, short
+from model.sizes import SIZES
+from model.tasks import MAX_REFERENCES, InvalidRequest, ModelCard, Violation, short
 from serving.api.names import MEDIA, MEDIA_ID, id_from
 from serving.gateway.http.dashscope_models import Input, Parameters, Synthesis
 from serving.gateway.intake import UnknownModel
