@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.fit import Frames, resize_cover
+from model.fit import Frames, resize_to
+from model.tasks import Fit
 
 GRID = 3  # panels in a row of the grid, and rows
 
@@ -51,20 +52,20 @@ class Inputs:
     before: Clip | None = None
 
 
-def compose_sheet(panels: Sequence[Picture], width: int, height: int) -> Picture:
+def compose_sheet(panels: Sequence[Picture], width: int, height: int, fit: Fit = "cover") -> Picture:
     """The 3 x 3 sheet of ``3 * width x 3 * height`` pixels.
 
-    Nine pictures are each fitted into a panel of ``width x height`` (scaled to cover it, what is over cut on both
-    sides) and laid out row by row; one is a sheet already and fitted as a whole by the same rule.
+    Nine pictures are each fitted into a panel of ``width x height`` (`model.fit.resize_to`) and laid out row by row;
+    one is a sheet already and fitted as a whole by the same rule.
 
     Raises:
         ValueError: neither nine pictures nor one.
     """
     if len(panels) == 1:
-        return Picture(resize_cover(panels[0].pixels[None], GRID * width, GRID * height)[0])
+        return Picture(resize_to(panels[0].pixels[None], GRID * width, GRID * height, fit)[0])
     if len(panels) != GRID * GRID:
         raise ValueError(f"{len(panels)} panels, a sheet takes {GRID * GRID} pictures or one composite of them")
-    fitted = np.stack([resize_cover(panel.pixels[None], width, height)[0] for panel in panels])
+    fitted = np.stack([resize_to(panel.pixels[None], width, height, fit)[0] for panel in panels])
     rows = fitted.reshape(GRID, GRID, height, width, 3).swapaxes(1, 2)
     return Picture(np.ascontiguousarray(rows.reshape(GRID * height, GRID * width, 3)))
 

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Mapping
 
-from model.sizes import FILE_UNIT, RATIOS, SIZES, Size, denoised_size, size_like, size_of
+from model.sizes import RATIOS, SIZES, Size, denoised_size, nearest_ratio, size_like, size_of
 from model.spans import split
 from model.tasks import (
     MAX_DURATION_SECONDS,
@@ -40,6 +40,7 @@ from model.tasks import (
 PICTURES = ("image", "first_frame", "last_frame", "panels")
 CLIPS = ("clip", "video")
 PROMPT_REQUIRED = ("text_to_video", "reference_to_video", "edit_video")
+NATIVE_RATIOS = RATIOS[:5]  # of files that models with sizes of their own are asked for when nobody names one
 MAX_UNTILED_PIXELS = 1_280 * 720  # of a frame that is decoded whole; see model.decode_memory
 TILING = (544, 544, 64)
 NO_MEDIA: Mapping[str, MediaInfo] = {}
@@ -287,7 +288,7 @@ class _Resolution:
             return None
         shown = self.shown()
         if request.ratio is None and shown is not None and name in SIZES:
-            size = size_like((shown.width, shown.height), self.area(name), self.file_unit)
+            size = self.size_like((shown.width, shown.height), name)
         else:
             try:
                 size = size_of(name, request.ratio or RATIOS[0])
@@ -304,17 +305,13 @@ class _Resolution:
         order = ("image", "clip", "first_frame", "video", "panels.0")
         return next((self.media[field] for field in order if field in self.media), None)
 
-    def area(self, name: str) -> int:
-        """Pixels of a named size; of the default one those that the model was trained with."""
-        card = self.card
-        trained = card.trained_sizes[0] if card.trained_sizes and name == card.default_size else None
-        return math.prod(trained or SIZES[name][RATIOS[0]])
-
-    @property
-    def file_unit(self) -> int:
-        """Pixels that the sides of a file are multiples of where nobody named them."""
-        unit = self.card.size_multiple
-        return FILE_UNIT if self.card.native_sizes or unit % 2 else unit
+    def size_like(self, shown: Size, name: str) -> Size:
+        """Of the area of a named size and the ratio of what is shown, or the nearest to it that the model can do."""
+        card, sizes = self.card, SIZES[name]
+        if card.native_sizes:
+            return nearest_ratio(shown, [sizes[ratio] for ratio in NATIVE_RATIOS])
+        trained = card.trained_sizes[0] if card.trained_sizes and name == card.default_size else sizes[RATIOS[0]]
+        return size_like(shown, math.prod(trained), card.size_multiple)
 
     def denoised_size(self, size: Size) -> Size:
         """The size to denoise at; where that is another one than the file's, the decoder scales and crops."""

@@ -28,7 +28,6 @@ SIZES: dict[str, dict[str, Size]] = {
     }
     for name, sizes in _LANDSCAPE.items()
 }
-FILE_UNIT = 16  # of sides that we choose for models without a unit of their own
 
 
 def parse_size(text: str) -> Size:
@@ -73,6 +72,12 @@ def size_like(shown: Size, area: int, unit: int) -> Size:
     return width, height
 
 
+def nearest_ratio(shown: Size, sizes: Sequence[Size]) -> Size:
+    """Give the one of ``sizes`` whose ratio is nearest to that of ``shown``."""
+    wanted = math.log(shown[0] / shown[1])
+    return min(sizes, key=lambda size: abs(math.log(size[0] / size[1]) - wanted))
+
+
 def denoised_size(size: Size, unit: int, native: Sequence[Size] = (), trained: Sequence[Size] = ()) -> Size:
     """Give the size to denoise a file of ``size`` at.
 
@@ -82,8 +87,7 @@ def denoised_size(size: Size, unit: int, native: Sequence[Size] = (), trained: S
         trained: sizes to take for those near them that are no multiples of ``unit``, which are else rounded up.
     """
     if native:
-        wanted = math.log(size[0] / size[1])
-        return min(native, key=lambda s: (s != size, abs(math.log(s[0] / s[1]) - wanted)))
+        return size if size in native else nearest_ratio(size, native)
     if not (size[0] % unit or size[1] % unit):
         return size
     for width, height in trained:

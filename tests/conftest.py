@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,3 +28,9 @@ def ray_session() -> Iterator[None]:
     yield
     ray.shutdown()
     del os.environ["RAY_AUTH_MODE"]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `tests.families.card_in` writes."""
+    return tmp_path_factory.mktemp("checkpoints")

@@ -6,7 +6,7 @@ import torch
 
 from model.autoencoder import Autoencoder
 from model.conditioning.first_latent import known_start
-from model.conditioning.pixels import covered, first_frames, missing, refuse, unwanted
+from model.conditioning.pixels import first_frames, fitted, missing, refuse, unwanted
 from model.conditions import Conditions, Source
 from model.fit import as_long_as, whole
 from model.guidance import Mode, bernini_mode, with_prefix
@@ -57,14 +57,16 @@ class BerniniConditioner:
             if isinstance(reference, Clip):
                 frames = reference.frames[: spec.model_frames]
                 clips.append(frames[: whole(len(frames), temporal)])
-        pictures = [compose_sheet(inputs.panels, *size).pixels] if inputs.panels else []
+        pictures = [compose_sheet(inputs.panels, *size, spec.fit).pixels] if inputs.panels else []
         pictures += [reference.pixels for reference in inputs.references if not isinstance(reference, Clip)]
-        latents = [encode(covered(clip, *size)) for clip in clips]
-        latents += [encode(covered(pixels[None], *self._picture_size(*pixels.shape[:2]))) for pixels in pictures]
+        latents = [encode(fitted(clip, *size, spec.fit)) for clip in clips]
+        latents += [
+            encode(fitted(pixels[None], *self._picture_size(*pixels.shape[:2]), "cover")) for pixels in pictures
+        ]
         known, known_frames = None, None
         start = first_frames(inputs, spec, temporal)
         if start is not None:
-            known, known_frames = known_start(encode(covered(start, *size)), spec.latent_shape)
+            known, known_frames = known_start(encode(fitted(start, *size, spec.fit)), spec.latent_shape)
         return Conditions(
             positive,
             negative,

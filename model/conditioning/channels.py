@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from model.autoencoder import Autoencoder
-from model.conditioning.pixels import first_frames, missing, refuse, stretched
+from model.conditioning.pixels import first_frames, fitted, missing, refuse
 from model.conditions import Conditions
 from model.config import TransformerConfig
 from model.image_encoder import ImageEncoder
@@ -47,13 +47,13 @@ class ChannelsConditioner:
         last = None if inputs.last is None else inputs.last.pixels[None]
         if last is None and self._images is not None and self._config.pos_embed_seq_len is not None:
             raise missing("last_frame", spec)
-        spatial = self._autoencoder.spatial
+        size = (spec.native_width, spec.native_height)
         clip = torch.zeros(3, spec.model_frames, spec.native_height, spec.native_width)
         given = torch.zeros(spec.model_frames, dtype=torch.bool)
-        clip[:, : len(start)] = stretched(start, spec, spatial)
+        clip[:, : len(start)] = fitted(start, *size, spec.fit)
         given[: len(start)] = True
         if last is not None:
-            clip[:, -1:] = stretched(last, spec, spatial)
+            clip[:, -1:] = fitted(last, *size, spec.fit)
             given[-1] = True
         latents = self._autoencoder.encode(clip)
         image = None

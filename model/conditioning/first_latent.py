@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from model.autoencoder import Autoencoder
-from model.conditioning.pixels import first_frames, missing, refuse, stretched, unwanted
+from model.conditioning.pixels import first_frames, fitted, missing, refuse, unwanted
 from model.conditions import Conditions
 from model.inputs import Inputs
 from model.tasks import VideoSpec
@@ -35,7 +35,7 @@ class FirstLatentConditioner:
             if spec.task.kind == "image_to_video":
                 raise missing("image", spec)
             return Conditions(positive, negative)
-        latents = self._autoencoder.encode(stretched(start, spec, self._autoencoder.spatial))
+        latents = self._autoencoder.encode(fitted(start, spec.native_width, spec.native_height, spec.fit))
         known, frames = known_start(latents, spec.latent_shape)
         return Conditions(positive, negative, known=known, known_frames=frames)
 

@@ -1,35 +1,24 @@
-"""Pictures and clips to the pixels that autoencoders take, in the very way of diffusers' pipelines where they do it."""
+"""Pictures and clips to the pixels that autoencoders take."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.video_processor import VideoProcessor
-from PIL import Image
 
-from model.fit import Frames, resize_cover, whole
+from model.fit import Frames, resize_to, whole
 from model.inputs import Inputs
-from model.tasks import InvalidRequest, VideoSpec, Violation
+from model.tasks import Fit, InvalidRequest, VideoSpec, Violation
 
 GRID_SCALE = 2  # a sheet of nine panels is seen at twice the size of the clip
 
 
-def stretched(frames: Frames, spec: VideoSpec, spatial: int) -> torch.Tensor:
-    """``[n, H, W, 3]`` to the size of the clip, as diffusers' pipelines resize (Lanczos, both sides for themselves).
+def fitted(frames: Frames, width: int, height: int, fit: Fit) -> torch.Tensor:
+    """``[n, H, W, 3]`` uint8 to a size with shapes kept (`model.fit.resize_to`) -> ``[3, n, height, width]`` in -1..1.
 
-    Returns:
-        ``[3, n, native_height, native_width]`` float32 in -1..1.
+    Frames whose ratio is that of the size come out as diffusers' pipelines resize them, which stretch all others.
     """
-    processor = VideoProcessor(vae_scale_factor=spatial)
-    images = [Image.fromarray(frame) for frame in frames]
-    pixels: torch.Tensor = processor.preprocess(images, height=spec.native_height, width=spec.native_width)
-    return pixels.transpose(0, 1)
-
-
-def covered(frames: Frames, width: int, height: int) -> torch.Tensor:
-    """``[n, H, W, 3]`` to a size with shapes kept and the edges cut -> ``[3, n, height, width]`` in -1..1."""
-    return from_bytes(resize_cover(frames, width, height))
+    return from_bytes(resize_to(frames, width, height, fit))
 
 
 def from_bytes(frames: Frames) -> torch.Tensor:

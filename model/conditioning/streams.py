@@ -6,7 +6,7 @@ import torch
 
 from model.autoencoder import Autoencoder
 from model.conditioning.first_latent import known_start
-from model.conditioning.pixels import covered, first_frames, from_bytes, missing, refuse, shrink_sheet
+from model.conditioning.pixels import first_frames, fitted, from_bytes, missing, refuse, shrink_sheet
 from model.conditions import Conditions, Source
 from model.fit import as_long_as, whole
 from model.inputs import Clip, Inputs, compose_sheet
@@ -49,8 +49,8 @@ class StreamsConditioner:
                 raise missing(field, spec)
         known, known_frames = None, None
         if start is not None:
-            known, known_frames = known_start(encode(covered(start, width, height)), spec.latent_shape)
-        ending = None if inputs.last is None else encode(covered(inputs.last.pixels[None], width, height))
+            known, known_frames = known_start(encode(fitted(start, width, height, spec.fit)), spec.latent_shape)
+        ending = None if inputs.last is None else encode(fitted(inputs.last.pixels[None], width, height, spec.fit))
         return Conditions(
             positive,
             negative,
@@ -67,17 +67,17 @@ class StreamsConditioner:
         """Each ``[3, F, H, W]`` in -1..1, in the order of their numbers."""
         width, height, side = spec.native_width, spec.native_height, min(spec.native_width, spec.native_height)
         clips = [inputs.video] if inputs.video is not None else []
-        sources = [covered(as_long_as(clip.frames, spec.model_frames), width, height) for clip in clips]
+        sources = [fitted(as_long_as(clip.frames, spec.model_frames), width, height, spec.fit) for clip in clips]
         if inputs.panels:
-            sheet = from_bytes(compose_sheet(inputs.panels, width, height).pixels[None])
+            sheet = from_bytes(compose_sheet(inputs.panels, width, height, spec.fit).pixels[None])
             sources.append(shrink_sheet(sheet.transpose(0, 1)).transpose(0, 1))
         for reference in inputs.references:
             if isinstance(reference, Clip):
                 temporal = self._autoencoder.temporal
                 frames = reference.frames[: spec.model_frames]
-                sources.append(covered(frames[: whole(len(frames), temporal)], width, height))
+                sources.append(fitted(frames[: whole(len(frames), temporal)], width, height, spec.fit))
         sources += [
-            covered(reference.pixels[None], side, side)
+            fitted(reference.pixels[None], side, side, spec.fit)
             for reference in inputs.references
             if not isinstance(reference, Clip)
         ]

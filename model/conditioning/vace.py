@@ -16,7 +16,7 @@ from model.autoencoder import Autoencoder
 from model.conditioning.pixels import first_frames, missing, refuse
 from model.conditions import Conditions
 from model.config import TransformerConfig
-from model.fit import Frames, as_long_as, resize_cover
+from model.fit import Frames, as_long_as, resize_to
 from model.inputs import Clip, Inputs, Picture, compose_sheet
 from model.tasks import TASK_KINDS, InvalidRequest, VideoSpec, Violation
 
@@ -76,8 +76,8 @@ class VaceConditioner:
         if spec.task.kind == "edit_video":
             if inputs.video is None:
                 raise missing("video", spec)
-            frames = as_long_as(resize_cover(inputs.video.frames, *size), count).copy()
-            white = np.full_like(frames, 255) if mask is None else as_long_as(resize_cover(mask, *size), count)
+            frames = as_long_as(resize_to(inputs.video.frames, *size, spec.fit), count).copy()
+            white = np.full_like(frames, 255) if mask is None else as_long_as(resize_to(mask, *size, spec.fit), count)
             made = ((self._pixels(white) + 1) / 2).clamp(0, 1)
         elif start is None and inputs.last is None:
             blank = torch.zeros(3, count, size[1], size[0])
@@ -86,17 +86,17 @@ class VaceConditioner:
             frames = np.full((count, size[1], size[0], 3), UNKNOWN, np.uint8)
             made = torch.ones(3, count, size[1], size[0])
         if start is not None:
-            frames[: len(start)] = resize_cover(start, *size)
+            frames[: len(start)] = resize_to(start, *size, spec.fit)
             made[:, : len(start)] = 0
         if inputs.last is not None:
-            frames[-1] = resize_cover(inputs.last.pixels[None], *size)[0]
+            frames[-1] = resize_to(inputs.last.pixels[None], *size, spec.fit)[0]
             made[:, -1] = 0
         return self._pixels(frames), made
 
     def _references(self, spec: VideoSpec, inputs: Inputs) -> list[torch.Tensor]:
         """Each ``[3, H, W]`` in -1..1: the whole picture in the middle of a white canvas of the clip's size."""
         height, width = spec.native_height, spec.native_width
-        pictures: list[Picture] = [compose_sheet(inputs.panels, width, height)] if inputs.panels else []
+        pictures: list[Picture] = [compose_sheet(inputs.panels, width, height, spec.fit)] if inputs.panels else []
         for index, reference in enumerate(inputs.references):
             if isinstance(reference, Clip):
                 raise InvalidRequest(

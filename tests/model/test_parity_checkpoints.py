@@ -17,7 +17,7 @@ from model.tasks import FirstLastFrame, ImageToVideo, ReferenceToVideo, Task, Te
 from tests.model.parity import NEGATIVE, PROMPT, denoise, error, picture, pil, spec_of, theirs
 from tests.tiny import tiny_a14b, tiny_first_latent, tiny_image_to_video, tiny_vace, tiny_wan
 
-FIRST, LAST = picture(1), picture(2, 50, 70)
+FIRST, LAST = picture(1, 60, 40), picture(2, 72, 48)  # of the clip's ratio: diffusers stretches all others
 ONE, BOTH = ImageToVideo(prompt=PROMPT, image="1"), FirstLastFrame(prompt=PROMPT, first_frame="1", last_frame="2")
 TEXT, REFER = TextToVideo(prompt=PROMPT), ReferenceToVideo(prompt=PROMPT, references=("1",))
 GIVEN = {"image": pil(FIRST)}

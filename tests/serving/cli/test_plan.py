@@ -22,7 +22,7 @@ def test_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[0] == "wan2.7-27b on 8 H100s: 2 x 4 (guidance groups x sequence ranks), experts over 4"
-    assert lines[1] == "a step: 2 x 63,240 tokens, 1920x1080, 121 frames"
+    assert lines[1] == "a step: 2 x 63,240 tokens, 1920x1088, 121 frames"
     assert row(lines, "weights, exact") == ["16.3"]
     assert row(lines, "together, of 80.0") == ["27.3"]
     assert row(lines, "experts: rows there and back") == ["NVLink", "15.228"]
