@@ -131,5 +131,5 @@ def test_a_step_is_all_guidance_branches() -> None:
     preset = FAMILY["wan2.7-27b"]
     cost = clip_cost(preset, 1280, 720, 5, 8)
     assert (cost.frames, cost.tokens, cost.forwards) == (121, 27_280, 2)
-    assert cost.step_flops == 2 * forward_cost(preset.config, 28_520).total
-    assert cost.memory == rank_memory(preset.config, 2 * 28_520, 8)
+    assert cost.step_flops == 2 * forward_cost(preset.config, 27_280).total
+    assert cost.memory == rank_memory(preset.config, 2 * 27_280, 8)
