@@ -110,6 +110,7 @@ def test_the_header_of_another_program_is_told() -> None:
         ({"guidance": 5.0}, "guidance is 4.0, expected 5.0"),
         ({"guidance_low": 3.0}, "guidance_low is None, expected 3.0"),
         ({"seed": 8}, "seed is 7, expected 8"),
+        ({"flow_shift": 5.0}, "schedule is"),
         ({"kind": "edit_video"}, "kind is 'text_to_video', expected 'edit_video'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -186,3 +187,94 @@ def test_any_length_is_covered(frames: int) -> None:
 def test_a_model_that_cannot_chain_has_one_segment() -> None:
     card = replace(ANY, overlap_frames=0, segment_frames=81, max_frames=81)
     assert len(spec_of("text_to_video", card=card, frames=81).spans) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "media", "size"),
+    [
+        ("image_to_video", {"image": MediaInfo("image", 1500, 500)}, (1088, 352)),
+        ("image_to_video", {"clip": TALL}, (400, 960)),
+        ("first_last_frame", {"first_frame": MediaInfo("image", 1920, 1080), "last_frame": TALL}, (832, 464)),
+        ("edit_video", {"video": CLIP}, (720, 544)),
+        ("grid_to_video", {"panels.0": MediaInfo("image", 500, 500)}, (624, 624)),
+        ("text_to_video", {}, (832, 480)),
+    ],
+)
+def test_without_a_size_the_file_is_like_what_it_shows(
+    kind: str, media: dict[str, MediaInfo], size: tuple[int, int]
+) -> None:
+    spec = spec_of(kind, media, ANY)
+    assert (spec.width, spec.height) == (spec.native_width, spec.native_height) == size
+    assert spec.warnings == ()
+    named = spec_of(kind, media, ANY, size="480p", ratio="16:9", fit="contain")
+    assert (named.width, named.height, named.fit) == (832, 480, "contain")
+    assert spec_of(kind, media, ANY, size="640x360").width == 640
+
+
+def test_the_default_size_is_the_models() -> None:
+    card = replace(ANY, size_multiple=32, default_size="720p", trained_sizes=((1280, 704), (704, 1280)))
+    spec = spec_of("text_to_video", card=card)
+    assert (spec.width, spec.height, spec.native_width, spec.native_height) == (1280, 720, 1280, 704)
+    assert spec.warnings == (
+        "size: denoised at 1280x704, for toy takes multiples of 32 pixels, and fitted to 1280x720",
+    )
+    like = spec_of("image_to_video", {"image": MediaInfo("image", 4032, 3024)}, card)
+    assert (like.width, like.height) == (1088, 800), "the area that it was trained at"
+    assert spec_of("text_to_video", card=card, size="480p").native_height == 480
+
+
+def test_a_seed_of_minus_one_is_a_random_one() -> None:
+    assert spec_of("text_to_video", seed=-1).seed == spec_of("text_to_video").seed == 7
+    largest = spec_of("text_to_video", seed=2**63 - 1, frames=33)
+    assert [segment_of(largest, "x", i).seed for i in range(2)] == [2**63 - 1, 0]
+    limit = "is not within 0 to 9223372036854775807, and not -1 for a random one"
+    for seed in (2**63, -2):
+        assert faults("text_to_video", seed=seed) == {"seed": f"{seed} {limit}"}
+
+
+def test_the_negative_prompt_is_the_models_own_where_none_is_named() -> None:
+    card = replace(CARD, default_negative_prompt="blurred")
+    assert spec_of("text_to_video", card=card).negative_prompt == "blurred"
+    assert spec_of("text_to_video", card=card, task={"negative_prompt": ""}).negative_prompt == ""
+    assert spec_of("text_to_video", card=card, task={"negative_prompt": "red"}).negative_prompt == "red"
+    assert spec_of("text_to_video").negative_prompt == ""
+
+
+def test_the_flow_shift_is_the_models_own_where_none_is_named() -> None:
+    card = replace(CARD, default_flow_shift=3.0)
+    assert spec_of("text_to_video", card=card).flow_shift == 3.0
+    assert segment_of(spec_of("text_to_video", card=card, flow_shift=12.0), "x").flow_shift == 12.0
+    for value in (0.0, -1.0, 100.1, math.nan):
+        assert "is not above 0 and at most 100" in faults("text_to_video", card=card, flow_shift=value)["flow_shift"]
+    assert faults("text_to_video", flow_shift=3.0) == {"flow_shift": "3.0 given, but toy has none"}
+
+
+@pytest.mark.parametrize("container", ["png", "webp", "jpg"])
+def test_one_frame_gives_a_picture(container: str) -> None:
+    for kind in ("text_to_video", "image_to_video", "grid_to_video", "reference_to_video", "edit_video"):
+        spec = spec_of(kind, {"video": CLIP} if kind == "edit_video" else None, container=container)
+        assert (spec.frames, spec.model_frames, spec.latent_shape[1]) == (1, 1, 1)
+    assert spec_of("text_to_video", container=container, frames=1).container == container
+    found = faults("text_to_video", container=container, duration_seconds=2.0)
+    assert found == {"container": f"{container} holds one frame, but 16 are asked for"}
+    silent = f"is given, but {container} holds no sound"
+    assert faults("text_to_video", container=container, audio="t") == {"audio": silent}
+    assert faults("edit_video", container=container, task={"keep_audio": True}) == {"keep_audio": silent}
+    assert "give 2 or more" in faults("first_last_frame", container=container)["frames"]
+
+
+def test_a_clip_without_sound_has_none_to_keep() -> None:
+    silent = spec_of("edit_video", {"video": replace(CLIP, has_audio=False)}, task={"keep_audio": True})
+    assert silent.audio is None
+    assert silent.warnings == ("keep_audio: the clip to edit has no sound, so the result has none",)
+    loud = spec_of("edit_video", {"video": CLIP}, task={"keep_audio": True})
+    assert (loud.audio, loud.warnings) == ("v", ())
+    assert VideoSpec.from_dict(json.loads(json.dumps(silent.to_dict()))) == silent
+
+
+def test_specs_of_earlier_versions_are_read() -> None:
+    spec = spec_of("text_to_video")
+    stored = json.loads(json.dumps(spec.to_dict()))
+    for field in ("fit", "flow_shift", "warnings"):
+        del stored[field]
+    assert VideoSpec.from_dict(stored) == spec
