@@ -91,7 +91,8 @@ def disc(width: int, height: int) -> Frames:
     radius = 0.25 * min(width, height)
     inside = np.hypot(x + 0.5 - width / 2, y + 0.5 - height / 2)
     share = np.clip(radius + 0.5 - inside, 0, 1)[..., None]
-    return (96 + share * np.array([80, -40, -40])).round().astype(np.uint8)
+    made: Frames = (96 + share * np.array([80, -40, -40])).round().astype(np.uint8)
+    return made
 
 
 def inputs_of(kind: str, width: int, height: int) -> Inputs:
