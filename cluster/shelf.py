@@ -60,6 +60,14 @@ class Shelf:
         if self._local:  # what killed writers left unfinished, which is not listed
             shutil.rmtree(self._directory / folder, ignore_errors=True)
 
+    def jobs(self) -> set[str]:
+        """Ids of the jobs that have snapshots.
+
+        Raises:
+            SnapshotError: they cannot be listed.
+        """
+        return {path.split("/")[1] for path, _ in self.list_keys(ROOT) if path.count("/") > 1}
+
     def discard_older(self, than: datetime) -> int:
         """Delete what was written before a time (aware of its zone): left by engines that outlived their jobs.
 

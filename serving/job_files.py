@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from serving.artifacts import ArtifactStore
-from serving.jobs.job import Job
+from serving.jobs.job import Job, file_keys
 
 
-def delete_files(artifacts: ArtifactStore, job: Job) -> None:
+def delete_files(artifacts: ArtifactStore, job_id: str, keys: Iterable[str]) -> None:
     """Delete all that a job has, also what a holder that lost its lease left. Can be repeated.
+
+    Args:
+        keys: that its row names, wherever they lie.
 
     Raises:
         ArtifactError: something is left.
     """
-    artifacts.delete(sorted({*_below(artifacts, job), *_known(job)}))
+    artifacts.delete(sorted({*_below(artifacts, job_id), *keys}))
 
 
 def delete_strays(artifacts: ArtifactStore, job: Job) -> None:
@@ -21,15 +26,8 @@ def delete_strays(artifacts: ArtifactStore, job: Job) -> None:
     Raises:
         ArtifactError: something is left.
     """
-    artifacts.delete(sorted(_below(artifacts, job) - _known(job)))
+    artifacts.delete(sorted(_below(artifacts, job.id) - {*file_keys(job)}))
 
 
-def _below(artifacts: ArtifactStore, job: Job) -> set[str]:
-    return set(artifacts.below(f"jobs/{job.id}"))
-
-
-def _known(job: Job) -> set[str]:
-    """Keys of the files that the job's row names, wherever they lie."""
-    files = [job.result[which] for which in ("video", "latents")] if job.result else []
-    keys = {str(file["key"]) for file in files if file}
-    return keys if job.preview is None else {*keys, job.preview.key}
+def _below(artifacts: ArtifactStore, job_id: str) -> set[str]:
+    return set(artifacts.below(f"jobs/{job_id}"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from model.tasks import ModelCard
-from serving.artifacts import ArtifactStore
+from serving.artifacts import ArtifactError, ArtifactStore
 from serving.gateway.doorkeeper import Doorkeeper, Principal
 from serving.gateway.intake import Intake
 from serving.gateway.liveness import Liveness
@@ -17,7 +18,7 @@ from serving.gateway.media_desk import MediaDesk
 from serving.gateway.together import Together
 from serving.gateway.watching import Watching
 from serving.job_files import delete_files
-from serving.jobs.job import Job, JobFilter, State
+from serving.jobs.job import Job, JobFilter, State, file_keys
 from serving.jobs.open import Stores
 from serving.settings import Settings
 
@@ -106,9 +107,11 @@ class Core:
         job = await self.job(job_id, who)
         if not job.state.final:
             raise NotDone(f"{job_id} is not done; cancel it or wait before deleting it")
-        # The row goes last: a delete that was interrupted can be repeated.
-        await asyncio.to_thread(delete_files, self.artifacts, job)
-        await asyncio.to_thread(self.stores.jobs.delete, job_id, who.owner)
+        # The row goes first, for nobody may be told of files that are going; the sweeper sees to it that they all do.
+        gone = await asyncio.to_thread(self.stores.jobs.delete, job_id, who.owner)
+        if gone is not None:
+            with suppress(ArtifactError):
+                await asyncio.to_thread(delete_files, self.artifacts, gone.id, file_keys(gone))
 
     @cached_property
     def _jobs(self) -> Together[str, Job | None]:

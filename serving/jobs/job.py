@@ -128,6 +128,22 @@ class NewJob:
 
 
 @dataclass(frozen=True)
+class DeletedJob:
+    """A job that is gone and whose files may not be: the keys that its row named, and when it was deleted."""
+
+    id: str
+    keys: tuple[str, ...]
+    deleted_at: float
+
+
+def file_keys(job: Job) -> list[str]:
+    """Keys of the files that a job's row names, wherever they lie."""
+    files = [job.result[which] for which in ("video", "latents")] if job.result else []
+    keys = {str(file["key"]) for file in files if file}
+    return sorted(keys if job.preview is None else {*keys, job.preview.key})
+
+
+@dataclass(frozen=True)
 class Limits:
     """What may be under way before a new job is refused; None: no limit."""
 

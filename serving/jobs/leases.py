@@ -21,7 +21,13 @@ TOO_LATE = ("DEADLINE_EXCEEDED", "the deadline of the request passed")
 
 
 def claim(
-    tx: Tx, lease_owner: str, limit: int, lease_seconds: float, max_attempts: int, models: Sequence[str]
+    tx: Tx,
+    lease_owner: str,
+    limit: int,
+    lease_seconds: float,
+    max_attempts: int,
+    models: Sequence[str],
+    in_hand: Sequence[str],
 ) -> list[Job]:
     """See `JobStore.claim`."""
     now, actor = tx.now(), f"router:{lease_owner}"
@@ -29,21 +35,25 @@ def claim(
     end(tx, f"{LAPSED} AND cancel_requested = 1", (now,), State.RUNNING, State.CANCELLED, "cancelled", actor, lapsed)
     late = f"{LAPSED} AND deadline_at <= ?"
     end(tx, late, (now, now), State.RUNNING, State.FAILED, "deadline", actor, lapsed, error=TOO_LATE)
-    error = ("UNAVAILABLE", f"given up after {max_attempts} attempts, none of which came to an end")
-    spent = f"{LAPSED} AND attempt >= ?"
+    error = ("UNAVAILABLE", f"given up after {max_attempts} attempts in a row without progress")
+    spent = f"{LAPSED} AND fruitless >= ?"
     end(tx, spent, (now, max_attempts), State.RUNNING, State.FAILED, "given up", actor, lapsed, error=error)
-    among, value = tx.among("model", models)
-    found = tx.all(
-        f"SELECT id FROM job WHERE finished_at IS NULL AND {among} AND (state = 'queued' OR lease_until <= ?)"
-        f" AND (deadline_at IS NULL OR deadline_at > ?) ORDER BY priority DESC, created_at, id LIMIT ?"
-        f"{tx.dialect.skip_locked}",
-        (value, now, now, max(limit, 0)),
-    )
-    if not found:
+    held, held_value = tx.among("id", in_hand)
+    found: list[Row] = []
+    for model in models:  # one after the other, so that each follows its own part of the index
+        found += tx.all(
+            "SELECT id, priority, created_at FROM job WHERE finished_at IS NULL AND model = ?"
+            f" AND (state = 'queued' OR lease_until <= ?) AND (deadline_at IS NULL OR deadline_at > ?) AND NOT ({held})"
+            f" ORDER BY priority DESC, created_at, id LIMIT ?{tx.dialect.skip_locked}",
+            (model, now, now, held_value, max(limit, 0)),
+        )
+    found.sort(key=lambda row: (-row["priority"], row["created_at"], row["id"]))
+    if not found[:limit]:
         return []
-    among, value = tx.among("id", [row["id"] for row in found])
+    among, value = tx.among("id", [row["id"] for row in found[:limit]])
     rows = tx.all(
         "UPDATE job SET state = 'running', stage = ?, step = 0, eta_seconds = NULL, attempt = attempt + 1,"
+        " fruitless = fruitless + 1,"
         " lease_epoch = lease_epoch + 1, lease_owner = ?, lease_until = ?, started_at = coalesce(started_at, ?)"
         f" WHERE {among} RETURNING *",
         (str(Stage.CONDITIONING), lease_owner, now + lease_seconds, now, value),
@@ -90,7 +100,7 @@ def finish(
     """See `JobStore.finish`."""
     held = tx.one(f"SELECT lease_owner FROM job WHERE {HELD}{tx.dialect.for_update}", (job_id, epoch))
     if held is None:
-        return False
+        return _ended_so(tx, job_id, epoch, state, result)
     if state is State.FAILED:
         what = "deadline" if error_code == TOO_LATE[0] else "failed"
     else:
@@ -98,6 +108,29 @@ def finish(
     actor, error = f"router:{held['lease_owner']}", (error_code, error_message)
     end(tx, HELD, (job_id, epoch), State.RUNNING, state, what, actor, result=result, error=error)
     return True
+
+
+def _ended_so(tx: Tx, job_id: str, epoch: int, state: State, result: Result | None) -> bool:
+    """Whether this very end is in the database already: its holder did not hear of the commit and says it again."""
+    row = tx.one("SELECT state, result FROM job WHERE id = ? AND lease_epoch = ?", (job_id, epoch))
+    if row is None or row["state"] != state:
+        return False
+    return result is None or json.loads(row["result"])["video"]["key"] == result.video.key
+
+
+def release(tx: Tx, lease_owner: str, leases: Sequence[tuple[str, int]]) -> int:
+    """See `JobStore.release`."""
+    released = 0
+    for job_id, epoch in leases:
+        row = tx.one(
+            "UPDATE job SET lease_until = 0, fruitless = CASE WHEN fruitless > 0 THEN fruitless - 1 ELSE 0 END"
+            f" WHERE {HELD} AND lease_owner = ? AND lease_until > 0 RETURNING *",
+            (job_id, epoch, lease_owner),
+        )
+        if row is not None:
+            record_row(tx, "released", State.RUNNING, State.RUNNING, f"router:{lease_owner}", row, at=tx.now())
+            released += 1
+    return released
 
 
 def fail_overdue(tx: Tx) -> int:

@@ -172,6 +172,24 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT
         """,
     ),
+    (
+        # Claims since the job last got further than ever before, and how far that was.
+        "ALTER TABLE job ADD COLUMN fruitless INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE job ADD COLUMN furthest INTEGER NOT NULL DEFAULT 0",
+        # What a claim looks through: the live jobs of a model, however many there are of others.
+        "CREATE INDEX job_claim ON job (model, priority DESC, created_at, id) WHERE finished_at IS NULL",
+        # Jobs that were deleted and whose files are still to be looked for: now, and once more when nobody who lost
+        # its lease can be writing any more.
+        """
+        CREATE TABLE deleted_job (
+            job_id     TEXT PRIMARY KEY,
+            keys       TEXT NOT NULL,
+            deleted_at REAL NOT NULL,
+            due_at     REAL NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX deleted_job_due ON deleted_job (due_at)",
+    ),
 )
 
 # What a version does to the rows of an older one; PostgreSQL databases begin with version 3 and have none.

@@ -25,6 +25,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition("created", None, QUEUED, "client", "a request was accepted"),
     Transition("claimed", QUEUED, RUNNING, "router", "a router took it with a lease: attempt 1"),
     Transition("claimed again", RUNNING, RUNNING, "router", "its lease ran out; the next attempt starts at step 0"),
+    Transition("released", RUNNING, RUNNING, "router", "the holder stopped in good order; anybody may go on"),
     Transition("lease voided", RUNNING, RUNNING, "service", "the service started; nobody holds it any more"),
     Transition("cancelled", QUEUED, CANCELLED, "client", "its client cancelled it before a router took it"),
     Transition("cancel requested", RUNNING, RUNNING, "client", "its client cancelled it; the holder learns of it"),

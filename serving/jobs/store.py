@@ -20,6 +20,7 @@ from serving.jobs.errors import (
     UnknownMedia,
 )
 from serving.jobs.job import (
+    DeletedJob,
     EngineRow,
     Job,
     JobEvent,
@@ -31,6 +32,7 @@ from serving.jobs.job import (
     Result,
     Stage,
     State,
+    file_keys,
 )
 from serving.jobs.leases import HELD
 from serving.jobs.rows import Encoded, job_of, preview_of
@@ -51,6 +53,7 @@ Marks: TypeAlias = list[tuple[int, float, str]]
 Jobs: TypeAlias = list[Job]  # inside JobStore the name `list` is a method
 Engines: TypeAlias = list[EngineRow]
 Events: TypeAlias = list[JobEvent]
+DeletedJobs: TypeAlias = list[DeletedJob]
 
 EVENT_SECONDS = 7 * 86_400.0  # how long the trail of a deleted job is kept
 
@@ -168,11 +171,10 @@ class JobStore:
         return self._db.write(lambda tx: changes.cancel(tx, job_id, owner))
 
     def delete(self, job_id: str, owner: str) -> Job | None:
-        """Forget a final job and its request id.
+        """Forget a final job and its request id. Its files are known by `deleted` from then on.
 
         Returns:
-            The job as it was, so that the caller can delete its files; None where this owner has no such job or it is
-            not final.
+            The job as it was; None where this owner has no such job or it is not final.
         """
         return self._db.write(
             lambda tx: _delete(tx, "id = ? AND owner = ? AND finished_at IS NOT NULL", (job_id, owner), "client")
@@ -206,16 +208,33 @@ class JobStore:
     # What the holder of a lease does.
 
     def claim(
-        self, lease_owner: str, limit: int, lease_seconds: float, max_attempts: int, models: Sequence[str]
+        self,
+        lease_owner: str,
+        limit: int,
+        lease_seconds: float,
+        max_attempts: int,
+        models: Sequence[str],
+        in_hand: Sequence[str] = (),
     ) -> Jobs:
         """Take up to ``limit`` jobs of these models: queued ones, and running ones whose lease ran out. Those of a
         higher priority come first, then the oldest.
 
         A claimed job begins a new attempt with a new epoch, from step 0. A running job whose lease ran out is not
-        claimed but ended where its cancellation was asked for, where its deadline passed, or (as failed) where it had
-        ``max_attempts`` attempts.
+        claimed but ended where its cancellation was asked for, where its deadline passed, or (as failed) after
+        ``max_attempts`` attempts in a row in which it got no further than before.
+
+        Args:
+            in_hand: jobs that are not to be claimed, for the caller is at work on them.
         """
-        return self._db.write(lambda tx: leases.claim(tx, lease_owner, limit, lease_seconds, max_attempts, models))
+        return self._db.write(
+            lambda tx: leases.claim(tx, lease_owner, limit, lease_seconds, max_attempts, models, in_hand)
+        )
+
+    def release(self, lease_owner: str, leases_held: Sequence[tuple[str, int]]) -> int:
+        """Give leases, as (job id, epoch), back before they run out: the holder stops in good order, which counts as no
+        failure of the job's. How many there were."""
+        held = list(leases_held)
+        return self._db.write(lambda tx: leases.release(tx, lease_owner, held)) if held else 0
 
     def heartbeat(
         self, lease_owner: str, leases_held: Sequence[tuple[str, int]], lease_seconds: float
@@ -233,9 +252,14 @@ class JobStore:
 
     def progress(self, job_id: str, epoch: int, *, stage: Stage, step: int, eta_seconds: float | None) -> bool:
         """Note how far a job is. A step that is taken again does not show: within an attempt the number never goes
-        back. False when the lease is lost."""
-        sql = f"UPDATE job SET stage = ?, step = CASE WHEN step > ? THEN step ELSE ? END, eta_seconds = ? WHERE {HELD}"
-        values = (str(stage), step, step, eta_seconds, job_id, epoch)
+        back. A step that was never reached before is progress: earlier attempts no longer count against the job.
+        False when the lease is lost."""
+        sql = (
+            "UPDATE job SET stage = ?, step = CASE WHEN step > ? THEN step ELSE ? END, eta_seconds = ?,"
+            " fruitless = CASE WHEN ? > furthest THEN 0 ELSE fruitless END,"
+            f" furthest = CASE WHEN ? > furthest THEN ? ELSE furthest END WHERE {HELD}"
+        )
+        values = (str(stage), step, step, eta_seconds, step, step, step, job_id, epoch)
         return self._db.write(lambda tx: tx.run(sql, values), synced=False) == 1
 
     def warn(self, job_id: str, epoch: int, warnings: Sequence[str]) -> None:
@@ -271,8 +295,8 @@ class JobStore:
         error_message: str | None = None,
         verdict: Mapping[str, str] | None = None,
     ) -> bool:
-        """End a job; ``verdict`` joins those that it has. False when the lease is lost (or the job has ended): then
-        nothing changed.
+        """End a job; ``verdict`` joins those that it has. False when the lease is lost (or the job has ended
+        otherwise): then nothing changed. Who did not hear what came of a call may repeat it.
 
         Raises:
             ValueError: the state is not final, a result without success or the reverse, an error code without failure
@@ -316,27 +340,40 @@ class JobStore:
         """Fail the jobs whose deadline passed and that nobody holds; how many."""
         return self._db.write(leases.fail_overdue)
 
-    def expired(self, limit: int) -> Jobs:
-        """Final jobs that were kept as long as asked for. Delete their files, then call `delete_expired`."""
-        rows = self._db.read(
-            "SELECT * FROM job WHERE expire_at <= ? ORDER BY expire_at, id LIMIT ?", (self._db.now(), max(limit, 0))
-        )
-        return [job_of(row) for row in rows]
+    def delete_expired(self, limit: int) -> int:
+        """Forget final jobs that were kept as long as asked for, as `delete` does; how many."""
+
+        def body(tx: Tx) -> int:
+            due = tx.all(
+                f"SELECT id FROM job WHERE expire_at <= ? ORDER BY expire_at, id LIMIT ?{tx.dialect.skip_locked}",
+                (tx.now(), max(limit, 0)),
+            )
+            return sum(_delete(tx, "id = ?", (row["id"],), "sweeper") is not None for row in due)
+
+        return self._db.write(body)
+
+    def deleted(self, limit: int) -> DeletedJobs:
+        """Jobs that were deleted and whose files are to be looked for now, the longest overdue first."""
+        sql = "SELECT job_id, keys, deleted_at FROM deleted_job WHERE due_at <= ? ORDER BY due_at, job_id LIMIT ?"
+        rows = self._db.read(sql, (self._db.now(), max(limit, 0)))
+        return [DeletedJob(row["job_id"], tuple(json.loads(row["keys"])), row["deleted_at"]) for row in rows]
+
+    def files_deleted(self, job_id: str, again_seconds: float) -> None:
+        """Note that a deleted job's files were removed. It is forgotten ``again_seconds`` after its deletion, and due
+        once more by then."""
+
+        def body(tx: Tx) -> None:
+            last = "deleted_at + ?"
+            tx.run(f"DELETE FROM deleted_job WHERE job_id = ? AND {last} <= ?", (job_id, again_seconds, tx.now()))
+            tx.run(f"UPDATE deleted_job SET due_at = {last} WHERE job_id = ?", (again_seconds, job_id))
+
+        self._db.write(body)
 
     def maybe_littered(self, seconds: float) -> Jobs:
         """Jobs that ended within the last so many seconds and were claimed several times or did not succeed: somebody
         may have left files of theirs."""
         sql = "SELECT * FROM job WHERE finished_at >= ? AND (attempt > 1 OR state <> 'succeeded')"
         return [job_of(row) for row in self._db.read(sql, (self._db.now() - seconds,))]
-
-    def delete_expired(self, job_id: str) -> bool:
-        """Forget a job that `expired` named. False where it is gone already."""
-
-        def body(tx: Tx) -> bool:
-            where = "id = ? AND expire_at <= ?"
-            return _delete(tx, where, (job_id, tx.now()), "sweeper") is not None
-
-        return self._db.write(body)
 
     def forget_events(self, older_than: float = EVENT_SECONDS) -> int:
         """Delete the audit trails of jobs that were deleted more than ``older_than`` seconds ago; how many lines."""
@@ -390,6 +427,13 @@ def _delete(tx: Tx, where: str, values: Sequence[Any], actor: str) -> Job | None
     row: Row | None = tx.one(f"DELETE FROM job WHERE {where} RETURNING *", values)
     if row is None:
         return None
-    tx.run("DELETE FROM job_media WHERE job_id = ?", (row["id"],))
-    record_row(tx, "deleted", State(row["state"]), None, actor, row, at=tx.now())
-    return job_of(row)
+    job, now = job_of(row), tx.now()
+    tx.run("DELETE FROM job_media WHERE job_id = ?", (job.id,))
+    tx.run(
+        "INSERT INTO deleted_job (job_id, keys, deleted_at, due_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (job_id) DO UPDATE SET keys = excluded.keys, deleted_at = excluded.deleted_at,"
+        " due_at = excluded.due_at",
+        (job.id, json.dumps(file_keys(job)), now, now),
+    )
+    record_row(tx, "deleted", State(row["state"]), None, actor, row, at=now)
+    return job

@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Callable
 
+from cluster.shelf import Shelf, SnapshotError
 from serving.artifacts import ArtifactError, ArtifactStore, open_artifacts
 from serving.gateway.logs import describe
 from serving.jobs.errors import StoreError
@@ -35,7 +36,7 @@ def main() -> int:
         artifacts = open_artifacts(settings.artifacts_url)
         with contextlib.closing(open_stores(settings.database_url)) as stores:
             asyncio.run(run(settings, stores, artifacts))
-    except (StartError, StoreError, ArtifactError, ValueError) as error:
+    except (StartError, StoreError, ArtifactError, SnapshotError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     return 0
@@ -47,9 +48,10 @@ async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore) -> N
     stop_on_signals(stopping.set)
     scheme = "https" if settings.tls_cert else "http"
     sender = Sender(stores, Guard(allow=settings.allow_networks), settings.public_url or f"{scheme}://{settings.http}")
+    snapshots = Shelf(str(settings.snapshots))
     sweeping = [
-        asyncio.create_task(_repeat(sweep, stores, artifacts, SWEEP_SECONDS)),
-        asyncio.create_task(_repeat(tidy, stores, artifacts, TIDY_SECONDS)),
+        asyncio.create_task(_repeat(lambda: sweep(stores, artifacts, snapshots), SWEEP_SECONDS)),
+        asyncio.create_task(_repeat(lambda: tidy(stores, artifacts, snapshots), TIDY_SECONDS)),
     ]
     for task in sweeping:  # none ends by itself; should one fail, the supervisor starts another sweeper
         task.add_done_callback(lambda _: stopping.set())
@@ -71,12 +73,10 @@ async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore) -> N
         await sender.drain()
 
 
-async def _repeat(
-    duty: Callable[[Stores, ArtifactStore], object], stores: Stores, artifacts: ArtifactStore, seconds: float
-) -> None:
+async def _repeat(duty: Callable[[], object], seconds: float) -> None:
     while True:
         try:
-            await asyncio.to_thread(duty, stores, artifacts)
+            await asyncio.to_thread(duty)
         except (StoreError, ArtifactError) as error:
             log.error("the sweep failed:\n%s", describe(error))
         await asyncio.sleep(seconds)

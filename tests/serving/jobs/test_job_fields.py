@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.jobs.job import Job, JobFilter, Limits, NewJob, Preview, State, Webhook
+from serving.jobs.job import DeletedJob, Job, JobFilter, Limits, NewJob, Preview, State, Webhook, file_keys
 from serving.jobs.open import Stores
 from serving.jobs.store import JobStore, QueueFull, QuotaExceeded, RequestConflict, StoreError
 from tests.serving.jobs.harness import LIMITS, RESULT, Clock, claim, ids, new_job
@@ -279,15 +279,24 @@ def test_a_job_expires_after_its_own_time(store: JobStore, create: Create, clock
     job = store.get("a", "")
     assert job is not None and job.expire_at == ended + 100
     clock.now = ended + 99.5
-    assert store.expired(9) == []
-    assert not store.delete_expired("a")
+    assert store.delete_expired(9) == 0
+    assert store.deleted(9) == []
     clock.now = ended + 200
-    assert ids(store.expired(9)) == ["a", "b"]
-    assert ids(store.expired(1)) == ["a"]
-    assert store.delete_expired("a")
-    assert not store.delete_expired("a")
-    assert ids(store.expired(9)) == ["b"]
+    assert store.delete_expired(1) == 1
     assert store.get("a", "") is None
+    assert store.get("b", "") is not None
+    assert store.update("a", "", expire_at=clock.now + 9) is None, "nobody is promised files that are going"
+    (gone,) = store.deleted(9)
+    assert gone == DeletedJob("a", tuple(file_keys(job)), clock.now)
+    assert store.delete_expired(9) == 1
+    assert [job.id for job in store.deleted(9)] == ["a", "b"]
+    store.files_deleted("a", 60.0)
+    assert [job.id for job in store.deleted(9)] == ["b"]
+    clock.now += 60
+    assert [job.id for job in store.deleted(9)] == ["b", "a"], "once more, for what was written late"
+    store.files_deleted("a", 60.0)
+    store.files_deleted("b", 60.0)
+    assert store.deleted(9) == []
     assert store.create(new_job("c", request_id="r"), LIMITS).id == "c"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -230,8 +230,65 @@ def test_attempts_run_out(store: JobStore, create: Create, clock: Clock) -> None
     assert ids(claim(store, max_attempts=2)) == ["b"]
     job = store.get("a", "")
     assert job is not None and job.state is State.FAILED and job.finished_at == clock.now
-    assert job.error_code == "UNAVAILABLE" and job.error_message is not None and "2 attempts" in job.error_message
+    assert job.error_code == "UNAVAILABLE"
+    assert job.error_message == "given up after 2 attempts in a row without progress"
     assert not store.progress("a", 2, stage=Stage.DENOISING, step=1, eta_seconds=None)
+
+
+def test_attempts_that_get_further_do_not_count(store: JobStore, create: Create, clock: Clock) -> None:
+    create("a")
+    for attempt in range(1, 13):
+        (job,) = claim(store, max_attempts=2)
+        assert job.attempt == attempt
+        assert store.progress("a", job.lease_epoch, stage=Stage.DENOISING, step=attempt // 2, eta_seconds=None)
+        clock.now += 10
+    for _ in range(2):  # no further than before: the last one got to step 6
+        (job,) = claim(store, max_attempts=2)
+        assert store.progress("a", job.lease_epoch, stage=Stage.DENOISING, step=6, eta_seconds=None)
+        clock.now += 10
+    assert claim(store, max_attempts=2) == []
+    given_up = store.get("a", "")
+    assert given_up is not None and given_up.state is State.FAILED
+
+
+def test_leases_that_are_given_back_count_for_nothing(store: JobStore, create: Create) -> None:
+    create("a")
+    for _ in range(5):
+        (job,) = claim(store, max_attempts=1)
+        assert store.release("r2", [("a", job.lease_epoch)]) == 0  # another's
+        assert store.release("r1", [("a", job.lease_epoch - 1), ("b", 1)]) == 0  # an older one, and none
+        assert store.release("r1", [("a", job.lease_epoch)]) == 1
+        assert store.release("r1", [("a", job.lease_epoch)]) == 0
+    assert [event.what for event in store.events("a", "")][-2:] == ["claimed again", "released"]
+
+
+def test_what_is_in_hand_is_not_claimed_again(store: JobStore, create: Create, clock: Clock) -> None:
+    create("a")
+    create("b")
+    claim(store)
+    clock.now += 60  # the router was stopped
+    found = store.claim("r1", 9, 10, 5, ["nano"], in_hand=["a"])
+    assert ids(found) == ["b"]
+    assert store.heartbeat("r1", [("a", 1)], 10) == {}
+
+
+def test_an_end_that_was_not_heard_of_can_be_said_again(store: JobStore, create: Create, clock: Clock) -> None:
+    for job_id in "abc":
+        create(job_id)
+    claim(store, 3)
+    for job_id, state, fields in (
+        ("a", State.SUCCEEDED, {"result": RESULT}),
+        ("b", State.FAILED, {"error_code": "INTERNAL"}),
+        ("c", State.CANCELLED, {}),
+    ):
+        assert store.finish(job_id, 1, state, **fields)
+        events = store.events(job_id, "")
+        assert store.finish(job_id, 1, state, **fields)
+        assert store.events(job_id, "") == events
+    assert not store.finish("a", 1, State.CANCELLED)
+    assert not store.finish("a", 0, State.SUCCEEDED, result=RESULT)
+    other = replace(RESULT, video=replace(RESULT.video, key="jobs/a/2/video.mp4"))
+    assert not store.finish("a", 1, State.SUCCEEDED, result=other)
 
 
 def test_the_service_start_voids_leases_and_forgets_engines(store: JobStore, create: Create) -> None:

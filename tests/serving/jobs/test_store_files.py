@@ -154,7 +154,7 @@ def test_an_older_file_keeps_its_jobs(path: Path, version: int) -> None:
         expire_at = job.expire_at
         assert (expire_at is not None) == job.state.final
         assert expire_at is None or expire_at >= int(begun) + DAY_SECONDS
-    assert stores.jobs.expired(9) == []
+    assert stores.jobs.delete_expired(9) == 0
     assert stores.jobs.counts() == dict.fromkeys(map(str, State), 1)
     # Request ids, limits and claims go on.
     assert stores.jobs.create(new_job("again", request_id="request failed"), LIMITS) == jobs["failed"]
@@ -187,3 +187,10 @@ def test_a_url_of_no_database_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(StoreError, match="a database URL starts with sqlite:///") as caught:
         open_stores(url)
     assert "geheim" not in str(caught.value)
+
+
+def test_attempts_before_the_upgrade_do_not_count(path: Path) -> None:
+    older(path, 3)
+    stores = at(path)
+    assert [job.id for job in stores.jobs.claim("r1", 9, 0.0, 1, ["nano"])] == ["queued", "running"]
+    stores.close()

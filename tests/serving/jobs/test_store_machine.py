@@ -36,6 +36,8 @@ class Expected:
     owner: str | None = None
     until: float | None = None
     step: int = 0
+    furthest: int = 0
+    fruitless: int = 0
     cancel: bool = False
 
     def end(self, state: State) -> None:
@@ -127,26 +129,27 @@ class Leases(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(owner=OWNERS, limit=st.integers(0, 3))
-    def claim(self, owner: str, limit: int) -> None:
+    @rule(owner=OWNERS, limit=st.integers(0, 3), spared=st.lists(JOBS, max_size=1))
+    def claim(self, owner: str, limit: int, spared: list[int]) -> None:
+        in_hand = [self.name(number) for number in spared]
         for job in self.jobs.values():
             if job.expired(self.now):
                 if job.cancel:
                     self.end(job, State.CANCELLED)
-                elif job.late(self.now) or job.attempt >= MAX_ATTEMPTS:
+                elif job.late(self.now) or job.fruitless >= MAX_ATTEMPTS:
                     self.end(job, State.FAILED)
         due = [
             name
             for name, job in sorted(self.jobs.items(), key=lambda item: -item[1].priority)
-            if (job.state is State.QUEUED or job.expired(self.now)) and not job.late(self.now)
+            if (job.state is State.QUEUED or job.expired(self.now)) and not job.late(self.now) and name not in in_hand
         ][:limit]
-        claimed = self.store.claim(owner, limit, LEASE_SECONDS, MAX_ATTEMPTS, ["nano"])
+        claimed = self.store.claim(owner, limit, LEASE_SECONDS, MAX_ATTEMPTS, ["other", "nano"], in_hand)
         assert [job.id for job in claimed] == due
         for name, answer in zip(due, claimed, strict=True):
             job = self.jobs[name]
             self.messages += job.state is State.QUEUED
             job.state, job.owner, job.until, job.step = State.RUNNING, owner, self.now + LEASE_SECONDS, 0
-            job.attempt, job.epoch = job.attempt + 1, job.epoch + 1
+            job.attempt, job.epoch, job.fruitless = job.attempt + 1, job.epoch + 1, job.fruitless + 1
             assert answer.lease_epoch == job.epoch
 
     @rule(owner=OWNERS, leases=st.lists(st.tuples(JOBS, AGE), max_size=4))
@@ -175,6 +178,16 @@ class Leases(RuleBasedStateMachine):
         assert done == (job is not None)
         if job:
             job.step = max(job.step, step)
+            if step > job.furthest:
+                job.furthest, job.fruitless = step, 0
+
+    @rule(owner=OWNERS, number=JOBS, age=AGE)
+    def release(self, owner: str, number: int, age: int) -> None:
+        name, epoch, job = self.held(number, age)
+        mine = job is not None and job.owner == owner and job.until != 0
+        assert self.store.release(owner, [(name, epoch)]) == mine
+        if job is not None and mine:
+            job.until, job.fruitless = 0.0, max(0, job.fruitless - 1)
 
     @rule(number=JOBS, age=AGE, state=st.sampled_from([State.SUCCEEDED, State.FAILED, State.CANCELLED]))
     def finish(self, number: int, age: int, state: State) -> None:
@@ -182,7 +195,9 @@ class Leases(RuleBasedStateMachine):
         result = RESULT if state is State.SUCCEEDED else None
         code = "INTERNAL" if state is State.FAILED else None
         done = self.store.finish(name, epoch, state, result=result, error_code=code)
-        assert done == (job is not None)
+        before = self.jobs.get(name)
+        said_before = before is not None and before.state is state and before.epoch == epoch
+        assert done == (job is not None or said_before)
         if job:
             self.end(job, state)
             job.step = 10 if state is State.SUCCEEDED else job.step

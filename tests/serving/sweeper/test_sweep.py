@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import obstore
 import pytest
 
+from cluster.shelf import Shelf
 from serving.artifacts import ArtifactStore, ArtifactUnavailable
 from serving.job_files import delete_files
-from serving.jobs.job import Artifact, Job, Preview, Result, State
+from serving.jobs.job import Artifact, Job, Preview, Result, State, file_keys
 from serving.jobs.open import Stores, open_stores
 from serving.settings import Settings
 from serving.sweeper import main
@@ -96,12 +98,12 @@ def test_a_folder_that_cannot_be_listed_stops_nothing_else(
     assert files(artifacts) == ["jobs/a/1/video.mp4", "jobs/a/2/video.mp4", "jobs/b/2/video.mp4"]
     assert "job a: strays may lie among its files: artifact jobs/a: the store is away" in caplog.text
     clock.now += 7_201
-    assert sweep(stores, artifacts) == 1
-    assert stores.jobs.get("b", "") is None
-    assert stores.jobs.get("a", "") is not None  # its files are not gone yet
+    assert sweep(stores, artifacts) == 2
+    assert stores.jobs.get("a", "") is None and stores.jobs.get("b", "") is None
+    assert files(artifacts) == ["jobs/a/1/video.mp4", "jobs/a/2/video.mp4"]
     artifacts.away = set()
-    assert sweep(stores, artifacts) == 1
-    assert (files(artifacts), stores.jobs.get("a", "")) == ([], None)
+    assert sweep(stores, artifacts) == 0
+    assert files(artifacts) == []
 
 
 def test_all_of_a_job_is_deleted_wherever_it_lies(stores: Stores, artifacts: Counting, clock: Clock) -> None:
@@ -115,9 +117,39 @@ def test_all_of_a_job_is_deleted_wherever_it_lies(stores: Stores, artifacts: Cou
     job = stores.jobs.get("a", "")
     assert job is not None
     for _ in range(2):  # can be repeated
-        delete_files(artifacts, job)
+        delete_files(artifacts, "a", file_keys(job))
         assert files(artifacts) == ["jobs/ab/1/video.mp4"]
         assert not artifacts.exists(picture.key)
+
+
+def test_what_is_written_after_a_job_was_deleted_goes_too(
+    stores: Stores, artifacts: Counting, clock: Clock, tmp_path: Path
+) -> None:
+    """Its holder was at work when it was cancelled and deleted."""
+    snapshots = Shelf(str(tmp_path / "snapshots"))
+    stores.jobs.create(new_job("a"), LIMITS)
+    claim(stores.jobs)
+    assert stores.jobs.finish("a", 1, State.CANCELLED)
+    assert stores.jobs.delete("a", "") is not None
+    sweep(stores, artifacts, snapshots)
+    put(artifacts, "jobs/a/1/video.mp4")
+    obstore.put(snapshots.objects, "snapshots/a/0/1-1", b"late")
+    clock.now += 3_601
+    sweep(stores, artifacts, snapshots)
+    assert files(artifacts) == [] and snapshots.jobs() == set()
+    assert stores.jobs.deleted(9) == []
+
+
+def test_snapshots_of_jobs_that_are_over_go(stores: Stores, artifacts: Counting, clock: Clock, tmp_path: Path) -> None:
+    snapshots = Shelf(str(tmp_path / "snapshots"))
+    for job_id in ("a", "b"):
+        stores.jobs.create(new_job(job_id), LIMITS)
+    claim(stores.jobs, 2)
+    assert stores.jobs.finish("a", 1, State.CANCELLED)
+    for job_id in ("a", "b", "unknown"):
+        obstore.put(snapshots.objects, f"snapshots/{job_id}/0/1-1", b"bytes")
+    tidy(stores, artifacts, snapshots)
+    assert snapshots.jobs() == {"b"}
 
 
 async def test_files_are_listed_less_often_than_jobs_are_swept(
@@ -127,7 +159,7 @@ async def test_files_are_listed_less_often_than_jobs_are_swept(
     artifacts.away = {"jobs/a"}
     rounds = []
 
-    def count(stores: Stores, artifacts: ArtifactStore) -> None:
+    def count(stores: Stores, artifacts: ArtifactStore, snapshots: Shelf) -> None:
         rounds.append(time.monotonic())
 
     assert main.TIDY_SECONDS >= 10 * main.SWEEP_SECONDS
@@ -148,7 +180,7 @@ async def test_a_sweep_that_breaks_ends_the_sweeper(
 ) -> None:
     """The supervisor then starts another; else nothing would be swept any more, and nobody would know."""
 
-    def breaks(stores: Stores, artifacts: ArtifactStore) -> None:
+    def breaks(stores: Stores, artifacts: ArtifactStore, snapshots: Shelf) -> None:
         raise ZeroDivisionError("no such luck")
 
     monkeypatch.setattr(main, "sweep", breaks)
