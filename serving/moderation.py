@@ -28,7 +28,15 @@ MAX_NOTE_CHARS = 500
 
 
 class PromptRefused(Exception):
-    """By moderation; the message says by which check."""
+    """By moderation; the message says by which check, ``field`` which text."""
+
+    def __init__(self, message: str, field: str = "prompt") -> None:
+        super().__init__(message, field)
+        self.message = message
+        self.field = field
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class CheckUnavailable(Exception):
@@ -87,8 +95,9 @@ class Moderation:
         """
         verdicts = []
         if self._words is not None:
-            if self._words.hit(prompt):
-                raise PromptRefused("holds a word that this service does not take")
+            for field, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+                if self._words.hit(text):
+                    raise PromptRefused("holds a word that this service does not take", field)
             verdicts.append(verdict("words", "passed"))
         if self._check_url:
             body = {"prompt": prompt, "negative_prompt": negative_prompt}

@@ -47,9 +47,11 @@ def create(
     Jobs that were made without a key belong to the tenant "".
     """
     from serving.cli.errors import bad_input
-    from serving.jobs.key_table import KeyLimits
+    from serving.jobs.key_table import RESERVED, KeyLimits
 
     owner = name if tenant is None else tenant
+    if owner.startswith(RESERVED):
+        raise bad_input("name" if tenant is None else "tenant", f"{owner[:80]!r} begins with {RESERVED!r}")
     for field, text in (("name", name), ("tenant", owner)):
         if len(text) > MAX_NAME_CHARS or not text.isprintable():
             raise bad_input(field, f"{text[:80]!r} has more than {MAX_NAME_CHARS} characters or some that do not print")

@@ -139,8 +139,9 @@ def as_api_error(error: Exception) -> ApiError:
             message = f"{violation.field}: {violation.description}"
             return ApiError("ALREADY_EXISTS", "REQUEST_ID_REUSED", message, violations=(violation,))
         case PromptRefused():
-            violation = Violation("prompt", str(error))
-            return ApiError("INVALID_ARGUMENT", "PROMPT_REFUSED", f"prompt: {error}", violations=(violation,))
+            violation = Violation(error.field, str(error))
+            message = f"{violation.field}: {violation.description}"
+            return ApiError("INVALID_ARGUMENT", "PROMPT_REFUSED", message, violations=(violation,))
         case _:
             return _refusal(error) or _internal(error)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from model.resolve import resolve
@@ -32,6 +32,8 @@ from serving.settings import Settings
 
 MAX_REQUEST_ID_CHARS = 128
 MAX_BATCH = 100
+COUNTED_OPTIONS = ("labels", "priority", "deadline_at", "retention_seconds", "webhook", "expand_prompt")
+NO_OPTIONS = Options()
 # Stands in for a task that is missing, so that the other fields are checked too.
 ANY_TASK = {"kind": "text_to_video", "prompt": "any"}
 
@@ -122,9 +124,10 @@ class Intake:
                 bad += self._problems(request)
             raise InvalidRequest(*bad)
         prepared = await self._desk.prepare(named.media, named.fields, who.owner)
-        print_of_request = fingerprint(request, self._card.name, {p: item.digest for p, item in prepared.items()})
+        digests = {placeholder: item.digest for placeholder, item in prepared.items()}
+        print_of_request = fingerprint(request, self._card.name, digests, options)
         spec = self._resolve(request, prepared, named.fields)
-        prompt, verdicts = await self._review(spec, options.expand_prompt)
+        prompt, verdicts = await self._review(request, options.expand_prompt)
         values = put_media(spec.to_dict(), {placeholder: item.id for placeholder, item in prepared.items()})
         values["task"]["prompt"] = prompt
         retention = options.retention_seconds
@@ -150,14 +153,15 @@ class Intake:
             warnings=spec.warnings,
         )
 
-    async def _review(self, spec: VideoSpec, expand: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
+    async def _review(self, request: VideoRequest, expand: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
         """The prompt to use and what was said of it. What the expansion made of a prompt is checked too."""
-        verdicts = await self._moderation.check_prompt(spec.prompt, spec.negative_prompt)
+        given, negative = request.task.prompt, request.task.negative_prompt or ""
+        verdicts = await self._moderation.check_prompt(given, negative)
         if not expand:
-            return spec.prompt, tuple(verdicts)
-        prompt = await self._moderation.expand(spec.prompt)
-        if prompt != spec.prompt:
-            verdicts = await self._moderation.check_prompt(prompt, spec.negative_prompt)
+            return given, tuple(verdicts)
+        prompt = await self._moderation.expand(given)
+        if prompt != given:
+            verdicts = await self._moderation.check_prompt(prompt, negative)
             verdicts.append(verdict("expansion", "changed"))
         return prompt, tuple(verdicts)
 
@@ -183,14 +187,20 @@ class Intake:
         return Limits(self._settings.max_queued, who.limits.concurrent_jobs, who.limits.queued_seconds)
 
 
-def fingerprint(request: VideoRequest, model: str, media: Mapping[str, str]) -> str:
+def fingerprint(request: VideoRequest, model: str, media: Mapping[str, str], options: Options | None = None) -> str:
     """SHA-256 of what was asked for. Defaults are left out, so that a field added later changes no stored one.
 
     Args:
         media: placeholder -> what stands for it, see `Prepared.digest`.
+        options: all of them count but for what tells of the call itself, its face and its trace.
     """
     asked = request.model_dump(exclude_defaults=True)
     asked |= {"model": model, "kind": request.task.kind}
+    given = {} if options is None else {name: getattr(options, name) for name in COUNTED_OPTIONS}
+    given = {name: value for name, value in given.items() if value != getattr(NO_OPTIONS, name)}
+    if given:
+        webhook = given.get("webhook")
+        asked["options"] = given if webhook is None else {**given, "webhook": asdict(webhook)}
     if media:
         asked["media"] = dict(media)
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -18,7 +18,7 @@ from model.tasks import InvalidRequest, MediaInfo, Violation, short
 from serving.api.names import MEDIA, MEDIA_ID, OPERATIONS, new_id
 from serving.artifacts import ArtifactError, ArtifactExists, ArtifactMissing, ArtifactStore
 from serving.gateway.sources import digest
-from serving.jobs.errors import OffsetMismatch, QuotaExceeded
+from serving.jobs.errors import OffsetMismatch
 from serving.jobs.job import State
 from serving.jobs.media_table import Media, MediaTable
 from serving.jobs.store import JobStore
@@ -101,10 +101,8 @@ class MediaDesk:
             bad.append(Violation("filename", description))
         if bad:
             raise InvalidRequest(*bad)
-        used, most = await asyncio.to_thread(self._table.used_bytes, owner), self._settings.max_media_bytes
-        if used + size > most:
-            raise QuotaExceeded("media_bytes", most, used)
-        return await asyncio.to_thread(self._table.begin, self._new(owner, size, sha256, filename))
+        most = self._settings.max_media_bytes
+        return await asyncio.to_thread(self._table.begin, self._new(owner, size, sha256, filename), most)
 
     async def get(self, owner: str, media_id: str) -> Media:
         """

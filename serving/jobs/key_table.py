@@ -13,6 +13,7 @@ from serving.jobs.job import PRIORITIES
 
 PREFIX = "zk_"
 SECRET_BYTES = 32
+RESERVED = "#"  # of tenants under which the service keeps secrets of its own
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,13 @@ class KeyTable:
         self._db = database
 
     def create(self, name: str, owner: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
-        """Make a key; its secret is shown this once. It has 256 random bits, so that a plain hash of it is safe."""
+        """Make a key; its secret is shown this once. It has 256 random bits, so that a plain hash of it is safe.
+
+        Raises:
+            ValueError: the tenant's name is one of the service's own (`RESERVED`).
+        """
+        if owner.startswith(RESERVED):
+            raise ValueError(f"tenant {owner!r}: names that begin with {RESERVED!r} are the service's own")
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
         key_id, text = f"key_{secrets.token_hex(8)}", json.dumps(asdict(limits or KeyLimits()))
         row = self._db.write(

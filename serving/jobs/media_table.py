@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from serving.jobs.database import Database, Row, Tx
-from serving.jobs.errors import MediaInUse, OffsetMismatch, UnknownMedia
+from serving.jobs.errors import MediaInUse, OffsetMismatch, QuotaExceeded, UnknownMedia
 
 LOCK = "media"  # whose key is whose stays so until the commit
 USED = (
@@ -42,11 +42,20 @@ class MediaTable:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def begin(self, media: Media) -> Media:
-        """Store a new row, with ``created_at`` set to now; what is already complete may begin as ready."""
+    def begin(self, media: Media, max_bytes: int | None = None) -> Media:
+        """Store a new row, with ``created_at`` set to now; what is already complete may begin as ready.
+
+        Raises:
+            QuotaExceeded: the announced sizes of all media of the owner would be more than ``max_bytes``.
+        """
 
         def body(tx: Tx) -> Media:
             now = tx.now()
+            if max_bytes is not None:
+                row = tx.one("SELECT sum(size_bytes) AS size FROM media WHERE owner = ?", (media.owner,))
+                used = int((row["size"] if row is not None else None) or 0)
+                if used + (media.size_bytes or 0) > max_bytes:
+                    raise QuotaExceeded("media_bytes", max_bytes, used)
             tx.run(
                 "INSERT INTO media (id, owner, state, key, sha256, size_bytes, received_bytes, mime_type, filename,"
                 " info, created_at, expire_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -67,7 +76,7 @@ class MediaTable:
             )
             return _get(tx, media.id, media.owner)
 
-        return self._db.write(body)
+        return self._db.write(body, lock=LOCK)
 
     def advance(self, media_id: str, owner: str, offset: int, count: int) -> Media:
         """Note that ``count`` more bytes of an upload, from ``offset`` on, are safe.

@@ -44,6 +44,9 @@ async def test_words(tmp_path: Path) -> None:
     for refused in ("a Banana!", "the RED\ncar.", "banana", "c++ code"):
         with pytest.raises(PromptRefused, match="holds a word"):
             await moderation.check_prompt(refused, "")
+    with pytest.raises(PromptRefused, match="holds a word") as caught:
+        await moderation.check_prompt("fine", "no banana")
+    assert caught.value.field == "negative_prompt"
     for passed in ("bananas", "a red carpet", "red, car", ""):
         assert await moderation.check_prompt(passed, "") == [{"check": "words", "outcome": "passed", "note": ""}]
 

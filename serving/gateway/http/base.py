@@ -125,19 +125,26 @@ def check_browser(request: Request, public_url: str) -> None:
     Raises:
         ApiError: PERMISSION_DENIED.
     """
-    if request.headers.get("sec-fetch-site") == "cross-site":
+    headers, public = request.headers, urlsplit(public_url)
+    elsewhere = headers.get("sec-fetch-site") == "cross-site"
+    if (origin := headers.get("origin")) is not None:  # a browser's word on whose page it is; "null" is nobody's
+        elsewhere |= urlsplit(origin).netloc not in (headers.get("host", ""), public.netloc) or origin == "null"
+    if elsewhere:
         raise ApiError("PERMISSION_DENIED", "CROSS_SITE", "pages of other sites need a key to call this service")
     try:
-        host = (urlsplit("//" + request.headers.get("host", "")).hostname or "").rstrip(".")
-        if host in ("", "localhost") or host.endswith(".localhost") or host == urlsplit(public_url).hostname:
+        host = (urlsplit("//" + headers.get("host", "")).hostname or "").rstrip(".")
+        if host in ("", "localhost") or host.endswith(".localhost") or host == public.hostname:
             return
-        ipaddress.ip_address(host)
+        # 0.0.0.0 and :: are addresses of no machine, which browsers and systems lead to this one.
+        known = not ipaddress.ip_address(host).is_unspecified
     except ValueError:
+        known = False
+    if not known:
         raise ApiError(
             "PERMISSION_DENIED",
             "UNKNOWN_HOST",
             "without a key this service answers by its address, as localhost, or by the name of its public URL",
-        ) from None
+        )
 
 
 async def read_body(request: Request, limit: int = MAX_JSON_BYTES) -> bytes:

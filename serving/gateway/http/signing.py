@@ -16,9 +16,10 @@ from serving.gateway.core import Core, JobNotFound
 from serving.gateway.errors import ApiError
 from serving.gateway.http.base import Call, Endpoint, file_response
 from serving.jobs.job import Job, State
+from serving.jobs.key_table import RESERVED
 
 # The database keeps a secret for each tenant; this one's tenant is the gateway itself, so that all gateways agree.
-TENANT = "#signed-addresses"
+TENANT = RESERVED + "signed-addresses"
 VIDEO = "video"
 ADDRESS_SECONDS = 24 * 3_600.0
 

@@ -83,6 +83,8 @@ def test_create_use_list_revoke(
         (["create", "a\nb"], "name: "),
         (["create", "x" * 101], "name: "),
         (["create", "a", "--tenant", "t\x00"], "tenant: "),
+        (["create", "a", "--tenant", "#signed-addresses"], "tenant: '#signed-addresses' begins with '#'"),
+        (["create", "#a"], "name: '#a' begins with '#'"),
         (["create", "a", "--rate", "0"], "rate: 0.0, must be above 0"),
         (["create", "a", "--rate", "nan"], "rate: nan, must be above 0"),
         (["create", "a", "--burst", "0"], "burst: 0, must be at least 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from serving.gateway.doorkeeper import Principal
 from serving.gateway.intake import Intake, Order, UnknownModel, fingerprint
 from serving.gateway.media_desk import MediaDesk
 from serving.gateway.options import Options
-from serving.jobs.job import Job
+from serving.jobs.job import Job, Webhook
 from serving.jobs.key_table import KeyLimits
 from serving.jobs.open import Stores, open_stores
 from serving.jobs.store import QueueFull, QuotaExceeded, RequestConflict
@@ -66,6 +67,26 @@ async def test_request_ids_belong_to_an_owner(desk: Desk) -> None:
         await desk.submit(US, "one", steps=3)
     # Without an id every call is a new job.
     assert len({(await desk.submit()).id for _ in range(3)}) == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(labels={"project": "x"}),
+        Options(priority=3),
+        Options(deadline_at=time.time() + 3_600),
+        Options(retention_seconds=60.0),
+        Options(webhook=Webhook("https://example.com/hook")),
+    ],
+)
+async def test_a_request_id_with_other_options_is_another_request(desk: Desk, options: Options) -> None:
+    first = await desk.submit(US, "one")
+    with pytest.raises(RequestConflict):
+        await desk.intake.submit(Order({"task": TASK}, options, "one"), US)
+    same = Options(origin={"api": "openai"}, traceparent="00-0-0-00")
+    assert await desk.intake.submit(Order({"task": TASK}, same, "one"), US) == first
+    other = await desk.intake.submit(Order({"task": TASK}, options, "two"), US)
+    assert await desk.intake.submit(Order({"task": TASK}, options, "two"), US) == other
 
 
 async def test_random_seeds_do_not_make_a_replay_another_request(desk: Desk) -> None:

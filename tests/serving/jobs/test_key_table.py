@@ -60,3 +60,9 @@ def test_a_revoked_key_is_found_no_more(stores: Stores, clock: Clock) -> None:
 def test_limits_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KeyLimits(**values)
+
+
+def test_tenants_of_the_service_itself_get_no_key(stores: Stores) -> None:
+    with pytest.raises(ValueError, match="names that begin with '#' are the service's own"):
+        stores.keys.create("mallory", "#signed-addresses")
+    assert stores.keys.list() == []

@@ -13,7 +13,7 @@ import pytest
 from serving.jobs.job import Job, State
 from serving.jobs.media_table import Media
 from serving.jobs.open import Stores, open_stores
-from serving.jobs.store import MediaInUse, OffsetMismatch, StoreError, UnknownMedia
+from serving.jobs.store import MediaInUse, OffsetMismatch, QuotaExceeded, StoreError, UnknownMedia
 from tests.serving.jobs.harness import LIMITS, RESULT, Clock, claim, new_job
 
 Create = Callable[..., Job]
@@ -195,3 +195,17 @@ def test_sharing_and_sweeping_at_once_loses_no_file(database: str, stores: Store
     assert len(deleted) == len(set(deleted))
     assert left == set(written) - set(deleted)
     sweeper.close()
+
+
+def test_announcements_at_once_stay_within_the_quota(stores: Stores) -> None:
+    def announce(number: int) -> bool:
+        try:
+            stores.media.begin(media(f"med_{number:02}", size_bytes=30), max_bytes=100)
+        except QuotaExceeded as error:
+            assert (error.quota, error.limit, error.used) == ("media_bytes", 100, 90)
+            return False
+        return True
+
+    with ThreadPoolExecutor(12) as pool:
+        assert sum(pool.map(announce, range(40))) == 3
+    assert stores.media.used_bytes("o") == 90

@@ -8,7 +8,15 @@ import pytest
 from serving.jobs.key_table import KeyTable
 from tests.serving.gateway.harness import Service
 
-EVIL = ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example", "[::evil"]
+EVIL = [
+    "0.0.0.0:8080",
+    "[::]",
+    "evil.example",
+    "evil.example:8080",
+    "127.0.0.1.evil.example",
+    "localhost.evil.example",
+    "[::evil",
+]
 
 
 @pytest.mark.parametrize("host", EVIL)
@@ -29,6 +37,24 @@ def test_forms_of_other_sites_are_refused(gateway: Service) -> None:
     for site, status in (("cross-site", 403), ("same-origin", 201), ("none", 201)):
         headers = {"sec-fetch-site": site, "content-type": "text/plain"}
         assert httpx.post(gateway.http + "/dashboard/jobs", content=body, headers=headers).status_code == status
+    gateway.empty_queue()
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "http://localhost:1", "null", "https://127.0.0.1.evil.example"]
+)
+def test_posts_of_other_origins_are_refused(gateway: Service, origin: str) -> None:
+    """Also from browsers that say nothing of where a request comes from but its origin."""
+    headers, before = {"origin": origin, "content-type": "text/plain"}, gateway.store.list("", page_size=9)
+    for path in ("/dashboard/jobs", "/v1/videos"):
+        assert httpx.post(gateway.http + path, content=b'{"prompt": "p"}', headers=headers).status_code == 403
+    assert gateway.store.list("", page_size=9) == before
+
+
+def test_its_own_pages_may_post(gateway: Service) -> None:
+    body = b'{"prompt": "a red circle"}'
+    answer = httpx.post(gateway.http + "/dashboard/jobs", content=body, headers={"origin": gateway.http})
+    assert answer.status_code == 201
     gateway.empty_queue()
 
 
