@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from serving.jobs.database import Tx
 from serving.jobs.errors import QueueFull, QuotaExceeded, RequestConflict, UnknownMedia
 from serving.jobs.job import Job, Limits, NewJob, State
+from serving.jobs.migrations import LABEL_CHARS
 from serving.jobs.rows import INSERT, Encoded, job_of
 from serving.jobs.trail import in_state, record
 
@@ -31,12 +34,22 @@ def admit(tx: Tx, encoded: Encoded, limits: Limits) -> Job:
         if known is None:
             raise AssertionError(f"job {new.id} conflicts with a request that does not exist")
         return known
+    put_labels(tx, new.id, new.owner, new.labels, now)
     for media_id in encoded.media:
         tx.run("INSERT INTO job_media (job_id, media_id) VALUES (?, ?)", (new.id, media_id))
     record(tx, "created", None, State.QUEUED, "client", at=now, job_id=new.id, owner=new.owner)
     if new.key_id is not None:
         tx.count(live(new.key_id), 1, new.seconds)
     return encoded.job(now)
+
+
+def put_labels(tx: Tx, job_id: str, owner: str, labels: Mapping[str, str], created_at: float) -> None:
+    """Note a new job's labels, or a job's new labels once those before are gone, for lists by them."""
+    for key, value in labels.items():
+        tx.run(
+            "INSERT INTO job_label (job_id, owner, key, value, created_at) VALUES (?, ?, ?, ?, ?)",
+            (job_id, owner, key[:LABEL_CHARS], value[:LABEL_CHARS], created_at),
+        )
 
 
 def _known(tx: Tx, new: NewJob) -> Job | None:

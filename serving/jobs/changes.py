@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from serving.jobs import leases
+from serving.jobs.admission import put_labels
 from serving.jobs.database import Tx
 from serving.jobs.errors import NotAllowed
 from serving.jobs.job import Job, State
@@ -52,6 +53,9 @@ def update(
     ):
         if value is not None:
             tx.run(f"UPDATE job SET {column} = ? WHERE id = ?", (value, job_id))
+    if labels is not None:
+        tx.run("DELETE FROM job_label WHERE job_id = ?", (job_id,))
+        put_labels(tx, job_id, owner, labels, row["created_at"])
     changed = tx.one("SELECT * FROM job WHERE id = ?", (job_id,))
     return None if changed is None else job_of(changed)
 

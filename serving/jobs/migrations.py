@@ -189,10 +189,23 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT
         """,
         "CREATE INDEX deleted_job_due ON deleted_job (due_at)",
+        # Labels once more, for lists by them: both texts cut to LABEL_CHARS, which an index can hold.
+        """
+        CREATE TABLE job_label (
+            job_id     TEXT NOT NULL,
+            owner      TEXT NOT NULL,
+            key        TEXT NOT NULL,
+            value      TEXT NOT NULL,
+            created_at REAL NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX job_label_page ON job_label (owner, key, value, created_at, job_id)",
+        "CREATE INDEX job_label_job ON job_label (job_id)",
     ),
 )
+LABEL_CHARS = 256
 
-# What a version does to the rows of an older one; PostgreSQL databases begin with version 3 and have none.
+# What a version does to the rows of an older one, in SQLite and in PostgreSQL, whose databases begin with version 3.
 BACKFILL: dict[int, tuple[str, ...]] = {
     3: (
         "UPDATE job SET kind = coalesce(json_extract(spec, '$.task.kind'), '')",
@@ -201,7 +214,17 @@ BACKFILL: dict[int, tuple[str, ...]] = {
         "UPDATE job SET expire_at = max(finished_at, CAST(strftime('%s', 'now') AS REAL)) + retention_seconds"
         " WHERE finished_at IS NOT NULL",
         "INSERT INTO tally SELECT 'state ' || state, count(*), 0 FROM job GROUP BY state",
-    )
+    ),
+    4: (
+        f"INSERT INTO job_label SELECT job.id, job.owner, substr(label.key, 1, {LABEL_CHARS}),"
+        f" substr(label.value, 1, {LABEL_CHARS}), job.created_at FROM job, json_each(job.labels) AS label",
+    ),
+}
+POSTGRES_BACKFILL: dict[int, tuple[str, ...]] = {
+    4: (
+        f"INSERT INTO job_label SELECT job.id, job.owner, substr(label.key, 1, {LABEL_CHARS}),"
+        f" substr(label.value, 1, {LABEL_CHARS}), job.created_at FROM job, json_each_text(job.labels::json) AS label",
+    ),
 }
 
 _POSTGRES = (

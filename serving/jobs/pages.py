@@ -7,13 +7,20 @@ from typing import Any
 
 from serving.jobs.database import Dialect
 from serving.jobs.job import JobFilter
+from serving.jobs.migrations import LABEL_CHARS
 
 
 def query(
     dialect: Dialect, owner: str, page_size: int, where: JobFilter, before: tuple[float, str] | None
 ) -> tuple[str, Sequence[Any]]:
     """For the rows of `job`, newest first, and the values of its placeholders; arguments as of `JobStore.list`."""
-    conditions: list[tuple[str, Sequence[Any]]] = [("owner = ?", (owner,))]
+    source, by = "job", "job"
+    conditions: list[tuple[str, Sequence[Any]]] = []
+    if where.labels:  # the page is found along one label's index; the row has to have all of them
+        source, by = "job_label JOIN job ON job.id = job_label.job_id", "job_label"
+        first = next(iter(where.labels.items()))
+        conditions.append(("job_label.key = ? AND job_label.value = ?", [text[:LABEL_CHARS] for text in first]))
+    conditions.insert(0, (f"{by}.owner = ?", (owner,)))
     if where.states:
         places = ", ".join("?" * len(where.states))
         conditions.append((f"state IN ({places})", [str(state) for state in where.states]))
@@ -21,11 +28,12 @@ def query(
     for column, value in (("model = ?", where.model), ("kind = ?", where.kind)):
         if value is not None:
             conditions.append((column, (value,)))
-    for column, at in (("created_at >= ?", where.created_after), ("created_at < ?", where.created_before)):
+    created, name = f"{by}.created_at", "job.id" if by == "job" else "job_label.job_id"
+    for relation, at in ((">=", where.created_after), ("<", where.created_before)):
         if at is not None:
-            conditions.append((column, (float(at),)))
+            conditions.append((f"{created} {relation} ?", (float(at),)))
     if before is not None:
-        conditions.append(("(created_at, id) < (?, ?)", (float(before[0]), before[1])))
-    sql = f"SELECT * FROM job WHERE {' AND '.join(condition for condition, _ in conditions)}"
-    sql += " ORDER BY created_at DESC, id DESC LIMIT ?"
+        conditions.append((f"({created}, {name}) < (?, ?)", (float(before[0]), before[1])))
+    sql = f"SELECT job.* FROM {source} WHERE {' AND '.join(condition for condition, _ in conditions)}"
+    sql += f" ORDER BY {created} DESC, {name} DESC LIMIT ?"
     return sql, [*(value for _, some in conditions for value in some), max(page_size, 0)]

@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool
 
 from serving.jobs.database import Clock, Database, Dialect, Row, Values, Verdict
 from serving.jobs.errors import StoreError
-from serving.jobs.migrations import MIGRATIONS, for_postgres
+from serving.jobs.migrations import MIGRATIONS, POSTGRES_BACKFILL, for_postgres
 
 SCHEMA = "zoetrope"
 OLDEST_POSTGRES = 130_000  # the oldest that the tests' SQL is known to be valid for
@@ -229,8 +229,9 @@ def _migrate(connection: psycopg.Connection[DictRow], name: str) -> None:
                 f"{name} has schema version {row['version']}, this release knows versions up to {len(MIGRATIONS)}; "
                 "use the newer release that wrote it"
             )
-        for statement in (sql for migration in MIGRATIONS[row["version"] :] for sql in migration):
-            connection.execute(for_postgres(statement))
+        for number, migration in enumerate(MIGRATIONS[row["version"] :], row["version"] + 1):
+            for statement in (*map(for_postgres, migration), *POSTGRES_BACKFILL.get(number, ())):
+                connection.execute(statement)
         connection.execute("UPDATE schema_version SET version = %s", (len(MIGRATIONS),))
 
 

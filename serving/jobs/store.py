@@ -429,6 +429,7 @@ def _delete(tx: Tx, where: str, values: Sequence[Any], actor: str) -> Job | None
         return None
     job, now = job_of(row), tx.now()
     tx.run("DELETE FROM job_media WHERE job_id = ?", (job.id,))
+    tx.run("DELETE FROM job_label WHERE job_id = ?", (job.id,))
     tx.run(
         "INSERT INTO deleted_job (job_id, keys, deleted_at, due_at) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (job_id) DO UPDATE SET keys = excluded.keys, deleted_at = excluded.deleted_at,"

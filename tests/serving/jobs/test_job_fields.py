@@ -126,6 +126,33 @@ def test_lists_are_narrowed_by_any_field(store: JobStore, create: Create) -> Non
     assert found(created_before=jobs[1].created_at) == ["a"]
     assert found(states=(State.QUEUED,), labels={"team": "red"}, model="nano", created_after=0) == ["a"]
     assert ids(store.list("", page_size=1, where=JobFilter(labels={"team": "red"}), before=(1e9, ""))) == ["b"]
+    before = (jobs[1].created_at, "b")
+    assert ids(store.list("", page_size=9, where=JobFilter(labels={"team": "red"}), before=before)) == ["a"]
+    assert store.list("other", page_size=9, where=JobFilter(labels={"team": "red"})) == []
+
+
+def test_lists_follow_changes_of_labels(store: JobStore, create: Create) -> None:
+    create("a", labels={"team": "red"})
+    create("b", labels={"team": "red", "run": "1"})
+
+    def red() -> list[str]:
+        return ids(store.list("", page_size=9, where=JobFilter(labels={"team": "red"})))
+
+    assert store.update("a", "", labels={"team": "blue", "run": "2"}) is not None
+    assert red() == ["b"]
+    assert ids(store.list("", page_size=9, where=JobFilter(labels={"run": "2", "team": "blue"}))) == ["a"]
+    assert store.update("a", "", labels={"team": "red"}) is not None
+    assert red() == ["b", "a"]
+    store.request_cancel("b", "")
+    assert store.delete("b", "") is not None
+    assert red() == ["a"]
+
+
+def test_labels_beyond_what_an_index_holds_are_told_apart(store: JobStore, create: Create) -> None:
+    long = "x" * 5_000
+    create("a", labels={"k": long + "a"})
+    create("b", labels={"k": long + "b"})
+    assert ids(store.list("", page_size=9, where=JobFilter(labels={"k": long + "b"}))) == ["b"]
 
 
 def test_many_jobs_are_read_at_once(store: JobStore) -> None:

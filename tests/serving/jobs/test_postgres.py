@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from serving.jobs.database import Tx
-from serving.jobs.migrations import MIGRATIONS
+from serving.jobs.job import JobFilter
+from serving.jobs.migrations import MIGRATIONS, for_postgres
 from serving.jobs.open import Stores, open_stores
 from serving.jobs.store import StoreError
 from tests.serving.jobs.harness import LIMITS, claim, new_job
@@ -123,6 +124,21 @@ def test_many_openers_of_a_new_database_agree(postgres: str) -> None:
             assert stores.jobs.list("", page_size=1) == []
             stores.close()
     assert ask(postgres, "SELECT version FROM zoetrope.schema_version") == [(len(MIGRATIONS),)]
+
+
+def test_an_older_schema_keeps_its_jobs(postgres: str) -> None:
+    ask(postgres, "CREATE SCHEMA zoetrope")
+    for statement in (sql for migration in MIGRATIONS[:3] for sql in migration):
+        ask(postgres, "SET search_path = zoetrope; " + for_postgres(statement))
+    ask(postgres, "CREATE TABLE zoetrope.schema_version (version BIGINT NOT NULL)")
+    ask(postgres, "INSERT INTO zoetrope.schema_version VALUES (3)")
+    columns = "id, owner, model, spec, steps, created_at, fingerprint, state, labels"
+    values = """'a', '', 'nano', '{"task": {"kind": "text_to_video"}}', 10, 1.0, 'f', 'queued', '{"team": "red"}'"""
+    ask(postgres, f"INSERT INTO zoetrope.job ({columns}) VALUES ({values})")
+    stores = open_stores(postgres)
+    assert [job.id for job in stores.jobs.list("", page_size=9, where=JobFilter(labels={"team": "red"}))] == ["a"]
+    assert [job.id for job in claim(stores.jobs, max_attempts=1)] == ["a"]
+    stores.close()
 
 
 def test_a_newer_schema_is_refused_with_both_versions(postgres: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.jobs.job import DAY_SECONDS, Limits, State, Webhook
+from serving.jobs.job import DAY_SECONDS, JobFilter, Limits, State, Webhook
 from serving.jobs.migrations import APPLICATION_ID, MIGRATIONS
 from serving.jobs.open import Stores, open_stores
 from serving.jobs.store import QueueFull, StoreError
@@ -193,4 +193,15 @@ def test_attempts_before_the_upgrade_do_not_count(path: Path) -> None:
     older(path, 3)
     stores = at(path)
     assert [job.id for job in stores.jobs.claim("r1", 9, 0.0, 1, ["nano"])] == ["queued", "running"]
+    stores.close()
+
+
+def test_labels_of_before_the_upgrade_are_found(path: Path) -> None:
+    older(path, 3)
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE job SET labels = '{\"team\": \"red\"}' WHERE id = 'failed'")
+    connection.commit()
+    connection.close()
+    stores = at(path)
+    assert [job.id for job in stores.jobs.list("", page_size=9, where=JobFilter(labels={"team": "red"}))] == ["failed"]
     stores.close()
