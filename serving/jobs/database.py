@@ -13,7 +13,7 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from serving.jobs.errors import StoreError
+from serving.jobs.errors import StoreError, StoreRefused
 
 MAX_BATCH = 256  # bodies in one transaction
 RETRIES = 5  # of a transaction that others made impossible
@@ -73,6 +73,7 @@ class Session(Protocol):
 
     dialect: Dialect
     errors: tuple[type[Exception], ...]  # what its driver raises
+    final_errors: tuple[type[Exception], ...]  # of these, those that say the same of a second try
 
     def begin(self, *, synced: bool, locks: Sequence[str]) -> None: ...
     def commit(self) -> None: ...
@@ -310,7 +311,8 @@ class Database:
 
     def _named(self, error: Exception) -> StoreError:
         text = str(error).strip()
-        return StoreError(f"{self._name}: {text.splitlines()[0] if text else type(error).__name__}")
+        kind = StoreRefused if isinstance(error, self._session.final_errors) else StoreError
+        return kind(f"{self._name}: {text.splitlines()[0] if text else type(error).__name__}")
 
     # The writer's thread.
 

@@ -11,6 +11,10 @@ class StoreError(Exception):
     """The database cannot be opened, read or written; the message names it (no password) and fits on one line."""
 
 
+class StoreRefused(StoreError):
+    """The database refuses a value or a row, and would refuse it again: trying once more is of no use."""
+
+
 class RequestConflict(Exception):
     """The request id was used before, for a request with another content."""
 

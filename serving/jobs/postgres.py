@@ -68,6 +68,7 @@ class PostgresSession:
 
     dialect = DIALECT
     errors: tuple[type[Exception], ...] = (psycopg.Error,)
+    final_errors: tuple[type[Exception], ...] = (psycopg.IntegrityError, psycopg.DataError)
 
     def __init__(
         self, connection: psycopg.Connection[DictRow], conninfo: str, server: ServerClock, clock: Clock | None

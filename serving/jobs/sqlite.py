@@ -35,6 +35,7 @@ class SqliteSession:
 
     dialect = DIALECT
     errors: tuple[type[Exception], ...] = (sqlite3.Error, OverflowError)
+    final_errors: tuple[type[Exception], ...] = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
 
     def __init__(self, connection: sqlite3.Connection, turns: Turns, clock: Clock) -> None:
         self._connection = connection

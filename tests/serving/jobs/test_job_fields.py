@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from serving.jobs.errors import StoreRefused
 from serving.jobs.job import DeletedJob, Job, JobFilter, Limits, NewJob, Preview, State, Webhook, file_keys
 from serving.jobs.open import Stores
 from serving.jobs.store import JobStore, QueueFull, QuotaExceeded, RequestConflict, StoreError
@@ -79,7 +80,7 @@ def test_a_priority_out_of_range_is_refused(priority: int) -> None:
 def test_what_is_no_json_is_refused_before_anything_is_stored(store: JobStore) -> None:
     with pytest.raises(TypeError):
         store.create(new_job("a", spec={"prompt": object()}), LIMITS)
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreRefused):
         store.create(new_job("a", steps="many"), LIMITS)
     assert store.get("a", "") is None and store.events("a", "") == []
     assert store.create(new_job("a"), LIMITS).id == "a"
