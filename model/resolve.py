@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Mapping
 
-from model.sizes import RATIOS, SIZES, Size, denoised_size, nearest_ratio, size_like, size_of
+from model.sizes import RATIOS, SIZES, Size, denoised_size, nearest_ratio, size_like, size_name, size_of
 from model.spans import split
 from model.tasks import (
     MAX_DURATION_SECONDS,
@@ -106,7 +106,7 @@ class _Resolution:
         self.check_guidance("guidance", guidance)
         seed = self.random_seed if request.seed in (None, RANDOM_SEED) else request.seed
         inside = f"is not within 0 to {MAX_SEED}, and not {RANDOM_SEED} for a random one"
-        self.check(0 <= seed <= MAX_SEED, "seed", f"{seed} {inside}")
+        self.check(0 <= seed <= MAX_SEED, "seed", f"{short(seed)} {inside}")
         size = self.size()
         guidance_low = self.guidance_low(guidance)
         self.check_flow_shift()
@@ -282,7 +282,8 @@ class _Resolution:
     def size(self) -> Size | None:
         """Width and height of the file: as asked for, or of the ratio of what it has to look like."""
         request = self.request
-        name = self.card.default_size if request.size is None else request.size
+        given = self.card.default_size if request.size is None else request.size
+        name = size_name(given)
         if request.ratio is not None and request.ratio not in RATIOS:
             self.check(False, "ratio", f"{short(request.ratio)} is not one of {', '.join(RATIOS)}")
             return None
@@ -291,7 +292,7 @@ class _Resolution:
             size = self.size_like((shown.width, shown.height), name)
         else:
             try:
-                size = size_of(name, request.ratio or RATIOS[0])
+                size = size_of(given, request.ratio or RATIOS[0])
             except ValueError as error:
                 self.check(False, "size", str(error))
                 return None

@@ -30,13 +30,18 @@ SIZES: dict[str, dict[str, Size]] = {
 }
 
 
+def size_name(text: str) -> str:
+    """Give the one spelling of a size: "720P" is "720p", and "1280*720" or "1280X720" is "1280x720"."""
+    return text.strip().lower().replace("*", "x")
+
+
 def parse_size(text: str) -> Size:
-    """Read ``WIDTHxHEIGHT``.
+    """Read ``WIDTHxHEIGHT``, in any spelling that `size_name` knows.
 
     Raises:
         ValueError: it is not of that form, or a side is odd or beyond the limits; the message lacks the field's name.
     """
-    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", size_name(text))
     if match is None:
         raise ValueError(f"{shortened(text)} is not one of {', '.join(SIZES)} or WIDTHxHEIGHT")
     width, height = int(match[1]), int(match[2])
@@ -48,12 +53,13 @@ def parse_size(text: str) -> Size:
 
 
 def size_of(text: str, ratio: str = RATIOS[0]) -> Size:
-    """Give the pixels of a named size, or of ``WIDTHxHEIGHT``.
+    """Give the pixels of a named size, or of ``WIDTHxHEIGHT``, in any spelling that `size_name` knows.
 
     Raises:
         ValueError: see `parse_size`.
     """
-    return SIZES[text][ratio] if text in SIZES else parse_size(text)
+    name = size_name(text)
+    return SIZES[name][ratio] if name in SIZES else parse_size(text)
 
 
 def size_like(shown: Size, area: int, unit: int) -> Size:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 MAX_PROMPT_CHARS = 5_000
 MAX_NEGATIVE_CHARS = 500
@@ -50,6 +50,26 @@ class InvalidRequest(ValueError):
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
         self.violations = violations
 
+
+MAX_EXACT = 2**53 - 1  # the largest whole number that programs with floats for numbers (JavaScript) are sure of
+
+
+def _exact(value: object) -> object:
+    """Refuse what may have been rounded on the way: another seed makes another clip."""
+    if isinstance(value, float) and abs(value) > MAX_EXACT:
+        raise ValueError("a floating-point number above 2^53 may have been rounded, give all its digits")
+    return value
+
+
+# `model.resolve` checks the limits.
+Seed = Annotated[
+    int,
+    BeforeValidator(_exact, json_schema_input_type=int | str),
+    Field(
+        description=f"0 to {MAX_SEED}, or {RANDOM_SEED} for a random one, as when it is left out. Above 2^53, where"
+        " numbers of JavaScript are rounded, give the digits as a text; answers do so."
+    ),
+]
 
 # Names an image or a clip: a file for `--local`, a stored object inside the service.
 Media = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -188,7 +208,7 @@ class VideoRequest(BaseModel):
     guidance: float | None = None
     guidance_low: float | None = None
     flow_shift: float | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     container: Container = "mp4"
     keep_latents: bool = False
     audio: Media | None = None

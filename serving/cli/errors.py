@@ -27,6 +27,7 @@ OPTIONS = {
     "references": "reference",
     "labels": "label",
     "guidance_low": "guidance-low",
+    "flow_shift": "flow-shift",
     "keep_audio": "keep-audio",
 }
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from model.sizes import RATIOS
 from serving.cli.connection import Connection, connecting
 from serving.cli.options import LabelOption, ModelOption, labels_of, stderr
 
@@ -19,8 +20,17 @@ def generate(
     connection: Connection,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to show, or what to change.")] = "",
     model: ModelOption = None,
-    size: Annotated[str | None, typer.Option(metavar="SIZE", help="480p, 720p, 1080p or WIDTHxHEIGHT.")] = None,
-    ratio: Annotated[str | None, typer.Option(metavar="RATIO", help="16:9, 9:16, 1:1, 4:3 or 3:4.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="480p, 720p, 1080p or WIDTHxHEIGHT; else the model's.")
+    ] = None,
+    ratio: Annotated[
+        str | None,
+        typer.Option(metavar="RATIO", help=f"{', '.join(RATIOS)}; else the picture's."),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(metavar="FIT", help="Pictures of another ratio: cover the frame, the default, or contain."),
+    ] = None,
     duration: Annotated[float | None, typer.Option(help="Length in seconds.")] = None,
     frames: Annotated[int | None, typer.Option(help="Length in frames, instead of --duration.")] = None,
     fps: Annotated[int | None, typer.Option(help="Frames per second.")] = None,
@@ -29,9 +39,17 @@ def generate(
     guidance_low: Annotated[
         float | None, typer.Option(help="Guidance of the low-noise expert, where a model has two.")
     ] = None,
-    negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What not to show.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same clip.")] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="FILE.mp4, or FILE.mkv without loss.")] = Path("out.mp4"),
+    flow_shift: Annotated[
+        float | None, typer.Option(help="Shift of the noise levels; `zoetrope models` tells the model's.")
+    ] = None,
+    negative: Annotated[
+        str | None, typer.Option(metavar="TEXT", help='What not to show; else the model\'s default, "" for none.')
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same clip; -1: a random one.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="FILE.mp4, FILE.mkv without loss; a picture: FILE.png, .webp or .jpg."),
+    ] = Path("out.mp4"),
     latents_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save the latents too, as FILE.safetensors.")
     ] = None,
@@ -82,12 +100,14 @@ def generate(
         model=model,
         size=size,
         ratio=ratio,
+        fit=fit,
         duration=duration,
         frames=frames,
         fps=fps,
         steps=steps,
         guidance=guidance,
         guidance_low=guidance_low,
+        flow_shift=flow_shift,
         negative=negative,
         seed=seed,
         audio=audio,

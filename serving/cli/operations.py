@@ -49,7 +49,7 @@ def cancel(connection: Connection, name: NameArgument) -> None:
 def download(
     connection: Connection,
     name: NameArgument,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to save the video.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to save the video or picture.")] = None,
     latents_out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to save the latents.")] = None,
 ) -> None:
     """Fetch the files of a finished job."""
@@ -67,8 +67,10 @@ def extend(
     frames: Annotated[int | None, typer.Option(help="Frames to add, instead of --duration.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
-    negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What not to show.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same clip.")] = None,
+    negative: Annotated[
+        str | None, typer.Option(metavar="TEXT", help='What not to show; else as before, "" for nothing.')
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same clip; -1: a random one.")] = None,
     label: LabelOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Follow the job and save its video; else print its name.")

@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from serving.api.formats import SUFFIXES, container_of
 from serving.api.names import MEDIA, OPERATIONS
 from serving.cli.errors import CliError, bad_input
 
@@ -18,7 +19,6 @@ DEFAULT_MODEL = "nano"  # of a run without a service
 MAX_DEADLINE_SECONDS = 365 * 86_400.0
 STORED = (MEDIA, OPERATIONS)  # what names of a service begin with
 MEDIA_FIELDS = ("image", "clip", "first_frame", "last_frame", "video", "panels", "references")
-CONTAINERS: dict[str, Literal["mp4", "mkv"]] = {".mp4": "mp4", ".mkv": "mkv"}
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,14 @@ class Order:
     model: str | None = None
     size: str | None = None
     ratio: str | None = None
+    fit: str | None = None
     duration: float | None = None
     frames: int | None = None
     fps: int | None = None
     steps: int | None = None
     guidance: float | None = None
     guidance_low: float | None = None
+    flow_shift: float | None = None
     negative: str | None = None
     seed: int | None = None
     audio: Path | None = None
@@ -125,8 +127,8 @@ class Order:
 
     def __post_init__(self) -> None:
         """Raises CliError where a file's name will not do."""
-        if self.out.suffix not in CONTAINERS:
-            raise bad_input("out", f"{str(self.out)!r} does not end in one of {', '.join(CONTAINERS)}")
+        if container_of(self.out) is None:
+            raise bad_input("out", f"{str(self.out)!r} does not end in one of {', '.join(SUFFIXES)}")
         if self.latents_out is not None:
             check_latents_name(self.latents_out)
 
@@ -135,15 +137,17 @@ class Order:
         fields: dict[str, Any] = {
             "size": self.size,
             "ratio": self.ratio,
+            "fit": self.fit,
             "duration_seconds": self.duration,
             "frames": self.frames,
             "fps": self.fps,
             "steps": self.steps,
             "guidance": self.guidance,
             "guidance_low": self.guidance_low,
+            "flow_shift": self.flow_shift,
             "audio": None if self.audio is None else str(self.audio),
             "seed": self.seed,
-            "container": CONTAINERS[self.out.suffix],
+            "container": container_of(self.out),
             "keep_latents": self.latents_out is not None,
         }
         task = {"prompt": self.prompt, "negative_prompt": self.negative, **self.media.task()}
@@ -175,7 +179,7 @@ class Order:
 
 def check_latents_name(path: Path) -> None:
     """Raises CliError unless the name says safetensors."""
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise bad_input("latents-out", f"{str(path)!r} does not end in .safetensors")
 
 

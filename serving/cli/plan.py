@@ -36,7 +36,7 @@ def plan(
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="A preset or a checkpoint folder.")] = "nano",
     gpus: Annotated[int, typer.Option(help="Of one engine.")] = 8,
     size: Annotated[str, typer.Option(metavar="SIZE", help="480p, 720p, 1080p or WIDTHxHEIGHT.")] = "720p",
-    ratio: Annotated[str, typer.Option(metavar="RATIO", help="16:9, 9:16, 1:1, 4:3 or 3:4.")] = "16:9",
+    ratio: Annotated[str, typer.Option(metavar="RATIO", help=f"{', '.join(RATIOS)}.")] = "16:9",
     duration: Annotated[float, typer.Option(help="Length of the clip in seconds.")] = 5.0,
     gpu: Annotated[str, typer.Option(metavar="KIND", help="h100, h200 or cpu.")] = "h100",
     nvlink: Annotated[int, typer.Option(help="GPUs that NVLink joins.")] = 8,

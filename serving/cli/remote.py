@@ -10,6 +10,7 @@ from typing import Any
 from model.presets import check_files, find_model
 from model.resolve import resolve
 from model.tasks import MAX_DRAWN_SEED, parse_request
+from serving.api.formats import MIME_TYPES, container_of
 from serving.api.names import OPERATIONS, full_name
 from serving.cli.connection import Connection, connect
 from serving.cli.errors import BAD_INPUT, INTERRUPTED, CliError, bad_input, option_name
@@ -19,7 +20,6 @@ from serving.cli.service import private_service, serve_command
 from serving.client import OperationStatus, VideoClient, VideoInfo
 
 PAGE_SIZE = 100
-SUFFIXES = {"video/mp4": ".mp4", "video/x-matroska": ".mkv"}
 
 
 def generate_remotely(order: Order, connection: Connection, view: ProgressView) -> str:
@@ -142,9 +142,9 @@ def _finished(client: VideoClient, name: str) -> VideoInfo:
 
 
 def _check_suffix(out: Path, video: VideoInfo) -> None:
-    suffix = SUFFIXES.get(video.mime_type, out.suffix)
-    if out.suffix != suffix:
-        raise bad_input("out", f"{str(out)!r} does not end in {suffix}, the video is {video.mime_type}")
+    container = next((name for name, mime_type in MIME_TYPES.items() if mime_type == video.mime_type), None)
+    if container is not None and container_of(out) != container:
+        raise bad_input("out", f"{str(out)!r} does not end in .{container}, the file is {video.mime_type}")
 
 
 def _left(name: str) -> CliError:

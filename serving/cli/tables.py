@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from serving.settings import Settings
 
 PASSWORD = re.compile(r"(://[^/@:]*:|[?&]password=)[^@&/]*")
+SHORT_CHARS = 24  # of a negative prompt
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "succeeded": "green", "failed": "red"}
 
 
 def models_table(models: Sequence[ModelCard | ModelInfo]) -> Table:
     """Presets, or what a service serves."""
-    table = plain_table("model", "ready", "tasks", "denoises at", "fps", "frames", "seconds", "steps", "guidance")
+    table = plain_table(
+        *("model", "ready", "tasks", "size", "denoises at", "fps", "frames", "seconds", "steps", "guidance"),
+        *("flow shift", "negative prompt"),
+    )
     for model in models:
         sizes = ", ".join(f"{width}x{height}" for width, height in model.native_sizes)
         ready = "-" if isinstance(model, ModelCard) else "yes" if model.ready else "no"
@@ -32,14 +36,29 @@ def models_table(models: Sequence[ModelCard | ModelInfo]) -> Table:
             escape(model.name),
             ready,
             ", ".join(model.tasks),
+            model.default_size,
             sizes or f"multiples of {model.size_multiple}",
             str(model.fps),
             f"1 to {model.max_frames}",
             f"up to {model.max_duration_seconds:.4g}",
             str(model.default_steps),
             f"{model.default_guidance:g}",
+            _flow_shift(model),
+            escape(_shortened(model.default_negative_prompt)),
         )
     return table
+
+
+def _flow_shift(model: ModelCard | ModelInfo) -> str:
+    """The default, and where it is from where that is said."""
+    if model.default_flow_shift is None:
+        return "-"
+    note = f" ({model.flow_shift_note})" if model.flow_shift_note else ""
+    return escape(f"{model.default_flow_shift:g}{note}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHORT_CHARS else text[: SHORT_CHARS - 3] + "..."
 
 
 def jobs_table(jobs: Sequence[OperationStatus]) -> Table:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.presets import check_files, find_model
+from model.sizes import size_name
 from serving.cli.errors import bad_input
 
 
@@ -20,7 +21,7 @@ def run_prepare(
     Raises:
         CliError, InvalidRequest, ModelError: see `serving.prepare.prepare`.
     """
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size, re.ASCII)
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size_name(size), re.ASCII)
     if match is None:
         raise bad_input("size", f"{size!r} is not WIDTHxHEIGHT")
     if fps is not None and not 0 < fps <= 240:

@@ -115,7 +115,8 @@ def _status(
 
 
 def video_info(video: video_pb2.Video) -> VideoInfo:
-    changed = {"expire_time": seconds(video.expire_time), "timings": dict(video.timings)}
+    changed: dict[str, Any] = {"expire_time": seconds(video.expire_time), "timings": dict(video.timings)}
+    changed["flow_shift"] = video.flow_shift if video.HasField("flow_shift") else None
     return VideoInfo(**{**_fields(video), **changed})
 
 
@@ -146,6 +147,9 @@ def model_info(model: video_pb2.Model) -> ModelInfo:
     fields = _fields(model)
     fields["tasks"] = tuple(model.tasks)
     fields["native_sizes"] = tuple((size.width, size.height) for size in model.native_sizes)
+    fields["default_flow_shift"] = model.default_flow_shift if model.HasField("default_flow_shift") else None
+    names = map(video_pb2.VideoFormat.Name, model.formats)
+    fields["formats"] = tuple(name.removeprefix("VIDEO_FORMAT_").lower() for name in names)
     return ModelInfo(**fields)
 
 

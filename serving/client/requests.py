@@ -12,11 +12,13 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from model.tasks import TASK_KINDS, VideoRequest, Violation, short
+from serving.api.formats import MIME_TYPES, enum_name
 from serving.api.names import MEDIA, OPERATIONS
 from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
 from serving.client.types import MediaFile, Request, Webhook, invalid
 
-CONTAINERS = {"mp4": video_pb2.VIDEO_FORMAT_MP4, "mkv": video_pb2.VIDEO_FORMAT_MKV}
+CONTAINERS = {container: video_pb2.VideoFormat.Value(enum_name(container)) for container in MIME_TYPES}
+FITS = {"cover": video_pb2.FIT_COVER, "contain": video_pb2.FIT_CONTAIN}
 PROMPTS = ("prompt", "negative_prompt")
 INLINE_BYTES = 512 << 10  # that travel in the request itself: nine panels of them are well below its limit
 ADDRESSES = ("http://", "https://", "data:")
@@ -140,9 +142,14 @@ def _put_task(made: Draft, parts: dict[str, Any]) -> list[Violation]:
 def _put_option(made: Draft, name: str, value: Any) -> list[Violation]:
     message = made.message
     if name == "container":
-        if value not in CONTAINERS:
+        if value not in tuple(CONTAINERS):
             return [Violation("format", f"{short(value)} is not one of {', '.join(CONTAINERS)}")]
         message.format = CONTAINERS[value]
+        return []
+    if name == "fit":
+        if value not in tuple(FITS):
+            return [Violation(name, f"{short(value)} is not one of {', '.join(FITS)}")]
+        message.fit = FITS[value]
         return []
     if name == "audio":
         return _put_medium(made, message.audio, value, name)

@@ -95,7 +95,7 @@ class VideoFields(TypedDict, total=False):
     """Fields of a request; see CreateVideoRequest in the proto. None means not set.
 
     Where a task names media, each is a `Source`. ``prompt`` and ``negative_prompt`` belong to the task, and stand for a
-    task of words alone where there is none.
+    task of words alone where there is none. A negative prompt that is not set is the model's own default; "" is none.
     """
 
     task: Task | Mapping[str, Any] | None
@@ -104,14 +104,16 @@ class VideoFields(TypedDict, total=False):
     model: str | None
     size: str | None
     ratio: str | None
+    fit: str | None  # cover or contain
     duration_seconds: float | None
     frames: int | None
     fps: int | None
     steps: int | None
     guidance: float | None
     guidance_low: float | None
+    flow_shift: float | None
     seed: int | None
-    container: str | None  # mp4 or mkv
+    container: str | None  # mp4 or mkv; png, webp or jpg for a picture of one frame
     keep_latents: bool | None
     audio: Source | None
     generate_audio: bool | None
@@ -124,7 +126,7 @@ class VideoFields(TypedDict, total=False):
 
 
 class ExtendFields(TypedDict, total=False):
-    """Fields of ExtendVideoRequest; None means not set."""
+    """Fields of ExtendVideoRequest; None means not set, which is as the video was made."""
 
     negative_prompt: str | None
     duration_seconds: float | None
@@ -141,7 +143,7 @@ Request: TypeAlias = VideoRequest | Task | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A finished video."""
+    """A finished video, or picture."""
 
     name: str
     width: int
@@ -161,6 +163,7 @@ class VideoInfo:
     expire_time: float
     uri: str  # where it can be fetched by HTTP without a key, "" where the store signs no addresses
     timings: dict[str, float]  # seconds by stage
+    flow_shift: float | None = None  # None: the model has none
 
 
 @dataclass(frozen=True)
@@ -285,6 +288,11 @@ class ModelInfo:
     max_guidance: float
     max_fps: int
     max_seed: int
+    default_size: str = ""
+    default_negative_prompt: str = ""
+    default_flow_shift: float | None = None  # None: it has none
+    flow_shift_note: str = ""
+    formats: tuple[str, ...] = ()  # of `VideoFields.container`
 
 
 Requests: TypeAlias = Sequence[Request]

@@ -13,8 +13,11 @@ from model.tasks import (
     MAX_PROMPT_CHARS,
     MAX_SEED,
     MAX_STEPS,
+    PICTURE_CONTAINERS,
+    Container,
     ModelCard,
 )
+from serving.api.formats import MIME_TYPES, enum_name
 from serving.api.names import MEDIA, OPERATIONS
 from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
 from serving.gateway.watching import Outlook
@@ -107,6 +110,7 @@ def video_of(job: Job) -> video_pb2.Video | None:
         model=job.model,
         task=spec["task"]["kind"],
         timings=result.get("timings", {}),
+        flow_shift=spec.get("flow_shift"),  # not in the specs of older jobs
     )
     if job.expire_at is not None:
         message.expire_time.CopyFrom(timestamp(job.expire_at))
@@ -145,7 +149,18 @@ def model_message(card: ModelCard, ready: bool) -> video_pb2.Model:
         max_guidance=MAX_GUIDANCE,
         max_fps=MAX_FPS,
         max_seed=MAX_SEED,
+        default_size=card.default_size,
+        default_negative_prompt=card.default_negative_prompt,
+        default_flow_shift=card.default_flow_shift,
+        flow_shift_note=card.flow_shift_note,
+        formats=[video_pb2.VideoFormat.Value(enum_name(container)) for container in formats_of(card)],
     )
+
+
+def formats_of(card: ModelCard) -> list[Container]:
+    """What a model's files can be: of two given frames alone no picture can be made."""
+    pictures = set(card.tasks) != {"first_last_frame"}
+    return [container for container in MIME_TYPES if pictures or container not in PICTURE_CONTAINERS]
 
 
 def watch_event(job: Job, ahead: Outlook, preview: video_pb2.Preview | None = None) -> video_pb2.WatchVideoResponse:

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from model.resolve import resolve
+from model.sizes import size_name
 from model.tasks import (
     MAX_DRAWN_SEED,
+    RANDOM_SEED,
     InvalidRequest,
     ModelCard,
     VideoRequest,
@@ -34,6 +36,8 @@ MAX_REQUEST_ID_CHARS = 128
 MAX_BATCH = 100
 COUNTED_OPTIONS = ("labels", "priority", "deadline_at", "retention_seconds", "webhook", "expand_prompt")
 NO_OPTIONS = Options()
+# Of all models, once: stored fingerprints of requests with this size, or with none, lack it.
+OLD_DEFAULT_SIZE = "480p"
 # Stands in for a task that is missing, so that the other fields are checked too.
 ANY_TASK = {"kind": "text_to_video", "prompt": "any"}
 
@@ -125,7 +129,7 @@ class Intake:
             raise InvalidRequest(*bad)
         prepared = await self._desk.prepare(named.media, named.fields, who.owner)
         digests = {placeholder: item.digest for placeholder, item in prepared.items()}
-        print_of_request = fingerprint(request, self._card.name, digests, options)
+        print_of_request = fingerprint(request, self._card, digests, options)
         spec = self._resolve(request, prepared, named.fields)
         prompt, verdicts = await self._review(request, options.expand_prompt)
         values = put_media(spec.to_dict(), {placeholder: item.id for placeholder, item in prepared.items()})
@@ -154,7 +158,8 @@ class Intake:
         )
 
     async def _review(self, request: VideoRequest, expand: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
-        """The prompt to use and what was said of it. What the expansion made of a prompt is checked too."""
+        """The prompt to use and what was said of it. What the expansion made of a prompt is checked too. A model's own
+        negative prompt is not: nobody could change it."""
         given, negative = request.task.prompt, request.task.negative_prompt or ""
         verdicts = await self._moderation.check_prompt(given, negative)
         if not expand:
@@ -187,7 +192,9 @@ class Intake:
         return Limits(self._settings.max_queued, who.limits.concurrent_jobs, who.limits.queued_seconds)
 
 
-def fingerprint(request: VideoRequest, model: str, media: Mapping[str, str], options: Options | None = None) -> str:
+def fingerprint(
+    request: VideoRequest, card: ModelCard, media: Mapping[str, str], options: Options | None = None
+) -> str:
     """SHA-256 of what was asked for. Defaults are left out, so that a field added later changes no stored one.
 
     Args:
@@ -195,7 +202,15 @@ def fingerprint(request: VideoRequest, model: str, media: Mapping[str, str], opt
         options: all of them count but for what tells of the call itself, its face and its trace.
     """
     asked = request.model_dump(exclude_defaults=True)
-    asked |= {"model": model, "kind": request.task.kind}
+    asked |= {"model": card.name, "kind": request.task.kind}
+    if request.size is not None:
+        asked["size"] = size_name(request.size)
+        if asked["size"] == OLD_DEFAULT_SIZE:
+            del asked["size"]
+    if request.seed == RANDOM_SEED:
+        del asked["seed"]
+    if not request.task.negative_prompt and not card.default_negative_prompt:
+        asked["task"].pop("negative_prompt", None)  # there is none to switch off
     given = {} if options is None else {name: getattr(options, name) for name in COUNTED_OPTIONS}
     given = {name: value for name, value in given.items() if value != getattr(NO_OPTIONS, name)}
     if given:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from model.tasks import InvalidRequest, Violation
+from model.tasks import Container, Fit, InvalidRequest, Violation
+from serving.api.formats import MIME_TYPES, enum_name
 from serving.api.names import MEDIA, OPERATIONS, full_name
 from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
 from serving.gateway.intake import Order
 from serving.gateway.options import Options
 from serving.jobs.job import Webhook
 
-CONTAINERS = {
+CONTAINERS: dict[int, Container] = {
     video_pb2.VIDEO_FORMAT_UNSPECIFIED: "mp4",
-    video_pb2.VIDEO_FORMAT_MP4: "mp4",
-    video_pb2.VIDEO_FORMAT_MKV: "mkv",
+    **{video_pb2.VideoFormat.Value(enum_name(container)): container for container in MIME_TYPES},
 }
-OPTIONAL_FIELDS = ("duration_seconds", "frames", "fps", "steps", "guidance", "guidance_low", "seed")
+FITS: dict[int, Fit] = {
+    video_pb2.FIT_UNSPECIFIED: "cover",
+    video_pb2.FIT_COVER: "cover",
+    video_pb2.FIT_CONTAIN: "contain",
+}
+OPTIONAL_FIELDS = ("duration_seconds", "frames", "fps", "steps", "guidance", "guidance_low", "flow_shift", "seed")
 
 
 def order_of(request: video_pb2.CreateVideoRequest, traceparent: str | None = None) -> Order:
@@ -34,7 +40,12 @@ def order_of(request: video_pb2.CreateVideoRequest, traceparent: str | None = No
     if request.format in CONTAINERS:
         data["container"] = CONTAINERS[request.format]
     else:
-        bad.append(Violation("format", f"{request.format} is not a known format, give MP4 or MKV"))
+        known = ", ".join(container.upper() for container in MIME_TYPES)
+        bad.append(Violation("format", f"{request.format} is not a known format, give one of {known}"))
+    if request.fit in FITS:
+        data["fit"] = FITS[request.fit]
+    else:
+        bad.append(Violation("fit", f"{request.fit} is not a known way, give COVER or CONTAIN"))
     kind = request.WhichOneof("task")
     if kind is not None:
         data["task"] = {"kind": kind, **_task(getattr(request, kind), bad)}
@@ -62,9 +73,11 @@ def extension_of(request: video_pb2.ExtendVideoRequest, job_id: str, spec: dict[
     task = {
         "kind": "image_to_video",
         "prompt": request.prompt or spec["task"]["prompt"],
-        "negative_prompt": request.negative_prompt or spec["task"]["negative_prompt"],
+        "negative_prompt": spec["task"]["negative_prompt"],
         "clip": OPERATIONS + job_id,
     }
+    if request.HasField("negative_prompt"):
+        task["negative_prompt"] = request.negative_prompt
     data: dict[str, Any] = {
         "task": task,
         "size": f"{spec['width']}x{spec['height']}",
@@ -72,7 +85,10 @@ def extension_of(request: video_pb2.ExtendVideoRequest, job_id: str, spec: dict[
         "steps": spec["steps"],
         "guidance": spec["guidance"],
         "container": spec["container"],
+        **{field: spec[field] for field in ("fit", "flow_shift") if spec.get(field) is not None},
     }
+    if spec["guidance_low"] is not None and not request.HasField("guidance"):
+        data["guidance_low"] = spec["guidance_low"]
     for field in ("duration_seconds", "frames", "steps", "guidance", "seed"):
         if request.HasField(field):
             data[field] = getattr(request, field)
@@ -97,6 +113,26 @@ def name_fields(error: InvalidRequest, kind: str | None) -> InvalidRequest:
     return InvalidRequest(*named)
 
 
+def name_batch_fields(error: InvalidRequest, kinds: Sequence[str | None]) -> InvalidRequest:
+    """The same for a batch: ``requests.N.field``, with the kind of each request's task."""
+    named: list[Violation] = []
+    for violation in error.violations:
+        head, _, rest = violation.field.partition(".")
+        index, _, field = rest.partition(".")
+        if head == "requests" and field:
+            renamed = name_fields(InvalidRequest(Violation(field, violation.description)), kinds[int(index)])
+            named += [Violation(f"requests.{index}.{v.field}", v.description) for v in renamed.violations]
+        else:
+            named.append(violation)
+    return InvalidRequest(*named)
+
+
+def name_extension_fields(error: InvalidRequest) -> InvalidRequest:
+    """The same as ExtendVideoRequest names them: what it has no field for is the finished video's."""
+    known = video_pb2.ExtendVideoRequest.DESCRIPTOR.fields_by_name
+    return InvalidRequest(*(Violation(v.field if v.field in known else "name", v.description) for v in error.violations))
+
+
 TASK_FIELDS = {
     field.name
     for kind in video_pb2.CreateVideoRequest.DESCRIPTOR.oneofs_by_name["task"].fields
@@ -109,7 +145,8 @@ def _task(message: Any, bad: list[Violation]) -> dict[str, Any]:
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
         if field.message_type is None:
-            values[field.name] = value
+            if not field.has_presence or message.HasField(field.name):
+                values[field.name] = value
         elif field.is_repeated:
             values[field.name] = [_medium(item, f"{field.name}.{i}", bad) for i, item in enumerate(value)]
         elif message.HasField(field.name):

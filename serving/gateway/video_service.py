@@ -10,7 +10,7 @@ from typing import Any
 
 from google.longrunning import operations_pb2
 
-from model.tasks import InvalidRequest, Violation
+from model.tasks import PICTURE_CONTAINERS, InvalidRequest, Violation
 from serving.api.names import OPERATIONS
 from serving.api.zoetrope.video.v1 import video_pb2
 from serving.artifacts import ArtifactError
@@ -21,7 +21,14 @@ from serving.gateway.errors import ApiError, invalid_argument
 from serving.gateway.grpc_guard import caller
 from serving.gateway.intake import Order
 from serving.gateway.options import MAX_PRIORITY, check_labels
-from serving.gateway.requests import extension_of, name_fields, order_of, seconds_of
+from serving.gateway.requests import (
+    extension_of,
+    name_batch_fields,
+    name_extension_fields,
+    name_fields,
+    order_of,
+    seconds_of,
+)
 from serving.jobs.job import Job, State
 
 CHANGES = ("labels", "priority", "expire_time")
@@ -47,7 +54,10 @@ class VideoService:
     ) -> video_pb2.BatchCreateVideosResponse:
         trace = traceparent_of(context)
         orders = [order_of(item, trace) for item in request.requests]
-        jobs = await self._core.intake.submit_all(orders, caller())
+        try:
+            jobs = await self._core.intake.submit_all(orders, caller())
+        except InvalidRequest as error:
+            raise name_batch_fields(error, [item.WhichOneof("task") for item in request.requests]) from None
         ahead = await self._core.watching.outlooks(jobs)
         operations = [convert.operation(job, outlook) for job, outlook in zip(jobs, ahead, strict=True)]
         return video_pb2.BatchCreateVideosResponse(operations=operations)
@@ -56,8 +66,14 @@ class VideoService:
         who = caller()
         job = await find_job(self._core, request.name, who)
         file_of(job)
+        if job.spec["container"] in PICTURE_CONTAINERS:
+            raise invalid_argument("name", f"{job.id} is a picture; give it as the image of an image_to_video task")
         order: Order = extension_of(request, job.id, job.spec)
-        return await operation_of(self._core, await self._core.intake.submit(order, who))
+        try:
+            extended = await self._core.intake.submit(order, who)
+        except InvalidRequest as error:
+            raise name_extension_fields(error) from None
+        return await operation_of(self._core, extended)
 
     async def UpdateVideo(self, request: video_pb2.UpdateVideoRequest, context: Any) -> operations_pb2.Operation:
         who = caller()

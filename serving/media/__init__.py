@@ -1,4 +1,4 @@
-"""Media files: read pictures and clips, write videos, look into files, check them.
+"""Media files: read pictures and clips, write videos and pictures, look into files, check them.
 
 Frames are uint8 RGB ``[n, H, W, 3]``.
 """
@@ -8,6 +8,7 @@ from serving.media.clips import MAX_CLIP_BYTES, MAX_CLIP_FRAMES, MAX_CLIP_PIXELS
 from serving.media.errors import MediaError
 from serving.media.formats import MAX_UPLOAD_BYTES, check_format, mime_type
 from serving.media.info import MediaInfo, probe, verify
+from serving.media.picture_writer import PictureContainer, write_picture
 from serving.media.pictures import MAX_PICTURE_PIXELS, read_picture
 from serving.media.sound import SoundInfo, probe_sound, write_sound
 from serving.media.tags import read_metadata
@@ -26,6 +27,7 @@ __all__ = [
     "Frames",
     "MediaError",
     "MediaInfo",
+    "PictureContainer",
     "SoundInfo",
     "VideoWriter",
     "check_format",
@@ -37,5 +39,6 @@ __all__ = [
     "read_picture",
     "resize_cover",
     "verify",
+    "write_picture",
     "write_sound",
 ]

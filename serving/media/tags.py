@@ -1,4 +1,4 @@
-"""What a finished video says of how it was made."""
+"""What a finished video or picture says of how it was made."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from serving.media.clips import open_media
 from serving.media.errors import MediaError
+from serving.media.picture_writer import read_tags
 
 PREFIX = "zoetrope_"
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # Matroska shows names in capitals; these survive it
@@ -36,6 +37,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         MediaError: the file cannot be read.
     """
-    with open_media(path) as file:
-        found = {name.lower(): value for name, value in file.metadata.items()}
+    found = read_tags(path)
+    if found is None:
+        with open_media(path) as file:
+            found = {name.lower(): value for name, value in file.metadata.items()}
     return {name.removeprefix(PREFIX): value for name, value in found.items() if name.startswith(PREFIX)}

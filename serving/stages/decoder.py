@@ -20,6 +20,7 @@ from model.inputs import Clip
 from model.pipeline import decode_spans, tail
 from model.preview import LatentView
 from model.tasks import ModelCard, VideoSpec
+from serving.api.formats import MIME_TYPES, file_name
 from serving.artifacts import open_artifacts
 from serving.jobs.job import Preview, Result
 from serving.media.preview import animate
@@ -29,12 +30,10 @@ from serving.settings import Settings
 from serving.stages.render import check_finite, render_video, save_latents
 from serving.stages.stored import Stored, files
 
-MIME_TYPES = {"mp4": "video/mp4", "mkv": "video/x-matroska"}
-
 
 @dataclass(frozen=True)
 class Rendered:
-    """A stored video, and what the output check said of it (None: nobody was asked)."""
+    """A stored video or picture, and what the output check said of it (None: nobody was asked)."""
 
     result: Result
     verdict: dict[str, str] | None
@@ -69,7 +68,7 @@ class Decoder:
         with tempfile.TemporaryDirectory(dir=self._scratch) as directory:
             folder = Path(directory)
             spent = await asyncio.to_thread(self._render, spec, latents, folder, media, timings)
-            name = f"video.{spec.container}"
+            name = file_name(spec.container)
             job_id = prefix.split("/")[1]
             verdict = await self._moderation.check_output(job_id, folder / name, MIME_TYPES[spec.container])
             if verdict is not None and verdict["outcome"] == "refused":
@@ -122,14 +121,14 @@ class Decoder:
                 audio = folder / "sound.wav"
                 self._sandbox.blocking.write_sound(paths[spec.audio], audio, spec.frames / spec.fps)
             tags = {f"{stage}_seconds": f"{seconds:.3f}" for stage, seconds in timings.items()}
-            render_video(spec, decoding, folder / f"video.{spec.container}", audio, metadata=tags)
+            render_video(spec, decoding, folder / file_name(spec.container), audio, metadata=tags)
         if spec.keep_latents:
             save_latents(latents, folder / "latents.safetensors")
         encoding = time.monotonic() - started - decoding.seconds
         return {**timings, "decoding": decoding.seconds, "encoding": encoding}
 
     def _store(self, spec: VideoSpec, folder: Path, prefix: str, timings: dict[str, float]) -> Result:
-        name = f"video.{spec.container}"
+        name = file_name(spec.container)
         video = self._artifacts.put_file(f"{prefix}/{name}", folder / name, MIME_TYPES[spec.container])
         kept = None
         if spec.keep_latents:

@@ -13,7 +13,15 @@ import torch
 from safetensors.torch import save_file
 
 from model.tasks import VideoSpec
-from serving.media import MediaError, MediaInfo, VideoWriter, resize_cover, verify
+from serving.media import (
+    MediaError,
+    MediaInfo,
+    PictureContainer,
+    VideoWriter,
+    resize_cover,
+    verify,
+    write_picture,
+)
 from serving.media.contrast import Contrast
 from serving.media.tags import tagged
 
@@ -26,7 +34,8 @@ def render_video(
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> MediaInfo:
-    """Write ``chunks`` of frames ``[n, H, W, 3]`` as the file that ``spec`` asks for and check it by decoding it.
+    """Write ``chunks`` of frames ``[n, H, W, 3]`` as the file that ``spec`` asks for, a video or a picture of one frame,
+    and check it by decoding it.
 
     What counts as blank: frames that are all exactly one colour, every pixel of every frame. That is what a
     computation gone wrong leaves behind (NaN becomes 0), and no model paints it, not even when asked for black. Dark
@@ -43,23 +52,9 @@ def render_video(
     Raises:
         MediaError: the frames are blank, or the file does not hold what was asked for; there is no file then.
     """
-    tags = {
-        "title": "Zoetrope",
-        "comment": f"model={spec.model} seed={spec.seed} steps={spec.steps} guidance={spec.guidance:g} "
-        f"denoised_at={spec.native_width}x{spec.native_height}",
-        **tagged(
-            {
-                "version": zoetrope_version(),
-                "task": spec.task.kind,
-                "model": spec.model,
-                "seed": str(spec.seed),
-                "steps": str(spec.steps),
-                "guidance": f"{spec.guidance:g}",
-                "denoised_at": f"{spec.native_width}x{spec.native_height}",
-                **(metadata or {}),
-            }
-        ),
-    }
+    tags = _tags(spec, metadata or {})
+    if spec.container != "mp4" and spec.container != "mkv":
+        return _render_picture(spec, spec.container, chunks, path, tags)
     left = spec.frames
     contrast = Contrast()
     with VideoWriter(path, spec.width, spec.height, spec.fps, spec.container, tags, audio=audio) as writer:
@@ -85,6 +80,47 @@ def render_video(
     except MediaError:
         path.unlink(missing_ok=True)
         raise
+
+
+def _render_picture(
+    spec: VideoSpec,
+    container: PictureContainer,
+    chunks: Iterable[npt.NDArray[np.uint8]],
+    path: Path,
+    tags: Mapping[str, str],
+) -> MediaInfo:
+    frame = next((chunk[:1] for chunk in chunks if len(chunk)), None)
+    if frame is None:
+        raise MediaError(f"no frames were written to {path}")
+    contrast = Contrast()
+    contrast.add(frame)
+    if not contrast.levels:
+        raise MediaError(f"every pixel is {contrast.colour}: the picture is blank")
+    fitted = resize_cover(frame, spec.width, spec.height)[0]
+    return write_picture(path, fitted, spec.width, spec.height, container, tags)
+
+
+def _tags(spec: VideoSpec, metadata: Mapping[str, str]) -> dict[str, str]:
+    """What the file tells of how it was made."""
+    shift = {} if spec.flow_shift is None else {"flow_shift": f"{spec.flow_shift:g}"}
+    return {
+        "title": "Zoetrope",
+        "comment": f"model={spec.model} seed={spec.seed} steps={spec.steps} guidance={spec.guidance:g} "
+        f"denoised_at={spec.native_width}x{spec.native_height}",
+        **tagged(
+            {
+                "version": zoetrope_version(),
+                "task": spec.task.kind,
+                "model": spec.model,
+                "seed": str(spec.seed),
+                "steps": str(spec.steps),
+                "guidance": f"{spec.guidance:g}",
+                **shift,
+                "denoised_at": f"{spec.native_width}x{spec.native_height}",
+                **metadata,
+            }
+        ),
+    }
 
 
 def check_finite(latents: Sequence[torch.Tensor]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
+from model.tasks import Fit, Seed
 from serving.gateway.errors import ApiError
 from serving.gateway.http.base import Call, Endpoint, FileResponse, file_response, read_model
 from serving.gateway.intake import Order
@@ -47,12 +48,13 @@ class NewVideo(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompt: str
-    negative_prompt: str = ""
-    size: str = "480p"
+    negative_prompt: str | None = None
+    size: str | None = None
     ratio: str | None = None
+    fit: Fit | None = None
     duration_seconds: float | None = None
     steps: int | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     image: str | None = Field(default=None, description="a picture to start with, as a data: address")
 
 
@@ -75,6 +77,7 @@ async def state(call: Call) -> Response:
         {
             "model": core.card.name,
             "tasks": core.card.tasks,
+            "default_size": core.card.default_size,
             "tenant": call.who.owner,
             "queued": counts.get("queued", 0),
             "running": counts.get("running", 0),
@@ -163,5 +166,5 @@ ENDPOINTS = (
     Endpoint("POST", "/dashboard/jobs/{job_id}/cancel", cancel, "Cancel a job."),
     Endpoint("DELETE", "/dashboard/jobs/{job_id}", delete, "Delete a job that is done.", status=204),
     Endpoint("GET", "/dashboard/jobs/{job_id}/preview", preview, "A clip in the making.", answer_type="image/webp"),
-    Endpoint("GET", "/dashboard/jobs/{job_id}/video", video, "A finished video.", answer_type="video/mp4"),
+    Endpoint("GET", "/dashboard/jobs/{job_id}/video", video, "A finished video or picture.", answer_type="*/*"),
 )

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.sizes import SIZES
+from model.sizes import SIZES, size_name
 from model.tasks import MAX_REFERENCES, InvalidRequest, ModelCard, Violation, short
 from serving.api.names import MEDIA, MEDIA_ID, id_from
-from serving.gateway.http.dashscope_models import Input, Parameters, Synthesis
+from serving.gateway.http.dashscope_models import MAX_SEED, Input, Parameters, Synthesis
 from serving.gateway.intake import UnknownModel
 
 OSS = "oss://"
@@ -45,6 +45,8 @@ PARAMETERS = {
     "generate_audio": "parameters.audio",
     "steps": "parameters.num_inference_steps",
     "guidance": "parameters.guidance_scale",
+    "flow_shift": "parameters.flow_shift",
+    "fit": "parameters.fit",
     "ratio": "parameters.ratio",
     "seed": "parameters.seed",
     "fps": "parameters.fps",
@@ -90,7 +92,7 @@ def translate(body: Synthesis, card: ModelCard) -> Translated:
     for item in media:
         by_type.setdefault(item.type, []).append(item)
     task, fields = _task(by_type, media, family)
-    task |= {"prompt": body.input.prompt or "", "negative_prompt": body.input.negative_prompt or ""}
+    task |= {"prompt": body.input.prompt or "", "negative_prompt": body.input.negative_prompt}
     if task["kind"] == "edit_video" and body.parameters.audio_setting == "origin":
         task["keep_audio"] = True
     if AUDIO in by_type:
@@ -202,23 +204,27 @@ def _parameters(given: Parameters, bad: list[Violation]) -> tuple[dict[str, Any]
     """Fields of the request beside the task; what is wrong with them goes to ``bad``."""
     data: dict[str, Any] = {
         "ratio": given.ratio,
+        "fit": given.fit,
         "duration_seconds": given.duration,
         "seed": given.seed,
         "steps": given.num_inference_steps,
         "guidance": given.guidance_scale,
+        "flow_shift": given.flow_shift,
         "generate_audio": given.audio,
     }
     names = {"size": "parameters.size"}
     if given.watermark:
         bad.append(Violation("parameters.watermark", "true, but this service draws none; leave it out or give false"))
+    if given.seed is not None and not 0 <= given.seed <= MAX_SEED:
+        bad.append(Violation("parameters.seed", f"{short(given.seed)} is not within 0 to {MAX_SEED}"))
     if given.size is not None:
-        data["size"] = given.size.lower().replace("*", "x")
+        data["size"] = given.size
         if given.resolution is not None:
             bad.append(Violation("parameters.resolution", "is given together with size, give one of them"))
     elif given.resolution is not None:
-        data["size"] = given.resolution.lower()
+        data["size"] = given.resolution
         names["size"] = "parameters.resolution"
-        if data["size"] not in SIZES:
+        if size_name(given.resolution) not in SIZES:
             allowed = ", ".join(size.upper() for size in SIZES)
             bad.append(Violation("parameters.resolution", f"{short(given.resolution)} is not one of {allowed}"))
     return {field: value for field, value in data.items() if value is not None}, names

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.tasks import Fit, Seed
 from serving.jobs.job import Job, State
 
 STATUS = {
@@ -20,6 +21,7 @@ STATUS = {
 FAILURES = {"INVALID_ARGUMENT": "InvalidParameter", "DEADLINE_EXCEEDED": "RequestTimeOut"}
 TIME = "%Y-%m-%d %H:%M:%S"
 MAX_MEDIA = 16
+MAX_SEED = 2**31 - 1  # as the original has it
 
 
 class _Strict(BaseModel):
@@ -39,7 +41,7 @@ class Input(_Strict):
     """``media`` as of Wan 2.7, and the fields that earlier models had instead."""
 
     prompt: str | None = None
-    negative_prompt: str | None = None
+    negative_prompt: str | None = Field(default=None, description='default: the model\'s own; "" switches it off')
     media: list[Medium] = Field(default=[], max_length=MAX_MEDIA)
     img_url: str | None = None
     first_frame_url: str | None = None
@@ -56,11 +58,14 @@ class Input(_Strict):
 
 
 class Parameters(_Strict):
-    size: str | None = Field(default=None, description="WIDTH*HEIGHT")
+    size: str | None = Field(default=None, description="WIDTH*HEIGHT; default: the served model's own")
     resolution: str | None = Field(default=None, description="480P, 720P or 1080P, instead of size")
-    ratio: str | None = None
+    ratio: str | None = Field(default=None, description="16:9, 9:16, 1:1, 4:3 or 3:4; also 3:2, 2:3, 21:9 and 9:21")
+    fit: Fit | None = Field(
+        default=None, description="of pictures of another ratio: cover (the default) cuts, contain puts black beside"
+    )
     duration: float | None = Field(default=None, description="seconds")
-    seed: int | None = None
+    seed: Seed | None = Field(default=None, description=f"0 to {MAX_SEED}; default: random")
     prompt_extend: bool | None = Field(default=None, description="where the service can; see output.actual_prompt")
     watermark: bool | None = Field(default=None, description="true is refused: none is drawn")
     audio: bool | None = Field(default=None, description="have sound made")
@@ -69,6 +74,7 @@ class Parameters(_Strict):
     enable_thinking: Literal[False] | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    flow_shift: float | None = Field(default=None, description="of the noise levels; default: the served model's own")
 
 
 class Synthesis(_Strict):

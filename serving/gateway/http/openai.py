@@ -102,7 +102,8 @@ async def _edit_job(call: Call, body: schema.Prompted, job: Job, model: str) -> 
     spec = job.spec
     data = {"model": model, "size": f"{spec['width']}x{spec['height']}", "fps": spec["fps"], "steps": spec["steps"]}
     task = {"kind": "edit_video", "video": OPERATIONS + job.id}
-    return await _submit(call, body, task, {**data, "guidance": spec["guidance"]}, remixed_from=job.id)
+    kept = {field: spec.get(field) for field in ("guidance", "flow_shift", "fit")}  # older specs lack some
+    return await _submit(call, body, task, {**data, **kept}, remixed_from=job.id)
 
 
 async def _submit(
@@ -113,6 +114,8 @@ async def _submit(
         "steps": body.num_inference_steps,
         "guidance": body.guidance_scale,
         "guidance_low": body.guidance_scale_2,
+        "flow_shift": body.flow_shift,
+        "fit": body.fit,
     }
     values = {**data, **{field: value for field, value in asked.items() if value is not None}}
     values = {field: value for field, value in values.items() if value is not None}
@@ -307,7 +310,7 @@ ENDPOINTS = (
         f"{VIDEO}/content",
         content,
         "The file of a completed video; honours Range.",
-        answer_type="video/mp4",
+        answer_type="*/*",
         query=(("variant", "video or thumbnail"),),
     ),
     Endpoint("POST", f"{VIDEO}/remix", remix, "Change a completed video.", schema.RemixVideo, answer=schema.Video),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from model.tasks import MAX_REFERENCES
+from model.tasks import MAX_REFERENCES, Fit, Seed
 from serving.jobs.job import Job, State
 
 STATUS: dict[State, Literal["queued", "in_progress", "completed", "failed"]] = {
@@ -43,17 +43,21 @@ class Prompted(_Strict):
     """A prompt, and what vLLM-Omni and SGLang take beside OpenAI's own fields."""
 
     prompt: str
-    negative_prompt: str = ""
-    seed: int | None = None
+    negative_prompt: str | None = Field(default=None, description='default: the model\'s own; "" switches it off')
+    seed: Seed | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_scale_2: float | None = Field(default=None, description="of the low-noise expert of a Wan2.2 A14B")
+    flow_shift: float | None = Field(default=None, description="of the noise levels; default: the model's own")
+    fit: Fit | None = Field(
+        default=None, description="of pictures of another ratio: cover (the default) cuts, contain puts black beside"
+    )
 
 
 class CreateVideo(Prompted):
     model: str = Field(default="", description="as GET /v1/models lists it; the served one by default")
     seconds: float | None = None
-    size: str | None = Field(default=None, description="WIDTHxHEIGHT, or 480p, 720p, 1080p")
+    size: str | None = Field(default=None, description="WIDTHxHEIGHT, or 480p, 720p, 1080p; default: the model's own")
     width: int | None = Field(default=None, description="together with height instead of size")
     height: int | None = None
     num_frames: int | None = Field(default=None, description="instead of seconds")

@@ -164,8 +164,8 @@ async def cancel(call: Call) -> Response:
 async def output(call: Call) -> Response:
     """GET /v1/predictions/{prediction_id}/output/{filename}"""
     job = await call.core.job(call.path["prediction_id"], call.who)
-    if call.path["filename"] != replicate_views.video_name(job):
-        raise ApiError("NOT_FOUND", "UNKNOWN_FILE", f"a prediction's output is {replicate_views.video_name(job)}")
+    if call.path["filename"] != replicate_views.output_name(job):
+        raise ApiError("NOT_FOUND", "UNKNOWN_FILE", f"the prediction's output is {replicate_views.output_name(job)}")
     return file_response(call, job)
 
 
@@ -352,8 +352,8 @@ ENDPOINTS: Sequence[Endpoint] = (
         "GET",
         f"{PREDICTION}/output/{{filename}}",
         output,
-        "The video; honours Range.",
-        answer_type="video/*",
+        "The video or picture; honours Range.",
+        answer_type="*/*",
     ),
     Endpoint("GET", "/v1/models", list_models, "Models (for OpenAI's clients, too).", answer=schema.ModelPage),
     Endpoint("GET", MODEL, get_model, "A model.", answer=schema.Model),

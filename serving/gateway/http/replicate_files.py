@@ -27,7 +27,7 @@ from serving.jobs.media_table import Media
 PAGE_SIZE = 100
 MAX_METADATA_CHARS = 4_000
 FILE = re.compile(r"/v1/files/(med_[a-z0-9]+)(?:/download)?")
-OUTPUT = re.compile(r"/v1/predictions/(vid_[a-z0-9]+)/output/video\.[a-z0-9]+")
+OUTPUT = re.compile(r"/v1/predictions/(vid_[a-z0-9]+)/output/(?:video|picture)\.[a-z0-9]+")
 FILE_ID = re.compile(r"med_[a-z0-9]+")
 
 

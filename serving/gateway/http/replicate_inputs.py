@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.tasks import PANELS, InvalidRequest, ModelCard, VideoRequest, Violation
+from model.tasks import PANELS, Container, Fit, InvalidRequest, ModelCard, Seed, VideoRequest, Violation
 from serving.gateway.http.base import parse
 
 OWNER = "wan-video"
@@ -24,6 +24,8 @@ ALIASES = {
     "steps": "num_inference_steps",
     "sample_guide_scale": "guidance_scale",
     "guidance": "guidance_scale",
+    "shift": "flow_shift",
+    "sample_shift": "flow_shift",
     "fps": "frames_per_second",
     "prompt_extend": "enable_prompt_expansion",
     "prompt_expansion": "enable_prompt_expansion",
@@ -41,6 +43,9 @@ PASSED_ON = {
     "num_inference_steps": "steps",
     "guidance_scale": "guidance",
     "guidance_scale_2": "guidance_low",
+    "flow_shift": "flow_shift",
+    "fit": "fit",
+    "output_format": "container",
     "seed": "seed",
     "audio": "audio",
 }
@@ -58,6 +63,7 @@ TASK_FIELDS = (
 NOT_EXPANDED = "enable_prompt_expansion was asked for, but this service expands no prompts: yours was used as it is"
 
 Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]  # whole numbers that JSON can carry
+AspectRatio = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21"]  # model.sizes.RATIOS
 Url = Field(default=None, min_length=1, json_schema_extra={"format": "uri"})
 
 
@@ -67,11 +73,18 @@ class WanInput(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompt: str = Field(default="", description="What the video shows; edits: what is to change.")
-    negative_prompt: str | None = Field(default=None, description="What it should not show.")
+    negative_prompt: str | None = Field(
+        default=None, description='What it should not show. Default: the served model\'s own; "" switches that off.'
+    )
     resolution: Literal["480p", "720p", "1080p"] = Field(default="720p", description="Edits go up to 720p.")
     size: str | None = Field(default=None, description="WIDTH*HEIGHT in pixels, in place of resolution and ratio.")
-    aspect_ratio: Literal["16:9", "9:16", "1:1", "4:3", "3:4"] | None = Field(
+    aspect_ratio: AspectRatio | None = Field(
         default=None, description="By default that of the picture or clip, where there is one, else 16:9."
+    )
+    fit: Fit | None = Field(
+        default=None,
+        description="How a picture or clip of another ratio enters the frame: cover, the default, cuts what stands out;"
+        " contain puts black beside it.",
     )
     duration: float | None = Field(default=None, description="Seconds; default: the served model's.")
     num_frames: Whole | None = Field(default=None, description="In place of duration.")
@@ -81,7 +94,15 @@ class WanInput(BaseModel):
     guidance_scale_2: float | None = Field(
         default=None, description="Of the low-noise expert, for models that have two noise experts."
     )
-    seed: Whole | None = Field(default=None, description="0 to 2147483647; default: random.")
+    flow_shift: float | None = Field(
+        default=None, description="Shift of the noise levels, above 0 and at most 100. Default: the served model's."
+    )
+    seed: Seed | None = None
+    output_format: Container | None = Field(
+        default=None,
+        description="mp4, the default, or mkv without loss; png and webp (both without loss) or jpg make a picture of"
+        " one frame.",
+    )
     enable_prompt_expansion: bool | None = Field(
         default=None,
         description="Have the prompt rewritten. Without effect, but for a line in the logs, where the service has no "
@@ -213,7 +234,7 @@ def translate(model: FaceModel, given: Mapping[str, Any], expands: bool) -> Tran
     data = {"task": task, "size": found.resolution}
     data |= {ours: values[face] for face, ours in PASSED_ON.items() if face in values}
     if found.size is not None:
-        data["size"], names["size"] = found.size.replace("*", "x"), "size"
+        data["size"], names["size"] = found.size, "size"
     wished = bool(found.enable_prompt_expansion)
     notes = (NOT_EXPANDED,) if wished and not expands else ()
     return Translated(data, names, wished and expands, notes)
@@ -236,7 +257,7 @@ def _without_aliases(model: FaceModel, given: Mapping[str, Any]) -> tuple[dict[s
 
 
 def _words(found: WanInput) -> dict[str, Any]:
-    return {"prompt": found.prompt, "negative_prompt": found.negative_prompt or ""}
+    return {"prompt": found.prompt, "negative_prompt": found.negative_prompt}
 
 
 def _text_task(found: TextInput, names: dict[str, str]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from model.tasks import ModelCard, VideoRequest
+from model.tasks import MAX_EXACT, PICTURE_CONTAINERS, ModelCard, VideoRequest
+from serving.api.formats import file_name
 from serving.gateway.http.replicate_inputs import MODEL_OF_TASK, OWNER, FaceModel
 from serving.jobs.job import Job, Stage, State
 from serving.jobs.media_table import Media
@@ -25,7 +26,14 @@ STATUS = {
 }
 BAR = 10  # characters of a progress bar
 MAX_ECHO_CHARS = 1_000  # of one text of an input, but for prompts
-INPUT_OF_SPEC = {"seed": "seed", "steps": "num_inference_steps", "guidance": "guidance_scale"}
+INPUT_OF_SPEC = {
+    "seed": "seed",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "flow_shift": "flow_shift",
+    "fit": "fit",
+    "container": "output_format",
+}
 
 
 def prediction(
@@ -35,7 +43,7 @@ def prediction(
 
     Args:
         base_url: of the HTTP side, without a slash at the end.
-        output_data: the video, to be put into ``output`` as a data: address; ``output`` is otherwise the address of the
+        output_data: the file, to be put into ``output`` as a data: address; ``output`` is otherwise the address of the
             route that serves it, which wants the API key.
         output: what to put there in place of either.
         starting: for the answer to a create whose time to wait is over. The official client takes "processing" there
@@ -80,9 +88,11 @@ def data_prefix(mime_type: str) -> str:
 def logs(job: Job) -> str:
     """Lines of text, the last one of progress in tqdm's form, which the official client reads."""
     spec = job.spec
+    length = "a picture" if spec["container"] in PICTURE_CONTAINERS else f"{spec['frames']} frames at {spec['fps']} fps"
+    shift = "" if spec.get("flow_shift") is None else f", flow shift {spec['flow_shift']:g}"
     lines = [
-        f"{job.model}: {spec['task']['kind']}, {spec['width']}x{spec['height']}, {spec['frames']} frames at"
-        f" {spec['fps']} fps, {spec['steps']} steps, guidance {spec['guidance']:g}, seed {spec['seed']}",
+        f"{job.model}: {spec['task']['kind']}, {spec['width']}x{spec['height']}, {length},"
+        f" {spec['steps']} steps, guidance {spec['guidance']:g}{shift}, seed {spec['seed']}",
         *job.origin.get("notes", ()),
         *job.warnings,
     ]
@@ -107,7 +117,7 @@ def echo(given: Mapping[str, Any], expanded: bool) -> dict[str, Any]:
     """An input as a job's origin keeps it: without the words that the job has anyway, and without bytes."""
     own = given.get("task")
     if isinstance(own, Mapping):
-        words = [name for name in ("prompt", "negative_prompt") if name in own]
+        words = [name for name in ("prompt", "negative_prompt") if own.get(name) is not None]
         kept = {**given, "task": {name: value for name, value in own.items() if name not in words}}
     else:
         words = [name for name in ("prompt", "negative_prompt") if given.get(name) is not None]
@@ -205,9 +215,9 @@ def iso_time(seconds: float | None) -> str | None:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def video_name(job: Job) -> str:
-    """The last part of the address of a job's video."""
-    return f"video.{job.spec['container']}"
+def output_name(job: Job) -> str:
+    """The last part of the address of a job's file."""
+    return file_name(job.spec["container"])
 
 
 def _output(job: Job, url: str, data: bytes | None, output: str | None) -> str | None:
@@ -217,21 +227,28 @@ def _output(job: Job, url: str, data: bytes | None, output: str | None) -> str |
         return output
     if data is not None:
         return data_address(job.result["video"]["mime_type"], data)
-    return f"{url}/output/{video_name(job)}"
+    return f"{url}/output/{output_name(job)}"
 
 
 def _input(job: Job, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """As it was given; of jobs that came another way, what it would have been."""
+    """As it was given; of jobs that came another way, what it would have been. Numbers that JavaScript would round are
+    texts, which inputs may have too."""
     task = job.spec["task"]
     if "input" in origin:
-        given = dict(origin["input"])
+        given = {name: _exact(value) for name, value in origin["input"].items()}
         words = {name: task[name] for name in origin.get("words", ())}  # the job has them anyway
         if isinstance(given.get("task"), Mapping):
             return given | {"task": given["task"] | words}
         return given | words
     values = {"prompt": task["prompt"], "negative_prompt": task["negative_prompt"]}
-    values |= {face: job.spec[ours] for ours, face in INPUT_OF_SPEC.items()}
+    values |= {face: _exact(job.spec.get(ours)) for ours, face in INPUT_OF_SPEC.items()}  # older specs lack some
+    values = {name: value for name, value in values.items() if value is not None}
     return values | {"size": f"{job.spec['width']}*{job.spec['height']}", "num_frames": job.spec["frames"]}
+
+
+def _exact(value: Any) -> Any:
+    large = isinstance(value, int) and abs(value) > MAX_EXACT
+    return str(value) if large else value
 
 
 def _metrics(job: Job) -> dict[str, float]:
@@ -243,7 +260,10 @@ def _metrics(job: Job) -> dict[str, float]:
         metrics["predict_time"] = max(0.0, end - job.started_at)
     metrics["total_time"] = max(0.0, end - job.created_at)
     if job.state is State.SUCCEEDED and job.result is not None:
-        metrics["video_output_duration_seconds"] = job.result["frames"] / job.result["fps"]
+        if job.spec["container"] in PICTURE_CONTAINERS:
+            metrics["image_count"] = 1
+        else:
+            metrics["video_output_duration_seconds"] = job.result["frames"] / job.result["fps"]
         metrics |= {f"{stage}_seconds": seconds for stage, seconds in job.result.get("timings", {}).items()}
     return metrics
 

@@ -31,6 +31,15 @@ class VideoFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VIDEO_FORMAT_UNSPECIFIED: _ClassVar[VideoFormat]
     VIDEO_FORMAT_MP4: _ClassVar[VideoFormat]
     VIDEO_FORMAT_MKV: _ClassVar[VideoFormat]
+    VIDEO_FORMAT_PNG: _ClassVar[VideoFormat]
+    VIDEO_FORMAT_WEBP: _ClassVar[VideoFormat]
+    VIDEO_FORMAT_JPG: _ClassVar[VideoFormat]
+
+class Fit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FIT_UNSPECIFIED: _ClassVar[Fit]
+    FIT_COVER: _ClassVar[Fit]
+    FIT_CONTAIN: _ClassVar[Fit]
 
 class VideoArtifact(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -48,6 +57,12 @@ VIDEO_STATE_CANCELLED: VideoState
 VIDEO_FORMAT_UNSPECIFIED: VideoFormat
 VIDEO_FORMAT_MP4: VideoFormat
 VIDEO_FORMAT_MKV: VideoFormat
+VIDEO_FORMAT_PNG: VideoFormat
+VIDEO_FORMAT_WEBP: VideoFormat
+VIDEO_FORMAT_JPG: VideoFormat
+FIT_UNSPECIFIED: Fit
+FIT_COVER: Fit
+FIT_CONTAIN: Fit
 VIDEO_ARTIFACT_UNSPECIFIED: VideoArtifact
 VIDEO_ARTIFACT_VIDEO: VideoArtifact
 VIDEO_ARTIFACT_LATENTS: VideoArtifact
@@ -131,7 +146,7 @@ class Webhook(_message.Message):
     def __init__(self, url: _Optional[str] = ..., events: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateVideoRequest(_message.Message):
-    __slots__ = ("request_id", "model", "text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video", "edit_video", "size", "ratio", "duration_seconds", "frames", "fps", "steps", "guidance", "seed", "format", "keep_latents", "guidance_low", "audio", "generate_audio", "labels", "priority", "deadline", "retention", "webhook")
+    __slots__ = ("request_id", "model", "text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video", "edit_video", "size", "ratio", "duration_seconds", "frames", "fps", "steps", "guidance", "seed", "format", "keep_latents", "guidance_low", "audio", "generate_audio", "labels", "priority", "deadline", "retention", "webhook", "fit", "flow_shift")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +180,8 @@ class CreateVideoRequest(_message.Message):
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     RETENTION_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
+    FLOW_SHIFT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     text_to_video: TextToVideo
@@ -191,7 +208,9 @@ class CreateVideoRequest(_message.Message):
     deadline: _timestamp_pb2.Timestamp
     retention: _duration_pb2.Duration
     webhook: Webhook
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., text_to_video: _Optional[_Union[TextToVideo, _Mapping]] = ..., image_to_video: _Optional[_Union[ImageToVideo, _Mapping]] = ..., first_last_frame: _Optional[_Union[FirstLastFrame, _Mapping]] = ..., grid_to_video: _Optional[_Union[GridToVideo, _Mapping]] = ..., reference_to_video: _Optional[_Union[ReferenceToVideo, _Mapping]] = ..., edit_video: _Optional[_Union[EditVideo, _Mapping]] = ..., size: _Optional[str] = ..., ratio: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., format: _Optional[_Union[VideoFormat, str]] = ..., keep_latents: _Optional[bool] = ..., guidance_low: _Optional[float] = ..., audio: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., generate_audio: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ...) -> None: ...
+    fit: Fit
+    flow_shift: float
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., text_to_video: _Optional[_Union[TextToVideo, _Mapping]] = ..., image_to_video: _Optional[_Union[ImageToVideo, _Mapping]] = ..., first_last_frame: _Optional[_Union[FirstLastFrame, _Mapping]] = ..., grid_to_video: _Optional[_Union[GridToVideo, _Mapping]] = ..., reference_to_video: _Optional[_Union[ReferenceToVideo, _Mapping]] = ..., edit_video: _Optional[_Union[EditVideo, _Mapping]] = ..., size: _Optional[str] = ..., ratio: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., format: _Optional[_Union[VideoFormat, str]] = ..., keep_latents: _Optional[bool] = ..., guidance_low: _Optional[float] = ..., audio: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., generate_audio: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ..., fit: _Optional[_Union[Fit, str]] = ..., flow_shift: _Optional[float] = ...) -> None: ...
 
 class BatchCreateVideosRequest(_message.Message):
     __slots__ = ("requests",)
@@ -361,7 +380,7 @@ class Verdict(_message.Message):
     def __init__(self, check: _Optional[str] = ..., outcome: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
 
 class Video(_message.Message):
-    __slots__ = ("name", "width", "height", "native_width", "native_height", "frames", "fps", "size_bytes", "sha256", "mime_type", "seed", "steps", "guidance", "model", "task", "expire_time", "uri", "timings")
+    __slots__ = ("name", "width", "height", "native_width", "native_height", "frames", "fps", "size_bytes", "sha256", "mime_type", "seed", "steps", "guidance", "model", "task", "expire_time", "uri", "timings", "flow_shift")
     class TimingsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -387,6 +406,7 @@ class Video(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    FLOW_SHIFT_FIELD_NUMBER: _ClassVar[int]
     name: str
     width: int
     height: int
@@ -405,7 +425,8 @@ class Video(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     uri: str
     timings: _containers.ScalarMap[str, float]
-    def __init__(self, name: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., native_width: _Optional[int] = ..., native_height: _Optional[int] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., mime_type: _Optional[str] = ..., seed: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., model: _Optional[str] = ..., task: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., uri: _Optional[str] = ..., timings: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    flow_shift: float
+    def __init__(self, name: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., native_width: _Optional[int] = ..., native_height: _Optional[int] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., mime_type: _Optional[str] = ..., seed: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., model: _Optional[str] = ..., task: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., uri: _Optional[str] = ..., timings: _Optional[_Mapping[str, float]] = ..., flow_shift: _Optional[float] = ...) -> None: ...
 
 class WatchVideoRequest(_message.Message):
     __slots__ = ("name", "previews")
@@ -486,7 +507,7 @@ class Size(_message.Message):
     def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "ready", "tasks", "audio", "native_sizes", "size_multiple", "fps", "max_frames", "max_duration_seconds", "default_steps", "default_guidance", "default_frames", "max_prompt_chars", "max_negative_prompt_chars", "max_steps", "max_guidance", "max_fps", "max_seed")
+    __slots__ = ("name", "ready", "tasks", "audio", "native_sizes", "size_multiple", "fps", "max_frames", "max_duration_seconds", "default_steps", "default_guidance", "default_frames", "max_prompt_chars", "max_negative_prompt_chars", "max_steps", "max_guidance", "max_fps", "max_seed", "default_size", "default_negative_prompt", "default_flow_shift", "flow_shift_note", "formats")
     NAME_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
@@ -505,6 +526,11 @@ class Model(_message.Message):
     MAX_GUIDANCE_FIELD_NUMBER: _ClassVar[int]
     MAX_FPS_FIELD_NUMBER: _ClassVar[int]
     MAX_SEED_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_SIZE_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_FLOW_SHIFT_FIELD_NUMBER: _ClassVar[int]
+    FLOW_SHIFT_NOTE_FIELD_NUMBER: _ClassVar[int]
+    FORMATS_FIELD_NUMBER: _ClassVar[int]
     name: str
     ready: bool
     tasks: _containers.RepeatedScalarFieldContainer[str]
@@ -523,4 +549,9 @@ class Model(_message.Message):
     max_guidance: float
     max_fps: int
     max_seed: int
-    def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., tasks: _Optional[_Iterable[str]] = ..., audio: _Optional[bool] = ..., native_sizes: _Optional[_Iterable[_Union[Size, _Mapping]]] = ..., size_multiple: _Optional[int] = ..., fps: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_duration_seconds: _Optional[float] = ..., default_steps: _Optional[int] = ..., default_guidance: _Optional[float] = ..., default_frames: _Optional[int] = ..., max_prompt_chars: _Optional[int] = ..., max_negative_prompt_chars: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_guidance: _Optional[float] = ..., max_fps: _Optional[int] = ..., max_seed: _Optional[int] = ...) -> None: ...
+    default_size: str
+    default_negative_prompt: str
+    default_flow_shift: float
+    flow_shift_note: str
+    formats: _containers.RepeatedScalarFieldContainer[VideoFormat]
+    def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., tasks: _Optional[_Iterable[str]] = ..., audio: _Optional[bool] = ..., native_sizes: _Optional[_Iterable[_Union[Size, _Mapping]]] = ..., size_multiple: _Optional[int] = ..., fps: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_duration_seconds: _Optional[float] = ..., default_steps: _Optional[int] = ..., default_guidance: _Optional[float] = ..., default_frames: _Optional[int] = ..., max_prompt_chars: _Optional[int] = ..., max_negative_prompt_chars: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_guidance: _Optional[float] = ..., max_fps: _Optional[int] = ..., max_seed: _Optional[int] = ..., default_size: _Optional[str] = ..., default_negative_prompt: _Optional[str] = ..., default_flow_shift: _Optional[float] = ..., flow_shift_note: _Optional[str] = ..., formats: _Optional[_Iterable[_Union[VideoFormat, str]]] = ...) -> None: ...

@@ -109,7 +109,7 @@ class VideoServiceServicer:
 
     def ExtendVideo(self, request, context):
         """Goes on where a finished video ends: a new job, whose clip begins with the last frames of the other one.
-        FAILED_PRECONDITION when that one has no video.
+        FAILED_PRECONDITION when that one has no video, INVALID_ARGUMENT when it is a picture.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
