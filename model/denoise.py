@@ -41,10 +41,10 @@ class Segment:
 
 
 class NotFinite(Exception):
-    """Segments for which the network gave infinities or NaN; they have not advanced."""
+    """Segments for which the network gave infinities or NaN; they have not advanced. Users know none of their ids."""
 
     def __init__(self, segments: tuple[str, ...], tokens: int) -> None:
-        super().__init__(f"the network gave values that are not finite for {', '.join(segments)}")
+        super().__init__("the network gave values that are not finite")
         self.segments = segments
         self.tokens = tokens
 

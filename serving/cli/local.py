@@ -9,6 +9,7 @@ from pathlib import Path
 from model.presets import check_files, find_model
 from model.resolve import resolve
 from model.tasks import MAX_DRAWN_SEED, parse_request
+from serving.cli.errors import CliError
 from serving.cli.order import DEFAULT_MODEL, Order, replacing, result_line
 from serving.cli.progress import ProgressView
 from serving.task_media import examine, load
@@ -32,7 +33,9 @@ def generate_locally(order: Order, view: ProgressView) -> str:
     order.prepare_files()
 
     view.message(f"loading {card.name}")
+    from model.denoise import NotFinite
     from model.pipeline import LocalPipeline
+    from serving.media import MediaError
     from serving.stages.render import render_video, save_latents
 
     inputs = load(spec, card, media)
@@ -47,14 +50,20 @@ def generate_locally(order: Order, view: ProgressView) -> str:
         left = (time.monotonic() - started) / step * (steps - step)
         view.update("denoising", step, steps, eta_seconds=left)
 
-    latents = pipeline.run(spec, inputs, on_step)
+    try:
+        latents = pipeline.run(spec, inputs, on_step)
+    except NotFinite as error:
+        raise CliError(f"{card.name}: {error}") from None
     if order.latents_out is not None:
         with replacing(order.latents_out) as path:
             save_latents(latents, path)
     view.update("decoding", steps, steps)
     with replacing(order.out) as path:
         audio = None if spec.audio is None else Path(spec.audio)
-        render_video(spec, pipeline.decode_spans(spec, latents), path, audio)
+        try:
+            render_video(spec, pipeline.decode_spans(spec, latents), path, audio)
+        except MediaError as error:
+            raise CliError(f"{card.name}: {error}") from None
     return result_line(
         order,
         size=(spec.width, spec.height),

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
+from model.sizes import RATIOS
+
 if TYPE_CHECKING:
     from cluster.plan import GangPlan
 

@@ -130,7 +130,8 @@ def name_batch_fields(error: InvalidRequest, kinds: Sequence[str | None]) -> Inv
 def name_extension_fields(error: InvalidRequest) -> InvalidRequest:
     """The same as ExtendVideoRequest names them: what it has no field for is the finished video's."""
     known = video_pb2.ExtendVideoRequest.DESCRIPTOR.fields_by_name
-    return InvalidRequest(*(Violation(v.field if v.field in known else "name", v.description) for v in error.violations))
+    found = ((v.field if v.field in known else "name", v.description) for v in error.violations)
+    return InvalidRequest(*(Violation(*item) for item in found))
 
 
 TASK_FIELDS = {

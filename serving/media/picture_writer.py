@@ -1,7 +1,7 @@
 """A frame to a picture file, checked by reading it back, with what made it in its tags.
 
-PNG and WebP are without loss; JPEG has quality 95 and colours at full resolution (4:4:4). PNG keeps tags in text chunks;
-the others in EXIF: all of them as JSON in the user comment, title and comment in the fields that viewers show.
+PNG and WebP are without loss; JPEG has quality 95 and colours at full resolution (4:4:4). PNG keeps tags in text
+chunks; the others in EXIF: all of them as JSON in the user comment, title and comment in the fields that viewers show.
 """
 
 from __future__ import annotations

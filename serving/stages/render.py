@@ -34,8 +34,8 @@ def render_video(
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> MediaInfo:
-    """Write ``chunks`` of frames ``[n, H, W, 3]`` as the file that ``spec`` asks for, a video or a picture of one frame,
-    and check it by decoding it.
+    """Write ``chunks`` of frames ``[n, H, W, 3]`` as the file that ``spec`` asks for, a video or a picture of one
+    frame, and check it by decoding it.
 
     What counts as blank: frames that are all exactly one colour, every pixel of every frame. That is what a
     computation gone wrong leaves behind (NaN becomes 0), and no model paints it, not even when asked for black. Dark

@@ -266,5 +266,3 @@ def _metrics(job: Job) -> dict[str, float]:
             metrics["video_output_duration_seconds"] = job.result["frames"] / job.result["fps"]
         metrics |= {f"{stage}_seconds": seconds for stage, seconds in job.result.get("timings", {}).items()}
     return metrics
-
-

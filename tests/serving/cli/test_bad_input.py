@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from model.presets import NANO_DIRECTORY
 from serving.cli import main
@@ -54,14 +55,20 @@ BAD_REQUESTS: list[tuple[Sequence[str], str]] = [
     (["x", "--size", "0x0"], "size: '0x0' has a side that is not within"),
     (["x", "--size", "101x64"], "size: 101x64 has an odd side"),
     (["x", "--ratio", "2:1"], "ratio: '2:1' is not one of 16:9"),
-    (["x", "--seed", "2147483648"], "seed: 2147483648 is not within 0 to 2147483647"),
-    (["x", "--seed", "-1"], "seed: -1 is not within 0"),
+    (["x", "--seed", "9223372036854775808"], "seed: 9223372036854775808 is not within 0 to 9223372036854775807, and "),
+    (["x", "--seed", "-2"], "seed: -2 is not within 0"),
+    (["x", "--fit", "stretch"], "fit: Input should be 'cover' or 'contain', got 'stretch'"),
+    (["x", "--flow-shift", "0"], "flow-shift: 0.0 is not above 0 and at most 100"),
+    (["x", "--flow-shift", "inf"], "flow-shift: inf is not above 0"),
+    (["x", "--out", "a.PNG", "--frames", "2"], "out: png holds one frame, but 2 are asked for"),
+    (["x", "--out", "a.jpeg", "--duration", "1"], "out: jpg holds one frame, but 8 are asked for"),
+    (["x", "--out", "a.webp", "--audio", "a.wav"], "audio: is given, but webp holds no sound"),
     (["x", "--steps", "0"], "steps: 0 is not within 1 to 1000"),
     (["x", "--steps", "1001"], "steps: 1001 is not within 1 to 1000"),
     (["x", "--guidance", "nan"], "guidance: nan is not within 0 to 30"),
     (["x", "--fps", "0"], "fps: 0 is not within 1 to 60"),
     (["x", "--model", "nobody"], "model: 'nobody' is neither a preset (nano) nor a directory"),
-    (["x", "--out", "clip.avi"], "out: 'clip.avi' does not end in one of .mp4, .mkv"),
+    (["x", "--out", "clip.avi"], "out: 'clip.avi' does not end in one of .mp4, .mkv, .png, .webp, .jpg, .jpeg"),
     (["x", "--latents-out", "clip.npy"], "latents-out: 'clip.npy' does not end in .safetensors"),
 ]
 
@@ -81,7 +88,7 @@ def test_request(
 
 
 def test_all_fields_at_fault_are_told_at_once(refused: Run) -> None:
-    line = refused("generate", "x", "--local", "--steps", "0", "--seed", "-1", "--ratio", "5:4")
+    line = refused("generate", "x", "--local", "--steps", "0", "--seed", "-2", "--ratio", "5:4")
     assert [part.split(":")[0] for part in line.split("; ")] == ["steps", "seed", "ratio"]
 
 
@@ -185,9 +192,17 @@ def test_cut_file(name: str, checkpoint: Path, refused: Run) -> None:
     assert line.startswith(f"model: {path}: cannot be read as ")
 
 
-def test_size_that_a_checkpoint_cannot_take(checkpoint: Path, refused: Run) -> None:
-    line = refused("generate", "x", "--size", "122x60", "--model", str(checkpoint), "--local")
-    assert line.startswith("size: 122x60 is not a multiple of 4 on both sides, which mine needs; 120x60 is the nearest")
+def test_weights_that_overflow(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Told with the model's name, and without the number by which a run knows its segment."""
+    path = checkpoint / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["proj_out.weight"].fill_(3e38)
+    save_file(weights, path)
+    arguments = ["generate", "x", "--size", "128x64", "--frames", "1", "--model", str(checkpoint), "--local"]
+    assert main([*arguments, "--out", str(tmp_path / "x.mp4")]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "error: mine: the network gave values that are not finite"
+    assert not (tmp_path / "x.mp4").exists()
 
 
 def test_serve_with_a_broken_checkpoint(checkpoint: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from model.family import WAN_NEGATIVE_PROMPT
 from serving.cli import main
 from serving.jobs.job import Job, JobFilter, Stage, State
 from tests.serving.gateway.harness import ROOT, Service, until
@@ -63,9 +64,13 @@ def test_generate(service: Service, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["x", "--frames", "0"], "frames: 0 is not within 1 to 81 for tiny"),
         ([""], "prompt: is empty"),
         (["x", "--negative", "b\x00"], "negative: has the control character U+0000"),
-        (["x", "--seed", "2147483648"], "seed: 2147483648 is not within"),
+        (["x", "--seed", "-2"], "seed: -2 is not within 0 to 9223372036854775807"),
+        (["x", "--seed", "9223372036854775808"], "seed: '9223372036854775808' is not a possible value"),
+        (["x", "--flow-shift", "-1"], "flow-shift: -1.0 is not above 0"),
+        (["x", "--fit", "stretch"], "fit: 'stretch' is not one of cover, contain"),
+        (["x", "--out", "x.png", "--frames", "9"], "out: png holds one frame, but 9 are asked for"),
         (["x", "--steps", "99999999999"], "steps: "),
-        (["x", "--size", "120x60"], "size: 120x60 is not a multiple of 16"),
+        (["x", "--size", "121x60"], "size: 121x60 has an odd side"),
         (["x", "--ratio", "1:2", "--fps", "0"], "fps: 0 is not within 1 to 60; ratio: '1:2' is not one of"),
         (["x", "--model", "nobody"], "model: "),
     ],
@@ -75,7 +80,7 @@ def test_refused_request(
     arguments: list[str], line: str, service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The service's own check of the fields, told by the names of the options."""
-    assert main(["generate", *arguments, "--out", str(tmp_path / "x.mp4")]) == 2
+    assert main(["generate", "--out", str(tmp_path / "x.mp4"), *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines()[-1].startswith(f"error: {line}")
@@ -158,7 +163,9 @@ def test_download(service: Service, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (out.read_bytes(), latents.read_bytes()) == (b"data", b"latents")
     assert sorted(path.name for path in out.parent.iterdir()) == ["x.mp4", "x.safetensors"]
     assert main(["download", name, "--out", str(tmp_path / "x.mkv")]) == 2
-    assert capsys.readouterr().err.endswith("does not end in .mp4, the video is video/mp4\n")
+    assert capsys.readouterr().err.endswith("does not end in .mp4, the file is video/mp4\n")
+    assert main(["download", name, "--out", str(tmp_path / "X.MP4")]) == 0
+    assert (tmp_path / "X.MP4").read_bytes() == b"data"
 
 
 def test_download_before_the_end(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,6 +183,10 @@ def test_unknown_job(command: list[str], service: Service, capsys: pytest.Captur
 
 def test_models(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
-    row = capsys.readouterr().out.splitlines()[1]
-    assert row.split()[:3] == ["tiny", "no", "text_to_video"]
+    header, row, *more = capsys.readouterr().out.splitlines()
+    assert row.split()[:4] == ["tiny", "no", "text_to_video", "480p"]
     assert "multiples of 16" in row
+    assert "flow shift" in header and "negative prompt" in header
+    shown = " ".join([row, *more])
+    assert "3 (scheduler_config.json; Wan's own code takes 5)" in shown
+    assert WAN_NEGATIVE_PROMPT[:21] + "..." in shown.replace(" ", "")

@@ -181,7 +181,7 @@ def test_extend(service: Service, files: Path, tmp_path: Path, capsys: pytest.Ca
     assert out.read_bytes() == (files / "clip.mp4").read_bytes()
     for arguments, line in (
         ([name], f"{name} has no file: its state is CANCELLED"),
-        ([short, "--out", "x.mkv"], "out: 'x.mkv' does not end in .mp4, the video is video/mp4"),
+        ([short, "--out", "x.mkv"], "out: 'x.mkv' does not end in .mp4, the file is video/mp4"),
         (["vid_none"], "name: 'operations/vid_none' is not a known operation"),
         ([short, "x", "--steps", "0"], "steps: 0 is not within 1 to 1000"),
     ):
@@ -235,5 +235,3 @@ def test_full_queue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         capsys.readouterr()
         assert main(command) == 1
         assert capsys.readouterr().err.splitlines()[-1].startswith("error: 1 jobs are queued, which is the limit")
-
-

@@ -33,7 +33,7 @@ from serving.settings import Settings
 from tests.tiny import TRANSFORMER
 
 ROOT = Path(__file__).parents[3]
-MODEL = "tiny"  # 16 fps, at most 81 frames, sides of any multiple of 16 pixels
+MODEL = "tiny"  # 16 fps, at most 81 frames, denoises at any multiple of 16 pixels; Wan's own negative prompt
 T = TypeVar("T")
 
 
@@ -56,7 +56,12 @@ def write_checkpoint(directory: Path) -> Path:
         "vae/config.json": {"_class_name": "AutoencoderKLWan", "z_dim": 16},
         "text_encoder/config.json": {},
         "tokenizer/tokenizer_config.json": {},
-        "scheduler/scheduler_config.json": {},
+        "scheduler/scheduler_config.json": {
+            "_class_name": "UniPCMultistepScheduler",
+            "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True,
+            "flow_shift": 3.0,
+        },
         "model_index.json": {},
     }
     for name, value in configs.items():

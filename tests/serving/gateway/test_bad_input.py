@@ -31,16 +31,23 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("prompt nul", {"prompt": "a\0b"}, PROMPT, "control character U+0000"),
     ("size unknown", {"size": "481p"}, "size", "'481p' is not one of 480p, 720p, 1080p or WIDTHxHEIGHT"),
     ("size odd digits", {"size": "４８０p"}, "size", "is not one of 480p"),
-    ("size not a multiple", {"size": "100x64"}, "size", "100x64 is not a multiple of 16"),
+    ("size odd side", {"size": "101x64"}, "size", "101x64 has an odd side, sides must be even"),
     ("size too large", {"size": "4096x64"}, "size", "not within 24 to 1920"),
     ("ratio unknown", {"ratio": "2:1"}, "ratio", "'2:1' is not one of 16:9"),
-    ("seed 2^31", {"seed": 2**31}, "seed", "2147483648 is not within 0 to 2147483647"),
-    ("seed -1", {"seed": -1}, "seed", "-1 is not within"),
+    ("ratio of one's own", {"ratio": "854:480"}, "ratio", "'854:480' is not one of 16:9"),
+    ("seed -2", {"seed": -2}, "seed", "-2 is not within 0 to 9223372036854775807, and not -1 for a random one"),
+    ("seed -2^63", {"seed": -(2**63)}, "seed", "-9223372036854775808 is not within 0"),
+    ("flow shift 0", {"flow_shift": 0}, "flow_shift", "0.0 is not above 0 and at most 100"),
+    ("flow shift 101", {"flow_shift": 101}, "flow_shift", "101.0 is not above 0 and at most 100"),
+    ("flow shift NaN", {"flow_shift": math.nan}, "flow_shift", "nan is not above 0"),
+    ("fit unknown", {"fit": 9}, "fit", "9 is not a known way, give COVER or CONTAIN"),
+    ("picture of frames", {"format": 3, "frames": 2}, "format", "png holds one frame, but 2 are asked for"),
+    ("picture of seconds", {"format": 5, "duration_seconds": 2}, "format", "jpg holds one frame, but 32 are asked for"),
     ("steps 0", {"steps": 0}, "steps", "0 is not within 1 to 1000"),
     ("steps 1001", {"steps": 1_001}, "steps", "1001 is not within 1 to 1000"),
     ("guidance NaN", {"guidance": math.nan}, "guidance", "nan is not within 0 to 30"),
     ("fps 0", {"fps": 0}, "fps", "0 is not within 1 to 60"),
-    ("format unknown", {"format": 99}, "format", "99 is not a known format"),
+    ("format unknown", {"format": 99}, "format", "99 is not a known format, give one of MP4, MKV, PNG, WEBP, JPG"),
     ("request id long", {"request_id": "r" * 129}, "request_id", "has 129 characters, at most 128"),
 ]
 
@@ -65,7 +72,7 @@ def test_negative_prompt_long(service: Service) -> None:
 
 
 def test_all_violations_at_once(service: Service) -> None:
-    fields: dict[str, Any] = {"size": "big", "seed": -1, "steps": 0, "frames": 0, "format": 7, "guidance": -1}
+    fields: dict[str, Any] = {"size": "big", "seed": -2, "steps": 0, "frames": 0, "format": 7, "guidance": -1}
     request = video_pb2.CreateVideoRequest(request_id="r" * 129, **fields)
     code, status = failure(lambda: service.videos.CreateVideo(request))
     assert code == "INVALID_ARGUMENT"

@@ -42,7 +42,7 @@ def test_fields_flat_or_as_a_task_or_typed() -> None:
     assert message({"task": task, **rest}) == wanted
     typed = TextToVideo(prompt="a", negative_prompt="b")
     assert message(typed, **rest) == message(None, task=typed, **rest) == wanted
-    wanted.size = "480p"  # which a typed request always names
+    wanted.fit = video_pb2.FIT_COVER  # which a typed request always names
     request = VideoRequest(task=typed, frames=9, container="mkv", keep_latents=True)
     assert message(request, request_id="r") == wanted
     # An empty prompt is a task all the same, which the service refuses by name.
@@ -105,7 +105,11 @@ def test_media_by_what_they_are() -> None:
         ({"prompt": "\udcff"}, "prompt: holds bytes that are not UTF-8"),
         ({"colour": "red"}, "colour: is not a known field"),
         ({"format": "gif"}, "format: is not a known field"),
-        ({"container": "gif"}, "format: 'gif' is not one of mp4, mkv"),
+        ({"container": "gif"}, "format: 'gif' is not one of mp4, mkv, png, webp, jpg"),
+        ({"container": ["png"]}, "format: ['png'] is not one of mp4"),
+        ({"fit": "stretch"}, "fit: 'stretch' is not one of cover, contain"),
+        ({"flow_shift": "much"}, "flow_shift: 'much' is not a possible value"),
+        ({"negative_prompt": 5}, "negative_prompt: '5' is not a possible value"),
         (
             {"task": {"kind": "dance", "prompt": "a"}},
             f"task: 'dance' is not known, give one of {', '.join(TASK_KINDS)}",
@@ -134,11 +138,12 @@ def test_values_that_no_message_can_hold(fields: dict[str, Any], text: str) -> N
 
 def test_errors_of_the_service_are_one_line_with_violations(service: Service) -> None:
     with pytest.raises(ClientError) as caught:
-        service.client.create({"task": {"prompt": "a"}, "steps": 0}, seed=-1)
+        service.client.create({"task": {"prompt": "a"}, "steps": 0}, seed=-2)
     error = caught.value
     assert (error.code, error.reason, error.retry_seconds) == ("INVALID_ARGUMENT", "INVALID_REQUEST", None)
     assert {violation.field for violation in error.violations} == {"steps", "seed"}
-    assert str(error) == error.message == "steps: 0 is not within 1 to 1000; seed: -1 is not within 0 to 2147483647"
+    seed = "seed: -2 is not within 0 to 9223372036854775807, and not -1 for a random one"
+    assert str(error) == error.message == f"steps: 0 is not within 1 to 1000; {seed}"
     with pytest.raises(ClientError, match=r"^size: '４８０' is not one of [^\n]*$"):
         service.client.create(prompt="a", size="４８０")
 

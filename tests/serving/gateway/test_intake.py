@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ from serving.settings import Settings
 from tests.serving.gateway.harness import MODEL, write_checkpoint
 
 TASK = {"kind": "text_to_video", "prompt": "a red circle"}
+NANO = find_model("nano")
+WAN = replace(NANO, name=MODEL, default_negative_prompt="dull")
 US, THEM = Principal("us"), Principal("them")
 
 
@@ -167,19 +170,21 @@ def test_job_ids() -> None:
 
 
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
-    "size": st.sampled_from(["480p", "720p"]),
+    "size": st.sampled_from(["1080p", "720p", "64x32"]),
     "ratio": st.sampled_from(["16:9", "1:1"]),
+    "fit": st.sampled_from(["cover", "contain"]),
+    "flow_shift": st.none() | st.floats(1, 9),
     "frames": st.none() | st.integers(1, 9),
     "steps": st.none() | st.integers(1, 9),
     "guidance": st.none() | st.floats(0, 30),
-    "seed": st.none() | st.integers(0, 9),
-    "container": st.sampled_from(["mp4", "mkv"]),
+    "seed": st.none() | st.integers(0, 9) | st.integers(2**62, 2**63 - 1),
+    "container": st.sampled_from(["mp4", "mkv", "png"]),
     "keep_latents": st.booleans(),
     "task": st.fixed_dictionaries(
         {
             "kind": st.just("text_to_video"),
             "prompt": st.sampled_from(["a", "b"]),
-            "negative_prompt": st.sampled_from(["", "c"]),
+            "negative_prompt": st.sampled_from([None, "", "c"]),
         }
     ),
 }
@@ -192,6 +197,77 @@ def test_fingerprints_tell_requests_apart(
 ) -> None:
     one, two = (parse_request({"task": TASK, **fields}) for fields in (first, second))
     same = one == two and some == others
-    assert (fingerprint(one, MODEL, some) == fingerprint(two, MODEL, others)) == same
-    assert fingerprint(one, MODEL, {}) == fingerprint(one.model_copy(update={"model": MODEL}), MODEL, {})
-    assert fingerprint(one, MODEL, {}) != fingerprint(one, "other", {})
+    assert (fingerprint(one, WAN, some) == fingerprint(two, WAN, others)) == same
+    assert fingerprint(one, WAN, {}) == fingerprint(one.model_copy(update={"model": WAN.name}), WAN, {})
+    assert fingerprint(one, WAN, {}) != fingerprint(one, replace(WAN, name="other"), {})
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"size": "720P"}, {"size": "720p"}),
+        ({"size": "1280*720"}, {"size": "1280x720"}),
+        ({"seed": -1}, {}),
+        ({"fit": "cover"}, {}),
+        ({"task": {**TASK, "negative_prompt": None}}, {}),
+    ],
+)
+def test_what_means_the_same_has_the_same_fingerprint(one: dict[str, Any], two: dict[str, Any]) -> None:
+    prints = {fingerprint(parse_request({"task": TASK, **fields}), WAN, {}) for fields in (one, two)}
+    assert len(prints) == 1
+
+
+def test_an_empty_negative_prompt_counts_where_the_model_has_one() -> None:
+    given, left_out = (parse_request({"task": task}) for task in ({**TASK, "negative_prompt": ""}, TASK))
+    assert fingerprint(given, WAN, {}) != fingerprint(left_out, WAN, {})
+    assert fingerprint(given, NANO, {}) == fingerprint(left_out, NANO, {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "stored"),
+    [
+        ({}, "23c911fffe3c0f0a251899439dba44aa44e01757940891ea4b74da2e6a7fb1e4"),
+        ({"size": "480p"}, "23c911fffe3c0f0a251899439dba44aa44e01757940891ea4b74da2e6a7fb1e4"),
+        ({"size": "720p", "ratio": "9:16"}, "0850e55835dbf9e9cf7490d6817a36b9ae49283dbfee59ac7cc9b719187f24f3"),
+        ({"size": "1280x720"}, "0dfee746d077a4a4acc5f98b38536e2e955045d7b62b686d131aa4f7200b8c48"),
+        (
+            {"seed": 7, "steps": 4, "guidance": 2.5, "container": "mkv"},
+            "370c9f1a12fe8eab17989010dfb39e85ce305a2ca1e9b52129c9d46898606606",
+        ),
+        (
+            {"task": {**TASK, "negative_prompt": "blur"}},
+            "a5ccf952e0d7fa6c13dab1b3587d5f7443e27386895c4ad1ef37f0cbc725bee6",
+        ),
+        (
+            {"task": {"kind": "image_to_video", "image": "m0"}, "frames": 9},
+            "721a07f0ed9210c6460e5a1e6c2b0d02ff9533ea4e0e45274db9e4cf6ce90936",
+        ),
+    ],
+)
+def test_fingerprints_of_earlier_versions_hold(fields: dict[str, Any], stored: str) -> None:
+    """A client that repeats a request after an upgrade finds its job; requests once named no more than this."""
+    media = {"m0": "x"} if "image" in str(fields) else {}
+    assert fingerprint(parse_request({"task": TASK, **fields}), WAN, media) == stored
+
+
+class Listening(Moderation):
+    """Passes all, and keeps what it was shown."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.shown: list[str] = []
+
+    async def check_prompt(self, prompt: str, negative_prompt: str) -> list[dict[str, str]]:
+        self.shown.append(negative_prompt)
+        return await super().check_prompt(prompt, negative_prompt)
+
+
+async def test_a_models_own_negative_prompt_is_not_moderated(desk: Desk, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    listening, stores = Listening(settings), desk.stores
+    with contextlib.closing(Sandbox()) as sandbox:
+        media = MediaDesk(settings, stores.media, stores.jobs, open_artifacts(settings.artifacts_url), sandbox, Guard())
+        mine = Desk(Intake(settings, WAN, stores.jobs, media, listening), stores)
+        assert (await mine.submit()).spec["task"]["negative_prompt"] == "dull"
+        await mine.submit(task={**TASK, "negative_prompt": "blur"})
+    assert listening.shown == ["", "blur"]

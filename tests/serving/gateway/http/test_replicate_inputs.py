@@ -18,13 +18,15 @@ from tests.serving.gateway.harness import Service, running_service
 
 MODELS = {model.name.rpartition("-")[2]: model for model in WAN_MODELS}
 P = {"prompt": "p"}
-WORDS = {**P, "negative_prompt": ""}
+WORDS = {**P, "negative_prompt": None}
 
 
 @pytest.mark.parametrize(
     ("name", "input", "task"),
     [
         ("t2v", {"negative_prompt": "n"}, {"kind": "text_to_video", "negative_prompt": "n"}),
+        ("t2v", {"negative_prompt": ""}, {"kind": "text_to_video", "negative_prompt": ""}),
+        ("t2v", {"negative_prompt": None}, {"kind": "text_to_video"}),
         ("i2v", {"first_frame": "a"}, {"kind": "image_to_video", "image": "a", "loop": False}),
         ("i2v", {"image": "a", "loop": 1, "last_frame": None}, {"kind": "image_to_video", "image": "a", "loop": True}),
         ("i2v", {"first_clip": "a"}, {"kind": "image_to_video", "clip": "a"}),
@@ -55,7 +57,11 @@ def test_settings() -> None:
     del data["task"]
     expected = {"size": "480p", "ratio": "9:16", "duration_seconds": 4, "seed": 1, "steps": 2, "guidance": 3.5}
     assert data == expected | {"fps": 8, "frames": 9, "guidance_low": 1, "audio": "a"}
-    assert translate(MODELS["t2v"], P | {"size": "64*32"}, expands=False).data["size"] == "64x32"
+    more = {"fit": "contain", "sample_shift": 8, "output_format": "webp", "seed": str(2**63 - 1), "size": "64*32"}
+    data = translate(MODELS["t2v"], P | more, expands=False).data
+    del data["task"]
+    expected = {"fit": "contain", "flow_shift": 8, "container": "webp", "seed": 2**63 - 1, "size": "64*32"}
+    assert data == expected
     assert "duration_seconds" not in translate(MODELS["videoedit"], P | {"video": "a", "duration": 0}, False).data
 
 
@@ -74,6 +80,13 @@ def test_expansion(alias: str) -> None:
         ("t2v", {"go_fast": True}, "go_fast"),
         ("t2v", {"resolution": "8k"}, "resolution"),
         ("t2v", {"seed": 1.5}, "seed"),
+        ("t2v", {"seed": 2.0**60}, "seed"),
+        ("t2v", {"seed": "seven"}, "seed"),
+        ("t2v", {"shift": "much"}, "shift"),
+        ("t2v", {"shift": 3, "flow_shift": 3}, "flow_shift"),
+        ("t2v", {"fit": "stretch"}, "fit"),
+        ("t2v", {"aspect_ratio": "2:1"}, "aspect_ratio"),
+        ("t2v", {"output_format": "gif"}, "output_format"),
         ("t2v", {"steps": "many"}, "steps"),
         ("t2v", {"steps": 1, "num_inference_steps": 1}, "num_inference_steps"),
         ("t2v", {"watermark": True}, "watermark"),
@@ -113,7 +126,9 @@ def web(gateway: Service) -> Iterator[httpx.Client]:
     [
         ("t2v", {"guidance": 99, "fps": 0}, ["guidance", "fps"]),
         ("t2v", {"prompt": "", "duration": 99}, ["prompt", "duration"]),
-        ("t2v", {"num_frames": 10**6, "seed": -1}, ["num_frames", "seed"]),
+        ("t2v", {"num_frames": 10**6, "seed": -2}, ["num_frames", "seed"]),
+        ("t2v", {"seed": 2**63, "sample_shift": 0}, ["seed", "sample_shift"]),
+        ("t2v", {"output_format": "png", "duration": 2}, ["output_format"]),
         ("t2v", {"sample_steps": 0, "size": "5*5"}, ["sample_steps", "size"]),
         ("i2v", {"image": "file:///etc/passwd"}, ["image"]),
         ("i2v", {"first_frame": "http://127.0.0.1:1/a.png"}, ["first_frame"]),
