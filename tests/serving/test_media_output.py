@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,17 +12,29 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import ExifTags, Image
 
 from model.presets import find_model
 from model.resolve import resolve
 from model.tasks import VideoSpec, parse_request
-from serving.media import Container, MediaError, VideoWriter, probe, read_metadata, verify
+from serving.media import (
+    Container,
+    MediaError,
+    PictureContainer,
+    VideoWriter,
+    probe,
+    read_metadata,
+    read_picture,
+    verify,
+    write_picture,
+)
 from serving.media.contrast import ENOUGH, Contrast
 from serving.media.tags import tagged
 from serving.stages.render import check_finite, render_video, zoetrope_version
 from tests.serving.media_files import moving, write_clip
 
 CONTAINERS: tuple[Container, ...] = ("mp4", "mkv")
+FORMATS: dict[PictureContainer, str] = {"png": "png", "webp": "webp", "jpg": "jpeg"}
 
 
 def spec_of(container: Container = "mp4") -> VideoSpec:
@@ -41,14 +54,93 @@ def test_a_file_tells_how_it_was_made(tmp_path: Path, container: Container) -> N
         "seed": "7",
         "steps": str(spec.steps),
         "guidance": f"{spec.guidance:g}",
+        "flow_shift": "3",
         "denoised_at": f"{spec.native_width}x{spec.native_height}",
         "denoising_seconds": "1.250",
     }
     assert "a cat" not in str(probe(path).metadata)
 
 
+def picture_spec(container: PictureContainer) -> VideoSpec:
+    return replace(spec_of(), frames=1, container=container)
+
+
+@pytest.mark.parametrize("container", get_args(PictureContainer))
+@pytest.mark.parametrize("noise", [True, False])
+def test_one_frame_is_a_picture(tmp_path: Path, container: PictureContainer, noise: bool) -> None:
+    """Whatever the file is called; JPEG keeps even noise within a few levels, for its colours are not subsampled."""
+    rng, path = np.random.default_rng(3), tmp_path / "picture"
+    frame = rng.integers(0, 256, (1, 48, 64, 3), dtype=np.uint8) if noise else moving(1)
+    spec = picture_spec(container)
+    assert find_model("nano").default_flow_shift == spec.flow_shift == 3.0
+    info = render_video(spec, [frame], path, metadata={"denoising_seconds": "1.250"})
+    assert (info.kind, info.container, info.width, info.height, info.frames) == ("image", FORMATS[container], 64, 48, 1)
+    with Image.open(path) as image:
+        assert (image.format, image.mode, image.size) == (FORMATS[container].upper(), "RGB", (64, 48))
+        shown = np.asarray(image)
+    distance = np.abs(shown.astype(int) - frame[0])
+    assert (distance.max() == 0) if container != "jpg" else (distance.mean() < 4)
+    assert read_metadata(path) == {
+        "version": zoetrope_version(),
+        "task": "text_to_video",
+        "model": "nano",
+        "seed": "7",
+        "steps": str(spec.steps),
+        "guidance": f"{spec.guidance:g}",
+        "flow_shift": "3",
+        "denoised_at": f"{spec.native_width}x{spec.native_height}",
+        "denoising_seconds": "1.250",
+    }
+    assert b"a cat" not in path.read_bytes()
+    assert (read_picture(path).pixels == shown).all(), "it can be the input of another job"
+
+
+def test_pictures_tell_viewers_how_they_were_made(tmp_path: Path) -> None:
+    for container in get_args(PictureContainer):
+        render_video(picture_spec(container), [moving(1)], tmp_path / container)
+    with Image.open(tmp_path / "png") as png, Image.open(tmp_path / "jpg") as jpg:
+        assert png.info["Comment"] == jpg.getexif()[ExifTags.Base.ImageDescription]
+        assert png.info["Comment"].startswith("model=nano seed=7 steps=")
+
+
+@pytest.mark.parametrize("container", get_args(PictureContainer))
+def test_a_picture_is_scaled_to_its_size_and_never_blank(tmp_path: Path, container: PictureContainer) -> None:
+    path = tmp_path / "picture"
+    info = render_video(picture_spec(container), [moving(1)[:, ::2, ::2], moving(3)], path)
+    assert (info.width, info.height) == (64, 48)
+    path.unlink()
+    with pytest.raises(MediaError, match=r"every pixel is \(9, 9, 9\): the picture is blank"):
+        render_video(picture_spec(container), [np.full((1, 48, 64, 3), 9, np.uint8)], path)
+    with pytest.raises(MediaError, match="no frames were written"):
+        render_video(picture_spec(container), [], path)
+    with pytest.raises(MediaError, match=r"the frame is float64 \[48, 64, 3\], the file takes uint8 \[48, 64, 3\]"):
+        write_picture(path, np.zeros((48, 64, 3)), 64, 48, container, {})  # type: ignore[arg-type]
+    with pytest.raises(MediaError, match="cannot write"):
+        render_video(picture_spec(container), [moving(1)], tmp_path / "missing" / "picture")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_was_not_written_right_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the encoder had swapped two colours."""
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[..., 0] = 200
+
+    def swapped(pixels: NDArray[np.uint8]) -> Image.Image:
+        return real(np.ascontiguousarray(pixels[..., ::-1]))
+
+    real = Image.fromarray
+    monkeypatch.setattr(Image, "fromarray", swapped)
+    for container in get_args(PictureContainer):
+        with pytest.raises(MediaError, match=r"pixels that are 1\d\d\.\d from the frame's"):
+            write_picture(tmp_path / "picture", frame, 64, 48, container, {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_files_tell_nothing(tmp_path: Path) -> None:
     assert read_metadata(write_clip(tmp_path / "a.mp4", "libx264")) == {}
+    for suffix in ("png", "webp", "jpg"):
+        Image.fromarray(moving(1)[0]).save(tmp_path / f"a.{suffix}")
+        assert read_metadata(tmp_path / f"a.{suffix}") == {}
     with pytest.raises(MediaError, match="No such file"):
         read_metadata(tmp_path / "b.mp4")
 

@@ -18,7 +18,7 @@ from model.resolve import resolve
 from model.tasks import parse_request
 from serving.cli.service import Addresses, ServiceProcess, serve_command
 from serving.client import OperationStatus, VideoClient
-from serving.media import probe
+from serving.media import probe, read_metadata
 from tests.serving.gateway.harness import until
 
 pytestmark = pytest.mark.timeout(400)
@@ -109,6 +109,25 @@ def test_the_latents_are_those_of_the_local_pipeline(service: Service, tmp_path:
     name = service.client.create(REQUEST)
     assert service.client.wait(name).state == "succeeded"
     assert torch.equal(latents_of(service, name, tmp_path / "latents.safetensors"), local_latents()[0])
+
+
+@pytest.mark.parametrize("container", ["png", "webp", "jpg"])
+@pytest.mark.long
+def test_a_picture(service: Service, tmp_path: Path, container: str) -> None:
+    """From the request to the file, and as the first frame of a video."""
+    fields = {name: value for name, value in REQUEST.items() if name != "duration_seconds"}
+    name = service.client.create({**fields, "container": container, "steps": 4})
+    status = service.client.wait(name)
+    assert status.video is not None and status.state == "succeeded"
+    path = tmp_path / "picture"
+    service.client.download(name, path)
+    info = probe(path)
+    assert (info.kind, info.width, info.height) == ("image", status.video.width, status.video.height)
+    assert status.video.mime_type == f"image/{info.container}"
+    assert read_metadata(path)["seed"] == str(status.video.seed)
+    task = {"kind": "image_to_video", "prompt": "it moves right", "image": name}
+    going_on = service.client.create({"task": task, "steps": 4, "frames": 9})
+    assert service.client.wait(going_on).state == "succeeded"
 
 
 def test_a_clip_beyond_one_segment_is_chained(service: Service, tmp_path: Path) -> None:

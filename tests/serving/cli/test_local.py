@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
+from serving.cli import main
 from serving.cli.progress import ProgressView, format_seconds
-from serving.media import probe
+from serving.media import probe, read_metadata
 from tests.serving.gateway.harness import ROOT
 
 
@@ -47,6 +48,30 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
         ("ffv1", 320, 180, 6),
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in [*latents, *videos])
+
+
+@pytest.mark.parametrize("name", ["a.PNG", "a.jpeg"])
+def test_one_frame_is_a_picture(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the name of the file alone, in capitals or not; with its latents beside it."""
+    out, latents = tmp_path / name, tmp_path / "a.SAFETENSORS"
+    command = ["generate", "a red circle moving right on a white background", "--local", "--size", "320X180"]
+    assert main([*command, "--steps", "4", "--seed", "-1", "--out", str(out), "--latents-out", str(latents)]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith(f"saved {out} size=320x180 denoised_at=40x24 frames=1 fps=8 steps=4 seed=")
+    seed = line.partition("seed=")[2].split()[0]
+    info = probe(out)
+    assert (info.kind, info.width, info.height) == ("image", 320, 180)
+    assert read_metadata(out)["seed"] == seed
+    assert int(seed) >= 0
+    assert load_file(latents)["latents"].shape[1] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "a.SAFETENSORS"])
+
+
+def test_a_video_in_capitals(tmp_path: Path) -> None:
+    out = tmp_path / "A.MP4"
+    command = ["generate", "a red circle", "--local", "--size", "320x180", "--frames", "2", "--steps", "1"]
+    assert main([*command, "--flow-shift", "5", "--out", str(out)]) == 0
+    assert (probe(out).codec, read_metadata(out)["flow_shift"]) == ("h264", "5")
 
 
 def show(*, terminal: bool) -> str:
