@@ -83,7 +83,7 @@ def generate(
     ] = 0.0,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's name and leave it to the service.")] = False,
 ) -> None:
-    """Make a video from a prompt, and from pictures and clips where a task takes them.
+    """Make a video, or a picture, from a prompt, and from pictures and clips where a task takes them.
 
     Without a service a private one is started for it.
     """

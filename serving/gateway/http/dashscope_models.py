@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.tasks import Fit, Seed
+from model.tasks import Fit
 from serving.jobs.job import Job, State
 
 STATUS = {
@@ -65,7 +65,7 @@ class Parameters(_Strict):
         default=None, description="of pictures of another ratio: cover (the default) cuts, contain puts black beside"
     )
     duration: float | None = Field(default=None, description="seconds")
-    seed: Seed | None = Field(default=None, description=f"0 to {MAX_SEED}; default: random")
+    seed: int | None = Field(default=None, description=f"0 to {MAX_SEED}; default: random")
     prompt_extend: bool | None = Field(default=None, description="where the service can; see output.actual_prompt")
     watermark: bool | None = Field(default=None, description="true is refused: none is drawn")
     audio: bool | None = Field(default=None, description="have sound made")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from model.presets import NANO_DIRECTORY
@@ -196,7 +197,7 @@ def test_weights_that_overflow(checkpoint: Path, tmp_path: Path, capsys: pytest.
     """Told with the model's name, and without the number by which a run knows its segment."""
     path = checkpoint / "transformer" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
-    weights["proj_out.weight"].fill_(3e38)
+    weights["proj_out.weight"] = torch.full_like(weights["proj_out.weight"], 3e38, dtype=torch.float32)
     save_file(weights, path)
     arguments = ["generate", "x", "--size", "128x64", "--frames", "1", "--model", str(checkpoint), "--local"]
     assert main([*arguments, "--out", str(tmp_path / "x.mp4")]) == 1

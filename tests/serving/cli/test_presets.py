@@ -12,7 +12,7 @@ from tests.narrow import source_directory
 
 
 def test_all_presets_and_what_a_clip_costs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["models", "--presets", "--size", "480p", "--ratio", "9:16", "--duration", "2", "--ranks", "4"]) == 0
+    assert main(["models", "--presets", "--size", "480P", "--ratio", "9:16", "--duration", "2", "--ranks", "4"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line for line in lines[1:]}
     assert set(all_presets()) <= set(rows)

@@ -50,6 +50,14 @@ def test_fields_flat_or_as_a_task_or_typed() -> None:
     assert not message({}).HasField("text_to_video")
 
 
+def test_an_empty_negative_prompt_is_sent_and_a_missing_one_is_not() -> None:
+    assert message({"prompt": "a", "negative_prompt": ""}).text_to_video.HasField("negative_prompt")
+    assert extension("n", "p", {"negative_prompt": ""}).HasField("negative_prompt")
+    for typed in (TextToVideo(prompt="a"), VideoRequest(task=TextToVideo(prompt="a")), {"prompt": "a"}):
+        assert not message(typed).text_to_video.HasField("negative_prompt")
+    assert not extension("n", "p", {"negative_prompt": None}).HasField("negative_prompt")
+
+
 def test_a_request_id_is_made_up() -> None:
     made = {message({"prompt": "a"}).request_id for _ in range(3)} | {extension("n", "p", {}).request_id}
     assert len(made) == 4
