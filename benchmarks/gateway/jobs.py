@@ -26,7 +26,7 @@ class JobMaker:
         card = find_model(MODEL)
         request = VideoRequest(task=TextToVideo(prompt=PROMPT.format(number=self.prefix)))
         spec = resolve(request, card, 1)
-        self._spec, self._fingerprint = spec.to_dict(), fingerprint(request, card.name, {})
+        self._spec, self._fingerprint = spec.to_dict(), fingerprint(request, card, {})
         self._steps, self._seconds = spec.steps * len(spec.spans), spec.frames / spec.fps
         self._model, self._made = card.name, 0
 
