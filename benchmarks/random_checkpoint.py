@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
-from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from model.config import TransformerConfig
 from model.directory import RANDOM_NAME, ModelError, RandomWeights
@@ -113,9 +113,7 @@ def small_image_encoder(width: int, image: int, patch: int) -> CLIPVisionModel:
 
 def image_processor(image: int) -> Any:
     """CLIP's, for pictures of ``image`` pixels a side."""
-    from transformers import CLIPImageProcessor  # warns where torchvision is missing, which few models need
-
-    return CLIPImageProcessor(size={"shortest_edge": image}, crop_size={"height": image, "width": image})
+    return CLIPImageProcessorPil(size={"shortest_edge": image}, crop_size={"height": image, "width": image})
 
 
 def unipc(shift: float) -> UniPCMultistepScheduler:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import BaseImageProcessor, CLIPVisionModel
+from transformers import BaseImageProcessor, CLIPImageProcessorPil, CLIPVisionModel
 
 from model.inputs import Picture
 
@@ -20,10 +20,11 @@ class ImageEncoder:
 
     @classmethod
     def load(cls, root: Path, device: torch.device) -> ImageEncoder:
-        """From ``image_processor`` and ``image_encoder`` of a checkpoint directory, in float32."""
-        from transformers import CLIPImageProcessor  # warns where torchvision is missing, which few models need
+        """Load ``image_processor`` and ``image_encoder`` of a checkpoint directory, in float32.
 
-        processor = CLIPImageProcessor.from_pretrained(root / "image_processor", local_files_only=True)
+        The preprocessing is the one by Pillow, which needs no torchvision.
+        """
+        processor = CLIPImageProcessorPil.from_pretrained(root / "image_processor", local_files_only=True)
         network = CLIPVisionModel.from_pretrained(root / "image_encoder", dtype=torch.float32, local_files_only=True)
         return cls(processor, network.to(device).eval().requires_grad_(False))
 

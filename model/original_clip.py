@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 from model.directory import ModelError, image_encoder_files
 from model.image_encoder import ImageEncoder
@@ -52,7 +52,7 @@ def load_original_image_encoder(root: Path, device: torch.device) -> ImageEncode
         "position_ids", torch.arange(positions.num_positions, device=device)[None], persistent=False
     )
     side = config.image_size
-    processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return ImageEncoder(processor, network.eval().requires_grad_(False))
 
 

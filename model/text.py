@@ -6,6 +6,7 @@ import html
 import re
 from functools import lru_cache
 
+import ftfy
 import torch
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
@@ -70,5 +71,9 @@ class TextEncoder:
 
 
 def clean_prompt(text: str) -> str:
-    """What diffusers' Wan pipelines do to a prompt: undo HTML escapes, fold white space, strip."""
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()
+    """Clean a prompt as Wan's own code and diffusers' Wan pipelines do.
+
+    Mend what was decoded wrongly, make curly quotes straight and full-width forms plain (ftfy), undo HTML escapes
+    twice, fold white space, strip.
+    """
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(text)))).strip()

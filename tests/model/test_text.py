@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import UMT5Config, UMT5EncoderModel
 
 from model.nano.prompts import build_tokenizer, vocabulary
@@ -119,5 +120,18 @@ def test_long_prompts_are_cut_and_told(text: TextEncoder) -> None:
     assert text.encode([long]).shape == (1, MAX_TOKENS, 16)
 
 
-def test_prompts_are_cleaned_as_diffusers_does() -> None:
-    assert clean_prompt("  a &lt;b&gt; &amp;amp;\n c\t") == "a <b> & c"
+@pytest.mark.parametrize(
+    ("given", "cleaned"),
+    [
+        ("  a &lt;b&gt; &amp;amp;\n c\t", "a <b> & c"),
+        ("a \u201cred\u201d circle\u2019s edge", 'a "red" circle\'s edge'),
+        ("\uff52\uff45\uff44\uff0c\uff11", "red,1"),
+        ("a caf\u00c3\u00a9 \u00e2\u20ac\u201d late", "a caf\u00e9 \u2014 late"),
+        ("\ufb01ve\u00a0 \u3000circles", "five circles"),
+        ("\u4e00\u53ea\u732b\uff0c\u5728\u8dd1", "\u4e00\u53ea\u732b,\u5728\u8dd1"),
+        ("", ""),
+    ],
+)
+def test_prompts_are_cleaned_as_diffusers_does(given: str, cleaned: str) -> None:
+    assert prompt_clean(given) == cleaned
+    assert clean_prompt(given) == cleaned

@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel, WanVACETransformer3DModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 from model.checkpoints import (
     load_autoencoder,
@@ -358,7 +358,7 @@ def test_clip_of_the_original_layout(tmp_path: Path) -> None:
     network = CLIPVisionModel(config).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     pictures = [Picture(np.random.default_rng(i).integers(0, 256, (40, 60, 3), np.uint8)) for i in range(2)]
     expected = ImageEncoder(processor, network).encode(pictures)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "WanModel"}))
