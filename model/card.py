@@ -21,7 +21,8 @@ from model.directory import (
     read_transformers,
     tokenizer_directory,
 )
-from model.family import FAMILY, SHIFT_KEYS, ConditionerKind, Preset, nearest_preset
+from model.family import FAMILY, ConditionerKind, Preset, nearest_preset
+from model.schedulers import shift_key
 from model.tasks import MAX_DURATION_SECONDS, TASK_KINDS, ModelCard
 
 # What a family was trained for, by the way its pictures and clips enter.
@@ -136,7 +137,7 @@ def _flow_shift(root: Path, preset: Preset) -> tuple[float | None, str]:
     if is_original(root):
         return usual, "Wan's own code"
     config = read_json(root / "scheduler" / "scheduler_config.json")
-    key = SHIFT_KEYS.get(str(config.get("_class_name")))
+    key = shift_key(config)
     value = config.get(key, 1.0) if key is not None else None  # 1: diffusers' default
     if not isinstance(value, int | float):
         return None, ""

@@ -130,8 +130,6 @@ def _large(**more: object) -> TransformerConfig:
 
 _CLIP: dict[str, object] = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
 _TI2V = _wan(3072, 30, 14336, in_channels=48, out_channels=48)
-# Which field of a scheduler's configuration, by its class, holds the shift of the noise levels.
-SHIFT_KEYS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
 # The negative prompt that Wan's own code takes for every one of its models where a request names none: garish colours,
 # overexposure, stills, blurred detail, subtitles, grey cast, low quality, malformed hands and faces, cluttered ground,
 # many people behind, walking backwards.

@@ -7,14 +7,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from model.directory import ModelError
-from model.family import SHIFT_KEYS
+from model.schedulers import SchedulerError, check_scheduler, shift_key, unknown_keys
 
-SCHEDULERS: dict[str, Any] = {
+CLASSES: dict[str, Any] = {
+    "DPMSolverMultistepScheduler": DPMSolverMultistepScheduler,
     "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
     "UniPCMultistepScheduler": UniPCMultistepScheduler,
+}
+# Of the schedulers with a memory: the counters that they keep beside the last outputs of the network, the tensors, and
+# whether they list the timesteps of those outputs.
+MEMORIES: dict[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = {
+    "DPMSolverMultistepScheduler": (("lower_order_nums",), (), False),
+    "UniPCMultistepScheduler": (("lower_order_nums", "this_order"), ("last_sample",), True),
 }
 
 
@@ -47,15 +54,16 @@ class Sampler:
         """Make a schedule of ``steps``, with another shift than the configuration's where ``flow_shift`` is given.
 
         Raises:
-            ModelError: ``_class_name`` is not a scheduler that we run, or draws noise of its own.
+            ModelError: the configuration is not one that we run.
         """
-        name = config.get("_class_name")
-        if name not in SCHEDULERS:
-            raise ModelError(f"scheduler_config.json: _class_name is {name!r}, expected one of {', '.join(SCHEDULERS)}")
         config = shifted(config, flow_shift)
-        if config.get("stochastic_sampling"):
-            raise ModelError("scheduler_config.json: stochastic_sampling is true, and its noise is not the seed's")
-        self._scheduler = SCHEDULERS[name].from_config(config)
+        try:
+            check_scheduler(config)
+        except SchedulerError as error:
+            raise ModelError(f"scheduler_config.json: {error}") from None
+        ignored = unknown_keys(config)  # told once, when the folder was read
+        known = {key: value for key, value in config.items() if key not in ignored}
+        self._scheduler = CLASSES[config["_class_name"]].from_config(known)
         self._scheduler.set_timesteps(steps)
         # Many steps with a large shift round to equal timesteps, among which a scheduler may look for the wrong one.
         self._scheduler.set_begin_index(0)
@@ -97,14 +105,15 @@ class Sampler:
     def state(self) -> SamplerState:
         """What `restore` needs. Schedulers replace their tensors and never write to them, so a state stays as it is."""
         scheduler, name = self._scheduler, type(self._scheduler).__name__
-        if not isinstance(scheduler, UniPCMultistepScheduler) or self.done or self.step == 0:
+        if name not in MEMORIES or self.done or self.step == 0:
             return SamplerState(name, self.step, {}, {})
+        scalars, tensors, _ = MEMORIES[name]
         kept = {f"model_outputs.{i}": t for i, t in enumerate(scheduler.model_outputs) if t is not None}
         return SamplerState(
             name,
             self.step,
-            {"lower_order_nums": scheduler.lower_order_nums, "this_order": scheduler.this_order},
-            {**kept, "last_sample": scheduler.last_sample},
+            {key: getattr(scheduler, key) for key in scalars},
+            {**kept, **{key: getattr(scheduler, key) for key in tensors}},
         )
 
     @classmethod
@@ -124,8 +133,8 @@ class Sampler:
         if not 0 <= state.step <= steps:
             raise ValueError(f"the state is after step {state.step}, which is not within 0 to {steps}")
         sampler.step = state.step
-        if isinstance(scheduler, UniPCMultistepScheduler) and 0 < state.step < steps:
-            _restore_unipc(scheduler, state)
+        if name in MEMORIES and 0 < state.step < steps:
+            _restore_memory(scheduler, state)
         elif state.scalars or state.tensors:
             raise ValueError(f"a {name} keeps nothing after step {state.step} of {steps}, the state has some")
         if state.step:
@@ -135,16 +144,16 @@ class Sampler:
 
 def shifted(config: dict[str, Any], flow_shift: float | None) -> dict[str, Any]:
     """Return a scheduler's configuration with another shift of its noise levels; None leaves it as it is."""
-    if flow_shift is None:
-        return config
-    return {**config, SHIFT_KEYS[str(config["_class_name"])]: flow_shift}
+    key = shift_key(config)
+    return config if flow_shift is None or key is None else {**config, key: flow_shift}
 
 
-def _restore_unipc(scheduler: Any, state: SamplerState) -> None:
+def _restore_memory(scheduler: Any, state: SamplerState) -> None:
+    scalar_names, tensor_names, lists_timesteps = MEMORIES[state.scheduler]
     order = int(scheduler.config.solver_order)
     slots = range(order - min(order, state.step), order)  # the last ones, as many as there were steps
-    tensors = {"last_sample", *(f"model_outputs.{i}" for i in slots)}
-    scalars = {"lower_order_nums", "this_order"}
+    tensors = {*tensor_names, *(f"model_outputs.{i}" for i in slots)}
+    scalars = set(scalar_names)
     if (found := set(state.tensors)) != tensors or set(state.scalars) != scalars:
         expected = ", ".join(sorted(tensors | scalars))
         raise ValueError(
@@ -152,10 +161,12 @@ def _restore_unipc(scheduler: Any, state: SamplerState) -> None:
         )
     for i in slots:
         scheduler.model_outputs[i] = state.tensors[f"model_outputs.{i}"]
-        scheduler.timestep_list[i] = scheduler.timesteps[state.step - order + i]
-    scheduler.last_sample = state.tensors["last_sample"]
-    scheduler.lower_order_nums = state.scalars["lower_order_nums"]
-    scheduler.this_order = state.scalars["this_order"]
+        if lists_timesteps:
+            scheduler.timestep_list[i] = scheduler.timesteps[state.step - order + i]
+    for key in tensor_names:
+        setattr(scheduler, key, state.tensors[key])
+    for key in scalar_names:
+        setattr(scheduler, key, state.scalars[key])
 
 
 def initial_noise(shape: tuple[int, int, int, int], seed: int) -> torch.Tensor:

@@ -20,6 +20,7 @@ UNIPC: dict[str, Any] = {
     "use_flow_sigmas": True,
     "flow_shift": 1.0,
 }
+DPM: dict[str, Any] = {**UNIPC, "_class_name": "DPMSolverMultistepScheduler"}
 EULER: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 1.0}
 CONFIGS = {
     "unipc order 1": {**UNIPC, "solver_order": 1},
@@ -30,6 +31,11 @@ CONFIGS = {
     "unipc order 2 without some corrections": {**UNIPC, "disable_corrector": [0, 3]},
     "unipc order 3": {**UNIPC, "solver_order": 3},
     "unipc order 3 shift 5": {**UNIPC, "solver_order": 3, "flow_shift": 5.0},
+    "unipc order 2 karras": {**UNIPC, "use_karras_sigmas": True},
+    "dpm order 1": {**DPM, "solver_order": 1},
+    "dpm order 2 shift 5": {**DPM, "flow_shift": 5.0},
+    "dpm order 2 heun": {**DPM, "solver_type": "heun", "flow_shift": 3.0},
+    "dpm order 3": {**DPM, "solver_order": 3, "lower_order_final": False},
     "euler": EULER,
     "euler shift 3": {**EULER, "shift": 3.0},
 }
@@ -109,6 +115,8 @@ def state_after(config: dict[str, Any], steps: int, taken: int) -> SamplerState:
     ("config", "steps", "state", "message"),
     [
         (EULER, 5, state_after(UNIPC, 5, 2), "of a UniPCMultistepScheduler, the scheduler is a FlowMatchEuler"),
+        (DPM, 5, state_after(UNIPC, 5, 2), "of a UniPCMultistepScheduler, the scheduler is a DPMSolverMultistep"),
+        (DPM, 5, replace(state_after(DPM, 5, 1), step=4), "order 2 needs .*model_outputs.0"),
         (UNIPC, 3, state_after(UNIPC, 5, 4), "after step 4, which is not within 0 to 3"),
         ({**UNIPC, "solver_order": 3}, 5, state_after(UNIPC, 5, 4), "order 3 needs .*model_outputs.2"),
         (UNIPC, 5, replace(state_after(UNIPC, 5, 1), step=4), "order 2 needs .*model_outputs.0"),
