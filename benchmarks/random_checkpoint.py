@@ -27,7 +27,9 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 
 from model.config import TransformerConfig
 from model.directory import RANDOM_NAME, ModelError, RandomWeights
-from model.family import WAN21_VAE, WAN22_VAE, AutoencoderKind, Preset, nearest_preset
+from model.family import WAN21_VAE, WAN22_VAE, AutoencoderKind, Preset
+from model.identity import Contents, identify
+from model.index import PIPELINES, RENDERER, Index
 from model.nano.prompts import build_tokenizer, vocabulary
 from model.original import WAN22_AUTOENCODER
 from model.presets import FAMILY
@@ -61,7 +63,7 @@ def write_random_checkpoint(preset: Preset, out: Path, seed: int = 0, std: float
         for number in range(preset.transformers):
             how = RandomWeights(seed=seed + number, std=std)
             _write_transformer(preset.config, how, work / ("transformer", "transformer_2")[number])
-        _write_json(work / "model_index.json", _index(preset))
+        _write_index(preset, work)
         small_autoencoder(preset.vae).save_pretrained(work / "vae")
         small_text_encoder(preset.config.text_dim).save_pretrained(work / "text_encoder")
         build_tokenizer().save_pretrained(work / "tokenizer")
@@ -121,9 +123,11 @@ def unipc(shift: float) -> UniPCMultistepScheduler:
 
 
 def _check_name(preset: Preset, out: Path) -> None:
-    """What configurations do not tell is told by the folder's name, such as Bernini-R; see `nearest_preset`."""
+    """Refuse a folder's name that is another model's, which would be believed where the files leave it open."""
     kind = "streams" if preset.conditioner == "bernini" else preset.conditioner
-    found = nearest_preset(preset.config, kind, preset.transformers, out.name)
+    index = Index(out / "model_index.json", None, {}, bernini=preset.conditioner == "bernini")
+    contents = Contents(out, kind, preset.config, preset.transformers, index, preset.sampling.shift)
+    found, _ = identify(contents, out)
     if (found.conditioner, found.sampling) != (preset.conditioner, preset.sampling):
         raise ModelError(f"{out}: a folder of this name would be taken for {found.name}, call it {preset.name}")
 
@@ -144,13 +148,32 @@ def _write_image_encoder(config: TransformerConfig, root: Path) -> None:
     image_processor(image).save_pretrained(root / "image_processor")
 
 
-def _index(preset: Preset) -> dict[str, Any]:
-    index: dict[str, Any] = {"_class_name": "WanVACEPipeline" if preset.config.vace_layers else "WanPipeline"}
-    if preset.conditioner == "first_latent":
-        index["expand_timesteps"] = True
-    if preset.transformers == 2:
-        index["boundary_ratio"] = preset.sampling.boundary
-    return index
+def _write_index(preset: Preset, root: Path) -> None:
+    """As the public checkpoints say what they are; Bernini-R by a configuration in the place of an index."""
+    pair = preset.transformers == 2
+    if preset.conditioner == "bernini":
+        value = {"model_type": RENDERER, "architectures": ["BerniniRendererModel"], "skip_transformer_2": not pair}
+        value |= {"switch_dit_boundary": preset.sampling.boundary or 0.0, "use_src_id_rotary_emb": True}
+        _write_json(root / "config.json", value)
+        return
+    pipeline = next(name for name, kinds in PIPELINES.items() if preset.conditioner in kinds)
+    kind = json.loads((root / "transformer" / "config.json").read_text())["_class_name"]
+    library = "zoetrope" if kind.startswith("Zoetrope") else "diffusers"
+    image = preset.config.image_dim is not None
+    index: dict[str, Any] = {
+        "_class_name": pipeline,
+        "transformer": [library, kind],
+        "transformer_2": [library, kind] if pair else [None, None],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "image_encoder": ["transformers", "CLIPVisionModel"] if image else [None, None],
+        "image_processor": ["transformers", "CLIPImageProcessor"] if image else [None, None],
+        "expand_timesteps": preset.conditioner == "first_latent",
+        "boundary_ratio": preset.sampling.boundary if pair else None,
+    }
+    _write_json(root / "model_index.json", index)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -11,18 +11,17 @@ from model.config import TransformerConfig
 from model.directory import (
     Component,
     ModelError,
-    check_components,
-    check_header,
-    image_encoder_files,
     is_original,
     read_autoencoder,
+    read_image_encoder,
     read_json,
     read_text_encoder,
     read_transformers,
-    tokenizer_directory,
 )
-from model.family import FAMILY, ConditionerKind, Preset, nearest_preset
-from model.schedulers import shift_key
+from model.family import FAMILY, ConditionerKind, Preset
+from model.identity import Contents, identify
+from model.index import PIPELINES, Index, check_index, check_same_class, read_index
+from model.schedulers import SchedulerError, check_scheduler, shift_key, unknown_keys
 from model.tasks import MAX_DURATION_SECONDS, TASK_KINDS, ModelCard
 
 # What a family was trained for, by the way its pictures and clips enter.
@@ -36,28 +35,45 @@ FAMILY_TASKS: dict[ConditionerKind, tuple[str, ...]] = {
 OVERLAP_FRAMES: dict[ConditionerKind, int] = {"streams": 5, "bernini": 5, "first_latent": 1, "channels": 1, "vace": 5}
 MAX_TEXT_TOKENS = 512
 RANDOM_SUFFIX = "-random-weights"  # of a model's name, so that nobody takes its clips or figures for a trained one's
+SCHEDULER_FILE = Path("scheduler") / "scheduler_config.json"
+# Keys of a transformer's configuration that shape nothing: tables are made as long as they are needed.
+UNSHAPING = {"rope_max_seq_len", "model_type"}
 
 
-def read_card(directory: Path, name: str) -> ModelCard:
-    """Read a checkpoint's configuration files, in either layout.
+def read_card(directory: Path, name: str, typed: Path | None = None, family: str = "") -> ModelCard:
+    """Read a checkpoint's configuration files, in either layout, and check them against each other.
+
+    Args:
+        name: of the model. typed: the folder as the caller named it, whose names may tell what it holds; the directory
+            where left out. family: what the caller says that it holds, see `model.identity`.
 
     Raises:
-        ModelError: a file is missing or unreadable, or the classes are not ones we run.
+        ModelError: a file is missing or unreadable, or says something that we do not run.
     """
-    if not is_original(directory):
-        check_components(directory)
+    index = None if is_original(directory) else read_index(directory)
+    warnings = [] if index is None else check_index(index)
     config, parts = _transformers(directory)
     vae = read_autoencoder(directory).config
     z_dim, spatial = int(vae.get("z_dim", 0)), int(vae.get("scale_factor_spatial", 8))
     temporal = int(vae.get("scale_factor_temporal", 4))
-    kind = _conditioner(directory, config, parts[0], z_dim, temporal)
-    preset = nearest_preset(config, kind, len(parts), name)
+    kind = _conditioner(directory, index, config, parts[0], z_dim, temporal)
+    _check_encoders(directory, index, config)
+    scheduler = None if index is None else _scheduler(index, warnings)
+    shift = None if scheduler is None else _shift_of(scheduler)
+    origin = parts[0].config.get("_name_or_path")
+    contents = Contents(directory, kind, config, len(parts), index, shift, origin if isinstance(origin, str) else None)
+    preset, doubts = identify(contents, directory if typed is None else typed, family)
+    warnings += [*doubts, *_unknown(parts)]
     sampling = FAMILY["wan2.2-ti2v-5b"].sampling if spatial == 16 else preset.sampling
     tasks = FAMILY_TASKS[preset.conditioner]
     if kind == "channels" and config.image_dim is not None:  # trained with one picture, or with two
         tasks = ("first_last_frame",) if config.pos_embed_seq_len is not None else ("image_to_video",)
     chained = tasks not in (("text_to_video",), ("first_last_frame",))
-    flow_shift, note = _flow_shift(directory, preset)
+    usual = preset.sampling.shift
+    note = "Wan's own code"
+    if scheduler is not None:
+        note = "" if shift is None else "scheduler_config.json"
+        note += f"; Wan's own code takes {usual:g}" if shift not in (None, usual) else ""
     return ModelCard(
         name=name + (RANDOM_SUFFIX if any(part.random for part in parts) else ""),
         directory=str(directory),
@@ -75,35 +91,17 @@ def read_card(directory: Path, name: str) -> ModelCard:
         max_text_tokens=MAX_TEXT_TOKENS,
         segment_frames=sampling.frames if chained else 0,
         overlap_frames=OVERLAP_FRAMES[preset.conditioner] if chained else 0,
-        conditioner="bernini" if preset.name.startswith("bernini") else kind,
-        boundary=_boundary(directory, preset) if len(parts) == 2 else None,
+        conditioner=preset.conditioner if preset.conditioner == "bernini" else kind,
+        family=preset.name,
+        warnings=tuple(warnings),
+        boundary=_boundary(directory, index, preset) if len(parts) == 2 else None,
         default_guidance_low=sampling.guidance_low if len(parts) == 2 else None,
         default_size=sampling.size,
         trained_sizes=sampling.trained_sizes,
         default_negative_prompt=sampling.negative_prompt,
-        default_flow_shift=flow_shift,
+        default_flow_shift=usual if scheduler is None else shift,
         flow_shift_note=note,
     )
-
-
-def check_files(card: ModelCard) -> None:
-    """Check that the weights of every component are there and that their headers can be read.
-
-    Raises:
-        ModelError: names the file that is missing or corrupt.
-    """
-    root = Path(card.directory)
-    for component in (*read_transformers(root), read_autoencoder(root), read_text_encoder(root)):
-        for path in component.files:
-            check_header(path)
-    scheduler_config(card)
-    tokenizer = tokenizer_directory(root)
-    if not any(tokenizer.glob("*.json")) and not any(tokenizer.glob("*.model")):
-        raise ModelError(f"{tokenizer}: holds no tokenizer file")
-    config, _ = _transformers(root)
-    if config.image_dim is not None:
-        for path in image_encoder_files(root):
-            check_header(path)
 
 
 def transformer_config(component: Component) -> TransformerConfig:
@@ -120,7 +118,7 @@ def scheduler_config(card: ModelCard) -> dict[str, Any]:
     """The checkpoint's own; Wan's releases have none and mean UniPC on flow sigmas, shifted as their code does."""
     root = Path(card.directory)
     if not is_original(root):
-        return read_json(root / "scheduler" / "scheduler_config.json")
+        return read_json(root / SCHEDULER_FILE)
     return {
         "_class_name": "UniPCMultistepScheduler",
         "num_train_timesteps": 1000,
@@ -130,19 +128,38 @@ def scheduler_config(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _flow_shift(root: Path, preset: Preset) -> tuple[float | None, str]:
-    """The shift of the noise schedule that a checkpoint's files mean, and what Wan's own code takes where it differs:
-    the two layouts of one model then give different clips."""
-    usual = preset.sampling.shift
-    if is_original(root):
-        return usual, "Wan's own code"
-    config = read_json(root / "scheduler" / "scheduler_config.json")
-    key = shift_key(config)
-    value = config.get(key, 1.0) if key is not None else None  # 1: diffusers' default
-    if not isinstance(value, int | float):
-        return None, ""
-    note = "scheduler_config.json" if value == usual else f"scheduler_config.json; Wan's own code takes {usual:g}"
-    return float(value), note
+def _scheduler(index: Index, warnings: list[str]) -> dict[str, Any]:
+    """Read and check the scheduler's file; keys that its class does not have become warnings.
+
+    Raises:
+        ModelError: it is not one that we run.
+    """
+    path = index.root / SCHEDULER_FILE
+    config = read_json(path)
+    check_same_class(index, "scheduler", config)
+    try:
+        check_scheduler(config)
+    except SchedulerError as error:
+        raise ModelError(f"{path}: {error}") from None
+    if names := unknown_keys(config):
+        warnings.append(f"{path}: {', '.join(names)} is not known to {config['_class_name']} and is ignored")
+    return config
+
+
+def _shift_of(scheduler: dict[str, Any]) -> float | None:
+    key = shift_key(scheduler)
+    return None if key is None else float(scheduler.get(key, 1.0))  # 1: diffusers' default
+
+
+def _unknown(parts: tuple[Component, ...]) -> list[str]:
+    """Warnings about keys of a transformer's configuration that nothing here reads."""
+    warnings = []
+    for part in parts:
+        known = {*TransformerConfig.model_fields, *UNSHAPING}
+        names = sorted(key for key in part.config.keys() - known if not key.startswith("_"))
+        if names:
+            warnings.append(f"{part.directory / 'config.json'}: {', '.join(names)} is not known and is ignored")
+    return warnings
 
 
 def _transformers(root: Path) -> tuple[TransformerConfig, tuple[Component, ...]]:
@@ -154,29 +171,63 @@ def _transformers(root: Path) -> tuple[TransformerConfig, tuple[Component, ...]]
     return config, parts
 
 
-def _conditioner(root: Path, config: TransformerConfig, part: Component, z_dim: int, temporal: int) -> ConditionerKind:
+def _conditioner(
+    root: Path, index: Index | None, config: TransformerConfig, part: Component, z_dim: int, temporal: int
+) -> ConditionerKind:
     """How pictures enter, told by channels: those of the latents alone, or with a mask and the frames given beside."""
     if config.out_channels != z_dim or config.in_channels not in (z_dim, 2 * z_dim + temporal):
         raise ModelError(
             f"{root}: the transformer takes {config.in_channels} channels and gives {config.out_channels}, the "
             f"autoencoder has {z_dim}; expected {z_dim} or {2 * z_dim + temporal} to take and {z_dim} to give"
         )
+    kind: ConditionerKind = "streams"
     if config.vace_layers:
-        return "vace"
-    if config.in_channels != z_dim:
-        return "channels"
-    index = {} if part.original else read_json(root / "model_index.json")
-    if index.get("expand_timesteps") or part.config.get("model_type") == "ti2v":
-        return "first_latent"
-    return "streams"
+        kind = "vace"
+    elif config.in_channels != z_dim:
+        kind = "channels"
+    elif part.config.get("model_type") == "ti2v" or (index is not None and index.expand_timesteps):
+        kind = "first_latent"
+    if index is not None and index.class_name is not None and kind not in PIPELINES[index.class_name]:
+        raise ModelError(
+            f"{index.path}: _class_name is {index.class_name}, but the transformer, with {config.in_channels} channels "
+            f"to take{' and hints' if kind == 'vace' else ''}, is one of "
+            f"{' or '.join(name for name, kinds in PIPELINES.items() if kind in kinds)}"
+        )
+    return kind
 
 
-def _boundary(root: Path, preset: Preset) -> float | None:
+def _check_encoders(root: Path, index: Index | None, config: TransformerConfig) -> None:
+    """That what the encoders give is what the transformer takes.
+
+    Raises:
+        ModelError: a width differs, or the image encoder that it needs is missing.
+    """
+    width = read_text_encoder(root).config.get("d_model", config.text_dim)
+    if width != config.text_dim:
+        raise ModelError(
+            f"{root / 'text_encoder' / 'config.json'}: d_model is {width}, the transformer's text_dim is "
+            f"{config.text_dim}"
+        )
+    if config.image_dim is None:
+        return
+    if index is not None and not index.has("image_encoder"):
+        raise ModelError(f"{index.root / 'image_encoder'}: is missing, the transformer's image_dim needs it")
+    width = read_image_encoder(root).config.get("hidden_size", config.image_dim)
+    if width != config.image_dim:
+        raise ModelError(
+            f"{root / 'image_encoder' / 'config.json'}: hidden_size is {width}, the transformer's image_dim is "
+            f"{config.image_dim}"
+        )
+
+
+def _boundary(root: Path, index: Index | None, preset: Preset) -> float:
     """Read only where there are two noise experts: converters also leave it in checkpoints of one."""
-    index = {} if is_original(root) else read_json(root / "model_index.json")
-    value = index.get("boundary_ratio")
+    value = None if index is None else index.boundary
     if value is None:
-        return preset.sampling.boundary
+        value = preset.sampling.boundary
+    where = root if index is None else index.path
+    if value is None:
+        raise ModelError(f"{where}: boundary_ratio is missing, which says where the second transformer takes over")
     if not isinstance(value, int | float) or not 0 < value < 1:
-        raise ModelError(f"{root / 'model_index.json'}: boundary_ratio is {value!r}, must be between 0 and 1")
+        raise ModelError(f"{where}: boundary_ratio is {value!r}, must be between 0 and 1")
     return float(value)

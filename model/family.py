@@ -222,25 +222,3 @@ FAMILY: dict[str, Preset] = {
         ),
     )
 }
-
-
-def nearest_preset(config: TransformerConfig, conditioner: str, transformers: int, name: str = "") -> Preset:
-    """The public model whose sampling defaults fit a checkpoint of this family, whatever its size.
-
-    ``name`` is the checkpoint's; it tells apart what configurations do not: Bernini-R, and 480p from 720p.
-    """
-    lower = name.lower()
-    if conditioner == "first_latent":
-        key = "wan2.2-ti2v-5b"
-    elif conditioner == "vace":
-        key = "wan2.1-vace-14b"
-    elif conditioner == "channels" and transformers == 2:
-        key = "wan2.2-i2v-a14b"
-    elif conditioner == "channels":
-        key = "wan2.1-i2v-14b-480p" if "480" in lower else "wan2.1-i2v-14b-720p"
-        key = "wan2.1-flf2v-14b" if config.pos_embed_seq_len is not None else key
-    elif "bernini" in lower:
-        key = "bernini-r" if transformers == 2 else "bernini-r-1.3b"
-    else:
-        key = "wan2.2-t2v-a14b" if transformers == 2 else "wan2.1-t2v-14b"
-    return FAMILY[key]

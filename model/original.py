@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from model.directory import ModelError
-from model.weights import StoredTensor, layer_counts
+from model.files import ModelError
+from model.keys import layer_counts
+from model.weights import StoredTensor
 
 # Mean and deviation of the 48 channels of the Wan2.2 autoencoder, as its code has them; diffusers' class has those of
 # Wan2.1 as defaults.

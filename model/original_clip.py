@@ -16,7 +16,8 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 
 from model.directory import ModelError, image_encoder_files
 from model.image_encoder import ImageEncoder
-from model.weights import Rows, StoredTensor, layer_counts, load_into, open_weights
+from model.keys import layer_counts
+from model.weights import Rows, StoredTensor, load_into, open_weights
 
 HEAD_DIM = 80
 _STEMS = {

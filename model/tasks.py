@@ -237,6 +237,8 @@ class ModelCard:
     overlap_frames: int = 0  # that a segment takes over from the one before it; 0: clips cannot be chained
     max_references: int = MAX_REFERENCES
     conditioner: str = "streams"  # how pictures and clips enter, see `model.conditioning`
+    family: str = ""  # the preset that it is, or is most like
+    warnings: tuple[str, ...] = ()  # what is odd about its files; told to whoever starts it
     boundary: float | None = None  # of two noise experts, as a share of the noise levels
     default_guidance_low: float | None = None  # of the low-noise expert; None: as the other
     audio: bool = False  # makes sound

@@ -28,14 +28,15 @@ from model.directory import (
     RANDOM_NAME,
     Component,
     ModelError,
-    check_components,
     is_original,
     read_json,
     read_transformers,
 )
 from model.family import FAMILY, Preset, Upcycling, upcycled
+from model.keys import check_tensors
+from model.presets import open_model
 from model.shards import DTYPE_NAMES, MAX_SHARD_BYTES, PlannedTensor, write_shards
-from model.weights import StoredTensor, check_finite, check_tensors, open_weights
+from model.weights import StoredTensor, check_finite, open_weights
 
 MANIFEST = "upcycling.json"
 ROUTER_STD = 0.02
@@ -177,7 +178,7 @@ def _source_transformer(source: Path, preset: Preset, how: Upcycling) -> Compone
         raise ModelError(f"{source}: is no directory")
     if is_original(source):
         raise ModelError(f"{source}: is in the layout of Wan's own releases, diffusers' is needed")
-    check_components(source)
+    open_model(str(source.absolute()))
     parts = read_transformers(source)
     path = parts[0].directory / "config.json"
     if len(parts) > 1:

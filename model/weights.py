@@ -15,15 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from model.directory import ModelError
+from model.files import ModelError
+from model.keys import check_tensors
 
 # What diffusers keeps in float32 (`_keep_in_fp32_modules` of WanTransformer3DModel), and our routers.
 FLOAT32_MODULES = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3", "gate", "correction")
-# Tables that exporters write and nobody reads; diffusers skips norm_added_q as well.
-IGNORED = re.compile(r"(^|\.)(rope|freqs|norm_added_q)(\.|$)")
 EXPERT_STACKS = re.compile(r"\.ffn\.(w1|w2|b1)$")
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-LAYER = re.compile(r"^((?:.*?\.)?(?:blocks|block|vace_blocks|layers))\.(\d+)\.")
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
 OnProgress = Callable[[int, int], None]
 Rows = slice | tuple[slice, ...] | None
@@ -97,8 +95,9 @@ def load_into(
 ) -> None:
     """Fill a network that was made on the meta device.
 
-    Names and shapes are compared before anything is read, so that a wrong file is refused at once. No more than one
-    tensor is in flight.
+    Names, shapes and types are compared before anything is read, so that a wrong file is refused at once. What nothing
+    has a place for is ignored where `model.keys` says so; `model.checks` has told of it. No more than one tensor is in
+    flight.
 
     Args:
         where: the file or directory to name in errors.
@@ -108,7 +107,7 @@ def load_into(
         on_progress: called with (elements done, elements in total).
 
     Raises:
-        ModelError: a tensor is missing, unknown, of another shape, or holds NaN or infinity.
+        ModelError: a tensor is missing, unknown, of another shape, quantised, or holds NaN or infinity.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     stored = {tensor.name: tensor for tensor in tensors}
@@ -116,6 +115,9 @@ def load_into(
         if name not in stored and same_as in stored:
             stored[name] = stored[same_as]
     check_tensors(wanted, stored, where)
+    for name in wanted:
+        if stored[name].dtype not in DTYPES.values():
+            raise ModelError(f"{stored[name].path}: {name} is not of floating point: quantised weights are not run")
     done, total = 0, sum(torch.Size(shape).numel() for shape in wanted.values())
     placed: dict[str, torch.Tensor] = {}
     for name, shape in wanted.items():
@@ -150,15 +152,6 @@ def owned_experts(rank: int, ranks: int, num_experts: int) -> Callable[[str], sl
     return lambda name: rows if EXPERT_STACKS.search(name) else None
 
 
-def layer_counts(names: set[str]) -> dict[str, int]:
-    """``{"blocks": 30}``: how many layers the names of a state dict speak of."""
-    found: dict[str, set[int]] = {}
-    for name in names:
-        if match := LAYER.match(name):
-            found.setdefault(match[1], set()).add(int(match[2]))
-    return {prefix: len(layers) for prefix, layers in found.items()}
-
-
 def check_finite(value: torch.Tensor, tensor: StoredTensor) -> None:
     """Raises ModelError when ``value``, read from ``tensor``, holds NaN or infinity."""
     if value.numel() and not all(torch.isfinite(x) for x in torch.aminmax(value)):
@@ -171,43 +164,6 @@ def check_all_finite(paths: Sequence[Path]) -> None:
         for tensor in tensors:
             if tensor.dtype is not None and tensor.dtype.is_floating_point:
                 check_finite(tensor.read(), tensor)
-
-
-def check_tensors(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredTensor], where: Path) -> None:
-    """Compare names and shapes of what a network wants and what files hold.
-
-    Raises:
-        ModelError: says how many layers too many or too few there are, or names what is missing, unknown or of another
-            shape.
-    """
-    _check_names(set(wanted), set(stored), where)
-    for name, shape in wanted.items():
-        tensor = stored[name]
-        if tensor.shape != shape:
-            raise ModelError(
-                f"{tensor.path}: {name} has shape {tensor.shape}, expected {shape} by the configuration in {where}"
-            )
-
-
-def _check_names(wanted: set[str], stored: set[str], where: Path) -> None:
-    stored = {name for name in stored if name in wanted or not IGNORED.search(name)}
-    missing, unknown = sorted(wanted - stored), sorted(stored - wanted)
-    ours, theirs = layer_counts(wanted), layer_counts(stored)
-    for prefix in sorted(ours.keys() & theirs.keys()):
-        if ours[prefix] != theirs[prefix]:
-            first = missing[0] if missing else unknown[0]
-            raise ModelError(
-                f"{where}: the configuration says {ours[prefix]} {prefix} and the weights hold {theirs[prefix]} "
-                f"({'without' if missing else 'with'} {first})"
-            )
-    if missing:
-        raise ModelError(f"{where}: the weights lack {_first_of(missing)}")
-    if unknown:
-        raise ModelError(f"{where}: the weights hold {_first_of(unknown)} that the configuration has no place for")
-
-
-def _first_of(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more keys"
 
 
 def _place(network: nn.Module, name: str, value: torch.Tensor) -> None:

@@ -21,7 +21,7 @@ import psutil
 
 from cluster.settings import EngineSettings
 from cluster.shelf import Shelf, SnapshotError
-from model.presets import ModelError, check_files, find_model
+from model.presets import ModelError, open_model
 from model.tasks import ModelCard, Role
 from serving.artifacts import ArtifactError, open_artifacts
 from serving.children import Child, ChildError, start_gateways, start_sweeper, stop_all
@@ -97,8 +97,9 @@ class StopSignal:
 
 def _check(settings: Settings) -> ModelCard:
     """All that can be refused before anything is started."""
-    card = find_model(settings.model)
-    check_files(card)
+    card = open_model(settings.model, settings.family)
+    for warning in card.warnings:
+        _say(f"warning: {warning}")
     check_tls(settings)
     _check_gangs(settings, card)
     _ask_for_kernels(settings.kernels)

@@ -17,6 +17,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore")
 
     model: str = "nano"
+    family: str = Field(default="", description="the preset that the model's folder holds, where its files do not say")
     engines: int = Field(default=1, ge=1, description="gangs of GPUs, each with the whole model")
     ranks: int = Field(default=1, ge=1, description="GPUs of an engine")
     cfg_groups: int = Field(default=1, ge=1, le=2, description="2: half of an engine's GPUs for each guidance branch")

@@ -10,11 +10,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from model.card import check_files, transformer_config
+from model.card import transformer_config
 from model.checkpoints import load_transformer
 from model.config import TransformerConfig
 from model.directory import read_transformers
-from model.presets import find_model
+from model.presets import open_model
 from model.tasks import ModelCard
 from model.training.balance import twin
 from model.training.dataset import DatasetSource, Draws, FlowBatch, LatentDataset
@@ -104,8 +104,7 @@ def build(config: FineTuneConfig, device: torch.device) -> Trainer[FlowBatch]:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     check_state(config.out, config.zero_stage)
     check_zero(config.zero_stage, ranks, config.optimiser, config.ema, config.batch)
-    card = find_model(str(config.checkpoint))
-    check_files(card)
+    card = open_model(str(config.checkpoint))
     check_exportable(config.checkpoint, config.out)
     component, levels = noise_range(card, config.noise_expert)
     network = check_network(card, component, config.first_frame)

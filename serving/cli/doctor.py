@@ -16,13 +16,15 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
-from model.presets import ModelError, check_files, find_model
+from model.presets import ModelError, open_model
+from model.tasks import ModelCard
 from serving.addresses import bind_problem
 from serving.settings import Settings
 
 GIB = 1 << 30
 MIN_PYTHON = (3, 11)
 SHM = Path("/dev/shm")
+SHOWN_CHARS = 40  # of a negative prompt
 MIN_SHM_BYTES = GIB // 2  # Ray's object store lives there; ours takes 256 MiB
 OPTIONAL = {"triton": "faster kernels on NVIDIA GPUs", "flash_attn": "faster attention on NVIDIA GPUs"}
 
@@ -181,12 +183,27 @@ def _codecs() -> Iterator[Check]:
 
 def _model(settings: Settings) -> Iterator[Check]:
     try:
-        card = find_model(settings.model)
-        check_files(card)
+        card = open_model(settings.model, settings.family)
     except ModelError as error:
         yield Check("model", Status.FAIL, str(error), "restore the file, or name another model with --model")
-    else:
-        yield Check("model", Status.OK, f"{card.name} at {card.directory}, all files there and readable")
+        return
+    yield Check("model", Status.OK, f"{card.name} at {card.directory}, all files there and readable")
+    for warning in card.warnings:
+        yield Check("model", Status.WARN, warning, "look whether it is meant; the model runs without it")
+    yield Check("model card", Status.OK, _described(card))
+
+
+def _described(card: ModelCard) -> str:
+    """What is taken where a request names nothing."""
+    shift = "none" if card.default_flow_shift is None else f"{card.default_flow_shift:g}"
+    note = f" ({card.flow_shift_note})" if card.flow_shift_note else ""
+    negative = card.default_negative_prompt
+    negative = negative if len(negative) <= SHOWN_CHARS else negative[: SHOWN_CHARS - 3] + "..."
+    size = card.default_size if not card.native_sizes else "x".join(map(str, card.native_sizes[0]))
+    return (
+        f"family {card.family}; {', '.join(card.tasks)}; size {size}, flow shift {shift}{note}, "
+        f"negative prompt {negative or 'none'}"
+    )
 
 
 def _data_dir(settings: Settings) -> Iterator[Check]:

@@ -54,7 +54,8 @@ def explain(error: Exception) -> tuple[str, int]:
     elif isinstance(error, InvalidRequest):
         line, code = describe_violations(error.violations), BAD_INPUT
     elif isinstance(error, ModelError):
-        line, code = f"model: {str(error).removeprefix('model ')}", BAD_INPUT
+        text = str(error)
+        line, code = text if text.startswith("family: ") else f"model: {text.removeprefix('model ')}", BAD_INPUT
     elif _is_client_error(error):
         line, code = _explain_client_error(error)
     elif _is_store_error(error):

@@ -12,7 +12,7 @@ import typer
 
 from model.sizes import RATIOS
 from serving.cli.connection import Connection, connecting
-from serving.cli.options import LabelOption, ModelOption, labels_of, stderr
+from serving.cli.options import FamilyOption, LabelOption, ModelOption, labels_of, stderr
 
 
 @connecting(optional=True)
@@ -20,6 +20,7 @@ def generate(
     connection: Connection,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to show, or what to change.")] = "",
     model: ModelOption = None,
+    family: FamilyOption = None,
     size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="480p, 720p, 1080p or WIDTHxHEIGHT; else the model's.")
     ] = None,
@@ -98,6 +99,7 @@ def generate(
         out=out,
         latents_out=latents_out,
         model=model,
+        family=family,
         size=size,
         ratio=ratio,
         fit=fit,
@@ -130,6 +132,8 @@ def generate(
             detach=detach,
         ),
     )
+    if connection.server is not None and family is not None:
+        raise bad_input("family", "is of a model's folder here, a service at --server knows its own")
     server = None if local else connection.server or os.environ.get("ZOETROPE_SERVER")
     if not server and (given := order.options.given()):
         raise bad_input(given[0], "needs a service, give --server")

@@ -6,7 +6,7 @@ import secrets
 import time
 from pathlib import Path
 
-from model.presets import check_files, find_model
+from model.presets import open_model
 from model.resolve import resolve
 from model.tasks import MAX_DRAWN_SEED, parse_request
 from serving.cli.errors import CliError
@@ -25,11 +25,10 @@ def generate_locally(order: Order, view: ProgressView) -> str:
         InvalidRequest, ModelError, CliError: what can be known from the options and the checkpoint's headers
             is told before torch is loaded.
     """
-    card = find_model(order.model or DEFAULT_MODEL)
+    card = open_model(order.model or DEFAULT_MODEL, order.family or "")
     request = parse_request(order.request())
     media = examine(request.task)
     spec = resolve(request, card, secrets.randbelow(MAX_DRAWN_SEED + 1), media)
-    check_files(card)
     order.prepare_files()
 
     view.message(f"loading {card.name}")
@@ -40,7 +39,7 @@ def generate_locally(order: Order, view: ProgressView) -> str:
 
     inputs = load(spec, card, media)
     pipeline = LocalPipeline.load(card, view.loading)
-    for warning in (*spec.warnings, *pipeline.warnings(spec)):
+    for warning in (*card.warnings, *spec.warnings, *pipeline.warnings(spec)):
         view.warn(warning)
     steps = spec.steps * len(spec.spans)
     view.update("conditioning", 0, steps)

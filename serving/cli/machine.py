@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from serving.cli.connection import Connection, connect, connecting
-from serving.cli.options import DataDirOption, GrpcOption, HttpOption, ModelOption, settings_of, stderr, stdout
+from serving.cli.options import (
+    DataDirOption,
+    FamilyOption,
+    GrpcOption,
+    HttpOption,
+    ModelOption,
+    settings_of,
+    stderr,
+    stdout,
+)
 
 
 @connecting(optional=True)
@@ -64,23 +73,28 @@ def prepare(
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to fill.")],
     model: Annotated[str, typer.Option(metavar="DIR", help="The checkpoint that is to be trained.")],
     size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="What clips are scaled and cut to.")],
+    family: FamilyOption = None,
     frames: Annotated[int, typer.Option(min=1, help="How many frames of each clip at most.")] = 81,
     fps: Annotated[float | None, typer.Option(help="Frames per second, else the checkpoint's.")] = None,
 ) -> None:
     """Encode clips and captions for training, see `python -m model.training --help`."""
     from serving.cli.training import run_prepare
 
-    print(run_prepare(source, destination, model, size, frames, fps, stderr()))
+    print(run_prepare(source, destination, model, family or "", size, frames, fps, stderr()))
 
 
 def doctor(
-    model: ModelOption = None, grpc: GrpcOption = None, http: HttpOption = None, data_dir: DataDirOption = None
+    model: ModelOption = None,
+    family: FamilyOption = None,
+    grpc: GrpcOption = None,
+    http: HttpOption = None,
+    data_dir: DataDirOption = None,
 ) -> int:
     """Check what a service needs of this machine and say what to do. Exit code 1 when it could not run."""
     from serving.cli.doctor import Status, run_checks
     from serving.cli.tables import checks_table
 
-    settings = settings_of(model=model, grpc=grpc, http=http, data_dir=data_dir)
+    settings = settings_of(model=model, family=family, grpc=grpc, http=http, data_dir=data_dir)
     checks = list(run_checks(settings))
     stdout().print(checks_table(checks))
     return int(any(check.status is Status.FAIL for check in checks))

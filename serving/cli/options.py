@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from serving.settings import Settings
 
 ModelOption = Annotated[str | None, typer.Option(metavar="NAME_OR_DIR", help="A preset or a checkpoint folder.")]
+FamilyOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", envvar="ZOETROPE_FAMILY", help="The preset that a folder holds, if it does not say."),
+]
 GrpcOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="gRPC address; port 0 picks a free one.")]
 HttpOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="HTTP address; port 0 picks a free one.")]
 DataDirOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Where jobs and files are kept.")]
@@ -32,9 +36,7 @@ TlsClientCaOption = Annotated[
 KeysOption = Annotated[
     str | None, typer.Option(metavar="WHEN", help="auto: ask for API keys once there is one; required: always.")
 ]
-LabelOption = Annotated[
-    list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find the job by; repeatable.")
-]
+LabelOption = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find the job by; repeatable.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The job, as `zoetrope jobs` lists it.")]
 
 

@@ -109,6 +109,7 @@ class Order:
     out: Path
     latents_out: Path | None = None
     model: str | None = None
+    family: str | None = None  # that the model's folder holds
     size: str | None = None
     ratio: str | None = None
     fit: str | None = None

@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from model.sizes import RATIOS
+from serving.cli.options import FamilyOption, stderr
 
 if TYPE_CHECKING:
     from cluster.plan import GangPlan
@@ -36,6 +37,7 @@ MEMORY = {
 
 def plan(
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="A preset or a checkpoint folder.")] = "nano",
+    family: FamilyOption = None,
     gpus: Annotated[int, typer.Option(help="Of one engine.")] = 8,
     size: Annotated[str, typer.Option(metavar="SIZE", help="480p, 720p, 1080p or WIDTHxHEIGHT.")] = "720p",
     ratio: Annotated[str, typer.Option(metavar="RATIO", help=f"{', '.join(RATIOS)}.")] = "16:9",
@@ -46,18 +48,18 @@ def plan(
     """Show how an engine would share a model's work: memory, bytes on the wire, time of a step, and why."""
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=200)
-    console.print(*plan_tables(model, gpus, size, ratio, duration, gpu, nvlink), sep="\n")
+    console.print(*plan_tables(model, gpus, size, ratio, duration, gpu, nvlink, family or ""), sep="\n")
 
 
 def plan_tables(
-    model: str, gpus: int, size: str, ratio: str, duration: float, gpu: str, nvlink: int
+    model: str, gpus: int, size: str, ratio: str, duration: float, gpu: str, nvlink: int, family: str = ""
 ) -> list[RenderableType]:
     """What is printed.
 
     Raises:
         CliError: bad input, or nothing that works; the message says what would. ModelError: no such model.
     """
-    from model.tasks import MAX_DURATION_SECONDS
+    from model.tasks import MAX_DURATION_SECONDS, ModelCard
     from serving.cli.errors import bad_input
     from serving.cli.presets import clip_size
 
@@ -67,11 +69,13 @@ def plan_tables(
 
     from cluster.plan import PlanError, plan_gang
     from model.family import FAMILY
-    from model.presets import PRESETS, find_model
+    from model.presets import PRESETS, open_model
 
-    if model not in (*FAMILY, *PRESETS) and not Path(model).is_dir():
+    if model not in (*FAMILY, *PRESETS) and not Path(model).is_dir() and "/" not in model:
         raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*FAMILY, *PRESETS))}) nor a directory")
-    wanted = FAMILY[model] if model in FAMILY else find_model(model)
+    wanted = FAMILY[model] if model in FAMILY else open_model(model, family)
+    for warning in wanted.warnings if isinstance(wanted, ModelCard) else ():
+        stderr().print(f"warning: {warning}", markup=False)
     try:
         made = plan_gang(wanted, gpus, gpu, width, height, duration, nvlink_domain=nvlink)
     except PlanError as error:

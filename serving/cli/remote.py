@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.presets import check_files, find_model
+from model.presets import open_model
 from model.resolve import resolve
 from model.tasks import MAX_DRAWN_SEED, parse_request
 from serving.api.formats import MIME_TYPES, container_of
@@ -46,13 +46,14 @@ def generate_privately(order: Order, folder: Path, view: ProgressView) -> str:
     """
     from serving.task_media import examine  # brings the decoders
 
-    model = order.model or DEFAULT_MODEL
-    card = find_model(model)
+    model, family = order.model or DEFAULT_MODEL, order.family or ""
+    card = open_model(model, family)
     request = parse_request(order.request())
     resolve(request, card, secrets.randbelow(MAX_DRAWN_SEED + 1), examine(request.task))
-    check_files(card)
     order.prepare_files()
-    with private_service(serve_command(model, folder / "data"), folder / "service.log") as service:
+    for warning in card.warnings:
+        view.warn(warning)
+    with private_service(serve_command(model, folder / "data", family), folder / "service.log") as service:
         view.message("starting a private service")
         addresses = service.wait_ready()
         with connect(Connection(addresses.grpc)) as client:

@@ -10,6 +10,7 @@ from serving.cli.options import (
     ArtifactStoreOption,
     DatabaseOption,
     DataDirOption,
+    FamilyOption,
     GrpcOption,
     HttpOption,
     KeysOption,
@@ -27,6 +28,7 @@ MORE = "The other settings are ZOETROPE_* variables, which `zoetrope settings` l
 
 def serve(
     model: ModelOption = None,
+    family: FamilyOption = None,
     ranks: Annotated[int | None, typer.Option(help="GPUs of an engine.")] = None,
     engines: Annotated[int | None, typer.Option(help="Engines, each with the whole model.")] = None,
     grpc: GrpcOption = None,
@@ -34,9 +36,7 @@ def serve(
     data_dir: DataDirOption = None,
     database: DatabaseOption = None,
     artifact_store: ArtifactStoreOption = None,
-    gateways: Annotated[
-        int | None, typer.Option(help="Gateway processes; all but the first take free ports.")
-    ] = None,
+    gateways: Annotated[int | None, typer.Option(help="Gateway processes; all but the first take free ports.")] = None,
     tls_cert: TlsCertOption = None,
     tls_key: TlsKeyOption = None,
     tls_client_ca: TlsClientCaOption = None,
@@ -50,6 +50,7 @@ def serve(
 
     settings = settings_of(
         model=model,
+        family=family,
         ranks=ranks,
         engines=engines,
         grpc=grpc,
@@ -78,6 +79,7 @@ def serve(
 
 def gateway(
     model: ModelOption = None,
+    family: FamilyOption = None,
     grpc: GrpcOption = None,
     http: HttpOption = None,
     data_dir: DataDirOption = None,
@@ -95,6 +97,7 @@ def gateway(
     """
     settings = settings_of(
         model=model,
+        family=family,
         grpc=grpc,
         http=http,
         data_dir=data_dir,

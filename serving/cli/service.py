@@ -48,9 +48,10 @@ class Addresses:
     http: str
 
 
-def serve_command(model: str, data_dir: Path) -> list[str]:
-    """`zoetrope serve` on free ports."""
+def serve_command(model: str, data_dir: Path, family: str = "") -> list[str]:
+    """`zoetrope serve` on free ports; ``family`` is what the model's folder holds, where that has to be said."""
     options = ["--model", model, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", str(data_dir)]
+    options += ["--family", family] if family else []
     return [sys.executable, "-m", "serving.cli", "serve", "--stop-with-stdin", *options]
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.presets import check_files, find_model
+from model.presets import open_model
 from model.sizes import size_name
 from serving.cli.errors import bad_input
 
 
 def run_prepare(
-    source: Path, out: Path, model: str, size: str, frames: int, fps: float | None, console: Console
+    source: Path, out: Path, model: str, family: str, size: str, frames: int, fps: float | None, console: Console
 ) -> str:
     """Encode a folder of clips with a progress bar; the line to print when done.
 
@@ -26,8 +26,9 @@ def run_prepare(
         raise bad_input("size", f"{size!r} is not WIDTHxHEIGHT")
     if fps is not None and not 0 < fps <= 240:
         raise bad_input("fps", f"{fps:g} is not above 0 and at most 240")
-    card = find_model(model)
-    check_files(card)
+    card = open_model(model, family)
+    for warning in card.warnings:
+        console.print(f"warning: {warning}", markup=False)
     console.print(f"loading {card.name}")
 
     from serving.prepare import prepare

@@ -75,7 +75,10 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes addresses, which may hold secrets
     try:
         check_tls(settings)
-        card = find_model(settings.model)
+        card = find_model(settings.model, settings.family)
+        if not supervised:  # else the supervisor tells
+            for warning in card.warnings:
+                logging.getLogger("zoetrope.gateway").warning("%s", warning)
         with open_core(settings, card) as core:
             asyncio.run(run(core, supervised))
     except (StartError, AddressError, ModelError, StoreError, ArtifactError) as error:

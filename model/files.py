@@ -1,0 +1,109 @@
+"""Files of a checkpoint: found, readable, and the content itself rather than something in its place. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+DIFFUSERS_STEM = "diffusion_pytorch_model"
+LFS_START = b"version https://git-lfs.github.com/spec/"
+LFS_HINT = "is a Git LFS pointer, not the file itself: run git lfs pull where it was cloned, or download it again"
+
+
+class ModelError(Exception):
+    """A model cannot be used: unknown, incomplete or of another family. The message says which file or key and why."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ModelError: the file is missing, a Git LFS pointer, or holds no JSON object.
+    """
+    check_is_content(path)
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: holds no JSON object")
+    return value
+
+
+def check_is_content(path: Path) -> None:
+    """Check that a file is there and not a pointer to what it should be.
+
+    Raises:
+        ModelError: it is missing, a link to nowhere, unreadable or a Git LFS pointer.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_START))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: {_missing(path)}") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    if start == LFS_START:
+        raise ModelError(f"{path}: {LFS_HINT}")
+
+
+def weight_files(directory: Path, stem: str = DIFFUSERS_STEM, pickle_stem: str = DIFFUSERS_STEM) -> list[Path]:
+    """Find the files of a component's weights: one, or those that its index names; safetensors before ``.bin``.
+
+    Raises:
+        ModelError: a file is missing or the index has no map of weights.
+    """
+    for name in (f"{stem}.safetensors", f"{pickle_stem}.bin"):
+        index = directory / f"{name}.index.json"
+        if index.exists():
+            return _indexed_files(index)
+        if (directory / name).is_file():
+            return [directory / name]
+    expected = directory / f"{stem}.safetensors"
+    raise ModelError(f"{expected}: {_missing(expected)}{_instead(directory, stem, pickle_stem)}")
+
+
+def check_directory(path: Path, why: str = "") -> None:
+    """Raises ModelError when a directory is missing; ``why`` says who wants it."""
+    if not path.is_dir():
+        link = ", it is a link to one that is not there" if path.is_symlink() else ""
+        raise ModelError(f"{path}: the directory is missing{link}{why}")
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ModelError(f"{index}: has no weight_map")
+    paths = [index.parent / name for name in sorted(set(weight_map.values()))]
+    gone = [path for path in paths if not path.is_file()]
+    if gone:
+        raise ModelError(f"{gone[0]}: {_missing(gone[0])}; {len(gone)} of the {len(paths)} that {index.name} names")
+    return paths
+
+
+def _missing(path: Path) -> str:
+    if path.is_symlink():
+        return f"is a link to {os.readlink(path)}, which is not there: the download is incomplete"
+    return "the file is missing"
+
+
+def _instead(directory: Path, stem: str, pickle_stem: str) -> str:
+    """What lies there in the place of the weights, where one can tell."""
+    names = sorted(path.name for path in directory.glob("*")) if directory.is_dir() else []
+    stems = "|".join(map(re.escape, dict.fromkeys((stem, pickle_stem))))
+    kinds = "safetensors|bin"
+    variant = re.compile(rf"(?:{stems})\.(?:(?:{kinds})\.index\.)?(\w+)(?:-\d+-of-\d+)?\.(?:{kinds}|json)")
+    for name in names:
+        if (match := variant.fullmatch(name)) and match[1] != "index":
+            return (
+                f"; only the variant {match[1]} is there ({name}), of which diffusers loads nothing unasked: name its "
+                f"files as those without {match[1]} are, or download those"
+            )
+    if shards := [name for name in names if re.fullmatch(rf"(?:{stems})-\d+-of-\d+\.(?:safetensors|bin)", name)]:
+        return f"; {shards[0]} is a part of several, whose index {stem}.safetensors.index.json is missing"
+    if any(name.endswith(".gguf") for name in names):
+        return "; GGUF files are not served"
+    return ""
