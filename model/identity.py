@@ -31,7 +31,7 @@ SHAPE = ("num_attention_heads", "attention_head_dim", "num_layers", "ffn_dim", "
 SHIFT_OF_720P = 4.0  # or more, in a scheduler's file of Wan2.1's image to video, which has 3 at 480p and 5 at 720p
 TITLE = re.compile(r"^#\s+(.+)$", re.MULTILINE)
 ABOUT = re.compile(r"\bThis repository [^.\n]{0,300}", re.IGNORECASE)
-BASE = re.compile(r"^base_model:\s*(?:\n\s*-\s*)?(\S+)", re.MULTILINE)
+BASE = re.compile(r"^base_model:[ \t]*(?:\n\s*-\s*)?(\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -104,12 +104,12 @@ def check_index(index: Index) -> list[str]:
         ModelError: names the component, or the class.
     """
     named = {name: kind for name, kind in index.components.items() if kind is not None}
-    for name in named:
-        check_directory(index.root / name, f", {index.path.name} names it")
     for name in COMPONENTS:
         if index.components and name not in named:
             raise ModelError(f"{index.path}: names no {name}, which every model of the family has")
         check_directory(index.root / name)
+    for name in named:
+        check_directory(index.root / name, f", {index.path.name} names it")
     if index.components and "transformer_2" not in named and (index.root / "transformer_2").is_dir():
         raise ModelError(f"{index.root / 'transformer_2'}: is there, but {index.path.name} does not name it")
     for name, kind in named.items():

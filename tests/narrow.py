@@ -31,10 +31,10 @@ def dense(layers: int, channels: int = 16, ffn_dim: int = 96) -> WanTransformer3
     return network.eval()
 
 
-def source_directory(root: Path, layers: int = 4) -> Path:
+def source_directory(root: Path, layers: int = 4, ffn_dim: int = 96) -> Path:
     """A narrow TI2V-5B with its whole directory."""
     tiny_wan(root)
-    dense(layers, channels=48).save_pretrained(root / "transformer")
+    dense(layers, channels=48, ffn_dim=ffn_dim).save_pretrained(root / "transformer")
     vae = AutoencoderKLWan(
         base_dim=4,
         decoder_base_dim=4,

@@ -105,7 +105,7 @@ def test_the_same_seed_writes_the_same_files(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     preset = shrunk(FAMILY["wan2.1-t2v-1.3b"])
-    with pytest.raises(ModelError, match="R-1.3B: a folder of this name would be taken for bernini-r-1.3b, call"):
+    with pytest.raises(ModelError, match=r"R-1\.3B: a folder of this name would be taken for bernini-r-1\.3b, call"):
         write_random_checkpoint(preset, tmp_path / "Bernini-R-1.3B")
     with pytest.raises(ModelError, match="is no directory"):
         write_random_checkpoint(preset, tmp_path / "missing" / "bernini")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,6 +159,11 @@ def test_another_family_is_refused(tmp_path: Path) -> None:
 def test_a_second_transformer_without_its_files_is_refused(tmp_path: Path) -> None:
     tiny_wan(tmp_path)
     (tmp_path / "transformer_2").mkdir()
+    with pytest.raises(ModelError, match=r"transformer_2: is there, but model_index\.json does not name it"):
+        find_model(str(tmp_path))
+    index = tmp_path / "model_index.json"
+    named = {"transformer_2": ["diffusers", "WanTransformer3DModel"]}
+    index.write_text(json.dumps(json.loads(index.read_text()) | named))
     with pytest.raises(ModelError, match=r"transformer_2/config\.json: the file is missing"):
         find_model(str(tmp_path))
 

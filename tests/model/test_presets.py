@@ -26,6 +26,14 @@ SMALL = {
 }
 
 
+SCHEDULER = {
+    "_class_name": "UniPCMultistepScheduler",
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "flow_shift": 3.0,
+}
+
+
 def write(path: Path, value: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
@@ -44,8 +52,11 @@ def checkpoint(
     if pair:
         write(root / "transformer_2" / "config.json", SMALL | transformer)
     write(root / "vae" / "config.json", vae)
-    for name in ("text_encoder", "tokenizer", "scheduler"):
-        (root / name).mkdir()
+    write(root / "text_encoder" / "config.json", {"model_type": "umt5", "d_model": 8})
+    if "image_dim" in transformer:
+        write(root / "image_encoder" / "config.json", {"model_type": "clip_vision_model", "hidden_size": 12})
+    write(root / "scheduler" / "scheduler_config.json", SCHEDULER)
+    (root / "tokenizer").mkdir()
     return root
 
 
@@ -195,7 +206,9 @@ def test_original_layouts_of_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="model_type is 's2v', expected one of t2v, i2v, flf2v, vace, ti2v"):
         find_model(str(tmp_path))
     write(tmp_path / "config.json", ORIGINAL | {"_class_name": "WanModel_S2V"})
-    with pytest.raises(ModelError, match=r"model_index\.json: the file is missing"):
+    with pytest.raises(
+        ModelError, match=r"config\.json: _class_name is 'WanModel_S2V', expected WanModel or VaceWanModel"
+    ):
         find_model(str(tmp_path))
 
 
