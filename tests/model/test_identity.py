@@ -1,4 +1,4 @@
-"""Which model a folder holds: by its contents, by its repository, by the caller; never by what it happens to be called."""
+"""Which model a folder holds: by its contents, its repository, the caller; never by what it happens to be called."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ SOLVERS: list[dict[str, Any]] = [
 def test_every_key_that_is_let_pass_means_what_it_means_in_diffusers(config: dict[str, Any]) -> None:
     """The loop of diffusers' Wan pipelines, over few and many steps, beside ours; all of it finite, and a clip."""
     check_scheduler(config)
-    for steps in (1, 2, 3, 14, 20, 60):
+    for steps in (1, 2, 3, 14, 20):
         theirs = getattr(diffusers, config["_class_name"]).from_config(config)
         theirs.set_timesteps(steps)
         theirs.set_begin_index(0)
