@@ -92,4 +92,4 @@ def stderr() -> Console:
 def stdout() -> Console:
     """Tables keep their columns whole where the output is not a terminal."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    return console if console.is_terminal else Console(highlight=False, width=400)

@@ -219,7 +219,7 @@ def test_a_busy_machine_is_refused_and_named(
         (["--model", "nano", "--duration", "5"], "takes nano 3 segments, choose at most 2.12 s"),
         (["--model", "nano", "--duration", "99"], "duration_seconds: 99.0 is not above 0"),
         (["--model", "none"], "'none' is neither a preset"),
-        (["--model", "wan2.7-27b", "--size", "100x100"], "size: 100x100 is not a multiple of 32"),
+        (["--model", "wan2.7-27b", "--size", "101x100"], "size: 101x100 has an odd side, sides must be even"),
     ],
 )
 def test_what_cannot_be_made_is_said_before_anything_starts(
