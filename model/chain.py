@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from model.fit import as_long_as
 from model.inputs import Clip, Inputs
 from model.tasks import Span, VideoSpec
 
@@ -22,7 +23,8 @@ def span_spec(spec: VideoSpec, index: int) -> VideoSpec:
 
 
 def span_inputs(spec: VideoSpec, inputs: Inputs, index: int, before: Clip | None) -> Inputs:
-    """The media of one span.
+    """The media of one span. The first picture belongs to the first one, the last to the last one: those in between
+    go on from the one before and nothing else. A source clip that is too short stands still at its end.
 
     Args:
         before: the frames that it takes over from the span in front of it, None for the first one; that one may go on
@@ -32,13 +34,15 @@ def span_inputs(spec: VideoSpec, inputs: Inputs, index: int, before: Clip | None
     last = index == len(spec.spans) - 1
     video = inputs.video
     if video is not None:
-        video = Clip(video.frames[span.first : span.first + span.frames], video.fps)
+        end = span.first + span.frames
+        video = Clip(as_long_as(video.frames, end)[span.first :], video.fps)
     return replace(
         inputs,
         first=inputs.first if index == 0 else None,
         last=inputs.last if last else None,
         before=inputs.before if index == 0 else before,
         video=video,
+        goes_on=not last,
     )
 
 

@@ -42,6 +42,7 @@ class Inputs:
 
     Attributes:
         before: frames that the clip goes on from; its first frames are the last of these.
+        goes_on: another segment follows, which ends the clip: what the clip ends with belongs to that one.
     """
 
     first: Picture | None = None
@@ -50,6 +51,7 @@ class Inputs:
     references: tuple[Picture | Clip, ...] = ()
     video: Clip | None = None
     before: Clip | None = None
+    goes_on: bool = False
 
 
 def compose_sheet(panels: Sequence[Picture], width: int, height: int, fit: Fit = "cover") -> Picture:

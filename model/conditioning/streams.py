@@ -39,13 +39,14 @@ class StreamsConditioner:
         width, height = spec.native_width, spec.native_height
         start = first_frames(inputs, spec, self._autoencoder.temporal)
         for field, needed, given in (
-            ("image", "image_to_video", start),
-            ("last_frame", "first_last_frame", inputs.last),
-            ("panels", "grid_to_video", inputs.panels or None),
-            ("references", "reference_to_video", inputs.references or None),
-            ("video", "edit_video", inputs.video),
+            ("image", "image_to_video", start is not None),
+            ("first_frame", "first_last_frame", start is not None),
+            ("last_frame", "first_last_frame", inputs.last is not None or inputs.goes_on),
+            ("panels", "grid_to_video", bool(inputs.panels)),
+            ("references", "reference_to_video", bool(inputs.references)),
+            ("video", "edit_video", inputs.video is not None),
         ):
-            if spec.task.kind == needed and given is None:
+            if spec.task.kind == needed and not given:
                 raise missing(field, spec)
         known, known_frames = None, None
         if start is not None:

@@ -31,6 +31,7 @@ from model.tasks import (
 )
 
 WIDTH, HEIGHT, FRAMES, Z = 32, 24, 9, 6
+STILL = Picture(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
 TASKS: dict[TaskKind, Task] = {
     "text_to_video": TextToVideo(prompt="p"),
     "image_to_video": ImageToVideo(image="1"),
@@ -162,15 +163,24 @@ def test_a_source_clip_is_as_long_as_the_result(autoencoder: LinearAutoencoder) 
 
 
 @pytest.mark.parametrize(
-    ("kind", "field"),
+    ("kind", "given", "field"),
     [
-        ("image_to_video", "image"),
-        ("first_last_frame", "last_frame"),
-        ("grid_to_video", "panels"),
-        ("reference_to_video", "references"),
-        ("edit_video", "video"),
+        ("image_to_video", Inputs(), "image"),
+        ("first_last_frame", Inputs(last=STILL), "first_frame"),
+        ("first_last_frame", Inputs(first=STILL), "last_frame"),
+        ("grid_to_video", Inputs(), "panels"),
+        ("reference_to_video", Inputs(), "references"),
+        ("edit_video", Inputs(), "video"),
     ],
 )
-def test_a_missing_file_is_named(kind: TaskKind, field: str, autoencoder: LinearAutoencoder) -> None:
+def test_a_missing_file_is_named(kind: TaskKind, given: Inputs, field: str, autoencoder: LinearAutoencoder) -> None:
     with pytest.raises(InvalidRequest, match=f"task.{field}: is missing"):
-        StreamsConditioner(autoencoder).condition(spec_of(TASKS[kind]), Inputs(), torch.zeros(2, 8), None)
+        StreamsConditioner(autoencoder).condition(spec_of(TASKS[kind]), given, torch.zeros(2, 8), None)
+
+
+def test_a_segment_before_the_last_needs_no_last_frame(autoencoder: LinearAutoencoder) -> None:
+    given = Inputs(before=Clip(STILL.pixels[None], 8), goes_on=True)
+    conditions = StreamsConditioner(autoencoder).condition(
+        spec_of(TASKS["first_last_frame"]), given, torch.zeros(2, 8), None
+    )
+    assert conditions.known is not None and conditions.ending is None
