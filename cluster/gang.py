@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from cluster.groups import Slot
-from cluster.messages import Plan
+from cluster.losses import LOSSES, original
+from cluster.messages import Plan, one_line
 from cluster.placement import sort_ranks
 from cluster.processes import Process, kill_process
-from cluster.rank import Outcome, Place, Rank
+from cluster.rank import Outcome, Place, Rank, RankError
 from cluster.settings import EngineSettings
+from model.errors import Picklable
 from model.tasks import ModelCard
 
 log = logging.getLogger("zoetrope.gang")
@@ -29,7 +31,7 @@ SETTLE_SECONDS = 0.5
 Loss = Literal["died", "hung", "raised"]
 
 
-class GangFailed(Exception):
+class GangFailed(Picklable):
     """The gang has to be rebuilt. ``loss``: a rank died, did not end in time, or raised an exception."""
 
     def __init__(self, reason: str, loss: Loss) -> None:
@@ -152,21 +154,19 @@ def _failure(errors: list[BaseException | None], what: str) -> GangFailed:
     raised = [error for error in errors if isinstance(error, RayTaskError)]
     own = [error for error in raised if not _lost_peer(error)]
     if own:
-        cause = own[0].cause if own[0].cause is not None else own[0]
-        text = " ".join(str(cause).split())[:300]
-        return GangFailed(f"{type(cause).__name__.removeprefix('RayTaskError(').rstrip(')')}: {text}", "raised")
+        cause = original(own[0])
+        return GangFailed(str(cause) if isinstance(cause, RankError) else one_line(cause), "raised")
     if raised:
         return GangFailed(f"a rank lost its peers in a {what}", "died")
-    loss: Loss = "died" if isinstance(errors[0], RayError) else "raised"
+    loss: Loss = "died" if isinstance(errors[0], LOSSES) else "raised"
     return GangFailed(f"{type(errors[0]).__name__} in a {what}", loss)
 
 
 def _lost_peer(error: RayTaskError) -> bool:
     """Whether a collective failed for want of the other side (gloo and NCCL raise plain RuntimeErrors)."""
-    names = type(error.cause).__name__ if error.cause is not None else ""
     text = str(error)
     signs = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "Timed out waiting")
-    return names.startswith("Dist") or any(sign in text for sign in signs)
+    return str(original(error)).startswith("Dist") or any(sign in text for sign in signs)
 
 
 def _kill_there(node: str, process: Process) -> Any:

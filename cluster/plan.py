@@ -21,6 +21,7 @@ from model.card import transformer_config
 from model.config import TransformerConfig
 from model.costs import TEXT_TOKENS, frames_of, rank_memory, tokens_of
 from model.directory import read_transformers
+from model.errors import Picklable
 from model.family import AutoencoderKind, Preset, Sampling
 from model.sizes import SIZES
 from model.tasks import ModelCard
@@ -33,7 +34,7 @@ LATENT_COPIES = 8 + 6
 MESSAGE_ROWS = 4  # q, k, v and the result once more, in the order of a message; for experts one more set of rows
 
 
-class PlanError(ValueError):
+class PlanError(Picklable, ValueError):
     """No plan does what was asked. ``field`` is the argument at fault; the message says what would work instead."""
 
     def __init__(self, field: str, message: str) -> None:

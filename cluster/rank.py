@@ -35,6 +35,10 @@ from model.tasks import ModelCard, SegmentSpec
 TAKEN, LOST, REFUSED = 0, 1, 2
 
 
+class RankError(Exception):
+    """What a rank raised, as one line: not every exception of a library arrives where it is sent."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a rank runs."""
@@ -89,7 +93,17 @@ class Rank:
             return f"{host}:{listener.getsockname()[1]}"
 
     def join(self, rank: int, address: str) -> None:
-        """Meet the other ranks, load this rank's share of the weights, compile and measure if asked for, warm up."""
+        """Meet the other ranks, load this rank's share of the weights, compile and measure if asked for, warm up.
+
+        Raises:
+            RankError.
+        """
+        try:
+            self._join(rank, address)
+        except Exception as error:
+            raise RankError(one_line(error)) from error
+
+    def _join(self, rank: int, address: str) -> None:
         settings = self._settings
         self._rank = rank
         mesh = Mesh()
@@ -127,17 +141,19 @@ class Rank:
         """Drop, admit, take one step, and hand out what is finished.
 
         Raises:
-            Exception: a step failed in a gang of several ranks, which may leave the others waiting; a rank alone tries
+            RankError: a step failed in a gang of several ranks, which may leave the others waiting; a rank alone tries
                 the segments of a failed step one by one. After that every other plan is refused: its messages would
                 meet those of peers who are in another step.
         """
         if self._failed:
-            raise RuntimeError("an earlier plan failed on this rank")
+            raise RankError("an earlier plan failed on this rank")
+        self._failed = True
         try:
-            return self._execute(plan)
-        except BaseException:
-            self._failed = True
-            raise
+            outcome = self._execute(plan)
+        except Exception as error:
+            raise RankError(one_line(error)) from error
+        self._failed = False
+        return outcome
 
     def _execute(self, plan: Plan) -> Outcome:
         result = _Step()

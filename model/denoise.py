@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from model.conditions import Conditions
+from model.errors import Picklable
 from model.guidance import Mode, branches, combine, effective, scales
 from model.running import Runner, run_alone
 from model.sampling import Sampler, initial_noise
@@ -40,7 +41,7 @@ class Segment:
         return self.conditions.finish(self.latents)
 
 
-class NotFinite(Exception):
+class NotFinite(Picklable):
     """Segments for which the network gave infinities or NaN; they have not advanced. Users know none of their ids."""
 
     def __init__(self, segments: tuple[str, ...], tokens: int) -> None:

@@ -6,6 +6,7 @@ import math
 import unicodedata
 from collections.abc import Mapping
 
+from model.media_rules import media_violations
 from model.sizes import RATIOS, SIZES, Size, denoised_size, nearest_ratio, size_like, size_name, size_of
 from model.spans import split
 from model.tasks import (
@@ -98,6 +99,7 @@ class _Resolution:
             )
         fps = card.fps if request.fps is None else request.fps
         self.check(1 <= fps <= MAX_FPS, "fps", f"{fps} is not within 1 to {MAX_FPS}")
+        self.bad += media_violations(task, card, self.media, min(fps, MAX_FPS))
         frames = self.frames(fps)
         self.check_picture(frames)
         steps = card.default_steps if request.steps is None else request.steps

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from model.errors import Picklable
+
 MAX_PROMPT_CHARS = 5_000
 MAX_NEGATIVE_CHARS = 500
 MAX_SEED = 2**63 - 1
@@ -43,7 +45,7 @@ class Violation:
     description: str
 
 
-class InvalidRequest(ValueError):
+class InvalidRequest(Picklable, ValueError):
     """The request breaks a limit; `violations` names every field at fault."""
 
     def __init__(self, *violations: Violation) -> None:

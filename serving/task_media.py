@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from model.fit import as_long_as, whole
 from model.inputs import Clip, Inputs, Picture
+from model.media_rules import MAX_CONTINUED_SECONDS, MAX_REFERENCE_SECONDS
 from model.tasks import (
     MAX_SOURCE_SECONDS,
     EditVideo,
@@ -26,7 +27,6 @@ from model.tasks import (
 from serving import media as plain_media
 from serving.media import MediaError, probe
 
-MAX_REFERENCE_SECONDS = 10.0
 FindFile = Callable[[str], Path]  # a medium as the task names it -> a file to read
 
 
@@ -80,7 +80,7 @@ def load(
         media: what `examine` found.
 
     Raises:
-        InvalidRequest: a medium turns out to be broken, or too short to go on from.
+        InvalidRequest: a medium turns out to be broken.
     """
     task = spec.task
     field = ""
@@ -110,7 +110,7 @@ def load(
                 first = picture("image", name)
                 return Inputs(first=first, last=first if task.loop else None)
             case ImageToVideo(clip=str(name)):
-                return Inputs(before=_last_frames(clip("clip", name), card))
+                return Inputs(before=_last_frames(clip("clip", name, MAX_CONTINUED_SECONDS), card))
             case FirstLastFrame():
                 return Inputs(
                     first=picture("first_frame", task.first_frame), last=picture("last_frame", task.last_frame)

@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
+from model.errors import Picklable
 from model.tasks import Task, VideoRequest, Violation
 
 
-class ClientError(Exception):
+class ClientError(Picklable):
     """The service refused, failed or did not answer. `str` is one line.
 
     Attributes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from model.errors import Picklable
 from model.tasks import ModelCard
 from serving.artifacts import ArtifactError, ArtifactStore
 from serving.gateway.doorkeeper import Doorkeeper, Principal
@@ -37,7 +38,7 @@ class NotDone(Exception):
     """What was asked for takes a job that is done."""
 
 
-class NoFile(Exception):
+class NoFile(Picklable):
     """The job has no such file: the message says why."""
 
     def __init__(self, message: str, reason: str, state: str) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from model.errors import Picklable
 from serving.jobs.key_table import ApiKey, KeyLimits, KeyTable
 
 CACHE_SECONDS = 2.0  # for which a key that was looked up, or found to be unknown, is believed
@@ -18,7 +19,7 @@ class Unauthenticated(Exception):
     """No key, or one that is unknown or revoked."""
 
 
-class TooManyRequests(Exception):
+class TooManyRequests(Picklable):
     """The key's rate is used up."""
 
     def __init__(self, per_second: float, retry_seconds: float) -> None:

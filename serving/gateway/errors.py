@@ -6,6 +6,7 @@ import logging
 import math
 import secrets
 
+from model.errors import Picklable
 from model.tasks import InvalidRequest, Violation, short
 from serving.artifacts import ArtifactError, ArtifactMissing
 from serving.gateway.core import JobNotFound, NoFile, NotDone
@@ -51,7 +52,7 @@ HTTP_STATUS = {
 }
 
 
-class ApiError(Exception):
+class ApiError(Picklable):
     """An answer other than the one asked for."""
 
     def __init__(

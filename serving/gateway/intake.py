@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from model.errors import Picklable
 from model.resolve import resolve
 from model.sizes import size_name
 from model.tasks import (
@@ -42,7 +43,7 @@ OLD_DEFAULT_SIZE = "480p"
 ANY_TASK = {"kind": "text_to_video", "prompt": "any"}
 
 
-class UnknownModel(Exception):
+class UnknownModel(Picklable):
     """The request names a model that is not served, or not to this key."""
 
     def __init__(self, name: str, served: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from model.errors import Picklable
 from model.tasks import InvalidRequest, MediaInfo, Violation, short
 from serving.api.names import MEDIA, MEDIA_ID, OPERATIONS, new_id
 from serving.artifacts import ArtifactError, ArtifactExists, ArtifactMissing, ArtifactStore
@@ -35,7 +36,7 @@ PART_BYTES = 4 << 20  # of an upload that are stored in one go; what is left of 
 SOUND = "audio"  # the field that names a sound
 
 
-class UnknownMedia(Exception):
+class UnknownMedia(Picklable):
     """There is no such file, or it is another tenant's, or it is still being uploaded."""
 
     def __init__(self, field: str, name: str) -> None:

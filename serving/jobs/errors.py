@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from model.errors import Picklable
+
 Quota: TypeAlias = Literal["concurrent_jobs", "queued_seconds", "media_bytes"]
 
 
@@ -15,7 +17,7 @@ class StoreRefused(StoreError):
     """The database refuses a value or a row, and would refuse it again: trying once more is of no use."""
 
 
-class RequestConflict(Exception):
+class RequestConflict(Picklable):
     """The request id was used before, for a request with another content."""
 
     def __init__(self, request_id: str) -> None:
@@ -23,7 +25,7 @@ class RequestConflict(Exception):
         self.request_id = request_id
 
 
-class QueueFull(Exception):
+class QueueFull(Picklable):
     """As many jobs are queued as are allowed."""
 
     def __init__(self, limit: int) -> None:
@@ -31,7 +33,7 @@ class QueueFull(Exception):
         self.limit = limit
 
 
-class QuotaExceeded(Exception):
+class QuotaExceeded(Picklable):
     """The API key has as much under way as it may; `used` does not count the job that was refused."""
 
     def __init__(self, quota: Quota, limit: float, used: float) -> None:
@@ -41,7 +43,7 @@ class QuotaExceeded(Exception):
         self.used = used
 
 
-class UnknownMedia(Exception):
+class UnknownMedia(Picklable):
     """The owner has no ready medium with this id."""
 
     def __init__(self, media_id: str) -> None:
@@ -49,7 +51,7 @@ class UnknownMedia(Exception):
         self.media_id = media_id
 
 
-class MediaInUse(Exception):
+class MediaInUse(Picklable):
     """A job that has not ended needs the medium."""
 
     def __init__(self, media_id: str) -> None:
@@ -57,7 +59,7 @@ class MediaInUse(Exception):
         self.media_id = media_id
 
 
-class OffsetMismatch(Exception):
+class OffsetMismatch(Picklable):
     """An upload goes on elsewhere than where it stopped; `expected` is the byte to go on from."""
 
     def __init__(self, expected: int) -> None:
@@ -65,7 +67,7 @@ class OffsetMismatch(Exception):
         self.expected = expected
 
 
-class NotAllowed(Exception):
+class NotAllowed(Picklable):
     """The job is past changing this field."""
 
     def __init__(self, field: str, why: str) -> None:

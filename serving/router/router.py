@@ -24,7 +24,7 @@ from serving.jobs.open import open_stores
 from serving.router.board import Active, Board
 from serving.router.work import ConditionsLost, JobFailed, LeaseLost, Ways, lease_prefix, make
 from serving.settings import Settings
-from serving.stages.decoder import Rendered
+from serving.stages.rendered import Rendered
 
 log = logging.getLogger("zoetrope.router")
 

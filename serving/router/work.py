@@ -7,27 +7,28 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
+from cluster.losses import LOSSES, original
 from model.chain import overlap_of
+from model.errors import Picklable
 from model.tasks import SegmentSpec, VideoSpec, segment_of
-from serving.artifacts import ArtifactUnavailable
 from serving.jobs.job import Job, Stage
 from serving.jobs.media_table import MediaTable
-from serving.media import MediaError
-from serving.moderation import CheckUnavailable
-from serving.stages.conditioner import BadMedia
-from serving.stages.decoder import OutputRefused, Rendered
+from serving.stages.failures import UNAVAILABLE, StageError, presentable, reason
+from serving.stages.rendered import Rendered
 from serving.stages.stored import Stored, media_info
 
+T = TypeVar("T")
 TRIES = 3  # of a job within one lease, when a process that worked on it died
-PAUSE_SECONDS = 2.0  # before a file is rendered again that could not be stored or checked
+PAUSE_SECONDS = 2.0  # before a stage is asked again that could not reach what it needs
 log = logging.getLogger("zoetrope.router")
 
 
-class JobFailed(Exception):
+class JobFailed(Picklable):
     """The job ends with this message and google.rpc code."""
 
     def __init__(self, message: str, code: str = "INTERNAL") -> None:
@@ -77,7 +78,8 @@ class Timings:
 
 
 async def make(job: Job, ways: Ways) -> Rendered:
-    """All stages; from the start again when a process died on the way (the snapshots spare the steps).
+    """All stages; from the start again when a process died on the way (the snapshots spare the steps). An exception
+    that a stage raised would be raised again, so it ends the job at once.
 
     Raises:
         JobFailed: the job itself is at fault, or processes died TRIES times.
@@ -88,14 +90,15 @@ async def make(job: Job, ways: Ways) -> Rendered:
     for left in reversed(range(TRIES)):
         try:
             return await _stages(job, spec, media, ways)
-        except (BadMedia, MediaError) as error:
-            raise JobFailed(str(error), "INVALID_ARGUMENT") from None
-        except OutputRefused as error:
-            raise JobFailed(f"the video was refused: {error.args[0]}", "PERMISSION_DENIED") from None
-        except (ConditionsLost, RayError) as error:
-            if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
-                raise  # a mistake of ours in a stage; it would happen again
-            log.warning("job %s: %s, %d tries left", job.id, type(error).__name__, left)
+        except JobFailed as error:  # by an engine
+            raise JobFailed(presentable(str(error), spec), error.code) from None
+        except (ConditionsLost, StageError, RayError, RayServeException) as error:
+            lost = original(error)
+            if isinstance(lost, StageError):
+                raise JobFailed(str(lost), lost.code) from None
+            if not isinstance(lost, (ConditionsLost, RayServeException, *LOSSES)):
+                raise JobFailed(reason(lost, spec)) from None
+            log.warning("job %s: %s, %d tries left", job.id, type(lost).__name__, left)
     raise JobFailed(f"the processes that worked on it died {TRIES} times")
 
 
@@ -124,7 +127,7 @@ async def _stages(job: Job, spec: VideoSpec, media: dict[str, Stored], ways: Way
     latents: list[Any] = []
     before: Any = None
     for index in range(len(spec.spans)):
-        encoding = ways.conditioner.encode.remote(spec, media, index, [before])
+        encoding = insist(job, lambda i=index, b=before: ways.conditioner.encode.remote(spec, media, i, [b]))
         conditions = (await timings.measure("conditioning", encoding))[0]
         ways.progress(job, Stage.DENOISING, index * spec.steps)
         segment = segment_of(spec, segment_id_of(job, index), index)
@@ -132,21 +135,24 @@ async def _stages(job: Job, spec: VideoSpec, media: dict[str, Stored], ways: Way
         overlap = overlap_of(spec, index)
         before = (await ways.decoder.tail.remote(spec, latents[-1:], overlap))[0] if overlap else None
     ways.progress(job, Stage.DECODING, spec.steps * len(spec.spans))
-    return await _render(job, spec, latents, media, timings.seconds, ways)
-
-
-async def _render(
-    job: Job, spec: VideoSpec, latents: list[Any], media: dict[str, Stored], seconds: dict[str, float], ways: Ways
-) -> Rendered:
-    """Again and again while the file cannot be stored or checked: a full disk or a store that is away costs time, not
-    the job. Cancellation, the deadline and the loss of the lease end it, see `Router`."""
     prefix = f"jobs/{job.id}/{job.lease_epoch}"
+    rendered: Rendered = await insist(
+        job, lambda: ways.decoder.render.remote(spec, latents, prefix, media, timings.seconds)
+    )
+    return rendered
+
+
+async def insist(job: Job, call: Callable[[], Awaitable[T]]) -> T:
+    """Ask a stage again and again while what it needs is away: a full disk, a store or a hook that does not answer
+    costs time, not the job. Cancellation, the deadline and the loss of the lease end it, see `Router`."""
     while True:
         try:
-            rendered: Rendered = await ways.decoder.render.remote(spec, latents, prefix, media, seconds)
-            return rendered
-        except (ArtifactUnavailable, CheckUnavailable) as error:
-            log.warning("job %s: %s; trying again", job.id, error.args[0] if error.args else type(error).__name__)
+            return await call()
+        except (StageError, RayError) as error:
+            cause = original(error)
+            if not (isinstance(cause, StageError) and cause.code == UNAVAILABLE):
+                raise
+            log.warning("job %s: %s; trying again", job.id, cause)
             await asyncio.sleep(PAUSE_SECONDS)
 
 
@@ -158,5 +164,3 @@ def segment_id_of(job: Job, index: int) -> str:
 def lease_prefix(job: Job) -> str:
     """What the ids of all its segments under this claim begin with."""
     return f"{job.id}/{job.lease_epoch}/"
-
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from typing import Any
 
@@ -12,16 +11,13 @@ from model.checkpoints import configure_torch, load_autoencoder, load_conditione
 from model.conditions import Conditions
 from model.inputs import Clip, Inputs
 from model.pipeline import condition_span, prompt_warnings
-from model.tasks import InvalidRequest, ModelCard, VideoSpec
+from model.tasks import ModelCard, VideoSpec
 from serving.artifacts import open_artifacts
 from serving.media.sandbox import Sandbox
 from serving.settings import Settings
+from serving.stages.failures import apart
 from serving.stages.stored import Stored, files, infos
 from serving.task_media import load
-
-
-class BadMedia(Exception):
-    """The job's media turn out to be none that it can be made from."""
 
 
 class Conditioner:
@@ -48,13 +44,13 @@ class Conditioner:
         the span takes over, or None.
 
         Raises:
-            BadMedia: one cannot be used after all.
+            StageError: a medium cannot be used after all, for one.
         """
-        return [ray.put(await asyncio.to_thread(self._condition, spec, media, index, before[0]))]
+        return [ray.put(await apart(spec, self._condition, spec, media, index, before[0]))]
 
     async def warnings(self, spec: VideoSpec) -> tuple[str, ...]:
-        """What the client should know of how its prompt was read."""
-        return await asyncio.to_thread(prompt_warnings, self._text, self._conditioner, spec)
+        """What the client should know of how its prompt was read. Raises StageError."""
+        return await apart(spec, prompt_warnings, self._text, self._conditioner, spec)
 
     def _condition(self, spec: VideoSpec, media: dict[str, Stored], index: int, before: Any) -> Conditions:
         overlap: Clip | None = None if before is None else ray.get(before)
@@ -69,9 +65,6 @@ class Conditioner:
         with self._lock:
             if self._last is None or self._last[0] != of:
                 with files(named, self._artifacts, self._scratch) as paths:
-                    try:
-                        found = load(spec, self._card, infos(spec, named), paths.__getitem__, self._sandbox.blocking)
-                    except InvalidRequest as error:
-                        raise BadMedia(str(error)) from None
+                    found = load(spec, self._card, infos(spec, named), paths.__getitem__, self._sandbox.blocking)
                 self._last = (of, found)
             return self._last[1]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +25,10 @@ from serving.media.preview import animate
 from serving.media.sandbox import Sandbox
 from serving.moderation import Moderation
 from serving.settings import Settings
+from serving.stages.failures import OutputRefused, Told, apart
 from serving.stages.render import check_finite, render_video, save_latents
+from serving.stages.rendered import Rendered
 from serving.stages.stored import Stored, files
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A stored video or picture, and what the output check said of it (None: nobody was asked)."""
-
-    result: Result
-    verdict: dict[str, str] | None
 
 
 class Decoder:
@@ -64,16 +56,19 @@ class Decoder:
 
         Args:
             timings: seconds by stage so far.
+
+        Raises:
+            StageError.
         """
-        with tempfile.TemporaryDirectory(dir=self._scratch) as directory:
+        with Told(spec), tempfile.TemporaryDirectory(dir=self._scratch) as directory:
             folder = Path(directory)
-            spent = await asyncio.to_thread(self._render, spec, latents, folder, media, timings)
+            spent = await apart(spec, self._render, spec, latents, folder, media, timings)
             name = file_name(spec.container)
             job_id = prefix.split("/")[1]
             verdict = await self._moderation.check_output(job_id, folder / name, MIME_TYPES[spec.container])
             if verdict is not None and verdict["outcome"] == "refused":
                 raise OutputRefused(verdict["note"])
-            result = await asyncio.to_thread(self._store, spec, folder, prefix, spent)
+            result = await apart(spec, self._store, spec, folder, prefix, spent)
         return Rendered(result, verdict)
 
     async def preview(
@@ -83,8 +78,8 @@ class Decoder:
         prefix: str,
         step: int,
     ) -> Preview:
-        """Store a small moving picture of a segment in the making."""
-        return await asyncio.to_thread(self._preview, spec, latents[0], prefix, step)
+        """Store a small moving picture of a segment in the making. Raises StageError."""
+        return await apart(spec, self._preview, spec, latents[0], prefix, step)
 
     def _preview(self, spec: VideoSpec, reference: ray.ObjectRef, prefix: str, step: int) -> Preview:  # type: ignore[type-arg]
         assert self._view is not None, "nobody asks for previews of this service"
@@ -94,8 +89,12 @@ class Decoder:
         return Preview(file.key, file.mime_type, width, height, file.size_bytes, step)
 
     async def tail(self, spec: VideoSpec, latents: list[ray.ObjectRef], frames: int) -> list[ray.ObjectRef]:  # type: ignore[type-arg]
-        """A reference to the last frames of a segment (`model.inputs.Clip`), for the next one to go on from."""
-        return [ray.put(await asyncio.to_thread(self._tail, spec, latents[0], frames))]
+        """A reference to the last frames of a segment (`model.inputs.Clip`), for the next one to go on from.
+
+        Raises:
+            StageError.
+        """
+        return [ray.put(await apart(spec, self._tail, spec, latents[0], frames))]
 
     def _tail(self, spec: VideoSpec, reference: ray.ObjectRef, frames: int) -> Clip:  # type: ignore[type-arg]
         return tail(self._autoencoder, spec, ray.get(reference), frames)
@@ -135,10 +134,6 @@ class Decoder:
             name = "latents.safetensors"
             kept = self._artifacts.put_file(f"{prefix}/{name}", folder / name, "application/octet-stream")
         return Result(video, kept, spec.frames, spec.width, spec.height, spec.fps, timings)
-
-
-class OutputRefused(Exception):
-    """The check of videos refused this one."""
 
 
 class Stopwatch:

@@ -9,7 +9,7 @@ import ray
 import torch
 
 from cluster.messages import Admit, Plan
-from cluster.rank import Rank
+from cluster.rank import Rank, RankError
 from cluster.settings import EngineSettings
 from model.conditions import Conditions
 from model.pipeline import NOTHING, LocalPipeline, condition_span
@@ -74,9 +74,9 @@ def test_a_dropped_segment_is_forgotten(card: ModelCard) -> None:
 def test_a_rank_that_failed_refuses_every_plan(card: ModelCard) -> None:
     """Its peers are in the step that it left: another one's messages would be taken for that one's."""
     rank = alone(card)
-    with pytest.raises(AttributeError):
+    with pytest.raises(RankError, match="AttributeError: "):
         rank.execute(Plan(admit=(None,)))  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="an earlier plan failed on this rank"):
+    with pytest.raises(RankError, match="an earlier plan failed on this rank"):
         rank.execute(Plan())
 
 

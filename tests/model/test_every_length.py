@@ -19,6 +19,7 @@ from model.tasks import (
     FirstLastFrame,
     GridToVideo,
     ImageToVideo,
+    InvalidRequest,
     MediaInfo,
     ModelCard,
     ReferenceToVideo,
@@ -151,9 +152,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("family", CASES)
-def test_other_families_take_their_tasks_at_every_length(
-    family: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_other_families_take_their_tasks_at_every_length(family: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     pipeline, card = tiny(family, tmp_path_factory.getbasetemp())
     assert {GIVEN[what][0].kind for what in CASES[family]} == set(card.tasks) == set(pipeline.conditioner.kinds())
     for what in CASES[family]:
@@ -161,11 +160,19 @@ def test_other_families_take_their_tasks_at_every_length(
             check_conditions(pipeline, spec_of(card, GIVEN[what][0], "32x32", frames), GIVEN[what][1])
 
 
+@pytest.mark.parametrize("what", ["loop", "reference clip"])
+def test_what_a_family_cannot_take_is_refused_before(what: str) -> None:
+    """Not by its conditioner, when the job is under way."""
+    task, inputs = GIVEN[what]
+    card = replace(find_model("nano"), conditioner="vace" if inputs.references else "first_latent")
+    media = {"references.0": MediaInfo("clip", 32, 24, 24, 8)} if inputs.references else {}
+    with pytest.raises(InvalidRequest, match=r"cannot end with|takes pictures"):
+        resolve(VideoRequest(task=task), card, 0, media)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("family", CASES)
-def test_other_families_make_their_tasks_at_every_length(
-    family: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_other_families_make_their_tasks_at_every_length(family: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     pipeline, card = tiny(family, tmp_path_factory.getbasetemp())
     for what in CASES[family]:
         for frames in (1, 9, 13, 18, 22):
