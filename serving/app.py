@@ -15,14 +15,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 
-from cluster.settings import EngineSettings
 from cluster.shelf import Shelf, SnapshotError
 from model.presets import ModelError, open_model
-from model.tasks import ModelCard, Role
+from model.tasks import ModelCard
 from serving.artifacts import ArtifactError, open_artifacts
 from serving.children import Child, ChildError, start_gateways, start_sweeper, stop_all
 from serving.jobs.errors import StoreError
@@ -30,10 +29,11 @@ from serving.jobs.open import open_stores
 from serving.settings import Settings
 from serving.startup import StartError, check_keys, check_tls
 
-log = logging.getLogger("zoetrope.serve")
+if TYPE_CHECKING:
+    from serving.application import Parts
+
 
 SNAPSHOT_AGE = timedelta(days=7)  # older ones are of jobs that ended without their snapshots being deleted
-DRAIN_SECONDS = 60.0  # for an engine to end its step and put its segments away
 OBJECT_STORE_BYTES = 256 << 20
 
 
@@ -41,8 +41,9 @@ class ServeError(Exception):
     """The service cannot start; the message says why and what to do."""
 
 
-def serve(settings: Settings) -> int:
-    """Run until SIGINT or SIGTERM; the exit status, 2 where the settings are at fault.
+def serve(settings: Settings, parts: Parts | None = None) -> int:
+    """Run until SIGINT or SIGTERM; the exit status, 2 where the settings are at fault. ``parts``: of the application,
+    the standard ones by default.
 
     On stdout one line, ``ready grpc=HOST:PORT http=HOST:PORT``, once a job would be served; all else goes to stderr.
     """
@@ -67,7 +68,9 @@ def serve(settings: Settings) -> int:
             stack.enter_context(_ray(settings, settings.directory / "ray-session"))
             stop.listen()  # ray.init puts a handler of its own for SIGTERM
             _say(f"loading {card.name}")
-            _deploy(settings, card)
+            from serving.application import STANDARD, deploy
+
+            deploy(settings, card, parts or STANDARD)
             return _run_children(settings, stop)
     except KeyboardInterrupt:
         return 0
@@ -192,79 +195,6 @@ def _ray(settings: Settings, note: Path) -> Iterator[None]:
         _end(family)
         shutil.rmtree(directory, ignore_errors=True)
         note.unlink()
-
-
-def _deploy(settings: Settings, card: ModelCard) -> None:
-    """Start the stages, the router and the engines; returns when all of them are healthy."""
-    import ray
-    from ray import serve as ray_serve
-
-    from cluster.engine import EngineReplica
-    from cluster.placement import PlacementError, seat
-    from serving.router.router import Router
-    from serving.stages.conditioner import Conditioner
-    from serving.stages.decoder import Decoder
-
-    light: dict[str, Any] = {"num_cpus": 0}
-    health = {"health_check_period_s": 2.0, "health_check_timeout_s": 30.0, "graceful_shutdown_timeout_s": 1.0}
-
-    def deployment(target: type, **options: Any) -> Any:
-        return ray_serve.deployment(**{"ray_actor_options": light, **health, **options})(target)
-
-    router = deployment(Router, max_ongoing_requests=1_000).bind(
-        settings,
-        card,
-        deployment(Conditioner).bind(card, settings),
-        deployment(Decoder, max_ongoing_requests=2).bind(card, settings),
-    )
-    roles: tuple[Role, ...] = ("high", "low") if settings.noise_experts == "apart" else ("both",)
-    engines = []
-    for role in roles:
-        gang = _gang(settings, role)
-        try:
-            place = seat(gang, ray.nodes())
-        except PlacementError as error:
-            raise ServeError(f"ranks: {error}") from None
-        engines.append(
-            deployment(
-                EngineReplica,
-                name="Engine" if role == "both" else f"Engine-{role}-noise",
-                num_replicas=settings.engines,
-                graceful_shutdown_timeout_s=DRAIN_SECONDS,
-                **place.options,
-            ).bind(card, router, gang, place.groups)
-        )
-    engine = engines[0] if len(engines) == 1 else deployment(Both).bind(*engines)
-    try:
-        ray_serve.run(engine, name="zoetrope", route_prefix=None)
-        handle = ray_serve.get_deployment_handle("Router", "zoetrope")
-        while not handle.ready.remote().result(timeout_s=60):
-            pass
-    except Exception as error:
-        raise ServeError(f"the application did not start: {' '.join(str(error).split())[:600]}") from None
-
-
-class Both:
-    """What an application of two kinds of engines hangs on; it does nothing."""
-
-    def __init__(self, high: Any, low: Any) -> None:
-        """The handles are there so that both are deployed."""
-
-
-def _gang(settings: Settings, role: Role) -> EngineSettings:
-    import torch
-
-    return EngineSettings(
-        ranks=settings.ranks,
-        cfg_groups=settings.cfg_groups,
-        rank_resources={"CPU": 1.0, "GPU": 1.0} if torch.cuda.is_available() else {"CPU": 1.0},
-        role=role,
-        snapshots=str(settings.snapshots),
-        snapshot_steps=settings.snapshot_steps,
-        snapshot_seconds=settings.snapshot_seconds,
-        hang_seconds=settings.hang_seconds,
-        compile=settings.compile,
-    )
 
 
 def _run_children(settings: Settings, stop: StopSignal) -> int:

@@ -65,13 +65,17 @@ async def apart(spec: VideoSpec, work: Callable[..., T], *arguments: Any) -> T:
     StopIteration would never come out of the thread."""
 
     def run() -> T:
-        with Told(spec):
+        try:
             return work(*arguments)
+        except (RayError, StageError):
+            raise
+        except BaseException as error:  # also one that would end the process: this is a thread of its own
+            raise stage_error(error, spec) from None
 
     return await asyncio.to_thread(run)
 
 
-def stage_error(error: Exception, spec: VideoSpec) -> StageError:
+def stage_error(error: BaseException, spec: VideoSpec) -> StageError:
     """What the router is told of an exception. One that nobody foresaw goes to the log of the stage as well."""
     match error:
         case InvalidRequest() | MediaError():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.app import _gang
+from serving.application import _gang
 from serving.settings import Settings
 
 

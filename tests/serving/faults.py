@@ -1,0 +1,143 @@
+"""A service whose stages raise what a job's prompt asks for: ``python -m tests.serving.faults DATA_DIR``.
+
+A prompt such as "decoder local_class" names the stage and the exception. Each time that a stage is asked for one it
+adds a line to the file ``calls`` in the data directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import torch
+from pydantic import TypeAdapter
+
+from model.directory import ModelError
+from model.tasks import InvalidRequest, ModelCard, VideoSpec, Violation
+from serving.app import serve
+from serving.application import Parts
+from serving.gateway.errors import ApiError
+from serving.media import MediaError
+from serving.settings import Settings
+from serving.stages.conditioner import Conditioner
+from serving.stages.decoder import Decoder
+from serving.stopping import stop_with_stdin
+
+
+def raise_(error: BaseException) -> None:
+    raise error
+
+
+def local_class(_: str) -> None:
+    class Local(Exception):
+        def __init__(self, one: int, two: int) -> None:
+            super().__init__(f"{one} and {two}")
+
+    raise Local(1, 2)
+
+
+def with_a_lock(_: str) -> None:
+    error = RuntimeError("holds a lock")
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    raise error
+
+
+def without_words(_: str) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    raise Mute
+
+
+def with_a_generator(_: str) -> None:
+    raise RuntimeError("holds a generator", (i for i in range(3)))
+
+
+def deep(_: str) -> None:
+    deep(_)
+
+
+def divide(_: str) -> None:
+    1 / 0  # noqa: B018
+
+
+# Name -> what raises it, the code of the job and the start of its reason.
+FAULTS: dict[str, tuple[Callable[[str], Any], str, str]] = {
+    "request": (
+        lambda _: raise_(InvalidRequest(Violation("task.image", "is broken"))),
+        "INVALID_ARGUMENT",
+        "task.image: is broken",
+    ),
+    "media": (lambda _: raise_(MediaError("the file is cut short")), "INVALID_ARGUMENT", "the file is cut short"),
+    "api": (lambda _: raise_(ApiError("NOT_FOUND", "GONE", "it is gone")), "INTERNAL", "ApiError: it is gone"),
+    "model": (lambda _: raise_(ModelError("a key is missing")), "INTERNAL", "ModelError: a key is missing"),
+    "value": (lambda prompt: raise_(ValueError(f"not {prompt}!")), "INTERNAL", "ValueError: not ...!"),
+    "key": (lambda _: raise_(KeyError("x")), "INTERNAL", "KeyError: 'x'"),
+    "division": (divide, "INTERNAL", "ZeroDivisionError: division by zero"),
+    "file": (lambda _: open("/nowhere/at all"), "INTERNAL", "FileNotFoundError: [Errno 2] No such file"),  # noqa: SIM115
+    "memory": (lambda _: raise_(torch.OutOfMemoryError("no memory")), "INTERNAL", "OutOfMemoryError: no memory"),
+    "shape": (lambda _: torch.zeros(2) @ torch.zeros(3), "INTERNAL", "RuntimeError: "),
+    "local_class": (local_class, "INTERNAL", "Local: 1 and 2"),
+    "lock": (with_a_lock, "INTERNAL", "RuntimeError: holds a lock"),
+    "mute": (without_words, "INTERNAL", "Mute"),
+    "generator": (with_a_generator, "INTERNAL", "RuntimeError: ('holds a generator'"),
+    "stop": (lambda _: raise_(StopIteration()), "INTERNAL", "StopIteration"),
+    "group": (
+        lambda _: raise_(ExceptionGroup("two", [ValueError("a"), KeyError("b")])),
+        "INTERNAL",
+        "ExceptionGroup: two",
+    ),
+    "deep": (deep, "INTERNAL", "RecursionError: "),
+    "unicode": (lambda _: b"\xff".decode(), "INTERNAL", "UnicodeDecodeError: "),
+    "pydantic": (lambda _: TypeAdapter(int).validate_python("x"), "INTERNAL", "ValidationError: 1 validation error"),
+    "ffmpeg": (lambda _: raise_(av.error.InvalidDataError(1, "bad data")), "INTERNAL", "InvalidDataError: "),
+    "exit": (lambda _: sys.exit(3), "INTERNAL", "SystemExit: 3"),
+    "cancelled": (lambda _: raise_(asyncio.CancelledError()), "INTERNAL", "CancelledError"),
+}
+
+
+def fail(stage: str, spec: VideoSpec, calls: Path) -> None:
+    """Raise what the prompt asks this stage for, if anything."""
+    at, _, name = spec.prompt.partition(" ")
+    if at == stage:
+        with calls.open("a") as file:
+            file.write(f"{spec.prompt}\n")
+        FAULTS[name][0](spec.prompt)
+
+
+class FaultyConditioner(Conditioner):
+    def __init__(self, card: ModelCard, settings: Settings) -> None:
+        super().__init__(card, settings)
+        self._calls = settings.directory / "calls"
+
+    def _condition(self, spec: VideoSpec, *arguments: Any) -> Any:
+        fail("conditioner", spec, self._calls)
+        return super()._condition(spec, *arguments)
+
+
+class FaultyDecoder(Decoder):
+    def __init__(self, card: ModelCard, settings: Settings) -> None:
+        super().__init__(card, settings)
+        self._calls = settings.directory / "calls"
+
+    def _tail(self, spec: VideoSpec, *arguments: Any) -> Any:
+        fail("tail", spec, self._calls)
+        return super()._tail(spec, *arguments)
+
+    def _render(self, spec: VideoSpec, *arguments: Any) -> Any:
+        fail("decoder", spec, self._calls)
+        return super()._render(spec, *arguments)
+
+
+if __name__ == "__main__":
+    from tests.serving import faults  # so that the workers import the classes by this name, not as "__main__"
+
+    stop_with_stdin()
+    wanted = Settings(data_dir=Path(sys.argv[1]), grpc="127.0.0.1:0", http="127.0.0.1:0")
+    sys.exit(serve(wanted, Parts(conditioner=faults.FaultyConditioner, decoder=faults.FaultyDecoder)))
