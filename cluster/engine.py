@@ -7,25 +7,26 @@ import logging
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
-from cluster.calibration import known_rates
 from cluster.gang import Gang, GangFailed
 from cluster.groups import Groups
 from cluster.hardware import hardware_of
 from cluster.line import Line
 from cluster.messages import Admit, Broken, Plan, Report, Restarts, Running
 from cluster.placement import Placement
-from cluster.plan import preset_of
 from cluster.processes import Process
-from cluster.rank import Outcome, Place
+from cluster.rank_process import Outcome, Place
 from cluster.settings import EngineSettings
-from cluster.snapshots import Fingerprint, SnapshotError, SnapshotStore
+from cluster.shelf import SnapshotError
 from cluster.watchdog import Watchdog, forecast
-from model.checkpoints import load_scheduler_config
+from model.card import scheduler_config
 from model.tasks import ModelCard
+
+if TYPE_CHECKING:
+    from cluster.snapshots import SnapshotStore
 
 log = logging.getLogger("zoetrope.engine")
 
@@ -74,14 +75,16 @@ class Engine:
         self._epoch = 0
         self._failures = 0
         self._restarts = Restarts()
-        self._scheduler_config = load_scheduler_config(card)
-        self._snapshots = SnapshotStore(settings.snapshots) if settings.snapshots is not None else None
+        self._scheduler_config = scheduler_config(card)
         self._draining = asyncio.Event()
         self._line = Line(router, self._id, self._draining)
         self._pace: float | None = None  # seconds of a token, in the last step
         self._ready = asyncio.Event()
         self._groups = Groups(groups, settings.ranks)
+        loading = asyncio.create_task(asyncio.to_thread(_load))  # while the ranks load as well
         self._gang = await self._build()
+        await loading
+        self._snapshots = _open(settings.snapshots)
         self._watchdog = self._watch()
         self._task = asyncio.create_task(self._drive())
 
@@ -122,6 +125,9 @@ class Engine:
 
     def _watch(self) -> Watchdog:
         """One that knows the model and what its ranks run on."""
+        from cluster.calibration import known_rates
+        from cluster.plan import preset_of
+
         settings, rates = self._settings, known_rates(hardware_of(self._gang.places()[0].device))
         foretell = forecast(preset_of(self._card).config, rates, settings.ranks // settings.cfg_groups)
         return Watchdog(settings.hang_seconds, settings.first_step_seconds, foretell)
@@ -136,9 +142,7 @@ class Engine:
                 outcome = await self._gang.end(step.results, self._watchdog.seconds(step.plan.tokens))
             except GangFailed as failure:
                 log.warning("engine %s: gang epoch %d is lost: %s", self._id, self._epoch, failure)
-                self._restarts = replace(
-                    self._restarts, **{failure.loss: getattr(self._restarts, failure.loss) + 1}
-                )
+                self._restarts = replace(self._restarts, **{failure.loss: getattr(self._restarts, failure.loss) + 1})
                 broken = Broken(step.plan.advance, str(failure), failure.raised)
                 step.ended.set()
                 await asyncio.wait([after], timeout=SETTLE_SECONDS)  # what it began died with the gang
@@ -164,9 +168,7 @@ class Engine:
         """Tell the router what came before ``step``, if it does not know, and begin the plan after it when it is about
         to end. None where that is not foreseen, or should wait for what comes of the step."""
         report = replace(report, running=step.running())
-        known = replace(
-            report, finished=(), failed=(), previews=(), handed_over=(), step_seconds=0.0, step_tokens=0
-        )
+        known = replace(report, finished=(), failed=(), previews=(), handed_over=(), step_seconds=0.0, step_tokens=0)
         foreseen = self._pace is not None and bool(step.plan.advance) and not step.plan.put_away
         seconds = (self._pace or 0.0) * step.plan.tokens
         if foreseen and seconds < SHORT_SECONDS and not self._draining.is_set():
@@ -188,6 +190,8 @@ class Engine:
         read starts again: a job late is better than none."""
         if self._snapshots is None or admit.owner is None:
             return admit
+        from cluster.snapshots import Fingerprint
+
         expected = Fingerprint.of(self._card.name, admit.spec, self._scheduler_config)
         try:
             data = await asyncio.to_thread(self._snapshots.latest_bytes, admit.owner, expected)
@@ -264,3 +268,15 @@ class EngineReplica(Engine):
     async def __del__(self) -> None:
         """Serve awaits this before it stops the replica."""
         await self.drain()
+
+
+def _load() -> None:
+    """Import what the leader needs once there is a gang: it takes seconds, for it has torch in it."""
+    import cluster.plan
+    import cluster.snapshots  # noqa: F401
+
+
+def _open(snapshots: str | None) -> SnapshotStore | None:
+    from cluster.snapshots import SnapshotStore
+
+    return None if snapshots is None else SnapshotStore(snapshots)

@@ -17,7 +17,7 @@ from cluster.losses import LOSSES, original
 from cluster.messages import Plan, one_line
 from cluster.placement import sort_ranks
 from cluster.processes import Process, kill_process
-from cluster.rank import Outcome, Place, Rank, RankError
+from cluster.rank_process import Outcome, Place, RankError, RankProcess
 from cluster.settings import EngineSettings
 from model.errors import Picklable
 from model.tasks import ModelCard
@@ -74,7 +74,7 @@ class Gang:
         cpus, gpus = resources.pop("CPU", 0), resources.pop("GPU", 0)
         for slot in self._slots:
             strategy = PlacementGroupSchedulingStrategy(slot.group, placement_group_bundle_index=slot.bundle)
-            actor = ray.remote(Rank).options(
+            actor = ray.remote(RankProcess).options(
                 num_cpus=cpus, num_gpus=gpus, resources=resources, scheduling_strategy=strategy
             )
             self._actors.append(actor.remote(self._card, self._settings))

@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cluster.plan import GangPlan
 from cluster.settings import EngineSettings
+
+if TYPE_CHECKING:  # a planner needs torch, which a supervisor and an engine's leader do without
+    from cluster.plan import GangPlan
 
 DOMAIN_LABEL = "ray.io/gpu-domain"  # nodes whose GPUs NVLink joins have the same value
 KIND_LABEL = "ray.io/accelerator-type"
@@ -44,10 +46,10 @@ class Demand:
     @classmethod
     def of(cls, gang: GangPlan | EngineSettings, gpu: str | None = None) -> Demand:
         """A plan names its kind of GPU, settings do not: ``gpu`` is theirs."""
-        if isinstance(gang, GangPlan):
-            rank = {"GPU": 1.0} if gang.is_gpu else {"CPU": 1.0}
-            return cls(gang.ranks, rank, gang.domains, gang.gpu.upper() if gang.is_gpu else None)
-        return cls(gang.ranks, gang.rank_resources, gpu=gpu.upper() if gpu is not None else None)
+        if isinstance(gang, EngineSettings):
+            return cls(gang.ranks, gang.rank_resources, gpu=gpu.upper() if gpu is not None else None)
+        rank = {"GPU": 1.0} if gang.is_gpu else {"CPU": 1.0}
+        return cls(gang.ranks, rank, gang.domains, gang.gpu.upper() if gang.is_gpu else None)
 
     @property
     def is_gpu(self) -> bool:
@@ -267,9 +269,7 @@ def _domains(nodes: Iterable[Mapping[str, Any]], demand: Demand) -> dict[str, in
 def _room(node: Mapping[str, Any], demand: Demand, leader: bool = True) -> int:
     """Ranks that a node can take if it is empty, beside a leader or without."""
     taken = LEADER if leader else {}
-    fits = [
-        (_count(node, name) - taken.get(name, 0.0)) / amount for name, amount in demand.rank.items() if amount > 0
-    ]
+    fits = [(_count(node, name) - taken.get(name, 0.0)) / amount for name, amount in demand.rank.items() if amount > 0]
     return max(0, math.floor(min(fits) + 1e-6)) if fits else demand.ranks
 
 

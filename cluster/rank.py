@@ -22,6 +22,7 @@ from cluster.parallel.mesh import Mesh
 from cluster.parallel.runner import run_gang
 from cluster.plan import preset_of
 from cluster.processes import Process
+from cluster.rank_process import Outcome, Place, RankError
 from cluster.settings import EngineSettings
 from cluster.snapshots import Fingerprint, SnapshotKeeper, SnapshotStore, SnapshotWriter, decode
 from model.checkpoints import configure_torch, load_denoiser
@@ -35,33 +36,6 @@ from model.tasks import ModelCard, SegmentSpec
 TAKEN, LOST, REFUSED = 0, 1, 2
 
 
-class RankError(Exception):
-    """What a rank raised, as one line: not every exception of a library arrives where it is sent."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a rank runs."""
-
-    node: str  # Ray's id of it
-    gpus: tuple[int, ...]
-    process: Process
-    device: str  # as torch calls it, or "cpu"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a plan came to; the same on every rank, save that only the first hands out latents."""
-
-    held: tuple[Held, ...] = ()
-    finished: tuple[Finished, ...] = ()
-    failed: tuple[Failed, ...] = ()
-    previews: tuple[Previewed, ...] = ()
-    handed_over: tuple[str, ...] = ()
-    step_seconds: float = 0.0
-    step_tokens: int = 0
-
-
 @dataclass
 class _Step:
     """What came of the segments that a step was for."""
@@ -71,12 +45,13 @@ class _Step:
 
 
 class Rank:
-    """Run as a Ray actor by the engine; its methods are called one at a time: `place`, `join`, then `execute`."""
+    """What a `cluster.rank_process.RankProcess` runs; its methods are called one at a time: `place`, `join`, then
+    `execute`."""
 
     def __init__(self, card: ModelCard, settings: EngineSettings) -> None:
         self._card = card
         self._settings = settings
-        self._device = configure_torch()
+        self._device = configure_torch(card)
         self._segments: dict[str, Segment] = {}
         self._rank = 0
         self._failed = False

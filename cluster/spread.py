@@ -37,3 +37,15 @@ def ranks_of_token(config: TransformerConfig, ranks: int) -> float:
         groups = range(first // size, -(-stop // size))
         found += 1 - math.prod(1 - (min(stop, (g + 1) * size) - max(first, g * size)) / size for g in groups)
     return found
+
+
+def check_divides(config: TransformerConfig, ranks: int) -> None:
+    """Check that ``ranks`` can share a network.
+
+    Raises:
+        ValueError: they do not divide its heads or its experts.
+    """
+    if ranks < 1 or config.num_attention_heads % ranks:
+        raise ValueError(f"num_attention_heads is {config.num_attention_heads}, which {ranks} ranks do not divide")
+    if config.moe is not None and config.moe.num_experts % ranks:
+        raise ValueError(f"num_experts is {config.moe.num_experts}, which {ranks} ranks do not divide")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.rates import Rates
-from cluster.step_time import step_seconds
 from model.config import TransformerConfig
 
 PATIENCE = 5.0  # times what is foretold
@@ -17,6 +16,7 @@ Forecast = Callable[[int], float]  # tokens of a step -> seconds
 
 def forecast(config: TransformerConfig, rates: Rates, sequence_ranks: int) -> Forecast:
     """From the cost model, for the worst case: all tokens are one sequence, and all in one guidance group."""
+    from cluster.step_time import step_seconds  # which loads torch
 
     def seconds(tokens: int) -> float:
         return step_seconds(config, [tokens], rates, sequence_ranks=sequence_ranks) if tokens > 0 else 0.0

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
 
 from model.linear_autoencoder import WEIGHTS_NAME, LinearAutoencoder, LinearConfig, blocks_of
 from model.tiling import Span, Tiling, spans
+
+if TYPE_CHECKING:  # it takes seconds to load, and many processes have no use for it
+    from diffusers import AutoencoderKLWan
 
 __all__ = [
     "WEIGHTS_NAME",
@@ -128,6 +129,8 @@ class WanAutoencoder:
 
 def new_caches(network: AutoencoderKLWan) -> list[Any]:
     """Empty caches of the decoder's causal convolutions, for `decode_chunk`."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
     return [None] * sum(isinstance(module, WanCausalConv3d) for module in network.decoder.modules())
 
 
@@ -139,4 +142,8 @@ def decode_chunk(network: AutoencoderKLWan, z: torch.Tensor, caches: list[Any], 
     x = network.post_quant_conv(z)
     pixels: torch.Tensor = network.decoder(x, feat_cache=caches, feat_idx=[0], first_chunk=first)
     patch = network.config.patch_size
-    return pixels if patch is None else unpatchify(pixels, patch_size=patch)
+    if patch is None:
+        return pixels
+    from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
+    return unpatchify(pixels, patch_size=patch)

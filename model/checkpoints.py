@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKLWan
-from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
-from transformers.utils import logging as transformers_logging
 
 from model.autoencoder import WEIGHTS_NAME, Autoencoder, LinearAutoencoder, WanAutoencoder
 from model.card import scheduler_config, transformer_config
-from model.conditioning.load import load_conditioner
-from model.denoise import Denoiser
 from model.directory import (
     RANDOM_NAME,
     Component,
@@ -30,11 +24,9 @@ from model.directory import (
 )
 from model.key_map import autoencoder_name, text_encoder_name, transformer_name
 from model.original import autoencoder_config, text_encoder_config
-from model.random_weights import random_tensors
-from model.running import Runner, run_alone
 from model.tasks import ModelCard, Role
 from model.text import TextEncoder
-from model.transformer import WanTransformer
+from model.threads import compute_threads
 from model.weights import (
     FLOAT32_MODULES,
     OnProgress,
@@ -50,26 +42,38 @@ __all__ = [
     "compute_dtype",
     "configure_torch",
     "load_autoencoder",
-    "load_conditioner",
     "load_denoiser",
     "load_scheduler_config",
     "load_text_encoder",
     "load_transformer",
 ]
 
+# diffusers and transformers take seconds to load, and no process of a service needs all of them: where one does, the
+# functions here import them.
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+
+    from model.denoise import Denoiser
+    from model.running import Runner
+    from model.transformer import WanTransformer
+
 T = TypeVar("T")
 log = logging.getLogger("zoetrope.model")
 TIED_TEXT = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight"}
 
 
-def configure_torch() -> torch.device:
-    """Use all cores in every process, so that results do not depend on which process computes them.
+def configure_torch(card: ModelCard) -> torch.device:
+    """Choose the device; on a CPU, use the same number of threads in every process that works with a model
+    (`model.threads.compute_threads`), so that results do not depend on which of them computes what.
 
     Ray sets OMP_NUM_THREADS to 1 in its workers; sums split over another number of threads round differently.
+
+    Raises:
+        ModelError: the configuration of the transformer cannot be read.
     """
     if torch.cuda.is_available():
         return torch.device("cuda")
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(compute_threads(transformer_config(read_transformers(Path(card.directory))[0]).dim))
     return torch.device("cpu")
 
 
@@ -98,6 +102,8 @@ def load_transformer(
     Raises:
         ModelError: a file is missing or corrupt, lacks a key, holds one too many, a tensor of another shape, or NaN.
     """
+    from model.transformer import WanTransformer
+
     parts = read_transformers(Path(card.directory))
     number = ("transformer", "transformer_2").index(component)
     if number >= len(parts):
@@ -137,13 +143,16 @@ def load_denoiser(
     rank: int = 0,
     ranks: int = 1,
     role: Role = "both",
-    runner: Runner = run_alone,
+    runner: Runner | None = None,
 ) -> Denoiser:
     """The transformer, or both noise experts, or the one of ``role``, and the checkpoint's sampler.
 
     Raises:
         ModelError: as `load_transformer`, or a role of one noise expert of a checkpoint that has no two.
     """
+    from model.denoise import Denoiser
+    from model.running import run_alone
+
     if role != "both" and card.boundary is None:
         raise ModelError(f"{card.name}: has no two noise experts, so there is no {role}-noise one")
 
@@ -152,11 +161,13 @@ def load_denoiser(
 
     first = load("transformer_2" if role == "low" else "transformer")
     second = load("transformer_2") if card.boundary is not None and role == "both" else None
-    return Denoiser(first, load_scheduler_config(card), second, card.boundary, runner, role)
+    return Denoiser(first, load_scheduler_config(card), second, card.boundary, runner or run_alone, role)
 
 
 def load_text_encoder(card: ModelCard, device: torch.device) -> TextEncoder:
     """Tokenizer and UMT5 encoder. Raises ModelError as `load_transformer`."""
+    from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+
     root = Path(card.directory)
     folder = tokenizer_directory(root)
     tokenizer = _guard(folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
@@ -188,10 +199,14 @@ def _tensors(
 ) -> AbstractContextManager[list[StoredTensor]]:
     if part.random is None:
         return open_weights(part.files, transformer_name if part.original else str)
+    from model.random_weights import random_tensors
+
     return nullcontext(random_tensors(network, part.random, part.directory / RANDOM_NAME, device, dtype))
 
 
 def _load_wan_autoencoder(part: Component, device: torch.device) -> AutoencoderKLWan:
+    from diffusers import AutoencoderKLWan
+
     with open_weights(part.files, partial(autoencoder_name) if part.original else str) as tensors:
         config = autoencoder_config(tensors, part.directory, part.config) if part.original else part.config
         with torch.device("meta"):
@@ -212,5 +227,7 @@ def _guard(path: Path, load: Callable[[], T]) -> T:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the library's loading bars off the terminal; ours show the progress."""
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.disable_progress_bar()
     yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +15,20 @@ from model.chain import overlap_of, span_inputs, span_spec
 from model.checkpoints import (
     configure_torch,
     load_autoencoder,
-    load_conditioner,
     load_denoiser,
     load_text_encoder,
 )
-from model.conditioning import Conditioner
-from model.conditions import Conditions
-from model.denoise import Denoiser, Segment
 from model.guidance import uses_negative
 from model.inputs import Clip, Inputs
 from model.tasks import ModelCard, VideoSpec, segment_of
 from model.text import TextEncoder
 from model.tiling import Tiling
 from model.weights import OnProgress, ignore_progress
+
+if TYPE_CHECKING:
+    from model.conditioning import Conditioner
+    from model.conditions import Conditions
+    from model.denoise import Denoiser, Segment
 
 OnStep = Callable[[int, int], None]
 NOTHING = Inputs()
@@ -51,7 +53,9 @@ class LocalPipeline:
     def load(cls, card: ModelCard, on_progress: OnProgress = ignore_progress) -> LocalPipeline:
         """``on_progress`` gets (parameters read, parameters in total) of the transformer. Raises ModelError, see
         `model.checkpoints`."""
-        device = configure_torch()
+        from model.conditioning.load import load_conditioner
+
+        device = configure_torch(card)
         text, autoencoder = load_text_encoder(card, device), load_autoencoder(card, device)
         denoiser = load_denoiser(card, device, on_progress)
         return cls(text, denoiser, autoencoder, load_conditioner(card, autoencoder, device))

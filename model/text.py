@@ -5,10 +5,13 @@ from __future__ import annotations
 import html
 import re
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import ftfy
 import torch
-from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+
+if TYPE_CHECKING:  # its classes take seconds to load, and only who reads an encoder needs them
+    from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 CACHED_PROMPTS = 32  # 4 MB each for UMT5-XXL in bfloat16 (512 tokens of 4096), on the encoder's device
 

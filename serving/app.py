@@ -11,15 +11,17 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 
 from cluster.shelf import Shelf, SnapshotError
+from cluster.spread import check_divides
+from model.card import transformer_config
+from model.directory import read_transformers
 from model.presets import ModelError, open_model
 from model.tasks import ModelCard
 from serving.artifacts import ArtifactError, open_artifacts
@@ -29,11 +31,10 @@ from serving.jobs.open import open_stores
 from serving.settings import Settings
 from serving.startup import StartError, check_keys, check_tls
 
-if TYPE_CHECKING:
-    from serving.application import Parts
-
+Deploy = Callable[[Settings, ModelCard], None]
 
 SNAPSHOT_AGE = timedelta(days=7)  # older ones are of jobs that ended without their snapshots being deleted
+KERNELS_VARIABLE = "ZOETROPE_KERNELS"  # kernels.backends.VARIABLE
 OBJECT_STORE_BYTES = 256 << 20
 
 
@@ -41,9 +42,15 @@ class ServeError(Exception):
     """The service cannot start; the message says why and what to do."""
 
 
-def serve(settings: Settings, parts: Parts | None = None) -> int:
-    """Run until SIGINT or SIGTERM; the exit status, 2 where the settings are at fault. ``parts``: of the application,
-    the standard ones by default.
+def _deploy(settings: Settings, card: ModelCard) -> None:
+    from serving.application import deploy  # which loads Ray, whose settings have to be there before
+
+    deploy(settings, card)
+
+
+def serve(settings: Settings, deploy: Deploy = _deploy) -> int:
+    """Run until SIGINT or SIGTERM; the exit status, 2 where the settings are at fault. ``deploy`` starts the
+    application on the Ray that is there by then.
 
     On stdout one line, ``ready grpc=HOST:PORT http=HOST:PORT``, once a job would be served; all else goes to stderr.
     """
@@ -68,9 +75,7 @@ def serve(settings: Settings, parts: Parts | None = None) -> int:
             stack.enter_context(_ray(settings, settings.directory / "ray-session"))
             stop.listen()  # ray.init puts a handler of its own for SIGTERM
             _say(f"loading {card.name}")
-            from serving.application import STANDARD, deploy
-
-            deploy(settings, card, parts or STANDARD)
+            deploy(settings, card)
             return _run_children(settings, stop)
     except KeyboardInterrupt:
         return 0
@@ -115,10 +120,6 @@ def _check(settings: Settings) -> ModelCard:
 
 def _check_gangs(settings: Settings, card: ModelCard) -> None:
     """That gangs of this shape can share this model."""
-    from cluster.parallel.mesh import check_divides
-    from model.card import transformer_config
-    from model.directory import read_transformers
-
     if settings.ranks % settings.cfg_groups:
         raise ServeError(f"cfg-groups: {settings.cfg_groups} do not divide {settings.ranks} ranks")
     if settings.noise_experts == "apart" and card.boundary is None:
@@ -132,13 +133,15 @@ def _check_gangs(settings: Settings, card: ModelCard) -> None:
 
 def _ask_for_kernels(choices: str) -> None:
     """Hand the choice of kernels to every process to come, by the variable that they read."""
-    from kernels.backends import VARIABLE, parse
+    os.environ[KERNELS_VARIABLE] = choices
+    if not choices:
+        return
+    from kernels.backends import parse  # which loads torch
 
     try:
         parse(choices)
     except ValueError as error:
         raise ServeError(str(error)) from None
-    os.environ[VARIABLE] = choices
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def deploy(settings: Settings, card: ModelCard, parts: Parts = STANDARD) -> None
     roles: tuple[Role, ...] = ("high", "low") if settings.noise_experts == "apart" else ("both",)
     engines = []
     for role in roles:
-        gang = _gang(settings, role)
+        gang = _gang(settings, role, gpus=bool(ray.cluster_resources().get("GPU")))
         try:
             place = seat(gang, ray.nodes())
         except PlacementError as error:
@@ -87,13 +87,11 @@ class Both:
         """The handles are there so that both are deployed."""
 
 
-def _gang(settings: Settings, role: Role) -> EngineSettings:
-    import torch
-
+def _gang(settings: Settings, role: Role, *, gpus: bool) -> EngineSettings:
     return EngineSettings(
         ranks=settings.ranks,
         cfg_groups=settings.cfg_groups,
-        rank_resources={"CPU": 1.0, "GPU": 1.0} if torch.cuda.is_available() else {"CPU": 1.0},
+        rank_resources={"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": 1.0},
         role=role,
         snapshots=str(settings.snapshots),
         snapshot_steps=settings.snapshot_steps,

@@ -15,6 +15,7 @@ from model.conditioning.pixels import from_bytes
 from model.fit import whole
 from model.tasks import InvalidRequest, ModelCard, Violation
 from model.text import TextEncoder
+from model.threads import usable_cores
 from model.training.dataset import EMPTY_PROMPT
 from serving.media import MAX_CLIP_SECONDS, MediaError, read_clip
 
@@ -108,7 +109,8 @@ def prepare(
     """
     check_shape(card, width, height, frames)
     pairs = find_pairs(source)
-    device = configure_torch()
+    device = configure_torch(card)
+    torch.set_num_threads(usable_cores())  # nobody else is to have one
     text, autoencoder = load_text_encoder(card, device), load_autoencoder(card, device)
     out.mkdir(parents=True, exist_ok=True)
     _save({"text": _encode_text(text, "")}, out / f"{EMPTY_PROMPT}.safetensors")

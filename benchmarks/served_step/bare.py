@@ -41,7 +41,8 @@ class Bare:
 
 def load(work: Work) -> tuple[Denoiser, ModelCard, float]:
     """The denoiser as a rank loads it, and the seconds that took. Raises ModelError."""
-    device, card = configure_torch(), find_model(work.model)
+    card = find_model(work.model)
+    device = configure_torch(card)
     started = time.perf_counter()
     denoiser = load_denoiser(card, device)
     if device.type == "cuda":

@@ -9,8 +9,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from model.config import TransformerConfig
-
 
 @dataclass(frozen=True)
 class Mesh:
@@ -72,15 +70,3 @@ class Mesh:
             if group is not None:
                 dist.all_reduce(found, dist.ReduceOp.MAX, group)
         return [int(value) for value in found.tolist()]
-
-
-def check_divides(config: TransformerConfig, ranks: int) -> None:
-    """That ``ranks`` can share a network.
-
-    Raises:
-        ValueError: they do not divide its heads or its experts.
-    """
-    if ranks < 1 or config.num_attention_heads % ranks:
-        raise ValueError(f"num_attention_heads is {config.num_attention_heads}, which {ranks} ranks do not divide")
-    if config.moe is not None and config.moe.num_experts % ranks:
-        raise ValueError(f"num_experts is {config.moe.num_experts}, which {ranks} ranks do not divide")

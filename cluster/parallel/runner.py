@@ -9,17 +9,16 @@ import torch
 from cluster.overlap import WHOLE, Chunking
 from cluster.parallel.collectives import gather_rows
 from cluster.parallel.exchange import GangExchange
-from cluster.parallel.mesh import Mesh, check_divides
+from cluster.parallel.mesh import Mesh
 from cluster.parallel.slicing import assign, even_parts, slice_batch
+from cluster.spread import check_divides
 from model.costs import forward_cost
 from model.running import Run
 from model.sequences import Sequence, count_tokens, token_grid, unpatchify
 from model.transformer import WanTransformer
 
 
-def run_gang(
-    mesh: Mesh, network: WanTransformer, sequences: list[Sequence], *, chunking: Chunking = WHOLE
-) -> Run:
+def run_gang(mesh: Mesh, network: WanTransformer, sequences: list[Sequence], *, chunking: Chunking = WHOLE) -> Run:
     """With ``mesh`` and ``chunking`` bound, a `model.running.Runner`; every rank calls it with equal sequences and gets
     the same bits.
 
@@ -54,9 +53,7 @@ def run_gang(
     return Run([made[i] for i in range(len(sequences))], sum(tokens))
 
 
-def _targets(
-    mesh: Mesh, network: WanTransformer, sequences: list[Sequence], chunking: Chunking
-) -> torch.Tensor:
+def _targets(mesh: Mesh, network: WanTransformer, sequences: list[Sequence], chunking: Chunking) -> torch.Tensor:
     """What the network makes of the targets of a group's sequences: ``[tokens, patch volume * C]`` on each rank."""
     if not sequences:
         return network.proj_out.weight.new_empty(0, network.proj_out.out_features)

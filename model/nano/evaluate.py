@@ -30,6 +30,7 @@ from model.nano.samples import TASKS, TaskKind
 from model.nano.sheet import Tile, contact_sheet, given_pictures
 from model.presets import NANO_CARD, NANO_DIRECTORY, ModelError, read_card
 from model.tasks import InvalidRequest, VideoSpec
+from model.threads import usable_cores
 
 SHORT_NAMES: dict[str, TaskKind] = dict(zip(("t2v", "i2v", "flf2v", "grid", "r2v", "edit"), TASKS, strict=True))
 PSNR_CLIPS = 100
@@ -76,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--seed {args.seed} was used in training")
         cases = {kind: held_out(kind, card, args.count, args.seed, args.steps, args.guidance) for kind in args.tasks}
         pipeline = LocalPipeline.load(card)
+        torch.set_num_threads(usable_cores())  # nobody else is to have one
     except (ModelError, InvalidRequest) as error:
         parser.error(str(error))
     spec = cases[args.tasks[0]][0].spec

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
-from model.checkpoints import configure_torch, load_autoencoder, load_conditioner, load_text_encoder
-from model.conditions import Conditions
 from model.inputs import Clip, Inputs
-from model.pipeline import condition_span, prompt_warnings
 from model.tasks import ModelCard, VideoSpec
 from serving.artifacts import open_artifacts
 from serving.media.sandbox import Sandbox
@@ -19,12 +16,19 @@ from serving.stages.failures import apart
 from serving.stages.stored import Stored, files, infos
 from serving.task_media import load
 
+if TYPE_CHECKING:
+    from model.conditions import Conditions
+
 
 class Conditioner:
-    """A Serve deployment around the text encoder and the autoencoder."""
+    """A Serve deployment around the text encoder and the autoencoder. Imports them in its own process: who deploys it
+    does without torch."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
-        device = configure_torch()
+        from model.checkpoints import configure_torch, load_autoencoder, load_text_encoder
+        from model.conditioning.load import load_conditioner
+
+        device = configure_torch(card)
         self._card = card
         self._text = load_text_encoder(card, device)
         self._conditioner = load_conditioner(card, load_autoencoder(card, device), device)
@@ -50,9 +54,13 @@ class Conditioner:
 
     async def warnings(self, spec: VideoSpec) -> tuple[str, ...]:
         """What the client should know of how its prompt was read. Raises StageError."""
+        from model.pipeline import prompt_warnings
+
         return await apart(spec, prompt_warnings, self._text, self._conditioner, spec)
 
     def _condition(self, spec: VideoSpec, media: dict[str, Stored], index: int, before: Any) -> Conditions:
+        from model.pipeline import condition_span
+
         overlap: Clip | None = None if before is None else ray.get(before)
         return condition_span(self._text, self._conditioner, spec, self._inputs(spec, media), index, overlap)
 

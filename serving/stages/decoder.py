@@ -7,16 +7,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import ray
-import torch
 
-from model.checkpoints import configure_torch, load_autoencoder
 from model.inputs import Clip
-from model.pipeline import decode_spans, tail
-from model.preview import LatentView
 from model.tasks import ModelCard, VideoSpec
 from serving.api.formats import MIME_TYPES, file_name
 from serving.artifacts import open_artifacts
@@ -26,16 +23,22 @@ from serving.media.sandbox import Sandbox
 from serving.moderation import Moderation
 from serving.settings import Settings
 from serving.stages.failures import OutputRefused, Told, apart
-from serving.stages.render import check_finite, render_video, save_latents
 from serving.stages.rendered import Rendered
 from serving.stages.stored import Stored, files
 
+if TYPE_CHECKING:
+    import torch
+
 
 class Decoder:
-    """A Serve deployment around the autoencoder and the artifact store."""
+    """A Serve deployment around the autoencoder and the artifact store. Imports what it computes with in its own
+    process: who deploys it does without torch."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
-        self._autoencoder = load_autoencoder(card, configure_torch())
+        from model.checkpoints import configure_torch, load_autoencoder
+        from model.preview import LatentView
+
+        self._autoencoder = load_autoencoder(card, configure_torch(card))
         self._view = LatentView.fit(self._autoencoder) if settings.preview_steps else None
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._moderation = Moderation(settings)
@@ -97,6 +100,8 @@ class Decoder:
         return [ray.put(await apart(spec, self._tail, spec, latents[0], frames))]
 
     def _tail(self, spec: VideoSpec, reference: ray.ObjectRef, frames: int) -> Clip:  # type: ignore[type-arg]
+        from model.pipeline import tail
+
         return tail(self._autoencoder, spec, ray.get(reference), frames)
 
     def _render(
@@ -108,6 +113,9 @@ class Decoder:
         timings: Mapping[str, float],
     ) -> dict[str, float]:
         """Write the files; returns the seconds by stage."""
+        from model.pipeline import decode_spans
+        from serving.stages.render import check_finite, render_video, save_latents
+
         latents: list[torch.Tensor] = ray.get(references)
         check_finite(latents)
         started = time.monotonic()

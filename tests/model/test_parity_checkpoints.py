@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoints import load_autoencoder, load_conditioner, load_denoiser, load_text_encoder
+from model.checkpoints import load_autoencoder, load_denoiser, load_text_encoder
+from model.conditioning.load import load_conditioner
 from model.guidance import uses_negative
 from model.inputs import Inputs, Picture
 from model.presets import find_model

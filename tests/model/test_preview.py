@@ -15,7 +15,7 @@ from model.sampling import Sampler
 
 @pytest.fixture(scope="module")
 def autoencoder() -> Autoencoder:
-    return load_autoencoder(find_model("nano"), configure_torch())
+    return load_autoencoder(find_model("nano"), configure_torch(find_model("nano")))
 
 
 def test_colours_of_pictures_that_it_has_not_seen(autoencoder: Autoencoder) -> None:

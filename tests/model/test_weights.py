@@ -16,11 +16,11 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 
 from model.checkpoints import (
     load_autoencoder,
-    load_conditioner,
     load_scheduler_config,
     load_text_encoder,
     load_transformer,
 )
+from model.conditioning.load import load_conditioner
 from model.directory import read_transformers
 from model.image_encoder import ImageEncoder
 from model.inputs import Picture

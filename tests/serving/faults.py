@@ -1,4 +1,4 @@
-"""A service whose stages raise what a job's prompt asks for: ``python -m tests.serving.faults DATA_DIR``.
+"""Stages that raise what a job's prompt asks for.
 
 A prompt such as "decoder local_class" names the stage and the exception. Each time that a stage is asked for one it
 adds a line to the file ``calls`` in the data directory.
@@ -19,14 +19,11 @@ from pydantic import TypeAdapter
 
 from model.directory import ModelError
 from model.tasks import InvalidRequest, ModelCard, VideoSpec, Violation
-from serving.app import serve
-from serving.application import Parts
 from serving.gateway.errors import ApiError
 from serving.media import MediaError
 from serving.settings import Settings
 from serving.stages.conditioner import Conditioner
 from serving.stages.decoder import Decoder
-from serving.stopping import stop_with_stdin
 
 
 def raise_(error: BaseException) -> None:
@@ -133,11 +130,3 @@ class FaultyDecoder(Decoder):
     def _render(self, spec: VideoSpec, *arguments: Any) -> Any:
         fail("decoder", spec, self._calls)
         return super()._render(spec, *arguments)
-
-
-if __name__ == "__main__":
-    from tests.serving import faults  # so that the workers import the classes by this name, not as "__main__"
-
-    stop_with_stdin()
-    wanted = Settings(data_dir=Path(sys.argv[1]), grpc="127.0.0.1:0", http="127.0.0.1:0")
-    sys.exit(serve(wanted, Parts(conditioner=faults.FaultyConditioner, decoder=faults.FaultyDecoder)))

@@ -15,4 +15,4 @@ def test_engines_compile_where_the_service_is_told_to(
     monkeypatch.delenv("ZOETROPE_COMPILE", raising=False)
     if told is not None:
         monkeypatch.setenv("ZOETROPE_COMPILE", told)
-    assert _gang(Settings(), "both").compile is expected
+    assert _gang(Settings(), "both", gpus=False).compile is expected

@@ -26,7 +26,7 @@ ASKED = [f"{stage} {name}" for stage in ("conditioner", "decoder") for name in F
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VideoClient, Path]]:
     folder = tmp_path_factory.mktemp("faults")
-    command = [sys.executable, "-m", "tests.serving.faults", str(folder / "data")]
+    command = [sys.executable, "-m", "tests.serving.faulty_service", str(folder / "data")]
     running = ServiceProcess(command, folder / "log", {**os.environ, "PYTHONPATH": str(ROOT)})
     try:
         with VideoClient(running.wait_ready(READY_SECONDS).grpc) as client:

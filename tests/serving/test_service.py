@@ -105,6 +105,18 @@ def test_a_video_and_its_events(service: Service, tmp_path: Path) -> None:
     assert (made.native_width, made.native_height, made.seed, made.size_bytes) == (*NANO, 5, video.stat().st_size)
 
 
+def test_only_processes_that_compute_have_torch_and_their_threads_sleep_when_idle(service: Service) -> None:
+    computing = set()
+    for process in service.family():
+        name = " ".join(command_line(process))
+        if "libtorch_cpu" in Path(f"/proc/{process.pid}/maps").read_text():
+            computing.add(name.split(".")[0])
+            environment = process.environ()
+            assert environment["OMP_WAIT_POLICY"] == "PASSIVE" and environment["GOMP_SPINCOUNT"] == "20000", name
+    replica = "ray::ServeReplica:zoetrope:"
+    assert computing == {f"{replica}Conditioner", f"{replica}Decoder", f"{replica}Engine", "ray::RankProcess"}
+
+
 def test_the_latents_are_those_of_the_local_pipeline(service: Service, tmp_path: Path) -> None:
     name = service.client.create(REQUEST)
     assert service.client.wait(name).state == "succeeded"

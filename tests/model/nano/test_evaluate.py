@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from model import pipeline
 from model.autoencoder import LinearAutoencoder
 from model.inputs import Inputs
 from model.nano import evaluate
@@ -278,7 +277,7 @@ def test_the_command_measures_all_tasks_and_fails_below_target(
     toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(evaluate, "PSNR_CLIPS", 5)
-    monkeypatch.setattr(pipeline, "configure_torch", lambda: torch.device("cpu"))  # keeps this test at one thread
+    monkeypatch.setattr(evaluate, "usable_cores", lambda: 1)  # keeps this test at one thread
     files = {name: tmp_path / f"out.{name}" for name in ("json", "markdown")} | {"sheet": tmp_path / "sheets"}
     options = [part for name, path in files.items() for part in (f"--{name}", str(path))]
     code = evaluate.main(["--model", str(toy_run), "--count", "4", "--batch", "4", "--steps", "1", *options])
