@@ -10,6 +10,7 @@ from collections.abc import MutableMapping
 # a small model becomes five times slower. Sleeping at once makes it up to twice slower where nobody else is there.
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}
 SMALL_DIM = 512
+VARIABLE = "ZOETROPE_THREADS"
 
 
 def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -27,7 +28,16 @@ def usable_cores() -> int:
 def compute_threads(dim: int) -> int:
     """Threads of a process that computes on the CPU with a network of width ``dim``.
 
-    One core is left to the rest of a service (router, gateways, encoders, the database). A small network has one
-    thread: its operations are as short as the way to another core and back, which takes forever where that is busy.
+    What ZOETROPE_THREADS says, if it is set. Otherwise one core is left to the rest of a service (router, gateways,
+    encoders, the database), and a small network has one thread: its operations are as short as the way to another core
+    and back, which takes forever where that core is busy.
+
+    Raises:
+        ValueError: the variable is no number of threads.
     """
+    told = os.environ.get(VARIABLE, "").strip() or "0"
+    if not told.isdecimal():
+        raise ValueError(f"{VARIABLE} is {told!r}, give a number of threads, or 0 for as many as suit the model")
+    if int(told):
+        return int(told)
     return 1 if dim < SMALL_DIM else max(1, usable_cores() - 1)

@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     hang_seconds: float = Field(default=30.0, gt=0, description="the least after which a step counts as hung")
     compile: bool = Field(default=False, description="use torch.compile for steps that it makes faster, as measured")
     kernels: str = Field(default="", description="implementations to take, such as attention=triton (kernels.backends)")
+    threads: int = Field(
+        default=0, ge=0, description="of each process that computes on the CPU; 0: as many as suit the model"
+    )
     preview_steps: int = Field(default=5, ge=0, description="steps between pictures of a clip in the making; 0: none")
 
     retention_seconds: float = Field(default=DAY, gt=0, description="that a job and its files are kept after its end")

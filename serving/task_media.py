@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from model.fit import as_long_as, whole
 from model.inputs import Clip, Inputs, Picture
-from model.media_rules import MAX_CONTINUED_SECONDS, MAX_REFERENCE_SECONDS
 from model.tasks import (
     MAX_SOURCE_SECONDS,
     EditVideo,
@@ -90,10 +89,11 @@ def load(
         field = at
         return reader.read_picture(find(name))
 
-    def clip(at: str, name: str, seconds: float = MAX_SOURCE_SECONDS) -> Clip:
+    def clip(at: str, name: str) -> Clip:
         nonlocal field
         field = at
-        return reader.read_clip(find(name), fps=spec.fps, max_seconds=seconds + 0.5)
+        longest = max(MAX_SOURCE_SECONDS, media[at].seconds) + 0.5  # how long it may be was seen when it was examined
+        return reader.read_clip(find(name), fps=spec.fps, max_seconds=longest)
 
     def references(names: tuple[str, ...]) -> tuple[Picture | Clip, ...]:
         nonlocal field
@@ -101,7 +101,7 @@ def load(
         for i, name in enumerate(names):
             field = f"references.{i}"
             is_clip = media[field].kind == "clip"
-            items.append(clip(field, name, MAX_REFERENCE_SECONDS) if is_clip else picture(field, name))
+            items.append(clip(field, name) if is_clip else picture(field, name))
         return tuple(items)
 
     try:
@@ -110,7 +110,7 @@ def load(
                 first = picture("image", name)
                 return Inputs(first=first, last=first if task.loop else None)
             case ImageToVideo(clip=str(name)):
-                return Inputs(before=_last_frames(clip("clip", name, MAX_CONTINUED_SECONDS), card))
+                return Inputs(before=_last_frames(clip("clip", name), card))
             case FirstLastFrame():
                 return Inputs(
                     first=picture("first_frame", task.first_frame), last=picture("last_frame", task.last_frame)

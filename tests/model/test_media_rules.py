@@ -65,6 +65,12 @@ def test_clips_have_a_longest_length(task: dict[str, Any], field: str, longest: 
     assert found == {field: f"lasts {longest + 1:.2f} s, at most {longest} s are allowed"}
 
 
+def test_whatever_we_make_can_be_gone_on_from() -> None:
+    spec = resolve(parse_request({"task": {**LOOP}, "duration_seconds": 15.0}), CARD, 0)
+    assert spec.frames == 121
+    assert faults(CONTINUED, {"clip": MediaInfo("clip", 40, 24, spec.frames, float(spec.fps))}) == {}
+
+
 def test_a_clip_whose_frames_take_too_much_memory_is_refused() -> None:
     assert faults(CONTINUED, {"clip": clip(15, 1920, 1080)}, fps=24) == {}
     found = faults(CONTINUED, {"clip": clip(15, 1920, 1080)}, fps=60, duration_seconds=1)

@@ -11,7 +11,8 @@ import torch
 
 from model.checkpoints import configure_torch
 from model.presets import find_model
-from model.threads import SMALL_DIM, WAITING, compute_threads, usable_cores, wait_passively
+from model.threads import SMALL_DIM, VARIABLE, WAITING, compute_threads, usable_cores, wait_passively
+from serving.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -42,8 +43,17 @@ def test_it_is_set_before_torch_is_loaded(given: str | None) -> None:
     assert said.stdout.split() == (["False", "ACTIVE", "None"] if given else ["False", *WAITING.values()])
 
 
-def test_every_process_of_a_model_has_as_many_threads() -> None:
+def test_every_process_of_a_model_has_as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
     assert compute_threads(SMALL_DIM - 1) == 1
     assert compute_threads(SMALL_DIM) == max(1, usable_cores() - 1)
     configure_torch(find_model("nano"))
     assert torch.get_num_threads() == 1 or torch.cuda.is_available()
+
+
+def test_the_number_of_threads_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "3")
+    assert compute_threads(1) == compute_threads(4096) == Settings().threads == 3
+    monkeypatch.setenv(VARIABLE, "many")
+    with pytest.raises(ValueError, match="ZOETROPE_THREADS is 'many', give a number"):
+        compute_threads(1)
