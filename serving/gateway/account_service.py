@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from serving.api.zoetrope.video.v1 import account_pb2
 from serving.gateway.core import Core
 from serving.gateway.grpc_guard import caller
-from serving.media.formats import MIME_TYPES
+from serving.media.formats import MEDIA_TYPES
 
 
 class AccountService:
@@ -43,7 +43,7 @@ class AccountService:
             max_upload_bytes=settings.max_upload_bytes,
             media_retention=_duration(settings.media_retention_seconds),
             max_media_bytes=settings.max_media_bytes,
-            media_formats=sorted(set(MIME_TYPES.values())),
+            media_formats=MEDIA_TYPES,
         )
 
     async def GetWebhookSecret(

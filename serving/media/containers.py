@@ -1,4 +1,4 @@
-"""What the outside of an MP4 or Matroska file tells: its order, and whether it is cut short."""
+"""What the outside of an MP4 or Matroska file tells: its kind, its order, and whether it is cut short."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from av.container import InputContainer
+
 from serving.media.errors import MediaError
 
+BOXES = ("mp4", "mov", "3gp")
+ELEMENTS = ("mkv", "webm")
 
-def container_name(format_name: str) -> str:
-    names = format_name.split(",")
-    return "mp4" if "mp4" in names else "mkv" if "matroska" in names else names[0]
+
+def container_name(file: InputContainer, path: Path) -> str:
+    """Name the format: "mp4", "mov", "3gp", "mkv", "webm", or FFmpeg's name of another one."""
+    names = file.format.name.split(",")
+    if "mp4" in names:
+        brand = file.metadata.get("major_brand", "qt")  # QuickTime is older than brands
+        return "mov" if brand.startswith("qt") else "3gp" if brand.startswith("3g") else "mp4"
+    if "matroska" in names:
+        with path.open("rb") as head:
+            return "webm" if b"\x42\x82\x84webm" in head.read(64) else "mkv"  # the element DocType, 4 bytes
+    return names[0]
 
 
 def is_faststart(path: Path) -> bool:

@@ -1,54 +1,121 @@
-"""Which files clients may send."""
+"""Which files are taken: by a service as uploads, by `--local` from the disk, by `zoetrope prepare`.
+
+A file's first bytes say what it is; its name does not matter.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+
+import av
+
 from serving.media.errors import MediaError
-from serving.media.info import MediaInfo
-from serving.media.sound import SoundInfo
 
 MAX_UPLOAD_BYTES = 100_000_000
-ACCEPTED = "MP4 (H.264, H.265), WebM (VP9, AV1), PNG, JPEG and WebP"
-# By container, as `serving.media.info` names it, and codec. WebM is a kind of Matroska.
-MIME_TYPES = {
-    ("mp4", "h264"): "video/mp4",
-    ("mp4", "hevc"): "video/mp4",
-    ("mkv", "vp9"): "video/webm",
-    ("mkv", "av1"): "video/webm",
-    ("png", "png"): "image/png",
-    ("jpeg", "jpeg"): "image/jpeg",
-    ("webp", "webp"): "image/webp",
+TAKEN = (
+    "pictures (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, HEIC), "
+    "clips (MP4, MOV, 3GP, MKV, WebM, AVI, MPEG-TS, MPEG-PS, FLV, Ogg, WMV; animated GIF, WebP, PNG, AVIF) and "
+    "sounds (WAV, W64, AIFF, CAF, MP3, FLAC, AAC, M4A, Ogg, WMA, AMR, or the track of a clip)"
+)
+
+# What FFmpeg may take a file for. Playlists are not among them: they name other files, and addresses.
+CONTAINERS = (
+    *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "ogg", "asf"),
+    *("wav", "w64", "aiff", "caf", "mp3", "flac", "aac", "amr"),
+)
+# Codecs by FFmpeg's names. It knows some hundreds more, of games and old systems: each another way to be attacked.
+VIDEO_CODECS = (
+    *("h264", "hevc", "vvc", "av1", "vp8", "vp9", "theora"),
+    *("mpeg1video", "mpeg2video", "mpeg4", "h263", "flv1", "msmpeg4v3", "wmv1", "wmv2", "wmv3", "vc1"),
+    *("prores", "dnxhd", "cfhd", "dvvideo", "mjpeg", "jpeg2000", "png", "qtrle"),
+    *("ffv1", "ffvhuff", "huffyuv", "utvideo", "magicyuv", "rawvideo", "v210"),
+)
+SOUND_CODECS = (  # and all of PCM
+    *("aac", "mp3", "mp2", "opus", "vorbis", "flac", "alac", "ac3", "eac3", "dts", "truehd"),
+    *("wmav1", "wmav2", "wmapro", "amr_nb", "amr_wb", "speex", "adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt"),
+)
+# Pictures by Pillow's names. Those that may be animated are clips where they are.
+PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+ANIMATED = ("PNG", "WEBP", "GIF", "AVIF")
+
+# Media types by container, as `serving.media.info` names it.
+PICTURE_TYPES = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "bmp": "image/bmp",
+    "tiff": "image/tiff",
+    "avif": "image/avif",
+    "heif": "image/heic",
 }
-# By FFmpeg's name of the container; any codec inside.
-SOUND_MIME_TYPES = {
+CLIP_TYPES = {
+    "mp4": "video/mp4",
+    "mov": "video/quicktime",
+    "3gp": "video/3gpp",
+    "mkv": "video/x-matroska",
+    "webm": "video/webm",
+    "avi": "video/x-msvideo",
+    "mpegts": "video/mp2t",
+    "mpeg": "video/mpeg",
+    "flv": "video/x-flv",
+    "ogg": "video/ogg",
+    "asf": "video/x-ms-wmv",
+}
+SOUND_TYPES = {
     "mp4": "audio/mp4",
-    "mkv": "audio/webm",
+    "mov": "audio/mp4",
+    "3gp": "audio/3gpp",
+    "mkv": "audio/x-matroska",
+    "webm": "audio/webm",
+    "ogg": "audio/ogg",
+    "asf": "audio/x-ms-wma",
     "wav": "audio/wav",
+    "w64": "audio/x-w64",
+    "aiff": "audio/aiff",
+    "caf": "audio/x-caf",
     "mp3": "audio/mpeg",
     "flac": "audio/flac",
     "aac": "audio/aac",
-    "ogg": "audio/ogg",
-    "aiff": "audio/aiff",
+    "amr": "audio/amr",
 }
+MEDIA_TYPES = tuple(sorted({*PICTURE_TYPES.values(), *CLIP_TYPES.values(), *SOUND_TYPES.values()}))
+# Of the names of clips in a folder, which may hold other things, too.
+CLIP_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".flv"),
+    *(".ogv", ".wmv", ".gif"),
+)
 
 
-def check_format(info: MediaInfo) -> None:
-    """Of animated pictures only the first frame counts, as everywhere.
+@cache
+def decoders() -> tuple[str, ...]:
+    """List FFmpeg's names of the decoders of these codecs."""
+    return tuple(sorted(name for name in av.codecs_available if _decodes(name)))
 
-    Raises:
-        MediaError: not one of the formats that are accepted; names them all.
+
+def _decodes(name: str) -> bool:
+    try:
+        codec = av.Codec(name, "r").canonical_name
+    except ValueError:  # it only encodes
+        return False
+    return codec in VIDEO_CODECS or is_sound_codec(codec)
+
+
+def is_sound_codec(codec: str) -> bool:
+    """Tell whether sound of this codec is taken."""
+    return codec in SOUND_CODECS or codec.startswith("pcm_")
+
+
+def media_type(container: str, kind: str) -> str:
+    """Name the media type of a file that can be read.
+
+    Args:
+        container: as `serving.media.info` names it.
+        kind: "image", "clip" or "sound".
     """
-    if (info.container, info.codec) not in MIME_TYPES:
-        what = info.container if info.container == info.codec else f"{info.codec} in {info.container}"
-        raise MediaError(f"is {what}; accepted are {ACCEPTED}")
-
-
-def mime_type(info: MediaInfo) -> str:
-    """Of a file that `check_format` accepts."""
-    return MIME_TYPES[info.container, info.codec]
-
-
-def sound_mime_type(info: SoundInfo) -> str:
-    return SOUND_MIME_TYPES.get(info.container, "application/octet-stream")
+    if container in PICTURE_TYPES:
+        return PICTURE_TYPES[container]
+    return (SOUND_TYPES if kind == "sound" else {}).get(container) or CLIP_TYPES[container]
 
 
 def check_size(size_bytes: int) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-import av
-
-from serving.media.clips import MAX_CLIP_SECONDS, Shape, decode, open_media, shape_of, to_rgb, video_stream
-from serving.media.containers import container_name, is_faststart
+from serving.media.animations import is_animation
+from serving.media.clips import OpenClip, open_clip
+from serving.media.containers import BOXES, is_faststart
 from serving.media.contrast import ENOUGH, Contrast
-from serving.media.errors import MediaError
-from serving.media.pictures import load_picture, picture_format
+from serving.media.errors import MediaError, NoVideo
+from serving.media.pictures import open_picture, picture_format, upright_size
+from serving.media.sound import SoundInfo, has_sound, probe_sound
+from serving.media.streams import MAX_CLIP_SECONDS, Timed
 from serving.media.writer import ENCODINGS, Container
 
 
@@ -23,7 +24,7 @@ from serving.media.writer import ENCODINGS, Container
 class MediaInfo:
     """What a file holds."""
 
-    container: str  # "mp4", "mkv", or FFmpeg's name of another one; of a picture its format, "png"
+    container: str  # as `serving.media.formats` lists them; of a picture its format, "png"
     codec: str
     pixel_format: str
     width: int  # as displayed: upright, with square pixels
@@ -35,14 +36,14 @@ class MediaInfo:
     faststart: bool | None
     metadata: dict[str, str]  # the file's tags, their names in lower case
     kind: Literal["image", "clip"] = "clip"
-    has_audio: bool = False
+    has_audio: bool = False  # a track that can be decoded, and holds something
 
 
-def probe(path: Path, look: Callable[[av.VideoFrame, Shape], None] | None = None) -> MediaInfo:
-    """Decode a whole file and say what it holds. Animated pictures (GIF, WebP, PNG) are images of one frame.
+def probe(path: Path, look: Callable[[OpenClip, Timed], None] | None = None) -> MediaInfo:
+    """Decode a whole file and say what it holds. Animated pictures (GIF, WebP, PNG, AVIF) are clips.
 
     Args:
-        look: is shown each frame of a video.
+        look: is shown each frame of a clip.
 
     Raises:
         MediaError: it cannot be read, is neither a picture nor a video, is cut short, a frame has another size, it is
@@ -50,39 +51,40 @@ def probe(path: Path, look: Callable[[av.VideoFrame, Shape], None] | None = None
             `serving.media.clips`, which is found before everything is decoded.
     """
     picture = picture_format(path)
-    if picture is not None:
+    if picture is not None and not is_animation(path):
         return _probe_picture(path, picture)
-    with open_media(path) as file:
-        container = container_name(file.format.name)
-        stream = video_stream(file, path)
-        context = stream.codec_context
-        timed = decode(file, stream, path, MAX_CLIP_SECONDS)
-        first = next(timed)
-        shape = shape_of(first.frame, stream)
-        width, height = shape.displayed
-        frames, end = 0, first.end
-        for item in chain((first,), timed):
+    with open_clip(path, MAX_CLIP_SECONDS) as clip:
+        width, height = clip.shape.displayed
+        frames, end = 0, Fraction(0)
+        for item in clip.frames:
             frames, end = frames + 1, item.end
             if look is not None:
-                look(item.frame, shape)
-        seconds = float(end)
-        if stream.duration is not None and stream.time_base is not None:
-            seconds = float(stream.duration * stream.time_base)
-        elif file.duration and not file.streams.audio:
-            seconds = file.duration / av.time_base
-        return MediaInfo(
-            container=container,
-            codec=context.codec.canonical_name,
-            pixel_format=context.pix_fmt or "",
+                look(clip, item)
+        info = MediaInfo(
+            container=clip.container,
+            codec=clip.codec,
+            pixel_format=clip.pixel_format,
             width=width,
             height=height,
             frames=frames,
-            fps=float(stream.average_rate or 0),
-            duration_seconds=seconds,
-            faststart=is_faststart(path) if container == "mp4" else None,
-            metadata={name.lower(): value for name, value in file.metadata.items()},
-            has_audio=bool(file.streams.audio),
+            fps=float(frames / end if picture is not None else clip.rate or 0),
+            duration_seconds=float(end if clip.seconds is None else clip.seconds),
+            faststart=is_faststart(path) if clip.container in BOXES else None,
+            metadata=clip.metadata,
         )
+    return replace(info, has_audio=picture is None and has_sound(path, MAX_CLIP_SECONDS))
+
+
+def probe_any(path: Path) -> MediaInfo | SoundInfo:
+    """Decode a whole picture, clip or sound and say what it is.
+
+    Raises:
+        MediaError: none of them that can be used; a sound lasts longer than MAX_CLIP_SECONDS.
+    """
+    try:
+        return probe(path)
+    except NoVideo:
+        return probe_sound(path, MAX_CLIP_SECONDS)
 
 
 def verify(
@@ -108,9 +110,9 @@ def verify(
     """
     seen = Contrast()
 
-    def look(frame: av.VideoFrame, shape: Shape) -> None:
+    def look(clip: OpenClip, item: Timed) -> None:
         if seen.levels < ENOUGH:
-            seen.add(to_rgb(frame, shape)[None])
+            seen.add(clip.rgb(item.frame)[None])
 
     info = probe(path, look if contrast >= ENOUGH else None)
     encoding = ENCODINGS[container]
@@ -142,13 +144,16 @@ def verify(
 
 
 def _probe_picture(path: Path, name: str) -> MediaInfo:
-    image = load_picture(path)
+    with open_picture(path) as image:
+        image.load()
+        width, height = upright_size(image)
+        mode = image.mode
     return MediaInfo(
         container=name.lower(),
         codec=name.lower(),
-        pixel_format=image.mode,
-        width=image.width,
-        height=image.height,
+        pixel_format=mode,
+        width=width,
+        height=height,
         frames=1,
         fps=0.0,
         duration_seconds=0.0,

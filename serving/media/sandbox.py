@@ -18,12 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from model.fit import Frames
 from model.inputs import Clip, Picture
-from serving.media.clips import MAX_CLIP_BYTES, MAX_CLIP_SECONDS
 from serving.media.errors import MediaError
-from serving.media.formats import check_format, check_size, mime_type, sound_mime_type
+from serving.media.formats import check_size, media_type
 from serving.media.info import MediaInfo
 from serving.media.pictures import MAX_PICTURE_PIXELS
 from serving.media.sound import MAX_SOUND_BYTES, SoundInfo
+from serving.media.streams import MAX_CLIP_BYTES
 from serving.media.worker_pool import WorkerPool
 
 T = TypeVar("T")
@@ -32,6 +32,7 @@ MEMORY_BYTES = 2 << 30  # of address space: the largest picture that is allowed 
 LEAST_MEMORY_BYTES = 256 << 20  # the decoders alone
 SECONDS = 30.0
 LEAST_SECONDS = 0.1
+READ_PATIENCE = 4  # times the seconds, for all frames of a clip as RGB: a phone's take longer to convert than to decode
 NAME = "the file"
 NONSENSE = "the decoder gave an answer that makes no sense"
 INFO: TypeAdapter[MediaInfo] = TypeAdapter(MediaInfo)
@@ -99,7 +100,7 @@ class Sandbox:
         Args:
             workers: files that are looked at at the same time; more wait.
             memory_bytes: of address space each; `read_clip` gets MAX_CLIP_BYTES more, for the frames.
-            seconds: for one request, of wall time and of processor time.
+            seconds: for one request, of wall time and of processor time; `read_clip` gets READ_PATIENCE times as many.
             scratch: an existing directory for pixels on their way; default: the system's.
 
         Raises:
@@ -130,8 +131,8 @@ class Sandbox:
         return await asyncio.wrap_future(self._pool.submit(_probe_sound, path, max_seconds, name))
 
     async def examine(self, path: Path, *, name: str = NAME) -> Examined:
-        """Whether a client may send this file: its size, that all of it decodes, and its format
-        (`serving.media.formats`; sound in any format that FFmpeg reads here, of up to MAX_CLIP_SECONDS).
+        """Whether a client may send this file: its size, that all of it decodes, and that it is a picture, a clip or a
+        sound within the limits (`serving.media.probe_any`).
 
         Raises:
             MediaError: it may not.
@@ -183,16 +184,18 @@ def _examine(pool: WorkerPool, path: Path, name: str) -> Examined:
         raise MediaError(f"cannot read {name}: {error.strerror}") from None
     except MediaError as error:
         raise MediaError(f"{name} {error}") from None
-    answer = pool.ask("probe_any", path, name, max_seconds=MAX_CLIP_SECONDS)
+    answer = pool.ask("probe_any", path, name)
     if "sound" in answer:
-        sound = _checked(SOUND_INFO, answer["sound"])
-        return Examined(sound_mime_type(sound), {"kind": "sound", **asdict(sound)})
-    info = _checked(INFO, answer)
+        found: MediaInfo | SoundInfo = _checked(SOUND_INFO, answer["sound"])
+        kind = "sound"
+    else:
+        found = info = _checked(INFO, answer)
+        kind = info.kind
     try:
-        check_format(info)
-    except MediaError as error:
-        raise MediaError(f"{name} {error}") from None
-    return Examined(mime_type(info), asdict(info))
+        mime_type = media_type(found.container, kind)
+    except KeyError:
+        raise MediaError(NONSENSE) from None
+    return Examined(mime_type, {"kind": kind, **asdict(found)})
 
 
 def _read_picture(pool: WorkerPool, scratch: Path | None, path: Path, name: str) -> Picture:
@@ -219,6 +222,7 @@ def _read_clip(
             name,
             file_bytes=MAX_CLIP_BYTES,
             more_memory=MAX_CLIP_BYTES,
+            patience=READ_PATIENCE,
             to=str(to),
             fps=fps,
             max_seconds=max_seconds,

@@ -16,9 +16,9 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from numpy.typing import NDArray
 
-from serving.media.clips import SLACK_SECONDS, open_media, video_stream
 from serving.media.containers import container_name
 from serving.media.errors import MediaError
+from serving.media.streams import SLACK_SECONDS, open_media, sound_stream, video_stream
 
 RATE = 48_000  # samples a second
 LAYOUT = "stereo"
@@ -41,7 +41,7 @@ class SoundInfo:
 
 
 def probe_sound(path: Path, max_seconds: float) -> SoundInfo:
-    """Decode the first sound track of a file, of whatever FFmpeg reads of `serving.media.clips.CONTAINERS`.
+    """Decode the first sound track of a file, of whatever FFmpeg reads of `serving.media.formats.CONTAINERS`.
 
     Raises:
         MediaError: it cannot be read, has no sound, is damaged, or lasts longer than ``max_seconds``.
@@ -55,6 +55,21 @@ def probe_sound(path: Path, max_seconds: float) -> SoundInfo:
         if not count:
             raise MediaError(f"{path} has no sound that can be decoded")
         return SoundInfo(track.container, track.codec, track.sample_rate, track.channels, count / RATE)
+
+
+def has_sound(path: Path, max_seconds: float) -> bool:
+    """Tell whether a file has a sound track that can be put beside frames: all of it decodes, or the first
+    ``max_seconds`` of a longer one, and there is at least one sample from the first frame of the video on."""
+    heard = 0
+    try:
+        with closing(Soundtrack(path, "fltp")) as track:
+            for samples in track.samples():
+                heard += samples.shape[1]
+                if heard > max_seconds * RATE:
+                    break
+    except MediaError:
+        return False
+    return heard > 0
 
 
 def write_sound(path: Path, to: Path, max_seconds: float) -> float:
@@ -83,6 +98,8 @@ def write_sound(path: Path, to: Path, max_seconds: float) -> float:
                     left -= taken.shape[1]
                 if not left:
                     break
+            if left == count:
+                raise MediaError(f"{path} has no sound that can be decoded")
             output.mux(stream.encode(None))
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"cannot copy the sound of {path}: {error.strerror}") from error
@@ -104,15 +121,11 @@ class Soundtrack:
         self._open = ExitStack()
         try:
             file = self._open.enter_context(open_media(source))
-            if not file.streams.audio:
-                raise MediaError(f"{source} has no sound")
-            if file.streams.audio[0].codec_context is None:
-                raise MediaError(f"{source} has sound of an unknown codec")
-            stream = file.streams.audio[0]
-            self.container = container_name(file.format.name)
+            stream = sound_stream(file, source)
+            self.container = container_name(file, source)
             self.codec = str(stream.codec_context.codec.canonical_name)
             self.sample_rate, self.channels = int(stream.rate or 0), int(stream.channels)
-            self._chunks = self._decode(file)
+            self._chunks = self._decode(file, stream)
         except BaseException:
             self._open.close()
             raise
@@ -172,9 +185,8 @@ class Soundtrack:
             missing -= part.shape[1]
         return np.concatenate(parts, axis=1)
 
-    def _decode(self, file: InputContainer) -> Iterator[Samples]:
+    def _decode(self, file: InputContainer, stream: AudioStream) -> Iterator[Samples]:
         """``[channels, n]`` from the first frame of the video on, or, without a video, from the first sample."""
-        stream = file.streams.audio[0]
         try:
             video = video_stream(file, self._source)
             origin = None if video.start_time is None or video.time_base is None else video.start_time * video.time_base

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from serving.media.clips import open_media
 from serving.media.errors import MediaError
 from serving.media.picture_writer import read_tags
+from serving.media.streams import open_media
 
 PREFIX = "zoetrope_"
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # Matroska shows names in capitals; these survive it

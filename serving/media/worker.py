@@ -45,8 +45,7 @@ def operations() -> dict[str, Callable[..., dict[str, Any]]]:
     from numpy.typing import NDArray
 
     from serving.media.clips import read_clip
-    from serving.media.errors import NoVideo
-    from serving.media.info import probe
+    from serving.media.info import MediaInfo, probe, probe_any
     from serving.media.pictures import read_picture
     from serving.media.sound import probe_sound, write_sound
 
@@ -68,11 +67,9 @@ def operations() -> dict[str, Callable[..., dict[str, Any]]]:
     def sound(path: Path, to: str, max_seconds: float) -> dict[str, Any]:
         return {"seconds": write_sound(path, Path(to), max_seconds)}
 
-    def any_kind(path: Path, max_seconds: float) -> dict[str, Any]:
-        try:
-            return asdict(probe(path))
-        except NoVideo:
-            return {"sound": asdict(probe_sound(path, max_seconds))}
+    def any_kind(path: Path) -> dict[str, Any]:
+        found = probe_any(path)
+        return asdict(found) if isinstance(found, MediaInfo) else {"sound": asdict(found)}
 
     return {
         "probe_any": any_kind,

@@ -46,13 +46,22 @@ class WorkerPool:
         return self._threads.submit(step, self, *arguments)
 
     def ask(
-        self, operation: str, path: Path, name: str, *, file_bytes: int = 0, more_memory: int = 0, **options: Any
+        self,
+        operation: str,
+        path: Path,
+        name: str,
+        *,
+        file_bytes: int = 0,
+        more_memory: int = 0,
+        patience: int = 1,
+        **options: Any,
     ) -> dict[str, Any]:
         """What the worker of this thread says to a file.
 
         Args:
             name: what messages call the file; its path stays out of them.
             file_bytes: that the worker may write.
+            patience: times the usual seconds.
 
         Raises:
             MediaError: it refuses the file, or does not survive it, or takes too long or too much memory.
@@ -60,15 +69,15 @@ class WorkerPool:
         """
         worker = self._worker()
         location = str(path.absolute())
-        memory = self._memory + more_memory
-        limits = {"memory_bytes": memory, "seconds": self._seconds, "file_bytes": file_bytes}
+        memory, seconds = self._memory + more_memory, self._seconds * patience
+        limits = {"memory_bytes": memory, "seconds": seconds, "file_bytes": file_bytes}
         request = {"operation": operation, "path": location, "options": options, "limits": limits}
         try:
-            answer = worker.ask(request, self._seconds)
+            answer = worker.ask(request, seconds)
         except WorkerGone as error:
             log.warning("a media worker ended: %s", error)
             if error.args[0] == "time":
-                raise MediaError(f"{name} took longer than {self._seconds:g} s to examine") from None
+                raise MediaError(f"{name} took longer than {seconds:g} s to examine") from None
             raise MediaError(f"{name} cannot be read: its decoder crashed ({error})") from None
         if "result" in answer:
             result: dict[str, Any] = answer["result"]
