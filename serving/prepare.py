@@ -18,8 +18,8 @@ from model.text import TextEncoder
 from model.threads import usable_cores
 from model.training.dataset import EMPTY_PROMPT
 from serving.media import MAX_CLIP_SECONDS, MediaError, read_clip
+from serving.media.formats import CLIP_SUFFIXES
 
-SUFFIXES = (".mp4", ".mkv", ".mov", ".webm")
 OnClip = Callable[[int, int], None]
 
 
@@ -32,16 +32,16 @@ class Pair:
 
 
 def find_pairs(source: Path) -> list[Pair]:
-    """The clips ``NAME.mp4`` (or another of SUFFIXES) of a folder, each with its caption ``NAME.txt``.
+    """The clips ``NAME.mp4`` (or another of CLIP_SUFFIXES) of a folder, each with its caption ``NAME.txt``.
 
     Raises:
         InvalidRequest: there are none, a caption is missing or empty, or two clips have the same name.
     """
     if not source.is_dir():
         raise InvalidRequest(Violation("clips", f"{source} is no directory"))
-    clips = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+    clips = sorted(path for path in source.iterdir() if path.suffix.lower() in CLIP_SUFFIXES)
     if not clips:
-        raise InvalidRequest(Violation("clips", f"{source} holds no clip as NAME{', NAME'.join(SUFFIXES)}"))
+        raise InvalidRequest(Violation("clips", f"{source} holds no clip as NAME{', NAME'.join(CLIP_SUFFIXES)}"))
     bad: list[Violation] = []
     pairs: dict[str, Pair] = {}
     for clip in clips:

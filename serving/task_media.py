@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from model.fit import as_long_as, whole
 from model.inputs import Clip, Inputs, Picture
+from model.resolve import PICTURES
 from model.tasks import (
     MAX_SOURCE_SECONDS,
     EditVideo,
@@ -24,8 +26,10 @@ from model.tasks import (
     media_of,
 )
 from serving import media as plain_media
-from serving.media import MediaError, probe
+from serving.media import MediaError, probe_any
+from serving.media.formats import PICTURE_TYPES
 
+SOUND = "audio"  # the field of a request that names a sound
 FindFile = Callable[[str], Path]  # a medium as the task names it -> a file to read
 
 
@@ -39,31 +43,64 @@ class Reader(Protocol):
 READER: Any = plain_media  # a module is a Reader too, which mypy does not see
 
 
-def examine(task: Task, find: FindFile = Path) -> dict[str, MediaInfo]:
-    """What each of the task's media is, by the field that names it.
+def examine(task: Task, find: FindFile = Path, audio: str | None = None) -> dict[str, MediaInfo]:
+    """Find out what each of the task's media is, by the field that names it.
+
+    Args:
+        audio: a file whose sound is to go beside the frames; it is looked at, too.
 
     Raises:
-        InvalidRequest: with every medium that is missing, broken or beyond the limits.
+        InvalidRequest: with every medium that is missing, broken, beyond the limits, or not what its field takes.
     """
     found: dict[str, MediaInfo] = {}
     bad: list[Violation] = []
-    for field, name in media_of(task).items():
+    named = media_of(task)
+    if audio is not None:
+        named[SOUND] = audio
+    for field, name in named.items():
         try:
-            info = probe(find(name))
+            info = taken(asdict(probe_any(find(name))), field)
         except MediaError as error:
             bad.append(Violation(field, str(error)))
             continue
-        found[field] = MediaInfo(
-            kind=info.kind,
-            width=info.width,
-            height=info.height,
-            frames=info.frames,
-            fps=float(info.fps),
-            has_audio=info.has_audio,
-        )
+        except InvalidRequest as error:
+            bad += [Violation(v.field, f"{name} {v.description}") for v in error.violations]
+            continue
+        if info is not None:
+            found[field] = info
     if bad:
         raise InvalidRequest(*bad)
     return found
+
+
+def taken(info: Mapping[str, Any], field: str) -> MediaInfo | None:
+    """Take a file as the field does that names it: of an animated picture, the first frame where a picture is wanted.
+
+    Args:
+        info: a `serving.media.MediaInfo` or `serving.media.SoundInfo` as a dict.
+
+    Returns:
+        None for a sound.
+
+    Raises:
+        InvalidRequest: a sound where a picture or a clip is wanted, or one without sound where that is.
+    """
+    is_sound = "channels" in info
+    if field == SOUND:
+        if not (is_sound or info["has_audio"]):
+            raise InvalidRequest(Violation(field, "has no sound that can be decoded, give a sound or a clip with one"))
+        return None
+    if is_sound:
+        raise InvalidRequest(Violation(field, "is a sound, give a picture or a clip"))
+    first = field.partition(".")[0] in PICTURES and info["kind"] == "clip" and info["container"] in PICTURE_TYPES
+    return MediaInfo(
+        kind="image" if first else info["kind"],
+        width=info["width"],
+        height=info["height"],
+        frames=1 if first else info["frames"],
+        fps=0.0 if first else float(info["fps"]),
+        has_audio=info["has_audio"],
+    )
 
 
 def load(

@@ -27,13 +27,12 @@ from serving.media import MediaError
 from serving.media.sandbox import Sandbox
 from serving.net import FetchError, Guard
 from serving.settings import Settings
-from serving.stages.stored import media_info
+from serving.task_media import taken
 
 FETCH_SECONDS = 60.0
 MAX_AT_ONCE = 4  # media of one request that are fetched at a time
 MAX_FILENAME_CHARS = 255
 PART_BYTES = 4 << 20  # of an upload that are stored in one go; what is left of them is lost when a stream breaks off
-SOUND = "audio"  # the field that names a sound
 
 
 class UnknownMedia(Picklable):
@@ -214,12 +213,8 @@ class MediaDesk:
 
     async def _prepare(self, source: str, field: str, owner: str) -> Prepared:
         media = await self._find(source, field, owner)
-        info = dict(media.info or {})
-        if (info.get("kind") == "sound") != (field == SOUND) and not (field == SOUND and info.get("has_audio")):
-            wanted = "a sound, or a clip that has one" if field == SOUND else "a picture or a clip"
-            raise InvalidRequest(Violation(field, f"{MEDIA}{media.id} is no such thing: {wanted} is needed"))
         known = media.sha256 if source.startswith(MEDIA) else None
-        return Prepared(media.id, None if field == SOUND else media_info(info), known or digest(source))
+        return Prepared(media.id, taken(media.info or {}, field), known or digest(source))
 
     async def _find(self, source: str, field: str, owner: str) -> Media:
         if source.startswith(MEDIA):

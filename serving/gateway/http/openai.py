@@ -256,6 +256,8 @@ async def _keep(call: Call, upload: UploadFile, field: str) -> tuple[str, str]:
         medium = await add_upload(call, upload)
     except InvalidRequest as error:
         raise InvalidRequest(*(Violation(field, violation.description) for violation in error.violations)) from None
+    if (medium.mime_type or "").startswith("image/"):
+        return MEDIA + medium.id, "image"  # of one that moves, its first frame
     return MEDIA + medium.id, str((medium.info or {}).get("kind"))
 
 

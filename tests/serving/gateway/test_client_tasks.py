@@ -17,6 +17,7 @@ from model.tasks import FirstLastFrame
 from serving.client import ClientError
 from serving.jobs.job import Result, State
 from serving.media import VideoWriter
+from serving.media.formats import MEDIA_TYPES
 from tests.serving.gateway.harness import Service, running_service
 
 
@@ -231,7 +232,7 @@ def test_webhooks_and_account(service: Service) -> None:
     account = service.client.account()
     assert (account.tenant, account.requests_per_second, account.max_priority) == ("", None, 9)
     assert (account.max_upload_bytes, account.default_retention) == (100_000_000, 86_400.0)
-    assert "video/mp4" in account.media_formats
+    assert account.media_formats == MEDIA_TYPES
     with pytest.raises(ClientError) as caught:
         service.client.create(prompt="a", webhook="ftp://x", deadline=1.0, retention=0, priority=11)
     fields = {v.field for v in caught.value.violations}

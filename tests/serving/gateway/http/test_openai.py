@@ -17,6 +17,7 @@ from serving.jobs.job import Artifact, Job, Preview, Result, Stage, State
 from serving.jobs.key_table import KeyLimits
 from tests.serving.gateway.harness import Service, running_service, until
 from tests.serving.gateway.http.samples import clip, picture
+from tests.serving.media_files import write_animation
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API is scheduled:DeprecationWarning")
 VIDEO = bytes(range(256)) * 40
@@ -127,6 +128,18 @@ def test_a_picture_is_the_first_frame(service: Service, sdk: openai.OpenAI) -> N
     stored = service.stores.media.get(medium, "")
     assert stored is not None and stored.key is not None
     assert (stored.filename, b"".join(service.artifacts.read(stored.key))) == ("first.png", picture())
+
+
+def test_of_a_picture_that_moves_the_first_frame_counts(service: Service, sdk: openai.OpenAI, tmp_path: Path) -> None:
+    moving = write_animation(tmp_path / "a.gif")
+    task = service.job(sdk.videos.create(prompt="it turns", input_reference=moving).id).spec["task"]
+    assert task["kind"] == "image_to_video"
+    edit = httpx.post(
+        f"{service.http}/v1/videos/edits",
+        data={"prompt": "make it blue"},
+        files={"video": ("a.gif", write_animation(tmp_path / "b.gif", 24).read_bytes())},
+    )
+    assert service.job(edit.json()["id"]).spec["task"]["kind"] == "edit_video", "where a clip is wanted it is one"
 
 
 def test_a_picture_as_an_address_in_a_form(service: Service, sdk: openai.OpenAI) -> None:
