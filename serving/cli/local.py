@@ -27,7 +27,7 @@ def generate_locally(order: Order, view: ProgressView) -> str:
     """
     card = open_model(order.model or DEFAULT_MODEL, order.family or "")
     request = parse_request(order.request())
-    media = examine(request.task)
+    media = examine(request.task, audio=request.audio)
     spec = resolve(request, card, secrets.randbelow(MAX_DRAWN_SEED + 1), media)
     order.prepare_files()
 

@@ -49,7 +49,7 @@ def generate_privately(order: Order, folder: Path, view: ProgressView) -> str:
     model, family = order.model or DEFAULT_MODEL, order.family or ""
     card = open_model(model, family)
     request = parse_request(order.request())
-    resolve(request, card, secrets.randbelow(MAX_DRAWN_SEED + 1), examine(request.task))
+    resolve(request, card, secrets.randbelow(MAX_DRAWN_SEED + 1), examine(request.task, audio=request.audio))
     order.prepare_files()
     for warning in card.warnings:
         view.warn(warning)

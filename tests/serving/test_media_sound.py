@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serving.media import Container, MediaError, VideoWriter, probe, verify
+from model.tasks import InvalidRequest, TextToVideo
+from serving.media import Container, MediaError, VideoWriter, probe, verify, write_sound
+from serving.task_media import examine
+from tests.serving.media_files import without_sound, write_clip_with_sound
 
 RATE = 48_000
 CONTAINERS: tuple[Container, ...] = ("mp4", "mkv")
@@ -148,3 +151,42 @@ def test_a_source_without_sound_is_refused_and_leaves_no_file(tmp_path: Path) ->
         with pytest.raises(MediaError, match=complaint):
             VideoWriter(tmp_path / "clip.mp4", 32, 32, 8, "mp4", {}, audio=tmp_path / name)
     assert source.exists() and not (tmp_path / "clip.mp4").exists()
+
+
+# What there is to hear is known before anything is made of it.
+
+
+def test_sound_that_cannot_be_used_is_found_where_it_is_named(tmp_path: Path) -> None:
+    for what, path in without_sound(tmp_path).items():
+        with pytest.raises(InvalidRequest) as caught:
+            examine(TextToVideo(prompt="a"), audio=str(path))
+        [violation] = caught.value.violations
+        assert violation.field == "audio" and path.name in violation.description, what
+        if path.suffix in (".mp4", ".mkv"):
+            assert not probe(path).has_audio, f"{what}: to see, there is something"
+            assert "has no sound that can be decoded" in violation.description
+
+
+@pytest.mark.parametrize(
+    "seconds, first",
+    [(0.75, 0.0), (0.01, 0.0), (0.5, 0.7), (0.5, 5.0), (130.0, 0.0)],
+    ids=["as long", "short", "late", "after the pictures", "longer than clips may be"],
+)
+def test_a_clip_whose_sound_is_said_to_be_there_can_be_written_with_it(
+    tmp_path: Path, seconds: float, first: float
+) -> None:
+    source = write_clip_with_sound(tmp_path / "a.mkv", "flac", seconds=seconds, first=first)
+    assert probe(source).has_audio
+    assert examine(TextToVideo(prompt="a"), audio=str(source)) == {}
+    write_sound(source, tmp_path / "copy.wav", 1.0)
+    for audio in (source, tmp_path / "copy.wav"):
+        path = video(tmp_path / "clip.mp4", "mp4", 8, 8, audio)
+        verify(path, container="mp4", width=32, height=32, frames=8, fps=8, audio=True)
+    samples = heard(tmp_path / "clip.mp4")[:, :RATE]
+    assert (loudness(samples) > 0.01) == (first < 1)
+
+
+def test_there_is_no_copy_of_what_is_not_there(tmp_path: Path) -> None:
+    source = without_sound(tmp_path)["a track without a sample"]
+    with pytest.raises(MediaError, match="has no sound that can be decoded"):
+        write_sound(source, tmp_path / "copy.wav", 1.0)

@@ -12,12 +12,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from model.directory import ModelError
 from model.tasks import InvalidRequest, parse_request
 from serving.cli.errors import CliError
 from serving.cli.local import generate_locally
 from serving.cli.order import Order, TaskMedia
 from serving.cli.progress import ProgressView
 from serving.media import VideoWriter, probe, read_clip
+from tests.serving.gateway.harness import write_checkpoint
+from tests.serving.media_files import without_sound, write_sound
 
 A, B = Path("a.png"), Path("b.mp4")
 
@@ -152,6 +155,27 @@ def test_files_of_the_wrong_kind_are_named(
         make(tmp_path / "x.mp4", TaskMedia(**found))
     assert refused.value.violations[0].field == field
     assert not list(tmp_path.iterdir())
+
+
+def test_sound_that_is_none_is_refused_before_the_model_is_looked_at(tmp_path: Path) -> None:
+    """Of this model there is nothing but configuration files, which would be the next thing to be refused."""
+    model = str(write_checkpoint(tmp_path / "model"))
+    for what, path in without_sound(tmp_path).items():
+        with pytest.raises(InvalidRequest) as refused:
+            make(tmp_path / "x.mp4", TaskMedia(), audio=path, model=model)
+        assert [violation.field for violation in refused.value.violations] == ["audio"], what
+    with pytest.raises(ModelError):
+        make(tmp_path / "x.mp4", TaskMedia(), audio=write_sound(tmp_path / "a.wav", "pcm_s16le"), model=model)
+    assert not (tmp_path / "x.mp4").exists()
+
+
+def test_a_silent_clip_has_no_sound_to_keep(files: dict[str, Path], tmp_path: Path) -> None:
+    console = Console(file=io.StringIO())
+    media = TaskMedia(video=files["clip.mp4"], keep_audio=True)
+    with ProgressView(console) as view:
+        generate_locally(Order("a", tmp_path / "x.mp4", steps=1, seed=1, size="320x180", media=media), view)
+    assert not probe(tmp_path / "x.mp4").has_audio
+    assert "keep_audio" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_sound_of_the_source_is_kept(files: dict[str, Path], tmp_path: Path) -> None:
