@@ -146,4 +146,5 @@ def decode_chunk(network: AutoencoderKLWan, z: torch.Tensor, caches: list[Any], 
         return pixels
     from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
-    return unpatchify(pixels, patch_size=patch)
+    unfolded: torch.Tensor = unpatchify(pixels, patch_size=patch)
+    return unfolded

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from ray.exceptions import RayError
@@ -127,8 +128,8 @@ async def _stages(job: Job, spec: VideoSpec, media: dict[str, Stored], ways: Way
     latents: list[Any] = []
     before: Any = None
     for index in range(len(spec.spans)):
-        encoding = insist(job, lambda i=index, b=before: ways.conditioner.encode.remote(spec, media, i, [b]))
-        conditions = (await timings.measure("conditioning", encoding))[0]
+        encode = partial(ways.conditioner.encode.remote, spec, media, index, [before])
+        conditions = (await timings.measure("conditioning", insist(job, encode)))[0]
         ways.progress(job, Stage.DENOISING, index * spec.steps)
         segment = segment_of(spec, segment_id_of(job, index), index)
         latents.append(await timings.measure("denoising", ways.denoise(job, index, segment, conditions)))

@@ -9,7 +9,8 @@ import ray
 import torch
 
 from cluster.messages import Admit, Plan
-from cluster.rank import Rank, RankError
+from cluster.rank import Rank
+from cluster.rank_process import RankError
 from cluster.settings import EngineSettings
 from model.conditions import Conditions
 from model.pipeline import NOTHING, LocalPipeline, condition_span
