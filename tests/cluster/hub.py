@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.engine import Engine
 from cluster.messages import Owner, Plan, Report, Restarts
 from cluster.processes import Process
-from cluster.rank import Place
+from cluster.rank_process import Place
 from cluster.settings import EngineSettings
 from model.tasks import ModelCard, SegmentSpec
 from serving.router.board import Active, Board

@@ -11,7 +11,7 @@ from model.media_rules import MAX_DECODED_BYTES, media_violations
 from model.presets import find_model
 from model.resolve import resolve
 from model.tasks import InvalidRequest, MediaInfo, ModelCard, parse_request
-from serving.media.clips import MAX_CLIP_BYTES
+from serving.media.streams import MAX_CLIP_BYTES
 
 CARD = replace(find_model("nano"), max_references=5)
 STILL = MediaInfo("image", 64, 48)

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from ray.exceptions import ObjectLostError
 
 from cluster.messages import Admit, Plan
-from cluster.rank import Outcome, Rank
+from cluster.rank import Rank
+from cluster.rank_process import Outcome
 from cluster.settings import EngineSettings
 from model.conditions import Conditions
 from model.tasks import ModelCard, SegmentSpec
