@@ -206,7 +206,7 @@ def test_the_longest_clip_is_that_of_a_segment_of_the_largest_size() -> None:
     nano = find_model("nano")
     assert longest_clip(nano) == 5 * 8 * 8  # 17 frames of 32 x 32
     free = replace(nano, native_sizes=(), segment_frames=0, max_frames=81, temporal=4, size_multiple=16)
-    assert longest_clip(free) == 21 * 90 * 90  # 1440 x 1440
+    assert longest_clip(free) == 21 * 120 * 68  # 1920 x 1088, the next size up from 1080p
 
 
 def serve(folder: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> tuple[Gains, float]:

@@ -79,4 +79,7 @@ def _write_experts(directory: Path, shape: dict[str, Any]) -> None:
             torch.nn.init.normal_(buffer, std=0.1)
     written = {"_class_name": "ZoetropeTransformer3DModel", **config.model_dump(mode="json")}
     (directory / "config.json").write_text(json.dumps(written))
+    index = directory.parent / "model_index.json"
+    named = {**json.loads(index.read_text()), "transformer": ["zoetrope", written["_class_name"]]}
+    index.write_text(json.dumps(named))
     save_file(network.state_dict(), directory / "diffusion_pytorch_model.safetensors")
