@@ -29,7 +29,7 @@ from serving.children import Child, ChildError, start_gateways, start_sweeper, s
 from serving.jobs.errors import StoreError
 from serving.jobs.open import open_stores
 from serving.settings import Settings
-from serving.startup import StartError, check_keys, check_tls
+from serving.startup import StartError, check_keys, check_media, check_tls
 
 Deploy = Callable[[Settings, ModelCard], None]
 
@@ -109,6 +109,7 @@ def _check(settings: Settings) -> ModelCard:
     for warning in card.warnings:
         _say(f"warning: {warning}")
     check_tls(settings)
+    check_media(settings)
     _check_gangs(settings, card)
     _ask_for_kernels(settings.kernels)
     try:

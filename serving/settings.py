@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     media_retention_seconds: float = Field(default=DAY, gt=0, description="that uploads are kept after their last use")
     max_upload_bytes: int = Field(default=100_000_000, ge=1, le=100_000_000)
     max_media_bytes: int = Field(default=20_000_000_000, ge=1, description="of all media that a tenant keeps")
+    unsafe_media: bool = Field(
+        default=False, description="decode media even where the processes that do it cannot be confined"
+    )
     allow_networks: tuple[str, ...] = Field(
         default=(), description="private networks (CIDR) that media may be fetched from and webhooks sent to"
     )

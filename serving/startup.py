@@ -47,6 +47,22 @@ def check_tls(settings: Settings) -> None:
         raise StartError(f"tls_cert, tls_key, tls_client_ca: cannot be used: {error}") from None
 
 
+def check_media(settings: Settings) -> None:
+    """
+    Raises:
+        StartError: files from outside could do harm on this machine, and nobody has said that they may.
+    """
+    from serving.media.sandbox import confinement  # decoders, which not every process needs
+
+    try:
+        confinement(unsafe=settings.unsafe_media)
+    except OSError as error:
+        raise StartError(
+            f"media: {error.strerror or error}; `zoetrope doctor` says what this machine allows, and --unsafe-media "
+            "takes the risk"
+        ) from None
+
+
 def check_keys(settings: Settings, stores: Stores) -> bool:
     """Whether calls need a key even while there is none.
 

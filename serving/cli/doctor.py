@@ -56,6 +56,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
         ("kernels", lambda: _kernels(settings)),
         ("memory", _memory),
         ("codecs", _codecs),
+        ("media sandbox", lambda: _sandbox(settings)),
         ("model", lambda: _model(settings)),
         ("data dir", lambda: _data_dir(settings)),
         ("ports", lambda: _ports(settings)),
@@ -179,6 +180,31 @@ def _codecs() -> Iterator[Check]:
         yield Check("codecs", Status.FAIL, f"no encoder {', '.join(missing)}", "pip install --force-reinstall av")
     else:
         yield Check("codecs", Status.OK, f"libx264 and ffv1 in PyAV {av.__version__}")
+
+
+def _sandbox(settings: Settings) -> Iterator[Check]:
+    """What keeps in the processes that decode clients' files, layer by layer, as one of them finds it."""
+    from serving.media.confine import lacking
+    from serving.media.sandbox import confinement
+
+    name = "media sandbox"
+    try:
+        layers = confinement(unsafe=True)
+    except OSError as error:
+        yield Check(name, Status.FAIL, f"{error.strerror or error}", "reinstall with make install")
+        return
+    absent = [str(layer) for layer in layers if not layer.holds]
+    detail = f"holds: {', '.join(str(layer) for layer in layers if layer.holds) or 'nothing'}"
+    if absent:
+        detail += f"; does not: {', '.join(absent)}"
+    if not (lacks := lacking(layers)):
+        yield Check(name, Status.OK, detail)
+    elif settings.unsafe_media:
+        advice = f"clients' files are decoded without {', '.join(lacks)}: take only those that you trust"
+        yield Check(name, Status.WARN, detail, advice)
+    else:
+        advice = f"a service needs {', '.join(lacks)}: let the container have it, or take the risk with --unsafe-media"
+        yield Check(name, Status.FAIL, detail, advice)
 
 
 def _model(settings: Settings) -> Iterator[Check]:

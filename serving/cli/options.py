@@ -36,6 +36,10 @@ TlsClientCaOption = Annotated[
 KeysOption = Annotated[
     str | None, typer.Option(metavar="WHEN", help="auto: ask for API keys once there is one; required: always.")
 ]
+UnsafeMediaOption = Annotated[
+    bool | None,
+    typer.Option("--unsafe-media", help="Decode media even where the processes that do it cannot be confined."),
+]
 LabelOption = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find the job by; repeatable.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The job, as `zoetrope jobs` lists it.")]
 

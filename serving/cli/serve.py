@@ -19,6 +19,7 @@ from serving.cli.options import (
     TlsCertOption,
     TlsClientCaOption,
     TlsKeyOption,
+    UnsafeMediaOption,
     settings_of,
     stdout,
 )
@@ -42,6 +43,7 @@ def serve(
     tls_client_ca: TlsClientCaOption = None,
     public_url: PublicUrlOption = None,
     keys: KeysOption = None,
+    unsafe_media: UnsafeMediaOption = None,
     stop_when_stdin_ends: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
 ) -> int:
     """Start a service. Prints one line, `ready grpc=... http=...`, once a job would be served."""
@@ -64,6 +66,7 @@ def serve(
         tls_client_ca=tls_client_ca,
         public_url=public_url,
         keys=keys,
+        unsafe_media=unsafe_media,
     )
     for field, address in (("grpc", settings.grpc), ("http", settings.http)):
         if problem := bind_problem(address, field):
@@ -90,6 +93,7 @@ def gateway(
     tls_client_ca: TlsClientCaOption = None,
     public_url: PublicUrlOption = None,
     keys: KeysOption = None,
+    unsafe_media: UnsafeMediaOption = None,
 ) -> int:
     """Start one gateway for the database and the files of a service that runs elsewhere.
 
@@ -108,6 +112,7 @@ def gateway(
         tls_client_ca=tls_client_ca,
         public_url=public_url,
         keys=keys,
+        unsafe_media=unsafe_media,
     )
     from serving.gateway.main import serve as run
 

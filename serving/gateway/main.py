@@ -39,7 +39,7 @@ from serving.media.sandbox import Sandbox
 from serving.moderation import Moderation
 from serving.net import Guard
 from serving.settings import Settings
-from serving.startup import StartError, check_keys, check_tls, read_settings
+from serving.startup import StartError, check_keys, check_media, check_tls, read_settings
 from serving.stopping import stop_on_signals
 
 STOP_SECONDS = 3.0  # what calls get to end
@@ -79,6 +79,7 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
         if not supervised:  # else the supervisor tells
             for warning in card.warnings:
                 logging.getLogger("zoetrope.gateway").warning("%s", warning)
+            check_media(settings)
         with open_core(settings, card) as core:
             asyncio.run(run(core, supervised))
     except (StartError, AddressError, ModelError, StoreError, ArtifactError) as error:
@@ -111,7 +112,7 @@ def open_core(settings: Settings, card: ModelCard) -> Iterator[Core]:
         stores = open_stores(settings.database_url)
         stack.callback(stores.close)
         required = check_keys(settings, stores)
-        sandbox = Sandbox()
+        sandbox = Sandbox(unsafe=settings.unsafe_media)
         stack.callback(sandbox.close)
         desk = MediaDesk(settings, stores.media, stores.jobs, artifacts, sandbox, guard)
         yield Core(

@@ -21,7 +21,7 @@ from serving.media.tone import BT709, BT2020, CHROMATICITIES, HDR, tone_map
 MAX_PICTURE_PIXELS = 64_000_000
 HEAD_BYTES = 64  # that tell what a file is
 AVIF_BRANDS = (b"avif", b"avis")
-AVIF_OPTIONS = {"format_whitelist": "mov,mp4", "codec_whitelist": "libdav1d,av1", "protocol_whitelist": "file"}
+AVIF_OPTIONS = {"format_whitelist": "mov,mp4", "codec_whitelist": "libdav1d,av1", "protocol_whitelist": "none"}
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 
 # EXIF's orientation: what has to be done to a stored picture to see it upright.
@@ -93,9 +93,9 @@ def open_picture(path: Path) -> Iterator[ImageFile.ImageFile]:
     if name is None:
         raise MediaError(f"{path} is no picture that can be read ({', '.join(PICTURES)})")
     try:
-        # Not Image.open: its own limit warns or raises before ours can tell the size.
+        # Not Image.open: its own limit warns or raises before ours can tell the size. No name, or Pillow may open it.
         with path.open("rb") as file:
-            image = Image.OPEN[name][0](file, str(path))
+            image = Image.OPEN[name][0](file, "")
             count = image.width * image.height
             if count > MAX_PICTURE_PIXELS:
                 raise MediaError(
@@ -213,7 +213,7 @@ def _png_signal(path: Path) -> tuple[int, int]:
 def _avif_signal(path: Path) -> tuple[int, int]:
     """Read the box colr, as FFmpeg finds it."""
     try:
-        with av.open(str(path), container_options=AVIF_OPTIONS) as file:
+        with path.open("rb") as source, av.open(source, "r", container_options=AVIF_OPTIONS) as file:
             context = file.streams.video[0].codec_context
             return context.color_trc, context.color_primaries
     except (av.FFmpegError, OSError, IndexError, AttributeError):

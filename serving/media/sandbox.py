@@ -1,30 +1,37 @@
-"""Files from outside are decoded here: in processes of their own, with little memory, time and nothing else to reach.
+"""Files from outside are decoded here: in processes of their own, with little memory, little time and no reach.
 
-A decoder that is led astray by a crafted file takes its process with it, not the service. How the processes are
-confined: `serving.media.confine`.
+Each file has a process of its own, which holds the file and a place for the result as open descriptors, and nothing
+else. A decoder that is led astray by a crafted file can use up its memory and time and give a wrong answer about its
+own file. What keeps it from more, and what has to hold for files to be decoded at all: `serving.media.confine`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from model.fit import Frames
 from model.inputs import Clip, Picture
+from serving.media.confine import Layer
 from serving.media.errors import MediaError
 from serving.media.formats import check_size, media_type
 from serving.media.info import MediaInfo
 from serving.media.pictures import MAX_PICTURE_PIXELS
 from serving.media.sound import MAX_SOUND_BYTES, SoundInfo
 from serving.media.streams import MAX_CLIP_BYTES
+from serving.media.wav import check_wav
 from serving.media.worker_pool import WorkerPool
+from serving.media.worker_process import Worker
+
+__all__ = ["Examined", "Layer", "Sandbox", "confinement"]
 
 T = TypeVar("T")
 
@@ -37,6 +44,17 @@ NAME = "the file"
 NONSENSE = "the decoder gave an answer that makes no sense"
 INFO: TypeAdapter[MediaInfo] = TypeAdapter(MediaInfo)
 SOUND_INFO: TypeAdapter[SoundInfo] = TypeAdapter(SoundInfo)
+
+
+def confinement(*, unsafe: bool = False) -> list[Layer]:
+    """What confines workers on this machine, found by starting one.
+
+    Raises:
+        NotConfined: not enough, unless ``unsafe``. OSError: it does not start.
+    """
+    worker = Worker(MEMORY_BYTES, unsafe=unsafe)
+    worker.close()
+    return worker.layers
 
 
 @dataclass(frozen=True)
@@ -84,8 +102,8 @@ class Blocking:
 class Sandbox:
     """Workers that examine and decode files. Results and errors are as in `serving.media`; there is a MediaError also
     where a file crashes its decoder, takes longer than ``seconds`` or more than ``memory_bytes``. Messages call a file
-    ``name`` and never tell its path. OSError means that the fault is ours: no process can be started, or the scratch
-    directory is full. `blocking` has the same methods for threads.
+    ``name``; workers never learn its path. OSError means that the fault is ours: no process can be started or confined
+    (`NotConfined`), or the scratch directory is full. `blocking` has the same methods for threads.
     """
 
     def __init__(
@@ -94,6 +112,8 @@ class Sandbox:
         memory_bytes: int = MEMORY_BYTES,
         seconds: float = SECONDS,
         scratch: Path | None = None,
+        *,
+        unsafe: bool = False,
     ) -> None:
         """Processes start when they are first needed.
 
@@ -102,6 +122,7 @@ class Sandbox:
             memory_bytes: of address space each; `read_clip` gets MAX_CLIP_BYTES more, for the frames.
             seconds: for one request, of wall time and of processor time; `read_clip` gets READ_PATIENCE times as many.
             scratch: an existing directory for pixels on their way; default: the system's.
+            unsafe: decode files even where workers cannot be confined.
 
         Raises:
             ValueError: a limit that nothing fits into.
@@ -113,14 +134,14 @@ class Sandbox:
         ):
             if value < least:
                 raise ValueError(f"{limit} {value} is less than {least}")
-        self._pool = WorkerPool(workers, memory_bytes, memory_bytes + MAX_CLIP_BYTES, seconds)
+        self._pool = WorkerPool(workers, memory_bytes, memory_bytes + MAX_CLIP_BYTES, seconds, unsafe=unsafe)
         self._scratch = scratch
         self.blocking = Blocking(self._pool, scratch)
 
     @property
-    def missing(self) -> list[str]:
-        """What the kernel does not allow of `serving.media.confine`, in words; known once a worker has started."""
-        return self._pool.missing
+    def layers(self) -> list[Layer]:
+        """What confines the workers; known once one has started."""
+        return self._pool.layers
 
     async def probe(self, path: Path, *, name: str = NAME) -> MediaInfo:
         """`serving.media.probe`."""
@@ -199,9 +220,8 @@ def _examine(pool: WorkerPool, path: Path, name: str) -> Examined:
 
 
 def _read_picture(pool: WorkerPool, scratch: Path | None, path: Path, name: str) -> Picture:
-    with tempfile.TemporaryDirectory(prefix="zoetrope-", dir=scratch) as directory:
-        to = Path(directory) / "pixels"
-        answer = pool.ask("read_picture", path, name, file_bytes=MAX_PICTURE_PIXELS * 3, to=str(to))
+    with tempfile.TemporaryFile(dir=scratch) as to:
+        answer = pool.ask("read_picture", path, name, to=to.fileno(), file_bytes=MAX_PICTURE_PIXELS * 3)
         return Picture(np.array(_mapped(to, answer.get("shape"), 3)))
 
 
@@ -214,16 +234,15 @@ def _read_clip(
     size: tuple[int, int] | None,
     name: str,
 ) -> Clip:
-    with tempfile.TemporaryDirectory(prefix="zoetrope-", dir=scratch) as directory:
-        to = Path(directory) / "frames"
+    with tempfile.TemporaryFile(dir=scratch) as to:
         answer = pool.ask(
             "read_clip",
             path,
             name,
+            to=to.fileno(),
             file_bytes=MAX_CLIP_BYTES,
             more_memory=MAX_CLIP_BYTES,
             patience=READ_PATIENCE,
-            to=str(to),
             fps=fps,
             max_seconds=max_seconds,
             size=size,
@@ -235,19 +254,27 @@ def _read_clip(
 
 
 def _write_sound(pool: WorkerPool, path: Path, to: Path, max_seconds: float, name: str) -> float:
-    target = str(to.absolute())
-    answer = pool.ask("write_sound", path, name, file_bytes=MAX_SOUND_BYTES, to=target, max_seconds=max_seconds)
-    return float(answer["seconds"])
+    descriptor, part = tempfile.mkstemp(dir=to.parent, prefix=f".{to.name}-")
+    try:
+        answer = pool.ask("write_sound", path, name, to=descriptor, file_bytes=MAX_SOUND_BYTES, max_seconds=max_seconds)
+        seconds = check_wav(Path(part))
+        if answer.get("seconds") != seconds:
+            raise MediaError(NONSENSE)
+        os.replace(part, to)
+    finally:
+        os.close(descriptor)
+        Path(part).unlink(missing_ok=True)
+    return seconds
 
 
-def _mapped(path: Path, shape: Any, dimensions: int) -> Frames:
-    """The file as an array that can be written to without changing the file; its name may go away."""
+def _mapped(file: IO[bytes], shape: Any, dimensions: int) -> Frames:
+    """The file as an array that can be written to without changing the file."""
     sides = tuple(shape) if isinstance(shape, list) else ()
     if len(sides) != dimensions or not all(isinstance(side, int) and side > 0 for side in sides):
         raise MediaError(NONSENSE)
-    if path.stat().st_size != math.prod(sides):
+    if os.fstat(file.fileno()).st_size != math.prod(sides):
         raise MediaError(NONSENSE)
-    return np.memmap(path, np.uint8, mode="c", shape=sides)
+    return np.memmap(file, np.uint8, mode="c", shape=sides)
 
 
 def _checked(adapter: TypeAdapter[T], answer: dict[str, Any]) -> T:

@@ -84,7 +84,11 @@ def write_sound(path: Path, to: Path, max_seconds: float) -> float:
     """
     left = count = round(max_seconds * RATE)
     try:
-        with closing(Soundtrack(path, "fltp")) as track, av.open(str(to), "w", format="wav") as output:
+        with (
+            closing(Soundtrack(path, "fltp")) as track,
+            to.open("wb") as target,
+            av.open(target, "w", format="wav") as output,
+        ):
             stream = output.add_stream("pcm_f32le", rate=RATE)
             assert isinstance(stream, AudioStream)
             stream.layout, stream.format = LAYOUT, "flt"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -61,30 +61,33 @@ def open_media(path: Path) -> Iterator[InputContainer]:
         MediaError: it cannot be read, or is an MP4 or Matroska file that is cut short; FFmpeg's errors inside the
             context become one, too.
     """
-    try:
-        file = av.open(
-            str(path),
-            metadata_errors="replace",
-            container_options={
-                "format_whitelist": ",".join(CONTAINERS),
-                "codec_whitelist": ",".join(decoders()),
-                "protocol_whitelist": "file",
-            },
-        )
-    except (av.error.ArgumentError, av.error.InvalidDataError) as error:
-        raise MediaError(f"cannot read {path}: damaged, or none of the {TAKEN}") from error
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        with file:
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(path.open("rb"))
+            file = av.open(
+                source,
+                "r",
+                metadata_errors="replace",
+                container_options={
+                    "format_whitelist": ",".join(CONTAINERS),
+                    "codec_whitelist": ",".join(decoders()),
+                    "protocol_whitelist": "none",  # nothing beside the file
+                },
+            )
+            stack.enter_context(file)
+        except (av.error.ArgumentError, av.error.InvalidDataError) as error:
+            raise MediaError(f"cannot read {path}: damaged, or none of the {TAKEN}") from error
+        except (av.FFmpegError, OSError) as error:
+            raise MediaError(f"cannot read {path}: {error.strerror}") from error
+        try:
             container = container_name(file, path)
             if container in BOXES:
                 is_faststart(path)
             elif container in ELEMENTS:
                 check_segment(path)
             yield file
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"cannot read {path}: {error.strerror}") from error
+        except (av.FFmpegError, OSError) as error:
+            raise MediaError(f"cannot read {path}: {error.strerror}") from error
 
 
 def video_stream(file: InputContainer, path: Path) -> VideoStream:

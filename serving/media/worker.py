@@ -1,45 +1,38 @@
-"""The process that looks into files from outside; `serving.media.sandbox` starts it.
+"""The processes that look into files from outside; `serving.media.sandbox` starts them.
 
-Requests come on standard input and answers leave on standard output, each a JSON object behind its length in four bytes
-(big-endian). The process ends with its input.
+A request comes over the Unix socket that is standard input, one message each: JSON, and descriptors, of which the first
+takes the answer, the second is the file, and the third, if there is one, takes what is decoded. For each request there
+is a child (`serving.media.confine`), which waits for it beforehand, writes its process id and its answer, JSON, and
+ends; how it ended comes back over the socket.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NoReturn, TypeAlias
 
-from serving.media.confine import confine, limit_request
+from serving.media.confine import Confinement, Limits, die_with, lacking
+from serving.media.open_file import NotWritten, OpenFile
 
-LENGTH: Final = struct.Struct(">I")
+MESSAGE_BYTES: Final = 1 << 16  # of a request
+DESCRIPTORS: Final = 3
+STANDING_BY: Final = 2  # children, so that one is there while another is replaced
+CHILD: Final = struct.Struct("=i")
 
-
-class NotWritten(Exception):
-    """The result cannot be written; holds the errno."""
-
-
-def read_message(stream: BinaryIO) -> dict[str, Any] | None:
-    """None at the end of the stream."""
-    head = stream.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        return None
-    message: dict[str, Any] = json.loads(stream.read(LENGTH.unpack(head)[0]))
-    return message
+# From the file, where its result goes and options, which depend on the operation.
+Operation: TypeAlias = Callable[..., dict[str, Any]]
 
 
-def write_message(stream: BinaryIO, message: dict[str, Any]) -> None:
-    body = json.dumps(message).encode()
-    stream.write(LENGTH.pack(len(body)) + body)
-    stream.flush()
-
-
-def operations() -> dict[str, Callable[..., dict[str, Any]]]:
+def operations() -> dict[str, Operation]:
     """By name."""
     import numpy as np
     from numpy.typing import NDArray
@@ -49,23 +42,20 @@ def operations() -> dict[str, Callable[..., dict[str, Any]]]:
     from serving.media.pictures import read_picture
     from serving.media.sound import probe_sound, write_sound
 
-    def dumped(pixels: NDArray[np.uint8], to: str) -> list[int]:
-        try:
-            with Path(to).open("wb") as file:
-                file.write(np.ascontiguousarray(pixels).data)
-        except OSError as error:  # nothing that the file from outside can be blamed for
-            raise NotWritten(error.errno) from error
+    def dumped(pixels: NDArray[np.uint8], to: Path) -> list[int]:
+        with to.open("wb") as file:
+            file.write(np.ascontiguousarray(pixels).data)
         return list(pixels.shape)
 
-    def picture(path: Path, to: str) -> dict[str, Any]:
+    def picture(path: Path, to: Path) -> dict[str, Any]:
         return {"shape": dumped(read_picture(path).pixels, to)}
 
-    def clip(path: Path, to: str, fps: float | None, max_seconds: float, size: list[int] | None) -> dict[str, Any]:
+    def clip(path: Path, to: Path, fps: float | None, max_seconds: float, size: list[int] | None) -> dict[str, Any]:
         read = read_clip(path, fps=fps, max_seconds=max_seconds, size=(size[0], size[1]) if size else None)
         return {"shape": dumped(read.frames, to), "fps": read.fps}
 
-    def sound(path: Path, to: str, max_seconds: float) -> dict[str, Any]:
-        return {"seconds": write_sound(path, Path(to), max_seconds)}
+    def sound(path: Path, to: Path, max_seconds: float) -> dict[str, Any]:
+        return {"seconds": write_sound(path, to, max_seconds)}
 
     def any_kind(path: Path) -> dict[str, Any]:
         found = probe_any(path)
@@ -81,34 +71,114 @@ def operations() -> dict[str, Callable[..., dict[str, Any]]]:
     }
 
 
-def main(parent: int, hard_memory_bytes: int) -> None:
-    """Answer until the input ends."""
-    requests = os.fdopen(os.dup(0), "rb")
-    answers = os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1):  # libraries that talk must not be taken for answers
-        os.dup2(nothing, descriptor)
-    missing = confine(parent, hard_memory_bytes)
-    handlers = operations()
+def answer_to(request: dict[str, Any], handlers: Mapping[str, Operation], files: Sequence[int]) -> dict[str, Any]:
+    """What is said of a file.
 
+    Args:
+        files: the file, and where its result goes.
+    """
     from serving.media.errors import MediaError
 
-    write_message(answers, {"ready": True, "missing": missing})
-    while (request := read_message(requests)) is not None:
-        limit_request(**request["limits"])
+    name = str(request["name"])
+    try:
+        paths = [OpenFile.of(descriptor, name) for descriptor in files]
+        return {"result": handlers[request["operation"]](*paths, **request["options"])}
+    except MediaError as error:
+        return {"refused": str(error)}
+    except NotWritten as error:
+        return {"failed": "write", "errno": error.args[0]}
+    except MemoryError:
+        return {"failed": "memory"}
+    except Exception as error:  # a decoder's surprise is an answer, too
+        return {"failed": type(error).__name__}
+
+
+def main(handlers: Callable[[], dict[str, Operation]] = operations) -> None:
+    """Serve until the socket ends. The arguments: the parent's process id, the most memory that a request can have in
+    bytes, and "unsafe" where files shall be looked at however little of the confinement holds."""
+    parent, memory_bytes, unsafe = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "unsafe"
+    die_with(parent)
+    channel = socket.socket(fileno=os.dup(0))
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    known = handlers()
+    warm_up(known)
+    confinement = Confinement()
+    confinement.enter(parent, memory_bytes)
+    channel.send(json.dumps({"layers": [asdict(layer) for layer in confinement.layers]}).encode())
+    if unsafe or not lacking(confinement.layers):
+        with suppress(ConnectionError):
+            standing: set[int] = set()
+            while True:
+                while len(standing) < STANDING_BY:
+                    standing.add(_stand_by(confinement, known, channel))
+                child, status = os.wait()
+                standing.discard(child)
+                channel.send(json.dumps({"child": child, "status": status}).encode())
+
+
+def _stand_by(confinement: Confinement, handlers: Mapping[str, Operation], channel: socket.socket) -> int:
+    """Have a child wait for a request; its process id."""
+    this = os.getpid()
+    child = os.fork()
+    if child == 0:
         try:
-            handler = handlers[request["operation"]]
-            answer: dict[str, Any] = {"result": handler(Path(request["path"]), **request["options"])}
-        except MediaError as error:
-            answer = {"refused": str(error)}
-        except NotWritten as error:
-            answer = {"failed": "write", "errno": error.args[0]}
-        except MemoryError:
-            answer = {"failed": "memory"}
-        except Exception as error:  # a decoder's surprise is an answer, too
-            answer = {"failed": type(error).__name__}
-        write_message(answers, answer)
+            confinement.stand_by(this, channel.fileno())
+            _answer(confinement, handlers, channel)
+        finally:
+            os._exit(1)
+    return child
+
+
+def _answer(confinement: Confinement, handlers: Mapping[str, Operation], channel: socket.socket) -> NoReturn:
+    """Look at one file, and end."""
+    message, (answers, *files), *_ = socket.recv_fds(channel, MESSAGE_BYTES, DESCRIPTORS)
+    channel.close()
+    os.write(answers, CHILD.pack(os.getpid()))
+    request = json.loads(message)
+    confinement.enter_request(Limits(**request["limits"]))
+    answer = json.dumps(answer_to(request, handlers, files)).encode()
+    while answer:
+        answer = answer[os.write(answers, answer) :]
+    os._exit(0)
+
+
+def warm_up(handlers: Mapping[str, Operation]) -> None:
+    """Have everything loaded that decoding loads, while there are files to load it from, and leave it where children
+    share it."""
+    for write in (_write_picture, _write_clip):
+        with open(os.memfd_create("sample"), "w+b") as file:
+            write(file)
+            file.flush()
+            handlers["probe_any"](OpenFile.of(file.fileno(), "sample"))
+    gc.collect()
+    gc.freeze()
+
+
+def _write_picture(file: BinaryIO) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (16, 16)).save(file, "PNG")
+
+
+def _write_clip(file: BinaryIO) -> None:
+    """With sound."""
+    import av
+    import numpy as np
+    from av.audio.stream import AudioStream
+    from av.video.stream import VideoStream
+
+    with av.open(file, "w", format="mp4") as output:
+        video, sound = output.add_stream("mpeg4", rate=8), output.add_stream("aac", rate=48_000, layout="mono")
+        assert isinstance(video, VideoStream)
+        assert isinstance(sound, AudioStream)
+        video.width, video.height, video.pix_fmt = 16, 16, "yuv420p"
+        output.mux(video.encode(av.VideoFrame(16, 16, "yuv420p")))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 1_024), np.float32), format="fltp", layout="mono")
+        samples.sample_rate = 48_000
+        output.mux(sound.encode(samples))
+        output.mux([*video.encode(None), *sound.encode(None)])
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main()

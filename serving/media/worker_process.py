@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-import io
+import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from serving.media.worker import LENGTH, read_message, write_message
+from serving.media.confine import Layer, lacking
+from serving.media.worker import CHILD
 
+MODULE = "serving.media.worker"
 START_SECONDS = 60.0
+GRACE_SECONDS = 1.0  # for a worker to end a request by itself
 ANSWER_BYTES = 1 << 20
+STATUS_BYTES = 1 << 14
 
 
-class WorkerGone(Exception):
-    """It was killed or died: "time", or what it died of."""
+class RequestDied(Exception):
+    """The process that looked at a file was killed or died: "time", or what it died of."""
+
+
+class WorkerLost(OSError):
+    """A worker does not start, or ended: the fault is ours."""
+
+
+class NotConfined(WorkerLost):
+    """So little of the confinement holds here that files from outside are not decoded."""
 
 
 class Worker:
-    """One process."""
+    """One process, with a child for each request."""
 
-    def __init__(self, hard_memory_bytes: int) -> None:
+    def __init__(self, hard_memory_bytes: int, *, unsafe: bool = False) -> None:
+        """Start it.
+
+        Args:
+            unsafe: whatever the confinement lacks.
+
+        Raises:
+            NotConfined, WorkerLost.
+        """
         paths = [os.path.abspath(path) for path in sys.path]
         # Nothing of the parent's environment: it may hold keys.
         environment = {
@@ -35,69 +57,134 @@ class Worker:
             "OPENBLAS_NUM_THREADS": "1",
             "MALLOC_ARENA_MAX": "2",  # each further arena takes 64 MiB of address space
         }
-        command = [sys.executable, "-m", "serving.media.worker", str(os.getpid()), str(hard_memory_bytes)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            cwd="/",
-            start_new_session=True,  # Ctrl-C is for the parent
-            bufsize=0,
-        )
-        self.answered = 0
-        self.missing: list[str] = self._receive(START_SECONDS).get("missing", [])
+        arguments = [str(os.getpid()), str(hard_memory_bytes), "unsafe" if unsafe else "confined"]
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", MODULE, *arguments],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for the parent
+            )
+        try:
+            message = self._message(time.monotonic() + START_SECONDS)
+        except TimeoutError:
+            self.kill()
+            raise WorkerLost(f"a media worker does not start within {START_SECONDS:g} s") from None
+        except EOFError:
+            raise WorkerLost(f"a media worker does not start: {self._end()}") from None
+        self.layers = [Layer(**layer) for layer in message["layers"]]
+        if not unsafe and (lacks := lacking(self.layers)):
+            self.kill()
+            raise NotConfined(f"files from outside are not decoded, for workers lack: {', '.join(lacks)}")
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Raises WorkerGone; the worker is dead then."""
-        assert self._process.stdin is not None
+    def ask(self, request: dict[str, Any], descriptors: Sequence[int], seconds: float) -> Any:
+        """What the answer's JSON holds; anything, if the file has taken over the process that answers.
+
+        Args:
+            descriptors: the file, and where its result goes.
+
+        Raises:
+            RequestDied. WorkerLost: the worker itself is dead.
+        """
+        deadline = time.monotonic() + seconds + GRACE_SECONDS
+        reading, writing = os.pipe()
         try:
-            write_message(self._process.stdin, request)  # type: ignore[arg-type]
-        except OSError:
-            raise self._gone() from None
-        answer = self._receive(seconds)
-        self.answered += 1
-        return answer
+            try:
+                socket.send_fds(self._channel, [json.dumps(request).encode()], [writing, *descriptors])
+            except OSError:
+                raise EOFError from None
+            finally:
+                os.close(writing)
+            answer = _read_all(reading, deadline)
+            # The child ends before its answer is believed: nobody else holds the results any more.
+            status = self._status(answer[: CHILD.size], deadline)
+        except TimeoutError:
+            self.kill()
+            raise RequestDied("time") from None
+        except ValueError as error:
+            self.kill()
+            raise RequestDied(str(error)) from None
+        except EOFError:
+            raise WorkerLost(f"a media worker ended: {self._end()}") from None
+        finally:
+            os.close(reading)
+        if status:
+            raise RequestDied(_cause(status))
+        try:
+            return json.loads(answer[CHILD.size :])
+        except (ValueError, RecursionError):
+            raise RequestDied("an answer that is none") from None
 
     def kill(self) -> None:
-        """End it and wait for that; more than once is fine."""
+        """End it, and its child; more than once is fine."""
         self._process.kill()
         self._process.wait()
 
-    def _receive(self, seconds: float) -> dict[str, Any]:
-        """One answer, however slowly it comes."""
-        assert self._process.stdout is not None
-        descriptor, deadline, received = self._process.stdout.fileno(), time.monotonic() + seconds, b""
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                self.kill()
-                raise WorkerGone("time")
-            if not poll.poll(left * 1_000):
-                continue
-            chunk = os.read(descriptor, 1 << 16)
-            if not chunk:
-                raise self._gone()
-            received += chunk
-            if len(received) >= LENGTH.size:
-                length = LENGTH.unpack(received[: LENGTH.size])[0]
-                if length > ANSWER_BYTES:
-                    self.kill()
-                    raise WorkerGone("an answer without end")
-                if len(received) >= LENGTH.size + length:
-                    message = read_message(io.BytesIO(received))
-                    assert message is not None
-                    return message
+    def close(self) -> None:
+        """Kill it and let go of what belongs to it; from the thread that asks."""
+        self.kill()
+        self._channel.close()
 
-    def _gone(self) -> WorkerGone:
-        status = self._process.wait()
-        if status == -signal.SIGXCPU:
-            return WorkerGone("time")
-        return WorkerGone(signal.Signals(-status).name if status < 0 else f"status {status}")
+    def _message(self, deadline: float) -> dict[str, Any]:
+        """The next one of the worker.
+
+        Raises:
+            TimeoutError, EOFError.
+        """
+        _wait(self._channel.fileno(), deadline)
+        try:
+            data = self._channel.recv(STATUS_BYTES)
+        except ConnectionError:
+            data = b""
+        if not data:
+            raise EOFError
+        message: dict[str, Any] = json.loads(data)
+        return message
+
+    def _status(self, child: bytes, deadline: float) -> int:
+        """How the child ended that says who it is; where it came to nothing before that, the next one to end."""
+        while True:
+            ended = self._message(deadline)
+            if len(child) < CHILD.size or CHILD.unpack(child)[0] == ended["child"]:
+                return os.waitstatus_to_exitcode(ended["status"])
+
+    def _end(self) -> str:
+        return _cause(self._process.wait())
+
+
+def _cause(status: int) -> str:
+    if -status in (signal.SIGXCPU, signal.SIGALRM):
+        return "time"
+    return signal.Signals(-status).name if status < 0 else f"status {status}"
+
+
+def _read_all(descriptor: int, deadline: float) -> bytes:
+    """
+    Raises:
+        TimeoutError. ValueError: there is no end to it.
+    """
+    received = b""
+    while True:
+        _wait(descriptor, deadline)
+        chunk = os.read(descriptor, 1 << 16)
+        if not chunk:
+            return received
+        received += chunk
+        if len(received) > ANSWER_BYTES:
+            raise ValueError("an answer without end")
+
+
+def _wait(descriptor: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while not poll.poll(max(0.0, deadline - time.monotonic()) * 1_000):
+        if time.monotonic() >= deadline:
+            raise TimeoutError

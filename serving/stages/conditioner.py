@@ -35,7 +35,7 @@ class Conditioner:
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._scratch = settings.scratch
         self._scratch.mkdir(parents=True, exist_ok=True)
-        self._sandbox = Sandbox(scratch=self._scratch)
+        self._sandbox = Sandbox(scratch=self._scratch, unsafe=settings.unsafe_media)
         self._lock = threading.Lock()
         self._last: tuple[object, Inputs] | None = None
 

@@ -44,7 +44,7 @@ class Decoder:
         self._moderation = Moderation(settings)
         self._scratch = settings.scratch
         self._scratch.mkdir(parents=True, exist_ok=True)
-        self._sandbox = Sandbox(scratch=self._scratch)
+        self._sandbox = Sandbox(scratch=self._scratch, unsafe=settings.unsafe_media)
 
     async def render(
         self,

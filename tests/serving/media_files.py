@@ -114,6 +114,12 @@ def write_animation(path: Path, frames: int = 3, milliseconds: int = 100) -> Pat
     return path
 
 
+def slow_picture(path: Path) -> Path:
+    """34 bytes of WebP that become 64,000,000 pixels, all black; it takes about a second."""
+    path.write_bytes(bytes.fromhex("524946461a000000574542505650384c0e0000002f3fdfcf07071011fd0f4444ff03"))
+    return path
+
+
 def accepted(directory: Path) -> dict[str, Path]:
     """A picture, animation or clip of each decoder that clients' files meet most, by its name."""
     os.environ.setdefault("SVT_LOG", "1")  # an encoder that tells its life
