@@ -173,15 +173,15 @@ class Confinement:
             _lower(limit, 0)
         _lower(resource.RLIMIT_NOFILE, MAX_FILES)
         _lower(resource.RLIMIT_AS, hard_memory_bytes)
-        self._counted_apart = not self._exempt and self._can_fork_below(MAX_TASKS)
+        self._counted_apart = not self._exempt and self._is_counted_apart()
         if self._exempt:
             return "no threads, which the kernel does not limit for root"
         return "threads counted apart" if self._counted_apart else "threads counted with those of the same user"
 
-    def _can_fork_below(self, tasks: int) -> bool:
-        """Whether the kernel counts this process apart from the others of its user, so that a low limit leaves room."""
+    def _is_counted_apart(self) -> bool:
+        """Whether the kernel counts this process apart from who started it, so that there may be two of this user."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-        resource.setrlimit(resource.RLIMIT_NPROC, (tasks if hard < 0 else min(tasks, hard), hard))
+        resource.setrlimit(resource.RLIMIT_NPROC, (2 if hard == resource.RLIM_INFINITY else min(2, hard), hard))
         try:
             return _child(lambda: True)
         except OSError:
@@ -220,12 +220,13 @@ class Confinement:
             return all(map(_refused, forbidden))
 
         try:
-            if not _child(attempt):
-                os.write(writing, b"it lets calls through")
-                raise OSError(errno.EPERM, os.read(reading, 1_000).decode())
+            held = _child(attempt)
         finally:
-            os.close(reading)
             os.close(writing)
+            with open(reading, "rb") as pipe:
+                reason = pipe.read().decode()
+        if not held:
+            raise OSError(errno.EPERM, reason or "it lets calls through")
 
 
 def die_with(parent: int) -> None:

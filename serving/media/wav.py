@@ -50,7 +50,8 @@ def check_wav(path: Path) -> float:
 def _length(file: BinaryIO) -> float:
     size = file.seek(0, 2)
     file.seek(0)
-    if file.read(12) != b"RIFF" + struct.pack("<I", size - 8) + b"WAVE":
+    head = file.read(12)
+    if head[:4] != b"RIFF" or int.from_bytes(head[4:8], "little") != size - 8 or head[8:] != b"WAVE":
         raise MediaError(WRONG)
     known = False
     while True:

@@ -94,13 +94,13 @@ class WorkerPool:
             case {"result": dict(result)}:
                 return result
             case {"refused": str(reason)}:
-                raise MediaError(" ".join(reason.split())[:MAX_REASON_CHARS])
+                raise MediaError(_line(reason))
             case {"failed": "write", "errno": int(code)} if code in errno.errorcode:
                 raise OSError(code, f"what was decoded cannot be written: {os.strerror(code)}")
             case {"failed": "memory"}:
                 raise MediaError(f"{name} took more than {memory >> 20} MiB of memory to examine")
             case {"failed": str(reason)}:
-                log.warning("a media worker failed with %s", reason[:100].encode("ascii", "replace").decode())
+                log.warning("a media worker failed with %s", _line(reason))
         raise MediaError(f"{name} cannot be read: it is damaged in a way that its decoder does not expect")
 
     def close(self) -> None:
@@ -133,6 +133,12 @@ class WorkerPool:
                 fresh.kill()
         self._local.worker = fresh
         return fresh
+
+
+def _line(text: str) -> str:
+    """One that can be shown anywhere."""
+    shown = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(shown.split())[:MAX_REASON_CHARS]
 
 
 def _open(path: Path, name: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from model.presets import NANO_DIRECTORY
 from serving.cli import main
 from serving.cli.doctor import Check, Status, run_checks
+from serving.media.sandbox import confinement
 from serving.settings import Settings
 
 
@@ -31,7 +33,7 @@ def test_healthy(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None
     assert header.split() == ["check", "status", "found", "what", "to", "do"]
     statuses = {row.split("  ")[0]: row[14:].split()[0] for row in rows}
     expected = {"python", "packages", "device", "memory", "codecs", "model", "data dir", "grpc port", "http port"}
-    assert expected <= set(statuses)
+    assert {*expected, "media sandbox"} <= set(statuses)
     assert "fail" not in statuses.values()
     assert not settings.data_dir.exists(), "looking makes nothing"
 
@@ -62,6 +64,22 @@ def test_kernels(settings: Settings) -> None:
     assert wrong.status is Status.FAIL
     assert "attention has no implementation 'fastest'" in wrong.detail
     assert wrong.advice == "change ZOETROPE_KERNELS"
+
+
+def test_media_sandbox(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = find(settings, "media sandbox")
+    assert check.status is Status.OK
+    assert "holds: no new privileges" in check.detail and "system call filter" in check.detail
+    # As on a machine without the filter.
+    layers = [replace(layer, holds=layer.holds and layer.name != "system call filter") for layer in confinement()]
+    layers = [layer if layer.holds else replace(layer, note="Invalid argument") for layer in layers]
+    monkeypatch.setattr("serving.media.sandbox.confinement", lambda unsafe: layers)
+    check = find(settings, "media sandbox")
+    assert (check.status, "system call filter (Invalid argument)" in check.detail) == (Status.FAIL, True)
+    assert check.advice.startswith("a service needs system call filter (Invalid argument)")
+    assert check.advice.endswith("--unsafe-media")
+    check = find(settings.model_copy(update={"unsafe_media": True}), "media sandbox")
+    assert (check.status, "take only those that you trust" in check.advice) == (Status.WARN, True)
 
 
 def test_unknown_model(settings: Settings) -> None:
