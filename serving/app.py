@@ -109,9 +109,9 @@ def _check(settings: Settings) -> ModelCard:
     for warning in card.warnings:
         _say(f"warning: {warning}")
     check_tls(settings)
-    check_media(settings)
     _check_gangs(settings, card)
     _ask_for_kernels(settings.kernels)
+    check_media(settings)
     try:
         settings.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

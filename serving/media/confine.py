@@ -158,7 +158,8 @@ class Confinement:
         try:
             abi = landlock.restrict_self()
         except OSError as error:
-            self.layers += [Layer(name, False, error.strerror or "") for name in (LANDLOCK, LANDLOCK_SCOPES)]
+            names = (LANDLOCK, LANDLOCK_TCP, LANDLOCK_SCOPES)
+            self.layers += [Layer(name, False, error.strerror or str(error)) for name in names]
             return
         self.layers.append(Layer(LANDLOCK, True, f"version {abi}"))
         for name, least in ((LANDLOCK_TCP, landlock.TCP_ABI), (LANDLOCK_SCOPES, landlock.SCOPES_ABI)):
