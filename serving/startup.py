@@ -48,7 +48,8 @@ def check_tls(settings: Settings) -> None:
 
 
 def check_media(settings: Settings) -> None:
-    """
+    """Make sure that files from outside can be decoded in processes that are confined.
+
     Raises:
         StartError: files from outside could do harm on this machine, and nobody has said that they may.
     """

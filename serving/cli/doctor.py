@@ -183,7 +183,7 @@ def _codecs() -> Iterator[Check]:
 
 
 def _sandbox(settings: Settings) -> Iterator[Check]:
-    """What keeps in the processes that decode clients' files, layer by layer, as one of them finds it."""
+    """Start a process that decodes clients' files, and have it say what keeps it in, layer by layer."""
     from serving.media.confine import lacking
     from serving.media.sandbox import confinement
 

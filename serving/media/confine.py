@@ -62,7 +62,7 @@ FLOOR: Final = ((NO_NEW_PRIVILEGES, CALLS, CAPABILITIES, LIMITS), (LANDLOCK, EMP
 
 
 def lacking(layers: Collection[Layer]) -> list[str]:
-    """What the floor asks for and is not there, in words; empty: files from outside can be decoded."""
+    """Name what the floor asks for and is not there, in words; where that is nothing, files can be decoded."""
     holding = {layer.name for layer in layers if layer.holds}
     every, either = FLOOR
     lacks = [str(layer) for layer in layers if layer.name in every and not layer.holds]
@@ -180,7 +180,7 @@ class Confinement:
         return "threads counted apart" if self._counted_apart else "threads counted with those of the same user"
 
     def _is_counted_apart(self) -> bool:
-        """Whether the kernel counts this process apart from who started it, so that there may be two of this user."""
+        """Find out whether the kernel counts this process apart from who started it, so that there may be two."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
         resource.setrlimit(resource.RLIMIT_NPROC, (2 if hard == resource.RLIM_INFINITY else min(2, hard), hard))
         try:
@@ -191,7 +191,7 @@ class Confinement:
             resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
 
     def _tasks(self) -> tuple[int, bool]:
-        """How many processes and threads there may be of this user, and whether this process may start threads."""
+        """Say how many processes and threads there may be of this user, and whether this process may start threads."""
         if self._exempt:
             return 0, False
         if self._counted_apart:
@@ -203,7 +203,8 @@ class Confinement:
         return everybody + MAX_TASKS, everybody > 0
 
     def _try_filter(self) -> None:
-        """
+        """Try the filter on a child.
+
         Raises:
             OSError: there is no filter, or it lets through what it should not.
         """
@@ -254,7 +255,7 @@ def _lower(limit: int, soft: int, hard: int | None = None) -> None:
 
 
 def _child(check: Callable[[], bool]) -> bool:
-    """What ``check`` says in a process of its own."""
+    """Run ``check`` in a process of its own; its result."""
     pid = os.fork()
     if pid == 0:
         status = 1

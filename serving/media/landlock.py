@@ -25,7 +25,7 @@ SCOPES: Final = 0x3  # abstract Unix sockets, signals
 
 
 def version() -> int:
-    """Of the kernel's interface.
+    """Ask for the version of the kernel's interface.
 
     Raises:
         OSError: there is none, or it may not be used.
@@ -34,7 +34,7 @@ def version() -> int:
 
 
 def ruleset(abi: int) -> bytes:
-    """A struct landlock_ruleset_attr that takes away all rights of an interface."""
+    """Pack a struct landlock_ruleset_attr that takes away all rights of an interface."""
     attributes = struct.pack("=Q", next(rights for least, rights in reversed(FILES.items()) if abi >= least))
     if abi >= TCP_ABI:
         attributes += struct.pack("=Q", TCP)

@@ -24,7 +24,7 @@ class OpenFile(PosixPath):
 
     @classmethod
     def of(cls, descriptor: int, name: str) -> Self:
-        """``name`` is what messages say."""
+        """Take a descriptor, which stays the caller's; ``name`` is what messages say."""
         file = cls(name)
         file._descriptor, file._called = descriptor, name
         return file
@@ -33,7 +33,7 @@ class OpenFile(PosixPath):
         return self._called
 
     def open(self, mode: str = "r", *_: Any, **__: Any) -> Any:
-        """A buffered stream.
+        """Start a buffered stream at the beginning.
 
         Raises:
             ValueError: the mode is neither "rb" nor "wb". Writing raises NotWritten.
@@ -74,7 +74,7 @@ class Bytes(io.RawIOBase):
         return count
 
     def write(self, data: ReadableBuffer) -> int:
-        """All of it.
+        """Write all of it.
 
         Raises:
             NotWritten.

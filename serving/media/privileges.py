@@ -40,7 +40,7 @@ class Rights:
 
     @classmethod
     def read(cls) -> Rights:
-        """Those of this process."""
+        """Read those of this process."""
         status = Path("/proc/self/status").read_text().splitlines()
         capabilities = next(line for line in status if line.startswith("CapEff:")).split()[1]
         return cls(os.geteuid(), int(capabilities, 16), _ids("uid_map"), _ids("gid_map"))
@@ -105,7 +105,7 @@ def change_user(rights: Rights) -> str:
 
 
 def own_id(ids: tuple[tuple[int, int], ...], pid: int) -> int | None:
-    """An id that a process may take for itself, another one for each process of the machine where there are enough.
+    """Choose an id that a process may take for itself, each process of the machine another one where there are enough.
 
     Args:
         ids: that exist, as pairs of first and count.
@@ -120,7 +120,7 @@ def own_id(ids: tuple[tuple[int, int], ...], pid: int) -> int | None:
 
 
 def drop_capabilities() -> None:
-    """All, those of root as well as those that a namespace of our own gave.
+    """Give up all, those of root as well as those that a namespace of our own gave.
 
     Raises:
         OSError: the kernel does not allow it.

@@ -47,7 +47,7 @@ SOUND_INFO: TypeAdapter[SoundInfo] = TypeAdapter(SoundInfo)
 
 
 def confinement(*, unsafe: bool = False) -> list[Layer]:
-    """What confines workers on this machine, found by starting one.
+    """Start a worker to see what confines it on this machine.
 
     Raises:
         NotConfined: not enough, unless ``unsafe``. OSError: it does not start.

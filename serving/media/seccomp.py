@@ -106,12 +106,12 @@ class Unsupported(OSError):
 
 
 def instruction(code: int, operand: int, then: int = 0, otherwise: int = 0) -> bytes:
-    """A struct sock_filter: ``then`` and ``otherwise`` are how many instructions a comparison skips."""
+    """Pack a struct sock_filter: ``then`` and ``otherwise`` are how many instructions a comparison skips."""
     return struct.pack("=HBBI", code, then, otherwise, operand & 0xFFFF_FFFF)
 
 
 def program(machine: Machine, pid: int, threads: bool) -> bytes:
-    """The filter as instructions of classic BPF.
+    """Assemble the filter as instructions of classic BPF.
 
     Args:
         pid: the process that it is for.
@@ -139,7 +139,7 @@ def program(machine: Machine, pid: int, threads: bool) -> bytes:
 
 
 def when(number: int, code: list[bytes]) -> list[bytes]:
-    """``code``, which returns, for one call."""
+    """Run ``code``, which returns, for one call."""
     return [instruction(IF_EQUAL, number, 0, len(code)), *code]
 
 
@@ -165,7 +165,8 @@ def restrict_calls(threads: bool) -> None:
 
 
 def install(code: bytes) -> None:
-    """
+    """Put a filter on this process, and on what it starts, for good.
+
     Raises:
         OSError: the kernel refuses.
     """

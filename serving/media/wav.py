@@ -27,7 +27,8 @@ WRONG: Final = "the decoder has not written the sound that it should"
 
 
 def check_wav(path: Path) -> float:
-    """
+    """Read all of the file but its samples.
+
     Returns:
         Its length in seconds.
 

@@ -33,7 +33,7 @@ Operation: TypeAlias = Callable[..., dict[str, Any]]
 
 
 def operations() -> dict[str, Operation]:
-    """By name."""
+    """Load the decoders; operations by name."""
     import numpy as np
     from numpy.typing import NDArray
 
@@ -72,7 +72,7 @@ def operations() -> dict[str, Operation]:
 
 
 def answer_to(request: dict[str, Any], handlers: Mapping[str, Operation], files: Sequence[int]) -> dict[str, Any]:
-    """What is said of a file.
+    """Look at a file.
 
     Args:
         files: the file, and where its result goes.

@@ -63,7 +63,7 @@ class WorkerPool:
         patience: int = 1,
         **options: Any,
     ) -> dict[str, Any]:
-        """What the worker of this thread says to a file.
+        """Have the worker of this thread look at a file.
 
         Args:
             name: what messages call the file; the worker knows no other.
@@ -136,13 +136,13 @@ class WorkerPool:
 
 
 def _line(text: str) -> str:
-    """One that can be shown anywhere."""
+    """Make one line of a text, which can be shown anywhere."""
     shown = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(shown.split())[:MAX_REASON_CHARS]
 
 
 def _open(path: Path, name: str) -> int:
-    """A descriptor of a regular file, for reading.
+    """Open a regular file for reading; a descriptor.
 
     Raises:
         MediaError: there is none.

@@ -86,7 +86,8 @@ class Worker:
         return self._process.poll() is None
 
     def ask(self, request: dict[str, Any], descriptors: Sequence[int], seconds: float) -> Any:
-        """What the answer's JSON holds; anything, if the file has taken over the process that answers.
+        """Have a file looked at; what the answer's JSON holds, which may be anything if the file has taken over the
+        process that answers.
 
         Args:
             descriptors: the file, and where its result goes.
@@ -134,7 +135,7 @@ class Worker:
         self._channel.close()
 
     def _message(self, deadline: float) -> dict[str, Any]:
-        """The next one of the worker.
+        """Receive the next one of the worker.
 
         Raises:
             TimeoutError, EOFError.
@@ -150,7 +151,7 @@ class Worker:
         return message
 
     def _status(self, child: bytes, deadline: float) -> int:
-        """How the child ended that says who it is; where it came to nothing before that, the next one to end."""
+        """Wait for the child that says who it is, or, where it came to nothing before that, for the next one to end."""
         while True:
             ended = self._message(deadline)
             if len(child) < CHILD.size or CHILD.unpack(child)[0] == ended["child"]:
@@ -167,7 +168,8 @@ def _cause(status: int) -> str:
 
 
 def _read_all(descriptor: int, deadline: float) -> bytes:
-    """
+    """Read to the end.
+
     Raises:
         TimeoutError. ValueError: there is no end to it.
     """

@@ -274,11 +274,14 @@ def test_who_ignores_the_clock_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_pat
     sandbox = Sandbox(seconds=0.5)
     try:
         picture = write_picture(tmp_path / "a.png")
+        before = psutil.Process().children(recursive=True)
         sandbox.blocking.probe(picture)
+        mine = [child for child in psutil.Process().children(recursive=True) if child not in before]
         start = time.monotonic()
         with pytest.raises(MediaError, match=r"took longer than 0\.5 s"):
             sandbox.blocking.probe(hostile(tmp_path / "file", linger=60.0))
         assert time.monotonic() - start < 10.0
+        assert psutil.wait_procs(mine, timeout=10.0)[1] == [], "the worker and all its children"
         assert sandbox.blocking.probe(picture).container == "png"
     finally:
         sandbox.close()
