@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,7 @@ from serving.media.seccomp import (
     when,
 )
 from serving.media.worker_pool import WorkerPool
-from serving.settings import Settings
-from serving.startup import StartError, check_media
+from serving.media.worker_process import NotConfined
 from tests.serving.hostile.media_worker import TAKES_OVER, attempt
 from tests.serving.media_files import write_picture
 
@@ -116,25 +115,36 @@ def hostile(environment: Environment | None) -> dict[str, Any]:
                 # Another program would not come back to tell.
                 return {"outcomes": attempt(file.fileno(), targets, but=("run a program",))}
         worker_process.MODULE = "tests.serving.hostile.media_worker"
-        said: dict[str, Any] = {"refused": None}
         try:
-            check_media(Settings())
-        except StartError as error:
-            said["refused"] = str(error)
-        pool = WorkerPool(1, MEMORY_BYTES, MEMORY_BYTES, 20.0, unsafe=said["refused"] is not None)
-        stack.callback(pool.close)
+            return _told(folder, path, targets, unsafe=False)
+        except NotConfined as error:
+            return {**_told(folder, path, targets, unsafe=True), "refused": str(error)}
+
+
+def _told(folder: Path, path: Path, targets: dict[str, Any], *, unsafe: bool) -> dict[str, Any]:
+    """What comes of a file that takes over its worker.
+
+    Raises:
+        NotConfined: there is no worker.
+    """
+    with closing(WorkerPool(1, MEMORY_BYTES, MEMORY_BYTES, 20.0, unsafe=unsafe)) as pool:
 
         def told(script: dict[str, Any]) -> dict[str, Any]:
             path.write_bytes(TAKES_OVER + json.dumps(script).encode())
             return pool.ask("probe", path, "it")
 
-        said["outcomes"] = told({"attack": targets})
-        said["layers"] = [asdict(layer) for layer in pool.layers]
-        said["files"] = sorted(file.name for file in folder.iterdir())
-        said["threads"] = told({"threads": True})["threads"]
-        said["everybody"] = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
-        said["after"] = pool.ask("probe", write_picture(folder / "a.png"), "it")["container"]
-        return said
+        outcomes = told({"attack": targets})
+        files = sorted(file.name for file in folder.iterdir())
+        threads = told({"threads": True})["threads"]
+        return {
+            "refused": None,
+            "layers": [asdict(layer) for layer in pool.layers],
+            "outcomes": outcomes,
+            "files": files,
+            "threads": threads,
+            "everybody": int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2]),
+            "after": pool.ask("probe", write_picture(folder / "a.png"), "it")["container"],
+        }
 
 
 def _targets(folder: Path, stack: ExitStack) -> dict[str, Any]:
