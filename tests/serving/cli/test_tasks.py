@@ -12,14 +12,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from model.directory import ModelError
 from model.tasks import InvalidRequest, parse_request
 from serving.cli.errors import CliError
 from serving.cli.local import generate_locally
 from serving.cli.order import Order, TaskMedia
 from serving.cli.progress import ProgressView
 from serving.media import VideoWriter, probe, read_clip
-from tests.serving.gateway.harness import write_checkpoint
 from tests.serving.media_files import without_sound, write_sound
 
 A, B = Path("a.png"), Path("b.mp4")
@@ -157,15 +155,22 @@ def test_files_of_the_wrong_kind_are_named(
     assert not list(tmp_path.iterdir())
 
 
-def test_sound_that_is_none_is_refused_before_the_model_is_looked_at(tmp_path: Path) -> None:
-    """Of this model there is nothing but configuration files, which would be the next thing to be refused."""
-    model = str(write_checkpoint(tmp_path / "model"))
+def test_sound_that_is_none_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loaded(Exception):
+        pass
+
+    def load(*_: object) -> None:
+        raise Loaded
+
+    monkeypatch.setattr("model.pipeline.LocalPipeline.load", load)
     for what, path in without_sound(tmp_path).items():
         with pytest.raises(InvalidRequest) as refused:
-            make(tmp_path / "x.mp4", TaskMedia(), audio=path, model=model)
+            make(tmp_path / "x.mp4", TaskMedia(), audio=path)
         assert [violation.field for violation in refused.value.violations] == ["audio"], what
-    with pytest.raises(ModelError):
-        make(tmp_path / "x.mp4", TaskMedia(), audio=write_sound(tmp_path / "a.wav", "pcm_s16le"), model=model)
+    with pytest.raises(Loaded):
+        make(tmp_path / "x.mp4", TaskMedia(), audio=write_sound(tmp_path / "a.wav", "pcm_s16le"))
     assert not (tmp_path / "x.mp4").exists()
 
 

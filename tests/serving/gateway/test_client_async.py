@@ -30,7 +30,7 @@ async def test_a_job_from_end_to_end(service: Service, tmp_path: Path) -> None:
     async with AsyncVideoClient(service.target) as client:
         assert (await client.models())[0].name == MODEL
         name = await client.create(prompt="a red circle", steps=4, labels={"a": "b"}, request_id="once")
-        assert await client.create(prompt="a red circle", steps=4, request_id="once") == name
+        assert await client.create(prompt="a red circle", steps=4, labels={"a": "b"}, request_id="once") == name
         seen: list[OperationStatus] = []
 
         async def follow() -> None:
