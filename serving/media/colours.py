@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from numpy.typing import NDArray
 
 from model.fit import Frames
 from serving.media.errors import MediaError
-from serving.media.tone import BT709, BT2020, CHROMATICITIES, HDR, LINEAR, Plane, tone_map
+from serving.media.tone import BT709, BT2020, CHROMATICITIES, HDR, LINEAR, tone_map
+
+T = TypeVar("T", np.uint8, np.uint16)
 
 TO_RGB = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.BITEXACT)
 HD_HEIGHT = 720  # from here on players take an unspecified colour space for BT.709, below for BT.601
@@ -99,12 +102,16 @@ class ToRgb:
         """
         colours = self._colours(frame)
         primaries = colours.primaries if colours.primaries in CHROMATICITIES else BT709
-        if colours.transfer not in (*HDR, LINEAR) and primaries == BT709:
-            rgb = self._reformat(frame, colours, "rgb24")
-            return rgb.to_ndarray()  # type: ignore[return-value]
-        planes = self._reformat(frame, colours, "gbrp16le")
-        green, blue, red = (_plane(planes, index) for index in range(3))
-        return tone_map(colours.transfer, primaries)(red, green, blue)
+        # In planes, for which FFmpeg calculates; for pixels of 4:2:0 it looks up tables that are some levels off.
+        if colours.transfer in (*HDR, LINEAR) or primaries != BT709:
+            deep = self._reformat(frame, colours, "gbrp16le")
+            green, blue, red = (_plane(deep, index, np.uint16) for index in range(3))
+            return tone_map(colours.transfer, primaries, _white(frame, colours))(red, green, blue)
+        flat = self._reformat(frame, colours, "gbrp")
+        result = np.empty((flat.height, flat.width, 3), np.uint8)
+        for channel, index in enumerate((2, 0, 1)):
+            result[..., channel] = _plane(flat, index, np.uint8)
+        return result
 
     def _colours(self, frame: av.VideoFrame) -> Colours:
         """Find what the numbers mean, with nothing left unspecified that matters."""
@@ -145,8 +152,16 @@ def _either(said: int, declared: int) -> int:
     return declared if said in NOT_SAID else said
 
 
-def _plane(frame: av.VideoFrame, index: int) -> Plane:
-    """Give ``[H, W]`` of 16 bits, the frame's own memory."""
+def _white(frame: av.VideoFrame, colours: Colours) -> int:
+    """Give the number that FFmpeg makes of white in 16 bits: it shifts what has less to the left."""
+    bits = min(16, frame.format.components[0].bits)
+    if colours.matrix and colours.range != ColorRange.JPEG:
+        bits = 8  # limited range becomes full range by the rule of 8 bits
+    return ((1 << bits) - 1) << (16 - bits)
+
+
+def _plane(frame: av.VideoFrame, index: int, kind: type[T]) -> NDArray[T]:
+    """Give ``[H, W]``, the frame's own memory."""
     plane = frame.planes[index]
-    rows: Plane = np.frombuffer(memoryview(plane), np.uint16).reshape(plane.height, plane.line_size // 2)
+    rows = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)
     return rows[:, : plane.width]

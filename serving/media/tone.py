@@ -52,20 +52,21 @@ class ToneMap:
     them (clipping, ITU-R BT.2407).
     """
 
-    def __init__(self, transfer: int, primaries: int) -> None:
+    def __init__(self, transfer: int, primaries: int, white: int = LEVELS - 1) -> None:
         """
         Args:
             transfer: PQ, HLG, LINEAR; any other one is SDR, whose display is BT.1886's.
             primaries: one of CHROMATICITIES.
+            white: the number of a full signal, 1 to LEVELS - 1.
         """
-        self._light = light(transfer)
+        self._light = light(transfer, white)
         to_xyz = rgb_to_xyz(primaries)
         self._matrix = (np.linalg.inv(rgb_to_xyz(BT709)) @ to_xyz).astype(np.float32).tolist()
         self._luminance = to_xyz[1].tolist() if transfer == HLG else None
         self._knee = KNEE if transfer in HDR else 1.0
 
     def __call__(self, red: Plane, green: Plane, blue: Plane) -> Frames:
-        """Convert three planes ``[H, W]`` of 16 bits, full range, to uint8 ``[H, W, 3]``."""
+        """Convert three planes ``[H, W]`` of 16 bits, from 0 to ``white``, to uint8 ``[H, W, 3]``."""
         height, width = red.shape
         result = np.empty((height, width, 3), np.uint8)
         rows = max(1, BLOCK // width)
@@ -93,15 +94,15 @@ class ToneMap:
 
 
 @lru_cache(maxsize=8)
-def tone_map(transfer: int, primaries: int) -> ToneMap:
+def tone_map(transfer: int, primaries: int, white: int = LEVELS - 1) -> ToneMap:
     """Give the one `ToneMap` of these."""
-    return ToneMap(transfer, primaries)
+    return ToneMap(transfer, primaries, white)
 
 
-def light(transfer: int) -> Floats:
-    """Give the light of each of LEVELS signals, where reference white is 1: of the display; of HLG, whose display mixes
+def light(transfer: int, white: int) -> Floats:
+    """Give the light of each of LEVELS numbers, where reference white is 1: of the display; of HLG, whose display mixes
     components, that of the scene, scaled so that the OOTF leads there."""
-    signal = np.linspace(0, 1, LEVELS)
+    signal = np.minimum(np.arange(LEVELS) / white, 1.0)
     if transfer == PQ:  # BT.2100-2, table 4
         m1, m2 = 2610 / 16384, 2523 / 4096 * 128
         c1, c2, c3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32

@@ -74,7 +74,7 @@ class Format:
     full: bool = False
     container_only: bool = False  # the stream itself says nothing
     options: dict[str, str] = field(default_factory=dict)
-    levels: int = 3  # that it may be off
+    levels: int = 2  # that it may be off
 
     @property
     def bits(self) -> int:
@@ -85,8 +85,8 @@ X264, X265 = {"crf": "4"}, {"crf": "4", "x265-params": "log-level=none"}
 X265_OLD = {"crf": "4", "x265-params": "log-level=none:atc-sei=18"}
 AV1 = {"crf": "3", "preset": "10"}
 HLG_TAGS, PQ_TAGS = (9, 18, 9, 1), (9, 16, 9, 1)
-of_hlg = partial(Format, tags=HLG_TAGS, curve=hlg, gamut="bt2020", matrix="bt2020")
-of_pq = partial(Format, tags=PQ_TAGS, curve=pq, gamut="bt2020", matrix="bt2020")
+of_hlg = partial(Format, levels=3, tags=HLG_TAGS, curve=hlg, gamut="bt2020", matrix="bt2020")
+of_pq = partial(Format, levels=3, tags=PQ_TAGS, curve=pq, gamut="bt2020", matrix="bt2020")
 phone = partial(of_hlg, codec="libx265", pixel_format="yuv420p10le", options=X265)
 disc = partial(of_pq, codec="libx265", pixel_format="yuv420p10le", options=X265)
 web = partial(Format, ".mp4", "libx264", "yuv420p", options=X264)
