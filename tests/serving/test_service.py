@@ -110,7 +110,7 @@ def test_only_processes_that_compute_have_torch_and_their_threads_sleep_when_idl
     for process in service.family():
         name = " ".join(command_line(process))
         if "libtorch_cpu" in Path(f"/proc/{process.pid}/maps").read_text():
-            computing.add(name.split(".")[0])
+            computing.add(name.split(".")[0].strip())  # an actor's name, padded with spaces
             environment = process.environ()
             assert environment["OMP_WAIT_POLICY"] == "PASSIVE" and environment["GOMP_SPINCOUNT"] == "20000", name
     replica = "ray::ServeReplica:zoetrope:"
