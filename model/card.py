@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from model.family import FAMILY, ConditionerKind, Preset
 from model.identity import Contents, identify
 from model.index import PIPELINES, Index, check_index, check_same_class, read_index
 from model.schedulers import SchedulerError, check_scheduler, shift_key, unknown_keys
-from model.tasks import MAX_DURATION_SECONDS, TASK_KINDS, ModelCard
+from model.tasks import MAX_DURATION_SECONDS, TASK_KINDS, ModelCard, short
 
 # What a family was trained for, by the way its pictures and clips enter.
 FAMILY_TASKS: dict[ConditionerKind, tuple[str, ...]] = {
@@ -54,8 +55,12 @@ def read_card(directory: Path, name: str, typed: Path | None = None, family: str
     warnings = [] if index is None else check_index(index)
     config, parts = _transformers(directory)
     vae = read_autoencoder(directory).config
-    z_dim, spatial = int(vae.get("z_dim", 0)), int(vae.get("scale_factor_spatial", 8))
-    temporal = int(vae.get("scale_factor_temporal", 4))
+    where = directory / "vae" / "config.json"
+    z_dim = _whole(vae, "z_dim", None, range(1, 1_025), where)
+    spatial = _whole(vae, "scale_factor_spatial", 8, (1, 2, 4, 8, 16, 32), where)
+    temporal = _whole(vae, "scale_factor_temporal", 4, (1, 2, 4, 8), where)
+    for key in ("latents_mean", "latents_std"):
+        _check_statistics(vae, key, z_dim, where)
     kind = _conditioner(directory, index, config, parts[0], z_dim, temporal)
     _check_encoders(directory, index, config)
     scheduler = None if index is None else _scheduler(index, warnings)
@@ -102,6 +107,25 @@ def read_card(directory: Path, name: str, typed: Path | None = None, family: str
         default_flow_shift=usual if scheduler is None else shift,
         flow_shift_note=note,
     )
+
+
+def _whole(config: dict[str, Any], key: str, default: int | None, allowed: Container[int], where: Path) -> int:
+    value = config.get(key, default)
+    if type(value) is not int or value not in allowed:
+        raise ModelError(f"{where}: {key} is {short(value)}, which is no autoencoder's of the family")
+    return value
+
+
+def _check_statistics(config: dict[str, Any], key: str, z_dim: int, where: Path) -> None:
+    """Check what latents are shifted and scaled by: one number a channel, deviations above 0."""
+    values = config.get(key)
+    if values is None:
+        return
+    good = isinstance(values, list) and len(values) == z_dim
+    good = good and all(type(x) in (int, float) and -1e6 < x < 1e6 and (x > 0 or key != "latents_std") for x in values)
+    if not good:
+        numbers = "numbers above 0" if key == "latents_std" else "numbers"
+        raise ModelError(f"{where}: {key} is {short(values)}, expected {z_dim} {numbers}")
 
 
 def transformer_config(component: Component) -> TransformerConfig:

@@ -97,6 +97,8 @@ def _check_text_encoder(part: Component) -> list[str]:
         raise ModelError(f"{path}: {error.args[0]} is missing") from None
     except TypeError:
         raise ModelError(f"{path}: a width or a number of layers is no number") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from None
     left_over = check_tensors(shapes, stored, part.directory)
     return [f"{part.directory}: the weights hold {first_of(left_over)} that is not used"] if left_over else []
 
@@ -136,9 +138,9 @@ def _check_width(part: Component, stored: dict[str, Header], name: str, expected
     header = stored.get(name)
     if header is None:
         raise ModelError(f"{part.directory}: the weights lack {name}")
-    if expected is not None and header.shape[0] != expected:
+    if expected is not None and header.shape[:1] != (expected,):
         where = part.files[0] if part.original else part.directory / "config.json"
-        raise ModelError(f"{where}: {key} is {expected}, {name} has {header.shape[0]}")
+        raise ModelError(f"{where}: {key} is {expected}, {name} has shape {list(header.shape)}")
 
 
 def _check_tokenizer(directory: Path) -> None:

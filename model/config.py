@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 WAN_THETA = 10_000.0
+MAX_LAYERS = 1_000
 
 
 class MoEConfig(BaseModel):
@@ -56,7 +57,7 @@ class TransformerConfig(BaseModel):
     text_dim: int = Field(ge=1)
     freq_dim: int = Field(default=256, ge=2)
     ffn_dim: int = Field(ge=1)
-    num_layers: int = Field(ge=1)
+    num_layers: int = Field(ge=1, le=MAX_LAYERS)
     cross_attn_norm: bool = True
     qk_norm: Literal["rms_norm_across_heads"] = "rms_norm_across_heads"
     eps: float = 1e-6

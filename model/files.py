@@ -5,27 +5,39 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
+MAX_JSON_BYTES = 64 << 20  # the index of the largest checkpoints has some megabytes
+MAX_MESSAGE_CHARS = 1_000
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 LFS_START = b"version https://git-lfs.github.com/spec/"
 LFS_HINT = "is a Git LFS pointer, not the file itself: run git lfs pull where it was cloned, or download it again"
 
 
 class ModelError(Exception):
-    """A model cannot be used: unknown, incomplete or of another family. The message says which file or key and why."""
+    """A model cannot be used: unknown, incomplete or of another family. The message says which file or key and why; it
+    is cut where a file has more to say than anybody would read."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= MAX_MESSAGE_CHARS else message[: MAX_MESSAGE_CHARS - 3] + "...")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ModelError: the file is missing, a Git LFS pointer, or holds no JSON object.
+        ModelError: the file is missing, a Git LFS pointer, larger than MAX_JSON_BYTES, or holds no JSON object.
     """
     check_is_content(path)
     try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise ModelError(f"{path}: has {size} bytes, at most {MAX_JSON_BYTES} are read")
         value = json.loads(path.read_text())
+    except RecursionError:
+        raise ModelError(f"{path}: cannot be read as JSON: it is nested too deep") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
@@ -37,9 +49,11 @@ def check_is_content(path: Path) -> None:
     """Check that a file is there and not a pointer to what it should be.
 
     Raises:
-        ModelError: it is missing, a link to nowhere, unreadable or a Git LFS pointer.
+        ModelError: it is missing, a link to nowhere, no regular file, unreadable or a Git LFS pointer.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for whoever writes to it
+            raise ModelError(f"{path}: is no file")
         with path.open("rb") as file:
             start = file.read(len(LFS_START))
     except FileNotFoundError:
@@ -77,6 +91,9 @@ def _indexed_files(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise ModelError(f"{index}: has no weight_map")
+    outside = next((name for name in weight_map.values() if Path(name).is_absolute() or ".." in Path(name).parts), None)
+    if outside is not None:
+        raise ModelError(f"{index}: weight_map names {outside!r}, which is not in its folder")
     paths = [index.parent / name for name in sorted(set(weight_map.values()))]
     gone = [path for path in paths if not path.is_file()]
     if gone:

@@ -76,7 +76,7 @@ def _safetensors(path: Path) -> Iterator[Header]:
             (Header(path, name, tuple(map(int, entry["shape"])), str(entry["dtype"])), int(entry["data_offsets"][1]))
             for name, entry in entries.items()
         ]
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError):
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
         raise _unreadable(path, "its header is damaged") from None
     expected = LENGTH_BYTES + length + max((end for _, end in found), default=0)
     if size != expected:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,11 +116,11 @@ def _by_contents(possible: list[Preset], contents: Contents) -> list[Preset]:
 def _sayings(contents: Contents) -> Iterator[str]:
     """What the files say that they are, the surest first: the title of the README, what it says that the repository
     holds, and what they were made from."""
-    try:
-        with (contents.root / "README.md").open("rb") as file:
-            text = file.read(README_BYTES).decode(errors="replace")
-    except OSError:
-        text = ""
+    readme, text = contents.root / "README.md", ""
+    with suppress(OSError):
+        if readme.is_file():
+            with readme.open("rb") as file:
+                text = file.read(README_BYTES).decode(errors="replace")
     if (title := TITLE.search(text)) is not None:
         yield title[1]
     if (about := ABOUT.search(text)) is not None:

@@ -78,7 +78,7 @@ def read_index(root: Path) -> Index:
         return other
     value = read_json(path)
     name = value.get("_class_name")
-    if name is not None and name not in PIPELINES:
+    if name is not None and not (isinstance(name, str) and name in PIPELINES):
         why = OTHERS.get(str(name), "")
         raise ModelError(
             f"{path}: _class_name is {name!r}, expected one of {', '.join(PIPELINES)}{': ' if why else ''}{why}"

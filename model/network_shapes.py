@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from model.config import TransformerConfig
+from model.config import MAX_LAYERS, TransformerConfig
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -43,11 +43,14 @@ def text_encoder_shapes(config: dict[str, Any]) -> Shapes:
 
     Raises:
         KeyError, TypeError: the configuration, fields of UMT5Config, lacks a width or has it in words.
+        ValueError: more layers than any network has.
     """
-    width, hidden, heads = config["d_model"], config["d_ff"], config["num_heads"]
+    width, hidden, heads, layers = config["d_model"], config["d_ff"], config["num_heads"], config["num_layers"]
+    if not 1 <= layers <= MAX_LAYERS:
+        raise ValueError(f"num_layers is {layers}, must be from 1 to {MAX_LAYERS}")
     inner = heads * config["d_kv"]
     shapes: Shapes = {"shared.weight": (config["vocab_size"], width), "encoder.final_layer_norm.weight": (width,)}
-    for layer in range(config["num_layers"]):
+    for layer in range(layers):
         attention, dense = (f"encoder.block.{layer}.layer.{i}." for i in (0, 1))
         shapes |= {f"{attention}SelfAttention.{part}.weight": (inner, width) for part in "qkv"}
         shapes |= {

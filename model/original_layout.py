@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from model.config import MAX_LAYERS
 from model.files import ModelError, check_is_content, read_json, weight_files
 from model.headers import read_headers
+from model.tasks import short
 
 ORIGINAL_CLASSES = ("WanModel", "VaceWanModel")
 ORIGINAL_PAIR = ("high_noise_model", "low_noise_model")
@@ -46,6 +48,8 @@ def read_original(directory: Path, paired: bool) -> dict[str, Any]:
             raise ModelError(f"{path}: {key} is missing")
         if key != "model_type" and (type(raw[key]) is not int or raw[key] < 1):
             raise ModelError(f"{path}: {key} is {raw[key]!r}, expected a whole number above 0")
+    if raw["num_layers"] > MAX_LAYERS:
+        raise ModelError(f"{path}: num_layers is {short(raw['num_layers'])}, at most {MAX_LAYERS} are run")
     if raw["model_type"] not in MODEL_TYPES:
         raise ModelError(f"{path}: model_type is {raw['model_type']!r}, expected one of {', '.join(MODEL_TYPES)}")
     return _diffusers_config(raw, _has_image_tokens(raw, directory, paired))

@@ -20,6 +20,7 @@ from model.tasks import (
     MAX_SEED,
     MAX_SOURCE_SECONDS,
     MAX_STEPS,
+    MIN_FLOW_SHIFT,
     MIN_SOURCE_SECONDS,
     PICTURE_CONTAINERS,
     RANDOM_SEED,
@@ -100,8 +101,10 @@ class _Resolution:
         fps = card.fps if request.fps is None else request.fps
         self.check(1 <= fps <= MAX_FPS, "fps", f"{fps} is not within 1 to {MAX_FPS}")
         self.bad += media_violations(task, card, self.media, min(fps, MAX_FPS))
+        before = len(self.bad)
         frames = self.frames(fps)
-        self.check_picture(frames)
+        if len(self.bad) == before:  # else it is no length that was asked for
+            self.check_picture(frames)
         steps = card.default_steps if request.steps is None else request.steps
         self.check(1 <= steps <= MAX_STEPS, "steps", f"{steps} is not within 1 to {MAX_STEPS}")
         guidance = card.default_guidance if request.guidance is None else request.guidance
@@ -118,8 +121,10 @@ class _Resolution:
         native = self.denoised_size(size)
         audio = self.audio()
         model_frames = _snap(frames, card.temporal)
-        if self.ends_with_picture:
-            frames = model_frames  # what is cut off the end would be the picture to end with
+        if self.ends_with_picture and frames != model_frames:
+            given = "so that the given picture is the last one"
+            self.warnings.append(f"frames: {model_frames} in place of {frames}, {given}")
+            frames = model_frames
         longest = card.segment_frames if card.overlap_frames and card.segment_frames else model_frames
         return VideoSpec(
             model=card.name,
@@ -191,8 +196,8 @@ class _Resolution:
         if value is None:
             return
         self.check(card.default_flow_shift is not None, "flow_shift", f"{value} given, but {card.name} has none")
-        inside = math.isfinite(value) and 0 < value <= MAX_FLOW_SHIFT
-        self.check(inside, "flow_shift", f"{value} is not above 0 and at most {MAX_FLOW_SHIFT:g}")
+        inside = MIN_FLOW_SHIFT <= value <= MAX_FLOW_SHIFT
+        self.check(inside, "flow_shift", f"{value} is not within {MIN_FLOW_SHIFT:g} to {MAX_FLOW_SHIFT:g}")
 
     def check_picture(self, frames: int) -> None:
         """A picture holds one frame, and one frame makes no way from a first to a last picture."""
@@ -293,6 +298,8 @@ class _Resolution:
         if request.ratio is None and shown is not None and name in SIZES:
             size = self.size_like((shown.width, shown.height), name)
         else:
+            if request.ratio is not None and name not in SIZES:
+                self.warnings.append(f"ratio: {request.ratio} is not used beside a size in pixels")
             try:
                 size = size_of(given, request.ratio or RATIOS[0])
             except ValueError as error:

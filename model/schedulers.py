@@ -9,10 +9,11 @@ run when a folder is read; tests compare every kind that is let pass with diffus
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from model.tasks import MAX_FLOW_SHIFT, MIN_FLOW_SHIFT
 
 FILE = "scheduler/scheduler_config.json"
 TRAIN_TIMESTEPS = 1000
@@ -63,7 +64,7 @@ def _json(value: Any) -> str:
 
 
 def _is_shift(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value > 0
+    return type(value) in (int, float) and MIN_FLOW_SHIFT <= value <= MAX_FLOW_SHIFT
 
 
 def _is_order(most: int) -> Callable[[Any], bool]:
@@ -71,7 +72,7 @@ def _is_order(most: int) -> Callable[[Any], bool]:
 
 
 _NO = (False, None)
-_SHIFT = (_is_shift, "a number above 0")
+_SHIFT = (_is_shift, f"a number from {MIN_FLOW_SHIFT:g} to {MAX_FLOW_SHIFT:g}")
 _TRAINED = Rule(TRAIN_TIMESTEPS, (TRAIN_TIMESTEPS,), "Wan's networks know timesteps of 0 to 1000")
 _FIXED_SHIFT = Rule(False, _NO, "a shift that depends on the size of a clip is not one of Wan's")
 _NO_BETA = Rule(False, _NO, "beta sigmas are not run")

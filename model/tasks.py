@@ -15,7 +15,7 @@ MAX_NEGATIVE_CHARS = 500
 MAX_SEED = 2**63 - 1
 RANDOM_SEED = -1  # stands for "draw one", as in ComfyUI and Wan's own code
 MAX_DRAWN_SEED = 2**31 - 1  # of those we draw: every API, and every client's number type, can give them back
-MAX_FLOW_SHIFT = 100.0
+MIN_FLOW_SHIFT, MAX_FLOW_SHIFT = 0.01, 100.0  # smaller ones leave float32 no schedule
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 30.0
 MAX_FPS = 60
@@ -372,7 +372,10 @@ def invalid_request(error: ValidationError, unnamed: Collection[str] = ()) -> In
     violations = []
     for item in error.errors(include_url=False):
         path = ".".join(str(part) for part in item["loc"] if part not in unnamed) or "body"
-        violations.append(Violation(path, f"{item['msg']}, got {short(item['input'])}"))
+        # Our own rules say what they saw; the input of one about several fields is all of them.
+        said = item["msg"].removeprefix("Value error, ")
+        got = "" if item["type"] == "value_error" else f", got {short(item['input'])}"
+        violations.append(Violation(path, said + got))
     return InvalidRequest(*violations)
 
 

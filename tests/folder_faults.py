@@ -6,6 +6,7 @@ A fault is done to a copy of a small checkpoint; the message names the file or t
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler/scheduler_config.json"
+DEEP = '{"a": ' + "[" * 200_000 + "]" * 200_000 + "}"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 9999\n"
 
 
@@ -68,6 +70,22 @@ def change(name: str, **fields: Any) -> Callable[[Path], object]:
         path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
     return damage
+
+
+def pipe(name: str) -> Callable[[Path], object]:
+    """Put a pipe, which nobody writes to, in a file's place."""
+
+    def damage(root: Path) -> None:
+        (root / name).unlink(missing_ok=True)
+        os.mkfifo(root / name)
+
+    return damage
+
+
+def point_to(name: str) -> Callable[[Path], object]:
+    """Have the weights' index name a file elsewhere."""
+    content = json.dumps({"weight_map": {"proj_out.bias": name}})
+    return write("transformer/diffusion_pytorch_model.safetensors.index.json", content)
 
 
 def index(**fields: Any) -> Callable[[Path], object]:
@@ -300,5 +318,31 @@ FAULTS: dict[str, Fault] = {
         "original", remove("models_t5_umt5-xxl-enc-bf16.pth"), "models_t5_umt5-xxl-enc-bf16.pth: the file is missing"
     ),
     "original: layers": Fault("original", change("config.json", num_layers=3), "says 3 blocks and the weights hold 2"),
+    "a pipe": Fault("t2v", pipe("transformer/config.json"), "transformer/config.json: is no file"),
+    "a pipe as tokenizer": Fault("t2v", pipe("tokenizer/tokenizer.json"), "tokenizer.json: is no file"),
+    "a pipe as index": Fault("t2v", pipe("model_index.json"), "model_index.json: is no file"),
+    "deep index": Fault("t2v", write("model_index.json", DEEP), "index.json: cannot be read as JSON: it is nested"),
+    "deep scheduler": Fault("t2v", write(SCHEDULER, DEEP), "config.json: cannot be read as JSON: it is nested"),
+    "no end of JSON": Fault(
+        "t2v", write(SCHEDULER, " " * ((64 << 20) + 1)), "scheduler_config.json: has 67108865 bytes, at most 67108864"
+    ),
+    "a list as class": Fault("t2v", index(_class_name=["WanPipeline"]), "_class_name is ['WanPipeline'], expected one"),
+    "a billion layers": Fault("t2v", change("transformer/config.json", num_layers=10**9), "config.json: num_layers"),
+    "a billion layers of text": Fault(
+        "t2v", change("text_encoder/config.json", num_layers=10**9), "num_layers is 1000000000, must be from 1 to 1000"
+    ),
+    "channels in words": Fault("t2v", change("vae/config.json", z_dim="x"), "vae/config.json: z_dim is 'x'"),
+    "no stride": Fault("t2v", change("vae/config.json", scale_factor_spatial=0), "scale_factor_spatial is 0"),
+    "odd stride": Fault("t2v", change("vae/config.json", scale_factor_spatial=7), "scale_factor_spatial is 7"),
+    "time backwards": Fault("t2v", change("vae/config.json", scale_factor_temporal=-4), "scale_factor_temporal is -4"),
+    "means in words": Fault("t2v", change("vae/config.json", latents_mean="x"), "latents_mean is 'x', expected 16"),
+    "no deviation": Fault("t2v", change("vae/config.json", latents_std=[0.0] * 16), "expected 16 numbers above 0"),
+    "tiny shift": Fault("t2v", change(SCHEDULER, flow_shift=1e-320), "expected a number from 0.01 to 100"),
+    "endless shift": Fault("t2v", change(SCHEDULER, flow_shift=10**400), "expected a number from 0.01 to 100"),
+    "weights elsewhere": Fault("t2v", point_to("../../x.safetensors"), "which is not in its folder"),
+    "weights of the system": Fault("t2v", point_to("/etc/passwd"), "which is not in its folder"),
+    "original: a billion layers": Fault(
+        "original", change("config.json", num_layers=10**9), "num_layers is 1000000000, at most 1000 are run"
+    ),
     "original: no tokenizer": Fault("original", remove("google/umt5-xxl"), "umt5-xxl: the directory is missing"),
 }

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -19,6 +20,7 @@ from serving.media.formats import ANIMATED, PICTURES
 from serving.media.tone import BT709, BT2020, CHROMATICITIES, HDR, tone_map
 
 MAX_PICTURE_PIXELS = 64_000_000
+MAX_CHUNKS = 1_000  # of a PNG, beside those of pixels and frames
 HEAD_BYTES = 64  # that tell what a file is
 AVIF_BRANDS = (b"avif", b"avis")
 AVIF_OPTIONS = {"format_whitelist": "mov,mp4", "codec_whitelist": "libdav1d,av1", "protocol_whitelist": "none"}
@@ -69,12 +71,12 @@ def picture_format(path: Path) -> str | None:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         raise MediaError(f"cannot read {path}: {error.strerror}") from error
+    Image.init()  # loads the plugins: for who reads an AVIF first, too
     if head[4:8] == b"ftyp":  # a box of brands: the major one may be of both
         brands = [head[8:12], *(head[at : at + 4] for at in range(16, min(int.from_bytes(head[:4]), HEAD_BYTES), 4))]
         if any(brand in AVIF_BRANDS for brand in brands):
             return "AVIF"
         return "HEIF" if brands[0] in HEIF_BRANDS else None
-    Image.init()
     for name in PICTURES:
         accept = Image.OPEN[name][1] if name in Image.OPEN else None
         if accept is not None and accept(head[:16]):
@@ -95,6 +97,8 @@ def open_picture(path: Path) -> Iterator[ImageFile.ImageFile]:
     try:
         # Not Image.open: its own limit warns or raises before ours can tell the size. No name, or Pillow may open it.
         with path.open("rb") as file:
+            if name == "PNG":
+                _check_chunks(file, path)
             image = Image.OPEN[name][0](file, "")
             count = image.width * image.height
             if count > MAX_PICTURE_PIXELS:
@@ -197,6 +201,22 @@ def _signal(image: ImageFile.ImageFile, path: Path) -> tuple[int, int] | None:
     if transfer in HDR:
         return transfer, primaries if primaries in CHROMATICITIES else BT2020
     return (transfer, primaries) if primaries in CHROMATICITIES and primaries != BT709 else None
+
+
+def _check_chunks(file: BinaryIO, path: Path) -> None:
+    """Refuse a PNG with so many chunks beside those of its pixels that looking at them takes longer than the pixels.
+
+    Raises:
+        MediaError: there are more than MAX_CHUNKS.
+    """
+    file.seek(8)
+    others = 0
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+        others += head[4:] not in (b"IDAT", b"fdAT", b"fcTL")
+        if others > MAX_CHUNKS:
+            raise MediaError(f"{path} has more than {MAX_CHUNKS} chunks beside its pixels, the limit")
+        file.seek(int.from_bytes(head[:4]) + 4, io.SEEK_CUR)
+    file.seek(0)
 
 
 def _png_signal(path: Path) -> tuple[int, int]:

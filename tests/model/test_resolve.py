@@ -203,7 +203,7 @@ def test_a_model_that_cannot_chain_has_one_segment() -> None:
 def test_without_a_size_the_file_is_like_what_it_shows(
     kind: str, media: dict[str, MediaInfo], size: tuple[int, int]
 ) -> None:
-    spec = spec_of(kind, media, ANY)
+    spec = spec_of(kind, media, ANY, **({} if kind == "edit_video" else {"frames": 17}))
     assert (spec.width, spec.height) == (spec.native_width, spec.native_height) == size
     assert spec.warnings == ()
     named = spec_of(kind, media, ANY, size="480p", ratio="16:9", fit="contain")
@@ -244,8 +244,8 @@ def test_the_flow_shift_is_the_models_own_where_none_is_named() -> None:
     card = replace(CARD, default_flow_shift=3.0)
     assert spec_of("text_to_video", card=card).flow_shift == 3.0
     assert segment_of(spec_of("text_to_video", card=card, flow_shift=12.0), "x").flow_shift == 12.0
-    for value in (0.0, -1.0, 100.1, math.nan):
-        assert "is not above 0 and at most 100" in faults("text_to_video", card=card, flow_shift=value)["flow_shift"]
+    for value in (0.0, 1e-8, -1.0, 100.1, math.nan, math.inf):
+        assert "is not within 0.01 to 100" in faults("text_to_video", card=card, flow_shift=value)["flow_shift"]
     assert faults("text_to_video", flow_shift=3.0) == {"flow_shift": "3.0 given, but toy has none"}
 
 
@@ -278,3 +278,27 @@ def test_specs_of_earlier_versions_are_read() -> None:
     for field in ("fit", "flow_shift", "warnings"):
         del stored[field]
     assert VideoSpec.from_dict(stored) == spec
+
+
+def test_a_clip_that_ends_with_a_picture_may_be_longer_and_says_so() -> None:
+    spec = spec_of("first_last_frame", duration_seconds=3.0)
+    assert (spec.frames, spec.warnings) == (
+        25,
+        ("frames: 25 in place of 24, so that the given picture is the last one",),
+    )
+    assert spec_of("first_last_frame", frames=25).warnings == ()
+    too_long = faults("first_last_frame", duration_seconds=16.0)
+    assert list(too_long) == ["duration_seconds"], "and nothing of a length that nobody asked for"
+
+
+def test_a_ratio_beside_a_size_in_pixels_is_told() -> None:
+    assert spec_of("text_to_video", card=ANY, size="640x480", ratio="1:1").warnings == (
+        "ratio: 1:1 is not used beside a size in pixels",
+    )
+    assert spec_of("text_to_video", card=ANY, size="480p", ratio="1:1").warnings == ()
+
+
+def test_faults_of_several_fields_are_told_in_words() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_request({"task": {"kind": "grid_to_video", "panels": ["a"] * 4}})
+    assert str(refused.value) == "task: panels has 4 entries, give 9 pictures or one sheet of them"

@@ -124,7 +124,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({**UNIPC, "use_exponential_sigmas": True}, "use_exponential_sigmas is true"),
     ({**UNIPC, "use_beta_sigmas": True}, "use_beta_sigmas is true"),
     ({**UNIPC, "num_train_timesteps": 50}, "num_train_timesteps is 50, expected 1000"),
-    ({**UNIPC, "flow_shift": 0}, "flow_shift is 0, expected a number above 0"),
+    ({**UNIPC, "flow_shift": 0}, "flow_shift is 0, expected a number from 0.01 to 100"),
     ({**UNIPC, "flow_shift": "3"}, 'flow_shift is "3", expected a number'),
     ({**UNIPC, "solver_order": 0}, "solver_order is 0, expected a whole number of 1 to 5"),
     ({**DPM, "solver_order": 4}, "solver_order is 4, expected a whole number of 1 to 3"),

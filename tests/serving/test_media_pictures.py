@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -218,3 +221,28 @@ def test_a_damaged_picture_never_raises_anything_else(
             assert read_picture(path).pixels.ndim == 3
         except MediaError as error:
             assert "\n" not in str(error)
+
+
+def test_a_png_of_many_chunks_is_refused_at_once(tmp_path: Path) -> None:
+    """They would be looked at one by one for longer than the pixels."""
+    good = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(good, "PNG")
+    data = good.getvalue()
+    chunk = (0).to_bytes(4) + b"abCd" + zlib.crc32(b"abCd").to_bytes(4)
+    path = tmp_path / "a.png"
+    path.write_bytes(data[:33] + chunk * 900 + data[33:])
+    assert read_picture(path).pixels.shape == (8, 8, 3)
+    path.write_bytes(data[:33] + chunk * 400_000 + data[33:])
+    with pytest.raises(MediaError, match="has more than 1000 chunks beside its pixels"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("name", ["a.avif", "a.png"])
+def test_any_format_may_be_the_first_that_a_process_reads(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (16, 8), "red").save(tmp_path / name)
+    code = "import sys; from pathlib import Path; from serving.media import read_picture as read;"
+    code += "print(read(Path(sys.argv[1])).pixels.shape)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / name)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout == "(8, 16, 3)\n", done.stderr

@@ -95,7 +95,7 @@ class WanInput(BaseModel):
         default=None, description="Of the low-noise expert, for models that have two noise experts."
     )
     flow_shift: float | None = Field(
-        default=None, description="Shift of the noise levels, above 0 and at most 100. Default: the served model's."
+        default=None, description="Shift of the noise levels, 0.01 to 100. Default: the served model's."
     )
     seed: Seed | None = None
     output_format: Container | None = Field(

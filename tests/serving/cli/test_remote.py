@@ -66,7 +66,7 @@ def test_generate(service: Service, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["x", "--negative", "b\x00"], "negative: has the control character U+0000"),
         (["x", "--seed", "-2"], "seed: -2 is not within 0 to 9223372036854775807"),
         (["x", "--seed", "9223372036854775808"], "seed: '9223372036854775808' is not a possible value"),
-        (["x", "--flow-shift", "-1"], "flow-shift: -1.0 is not above 0"),
+        (["x", "--flow-shift", "-1"], "flow-shift: -1.0 is not within 0.01"),
         (["x", "--fit", "stretch"], "fit: 'stretch' is not one of cover, contain"),
         (["x", "--out", "x.png", "--frames", "9"], "out: png holds one frame, but 9 are asked for"),
         (["x", "--steps", "99999999999"], "steps: "),

@@ -178,7 +178,7 @@ IMAGE = data(picture())
         ({"duration": 16}, "parameters.duration: 16.0 is not above 0 and at most 15"),
         ({"seed": -1}, "parameters.seed: -1 is not within 0 to 2147483647"),
         ({"seed": 2**31}, "parameters.seed: 2147483648 is not within 0 to 2147483647"),
-        ({"flow_shift": 0}, "parameters.flow_shift: 0.0 is not above 0"),
+        ({"flow_shift": 0}, "parameters.flow_shift: 0.0 is not within 0.01"),
         ({"fit": "stretch"}, "parameters.fit: "),
         ({"watermark": True}, "parameters.watermark: true, but"),
         ({"audio": True}, "parameters.audio: true, but nano makes no sound"),
