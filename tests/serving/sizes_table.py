@@ -25,7 +25,8 @@ A file has exactly the size that was asked for. Where a model cannot denoise at 
 the table and the decoder scales and crops, never stretches; the job says so. A test compares the table with gRPC, the
 three HTTP APIs, the command line and `zoetrope plan`. Any `WIDTHxHEIGHT` with even sides of 24 to 1920 pixels is served
 by the same rule. Without a size a model makes its default one, in the ratio of the picture or clip that it is given;
-nano, which has sizes of its own, in the nearest of 16:9, 9:16, 1:1, 4:3 and 3:4. Edits go up to 720p. This page is the output of `python -m tests.serving.sizes_table`.
+nano, which has sizes of its own, in the nearest of 16:9, 9:16, 1:1, 4:3 and 3:4. Edits go up to 720p. This page is the
+output of `python -m tests.serving.sizes_table`.
 
 """
 
