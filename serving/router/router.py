@@ -102,8 +102,8 @@ class Router:
     async def _supervise(self) -> None:
         """Claim jobs, renew leases, notice cancellations, deadlines and lost engines."""
         while True:
+            self._if_stored(self._renew_leases)  # first: after a pause our own leases have run out
             self._if_stored(self._claim)
-            self._if_stored(self._renew_leases)
             for engine_id in self._board.lose_silent_engines(time.monotonic()):
                 log.warning("engine %s is silent, its segments go on elsewhere", engine_id)
                 self._if_stored(lambda engine_id=engine_id: self._store.remove_engine(engine_id))  # type: ignore[misc]
@@ -113,7 +113,8 @@ class Router:
         free = self._settings.max_running - len(self._running)
         if free > 0:
             lease, attempts = self._settings.lease_seconds, self._settings.max_attempts
-            for job in self._store.claim(self._id, free, lease, attempts, (self._card.name,)):
+            in_hand = tuple(self._running)
+            for job in self._store.claim(self._id, free, lease, attempts, (self._card.name,), in_hand):
                 self._running[job.id] = (job, asyncio.create_task(self._work_on(job)))
 
     def _renew_leases(self) -> None:

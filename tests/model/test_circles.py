@@ -23,7 +23,7 @@ from model.image_encoder import ImageEncoder
 from model.inputs import GRID, Clip, Inputs, Picture
 from model.resolve import resolve
 from model.tasks import TASK_KINDS, MediaInfo, ModelCard, VideoSpec, parse_request
-from tests.families import MODELS, card_in
+from tests.families import EVERY_MODEL, MODELS, card_in
 
 LIMIT = 0.02
 FRAMES = 5
@@ -154,7 +154,7 @@ def discs_shown(seen: Seen, spec: VideoSpec) -> list[Frames]:
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EVERY_MODEL)
 def test_circles_stay_round(name: str, checkpoints: Path) -> None:
     card = card_in(checkpoints, name)
     shown_kinds = [kind for kind in card.tasks if kind != "text_to_video"]

@@ -32,7 +32,7 @@ from serving.media import probe, read_clip
 from serving.settings import Settings
 from serving.stages.render import render_video
 from serving.task_media import examine
-from tests.families import MODELS, card_in
+from tests.families import EVERY_MODEL, card_in
 from tests.model.test_circles import LIMIT, disc, redness, roundness
 from tests.serving.gateway.http.samples import picture
 from tests.serving.sizes_table import document, kind_of, named_sizes, spec_of
@@ -113,7 +113,7 @@ def answer(response: httpx.Response) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EVERY_MODEL)
 async def test_every_entrance_serves_every_named_size(name: str, checkpoints: Path, tmp_path: Path) -> None:
     card = card_in(checkpoints, name)
     kind = kind_of(card)
@@ -157,7 +157,7 @@ def typed(card: ModelCard, kind: str, photo: Path, size: str, ratio: str) -> Vid
     return resolve(request, card, 7, examine(request.task))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EVERY_MODEL)
 def test_the_planner_counts_the_tokens_that_are_denoised(name: str, checkpoints: Path) -> None:
     card = card_in(checkpoints, name)
     preset = preset_of(card)
