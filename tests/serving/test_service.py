@@ -215,7 +215,10 @@ def test_a_killed_gateway_loses_nothing(service: Service, tmp_path: Path) -> Non
     assert probe(tmp_path / "video.mp4").frames == 16
 
 
-@pytest.mark.parametrize("victim", ["ray::Rank", "Engine", "Conditioner", "Router"])
+@pytest.mark.parametrize(
+    "victim",
+    ["Engine", "Router", *(pytest.param(name, marks=pytest.mark.long) for name in ("ray::Rank", "Conditioner"))],
+)
 def test_a_killed_worker_costs_steps_but_not_the_job(service: Service, tmp_path: Path, victim: str) -> None:
     name = service.client.create({**REQUEST, "steps": 40})
     assert not denoising(service, name).done

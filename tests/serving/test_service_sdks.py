@@ -165,6 +165,7 @@ def test_replicate_edit_files_cancel_and_webhooks(
         Webhooks.validate(headers=headers, body=body.decode() + " ", secret=secret)
 
 
+@pytest.mark.long
 def test_replicate_2(service: Addresses, media: dict[str, Path], tmp_path: Path) -> None:
     beside = Path(sys.prefix) / "replicate-2"  # `make test` puts it there
     if not beside.is_dir():
