@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from serving.artifacts import ArtifactStore
 from serving.jobs.job import Job, file_keys
 
+STRAY_SECONDS = 3_600.0  # after a job's end in which a holder that lost its lease may still write a file
+
 
 def delete_files(artifacts: ArtifactStore, job_id: str, keys: Iterable[str]) -> None:
     """Delete all that a job has, also what a holder that lost its lease left. Can be repeated.

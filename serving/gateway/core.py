@@ -18,7 +18,8 @@ from serving.gateway.liveness import Liveness
 from serving.gateway.media_desk import MediaDesk
 from serving.gateway.together import Together
 from serving.gateway.watching import Watching
-from serving.job_files import delete_files
+from serving.job_files import STRAY_SECONDS, delete_files
+from serving.jobs.errors import StoreError
 from serving.jobs.job import Job, JobFilter, State, file_keys
 from serving.jobs.open import Stores
 from serving.settings import Settings
@@ -111,8 +112,9 @@ class Core:
         # The row goes first, for nobody may be told of files that are going; the sweeper sees to it that they all do.
         gone = await asyncio.to_thread(self.stores.jobs.delete, job_id, who.owner)
         if gone is not None:
-            with suppress(ArtifactError):
+            with suppress(ArtifactError, StoreError):  # the sweeper goes over it all the same
                 await asyncio.to_thread(delete_files, self.artifacts, gone.id, file_keys(gone))
+                await asyncio.to_thread(self.stores.jobs.files_deleted, gone.id, STRAY_SECONDS)
 
     @cached_property
     def _jobs(self) -> Together[str, Job | None]:

@@ -129,11 +129,6 @@ class MediaTable:
         rows = self._db.read("SELECT * FROM media WHERE id = ? AND owner = ?", (media_id, owner))
         return _media(rows[0]) if rows else None
 
-    def used_bytes(self, owner: str) -> int:
-        """Announced sizes of all media of an owner."""
-        (row,) = self._db.read("SELECT sum(size_bytes) AS size FROM media WHERE owner = ?", (owner,))
-        return int(row["size"] or 0)
-
     def list(self, owner: str, page_size: int, before: tuple[float, str] | None = None) -> builtins.list[Media]:
         """An owner's media, newest first; ``before`` is (created_at, id) of the last one of the page before."""
         sql, values = "SELECT * FROM media WHERE owner = ?", [owner, *(before or ())]

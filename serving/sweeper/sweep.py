@@ -7,11 +7,10 @@ import logging
 from cluster.shelf import Shelf, SnapshotError
 from serving.artifacts import ArtifactError, ArtifactStore
 from serving.gateway.media_desk import part_keys
-from serving.job_files import delete_files, delete_strays
+from serving.job_files import STRAY_SECONDS, delete_files, delete_strays
 from serving.jobs.open import Stores
 
 BATCH = 100
-STRAY_SECONDS = 3_600.0  # after a job's end in which a holder that lost its lease may still write a file
 MESSAGE_SECONDS = 7 * 86_400.0  # that messages are kept after they were delivered or given up, for a replay
 log = logging.getLogger("zoetrope.sweeper")
 
