@@ -134,13 +134,19 @@ async def test_every_entrance_serves_every_named_size(name: str, checkpoints: Pa
                 assert job is not None
                 made = VideoSpec.from_dict(job.spec)
                 assert sides(made) == sides(expected), f"{entrance} {size} {ratio}"
-                assert job.warnings == made.warnings == expected.warnings
+                assert job.warnings == made.warnings
+                assert about_size(made) == about_size(expected)
             planned = clip_size(size, ratio)
             assert (*planned, *preset_of(card).denoised_size(*planned)) == sides(expected)
     photo = tmp_path / "photo.png"
     photo.write_bytes(picture(64, 48))
     for size, ratio in named_sizes():
         assert sides(typed(card, kind, photo, size, ratio)) == sides(spec_of(card, size, ratio)), f"CLI {size} {ratio}"
+
+
+def about_size(spec: VideoSpec) -> list[str]:
+    """The warnings but those of the length: an API that counts in seconds asks for another one."""
+    return [warning for warning in spec.warnings if not warning.startswith("frames:")]
 
 
 def sides(spec: VideoSpec) -> tuple[int, int, int, int]:
