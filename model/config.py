@@ -60,8 +60,8 @@ class TransformerConfig(BaseModel):
     num_layers: int = Field(ge=1, le=MAX_LAYERS)
     cross_attn_norm: bool = True
     qk_norm: Literal["rms_norm_across_heads"] = "rms_norm_across_heads"
-    eps: float = 1e-6
-    rope_theta: float = Field(default=WAN_THETA, gt=1)
+    eps: float = Field(default=1e-6, gt=0, lt=1)  # NaN is neither
+    rope_theta: float = Field(default=WAN_THETA, gt=1, allow_inf_nan=False)
     image_dim: int | None = Field(default=None, ge=1)
     added_kv_proj_dim: int | None = Field(default=None, ge=1)
     pos_embed_seq_len: int | None = Field(default=None, ge=1)

@@ -6,6 +6,7 @@ A fault is done to a copy of a small checkpoint; the message names the file or t
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -327,6 +328,10 @@ FAULTS: dict[str, Fault] = {
         "t2v", write(SCHEDULER, " " * ((64 << 20) + 1)), "scheduler_config.json: has 67108865 bytes, at most 67108864"
     ),
     "a list as class": Fault("t2v", index(_class_name=["WanPipeline"]), "_class_name is ['WanPipeline'], expected one"),
+    "no number as eps": Fault("t2v", change("transformer/config.json", eps=math.nan), "config.json: eps"),
+    "endless rope_theta": Fault(
+        "t2v", change("transformer/config.json", rope_theta=math.inf), "config.json: rope_theta"
+    ),
     "a billion layers": Fault("t2v", change("transformer/config.json", num_layers=10**9), "config.json: num_layers"),
     "a billion layers of text": Fault(
         "t2v", change("text_encoder/config.json", num_layers=10**9), "num_layers is 1000000000, must be from 1 to 1000"
