@@ -17,6 +17,17 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported: kernels run without a GPU
 
 
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each file on one worker, where its fixtures are, and all that starts Ray on one: it takes both cores."""
+    for item in items:
+        path = item.path.relative_to(TESTS)
+        starts_ray = path.parts[0] == "cluster" or path.name.startswith("test_service")
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(path)))
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """The one Ray of the test process."""

@@ -78,6 +78,7 @@ def _work(connection: Connection) -> None:
         try:
             dist.init_process_group("gloo", meeting, EXCHANGE, world_size=ranks, rank=rank)
             answer = pickle.dumps((True, job(*args)))
+            dist.barrier()  # who leaves first would break the groups that slower ranks are still making
             dist.destroy_process_group()
         except Exception:
             answer = pickle.dumps((False, traceback.format_exc()))
