@@ -7,6 +7,7 @@ import logging
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -15,12 +16,11 @@ from cluster.gang import Gang, GangFailed
 from cluster.groups import Groups
 from cluster.hardware import hardware_of
 from cluster.line import Line
-from cluster.messages import Admit, Broken, Plan, Report, Restarts, Running
+from cluster.messages import Admit, Broken, Plan, Report, Restarts, Running, one_line
 from cluster.placement import Placement
 from cluster.processes import Process
 from cluster.rank_process import Outcome, Place
 from cluster.settings import EngineSettings
-from cluster.shelf import SnapshotError
 from cluster.watchdog import Watchdog, forecast
 from model.card import scheduler_config
 from model.tasks import ModelCard
@@ -186,17 +186,22 @@ class Engine:
         return await self._begin(plan, ahead=True) if plan.advance else None
 
     async def _with_snapshot(self, admit: Admit) -> Admit:
-        """The segment with the newest snapshot there is of it, read once for all ranks. One whose snapshots cannot be
-        read starts again: a job late is better than none."""
+        """The segment with the newest snapshot that it can go on from, read once for all ranks. One whose snapshots
+        cannot be read starts again: a job late is better than none."""
         if self._snapshots is None or admit.owner is None:
             return admit
         from cluster.snapshots import Fingerprint
+        from model.resume import sampler_of
 
-        expected = Fingerprint.of(self._card.name, admit.spec, self._scheduler_config)
+        config = self._scheduler_config
+        expected = Fingerprint.of(self._card.name, admit.spec, config)
+        # Ranks have the conditions, which tell how many references VACE has; they look at the state as well.
+        lead = None if self._card.conditioner == "vace" else 0
+        check = partial(sampler_of, scheduler_config=config, spec=admit.spec, lead=lead)
         try:
-            data = await asyncio.to_thread(self._snapshots.latest_bytes, admit.owner, expected)
-        except SnapshotError as error:
-            log.warning("engine %s: segment %s starts again: %s", self._id, admit.spec.id, error)
+            data = await asyncio.to_thread(self._snapshots.latest_bytes, admit.owner, expected, check)
+        except Exception as error:  # whatever it is, the segment is not at fault
+            log.warning("engine %s: segment %s starts again: %s", self._id, admit.spec.id, one_line(error))
             return admit
         return admit if data is None else replace(admit, snapshot=ray.put(data))
 

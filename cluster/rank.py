@@ -16,6 +16,7 @@ from torch import distributed
 from cluster.calibration import known_rates
 from cluster.compiled import Chooser, Gains, longest_clip, measure
 from cluster.hardware import hardware_of
+from cluster.losses import LOSSES
 from cluster.messages import Admit, Failed, Finished, Held, Plan, Previewed, one_line
 from cluster.overlap import WHOLE, Chunking, chunking
 from cluster.parallel.mesh import Mesh
@@ -24,7 +25,7 @@ from cluster.plan import preset_of
 from cluster.processes import Process
 from cluster.rank_process import Outcome, Place, RankError
 from cluster.settings import EngineSettings
-from cluster.snapshots import Fingerprint, SnapshotKeeper, SnapshotStore, SnapshotWriter, decode
+from cluster.snapshots import BadSnapshot, Fingerprint, SnapshotKeeper, SnapshotStore, SnapshotWriter, decode
 from model.checkpoints import configure_torch, load_denoiser
 from model.conditions import Conditions, blank_conditions
 from model.denoise import NotFinite, Segment
@@ -32,8 +33,18 @@ from model.resume import resume
 from model.running import Runner, run_alone
 from model.tasks import ModelCard, SegmentSpec
 
-# What a rank says of a segment that it is to take; where ranks differ, the largest holds.
-TAKEN, LOST, REFUSED = 0, 1, 2
+log = logging.getLogger("zoetrope.rank")
+
+# What a rank says of a segment that it is to take; where ranks differ, the largest holds. AFRESH: without its snapshot.
+TAKEN, AFRESH, LOST, REFUSED = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A segment before its first step, and after those of its snapshot; None where the rank refuses that."""
+
+    fresh: Segment
+    resumed: Segment | None
 
 
 @dataclass
@@ -173,34 +184,45 @@ class Rank:
 
     def _admit_all(self, admits: tuple[Admit, ...]) -> list[Failed]:
         """Start or go on with segments. What one rank cannot take no rank keeps, for in steps they need each other:
-        conditions whose owner died are gone for a rank that asks late and not for one that has them by then."""
+        conditions whose owner died are gone for a rank that asks late and not for one that has them by then. Likewise
+        a snapshot that one of them refuses is used by none."""
+        started: dict[str, _Started] = {}
         refused: dict[str, Failed] = {}
         for admit in admits:
             try:
-                self._admit(admit)
+                started[admit.spec.id] = self._start(admit)
             except Exception as error:
-                lost = isinstance(error, ray.exceptions.ObjectLostError)
-                refused[admit.spec.id] = Failed(admit.spec.id, one_line(error), lost)
-        verdicts = [_verdict(refused.get(admit.spec.id)) for admit in admits]
+                refused[admit.spec.id] = Failed(admit.spec.id, one_line(error), isinstance(error, LOSSES))
+        verdicts = [_verdict(started.get(admit.spec.id), refused.get(admit.spec.id)) for admit in admits]
         agreed = self._mesh.largest(verdicts, self._device) if verdicts else []
         failed: list[Failed] = []
         for admit, mine, verdict in zip(admits, verdicts, agreed, strict=True):
-            if verdict != TAKEN:
+            if verdict in (TAKEN, AFRESH):
+                self._keep(admit, started[admit.spec.id], verdict)
+            else:
                 self._forget(admit.spec.id)
                 told = Failed(admit.spec.id, "another rank could not take it", verdict == LOST)
                 failed.append(refused[admit.spec.id] if mine == verdict else told)
         return failed
 
-    def _admit(self, admit: Admit) -> None:
-        """Start or go on with a segment; conditions that no step could take are refused here."""
+    def _start(self, admit: Admit) -> _Started:
+        """Conditions that no step could take are refused here."""
         conditions: Conditions = ray.get(admit.conditions)
-        segment = self._denoiser.start(admit.spec, conditions)
-        if admit.snapshot is not None:
-            expected = Fingerprint.of(self._card.name, admit.spec, self._denoiser.scheduler_config)
-            snapshot = decode(ray.get(admit.snapshot), expected, admit.owner)
-            segment = resume(self._denoiser, segment, snapshot.state)
-        if not segment.sampler.done:
-            self._denoiser.check(segment)
+        fresh = self._denoiser.start(admit.spec, conditions)
+        self._denoiser.check(fresh)
+        if admit.snapshot is None:
+            return _Started(fresh, fresh)
+        data = ray.get(admit.snapshot)
+        expected = Fingerprint.of(self._card.name, admit.spec, self._denoiser.scheduler_config)
+        try:
+            return _Started(fresh, resume(self._denoiser, fresh, decode(data, expected, admit.owner).state))
+        except (BadSnapshot, ValueError) as error:
+            log.warning("segment %s starts again, its snapshot does not fit: %s", admit.spec.id, one_line(error))
+            return _Started(fresh, None)
+
+    def _keep(self, admit: Admit, started: _Started, verdict: int) -> None:
+        """From now on the segment is one that steps are taken with."""
+        segment = started.fresh if verdict == AFRESH or started.resumed is None else started.resumed
         self._segments[admit.spec.id] = segment
         if self._keeper is not None and admit.owner is not None:
             self._keeper.admit(segment, admit.owner)
@@ -264,7 +286,7 @@ class Rank:
             self._denoiser.step([segment])
 
 
-def _verdict(refusal: Failed | None) -> int:
-    if refusal is None:
-        return TAKEN
-    return LOST if refusal.lost else REFUSED
+def _verdict(started: _Started | None, refusal: Failed | None) -> int:
+    if refusal is not None:
+        return LOST if refusal.lost else REFUSED
+    return TAKEN if started is not None and started.resumed is not None else AFRESH

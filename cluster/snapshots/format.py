@@ -16,8 +16,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from cluster.messages import Owner
-from model.resume import SegmentState
+from cluster.messages import Owner, one_line
+from model.resume import LATENTS, SegmentState
 from model.sampling import SamplerState, shifted
 from model.tasks import SegmentSpec
 
@@ -135,65 +135,48 @@ def encode(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
     yield digest.digest()
 
 
-def verify(data: bytes, expected: Fingerprint | None = None, owner: Owner | None = None) -> None:
-    """Whether `decode` would take the bytes, without making tensors of them.
-
-    Raises:
-        DamagedSnapshot: something was cut off, added or changed.
-        BadSnapshot: the bytes are whole, but of another version, another segment or another way to make it.
-    """
-    _header(data, expected, owner)
-
-
 def decode(data: bytes, expected: Fingerprint | None = None, owner: Owner | None = None) -> Snapshot:
-    """The inverse of `encode`, tensors on the CPU.
+    """The inverse of `encode`, tensors on the CPU. Whether the state fits the segment is `model.resume.sampler_of`'s
+    matter.
 
     Args:
         expected: what the segment to go on with is; None takes any.
         owner: whose it has to be; an older lease of the same job is as good.
 
     Raises:
-        BadSnapshot: as `verify`.
+        DamagedSnapshot: something was cut off, added or changed.
+        BadSnapshot: the bytes are whole, but of another version, another segment or another way to make it.
     """
-    described = _header(data, expected, owner)
-    try:
-        tensors = safetensors.torch.load(data[:-DIGEST_BYTES])
-        sampler = SamplerState(described["scheduler"], described["step"], described["scalars"], {})
-        state = SegmentState(tensors["latents"], sampler).with_tensors(tensors)
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise BadSnapshot(f"malformed: {error!r}") from error
-    return Snapshot(_owner(described), _fingerprint(described), state)
-
-
-def _header(data: bytes, expected: Fingerprint | None, owner: Owner | None) -> dict[str, Any]:
     if len(data) <= DIGEST_BYTES + LENGTH_BYTES:
         raise DamagedSnapshot(f"{len(data)} bytes are too few")
     view = memoryview(data)
     if hashlib.sha256(view[:-DIGEST_BYTES]).digest() != view[-DIGEST_BYTES:]:
         raise DamagedSnapshot(f"the checksum of {len(data)} bytes does not agree: truncated or changed")
     try:
-        size = int.from_bytes(view[:LENGTH_BYTES], "little")
-        outer = json.loads(bytes(view[LENGTH_BYTES : LENGTH_BYTES + size]))
-        described: dict[str, Any] = json.loads(outer["__metadata__"][HEADER])
-        version = described["version"]
-        if version != VERSION:
-            raise BadSnapshot(f"format version {version}, this is version {VERSION}")
-        found, whose = _fingerprint(described), _owner(described)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadSnapshot(f"malformed: {error!r}") from error
+        return _read(data, expected, owner)
+    except BadSnapshot:
+        raise
+    except Exception as error:  # a header may be any JSON, which can be wrong in too many ways to list
+        raise BadSnapshot(f"malformed: {one_line(error)}") from error
+
+
+def _read(data: bytes, expected: Fingerprint | None, owner: Owner | None) -> Snapshot:
+    size = int.from_bytes(data[:LENGTH_BYTES], "little")
+    header = json.loads(json.loads(data[LENGTH_BYTES : LENGTH_BYTES + size])["__metadata__"][HEADER])
+    if (version := header["version"]) != VERSION:
+        raise BadSnapshot(f"format version {version}, this is version {VERSION}")
+    plain, whose, step = header["fingerprint"], Owner(**header["owner"]), header["step"]
+    scheduler, scalars = str(header["scheduler"]), dict(header["scalars"])
+    found = Fingerprint(**{**plain, "latent_shape": tuple(plain["latent_shape"])})
+    for number in (whose.index, whose.epoch, step, *scalars.values()):
+        if type(number) is not int:
+            raise BadSnapshot(f"malformed: {number!r} is no whole number")
     if owner is not None and (whose.job, whose.index) != (owner.job, owner.index):
         raise BadSnapshot(f"of segment {whose.index} of job {whose.job}, not {owner.index} of {owner.job}")
     if owner is not None and whose.epoch > owner.epoch:
         raise BadSnapshot(f"of lease epoch {whose.epoch}, later than {owner.epoch}")
     if expected is not None and (difference := expected.difference(found)) is not None:
         raise BadSnapshot(difference)
-    return described
-
-
-def _fingerprint(described: dict[str, Any]) -> Fingerprint:
-    plain = described["fingerprint"]
-    return Fingerprint(**{**plain, "latent_shape": tuple(plain["latent_shape"])})
-
-
-def _owner(described: dict[str, Any]) -> Owner:
-    return Owner(**described["owner"])
+    tensors = safetensors.torch.load(data[:-DIGEST_BYTES])
+    state = SegmentState(tensors[LATENTS], SamplerState(scheduler, step, scalars, {}))
+    return Snapshot(whose, found, state.with_tensors(tensors))

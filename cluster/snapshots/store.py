@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from contextlib import suppress
+from typing import NamedTuple
 
 import obstore
 
-from cluster.messages import Owner
+from cluster.messages import Owner, one_line
 from cluster.shelf import ROOT, Shelf, SnapshotError, checked_job, named_errors
-from cluster.snapshots.format import BadSnapshot, DamagedSnapshot, Fingerprint, Snapshot, decode, encode, verify
+from cluster.snapshots.format import BadSnapshot, DamagedSnapshot, Fingerprint, Snapshot, decode, encode
+from model.resume import SegmentState
 
 log = logging.getLogger("zoetrope.snapshots")
 
@@ -24,7 +26,7 @@ KEPT = 2  # of each segment: when the newest is damaged, there is the one before
 LISTINGS = 3  # of one search, when what was listed is gone by the time it is read
 MAX_INDEX, MAX_EPOCH, MAX_STEP = 10**4 - 1, 10**10 - 1, 10**6 - 1
 NAME = re.compile(r"(\d{10})-(\d{6})")
-T = TypeVar("T")
+Check = Callable[[SegmentState], object]
 
 
 class Entry(NamedTuple):
@@ -37,6 +39,8 @@ class Entry(NamedTuple):
 
 class SnapshotStore(Shelf):
     """Snapshots by segment. One appears whole or not at all."""
+
+    passed_over = 0  # how many no segment could go on from
 
     def put(self, snapshot: Snapshot) -> str:
         """Write it and delete all but the newest two of the segment; those of a later lease are left alone.
@@ -60,43 +64,53 @@ class SnapshotStore(Shelf):
             log.warning("old snapshots stay: %s", error)
         return key
 
-    def latest(self, owner: Owner, expected: Fingerprint | None = None) -> Snapshot | None:
+    def latest(self, owner: Owner, expected: Fingerprint | None = None, check: Check | None = None) -> Snapshot | None:
         """The newest one that the segment can go on from; None when there is none.
 
-        Bad ones are passed over with a warning, and damaged ones deleted. Those of a later lease than the owner's do
-        not exist for it.
+        Others are passed over with a warning. Of those, damaged ones are deleted, and ones of the owner's own lease:
+        what is written from now on is of earlier steps and must not come second to them. Those of earlier leases may
+        be of use to another release. Those of a later lease do not exist for the owner.
+
+        Args:
+            check: raises ValueError where the segment cannot go on from a state.
 
         Raises:
             ValueError: the owner is malformed.
-            SnapshotError: the store cannot be read.
+            SnapshotError: the store cannot be listed.
         """
-        return self._newest(owner, lambda data: decode(data, expected, owner))
+        found = self._newest(owner, expected, check)
+        return None if found is None else found[1]
 
-    def latest_bytes(self, owner: Owner, expected: Fingerprint | None = None) -> bytes | None:
-        """As `latest`, but what `decode` takes: verified, not made into tensors."""
+    def latest_bytes(
+        self, owner: Owner, expected: Fingerprint | None = None, check: Check | None = None
+    ) -> bytes | None:
+        """As `latest`, but what `decode` takes."""
+        found = self._newest(owner, expected, check)
+        return None if found is None else found[0]
 
-        def verified(data: bytes) -> bytes:
-            verify(data, expected, owner)
-            return data
-
-        return self._newest(owner, verified)
-
-    def _newest(self, owner: Owner, read: Callable[[bytes], T]) -> T | None:
+    def _newest(self, owner: Owner, expected: Fingerprint | None, check: Check | None) -> tuple[bytes, Snapshot] | None:
         for _ in range(LISTINGS):
             gone = False
             for entry in self._entries(owner):
                 try:
-                    return read(self._read(entry.key))
+                    data = self._read(entry.key)
+                    return data, _checked(entry, decode(data, expected, owner), check)
                 except FileNotFoundError:
                     gone = True  # a newer one took its place, or the job is over
-                except DamagedSnapshot as error:
-                    log.warning("snapshot %s is damaged and deleted, the one before it is used: %s", entry.key, error)
-                    self.delete([entry.key])
+                except SnapshotError as error:
+                    self._pass_over(entry, error)
                 except BadSnapshot as error:
-                    log.warning("snapshot %s is passed over: %s", entry.key, error)
+                    self._pass_over(entry, error)
+                    if isinstance(error, DamagedSnapshot) or entry.epoch == owner.epoch:
+                        with suppress(SnapshotError):  # then it is passed over again
+                            self.delete([entry.key])
             if not gone:
                 break
         return None
+
+    def _pass_over(self, entry: Entry, reason: Exception) -> None:
+        self.passed_over += 1
+        log.warning("snapshot %s is passed over, the one before it is tried: %s", entry.key, one_line(reason))
 
     def _entries(self, owner: Owner) -> list[Entry]:
         """Of the segment, of this lease and earlier ones, newest first."""
@@ -110,6 +124,17 @@ class SnapshotStore(Shelf):
     def _read(self, key: str) -> bytes:
         with named_errors(key):
             return bytes(obstore.get(self.objects, key).bytes())
+
+
+def _checked(entry: Entry, snapshot: Snapshot, check: Check | None) -> Snapshot:
+    if (snapshot.owner.epoch, snapshot.step) != (entry.epoch, entry.step):
+        raise BadSnapshot(f"it says epoch {snapshot.owner.epoch}, step {snapshot.step}")
+    if check is not None:
+        try:
+            check(snapshot.state)
+        except ValueError as error:
+            raise BadSnapshot(str(error)) from error
+    return snapshot
 
 
 def _prefix(owner: Owner) -> str:

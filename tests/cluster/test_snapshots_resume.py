@@ -132,9 +132,7 @@ def test_a_state_of_another_shape_is_refused(tmp_path: Path) -> None:
     make, conditions, spec = plain(tmp_path)
     denoiser = make()
     state = state_of(denoiser.start(replace(spec, latent_shape=(16, 1, 4, 4)), conditions))
-    with pytest.raises(
-        ValueError, match=r"segment a: the state's latents are \(16, 1, 4, 4\), expected \(16, 2, 4, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"latents are \(16, 1, 4, 4\) torch.float32, expected \(16, 2, 4, 4\)"):
         resume(denoiser, denoiser.start(spec, conditions), state)
 
 

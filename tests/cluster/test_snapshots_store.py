@@ -15,6 +15,7 @@ import pytest
 
 from cluster.messages import Owner
 from cluster.snapshots import SnapshotError, SnapshotStore
+from model.resume import SegmentState
 from tests.cluster.snapshot_samples import OWNER, STEPS, equal, fingerprint, snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +88,8 @@ def test_a_damaged_one_is_passed_over_and_deleted(
     with caplog.at_level(logging.WARNING, logger="zoetrope.snapshots"):
         found = store.latest(OWNER, fingerprint())
     assert found is not None and equal(found, snapshot(3))
-    assert "0000000003-000006 is damaged" in caplog.text
+    assert "0000000003-000006 is passed over, the one before it is tried: DamagedSnapshot: " in caplog.text
+    assert store.passed_over == 1
     assert not newest.exists()
     store.put(snapshot(4))  # going on from there, it has two good ones again
     flip(tmp_path / store.put(snapshot(5)))
@@ -100,14 +102,54 @@ def test_without_a_good_one_there_is_none(store: SnapshotStore, tmp_path: Path) 
     assert store.latest(OWNER, fingerprint()) is None
 
 
-def test_one_of_another_run_is_passed_over_but_kept(
+def test_one_of_another_run_is_passed_over(
     store: SnapshotStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It goes where what comes next would stand behind it, and stays where another release may want it."""
     store.put(snapshot(3))
     store.put(snapshot(6, seed=8))
-    assert found_step(store) == 3
-    assert "passed over: seed is 8, expected 7" in caplog.text
+    heir = replace(OWNER, epoch=4)
+    assert found_step(store, heir) == 3
+    assert "passed over, the one before it is tried: BadSnapshot: seed is 8, expected 7" in caplog.text
     assert len(files(tmp_path)) == 2
+    assert found_step(store) == 3
+    assert files(tmp_path) == ["snapshots/vid_job-1/0002/0000000003-000003"]
+
+
+def test_one_that_the_segment_cannot_go_on_from_is_passed_over(store: SnapshotStore) -> None:
+    def check(state: SegmentState) -> None:
+        if state.step > 3:
+            raise ValueError("too far")
+
+    for step in (3, 6):
+        store.put(snapshot(step))
+    found = store.latest(OWNER, fingerprint(), check)
+    assert found is not None and found.step == 3
+    assert store.passed_over == 1
+
+
+class BadSectors(SnapshotStore):
+    """On a disk that cannot read what was written after step 6."""
+
+    def _read(self, key: str) -> bytes:
+        if key.endswith("000006"):
+            raise SnapshotError(f"snapshot {key}: Input/output error")
+        return super()._read(key)
+
+
+def test_one_that_cannot_be_read_is_passed_over_and_stays(tmp_path: Path) -> None:
+    store = BadSectors(str(tmp_path))
+    for step in (3, 6):
+        store.put(snapshot(step))
+    assert found_step(store) == 3
+    assert len(files(tmp_path)) == 2
+
+
+def test_one_that_says_another_step_than_its_name_is_passed_over(store: SnapshotStore, tmp_path: Path) -> None:
+    store.put(snapshot(3))
+    later = tmp_path / store.put(snapshot(6))
+    later.rename(later.with_name("0000000003-000007"))
+    assert found_step(store) == 3
 
 
 def test_a_file_in_another_ones_place_is_passed_over(store: SnapshotStore, tmp_path: Path) -> None:

@@ -116,12 +116,12 @@ def state_after(config: dict[str, Any], steps: int, taken: int) -> SamplerState:
     [
         (EULER, 5, state_after(UNIPC, 5, 2), "of a UniPCMultistepScheduler, the scheduler is a FlowMatchEuler"),
         (DPM, 5, state_after(UNIPC, 5, 2), "of a UniPCMultistepScheduler, the scheduler is a DPMSolverMultistep"),
-        (DPM, 5, replace(state_after(DPM, 5, 1), step=4), "order 2 needs .*model_outputs.0"),
+        (DPM, 5, replace(state_after(DPM, 5, 1), step=4), "keeps .*model_outputs.0"),
         (UNIPC, 3, state_after(UNIPC, 5, 4), "after step 4, which is not within 0 to 3"),
-        ({**UNIPC, "solver_order": 3}, 5, state_after(UNIPC, 5, 4), "order 3 needs .*model_outputs.2"),
-        (UNIPC, 5, replace(state_after(UNIPC, 5, 1), step=4), "order 2 needs .*model_outputs.0"),
-        (UNIPC, 5, replace(state_after(UNIPC, 5, 2), scalars={}), "order 2 needs .*this_order"),
-        (UNIPC, 2, state_after(UNIPC, 5, 2), "keeps nothing after step 2 of 2"),
+        ({**UNIPC, "solver_order": 3}, 5, state_after(UNIPC, 5, 4), "keeps .*model_outputs.2"),
+        (UNIPC, 5, replace(state_after(UNIPC, 5, 1), step=4), "keeps .*model_outputs.0"),
+        (UNIPC, 5, replace(state_after(UNIPC, 5, 2), scalars={}), "this_order 2.* has last_sample"),
+        (UNIPC, 2, state_after(UNIPC, 5, 2), "after step 2 of 2 a UniPC.* keeps nothing"),
         (EULER, 5, replace(state_after(EULER, 5, 2), scalars={"this_order": 1}), "keeps nothing"),
     ],
 )
