@@ -10,13 +10,23 @@ import ray
 import torch.distributed as dist
 from ray.exceptions import ObjectLostError
 
-from cluster.messages import Admit, Plan
+from cluster.messages import Admit, Owner, Plan
 from cluster.rank import Rank
 from cluster.rank_process import Outcome
 from cluster.settings import EngineSettings
 from model.conditions import Conditions
 from model.tasks import ModelCard, SegmentSpec
 from tests.cluster.parallel.gangs import EXCHANGE
+
+OWNER = Owner("vid_admitted", 0, 1)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stands here for a reference to a snapshot, and the ranks that get other bytes."""
+
+    data: bytes
+    damaged: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -26,22 +36,31 @@ class Given:
     conditions: Conditions
     lost: tuple[int, ...] = ()
     no_memory: tuple[int, ...] = ()
+    kept: Kept | None = None
+
+
+def spec_of(card: ModelCard, name: str, steps: int) -> SegmentSpec:
+    """A segment that such a number of steps does not end, nor that and one more."""
+    side = card.size_multiple // card.spatial
+    return SegmentSpec(name, (card.latent_channels, 1, side, side), steps + 2, 1.0, 3)
 
 
 def admitted(card: ModelCard, address: str, groups: int, given: dict[str, Given], steps: int) -> list[Outcome]:
     """A segment for each of ``given``, all in one plan, and then steps with them; what each plan came to."""
     number, ranks = dist.get_rank(), dist.get_world_size()
+    dist.barrier()  # or one of them is gone before the others have met it
     dist.destroy_process_group()  # a rank meets the others by itself
     settings = EngineSettings(ranks=ranks, cfg_groups=groups, start_seconds=EXCHANGE.total_seconds())
     rank = Rank(card, settings)
     rank.join(number, address)
-    shape = (card.latent_channels, 1, card.size_multiple // card.spatial, card.size_multiple // card.spatial)
-    admits = tuple(Admit(SegmentSpec(name, shape, steps + 1, 1.0, 3), what) for name, what in given.items())
+    admits = tuple(Admit(spec_of(card, name, steps), what, OWNER, what.kept) for name, what in given.items())
     with patch.object(ray, "get", partial(_get, number)):
         return [rank.execute(Plan(admit=admits if step == 0 else (), advance=tuple(given))) for step in range(steps)]
 
 
-def _get(rank: int, given: Given) -> Conditions:
+def _get(rank: int, given: Given | Kept) -> Conditions | bytes:
+    if isinstance(given, Kept):
+        return given.data[:-1] if rank in given.damaged else given.data
     if rank in given.lost:
         raise ObjectLostError("00" * 28, None, "")
     if rank in given.no_memory:

@@ -8,13 +8,21 @@ import pytest
 import torch
 
 from cluster.messages import Failed, Held
+from cluster.snapshots import Fingerprint, Snapshot, encode
+from model.checkpoints import load_denoiser
 from model.conditions import Conditions
-from tests.cluster.parallel.admission_jobs import Given, admitted
+from model.resume import state_of
+from tests.cluster.parallel.admission_jobs import OWNER, Given, Kept, admitted, spec_of
 from tests.cluster.parallel.conftest import Checkpoint
 from tests.cluster.parallel.gangs import Gangs
 from tests.tiny import TEXT_DIM
 
 STEPS = 2
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.mark.parametrize(("groups", "ranks"), [(1, 2), (2, 1), (2, 2)])
@@ -28,9 +36,7 @@ def test_ranks_agree_on_what_they_take(groups: int, ranks: int, gangs: Gangs, ch
         "refused": Given(conditions, no_memory=(last,)),
         "both": Given(conditions, lost=(0,), no_memory=(last,)),
     }
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    told = gangs.run(groups * ranks, admitted, checkpoint("top-k"), address, groups, given, STEPS)
+    told = gangs.run(groups * ranks, admitted, checkpoint("top-k"), free_address(), groups, given, STEPS)
     for outcomes in told:
         assert [outcome.held for outcome in outcomes] == [(Held("good", step + 1),) for step in range(STEPS)]
         assert [failed.id for failed in outcomes[0].failed] == ["lost", "lost by all", "refused", "both"]
@@ -38,3 +44,25 @@ def test_ranks_agree_on_what_they_take(groups: int, ranks: int, gangs: Gangs, ch
         assert outcomes[1].failed == ()
     assert told[last][0].failed[2] == Failed("refused", "MemoryError: no memory")
     assert told[0][0].failed[2] == Failed("refused", "another rank could not take it")
+
+
+@pytest.mark.parametrize(("groups", "ranks"), [(1, 2), (2, 1)])
+def test_ranks_agree_on_where_they_start(groups: int, ranks: int, gangs: Gangs, checkpoint: Checkpoint) -> None:
+    """A snapshot that one of them refuses is used by none, and fails no segment."""
+    card, conditions = checkpoint("top-k"), Conditions(torch.ones(3, TEXT_DIM), None)
+    denoiser = load_denoiser(card, torch.device("cpu"))
+    segment = denoiser.start(spec_of(card, "a", STEPS), conditions)
+    denoiser.step([segment])
+    fingerprint = Fingerprint.of(card.name, segment.spec, denoiser.scheduler_config)
+    data = b"".join(encode(Snapshot(OWNER, fingerprint, state_of(segment))))
+    given = {
+        "good": Given(conditions, kept=Kept(data)),
+        "none": Given(conditions),
+        "refused by the first": Given(conditions, kept=Kept(data, damaged=(0,))),
+        "refused by the last": Given(conditions, kept=Kept(data, damaged=(1,))),
+        "refused by all": Given(conditions, kept=Kept(data, damaged=(0, 1))),
+    }
+    for outcomes in gangs.run(2, admitted, card, free_address(), groups, given, STEPS):
+        for plan, outcome in enumerate(outcomes):
+            assert outcome.failed == ()
+            assert [held.step - plan for held in outcome.held] == [2, 1, 1, 1, 1]
