@@ -73,7 +73,7 @@ class Job:
     created_at: float
     started_at: float | None
     finished_at: float | None
-    attempt: int  # claims so far
+    attempt: int  # claims so far, without those whose holder stopped in good order
     lease_epoch: int  # grows with every claim; a holder of an older one can change nothing
     lease_owner: str | None
     lease_until: float | None
@@ -96,6 +96,7 @@ class Job:
     verdicts: tuple[dict[str, Any], ...] = ()  # of moderation; opaque here
     media: tuple[str, ...] = ()  # ids of the media that it uses
     traceparent: str | None = None  # W3C trace context of the request
+    notice: str = ""  # what it waits for, while something that it needs is away
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ def claim(
     late = f"{LAPSED} AND deadline_at <= ?"
     end(tx, late, (now, now), State.RUNNING, State.FAILED, "deadline", actor, lapsed, error=TOO_LATE)
     error = ("UNAVAILABLE", f"given up after {max_attempts} attempts in a row without progress")
-    spent = f"{LAPSED} AND fruitless >= ?"
-    end(tx, spent, (now, max_attempts), State.RUNNING, State.FAILED, "given up", actor, lapsed, error=error)
     held, held_value = tx.among("id", in_hand)
+    spent, of = f"{LAPSED} AND fruitless >= ? AND NOT ({held})", (now, max_attempts, held_value)
+    end(tx, spent, of, State.RUNNING, State.FAILED, "given up", actor, lapsed, error=error)
     found: list[Row] = []
     for model in models:  # one after the other, so that each follows its own part of the index
         found += tx.all(
@@ -52,14 +52,14 @@ def claim(
         return []
     among, value = tx.among("id", [row["id"] for row in found[:limit]])
     rows = tx.all(
-        "UPDATE job SET state = 'running', stage = ?, step = 0, eta_seconds = NULL, attempt = attempt + 1,"
+        "UPDATE job SET state = 'running', stage = ?, step = 0, eta_seconds = NULL, notice = '', attempt = attempt + 1,"
         " fruitless = fruitless + 1,"
         " lease_epoch = lease_epoch + 1, lease_owner = ?, lease_until = ?, started_at = coalesce(started_at, ?)"
         f" WHERE {among} RETURNING *",
         (str(Stage.CONDITIONING), lease_owner, now + lease_seconds, now, value),
     )
     for row in rows:
-        if row["attempt"] == 1:
+        if row["lease_epoch"] == 1:
             record_row(tx, "claimed", State.QUEUED, State.RUNNING, actor, row, at=now)
             enqueue(tx, row["id"], row["owner"], webhook_of(row), ("start",), now)
         else:
@@ -120,17 +120,25 @@ def _ended_so(tx: Tx, job_id: str, epoch: int, state: State, result: Result | No
 
 def release(tx: Tx, lease_owner: str, leases: Sequence[tuple[str, int]]) -> int:
     """See `JobStore.release`."""
-    released = 0
-    for job_id, epoch in leases:
-        row = tx.one(
-            "UPDATE job SET lease_until = 0, fruitless = CASE WHEN fruitless > 0 THEN fruitless - 1 ELSE 0 END"
-            f" WHERE {HELD} AND lease_owner = ? AND lease_until > 0 RETURNING *",
-            (job_id, epoch, lease_owner),
-        )
-        if row is not None:
-            record_row(tx, "released", State.RUNNING, State.RUNNING, f"router:{lease_owner}", row, at=tx.now())
-            released += 1
-    return released
+    return sum(_release(tx, lease_owner, HELD, lease) for lease in leases)
+
+
+def release_unheard(tx: Tx, lease_owner: str, in_hand: Sequence[str]) -> int:
+    """See `JobStore.release_unheard`."""
+    held, value = tx.among("id", in_hand)
+    return _release(tx, lease_owner, f"state = 'running' AND NOT ({held})", (value,))
+
+
+def _release(tx: Tx, lease_owner: str, where: str, values: Sequence[Any]) -> int:
+    rows = tx.all(
+        "UPDATE job SET lease_until = 0, notice = '', attempt = attempt - 1,"
+        " fruitless = CASE WHEN fruitless > 0 THEN fruitless - 1 ELSE 0 END"
+        f" WHERE {where} AND lease_owner = ? AND lease_until > 0 RETURNING *",
+        (*values, lease_owner),
+    )
+    for row in rows:
+        record_row(tx, "released", State.RUNNING, State.RUNNING, f"router:{lease_owner}", row, at=tx.now())
+    return len(rows)
 
 
 def fail_overdue(tx: Tx) -> int:
@@ -163,7 +171,8 @@ def end(
     step = "steps" if target is State.SUCCEEDED else "step"
     rows = tx.all(
         f"UPDATE job SET state = ?, result = ?, error_code = ?, error_message = ?, step = {step}, lease_owner = NULL,"
-        " lease_until = NULL, stage = NULL, eta_seconds = NULL, finished_at = ?, expire_at = retention_seconds + ?"
+        " lease_until = NULL, stage = NULL, eta_seconds = NULL, notice = '', finished_at = ?,"
+        " expire_at = retention_seconds + ?"
         f" WHERE {where} RETURNING *",
         (str(target), text, *error, now, now, *values),
     )

@@ -176,6 +176,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # Claims since the job last got further than ever before, and how far that was.
         "ALTER TABLE job ADD COLUMN fruitless INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE job ADD COLUMN furthest INTEGER NOT NULL DEFAULT 0",
+        # What a job waits for, while something that it needs is away.
+        "ALTER TABLE job ADD COLUMN notice TEXT NOT NULL DEFAULT ''",
         # What a claim looks through: the live jobs of a model, however many there are of others.
         "CREATE INDEX job_claim ON job (model, priority DESC, created_at, id) WHERE finished_at IS NULL",
         # Jobs that were deleted and whose files are still to be looked for: now, and once more when nobody who lost

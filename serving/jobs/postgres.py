@@ -68,7 +68,11 @@ class PostgresSession:
 
     dialect = DIALECT
     errors: tuple[type[Exception], ...] = (psycopg.Error,)
-    final_errors: tuple[type[Exception], ...] = (psycopg.IntegrityError, psycopg.DataError)
+    final_errors: tuple[type[Exception], ...] = (
+        psycopg.IntegrityError,
+        psycopg.DataError,
+        psycopg.errors.ProgramLimitExceeded,  # such as a text that an index cannot hold
+    )
 
     def __init__(
         self, connection: psycopg.Connection[DictRow], conninfo: str, server: ServerClock, clock: Clock | None

@@ -148,4 +148,5 @@ def job_of(row: Row) -> Job:
         verdicts=tuple(json.loads(row["verdicts"])),
         media=tuple(json.loads(row["media"])),
         traceparent=row["traceparent"],
+        notice=row["notice"],
     )

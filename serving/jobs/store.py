@@ -57,8 +57,8 @@ class JobStore(Upkeep):
 
     Every change is seen whole or not at all, and once a method has returned it survives a SIGKILL of any process. It
     also survives a loss of power, for changes that a client was told of or that start a new epoch; what only keeps a
-    running lease going (``heartbeat``, ``progress``, ``warn``, ``put_preview``, ``put_engine``) is not synced to the
-    disk, because its loss costs nothing.
+    running lease going (``heartbeat``, ``progress``, ``warn``, ``put_notice``, ``put_preview``, ``put_engine``) is not
+    synced to the disk, because its loss costs nothing.
 
     Whoever claims a job gets a lease and the job's new epoch; each write of a holder names its epoch and does nothing
     when a newer one exists. Leases are timed by the clock that the users of the database share. A jump of that clock
@@ -227,6 +227,11 @@ class JobStore(Upkeep):
         held = list(leases_held)
         return self._db.write(lambda tx: leases.release(tx, lease_owner, held)) if held else 0
 
+    def release_unheard(self, lease_owner: str, in_hand: Sequence[str]) -> int:
+        """`release` whatever this owner was given in a claim whose answer it did not hear; ``in_hand`` are the jobs
+        that it knows of."""
+        return self._db.write(lambda tx: leases.release_unheard(tx, lease_owner, in_hand))
+
     def heartbeat(
         self, lease_owner: str, leases_held: Sequence[tuple[str, int]], lease_seconds: float
     ) -> dict[str, Need]:
@@ -257,6 +262,11 @@ class JobStore(Upkeep):
         """Note what the client should know; what an earlier attempt noted goes."""
         values = (json.dumps(list(warnings)), job_id, epoch)
         self._db.write(lambda tx: tx.run(f"UPDATE job SET warnings = ? WHERE {HELD}", values), synced=False)
+
+    def put_notice(self, job_id: str, epoch: int, notice: str) -> None:
+        """Note what the job waits for; nothing any more where that is empty."""
+        sql = f"UPDATE job SET notice = ? WHERE {HELD}"
+        self._db.write(lambda tx: tx.run(sql, (notice, job_id, epoch)), synced=False)
 
     def put_preview(self, job_id: str, epoch: int, preview: Preview) -> tuple[bool, Preview | None]:
         """Note the newest preview.

@@ -79,7 +79,7 @@ class Upkeep:
     def maybe_littered(self, seconds: float) -> list[Job]:
         """Jobs that ended within the last so many seconds and were claimed several times or did not succeed: somebody
         may have left files of theirs."""
-        sql = "SELECT * FROM job WHERE finished_at >= ? AND (attempt > 1 OR state <> 'succeeded')"
+        sql = "SELECT * FROM job WHERE finished_at >= ? AND (lease_epoch > 1 OR state <> 'succeeded')"
         return [job_of(row) for row in self._db.read(sql, (self._db.now() - seconds,))]
 
     def forget_events(self, older_than: float = EVENT_SECONDS) -> int:
@@ -117,7 +117,7 @@ class Upkeep:
         several attempts do not count, for the time in between says nothing about the model."""
         (row,) = self._db.read(
             "SELECT avg(seconds) AS mean FROM (SELECT CASE WHEN finished_at > started_at THEN finished_at - started_at"
-            " ELSE 0 END AS seconds FROM job WHERE state = 'succeeded' AND model = ? AND attempt = 1"
+            " ELSE 0 END AS seconds FROM job WHERE state = 'succeeded' AND model = ? AND lease_epoch = 1"
             " ORDER BY finished_at DESC LIMIT ?) AS recent",
             (model, count),
         )

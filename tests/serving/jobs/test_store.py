@@ -255,11 +255,61 @@ def test_leases_that_are_given_back_count_for_nothing(store: JobStore, create: C
     create("a")
     for _ in range(5):
         (job,) = claim(store, max_attempts=1)
+        assert job.attempt == 1
         assert store.release("r2", [("a", job.lease_epoch)]) == 0  # another's
         assert store.release("r1", [("a", job.lease_epoch - 1), ("b", 1)]) == 0  # an older one, and none
         assert store.release("r1", [("a", job.lease_epoch)]) == 1
         assert store.release("r1", [("a", job.lease_epoch)]) == 0
     assert [event.what for event in store.events("a", "")][-2:] == ["claimed again", "released"]
+    assert store.counts()["running"] == 1
+
+
+def test_a_claim_whose_answer_was_lost_counts_for_nothing(store: JobStore, create: Create, clock: Clock) -> None:
+    for job_id in "abc":
+        create(job_id)
+    claim(store)
+    claim(store, owner="r2")
+    claim(store)  # not heard of
+    clock.now += 1
+    assert claim(store) == []
+    assert store.release_unheard("r1", ["a"]) == 1
+    (job,) = claim(store)
+    assert (job.id, job.attempt) == ("c", 1)
+
+
+def test_an_own_job_is_not_given_up_while_it_is_in_hand(store: JobStore, create: Create, clock: Clock) -> None:
+    create("a")
+    claim(store, max_attempts=1)
+    clock.now += 60  # the router was stopped
+    assert store.claim("r1", 9, 10, 1, ["nano"], in_hand=["a"]) == []
+    assert store.heartbeat("r1", [("a", 1)], 10) == {}
+    clock.now += 60
+    assert store.claim("r1", 9, 10, 1, ["nano"]) == []
+    assert store.heartbeat("r1", [("a", 1)], 10) == {"a": "lost"}
+
+
+def test_a_notice_stands_until_the_job_goes_on(store: JobStore, create: Create, clock: Clock) -> None:
+    create("a")
+
+    def notice() -> str:
+        job = store.get("a", "")
+        assert job is not None
+        return job.notice
+
+    claim(store)
+    store.put_notice("a", 0, "an older lease's")
+    assert notice() == ""
+    for ending in (
+        lambda: store.put_notice("a", 1, ""),
+        lambda: store.release("r1", [("a", 1)]),
+        lambda: store.finish("a", 2, State.CANCELLED),
+    ):
+        (epoch,) = [job.lease_epoch for job in (store.get("a", ""),) if job is not None]
+        store.put_notice("a", epoch, "the store is away")
+        assert notice() == "the store is away"
+        ending()
+        assert notice() == ""
+        claim(store)
 
 
 def test_what_is_in_hand_is_not_claimed_again(store: JobStore, create: Create, clock: Clock) -> None:

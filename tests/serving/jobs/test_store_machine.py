@@ -43,6 +43,9 @@ class Expected:
     def end(self, state: State) -> None:
         self.state, self.owner, self.until = state, None, None
 
+    def give_back(self) -> None:
+        self.until, self.attempt, self.fruitless = 0.0, self.attempt - 1, max(0, self.fruitless - 1)
+
     def expired(self, now: float) -> bool:
         return self.state is State.RUNNING and self.until is not None and self.until <= now
 
@@ -132,11 +135,11 @@ class Leases(RuleBasedStateMachine):
     @rule(owner=OWNERS, limit=st.integers(0, 3), spared=st.lists(JOBS, max_size=1))
     def claim(self, owner: str, limit: int, spared: list[int]) -> None:
         in_hand = [self.name(number) for number in spared]
-        for job in self.jobs.values():
+        for name, job in self.jobs.items():
             if job.expired(self.now):
                 if job.cancel:
                     self.end(job, State.CANCELLED)
-                elif job.late(self.now) or job.fruitless >= MAX_ATTEMPTS:
+                elif job.late(self.now) or (job.fruitless >= MAX_ATTEMPTS and name not in in_hand):
                     self.end(job, State.FAILED)
         due = [
             name
@@ -187,7 +190,19 @@ class Leases(RuleBasedStateMachine):
         mine = job is not None and job.owner == owner and job.until != 0
         assert self.store.release(owner, [(name, epoch)]) == mine
         if job is not None and mine:
-            job.until, job.fruitless = 0.0, max(0, job.fruitless - 1)
+            job.give_back()
+
+    @rule(owner=OWNERS, known=st.sets(JOBS, max_size=3))
+    def release_unheard(self, owner: str, known: set[int]) -> None:
+        names = {self.name(number) for number in known}
+        lost = [
+            job
+            for name, job in self.jobs.items()
+            if name not in names and job.state is State.RUNNING and job.owner == owner and job.until != 0
+        ]
+        assert self.store.release_unheard(owner, sorted(names)) == len(lost)
+        for job in lost:
+            job.give_back()
 
     @rule(number=JOBS, age=AGE, state=st.sampled_from([State.SUCCEEDED, State.FAILED, State.CANCELLED]))
     def finish(self, number: int, age: int, state: State) -> None:
