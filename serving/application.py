@@ -12,13 +12,14 @@ from cluster.engine import EngineReplica
 from cluster.placement import PlacementError, seat
 from cluster.settings import EngineSettings
 from model.tasks import ModelCard, Role
-from serving.router.router import Router
+from serving.router.router import RouterReplica
 from serving.settings import Settings
 from serving.stages.conditioner import Conditioner
 from serving.stages.decoder import Decoder
 from serving.startup import StartError
 
 DRAIN_SECONDS = 60.0  # for an engine to end its step and put its segments away
+GIVE_BACK_SECONDS = 25.0  # for the router to write how jobs ended and to give leases back
 READY_SECONDS = 60.0  # for the router to answer
 
 
@@ -28,7 +29,7 @@ class Parts:
 
     conditioner: type = Conditioner
     decoder: type = Decoder
-    router: type = Router
+    router: type = RouterReplica
     engine: type = EngineReplica
 
 
@@ -47,7 +48,13 @@ def deploy(settings: Settings, card: ModelCard, parts: Parts = STANDARD) -> None
     def deployment(target: type, **options: Any) -> Any:
         return serve.deployment(**{"ray_actor_options": {"num_cpus": 0}, **health, **options})(target)
 
-    router = deployment(parts.router, name="Router", max_ongoing_requests=1_000).bind(
+    router = deployment(
+        parts.router,
+        name="Router",
+        max_ongoing_requests=1_000,
+        graceful_shutdown_timeout_s=GIVE_BACK_SECONDS,
+        graceful_shutdown_wait_loop_s=0.1,
+    ).bind(
         settings,
         card,
         deployment(parts.conditioner, name="Conditioner").bind(card, settings),

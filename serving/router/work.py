@@ -19,13 +19,14 @@ from model.errors import Picklable
 from model.tasks import SegmentSpec, VideoSpec, segment_of
 from serving.jobs.job import Job, Stage
 from serving.jobs.media_table import MediaTable
+from serving.router.pauses import pauses
 from serving.stages.failures import UNAVAILABLE, StageError, presentable, reason
 from serving.stages.rendered import Rendered
 from serving.stages.stored import Stored, media_info
 
 T = TypeVar("T")
 TRIES = 3  # of a job within one lease, when a process that worked on it died
-PAUSE_SECONDS = 2.0  # before a stage is asked again that could not reach what it needs
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0  # before a stage is asked again that lacks what it needs
 log = logging.getLogger("zoetrope.router")
 
 
@@ -41,10 +42,6 @@ class ConditionsLost(Exception):
     """What a segment is made from is gone, because a process that it passed through died."""
 
 
-class LeaseLost(Exception):
-    """The job ended or belongs to somebody else now; nothing more may be written about it."""
-
-
 @dataclass
 class Ways:
     """What a job needs on its way.
@@ -52,8 +49,9 @@ class Ways:
     Attributes:
         conditioner, decoder: handles of the deployments in `serving.stages`.
         denoise: (job, index, segment, conditions) -> reference to the latents.
-        progress: (job, stage, step); raises LeaseLost.
+        progress: (job, stage, step).
         warn: (job, warnings).
+        waiting: (job, what for); "" when it goes on.
     """
 
     conditioner: Any
@@ -62,6 +60,7 @@ class Ways:
     denoise: Callable[[Job, int, SegmentSpec, Any], Awaitable[Any]]
     progress: Callable[[Job, Stage, int], None]
     warn: Callable[[Job, tuple[str, ...]], None]
+    waiting: Callable[[Job, str], None]
 
 
 @dataclass
@@ -84,7 +83,7 @@ async def make(job: Job, ways: Ways) -> Rendered:
 
     Raises:
         JobFailed: the job itself is at fault, or processes died TRIES times.
-        LeaseLost.
+        StoreError: the database does not answer.
     """
     spec = VideoSpec.from_dict(job.spec)
     media = await asyncio.to_thread(find_media, job, ways.media)
@@ -129,7 +128,7 @@ async def _stages(job: Job, spec: VideoSpec, media: dict[str, Stored], ways: Way
     before: Any = None
     for index in range(len(spec.spans)):
         encode = partial(ways.conditioner.encode.remote, spec, media, index, [before])
-        conditions = (await timings.measure("conditioning", insist(job, encode)))[0]
+        conditions = (await timings.measure("conditioning", insist(job, encode, ways)))[0]
         ways.progress(job, Stage.DENOISING, index * spec.steps)
         segment = segment_of(spec, segment_id_of(job, index), index)
         latents.append(await timings.measure("denoising", ways.denoise(job, index, segment, conditions)))
@@ -138,23 +137,31 @@ async def _stages(job: Job, spec: VideoSpec, media: dict[str, Stored], ways: Way
     ways.progress(job, Stage.DECODING, spec.steps * len(spec.spans))
     prefix = f"jobs/{job.id}/{job.lease_epoch}"
     rendered: Rendered = await insist(
-        job, lambda: ways.decoder.render.remote(spec, latents, prefix, media, timings.seconds)
+        job, lambda: ways.decoder.render.remote(spec, latents, prefix, media, timings.seconds), ways
     )
     return rendered
 
 
-async def insist(job: Job, call: Callable[[], Awaitable[T]]) -> T:
+async def insist(job: Job, call: Callable[[], Awaitable[T]], ways: Ways) -> T:
     """Ask a stage again and again while what it needs is away: a full disk, a store or a hook that does not answer
-    costs time, not the job. Cancellation, the deadline and the loss of the lease end it, see `Router`."""
+    costs time, not the job, which says so meanwhile. Cancellation, the deadline and the loss of the lease end it, see
+    `Hands`."""
+    waits, told = pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS), ""
     while True:
         try:
-            return await call()
+            answer = await call()
+            if told:
+                ways.waiting(job, "")
+            return answer
         except (StageError, RayError) as error:
             cause = original(error)
             if not (isinstance(cause, StageError) and cause.code == UNAVAILABLE):
                 raise
             log.warning("job %s: %s; trying again", job.id, cause)
-            await asyncio.sleep(PAUSE_SECONDS)
+            if told != str(cause):
+                told = str(cause)
+                ways.waiting(job, told)
+            await asyncio.sleep(next(waits))
 
 
 def segment_id_of(job: Job, index: int) -> str:

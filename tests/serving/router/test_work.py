@@ -90,8 +90,9 @@ async def denoise(*_: Any) -> str:
     return "latents"
 
 
-async def run(stages: Stages, denoiser: Callable[..., Awaitable[Any]] = denoise) -> Any:
-    ways = Ways(stages, stages, MediaTable.__new__(MediaTable), denoiser, lambda *_: None, lambda *_: None)
+async def run(stages: Stages, denoiser: Callable[..., Awaitable[Any]] = denoise, notices: list[str] = []) -> Any:  # noqa: B006
+    media = MediaTable.__new__(MediaTable)
+    ways = Ways(stages, stages, media, denoiser, lambda *_: None, lambda *_: None, lambda _, said: notices.append(said))
     return await make(JOB, ways)
 
 
@@ -168,11 +169,13 @@ async def test_what_an_engine_says_is_told_without_paths_and_words() -> None:
 
 @pytest.mark.parametrize("at", ["encode", "render"])
 async def test_a_stage_waits_for_what_is_away(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(work, "FIRST_PAUSE_SECONDS", 0.0)
     away = delivered(stage_error(CheckUnavailable("the hook does not answer"), SPEC))
     stages = Stages(lambda call: away if call < 9 else None, at)
-    assert await run(stages) is RESULT
+    notices: list[str] = []
+    assert await run(stages, notices=notices) is RESULT
     assert stages.calls == 9
+    assert notices == ["the hook does not answer", ""]
 
 
 @pytest.mark.parametrize(
