@@ -17,7 +17,7 @@ from cluster.losses import LOSSES, original
 from cluster.messages import Plan, one_line
 from cluster.placement import sort_ranks
 from cluster.processes import Process, kill_process
-from cluster.rank_process import Outcome, Place, RankError, RankProcess
+from cluster.rank_process import Outcome, Place, RankError, RankLost, RankProcess
 from cluster.settings import EngineSettings
 from model.errors import Picklable
 from model.tasks import ModelCard
@@ -147,11 +147,15 @@ class Gang:
 
 
 def _failure(errors: list[BaseException | None], what: str) -> GangFailed:
-    """A death outweighs what its peers raise for it; among exceptions, one of the model's outweighs a lost peer."""
+    """A death, also of a device, outweighs what its peers raise for it; among exceptions, one of the model's outweighs
+    a lost peer."""
     dead = [error for error in errors if isinstance(error, RayActorError)]
     if dead:
         return GangFailed(f"a rank died in a {what}", "died")
     raised = [error for error in errors if isinstance(error, RayTaskError)]
+    for cause in map(original, raised):
+        if isinstance(cause, RankLost):
+            return GangFailed(f"{cause} in a {what}", "died")
     own = [error for error in raised if not _lost_peer(error)]
     if own:
         cause = original(own[0])

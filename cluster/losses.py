@@ -5,25 +5,31 @@ from __future__ import annotations
 from ray import exceptions
 from ray.exceptions import RayTaskError
 
-# What may go well another time, because nobody's code was at fault. All else would happen again, also what Ray makes of
-# objects and exceptions that cannot be pickled (RaySystemError, UnserializableException, a bare RayError).
-LOSSES = (
+# A process died, or cannot be reached: it may have done what it was asked for, or not.
+DEATHS = (
     exceptions.RayActorError,
     exceptions.WorkerCrashedError,
     exceptions.NodeDiedError,
     exceptions.LocalRayletDiedError,
     exceptions.OutOfMemoryError,  # of the machine: its raylet killed a worker
+    exceptions.AsyncioActorExit,
+)
+# What was made earlier is gone, with the process or the node that kept it.
+GONE = (exceptions.ObjectLostError, exceptions.PlasmaObjectNotAvailable)
+# May go well another time.
+AWAY = (
     exceptions.OutOfDiskError,
     exceptions.ObjectStoreFullError,
-    exceptions.ObjectLostError,
-    exceptions.PlasmaObjectNotAvailable,
     exceptions.GetTimeoutError,
     exceptions.RpcError,
     exceptions.TaskCancelledError,
-    exceptions.AsyncioActorExit,
+    exceptions.PendingCallsLimitExceeded,
     exceptions.TaskPlacementGroupRemoved,
     exceptions.ActorPlacementGroupRemoved,
 )
+# Nobody's code was at fault. All else would happen again, also what Ray makes of objects and exceptions that cannot be
+# pickled (RaySystemError, UnserializableException, a bare RayError).
+LOSSES = (*DEATHS, *GONE, *AWAY)
 
 
 def original(error: BaseException) -> BaseException:

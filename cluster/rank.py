@@ -16,19 +16,20 @@ from torch import distributed
 from cluster.calibration import known_rates
 from cluster.compiled import Chooser, Gains, longest_clip, measure
 from cluster.hardware import hardware_of
-from cluster.losses import LOSSES
+from cluster.losses import LOSSES, original
 from cluster.messages import Admit, Failed, Finished, Held, Plan, Previewed, one_line
 from cluster.overlap import WHOLE, Chunking, chunking
 from cluster.parallel.mesh import Mesh
 from cluster.parallel.runner import run_gang
 from cluster.plan import preset_of
 from cluster.processes import Process
-from cluster.rank_process import Outcome, Place, RankError
+from cluster.rank_process import Outcome, Place, RankError, RankLost
 from cluster.settings import EngineSettings
 from cluster.snapshots import BadSnapshot, Fingerprint, SnapshotKeeper, SnapshotStore, SnapshotWriter, decode
 from model.checkpoints import configure_torch, load_denoiser
 from model.conditions import Conditions, blank_conditions
 from model.denoise import NotFinite, Segment
+from model.errors import device_lost
 from model.resume import resume
 from model.running import Runner, run_alone
 from model.tasks import ModelCard, SegmentSpec
@@ -87,7 +88,7 @@ class Rank:
         try:
             self._join(rank, address)
         except Exception as error:
-            raise RankError(one_line(error)) from error
+            raise _told(error) from error
 
     def _join(self, rank: int, address: str) -> None:
         settings = self._settings
@@ -128,8 +129,8 @@ class Rank:
 
         Raises:
             RankError: a step failed in a gang of several ranks, which may leave the others waiting; a rank alone tries
-                the segments of a failed step one by one. After that every other plan is refused: its messages would
-                meet those of peers who are in another step.
+                the segments of a failed step one by one, unless it has lost its device. After that every other plan is
+                refused: its messages would meet those of peers who are in another step.
         """
         if self._failed:
             raise RankError("an earlier plan failed on this rank")
@@ -137,7 +138,7 @@ class Rank:
         try:
             outcome = self._execute(plan)
         except Exception as error:
-            raise RankError(one_line(error)) from error
+            raise _told(error) from error
         self._failed = False
         return outcome
 
@@ -192,7 +193,8 @@ class Rank:
             try:
                 started[admit.spec.id] = self._start(admit)
             except Exception as error:
-                refused[admit.spec.id] = Failed(admit.spec.id, one_line(error), isinstance(error, LOSSES))
+                lost = isinstance(original(error), LOSSES)
+                refused[admit.spec.id] = Failed(admit.spec.id, one_line(error), lost)
         verdicts = [_verdict(started.get(admit.spec.id), refused.get(admit.spec.id)) for admit in admits]
         agreed = self._mesh.largest(verdicts, self._device) if verdicts else []
         failed: list[Failed] = []
@@ -235,7 +237,7 @@ class Rank:
             result.tokens += error.tokens
             result.failed += [Failed(i, "the network gave values that are not finite") for i in error.segments]
         except Exception as error:
-            if self._settings.ranks > 1:
+            if self._settings.ranks > 1 or device_lost(error):
                 raise
             if len(batch) > 1:
                 for segment in batch:
@@ -284,6 +286,11 @@ class Rank:
         segment = self._denoiser.start(spec, conditions)
         if self._denoiser.takes(segment):
             self._denoiser.step([segment])
+
+
+def _told(error: Exception) -> RankError:
+    lost = device_lost(error) or isinstance(original(error), LOSSES)
+    return (RankLost if lost else RankError)(one_line(error))
 
 
 def _verdict(started: _Started | None, refusal: Failed | None) -> int:

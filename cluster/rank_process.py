@@ -14,6 +14,10 @@ class RankError(Exception):
     """What a rank raised, as one line: not every exception of a library arrives where it is sent."""
 
 
+class RankLost(RankError):
+    """Nothing that a rank was asked for is at fault: its device, Ray or what another process had made was lost."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a rank runs."""

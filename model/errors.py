@@ -21,3 +21,10 @@ def _restored(kind: type[Picklable], args: tuple[Any, ...], attributes: dict[str
     error.args = args
     error.__dict__.update(attributes)
     return error
+
+
+def device_lost(error: BaseException) -> bool:
+    """Whether an accelerator failed in a way after which nothing more can be computed in this process: an illegal
+    address, a memory fault, a device that is gone. Its memory being full is no such failure."""
+    names = {kind.__name__ for kind in type(error).__mro__}  # torch need not be there
+    return "AcceleratorError" in names or (isinstance(error, RuntimeError) and "CUDA error:" in str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -55,6 +56,8 @@ class LocalFiles:
     def path(self, key: str) -> Path:
         path = self._root / key
         if not path.is_file():
+            if not self._root.is_dir():  # a file system that is not mounted has lost no file
+                raise OSError(errno.ENODEV, "its directory is not there")
             raise FileNotFoundError(key)
         return path
 
@@ -67,7 +70,7 @@ class LocalFiles:
             pass
         free = shutil.disk_usage(self._root).free
         if free < self._min_free:
-            raise OSError(None, f"{free} bytes are free on its disk, {self._min_free} have to be")
+            raise OSError(errno.ENOSPC, f"{free} bytes are free on its disk, {self._min_free} have to be")
 
     def discard_parts(self) -> None:
         shutil.rmtree(self._root / PARTS, ignore_errors=True)

@@ -10,6 +10,7 @@ import pickle
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -33,7 +34,9 @@ EXAMPLES: dict[type, Any] = {
     Violation: Violation("size", "is too large"),
 }
 # Arguments of exceptions whose `__init__` takes what the annotations do not tell.
-ARGUMENTS: dict[str, tuple[Any, ...]] = {}
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "serving.media.errors.NotWritable": (Path("a.mp4"), OSError(28, "No space left on device", "a.mp4")),
+}
 
 
 def classes() -> Iterator[tuple[str, str, set[str]]]:
@@ -69,6 +72,8 @@ def example(annotation: Any) -> Any:
     if origin in (tuple, list) or (inspect.isclass(origin) and issubclass(origin, typing.Sequence)):
         kinds = [kind for kind in get_args(annotation) if kind is not Ellipsis]
         return tuple(example(kind) for kind in kinds)
+    if inspect.isclass(annotation) and issubclass(annotation, Enum):
+        return next(iter(annotation))
     return EXAMPLES[origin or annotation]
 
 

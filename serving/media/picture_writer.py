@@ -6,6 +6,7 @@ chunks; the others in EXIF: all of them as JSON in the user comment, title and c
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
 from model.fit import Frames
-from serving.media.errors import MediaError
+from serving.media.errors import MediaError, NotWritable
 from serving.media.info import MediaInfo
 
 PictureContainer: TypeAlias = Literal["png", "webp", "jpg"]
@@ -53,8 +54,8 @@ def write_picture(
         What the finished file holds.
 
     Raises:
-        MediaError: the frame is of another shape, the file cannot be written, or does not hold the frame; there is no
-            file then.
+        MediaError: the frame is of another shape, or the file does not hold the frame; there is no file then.
+        NotWritable.
     """
     if frame.dtype != np.uint8 or frame.shape != (height, width, 3):
         wanted = f"uint8 [{height}, {width}, 3]"
@@ -62,14 +63,15 @@ def write_picture(
     saving = SAVING[container]
     tags: dict[str, Any] = {"pnginfo": _chunks(metadata)} if container == "png" else {"exif": _exif(metadata)}
     try:
-        Image.fromarray(np.ascontiguousarray(frame)).save(path, saving.format, **saving.options, **tags)
+        content = io.BytesIO()  # not the file: Pillow says nothing of a JPEG that a full disk cut short
+        Image.fromarray(np.ascontiguousarray(frame)).save(content, saving.format, **saving.options, **tags)
+        path.write_bytes(content.getbuffer())
         return _verify(path, frame, container)
     except (MediaError, OSError, ValueError) as error:
         path.unlink(missing_ok=True)
         if isinstance(error, MediaError):
             raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise MediaError(f"cannot write {path}: {reason}") from error
+        raise NotWritable(path, error) from error
 
 
 def read_tags(path: Path) -> dict[str, str] | None:

@@ -16,7 +16,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 
 from model.fit import Frames
-from serving.media.errors import MediaError
+from serving.media.errors import MediaError, NotWritable
 from serving.media.sound import Soundtrack
 
 Container: TypeAlias = Literal["mp4", "mkv"]
@@ -92,8 +92,9 @@ class VideoWriter:
                 Of a video file, its sound starts where it does there, relative to the first frame.
 
         Raises:
-            MediaError: an unknown container, a size or rate that it cannot hold, a path that cannot be written, or
-                ``audio`` cannot be read or has no sound.
+            MediaError: an unknown container, a size or rate that it cannot hold, or ``audio`` cannot be read or has no
+                sound.
+            NotWritable.
         """
         if container not in ENCODINGS:
             raise MediaError(f"{container!r} is not one of {', '.join(ENCODINGS)}")
@@ -130,7 +131,8 @@ class VideoWriter:
         except (av.FFmpegError, OSError) as error:
             if self._sound is not None:
                 self._sound.close()
-            raise MediaError(f"cannot write {path}: {error.strerror}") from error
+            path.unlink(missing_ok=True)
+            raise NotWritable(path, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +156,8 @@ class VideoWriter:
         """Append frames.
 
         Raises:
-            MediaError: they are not uint8 ``[n, height, width, 3]``, or cannot be encoded or written.
+            MediaError: they are not uint8 ``[n, height, width, 3]``.
+            NotWritable: or cannot be encoded.
         """
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != self._shape:
             wanted = ", ".join(str(side) for side in self._shape)
@@ -179,13 +182,13 @@ class VideoWriter:
             for packet in packets:
                 self._output.mux(packet)
         except (av.FFmpegError, OSError) as error:
-            raise MediaError(f"cannot write {self._path}: {error.strerror}") from error
+            raise NotWritable(self._path, error) from error
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         try:
             self._output.mux(self._stream.encode(frame))
         except (av.FFmpegError, OSError) as error:
-            raise MediaError(f"cannot write {self._path}: {error.strerror}") from error
+            raise NotWritable(self._path, error) from error
 
     def _finish(self) -> None:
         if not self._written:
@@ -196,7 +199,7 @@ class VideoWriter:
         try:
             self._output.close()
         except (av.FFmpegError, OSError) as error:
-            raise MediaError(f"cannot write {self._path}: {error.strerror}") from error
+            raise NotWritable(self._path, error) from error
 
     def _abandon(self) -> None:
         try:

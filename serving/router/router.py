@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from cluster.messages import Owner, Plan, Previewed, Report
 from cluster.shelf import Shelf, SnapshotError
@@ -26,6 +27,7 @@ from serving.router.notes import Notes
 from serving.router.pauses import pauses
 from serving.router.work import ConditionsLost, JobFailed, Ways, lease_prefix, make
 from serving.settings import Settings
+from serving.stages.ward import Ward
 
 log = logging.getLogger("zoetrope.router")
 
@@ -60,9 +62,15 @@ class Router:
         self._outcomes: dict[str, asyncio.Future[Any]] = {}
         self._previews: set[asyncio.Task[None]] = set()
         self._rows: dict[str, EngineRow] = {}
-        self._decoder = decoder
+        self._decoder = Ward("decoder", decoder)
         self._ways = Ways(
-            conditioner, decoder, self._books.media, self._denoise, self._at_stage, self._warn, self._waiting
+            Ward("conditioner", conditioner),
+            self._decoder,
+            self._books.media,
+            self._denoise,
+            self._at_stage,
+            self._warn,
+            self._waiting,
         )
         self._hands = Hands(self._books, settings.max_running, self._outcome, self._drop, self._clear)
         self._stopping = False
@@ -199,12 +207,13 @@ class Router:
         """A job goes on without one that fails."""
         try:
             spec = VideoSpec.from_dict(job.spec)
-            picture = await self._decoder.preview.remote(spec, [latents], f"jobs/{job.id}/{job.lease_epoch}", step)
+            async with self._decoder.beside() as decoder:
+                picture = await decoder.preview.remote(spec, [latents], f"jobs/{job.id}/{job.lease_epoch}", step)
             held, old = await self._books.put_preview(job, picture)
             useless = old if held else picture
             if useless is not None:
                 await asyncio.to_thread(self._artifacts.delete, [useless.key])
-        except (RayError, StoreError, ArtifactError) as error:
+        except (RayError, RayServeException, StoreError, ArtifactError) as error:
             log.warning("job %s: no preview after step %d: %s", job.id, step, type(error).__name__)
 
     def _settle(self, segment_id: str, outcome: Any) -> None:

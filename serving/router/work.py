@@ -7,26 +7,22 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
-
-from cluster.losses import LOSSES, original
 from model.chain import overlap_of
 from model.errors import Picklable
 from model.tasks import SegmentSpec, VideoSpec, segment_of
 from serving.jobs.job import Job, Stage
 from serving.jobs.media_table import MediaTable
 from serving.router.pauses import pauses
-from serving.stages.failures import UNAVAILABLE, StageError, presentable, reason
+from serving.stages.failures import LOST, Remedy, StageError, told
 from serving.stages.rendered import Rendered
 from serving.stages.stored import Stored, media_info
+from serving.stages.ward import Ward
+from serving.stages.wording import presentable
 
 T = TypeVar("T")
-TRIES = 3  # of a job within one lease, when a process that worked on it died
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0  # before a stage is asked again that lacks what it needs
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0  # before what failed for want of something is tried again
 log = logging.getLogger("zoetrope.router")
 
 
@@ -47,15 +43,15 @@ class Ways:
     """What a job needs on its way.
 
     Attributes:
-        conditioner, decoder: handles of the deployments in `serving.stages`.
+        conditioner, decoder: the deployments in `serving.stages`.
         denoise: (job, index, segment, conditions) -> reference to the latents.
         progress: (job, stage, step).
         warn: (job, warnings).
         waiting: (job, what for); "" when it goes on.
     """
 
-    conditioner: Any
-    decoder: Any
+    conditioner: Ward
+    decoder: Ward
     media: MediaTable
     denoise: Callable[[Job, int, SegmentSpec, Any], Awaitable[Any]]
     progress: Callable[[Job, Stage, int], None]
@@ -69,7 +65,7 @@ class Timings:
 
     seconds: dict[str, float] = field(default_factory=dict)
 
-    async def measure(self, stage: str, work: Awaitable[Any]) -> Any:
+    async def measure(self, stage: str, work: Awaitable[T]) -> T:
         started = time.monotonic()
         try:
             return await work
@@ -78,28 +74,101 @@ class Timings:
 
 
 async def make(job: Job, ways: Ways) -> Rendered:
-    """All stages; from the start again when a process died on the way (the snapshots spare the steps). An exception
-    that a stage raised would be raised again, so it ends the job at once.
+    """All stages.
+
+    What fails for want of something, or because a process died, waits and goes on: a full disk, a store that is away
+    or a killed process costs time, not the job. Cancellation, the deadline and the loss of the lease end it meanwhile,
+    see `Hands`. What the job itself is at fault for ends it at once.
 
     Raises:
-        JobFailed: the job itself is at fault, or processes died TRIES times.
-        StoreError: the database does not answer.
+        JobFailed: the job is at fault; the message is fit for the client.
     """
-    spec = VideoSpec.from_dict(job.spec)
-    media = await asyncio.to_thread(find_media, job, ways.media)
-    for left in reversed(range(TRIES)):
+    work = _Work(job, VideoSpec.from_dict(job.spec), ways)
+    try:
+        return await work.insist(work.through_the_stages)
+    except JobFailed as error:
+        raise JobFailed(presentable(str(error), work.spec), error.code) from None
+    finally:
+        ways.conditioner.forget(job.id)
+        ways.decoder.forget(job.id)
+
+
+@dataclass
+class _Work:
+    """A job that is being made; ``prefixes``: under which a decoder was asked to store its files."""
+
+    job: Job
+    spec: VideoSpec
+    ways: Ways
+    prefixes: list[str] = field(default_factory=list)
+
+    async def insist(self, call: Callable[[], Awaitable[T]], until: tuple[Remedy, ...] = ()) -> T:
+        """Call again and again, ever later, while it fails for want of something.
+
+        Args:
+            until: what else ends it, as a StageError.
+        """
+        waits, waited = pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS), False
+        while True:
+            try:
+                result = await call()
+                break
+            except JobFailed:
+                raise
+            except Exception as error:
+                failure = error if isinstance(error, StageError) else told(error, self.spec)
+            if failure.remedy is Remedy.END:
+                raise JobFailed(str(failure), failure.code)
+            if failure.remedy in until:
+                raise failure
+            log.warning("job %s: waiting for %s", self.job.id, failure)
+            self.ways.waiting(self.job, f"waiting for {failure}")
+            waited = True
+            await asyncio.sleep(next(waits))
+        if waited:
+            self.ways.waiting(self.job, "")
+        return result
+
+    async def through_the_stages(self) -> Rendered:
+        """Each segment goes on from the last frames of the one before it; the file is made of all of them."""
+        job, spec, ways = self.job, self.spec, self.ways
+        media = await self.insist(lambda: asyncio.to_thread(find_media, job, ways.media))
+        timings = Timings()
+        if warnings := await self._ask(ways.conditioner, lambda stage: stage.warnings.remote(spec)):
+            ways.warn(job, (*spec.warnings, *warnings))
+        latents: list[Any] = []
+        before: Any = None
+        for index in range(len(spec.spans)):
+
+            def encode(stage: Any, index: int = index, before: Any = before) -> Any:
+                return timings.measure("conditioning", stage.encode.remote(spec, media, index, [before]))
+
+            conditions = (await self._ask(ways.conditioner, encode))[0]
+            ways.progress(job, Stage.DENOISING, index * spec.steps)
+            segment = segment_of(spec, segment_id_of(job, index), index)
+            latents.append(await timings.measure("denoising", self._denoise(index, segment, conditions)))
+            if overlap := overlap_of(spec, index):
+                last = latents[-1:]
+                before = (await self._ask(ways.decoder, lambda stage: stage.tail.remote(spec, last, overlap)))[0]  # noqa: B023
+        ways.progress(job, Stage.DECODING, spec.steps * len(spec.spans))
+
+        def render(stage: Any) -> Any:
+            """Under a prefix of its own: nobody knows how far an earlier call came that was not heard of again."""
+            earlier = tuple(self.prefixes)
+            self.prefixes.append(f"jobs/{job.id}/{job.lease_epoch}" + (f".{len(earlier)}" if earlier else ""))
+            return stage.render.remote(spec, latents, self.prefixes[-1], media, timings.seconds, earlier)
+
+        rendered: Rendered = await self._ask(ways.decoder, render)
+        return rendered
+
+    async def _ask(self, ward: Ward, call: Callable[[Any], Awaitable[Any]]) -> Any:
+        return await self.insist(lambda: ward.ask(self.job.id, self.spec, call), until=(Remedy.REMAKE,))
+
+    async def _denoise(self, index: int, segment: SegmentSpec, conditions: Any) -> Any:
         try:
-            return await _stages(job, spec, media, ways)
-        except JobFailed as error:  # by an engine
-            raise JobFailed(presentable(str(error), spec), error.code) from None
-        except (ConditionsLost, StageError, RayError, RayServeException) as error:
-            lost = original(error)
-            if isinstance(lost, StageError):
-                raise JobFailed(str(lost), lost.code) from None
-            if not isinstance(lost, (ConditionsLost, RayServeException, *LOSSES)):
-                raise JobFailed(reason(lost, spec)) from None
-            log.warning("job %s: %s, %d tries left", job.id, type(lost).__name__, left)
-    raise JobFailed(f"the processes that worked on it died {TRIES} times")
+            return await self.ways.denoise(self.job, index, segment, conditions)
+        except ConditionsLost:
+            raise StageError("UNAVAILABLE", LOST, Remedy.REMAKE) from None
 
 
 def find_media(job: Job, table: MediaTable) -> dict[str, Stored]:
@@ -117,51 +186,6 @@ def find_media(job: Job, table: MediaTable) -> dict[str, Stored]:
         info = media.info or {}
         found[media_id] = Stored(media.key, media_info(info) if info.get("kind") in ("image", "clip") else None)
     return found
-
-
-async def _stages(job: Job, spec: VideoSpec, media: dict[str, Stored], ways: Ways) -> Rendered:
-    """Each segment goes on from the last frames of the one before it; the file is made of all of them."""
-    timings = Timings()
-    if warnings := await ways.conditioner.warnings.remote(spec):
-        ways.warn(job, (*spec.warnings, *warnings))
-    latents: list[Any] = []
-    before: Any = None
-    for index in range(len(spec.spans)):
-        encode = partial(ways.conditioner.encode.remote, spec, media, index, [before])
-        conditions = (await timings.measure("conditioning", insist(job, encode, ways)))[0]
-        ways.progress(job, Stage.DENOISING, index * spec.steps)
-        segment = segment_of(spec, segment_id_of(job, index), index)
-        latents.append(await timings.measure("denoising", ways.denoise(job, index, segment, conditions)))
-        overlap = overlap_of(spec, index)
-        before = (await ways.decoder.tail.remote(spec, latents[-1:], overlap))[0] if overlap else None
-    ways.progress(job, Stage.DECODING, spec.steps * len(spec.spans))
-    prefix = f"jobs/{job.id}/{job.lease_epoch}"
-    rendered: Rendered = await insist(
-        job, lambda: ways.decoder.render.remote(spec, latents, prefix, media, timings.seconds), ways
-    )
-    return rendered
-
-
-async def insist(job: Job, call: Callable[[], Awaitable[T]], ways: Ways) -> T:
-    """Ask a stage again and again while what it needs is away: a full disk, a store or a hook that does not answer
-    costs time, not the job, which says so meanwhile. Cancellation, the deadline and the loss of the lease end it, see
-    `Hands`."""
-    waits, told = pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS), ""
-    while True:
-        try:
-            answer = await call()
-            if told:
-                ways.waiting(job, "")
-            return answer
-        except (StageError, RayError) as error:
-            cause = original(error)
-            if not (isinstance(cause, StageError) and cause.code == UNAVAILABLE):
-                raise
-            log.warning("job %s: %s; trying again", job.id, cause)
-            if told != str(cause):
-                told = str(cause)
-                ways.waiting(job, told)
-            await asyncio.sleep(next(waits))
 
 
 def segment_id_of(job: Job, index: int) -> str:

@@ -58,6 +58,9 @@ class Conditioner:
 
         return await apart(spec, prompt_warnings, self._text, self._conditioner, spec)
 
+    async def alive(self) -> None:
+        """Answer, as a process that is there does."""
+
     def _condition(self, spec: VideoSpec, media: dict[str, Stored], index: int, before: Any) -> Conditions:
         from model.pipeline import condition_span
 

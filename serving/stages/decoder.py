@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,11 @@ import numpy.typing as npt
 import ray
 
 from model.inputs import Clip
-from model.tasks import ModelCard, VideoSpec
+from model.tasks import InvalidRequest, ModelCard, VideoSpec, Violation
 from serving.api.formats import MIME_TYPES, file_name
-from serving.artifacts import open_artifacts
+from serving.artifacts import ArtifactError, open_artifacts
 from serving.jobs.job import Preview, Result
+from serving.media import MediaError
 from serving.media.preview import animate
 from serving.media.sandbox import Sandbox
 from serving.moderation import Moderation
@@ -25,6 +27,7 @@ from serving.settings import Settings
 from serving.stages.failures import OutputRefused, Told, apart
 from serving.stages.rendered import Rendered
 from serving.stages.stored import Stored, files
+from serving.task_media import SOUND
 
 if TYPE_CHECKING:
     import torch
@@ -53,16 +56,19 @@ class Decoder:
         prefix: str,
         media: dict[str, Stored],
         timings: dict[str, float],
+        earlier: tuple[str, ...] = (),
     ) -> Rendered:
         """Decode, encode, verify, have checked and store under ``prefix``, which names the job and its lease epoch. A
         video that the check refuses is not stored.
 
         Args:
             timings: seconds by stage so far.
+            earlier: prefixes under which calls for the same job may have stored something.
 
         Raises:
             StageError.
         """
+        await apart(spec, self._artifacts.healthy)  # before all the work
         with Told(spec), tempfile.TemporaryDirectory(dir=self._scratch) as directory:
             folder = Path(directory)
             spent = await apart(spec, self._render, spec, latents, folder, media, timings)
@@ -72,6 +78,7 @@ class Decoder:
             if verdict is not None and verdict["outcome"] == "refused":
                 raise OutputRefused(verdict["note"])
             result = await apart(spec, self._store, spec, folder, prefix, spent)
+        await asyncio.to_thread(self._forget, [f"{old}/{name}" for old in earlier for name in _files(spec)])
         return Rendered(result, verdict)
 
     async def preview(
@@ -83,6 +90,9 @@ class Decoder:
     ) -> Preview:
         """Store a small moving picture of a segment in the making. Raises StageError."""
         return await apart(spec, self._preview, spec, latents[0], prefix, step)
+
+    async def alive(self) -> None:
+        """Answer, as a process that is there does."""
 
     def _preview(self, spec: VideoSpec, reference: ray.ObjectRef, prefix: str, step: int) -> Preview:  # type: ignore[type-arg]
         assert self._view is not None, "nobody asks for previews of this service"
@@ -126,7 +136,10 @@ class Decoder:
                 sound = {spec.audio: media[spec.audio]}
                 paths = stack.enter_context(files(sound, self._artifacts, self._scratch))
                 audio = folder / "sound.wav"
-                self._sandbox.blocking.write_sound(paths[spec.audio], audio, spec.frames / spec.fps)
+                try:
+                    self._sandbox.blocking.write_sound(paths[spec.audio], audio, spec.frames / spec.fps)
+                except MediaError as error:
+                    raise InvalidRequest(Violation(SOUND, str(error))) from None
             tags = {f"{stage}_seconds": f"{seconds:.3f}" for stage, seconds in timings.items()}
             render_video(spec, decoding, folder / file_name(spec.container), audio, metadata=tags)
         if spec.keep_latents:
@@ -135,13 +148,22 @@ class Decoder:
         return {**timings, "decoding": decoding.seconds, "encoding": encoding}
 
     def _store(self, spec: VideoSpec, folder: Path, prefix: str, timings: dict[str, float]) -> Result:
-        name = file_name(spec.container)
-        video = self._artifacts.put_file(f"{prefix}/{name}", folder / name, MIME_TYPES[spec.container])
-        kept = None
-        if spec.keep_latents:
-            name = "latents.safetensors"
-            kept = self._artifacts.put_file(f"{prefix}/{name}", folder / name, "application/octet-stream")
-        return Result(video, kept, spec.frames, spec.width, spec.height, spec.fps, timings)
+        video, *more = [
+            self._artifacts.put_file(f"{prefix}/{name}", folder / name, mime_type)
+            for name, mime_type in _files(spec).items()
+        ]
+        return Result(video, more[0] if more else None, spec.frames, spec.width, spec.height, spec.fps, timings)
+
+    def _forget(self, keys: list[str]) -> None:
+        """Delete what may be there, or not: all strays go with the job at the latest."""
+        with suppress(ArtifactError):
+            self._artifacts.delete(keys)
+
+
+def _files(spec: VideoSpec) -> dict[str, str]:
+    """Names and types of what is stored of a job, the video first."""
+    video = {file_name(spec.container): MIME_TYPES[spec.container]}
+    return {**video, "latents.safetensors": "application/octet-stream"} if spec.keep_latents else video
 
 
 class Stopwatch:

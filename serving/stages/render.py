@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from model.tasks import VideoSpec
 from serving.media import (
@@ -137,7 +137,8 @@ def check_finite(latents: Sequence[torch.Tensor]) -> None:
 def save_latents(latents: Sequence[torch.Tensor], path: Path) -> None:
     """The latents ``[C, T, H, W]`` float32 of each segment as safetensors: ``latents``, ``latents.1``, ..."""
     names = ["latents", *(f"latents.{i}" for i in range(1, len(latents)))]
-    save_file({name: part.contiguous() for name, part in zip(names, latents, strict=True)}, path)
+    # Written by ourselves: what safetensors raises for a full disk does not say so.
+    path.write_bytes(save({name: part.contiguous() for name, part in zip(names, latents, strict=True)}))
 
 
 @cache

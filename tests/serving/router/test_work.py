@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from ray.exceptions import (
     ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    ObjectStoreFullError,
+    OutOfDiskError,
     OutOfMemoryError,
     OwnerDiedError,
     RaySystemError,
     RayTaskError,
+    RpcError,
     WorkerCrashedError,
 )
 from ray.serve.exceptions import DeploymentUnavailableError
 
 from model.presets import find_model
 from model.resolve import resolve
-from model.tasks import InvalidRequest, TextToVideo, VideoRequest, VideoSpec, Violation
+from model.tasks import InvalidRequest, TextToVideo, VideoRequest, Violation
+from serving.artifacts import ArtifactMissing, ArtifactUnavailable
+from serving.jobs.errors import StoreError, StoreRefused
 from serving.jobs.job import Job, State
 from serving.jobs.media_table import MediaTable
 from serving.media import MediaError
+from serving.media.errors import NotWritable
+from serving.media.worker_process import WorkerLost
 from serving.moderation import CheckUnavailable
 from serving.router import work
-from serving.router.work import TRIES, ConditionsLost, JobFailed, Ways, make
-from serving.stages.failures import OutputRefused, presentable, stage_error
+from serving.router.work import ConditionsLost, JobFailed, Ways, make
+from serving.stages.failures import OutputRefused, told
+from serving.stages.ward import MAX_DEATHS, Ward
 from tests.serving.jobs.harness import RESULT
 
 PROMPT = "a red circle that nobody may read"
@@ -61,22 +76,28 @@ def delivered(error: Exception) -> Exception:
 
 
 class Method:
-    def __init__(self, answer: Callable[[], Any]) -> None:
+    def __init__(self, answer: Callable[..., Any]) -> None:
         self._answer = answer
 
-    async def remote(self, *_: Any) -> Any:
-        return self._answer()
+    async def remote(self, *arguments: Any) -> Any:
+        return self._answer(*arguments)
 
 
 class Stages:
-    """A conditioner and a decoder; ``fail`` is asked at every call of the conditioner."""
+    """A conditioner and a decoder; ``fail`` is asked at every call of the one."""
 
     def __init__(self, fail: Callable[[int], Exception | None], at: str = "encode") -> None:
         self.calls = 0
+        self.stored: list[tuple[str, tuple[str, ...]]] = []
         self._fail, self._at = fail, at
-        self.warnings = Method(lambda: ())
-        self.encode = Method(lambda: self._answer("encode", ["conditions"]))
-        self.render = Method(lambda: self._answer("render", RESULT))
+        self.alive = Method(lambda *_: None)
+        self.warnings = Method(lambda *_: self._answer("warnings", ()))
+        self.encode = Method(lambda *_: self._answer("encode", ["conditions"]))
+        self.render = Method(self._render)
+
+    def _render(self, spec: Any, latents: Any, prefix: str, media: Any, timings: Any, earlier: tuple[str, ...]) -> Any:
+        self.stored.append((prefix, earlier))
+        return self._answer("render", RESULT)
 
     def _answer(self, name: str, value: Any) -> Any:
         if name == self._at:
@@ -90,29 +111,56 @@ async def denoise(*_: Any) -> str:
     return "latents"
 
 
-async def run(stages: Stages, denoiser: Callable[..., Awaitable[Any]] = denoise, notices: list[str] = []) -> Any:  # noqa: B006
-    media = MediaTable.__new__(MediaTable)
-    ways = Ways(stages, stages, media, denoiser, lambda *_: None, lambda *_: None, lambda _, said: notices.append(said))
+async def run(
+    stages: Stages, denoiser: Callable[..., Awaitable[Any]] = denoise, notices: list[str] | None = None
+) -> Any:
+    told = [] if notices is None else notices
+    ways = Ways(
+        Ward("conditioner", stages),
+        Ward("decoder", stages),
+        MediaTable.__new__(MediaTable),
+        denoiser,
+        lambda *_: None,
+        lambda *_: None,
+        lambda _, notice: told.append(notice),
+    )
     return await make(JOB, ways)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that were waited, which take none."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(work, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread))
+    return slept
 
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
         (InvalidRequest(Violation("task.image", "is broken")), "INVALID_ARGUMENT", "task.image: is broken"),
-        (MediaError("the video is blank"), "INVALID_ARGUMENT", "the video is blank"),
+        (MediaError("the video is blank"), "INTERNAL", "the video is blank"),
+        (NotWritable(Path("/srv/a.mp4"), ValueError("bad")), "INTERNAL", "NotWritable: cannot write ...: bad"),
         (OutputRefused("not this"), "PERMISSION_DENIED", "the video was refused: not this"),
+        (ArtifactMissing("there is no artifact media/1/2"), "FAILED_PRECONDITION", "a file of the job is gone"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/a/b"), "INTERNAL", "FileNotFoundError: [Errno 2] No such"),
         (KeyError("x"), "INTERNAL", "KeyError: 'x'"),
         (ValueError(f"{PROMPT} is in /var/lib/models/x.bin"), "INTERNAL", "ValueError: ... is in ..."),
         (RuntimeError("first\n  second"), "INTERNAL", "RuntimeError: first second"),
+        (StoreRefused("the row"), "INTERNAL", "StoreRefused: the row"),
     ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-@pytest.mark.parametrize("at", ["encode", "render"])
+@pytest.mark.parametrize("at", ["warnings", "encode", "render"])
 async def test_what_a_stage_raises_ends_the_job_at_once(error: Exception, code: str, message: str, at: str) -> None:
-    stages = Stages(lambda _: delivered(stage_error(error, SPEC)), at)
+    stages = Stages(lambda _: delivered(told(error, SPEC)), at)
     with pytest.raises(JobFailed) as failed:
         await run(stages)
-    assert (failed.value.code, str(failed.value)) == (code, message)
+    assert failed.value.code == code and str(failed.value).startswith(message)
     assert stages.calls == 1
 
 
@@ -126,28 +174,90 @@ async def test_what_no_stage_has_told_ends_it_too(error: Exception) -> None:
     assert stages.calls == 1
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+AWAY = [
+    (told(ArtifactUnavailable("artifact a: no answer"), SPEC), "storage: the artifact store cannot be reached"),
+    (
+        told(caused(ArtifactUnavailable("artifact a: full"), OSError(errno.ENOSPC, "full")), SPEC),
+        "storage: its disk is full",
+    ),
+    (told(OSError(errno.ENOSPC, "full", "/a/b"), SPEC), "disk space: the disk is full"),
+    (told(NotWritable(Path("a"), OSError(errno.EDQUOT, "quota")), SPEC), "disk space: the disk is full"),
+    (told(OSError(errno.EMFILE, "many", "/a/b"), SPEC), "this machine: too many open files"),
+    (told(OSError(errno.EIO, "io", "/a/b"), SPEC), "this machine: input/output error"),
+    (told(ConnectionResetError(), SPEC), "this machine: a connection broke"),
+    (told(CheckUnavailable("a hook"), SPEC), "the check of videos: it does not answer"),
+    (told(WorkerLost("ended"), SPEC), "the processes that decode files: they do not start"),
+    (told(StoreError("locked"), SPEC), "storage: the job database cannot be reached"),
+    (ObjectStoreFullError(), "this machine: its object store is full or does not answer"),
+    (OutOfDiskError(), "this machine: its object store is full or does not answer"),
+    (RpcError("10.0.0.1"), "this machine: its object store is full or does not answer"),
+    (GetTimeoutError("late"), "this machine: its object store is full or does not answer"),
+]
+
+
+@pytest.mark.parametrize("away", [True, False], ids=["delivered", "bare"])
+@pytest.mark.parametrize(("error", "what"), AWAY, ids=[what for _, what in AWAY])
+@pytest.mark.parametrize("at", ["warnings", "encode", "render"])
+async def test_a_job_waits_for_what_is_away_and_says_so(
+    error: Exception, what: str, at: str, away: bool, pauses: list[float]
+) -> None:
+    arrives = delivered(error) if away else error
+    stages, notices = Stages(lambda call: arrives if call < 12 else None, at), list[str]()
+    assert await run(stages, notices=notices) is RESULT
+    assert stages.calls == 12
+    assert notices == [f"waiting for {what}"] * 11 + [""]
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30, 30]
+
+
+async def test_a_cancelled_job_stops_waiting_at_once() -> None:
+    notices: list[str] = []
+    task = asyncio.create_task(run(Stages(lambda _: OSError(errno.ENOSPC, "full")), notices=notices))
+    while not notices:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 0.2)
+
+
+async def test_each_call_of_the_decoder_stores_under_a_prefix_of_its_own(pauses: list[float]) -> None:
+    """One that was not heard of again may have stored its file, with other bytes."""
+    stages = Stages(lambda call: ConnectionResetError() if call < 3 else None, "render")
+    assert await run(stages) is RESULT
+    assert stages.stored == [
+        ("jobs/j1/1", ()),
+        ("jobs/j1/1.1", ("jobs/j1/1",)),
+        ("jobs/j1/1.2", ("jobs/j1/1", "jobs/j1/1.1")),
+    ]
+
+
 LOST = [
-    ActorDiedError(),
-    WorkerCrashedError(),
-    OutOfMemoryError("the node was out of memory"),
     OwnerDiedError("00" * 28, None, ""),
     delivered(OwnerDiedError("00" * 28, None, "")),
-    DeploymentUnavailableError("Conditioner"),  # type: ignore[arg-type]
+    delivered(ActorDiedError()),
+    delivered(delivered(WorkerCrashedError())),
 ]
 
 
 @pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
-async def test_a_death_is_tried_again(error: Exception) -> None:
-    stages = Stages(lambda call: error if call < TRIES else None)
-    assert await run(stages) is RESULT
-    dying = Stages(lambda _: error)
-    with pytest.raises(JobFailed, match=f"died {TRIES} times"):
-        await run(dying)
-    assert dying.calls == TRIES
+async def test_what_was_lost_with_a_process_is_made_again(error: Exception, pauses: list[float]) -> None:
+    """However often: the job is not at fault."""
+    stages, denoised = Stages(lambda call: error if call < 9 else None, "render"), list[int]()
+
+    async def denoise(*_: Any) -> str:
+        denoised.append(1)
+        return "latents"
+
+    assert await run(stages, denoise) is RESULT
+    assert len(denoised) == stages.calls == 9
 
 
-async def test_conditions_that_are_lost_are_made_again() -> None:
-    lost = [ConditionsLost(), ConditionsLost()]
+async def test_conditions_that_are_lost_are_made_again(pauses: list[float]) -> None:
+    lost = [ConditionsLost() for _ in range(8)]
 
     async def denoise(*_: Any) -> str:
         if lost:
@@ -156,7 +266,48 @@ async def test_conditions_that_are_lost_are_made_again() -> None:
 
     stages = Stages(lambda _: None)
     assert await run(stages, denoise) is RESULT
-    assert stages.calls == 3
+    assert stages.calls == 9
+
+
+DEATHS = [
+    ActorDiedError(),
+    ActorUnavailableError("no answer of 10.0.0.1", None),
+    WorkerCrashedError(),
+    OutOfMemoryError("the node was out of memory"),
+]
+
+
+@pytest.mark.parametrize("error", DEATHS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("at", ["warnings", "encode", "render"])
+async def test_the_cause_of_deaths_is_found_and_fails(error: Exception, at: str, pauses: list[float]) -> None:
+    """The first death may be anybody's, those alone are its own."""
+    stages = Stages(lambda call: error if call <= MAX_DEATHS else None, at)
+    assert await run(stages) is RESULT
+    deadly = Stages(lambda _: error, at)
+    with pytest.raises(JobFailed) as failed:
+        await run(deadly)
+    stage = "decoder" if at == "render" else "conditioner"
+    assert str(failed.value) == f"the {stage} died {MAX_DEATHS} times while it worked on this job alone"
+    assert failed.value.code == "INTERNAL"
+    assert deadly.calls == 1 + MAX_DEATHS
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), torch.OutOfMemoryError("no memory")])
+async def test_a_job_that_memory_does_not_suffice_for_is_tried_once_alone(
+    error: Exception, pauses: list[float]
+) -> None:
+    stages = Stages(lambda call: delivered(told(error, SPEC)) if call == 1 else None)
+    assert await run(stages) is RESULT
+    large = Stages(lambda _: delivered(told(error, SPEC)))
+    with pytest.raises(JobFailed, match=f"^{type(error).__name__}: no memory$"):
+        await run(large)
+    assert large.calls == 2
+
+
+async def test_a_stage_that_is_not_deployed_yet_is_waited_for(pauses: list[float]) -> None:
+    error = DeploymentUnavailableError("Conditioner")  # type: ignore[arg-type]
+    stages = Stages(lambda call: error if call < 20 else None)
+    assert await run(stages) is RESULT
 
 
 async def test_what_an_engine_says_is_told_without_paths_and_words() -> None:
@@ -165,28 +316,3 @@ async def test_what_an_engine_says_is_told_without_paths_and_words() -> None:
 
     with pytest.raises(JobFailed, match=r"^OSError: \.\.\. and \.\.\.$"):
         await run(Stages(lambda _: None), denoise)
-
-
-@pytest.mark.parametrize("at", ["encode", "render"])
-async def test_a_stage_waits_for_what_is_away(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "FIRST_PAUSE_SECONDS", 0.0)
-    away = delivered(stage_error(CheckUnavailable("the hook does not answer"), SPEC))
-    stages = Stages(lambda call: away if call < 9 else None, at)
-    notices: list[str] = []
-    assert await run(stages, notices=notices) is RESULT
-    assert stages.calls == 9
-    assert notices == ["the hook does not answer", ""]
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("see https://host/a/b", "see https://host/a/b"),
-        ("'/a/b c' of 3/4", "'... c' of 3/4"),
-        ("a\nb", "a b"),
-        ("red and bored", "... and bored"),
-    ],
-)
-def test_a_reason_is_one_presentable_line(text: str, shown: str) -> None:
-    spec = VideoSpec.from_dict({**SPEC.to_dict(), "task": {"kind": "text_to_video", "prompt": "red"}})
-    assert presentable(text, spec) == shown

@@ -1,0 +1,50 @@
+"""What a client may read of an exception: one line, without what it wrote itself and what only this machine knows."""
+
+from __future__ import annotations
+
+import re
+
+from model.tasks import VideoSpec
+
+MAX_REASON_CHARS = 300
+MAX_TEXT_CHARS = 20_000  # that are looked at
+HIDDEN = "..."
+# From here on a text is a traceback, Python's or Ray's (which has addresses and ids of actors in its first line).
+TRACEBACK = re.compile(r"Traceback \(most recent|\bFile \"[^\"]{0,999}\", line \d|\bray::|Debug source:")
+PLACES = re.compile(
+    r"""
+      (?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]*://\S+              # an address with its scheme
+    | (?<![\w])[A-Za-z]:[\\/]\S+ | \\\\\S+                          # C:\path, \\server\share
+    | (?<![\w/.])(?:~[\w-]*|\.{1,2})?/[^\s'":;,()\[\]<>=/][^\s'":;,()\[\]<>]*  # /path, ~/path, ../path
+    | (?<![\w/.~@+-])[\w.~@+-]+(?:/[\w.~@+-]+){2,}/?               # a/b/c
+    | (?<![\w/.~@+-])[\w.~@+-]+/[\w~@+-]*\.[A-Za-z]\w*             # a/b.c
+    | (?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?(?![\w.]*\w)        # IPv4
+    | \[?(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]*(?:%\w+)?(?![\w:])\]?(?::\d+)?  # IPv6
+    | (?<![\w.-])(?=[\w.-]*[A-Za-z])[\w.-]+:\d{2,5}(?!\w)           # host:port
+    | (?<![\w.-])(?:[A-Za-z0-9_-]+\.)+(?:internal|local|localdomain|lan|svc|com|net|org|io|cloud|corp)\b(?![.\w])
+    | \b0x[0-9A-Fa-f]+                                              # an object's address
+    | (?<!\w)(?=\d*[A-Fa-f])[0-9A-Fa-f]{12,}(?!\w)                  # an id of Ray's, a checksum
+    | (?<!\w)[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}   # a UUID
+    """,
+    re.VERBOSE,
+)
+
+
+def presentable(text: str, spec: VideoSpec) -> str:
+    """One short line that can be shown to the client."""
+    text = TRACEBACK.split(text[:MAX_TEXT_CHARS], maxsplit=1)[0]
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    for secret in (" ".join(spec.prompt.split()), " ".join(spec.negative_prompt.split())):
+        for written in {secret, repr(secret)[1:-1]} - {""}:
+            text = re.sub(rf"(?<!\w){re.escape(written)}(?!\w)", HIDDEN, text)
+    return PLACES.sub(HIDDEN, text)[:MAX_REASON_CHARS]
+
+
+def reason(error: BaseException, spec: VideoSpec) -> str:
+    """The type of an exception and its message, `presentable`."""
+    name = type(error).__name__
+    try:
+        text = presentable(str(error), spec)
+    except Exception:  # its class has a __str__ that fails
+        text = ""
+    return f"{name}: {text}" if text else name
