@@ -42,7 +42,11 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=10.0, gt=0)
     max_running: int = Field(default=8, ge=1, description="jobs that a router works on at a time")
     max_attempts: int = Field(default=5, ge=1, description="claims after which a job that never ends is failed")
-    max_queued: int = Field(default=1_000, ge=1, description="queued jobs beyond which new ones are refused")
+    max_queued: int = Field(
+        default=2_000,
+        ge=1,
+        description="queued jobs beyond which new ones are refused; a tenant has half of what others leave free",
+    )
     step_tokens: int = Field(default=100_000, ge=1, description="tokens that an engine takes in one step")
     snapshot_seconds: float = Field(default=10.0, gt=0, description="between snapshots, where they are cheap")
     snapshot_steps: int | None = Field(default=None, ge=1, description="steps between snapshots, whatever they cost")
@@ -59,6 +63,9 @@ class Settings(BaseSettings):
     media_retention_seconds: float = Field(default=DAY, gt=0, description="that uploads are kept after their last use")
     max_upload_bytes: int = Field(default=100_000_000, ge=1, le=100_000_000)
     max_media_bytes: int = Field(default=20_000_000_000, ge=1, description="of all media that a tenant keeps")
+    max_result_bytes: int = Field(
+        default=100_000_000_000, ge=1, description="of results that a tenant keeps, beyond which new jobs are refused"
+    )
     unsafe_media: bool = Field(
         default=False, description="decode media even where the processes that do it cannot be confined"
     )

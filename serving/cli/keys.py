@@ -22,6 +22,7 @@ OPTIONS = {
     "concurrent_jobs": "concurrent-jobs",
     "queued_seconds": "queued-seconds",
     "max_priority": "max-priority",
+    "result_bytes": "result-bytes",
 }
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Create, list and revoke API keys.")
 
@@ -39,6 +40,10 @@ def create(
     queued_seconds: Annotated[float | None, typer.Option(help="Seconds of clips in those jobs.")] = None,
     models: Annotated[str | None, typer.Option(metavar="A,B", help="The only models that it may use.")] = None,
     max_priority: Annotated[int, typer.Option(help="The highest priority, 0 to 9.")] = 9,
+    result_bytes: Annotated[
+        int | None,
+        typer.Option(help="Bytes of results that its tenant may keep; ZOETROPE_MAX_RESULT_BYTES by default."),
+    ] = None,
     data_dir: DataDirOption = None,
     database: DatabaseOption = None,
 ) -> None:
@@ -68,6 +73,7 @@ def create(
             queued_seconds=queued_seconds,
             models=allowed,
             max_priority=max_priority,
+            result_bytes=result_bytes,
         )
     except ValueError as error:
         field, _, description = str(error).partition(" is ")

@@ -113,14 +113,15 @@ def media_table(media: Sequence[MediaFile]) -> Table:
 
 
 def keys_table(keys: Sequence[ApiKey]) -> Table:
-    """API keys, oldest first; times are local. What is empty has no limit."""
+    """API keys, oldest first; times are local. What is empty has no limit; results are bytes."""
     table = plain_table(
-        "id", "name", "tenant", "created", "revoked", "rate", "burst", "jobs", "seconds", "models", "priority"
+        *("id", "name", "tenant", "created", "revoked", "rate", "burst", "jobs", "seconds", "results", "models"),
+        "priority",
     )
     for key in keys:
         limits = key.limits
-        optional = (limits.requests_per_second, limits.concurrent_jobs, limits.queued_seconds)
-        rate, jobs, seconds = ("" if value is None else f"{value:g}" for value in optional)
+        optional = (limits.requests_per_second, limits.concurrent_jobs, limits.queued_seconds, limits.result_bytes)
+        rate, jobs, seconds, results = ("" if value is None else f"{value:.15g}" for value in optional)
         table.add_row(
             key.id,
             escape(key.name),
@@ -131,6 +132,7 @@ def keys_table(keys: Sequence[ApiKey]) -> Table:
             str(limits.burst),
             jobs,
             seconds,
+            results,
             escape(", ".join(limits.models or ())),
             f"up to {limits.max_priority}",
         )

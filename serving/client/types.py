@@ -265,6 +265,10 @@ class AccountInfo:
     media_retention: float
     media_formats: tuple[str, ...]
     max_media_bytes: int  # of all files that a tenant keeps
+    queued_jobs: int  # that the tenant may have queued now
+    queued_jobs_used: int
+    max_result_bytes: int  # of all results that the tenant keeps
+    result_bytes_used: int
 
 
 @dataclass(frozen=True)

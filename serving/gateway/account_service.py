@@ -22,10 +22,10 @@ class AccountService:
 
     async def GetAccount(self, request: account_pb2.GetAccountRequest, context: Any) -> account_pb2.Account:
         who, settings = caller(), self._core.settings
-        used: tuple[int, float] = (0, 0.0)
-        if who.key_id is not None:
-            used = await asyncio.to_thread(self._core.stores.jobs.usage, who.key_id)
+        usage = self._core.stores.jobs.usage
+        used = await asyncio.to_thread(usage, who.owner, who.key_id, settings.max_queued)
         limits = who.limits
+        most = settings.max_result_bytes if limits.result_bytes is None else limits.result_bytes
         return account_pb2.Account(
             tenant=who.owner,
             key_name=who.key_name,
@@ -35,8 +35,8 @@ class AccountService:
             queued_seconds=limits.queued_seconds,
             models=limits.models or (),
             max_priority=limits.max_priority,
-            concurrent_jobs_used=used[0],
-            queued_seconds_used=used[1],
+            concurrent_jobs_used=used.live_jobs,
+            queued_seconds_used=used.live_seconds,
             max_queued=settings.max_queued,
             default_retention=_duration(settings.retention_seconds),
             max_retention=_duration(settings.max_retention_seconds),
@@ -44,6 +44,10 @@ class AccountService:
             media_retention=_duration(settings.media_retention_seconds),
             max_media_bytes=settings.max_media_bytes,
             media_formats=MEDIA_TYPES,
+            queued_jobs=used.queue_share,
+            queued_jobs_used=used.queued_jobs,
+            max_result_bytes=most,
+            result_bytes_used=used.result_bytes,
         )
 
     async def GetWebhookSecret(

@@ -19,6 +19,7 @@ from serving.jobs.errors import (
     NotAllowed,
     OffsetMismatch,
     QueueFull,
+    Quota,
     QuotaExceeded,
     RequestConflict,
     StoreError,
@@ -29,6 +30,14 @@ from serving.moderation import CheckUnavailable, PromptRefused
 QUEUE_FULL_RETRY_SECONDS = 10
 QUOTA_RETRY_SECONDS = 10
 UNAVAILABLE_RETRY_SECONDS = 5
+# What a quota means to whoever is above it.
+QUOTAS: dict[Quota, str] = {
+    "concurrent_jobs": "that this key may have",
+    "queued_seconds": "that this key may have",
+    "queued_jobs": "that this tenant may have waiting now: half of the places in the queue that others leave free",
+    "media_bytes": "that this tenant may keep; delete some files, or wait until they expire",
+    "result_bytes": "that this tenant may keep; delete some jobs, or wait until they expire",
+}
 log = logging.getLogger("zoetrope.gateway")
 
 # google.rpc codes as HTTP has them (google/rpc/code.proto).
@@ -172,10 +181,10 @@ def _refusal(error: Exception) -> ApiError | None:
             return ApiError(
                 "RESOURCE_EXHAUSTED",
                 "QUOTA_EXCEEDED",
-                f"{error.quota}: {error.used:g} are used of the {error.limit:g} that this key may have",
-                metadata={"quota": error.quota, "limit": f"{error.limit:g}"},
+                f"{error.quota}: {error.used:.15g} are used of the {error.limit:.15g} {QUOTAS[error.quota]}",
+                metadata={"quota": error.quota, "limit": f"{error.limit:.15g}"},
                 retry_seconds=QUOTA_RETRY_SECONDS,
-                quota=(error.quota, f"at most {error.limit:g}"),
+                quota=(error.quota, f"at most {error.limit:.15g}"),
             )
         case StoreError():
             return _unavailable(error, "STORE_UNAVAILABLE", "jobs cannot be stored or read")

@@ -190,7 +190,9 @@ class Intake:
             raise UnknownModel(self._card.name, allowed)
 
     def _limits(self, who: Principal) -> Limits:
-        return Limits(self._settings.max_queued, who.limits.concurrent_jobs, who.limits.queued_seconds)
+        limits = who.limits
+        most = self._settings.max_result_bytes if limits.result_bytes is None else limits.result_bytes
+        return Limits(self._settings.max_queued, limits.concurrent_jobs, limits.queued_seconds, most)
 
 
 def fingerprint(

@@ -6,14 +6,17 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from serving.jobs.job import Job, State
 from serving.jobs.store import JobStore
 
 LONG = 2_000  # queued jobs from which on counting what is in front of each would take longer than all else
-MARKS = 1_000  # so that a place is off by a thousandth of the queue at most
+MARKS = 1_000  # so that a tenant's jobs are told apart by a thousandth of the queue
 MARK_SECONDS = 1.0  # between two looks at the whole queue, at the least
 REST = 20.0  # times as long as a look took is waited after it
+
+Key: TypeAlias = tuple[int, float, str]
 
 
 class Line:
@@ -24,7 +27,7 @@ class Line:
         self._clock = clock
         self._reading = threading.Lock()
         self._next_at = float("-inf")
-        self._marks: tuple[int, list[tuple[int, float, str]]] = (1, [])
+        self._marks: dict[str, tuple[list[Key], list[int]]] = {}  # by tenant: keys in order, and the place of each
 
     def places(self, jobs: Sequence[Job]) -> dict[str, int]:
         """By id, how many jobs are in front of those of these that are queued. Of a long queue the places are rounded
@@ -33,9 +36,8 @@ class Line:
         if not queued:
             return {}
         self._look()
-        every, marks = self._marks
-        if marks:
-            return {job.id: max(0, bisect_right(marks, _key(job)) - 1) * every for job in queued}
+        if marks := self._marks:
+            return {job.id: _place(*marks.get(job.owner, ([], [])), _key(job)) for job in queued}
         if len(queued) == 1:
             return {queued[0].id: self._store.queue_position(queued[0])}
         return self._store.positions([job.id for job in queued])
@@ -48,14 +50,25 @@ class Line:
             started = self._clock()
             length = self._store.counts()[State.QUEUED]
             every = max(1, length // MARKS)
-            marks = self._store.marks(every) if length > LONG else []
-            self._marks = every, [(-priority, created_at, job_id) for priority, created_at, job_id in marks]
+            marks = self._store.marks(every) if length > LONG else {}
+            self._marks = {
+                owner: (
+                    [(-priority, created_at, job_id) for _, priority, created_at, job_id in own],
+                    [m[0] for m in own],
+                )
+                for owner, own in marks.items()
+            }
             now = self._clock()
             self._next_at = now + max(MARK_SECONDS, REST * (now - started))
         finally:
             self._reading.release()
 
 
-def _key(job: Job) -> tuple[int, float, str]:
-    """Orders jobs as the queue does."""
+def _place(keys: Sequence[Key], places: Sequence[int], key: Key) -> int:
+    """Of the last mark that is not behind the job; a tenant that is new has nothing in front of its first."""
+    return places[max(0, bisect_right(keys, key) - 1)] if places else 0
+
+
+def _key(job: Job) -> Key:
+    """Orders a tenant's jobs as the queue does."""
     return -job.priority, job.created_at, job.id

@@ -9,7 +9,7 @@ from serving.jobs.errors import QueueFull, QuotaExceeded, RequestConflict, Unkno
 from serving.jobs.job import Job, Limits, NewJob, State
 from serving.jobs.migrations import LABEL_CHARS
 from serving.jobs.rows import INSERT, Encoded, job_of
-from serving.jobs.trail import in_state, record
+from serving.jobs.trail import in_state, queued_by, record
 
 LOCK = "admission"  # nobody else adds to a tally before the commit
 
@@ -17,6 +17,21 @@ LOCK = "admission"  # nobody else adds to a tally before the commit
 def live(key_id: str) -> str:
     """The tally of a key's jobs that have not ended."""
     return f"live {key_id}"
+
+
+def results_of(owner: str) -> str:
+    """The tally of a tenant's results; it counts bytes."""
+    return f"results {owner}"
+
+
+def queue_share(max_queued: int, queued: int, own: int) -> int:
+    """How many jobs a tenant may have queued: half of the places that others leave free, so that there is always room
+    for one more tenant, and n that want all get an n + 1st each.
+
+    Args:
+        queued: by all, ``own`` by this one.
+    """
+    return -((queued - own - max_queued) // 2)
 
 
 def admit(tx: Tx, encoded: Encoded, limits: Limits) -> Job:
@@ -64,8 +79,18 @@ def _known(tx: Tx, new: NewJob) -> Job | None:
 
 
 def _refusal(tx: Tx, new: NewJob, limits: Limits) -> Exception | None:
-    if tx.tally(in_state(State.QUEUED))[0] >= limits.max_queued:
+    queued = tx.tally(in_state(State.QUEUED))[0]
+    if queued >= limits.max_queued:
         return QueueFull(limits.max_queued)
+    if limits.result_bytes is not None:
+        kept = tx.tally(results_of(new.owner))[0]
+        if kept >= limits.result_bytes:
+            return QuotaExceeded("result_bytes", limits.result_bytes, kept)
+    if new.key_id is not None:  # without keys there is one tenant
+        own = tx.tally(queued_by(new.owner))[0]
+        share = queue_share(limits.max_queued, queued, own)
+        if own >= share:
+            return QuotaExceeded("queued_jobs", share, own)
     if new.key_id is None or (limits.concurrent_jobs is None and limits.queued_seconds is None):
         return None
     jobs, seconds = tx.tally(live(new.key_id))

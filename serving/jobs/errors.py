@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from model.errors import Picklable
 
-Quota: TypeAlias = Literal["concurrent_jobs", "queued_seconds", "media_bytes"]
+Quota: TypeAlias = Literal["concurrent_jobs", "queued_seconds", "queued_jobs", "media_bytes", "result_bytes"]
 
 
 class StoreError(Exception):
@@ -34,10 +34,10 @@ class QueueFull(Picklable):
 
 
 class QuotaExceeded(Picklable):
-    """The API key has as much under way as it may; `used` does not count the job that was refused."""
+    """The API key has as much under way as it may, or its tenant does; `used` does not count what was refused."""
 
     def __init__(self, quota: Quota, limit: float, used: float) -> None:
-        super().__init__(f"quota {quota} of this API key: {used:g} of {limit:g} are used")
+        super().__init__(f"quota {quota}: {used:.15g} of {limit:.15g} are used")
         self.quota: Quota = quota
         self.limit = limit
         self.used = used

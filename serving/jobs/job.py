@@ -144,6 +144,12 @@ def file_keys(job: Job) -> list[str]:
     return sorted(keys if job.preview is None else {*keys, job.preview.key})
 
 
+def result_bytes(result: Mapping[str, Any] | None) -> int:
+    """The size of a result's files, as `Job.result` has it."""
+    files = [result[which] for which in ("video", "latents")] if result else []
+    return sum(int(file["size_bytes"]) for file in files if file)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What may be under way before a new job is refused; None: no limit."""
@@ -151,6 +157,18 @@ class Limits:
     max_queued: int  # jobs of the whole database that wait
     concurrent_jobs: int | None = None  # of the job's key, that have not ended
     queued_seconds: float | None = None  # of the job's key: clip seconds of jobs that have not ended
+    result_bytes: int | None = None  # of the tenant: files of results that it keeps
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What counts against limits now."""
+
+    live_jobs: int  # of a key, that have not ended
+    live_seconds: float  # of clips in those
+    queued_jobs: int  # of its tenant
+    queue_share: int  # how many those may be
+    result_bytes: int  # that the tenant keeps
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ class KeyLimits:
     queued_seconds: float | None = None  # of clips whose jobs have not ended
     models: tuple[str, ...] | None = None
     max_priority: int = PRIORITIES[-1]
+    result_bytes: int | None = None  # that its tenant may keep before it makes no more; None: as the settings say
 
     def __post_init__(self) -> None:
-        for name in ("requests_per_second", "concurrent_jobs", "queued_seconds"):
+        for name in ("requests_per_second", "concurrent_jobs", "queued_seconds", "result_bytes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}, must be above 0")

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from serving.jobs.admission import live
+from serving.jobs.admission import live, results_of
 from serving.jobs.database import Row, Tx
-from serving.jobs.job import Job, Need, Result, Stage, State
+from serving.jobs.job import Job, Need, Result, Stage, State, result_bytes
 from serving.jobs.outbox import enqueue
 from serving.jobs.rows import job_of, webhook_of
+from serving.jobs.shares import in_turn, note_turns, turns, waiting_tenants
 from serving.jobs.trail import record_row
 
 # What makes somebody the holder of a job: its epoch is the newest. A lease that ran out counts until the next claim.
@@ -39,18 +40,10 @@ def claim(
     held, held_value = tx.among("id", in_hand)
     spent, of = f"{LAPSED} AND fruitless >= ? AND NOT ({held})", (now, max_attempts, held_value)
     end(tx, spent, of, State.RUNNING, State.FAILED, "given up", actor, lapsed, error=error)
-    found: list[Row] = []
-    for model in models:  # one after the other, so that each follows its own part of the index
-        found += tx.all(
-            "SELECT id, priority, created_at FROM job WHERE finished_at IS NULL AND model = ?"
-            f" AND (state = 'queued' OR lease_until <= ?) AND (deadline_at IS NULL OR deadline_at > ?) AND NOT ({held})"
-            f" ORDER BY priority DESC, created_at, id LIMIT ?{tx.dialect.skip_locked}",
-            (model, now, now, held_value, max(limit, 0)),
-        )
-    found.sort(key=lambda row: (-row["priority"], row["created_at"], row["id"]))
-    if not found[:limit]:
+    found = _in_turn(tx, limit, models, in_hand, now)
+    if not found:
         return []
-    among, value = tx.among("id", [row["id"] for row in found[:limit]])
+    among, value = tx.among("id", found)
     rows = tx.all(
         "UPDATE job SET state = 'running', stage = ?, step = 0, eta_seconds = NULL, notice = '', attempt = attempt + 1,"
         " fruitless = fruitless + 1,"
@@ -64,7 +57,42 @@ def claim(
             enqueue(tx, row["id"], row["owner"], webhook_of(row), ("start",), now)
         else:
             record_row(tx, "claimed again", State.RUNNING, State.RUNNING, actor, row, at=now, note=lapsed)
-    return sorted((job_of(row) for row in rows), key=lambda job: (-job.priority, job.created_at, job.id))
+    return sorted((job_of(row) for row in rows), key=lambda job: found.index(job.id))
+
+
+def _in_turn(tx: Tx, limit: int, models: Sequence[str], in_hand: Sequence[str], now: float) -> list[str]:
+    """Ids of jobs to claim: one tenant's after the other's (`serving.jobs.shares`), each tenant's own by priority and
+    age. What it takes grows with the tenants and with what they have running, not with what waits."""
+    found: list[str] = []
+
+    def take(owner: str) -> Row | None:
+        held, value = tx.among("id", [*in_hand, *found])
+        heads: list[Row] = []
+        for model in models:  # one after the other, so that each follows its own part of the index
+            heads += tx.all(
+                "SELECT id, priority, created_at FROM job WHERE finished_at IS NULL AND model = ? AND owner = ?"
+                " AND (state = 'queued' OR lease_until <= ?) AND (deadline_at IS NULL OR deadline_at > ?)"
+                f" AND NOT ({held}) ORDER BY priority DESC, created_at, id LIMIT 1{tx.dialect.skip_locked}",
+                (model, owner, now, now, value),
+            )
+        return min(heads, key=lambda row: (-row["priority"], row["created_at"], row["id"]), default=None)
+
+    if limit <= 0:
+        return found
+    live = "finished_at IS NULL AND model = ?"
+    owners = sorted({owner for model in models for owner in waiting_tenants(tx, "job", live, (model,))})
+    running = "SELECT owner, count(*) AS jobs FROM job WHERE state = 'running' AND lease_until > ? GROUP BY owner"
+    busy = {row["owner"]: int(row["jobs"]) for row in tx.all(running, (now,))}
+    loads = {owner: (busy.get(owner, 0), turn) for owner, turn in turns(tx, owners).items()}
+    served: list[str] = []
+    for owner, row in in_turn(loads, take):
+        found.append(row["id"])
+        served.append(owner)
+        if len(found) == limit:
+            break
+    if served:
+        note_turns(tx, served)
+    return found
 
 
 def heartbeat(tx: Tx, lease_owner: str, leases: Sequence[tuple[str, int]], lease_seconds: float) -> dict[str, Need]:
@@ -167,7 +195,8 @@ def end(
     """End the jobs that a condition names, with all that belongs to an end: the trail, when they expire, and the
     messages to their clients."""
     now = tx.now()
-    text = None if result is None else json.dumps(asdict(result))
+    made = None if result is None else asdict(result)
+    text = None if made is None else json.dumps(made)
     step = "steps" if target is State.SUCCEEDED else "step"
     rows = tx.all(
         f"UPDATE job SET state = ?, result = ?, error_code = ?, error_message = ?, step = {step}, lease_owner = NULL,"
@@ -179,6 +208,7 @@ def end(
     for row in rows:
         if row["key_id"] is not None:
             tx.count(live(row["key_id"]), -1, -row["seconds"])
+        tx.count(results_of(row["owner"]), result_bytes(made))
         record_row(tx, what, source, target, actor, row, at=now, note=note or error[0] or "")
         events = ("output", "completed") if target is State.SUCCEEDED else ("completed",)
         enqueue(tx, row["id"], row["owner"], webhook_of(row), events, now)

@@ -204,6 +204,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX job_label_page ON job_label (owner, key, value, created_at, job_id)",
         "CREATE INDEX job_label_job ON job_label (job_id)",
     ),
+    (
+        # Tenants take turns: a claim looks through the live jobs of one tenant, and so does a place in the queue.
+        "CREATE TABLE tenant_turn (owner TEXT PRIMARY KEY, turn INTEGER NOT NULL) STRICT",
+        "CREATE INDEX tenant_turn_last ON tenant_turn (turn)",
+        "DROP INDEX job_claim",
+        "CREATE INDEX job_claim ON job (model, owner, priority DESC, created_at, id) WHERE finished_at IS NULL",
+        "DROP INDEX job_queued",
+        "CREATE INDEX job_queued ON job (owner, priority DESC, created_at, id) WHERE state = 'queued'",
+        "CREATE INDEX job_running ON job (owner, lease_until) WHERE state = 'running'",
+        # Where a message goes; what an older version stored counts as one place.
+        "ALTER TABLE outbox ADD COLUMN host TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX outbox_turn ON outbox (owner, next_at, host) WHERE next_at IS NOT NULL",
+        # What counts against each tenant's share.
+        "INSERT INTO tally SELECT 'queued ' || owner, count(*), 0 FROM job WHERE state = 'queued' GROUP BY owner",
+    ),
 )
 LABEL_CHARS = 256
 
@@ -221,11 +236,21 @@ BACKFILL: dict[int, tuple[str, ...]] = {
         f"INSERT INTO job_label SELECT job.id, job.owner, substr(label.key, 1, {LABEL_CHARS}),"
         f" substr(label.value, 1, {LABEL_CHARS}), job.created_at FROM job, json_each(job.labels) AS label",
     ),
+    5: (
+        "INSERT INTO tally SELECT 'results ' || owner, sum(coalesce(json_extract(result, '$.video.size_bytes'), 0)"
+        " + coalesce(json_extract(result, '$.latents.size_bytes'), 0)), 0 FROM job WHERE result IS NOT NULL"
+        " GROUP BY owner",
+    ),
 }
 POSTGRES_BACKFILL: dict[int, tuple[str, ...]] = {
     4: (
         f"INSERT INTO job_label SELECT job.id, job.owner, substr(label.key, 1, {LABEL_CHARS}),"
         f" substr(label.value, 1, {LABEL_CHARS}), job.created_at FROM job, json_each_text(job.labels::json) AS label",
+    ),
+    5: (
+        "INSERT INTO tally SELECT 'results ' || owner, sum(coalesce((result::json #>> '{video,size_bytes}')::bigint, 0)"
+        " + coalesce((result::json #>> '{latents,size_bytes}')::bigint, 0)), 0 FROM job WHERE result IS NOT NULL"
+        " GROUP BY owner",
     ),
 }
 

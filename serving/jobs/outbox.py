@@ -77,9 +77,7 @@ class Outbox:
         """
 
         def change(tx: Tx) -> str:
-            row = tx.one(
-                "UPDATE outbox SET body = coalesce(body, ?) WHERE id = ? RETURNING body", (body, message_id)
-            )
+            row = tx.one("UPDATE outbox SET body = coalesce(body, ?) WHERE id = ? RETURNING body", (body, message_id))
             return body if row is None else str(row["body"])
 
         return self._db.write(change)

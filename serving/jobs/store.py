@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TypeAlias
 
 from serving.jobs import changes, leases, pages
-from serving.jobs.admission import LOCK, admit, live
+from serving.jobs.admission import LOCK, admit, live, queue_share, results_of
 from serving.jobs.database import Tx
 from serving.jobs.errors import (
     MediaInUse,
@@ -30,10 +30,12 @@ from serving.jobs.job import (
     Result,
     Stage,
     State,
+    Usage,
 )
 from serving.jobs.leases import HELD
 from serving.jobs.rows import Encoded, job_of, preview_of
-from serving.jobs.trail import event_of
+from serving.jobs.shares import PLACES
+from serving.jobs.trail import event_of, in_state, queued_by
 from serving.jobs.upkeep import Upkeep, delete
 
 __all__ = [
@@ -47,7 +49,7 @@ __all__ = [
     "UnknownMedia",
 ]
 
-Marks: TypeAlias = list[tuple[int, float, str]]
+Marks: TypeAlias = dict[str, list[tuple[int, int, float, str]]]
 Jobs: TypeAlias = list[Job]  # inside JobStore the name `list` is a method
 Events: TypeAlias = list[JobEvent]
 
@@ -124,34 +126,25 @@ class JobStore(Upkeep):
 
     def queue_position(self, job: Job) -> int:
         """How many queued jobs are in front of it; 0 when it is next, or no longer queued."""
-        if job.state is not State.QUEUED:
-            return 0
-        (row,) = self._db.read(
-            "SELECT count(*) AS jobs FROM job WHERE state = 'queued'"
-            " AND (priority > ? OR (priority = ? AND (created_at, id) < (?, ?)))",
-            (job.priority, job.priority, job.created_at, job.id),
-        )
-        return int(row["jobs"])
+        return self.positions([job.id]).get(job.id, 0)
 
     def positions(self, job_ids: Sequence[str]) -> dict[str, int]:
         """`queue_position` of those of these jobs that are queued."""
         among, value = self._db.among("id", job_ids)
-        rows = self._db.read(
-            "SELECT id, place FROM (SELECT id, row_number() OVER (ORDER BY priority DESC, created_at, id) - 1 AS place"
-            f" FROM job WHERE state = 'queued') AS line WHERE {among}",
-            (value,),
-        )
+        rows = self._db.read(f"SELECT id, place FROM ({PLACES}) AS places WHERE {among}", (value,))
         return {row["id"]: int(row["place"]) for row in rows}
 
     def marks(self, every: int) -> Marks:
-        """Priority, created_at and id of one queued job in ``every``, in the order of the queue, from its head on."""
-        rows = self._db.read(
-            "SELECT priority, created_at, id FROM (SELECT priority, created_at, id, row_number() OVER"
-            " (ORDER BY priority DESC, created_at, id) - 1 AS place FROM job WHERE state = 'queued') AS line"
-            " WHERE place % ? = 0 ORDER BY place",
-            (every,),
+        """One queued job in ``every`` of each tenant's, the first one among them: places by tenant, each with the job's
+        priority, created_at and id, in the order of the queue."""
+        sql = (
+            f"SELECT owner, place, priority, created_at, id FROM ({PLACES}) AS places WHERE own % ? = 0 ORDER BY place"
         )
-        return [(row["priority"], row["created_at"], row["id"]) for row in rows]
+        marks: Marks = {}
+        for row in self._db.read(sql, (every,)):
+            mark = int(row["place"]), row["priority"], row["created_at"], row["id"]
+            marks.setdefault(row["owner"], []).append(mark)
+        return marks
 
     def request_cancel(self, job_id: str, owner: str) -> Job | None:
         """Cancel a queued job at once; tell the holder of a running one (see ``heartbeat``); leave a final one alone.
@@ -187,9 +180,18 @@ class JobStore(Upkeep):
         """
         return self._db.write(lambda tx: changes.update(tx, job_id, owner, labels, priority, expire_at))
 
-    def usage(self, key_id: str) -> tuple[int, float]:
-        """A key's jobs that have not ended, and the seconds of clips in them."""
-        return self._db.write(lambda tx: tx.tally(live(key_id)), synced=False)
+    def usage(self, owner: str, key_id: str | None, max_queued: int) -> Usage:
+        """What a tenant has, and one key of it."""
+
+        def body(tx: Tx) -> Usage:
+            jobs, seconds = (0, 0.0) if key_id is None else tx.tally(live(key_id))
+            queued = tx.tally(queued_by(owner))[0]
+            share = max_queued
+            if key_id is not None:
+                share = queue_share(max_queued, tx.tally(in_state(State.QUEUED))[0], queued)
+            return Usage(jobs, seconds, queued, share, tx.tally(results_of(owner))[0])
+
+        return self._db.write(body, synced=False)
 
     def events(self, job_id: str, owner: str) -> Events:
         """A job's audit trail, oldest first; kept for seven days after the job was deleted."""
@@ -207,8 +209,8 @@ class JobStore(Upkeep):
         models: Sequence[str],
         in_hand: Sequence[str] = (),
     ) -> Jobs:
-        """Take up to ``limit`` jobs of these models: queued ones, and running ones whose lease ran out. Those of a
-        higher priority come first, then the oldest.
+        """Take up to ``limit`` jobs of these models: queued ones, and running ones whose lease ran out. Tenants
+        take turns; of one tenant's jobs those of a higher priority come first, then the oldest.
 
         A claimed job begins a new attempt with a new epoch, from step 0. A running job whose lease ran out is not
         claimed but ended where its cancellation was asked for, where its deadline passed, or (as failed) after

@@ -18,6 +18,11 @@ def in_state(state: State) -> str:
     return f"state {state}"
 
 
+def queued_by(owner: str) -> str:
+    """The tally of a tenant's queued jobs."""
+    return f"queued {owner}"
+
+
 def record(
     tx: Tx,
     what: str,
@@ -37,6 +42,8 @@ def record(
     for state, change in ((source, -1), (target, 1)):
         if state is not None and source is not target:
             tx.count(in_state(state), change)
+            if state is State.QUEUED:
+                tx.count(queued_by(owner), change)
     states = (None if source is None else str(source), None if target is None else str(target))
     tx.later(_INSERT, (job_id, owner, at, what, *states, actor, attempt, epoch, note))
 

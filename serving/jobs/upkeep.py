@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from serving.jobs import leases
+from serving.jobs.admission import results_of
 from serving.jobs.database import Database, Row, Tx
-from serving.jobs.job import DeletedJob, EngineRow, Job, State, file_keys
+from serving.jobs.job import DeletedJob, EngineRow, Job, State, file_keys, result_bytes
 from serving.jobs.rows import job_of
 from serving.jobs.trail import in_state, record_row
 
@@ -130,6 +131,7 @@ def delete(tx: Tx, where: str, values: Sequence[Any], actor: str) -> Job | None:
     if row is None:
         return None
     job, now = job_of(row), tx.now()
+    tx.count(results_of(job.owner), -result_bytes(job.result))
     tx.run("DELETE FROM job_media WHERE job_id = ?", (job.id,))
     tx.run("DELETE FROM job_label WHERE job_id = ?", (job.id,))
     tx.run(

@@ -9,7 +9,7 @@ import pytest
 from serving.gateway import line
 from serving.gateway.line import Line
 from serving.jobs.job import Job, Limits
-from serving.jobs.store import JobStore
+from serving.jobs.store import JobStore, Marks
 from tests.serving.jobs.harness import Clock, new_job
 
 Create = Callable[..., Job]
@@ -28,12 +28,13 @@ def queue_up(store: JobStore, clock: Clock, count: int) -> list[Job]:
 def test_marks_are_every_so_manieth_job(store: JobStore, clock: Clock) -> None:
     jobs = queue_up(store, clock, 53)
     keys = [(job.priority, job.created_at, job.id) for job in jobs]
-    assert store.marks(1) == keys
-    assert store.marks(10) == keys[::10]
-    assert store.marks(100) == keys[:1]
+    marks = [(place, *key) for place, key in enumerate(keys)]
+    assert store.marks(1) == {"": marks}
+    assert store.marks(10) == {"": marks[::10]}
+    assert store.marks(100) == {"": marks[:1]}
     running = store.claim("router", 3, 60.0, 5, (jobs[0].model,))
     assert [job.id for job in running] == [job.id for job in jobs[:3]]
-    assert store.marks(10) == keys[3::10]
+    assert store.marks(10) == {"": [(place, *key) for place, key in list(enumerate(keys[3:]))[::10]]}
 
 
 def test_a_short_queue_is_counted(store: JobStore, clock: Clock) -> None:
@@ -54,7 +55,7 @@ def test_places_in_a_long_queue_are_read_off_marks(
     reads = 0
     marks = store.marks
 
-    def counted(every: int) -> list[tuple[int, float, str]]:
+    def counted(every: int) -> Marks:
         nonlocal reads
         reads += 1
         assert every == 10
@@ -69,6 +70,19 @@ def test_places_in_a_long_queue_are_read_off_marks(
     late = store.create(new_job("late", priority=0), Limits(1_000))
     urgent = store.create(new_job("urgent", priority=9), Limits(1_000))
     assert queue.places([late, urgent]) == {"late": 190, "urgent": 0}
+
+
+def test_a_long_queue_of_one_tenant_is_not_in_front_of_another(
+    store: JobStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "LONG", 99)
+    monkeypatch.setattr(line, "MARKS", 20)
+    queue_up(store, clock, 200)
+    others = [store.create(new_job(f"b{number:02}", owner="b"), Limits(1_000)) for number in range(11)]
+    queue = Line(store)
+    assert queue.places(others[:1] + others[10:]) == {"b00": 1, "b10": 21}
+    (late,) = store.create_batch([new_job("c", owner="c")], Limits(1_000))
+    assert queue.places([late]) == {"c": 0}
 
 
 def test_the_marks_are_set_anew_when_they_are_old(

@@ -13,10 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from serving.jobs.job import Limits, Need, Stage, State, Webhook
 from serving.jobs.open import Stores, open_stores
 from serving.jobs.states import TRANSITIONS
-from serving.jobs.store import JobStore, QueueFull, QuotaExceeded
+from serving.jobs.store import JobStore, QuotaExceeded
 from tests.serving.jobs.harness import RESULT, new_job
 
-LEASE_SECONDS, MAX_ATTEMPTS, MAX_QUEUED, MAX_SECONDS = 10.0, 2, 4, 12.5
+LEASE_SECONDS, MAX_ATTEMPTS, MAX_QUEUED, MAX_SECONDS = 10.0, 2, 8, 12.5
 
 OWNERS = st.sampled_from(["r1", "r2"])
 JOBS = st.integers(0, 4)  # a place in the list of jobs, whose last one does not exist
@@ -104,7 +104,7 @@ class Leases(RuleBasedStateMachine):
         self.now += 1
         name = f"j{self.created:03}"
         deadline = None if wait is None else self.now + wait
-        full = sum(job.state is State.QUEUED for job in self.jobs.values()) >= MAX_QUEUED
+        queued = sum(job.state is State.QUEUED for job in self.jobs.values())
         used = 2.5 * sum(job.key == key and not job.state.final for job in self.jobs.values())
         try:
             job = self.store.create(
@@ -119,12 +119,13 @@ class Leases(RuleBasedStateMachine):
                 ),
                 Limits(MAX_QUEUED, queued_seconds=MAX_SECONDS),
             )
-        except QueueFull:
-            assert full
         except QuotaExceeded as error:
-            assert not full and used + 2.5 > MAX_SECONDS and error.used == used
+            if error.quota == "queued_jobs":
+                assert error.used == queued == MAX_QUEUED // 2
+            else:
+                assert queued < MAX_QUEUED // 2 and used + 2.5 > MAX_SECONDS and error.used == used
         else:
-            assert not full and used + 2.5 <= MAX_SECONDS and job.id == name
+            assert queued < MAX_QUEUED // 2 and used + 2.5 <= MAX_SECONDS and job.id == name
             self.jobs[name] = Expected(key, priority, deadline)
             self.created += 1
 
@@ -295,6 +296,8 @@ class Leases(RuleBasedStateMachine):
         expected = {f"live {key}": (sum(job.key == key for job in live), 2_500) for key in ("k1", "k2")}
         states = [job.state for job in self.jobs.values()]
         expected |= {f"state {state}": (states.count(state), 0) for state in State}
+        expected |= {"queued ": (states.count(State.QUEUED), 0)}
+        expected |= {"results ": (states.count(State.SUCCEEDED) * RESULT.video.size_bytes, 0)}
         rows = self.opened[0].database.read("SELECT name, jobs, millis FROM tally")
         assert {row["name"]: (row["jobs"], row["millis"]) for row in rows if row["jobs"]} == {
             name: (count, each * count) for name, (count, each) in expected.items() if count

@@ -14,7 +14,7 @@ class GetAccountRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Account(_message.Message):
-    __slots__ = ("tenant", "key_name", "requests_per_second", "burst", "concurrent_jobs", "queued_seconds", "models", "max_priority", "concurrent_jobs_used", "queued_seconds_used", "max_queued", "default_retention", "max_retention", "max_upload_bytes", "media_retention", "media_formats", "max_media_bytes")
+    __slots__ = ("tenant", "key_name", "requests_per_second", "burst", "concurrent_jobs", "queued_seconds", "models", "max_priority", "concurrent_jobs_used", "queued_seconds_used", "max_queued", "default_retention", "max_retention", "max_upload_bytes", "media_retention", "media_formats", "max_media_bytes", "queued_jobs", "queued_jobs_used", "max_result_bytes", "result_bytes_used")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     KEY_NAME_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,10 @@ class Account(_message.Message):
     MEDIA_RETENTION_FIELD_NUMBER: _ClassVar[int]
     MEDIA_FORMATS_FIELD_NUMBER: _ClassVar[int]
     MAX_MEDIA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_JOBS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_JOBS_USED_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESULT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESULT_BYTES_USED_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     key_name: str
     requests_per_second: float
@@ -49,7 +53,11 @@ class Account(_message.Message):
     media_retention: _duration_pb2.Duration
     media_formats: _containers.RepeatedScalarFieldContainer[str]
     max_media_bytes: int
-    def __init__(self, tenant: _Optional[str] = ..., key_name: _Optional[str] = ..., requests_per_second: _Optional[float] = ..., burst: _Optional[int] = ..., concurrent_jobs: _Optional[int] = ..., queued_seconds: _Optional[float] = ..., models: _Optional[_Iterable[str]] = ..., max_priority: _Optional[int] = ..., concurrent_jobs_used: _Optional[int] = ..., queued_seconds_used: _Optional[float] = ..., max_queued: _Optional[int] = ..., default_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_upload_bytes: _Optional[int] = ..., media_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., media_formats: _Optional[_Iterable[str]] = ..., max_media_bytes: _Optional[int] = ...) -> None: ...
+    queued_jobs: int
+    queued_jobs_used: int
+    max_result_bytes: int
+    result_bytes_used: int
+    def __init__(self, tenant: _Optional[str] = ..., key_name: _Optional[str] = ..., requests_per_second: _Optional[float] = ..., burst: _Optional[int] = ..., concurrent_jobs: _Optional[int] = ..., queued_seconds: _Optional[float] = ..., models: _Optional[_Iterable[str]] = ..., max_priority: _Optional[int] = ..., concurrent_jobs_used: _Optional[int] = ..., queued_seconds_used: _Optional[float] = ..., max_queued: _Optional[int] = ..., default_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_upload_bytes: _Optional[int] = ..., media_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., media_formats: _Optional[_Iterable[str]] = ..., max_media_bytes: _Optional[int] = ..., queued_jobs: _Optional[int] = ..., queued_jobs_used: _Optional[int] = ..., max_result_bytes: _Optional[int] = ..., result_bytes_used: _Optional[int] = ...) -> None: ...
 
 class GetWebhookSecretRequest(_message.Message):
     __slots__ = ()
