@@ -215,7 +215,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX job_running ON job (owner, lease_until) WHERE state = 'running'",
         # Where a message goes; what an older version stored counts as one place.
         "ALTER TABLE outbox ADD COLUMN host TEXT NOT NULL DEFAULT ''",
-        "CREATE INDEX outbox_turn ON outbox (owner, next_at, host) WHERE next_at IS NOT NULL",
+        "CREATE INDEX outbox_turn ON outbox (owner, next_at, created_at, id, host) WHERE next_at IS NOT NULL",
         # What counts against each tenant's share.
         "INSERT INTO tally SELECT 'queued ' || owner, count(*), 0 FROM job WHERE state = 'queued' GROUP BY owner",
     ),

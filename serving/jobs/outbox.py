@@ -4,16 +4,65 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+from urllib.parse import urlsplit
 
 from serving.jobs.database import Database, Row, Tx
 from serving.jobs.job import DEFAULT_EVENTS, Webhook
+from serving.jobs.shares import in_turn, waiting_tenants
+
+Lane: TypeAlias = tuple[str, str]
 
 SECRET_BYTES = 24
 _INSERT = (
-    "INSERT INTO outbox (id, job_id, owner, event, url, created_at, next_at, ended_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO outbox (id, job_id, owner, event, url, host, created_at, next_at, ended_at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a sender has under way, and how much it may have, so that a host that never answers holds up little: some of
+    one tenant's messages to it.
+
+    Attributes:
+        under_way: by lane: a tenant and a host.
+        per_lane: of these; per_tenant: to all hosts; per_host: of all tenants. None: any number.
+        lanes: how many of these, where it is not ``per_lane``.
+    """
+
+    under_way: Mapping[Lane, int] = field(default_factory=dict)
+    per_lane: int | None = None
+    per_tenant: int | None = None
+    per_host: int | None = None
+    lanes: Mapping[Lane, int] = field(default_factory=dict)
+
+    def of_tenant(self, owner: str, under_way: Mapping[Lane, int]) -> int:
+        return sum(count for (known, _), count in under_way.items() if known == owner)
+
+    def closed(self, owner: str, under_way: Mapping[Lane, int]) -> set[str] | None:
+        """Hosts to which no more of a tenant's messages go; None: it has enough under way."""
+        if self.per_tenant is not None and self.of_tenant(owner, under_way) >= self.per_tenant:
+            return None
+        closed = {
+            host
+            for (known, host), most in self.lanes.items()
+            if known == owner and under_way.get((owner, host), 0) >= most
+        }
+        hosts = Counter[str]()
+        for (known, host), count in under_way.items():
+            hosts[host] += count
+            if known == owner and self.per_lane is not None and count >= self.per_lane:
+                closed.add(host)
+        if self.per_host is not None:
+            closed |= {host for host, count in hosts.items() if count >= self.per_host}
+        return closed
+
+
+NO_TRAFFIC = Traffic()
 
 
 @dataclass(frozen=True)
@@ -25,6 +74,7 @@ class Delivery:
     owner: str
     event: str
     url: str
+    host: str
     body: str | None  # None until `Outbox.set_body`
     attempts: int  # that came before
     created_at: float
@@ -36,29 +86,54 @@ def enqueue(tx: Tx, job_id: str, owner: str, webhook: Webhook | None, events: Se
         return
     for event in events:
         if event in (webhook.events or DEFAULT_EVENTS):
-            tx.later(_INSERT, (f"msg_{secrets.token_hex(16)}", job_id, owner, event, webhook.url, now, now, None))
+            id_, host = f"msg_{secrets.token_hex(16)}", host_of(webhook.url)
+            tx.later(_INSERT, (id_, job_id, owner, event, webhook.url, host, now, now, None))
+
+
+def host_of(url: str) -> str:
+    """The host of an address, in one spelling; "" where there is none."""
+    try:
+        return (urlsplit(url).hostname or "").removesuffix(".")
+    except ValueError:
+        return ""
 
 
 class Outbox:
-    """Messages in the order in which they are due. Several senders may work at once: a message is leased to one of
-    them, and comes up again when that one says nothing. Every method may raise StoreError."""
+    """Messages in the order in which they are due, tenants in turn. Several senders may work at once: a message is
+    leased to one of them, and comes up again when that one says nothing. Every method may raise StoreError."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def due(self, limit: int, lease_seconds: float) -> list[Delivery]:
-        """Take up to ``limit`` messages that are due; each is due again in ``lease_seconds``."""
+    def due(self, limit: int, lease_seconds: float, traffic: Traffic = NO_TRAFFIC) -> list[Delivery]:
+        """Take up to ``limit`` messages that are due; each is due again in ``lease_seconds``. Tenants take turns, and
+        those with less under way come first."""
 
         def body(tx: Tx) -> list[Row]:
-            now = tx.now()
-            found = tx.all(
-                "SELECT id FROM outbox WHERE next_at <= ? ORDER BY next_at, created_at, id LIMIT ?"
-                f"{tx.dialect.skip_locked}",
-                (now, max(limit, 0)),
-            )
-            if not found:
+            now, taken = tx.now(), list[str]()
+            under_way = Counter(traffic.under_way)
+
+            def take(owner: str) -> Row | None:
+                closed = traffic.closed(owner, under_way)
+                if closed is None:
+                    return None
+                (never, hosts), (held, ids) = tx.among("host", sorted(closed)), tx.among("id", taken)
+                return tx.one(
+                    f"SELECT id, host FROM outbox WHERE owner = ? AND next_at <= ? AND NOT ({never}) AND NOT ({held})"
+                    f" ORDER BY next_at, created_at, id LIMIT 1{tx.dialect.skip_locked}",
+                    (owner, now, hosts, ids),
+                )
+
+            owners = waiting_tenants(tx, "outbox", "next_at IS NOT NULL")
+            loads = {owner: (traffic.of_tenant(owner, under_way), turn) for turn, owner in enumerate(owners)}
+            for owner, row in in_turn(loads, take) if limit > 0 else ():
+                taken.append(row["id"])
+                under_way[owner, row["host"]] += 1
+                if len(taken) == limit:
+                    break
+            if not taken:
                 return []
-            among, value = tx.among("id", [row["id"] for row in found])
+            among, value = tx.among("id", taken)
             return tx.all(f"UPDATE outbox SET next_at = ? WHERE {among} RETURNING *", (now + lease_seconds, value))
 
         rows = self._db.write(body, synced=False)
@@ -136,6 +211,7 @@ def _delivery(row: Row) -> Delivery:
         owner=row["owner"],
         event=row["event"],
         url=row["url"],
+        host=row["host"],
         body=row["body"],
         attempts=row["attempts"],
         created_at=row["created_at"],

@@ -37,7 +37,7 @@ def waiting_tenants(tx: Tx, table: str, where: str, values: Sequence[Any] = ()) 
     one = f"SELECT {table}.owner FROM {table} WHERE {where}"
     order = f"ORDER BY {table}.owner LIMIT 1"
     rows = tx.all(
-        f"WITH RECURSIVE tenant (owner) AS (SELECT ({one} {order}) UNION ALL SELECT ({one}"
+        f"WITH RECURSIVE tenant (owner) AS (SELECT ({one} AND {table}.owner >= '' {order}) UNION ALL SELECT ({one}"
         f" AND {table}.owner > tenant.owner {order}) FROM tenant WHERE tenant.owner IS NOT NULL)"
         " SELECT owner FROM tenant WHERE owner IS NOT NULL",
         (*values, *values),

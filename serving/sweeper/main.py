@@ -10,6 +10,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from cluster.shelf import Shelf, SnapshotError
 from serving.artifacts import ArtifactError, ArtifactStore, open_artifacts
@@ -20,12 +21,13 @@ from serving.net import Guard
 from serving.settings import Settings
 from serving.startup import StartError, read_settings
 from serving.stopping import stop_on_signals
-from serving.sweeper.sender import Sender
+from serving.sweeper.sender import AT_ONCE, Sender
 from serving.sweeper.sweep import sweep, tidy
 
 SEND_SECONDS = 0.1  # between two looks at the outbox
 SWEEP_SECONDS = 5.0
 TIDY_SECONDS = 60.0
+THREADS = 2 * AT_ONCE  # that may wait for names to be looked up, and for the database beside them
 log = logging.getLogger("zoetrope.sweeper")
 
 
@@ -44,6 +46,7 @@ def main() -> int:
 
 async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore) -> None:
     """Work until told to stop."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     stopping = asyncio.Event()
     stop_on_signals(stopping.set)
     scheme = "https" if settings.tls_cert else "http"

@@ -6,36 +6,60 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from serving.jobs.errors import StoreError
 from serving.jobs.open import Stores
-from serving.jobs.outbox import Delivery
+from serving.jobs.outbox import Delivery, Lane, Traffic
 from serving.net import Guard
 from serving.sweeper.bodies import body_of
 from serving.webhooks import TIMEOUT_SECONDS, deliver, next_delay
 
-AT_ONCE = 32  # deliveries at a time
+AT_ONCE = 64  # deliveries at a time
+TENANT_AT_ONCE = 8  # of one tenant's
+HOST_AT_ONCE = 16  # to one host
+LANE_AT_ONCE = 4  # of one tenant's to one host
+# For which a lane rests after one, two, ... deliveries in a row without any answer; then one is tried.
+RESTS = (5.0, 15.0, 60.0, 300.0)
+FORGET_SECONDS = 3_600.0  # after a rest, what is known of the lane
 LEASE_SECONDS = TIMEOUT_SECONDS + 30.0  # after which another sender takes a message up
 log = logging.getLogger("zoetrope.sweeper")
 
 
-class Sender:
-    """One of maybe several. A message may arrive twice, when a sender died after it sent one; its id tells."""
+@dataclass
+class Silence:
+    """Of a lane on which nobody answers."""
 
-    def __init__(self, stores: Stores, guard: Guard, base_url: str) -> None:
+    times: int
+    until: float
+
+
+class Sender:
+    """One of maybe several. No tenant and no host takes all of its time, nor does one that never answers. A message may
+    arrive twice, when a sender died after it sent one; its id tells."""
+
+    def __init__(
+        self, stores: Stores, guard: Guard, base_url: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._stores = stores
         self._guard = guard
         self._base_url = base_url
         self._random = random.Random()
+        self._clock = clock
         self._under_way: set[asyncio.Task[None]] = set()
+        self._lanes = Counter[Lane]()
+        self._silent: dict[Lane, Silence] = {}
 
     async def send_due(self) -> int:
         """Start sending what is due, as far as there is room; returns how many messages."""
         room = AT_ONCE - len(self._under_way)
         if room <= 0:
             return 0
-        due = await asyncio.to_thread(self._stores.outbox.due, room, LEASE_SECONDS)
+        due = await asyncio.to_thread(self._stores.outbox.due, room, LEASE_SECONDS, self._traffic())
         for delivery in due:
+            self._lanes[delivery.owner, delivery.host] += 1
             task = asyncio.create_task(self._send(delivery))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
@@ -45,13 +69,35 @@ class Sender:
         """Wait for what is under way."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
+    def _traffic(self) -> Traffic:
+        now = self._clock()
+        for lane in [lane for lane, silence in self._silent.items() if silence.until + FORGET_SECONDS < now]:
+            del self._silent[lane]
+        lanes = {lane: 0 if silence.until > now else 1 for lane, silence in self._silent.items()}
+        return Traffic(dict(self._lanes), LANE_AT_ONCE, TENANT_AT_ONCE, HOST_AT_ONCE, lanes)
+
+    def _heard(self, lane: Lane, answered: bool) -> None:
+        """Note whether there was an answer; those that went out before a rest count once."""
+        if answered:
+            self._silent.pop(lane, None)
+            return
+        now, known = self._clock(), self._silent.get(lane)
+        if known is None or known.until <= now:
+            times = 1 if known is None else known.times + 1
+            self._silent[lane] = Silence(times, now + RESTS[min(times, len(RESTS)) - 1])
+
     async def _send(self, delivery: Delivery) -> None:
+        lane = delivery.owner, delivery.host
         try:
             await self._try(delivery)
         except StoreError as error:
             log.warning("message %s: %s; it is sent again when its lease is over", delivery.id, error)
         except Exception:
             log.exception("message %s could not be sent", delivery.id)
+        finally:
+            self._lanes[lane] -= 1
+            if not self._lanes[lane]:
+                del self._lanes[lane]
 
     async def _try(self, delivery: Delivery) -> None:
         outbox = self._stores.outbox
@@ -62,6 +108,7 @@ class Sender:
             delivery = Delivery(**{**delivery.__dict__, "body": text})
         secret = await asyncio.to_thread(outbox.secret, delivery.owner)
         outcome = await deliver(self._guard, delivery, secret)
+        self._heard((delivery.owner, delivery.host), outcome.status is not None or outcome.kind != "retry")
         if outcome.kind == "delivered":
             await asyncio.to_thread(outbox.delivered, delivery.id, outcome.status or 200)
             return

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serving.jobs.job import Job, State, Webhook, WebhookEvent
+from serving.jobs.database import Tx
+from serving.jobs.job import Job, Limits, State, Webhook, WebhookEvent
 from serving.jobs.open import Stores, open_stores
-from serving.jobs.outbox import SECRET_BYTES, Delivery
+from serving.jobs.outbox import SECRET_BYTES, Delivery, Traffic
 from tests.serving.jobs.harness import LIMITS, RESULT, Clock, claim, new_job
+from tests.serving.jobs.plans import check, plan, statements
 
 Create = Callable[..., Job]
 URL = "https://example.com/hook"
@@ -172,3 +175,66 @@ def test_a_tenant_has_one_secret(database: str, stores: Stores) -> None:
     assert len(base64.b64decode(secret.removeprefix("whsec_"))) == SECRET_BYTES == 24
     assert other.outbox.secret("another") != secret
     other.close()
+
+
+def notify(stores: Stores, owner: str, urls: list[str]) -> None:
+    """Have a message for each."""
+    hooks = [Webhook(url, ("start",)) for url in urls]
+    jobs = [new_job(f"{owner}{number}", owner=owner, webhook=hook) for number, hook in enumerate(hooks)]
+    for start in range(0, len(jobs), 250):
+        stores.jobs.create_batch(jobs[start : start + 250], Limits(1_000_000))
+    assert len(stores.jobs.claim("r", len(urls), 60, 5, ["nano"])) == len(urls)
+
+
+def taken(deliveries: list[Delivery]) -> Counter[tuple[str, str]]:
+    return Counter((delivery.owner, delivery.host) for delivery in deliveries)
+
+
+def test_tenants_messages_go_out_in_turn(stores: Stores, clock: Clock) -> None:
+    notify(stores, "a", [URL] * 20)
+    clock.now += 1
+    notify(stores, "b", [URL] * 2)
+    notify(stores, "c", [URL] * 9)
+    assert Counter(delivery.owner for delivery in stores.outbox.due(8, 30)) == {"a": 3, "b": 2, "c": 3}
+    busy = Traffic({("a", "elsewhere"): 4})
+    assert Counter(delivery.owner for delivery in stores.outbox.due(4, 30, busy)) == {"c": 4}
+
+
+def test_lanes_tenants_and_hosts_have_limits(stores: Stores) -> None:
+    notify(stores, "a", ["https://x.example/1", "http://X.example.:8080/2", "https://y.example/"] * 3)
+    notify(stores, "b", ["https://x.example/3"] * 3)
+    limits = Traffic({("a", "x.example"): 1}, per_lane=2)
+    lanes = {("a", "x.example"): 1, ("a", "y.example"): 2, ("b", "x.example"): 2}
+    assert taken(stores.outbox.due(99, 0, limits)) == lanes
+    limits = Traffic({("a", "z.example"): 1}, per_tenant=3)
+    assert Counter(delivery.owner for delivery in stores.outbox.due(99, 0, limits)) == {"a": 2, "b": 3}
+    limits = Traffic({("c", "x.example"): 1}, per_host=4)
+    assert Counter(delivery.host for delivery in stores.outbox.due(99, 0, limits)) == {"x.example": 3, "y.example": 3}
+    limits = Traffic(per_lane=9, lanes={("a", "x.example"): 0, ("b", "x.example"): 1})
+    assert taken(stores.outbox.due(99, 0, limits)) == {("a", "y.example"): 3, ("b", "x.example"): 1}
+    assert len(stores.outbox.due(99, 0)) == 12
+
+
+def test_addresses_that_are_none_have_a_lane_too(stores: Stores) -> None:
+    notify(stores, "a", ["http://[::1/", "https:///x"])
+    assert taken(stores.outbox.due(9, 30)) == {("a", ""): 2}
+
+
+def test_what_is_due_is_found_at_once_in_a_long_outbox(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    postgres = bool(stores.database.dialect.skip_locked)
+    rows = [(f"m{number}", "j", "ab"[number == 7], "start", URL, 1.0, 1.0 + number % 3) for number in range(20_000)]
+    sql = "INSERT INTO outbox (id, job_id, owner, event, url, created_at, next_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+    def fill(tx: Tx) -> None:
+        for row in rows:
+            tx.later(sql, row)
+
+    stores.database.write(fill)
+    if postgres:
+        stores.database.write(lambda tx: tx.run("ANALYZE outbox"))
+    with statements(stores, monkeypatch) as asked:
+        assert Counter(delivery.owner for delivery in stores.outbox.due(4, 30)) == {"a": 3, "b": 1}
+    asked = [(sql, values) for sql, values in asked if "FROM outbox" in sql]
+    assert len(asked) == 6, "who has messages, four of them, and that b has no more"
+    for sql, values in asked:
+        check(plan(stores, sql, values), "outbox")

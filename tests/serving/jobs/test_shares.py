@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from serving.jobs.admission import queue_share
-from serving.jobs.database import Row
+from serving.jobs.database import Tx
 from serving.jobs.errors import QueueFull, QuotaExceeded
 from serving.jobs.job import Artifact, Job, Limits, Result, State
 from serving.jobs.open import Stores
 from serving.jobs.shares import PLACES
 from serving.jobs.store import JobStore
 from tests.serving.jobs.harness import RESULT, Clock, claim, ids, new_job
+from tests.serving.jobs.plans import check, plan, statements
 
 Create = Callable[..., Job]
 MANY = Limits(1_000_000)
@@ -86,41 +85,15 @@ def test_places_are_the_order_of_claims(store: JobStore, clock: Clock) -> None:
     assert ids(claim(store, 57)) == sorted(places, key=lambda name: places[name])
 
 
-@contextmanager
-def statements(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, Sequence[Any]]]]:
-    """What is asked for in transactions."""
-    asked: list[tuple[str, Sequence[Any]]] = []
-    session = stores.database._session
-    execute = session.execute
-
-    def noted(sql: str, values: Sequence[Any]) -> tuple[list[Row], int]:
-        asked.append((sql, values))
-        return execute(sql, values)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(session, "execute", noted)
-        yield asked
-
-
-def plan(stores: Stores, sql: str, values: Sequence[Any]) -> str:
-    """How the database goes about a statement, one line for each step."""
-    if stores.database.dialect.skip_locked:
-        return "\n".join(
-            row["QUERY PLAN"] for row in stores.database.write(lambda tx: tx.all(f"EXPLAIN {sql}", values))
-        )
-    rows = stores.database.write(lambda tx: tx.all(f"EXPLAIN QUERY PLAN {sql}", values))
-    return "\n".join(row["detail"] for row in rows)
-
-
-def check(steps: str, table: str, *, sorts: bool = False) -> None:
-    """No step goes through all of a table, or sorts what it found."""
-    bad = [rf"SCAN {table}(?! USING (COVERING )?INDEX job_(running|queued))", f"Seq Scan on {table}"]
-    bad += [] if sorts else ["TEMP B-TREE", "Sort"]
-    assert table in steps and not re.search("|".join(bad), steps), steps
-
-
 def test_a_claim_looks_at_little_of_a_long_queue(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue_up(stores.jobs, "a", 20_000, priority=9)
+    sql = "INSERT INTO job (id, owner, state, model, spec, steps, created_at, fingerprint, priority)"
+    sql += " VALUES (?, 'a', 'queued', 'nano', '{}', 1, ?, '', 9)"
+
+    def fill(tx: Tx) -> None:
+        for number in range(20_000):
+            tx.later(sql, (f"a{number:05}", float(number)))
+
+    stores.database.write(fill)
     queue_up(stores.jobs, "b", 2)
     postgres = bool(stores.database.dialect.skip_locked)
     if postgres:
