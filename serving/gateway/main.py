@@ -45,6 +45,7 @@ from serving.stopping import stop_on_signals
 STOP_SECONDS = 3.0  # what calls get to end
 THREADS = 64  # calls that may wait for the database or the disk at a time
 HTTP_IDLE_SECONDS = 65  # a little more than load balancers keep a connection
+MEDIA_WORKERS = 2  # one of them for small files alone
 MAX_HTTP_CONNECTIONS = 2_000
 
 
@@ -112,7 +113,7 @@ def open_core(settings: Settings, card: ModelCard) -> Iterator[Core]:
         stores = open_stores(settings.database_url)
         stack.callback(stores.close)
         required = check_keys(settings, stores)
-        sandbox = Sandbox(unsafe=settings.unsafe_media)
+        sandbox = Sandbox(MEDIA_WORKERS, unsafe=settings.unsafe_media)
         stack.callback(sandbox.close)
         desk = MediaDesk(settings, stores.media, stores.jobs, artifacts, sandbox, guard)
         yield Core(

@@ -255,7 +255,7 @@ class MediaDesk:
 
     async def _examine_and_store(self, media: Media, path: Path) -> Media:
         try:
-            found = await self._sandbox.examine(path)
+            found = await self._sandbox.examine(path, tenant=media.owner)
         except MediaError as error:
             raise InvalidRequest(Violation("data", str(error))) from None
         key = f"media/{media.id}"

@@ -13,6 +13,10 @@ class NoVideo(MediaError):
     """It has sound, and no pictures that move."""
 
 
+class TookTooLong(MediaError):
+    """It was not read to its end within the time that there was for it."""
+
+
 class NotWritable(Picklable, MediaError):
     """A file cannot be written. ``errno``: what the system says, if it is the system's fault."""
 

@@ -9,14 +9,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from serving.media.animations import is_animation
+from serving.media.animations import count_frames, is_animation
 from serving.media.clips import OpenClip, open_clip
 from serving.media.containers import BOXES, is_faststart
 from serving.media.contrast import ENOUGH, Contrast
 from serving.media.errors import MediaError, NoVideo
 from serving.media.pictures import open_picture, picture_format, upright_size
 from serving.media.sound import SoundInfo, has_sound, probe_sound
-from serving.media.streams import MAX_CLIP_SECONDS, Timed
+from serving.media.streams import MAX_CLIP_SECONDS, Timed, declared_seconds, open_media, video_stream
 from serving.media.writer import ENCODINGS, Container
 
 
@@ -85,6 +85,22 @@ def probe_any(path: Path) -> MediaInfo | SoundInfo:
         return probe(path)
     except NoVideo:
         return probe_sound(path, MAX_CLIP_SECONDS)
+
+
+def pixels_to_decode(path: Path) -> int | None:
+    """Estimate, by what a file says of itself and with none of it decoded, how many pixels `probe_any` will decode in
+    all frames together: 0 for sound alone, and where nothing will come of it. None: it does not say."""
+    try:
+        if picture_format(path) is not None:
+            with open_picture(path) as image:
+                return image.width * image.height * count_frames(image, path)
+        with open_media(path) as file:
+            stream = video_stream(file, path)
+            seconds, rate = declared_seconds(file, stream), stream.average_rate or stream.guessed_rate
+            frames = stream.frames or (None if seconds is None or rate is None else math.ceil(seconds * rate))
+            return None if frames is None else stream.width * stream.height * frames
+    except MediaError:
+        return 0
 
 
 def verify(

@@ -11,6 +11,7 @@ import asyncio
 import math
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -21,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from model.fit import Frames
 from model.inputs import Clip, Picture
 from serving.media.confine import Layer
-from serving.media.errors import MediaError
+from serving.media.errors import MediaError, TookTooLong
 from serving.media.formats import check_size, media_type
 from serving.media.info import MediaInfo
 from serving.media.pictures import MAX_PICTURE_PIXELS
@@ -40,6 +41,9 @@ LEAST_MEMORY_BYTES = 256 << 20  # the decoders alone
 SECONDS = 30.0
 LEAST_SECONDS = 0.1
 READ_PATIENCE = 4  # times the seconds, for all frames of a clip as RGB: a phone's take longer to convert than to decode
+# What one of several workers is kept for: files of so few pixels, all frames together, that take no longer than that.
+SMALL_PIXELS = 16_000_000
+SMALL_SECONDS = 3.0
 NAME = "the file"
 NONSENSE = "the decoder gave an answer that makes no sense"
 INFO: TypeAdapter[MediaInfo] = TypeAdapter(MediaInfo)
@@ -118,7 +122,7 @@ class Sandbox:
         """Processes start when they are first needed.
 
         Args:
-            workers: files that are looked at at the same time; more wait.
+            workers: files that are looked at at the same time; more wait. Of several, one is kept for small files.
             memory_bytes: of address space each; `read_clip` gets MAX_CLIP_BYTES more, for the frames.
             seconds: for one request, of wall time and of processor time; `read_clip` gets READ_PATIENCE times as many.
             scratch: an existing directory for pixels on their way; default: the system's.
@@ -136,6 +140,7 @@ class Sandbox:
                 raise ValueError(f"{limit} {value} is less than {least}")
         self._pool = WorkerPool(workers, memory_bytes, memory_bytes + MAX_CLIP_BYTES, seconds, unsafe=unsafe)
         self._scratch = scratch
+        self._several = workers > 1
         self.blocking = Blocking(self._pool, scratch)
 
     @property
@@ -151,14 +156,21 @@ class Sandbox:
         """`serving.media.probe_sound`."""
         return await asyncio.wrap_future(self._pool.submit(_probe_sound, path, max_seconds, name))
 
-    async def examine(self, path: Path, *, name: str = NAME) -> Examined:
+    async def examine(self, path: Path, *, name: str = NAME, tenant: str = "") -> Examined:
         """Whether a client may send this file: its size, that all of it decodes, and that it is a picture, a clip or a
-        sound within the limits (`serving.media.probe_any`).
+        sound within the limits (`serving.media.probe_any`). Tenants take turns; small files wait for small ones alone,
+        where there are several workers.
 
         Raises:
             MediaError: it may not.
         """
-        return await asyncio.wrap_future(self._pool.submit(_examine, path, name))
+        if self._several:
+            pixels = await asyncio.wrap_future(self._pool.submit(_weigh, path, name, tenant=tenant, small=True))
+            if pixels <= SMALL_PIXELS:
+                step = self._pool.submit(_examine, path, name, SMALL_SECONDS, tenant=tenant, small=True)
+                with suppress(TookTooLong):
+                    return await asyncio.wrap_future(step)
+        return await asyncio.wrap_future(self._pool.submit(_examine, path, name, tenant=tenant))
 
     async def read_picture(self, path: Path, *, name: str = NAME) -> Picture:
         """`serving.media.read_picture`."""
@@ -198,14 +210,22 @@ def _probe_sound(pool: WorkerPool, path: Path, max_seconds: float, name: str) ->
     return _checked(SOUND_INFO, pool.ask("probe_sound", path, name, max_seconds=max_seconds))
 
 
-def _examine(pool: WorkerPool, path: Path, name: str) -> Examined:
+def _weigh(pool: WorkerPool, path: Path, name: str) -> float:
+    try:
+        pixels = pool.ask("weigh", path, name, most_seconds=SMALL_SECONDS).get("pixels")
+    except TookTooLong:
+        return math.inf
+    return pixels if isinstance(pixels, int) else math.inf
+
+
+def _examine(pool: WorkerPool, path: Path, name: str, most_seconds: float = math.inf) -> Examined:
     try:
         check_size(path.stat().st_size)
     except OSError as error:
         raise MediaError(f"cannot read {name}: {error.strerror}") from None
     except MediaError as error:
         raise MediaError(f"{name} {error}") from None
-    answer = pool.ask("probe_any", path, name)
+    answer = pool.ask("probe_any", path, name, most_seconds=most_seconds)
     if "sound" in answer:
         found: MediaInfo | SoundInfo = _checked(SOUND_INFO, answer["sound"])
         kind = "sound"

@@ -38,7 +38,7 @@ def operations() -> dict[str, Operation]:
     from numpy.typing import NDArray
 
     from serving.media.clips import read_clip
-    from serving.media.info import MediaInfo, probe, probe_any
+    from serving.media.info import MediaInfo, pixels_to_decode, probe, probe_any
     from serving.media.pictures import read_picture
     from serving.media.sound import probe_sound, write_sound
 
@@ -62,6 +62,7 @@ def operations() -> dict[str, Operation]:
         return asdict(found) if isinstance(found, MediaInfo) else {"sound": asdict(found)}
 
     return {
+        "weigh": lambda path: {"pixels": pixels_to_decode(path)},
         "probe_any": any_kind,
         "probe": lambda path: asdict(probe(path)),
         "probe_sound": lambda path, max_seconds: asdict(probe_sound(path, max_seconds)),

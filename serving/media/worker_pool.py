@@ -1,25 +1,46 @@
-"""Worker processes behind threads: one each, replaced when it dies or hangs."""
+"""Worker processes behind threads: one each, replaced when it dies or hangs. Tenants take turns at them, and one of
+several is kept for what takes little time."""
 
 from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from serving.media.confine import Layer
-from serving.media.errors import MediaError
+from serving.media.errors import MediaError, TookTooLong
 from serving.media.worker_process import RequestDied, Worker
+from serving.shares import Shares
 
 T = TypeVar("T")
 log = logging.getLogger("zoetrope.media")
 
 MAX_REASON_CHARS = 1_000  # of a worker's message
+
+
+@dataclass(eq=False)
+class Request:
+    """A step that waits for a thread."""
+
+    run: Callable[[], Any]
+    small: bool
+    future: Future[Any]
+
+    def work(self) -> None:
+        if self.future.set_running_or_notify_cancel():
+            try:
+                self.future.set_result(self.run())
+            except BaseException as error:
+                self.future.set_exception(error)
 
 
 class WorkerPool:
@@ -40,16 +61,40 @@ class WorkerPool:
         self._seconds = seconds
         self._unsafe = unsafe
         # A worker stays with its thread: the kernel ends it together with the thread that started it.
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
+        self._threads = [
+            threading.Thread(
+                target=self._serve, args=(number == 0 and workers > 1,), name=f"sandbox-{number}", daemon=True
+            )
+            for number in range(workers)
+        ]
         self._local = threading.local()
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._requests = Shares[Request]()
         self._alive: set[Worker] = set()
         self._closed = False
         self.layers: list[Layer] = []
 
-    def submit(self, step: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Have ``step(pool, *arguments)`` run on a thread, where it may `ask`."""
-        return self._threads.submit(step, self, *arguments)
+    def submit(self, step: Callable[..., T], *arguments: Any, tenant: str = "", small: bool = False) -> Future[T]:
+        """Have ``step(pool, *arguments)`` run on a thread, where it may `ask`.
+
+        Args:
+            tenant: whose turn it takes.
+            small: it takes little time; where there are several workers, one has time for nothing else.
+
+        Raises:
+            RuntimeError: the pool is closed.
+        """
+        future = Future[T]()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("media workers were closed")
+            for thread in self._threads:
+                if thread.ident is None:
+                    thread.start()
+            self._requests.put(tenant, Request(lambda: step(self, *arguments), small, future))
+            self._changed.notify_all()
+        return future
 
     def ask(
         self,
@@ -61,6 +106,7 @@ class WorkerPool:
         file_bytes: int = 0,
         more_memory: int = 0,
         patience: int = 1,
+        most_seconds: float = math.inf,
         **options: Any,
     ) -> dict[str, Any]:
         """Have the worker of this thread look at a file.
@@ -68,15 +114,15 @@ class WorkerPool:
         Args:
             name: what messages call the file; the worker knows no other.
             to: a descriptor of the file that takes the result. file_bytes: that may be written to it.
-            patience: times the usual seconds.
+            patience: times the usual seconds, but not more than most_seconds.
 
         Raises:
-            MediaError: the file cannot be read, or the worker refuses it, or does not survive it, or takes too long or
-                too much memory.
+            MediaError: the file cannot be read, or the worker refuses it, or does not survive it, or takes too long
+                (TookTooLong) or too much memory.
             OSError: workers do not start, or cannot write their results.
         """
         worker = self._worker()
-        memory, seconds = self._memory + more_memory, self._seconds * patience
+        memory, seconds = self._memory + more_memory, min(self._seconds * patience, most_seconds)
         limits = {"memory_bytes": memory, "seconds": seconds, "file_bytes": file_bytes}
         request = {"operation": operation, "name": name[:MAX_REASON_CHARS], "options": options, "limits": limits}
         source = _open(path, name)
@@ -85,7 +131,7 @@ class WorkerPool:
         except RequestDied as error:
             log.warning("a media worker ended: %s", error)
             if error.args[0] == "time":
-                raise MediaError(f"{name} took longer than {seconds:g} s to examine") from None
+                raise TookTooLong(f"{name} took longer than {seconds:g} s to examine") from None
             raise MediaError(f"{name} cannot be read: its decoder crashed ({error})") from None
         finally:
             os.close(source)
@@ -109,9 +155,29 @@ class WorkerPool:
             self._closed = True
             for worker in self._alive:
                 worker.kill()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+            for request in self._requests:
+                request.future.cancel()
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
         for worker in self._alive:
             worker.close()
+
+    def _serve(self, small_alone: bool) -> None:
+        """Take requests until the pool is closed: what a thread does."""
+        while True:
+            with self._lock:
+                while (found := self._requests.take(lambda request: request.small or not small_alone)) is None:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+            tenant, request = found
+            started = time.monotonic()
+            request.work()
+            del request, found
+            with self._lock:
+                self._requests.done(tenant, time.monotonic() - started)
 
     def _worker(self) -> Worker:
         worker: Worker | None = getattr(self._local, "worker", None)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ import pytest
 from PIL import Image
 
 from serving.media import MediaError
+from serving.media import sandbox as sandboxes
 from serving.media.confine import lacking
 from serving.media.sandbox import MEMORY_BYTES, Sandbox
+from serving.media.worker_pool import WorkerPool
 from tests.serving.media_files import slow_picture, write_picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,3 +223,91 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     until(lambda: not psutil.pid_exists(int(done.stdout)))
+
+
+# Whose file comes when.
+
+
+@contextmanager
+def pool(workers: int) -> Iterator[WorkerPool]:
+    """Of threads alone: processes would start with the first file."""
+    made = WorkerPool(workers, MEMORY_BYTES, MEMORY_BYTES, 30.0)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def held(made: WorkerPool, tenant: str, *, small: bool = False) -> Callable[[], None]:
+    """Occupy a thread; returns how to let go of it."""
+    begun, release = threading.Event(), threading.Event()
+
+    def hold(_: WorkerPool) -> None:
+        begun.set()
+        assert release.wait(20)
+
+    made.submit(hold, tenant=tenant, small=small)
+    assert begun.wait(20)
+    return release.set
+
+
+def test_tenants_take_turns_at_a_worker() -> None:
+    done: list[str] = []
+    with pool(1) as made:
+        release = held(made, "a")
+        waiting = [made.submit(lambda _, name=name: done.append(name), tenant=name[0]) for name in ("a1", "a2", "b1")]
+        release()
+        wait(waiting)
+    assert done == ["b1", "a1", "a2"]
+
+
+def test_one_of_several_workers_is_kept_for_small_files() -> None:
+    with pool(2) as made:
+        release = held(made, "a")
+        waiting = [made.submit(lambda _: None, tenant="a") for _ in range(9)]
+        assert made.submit(lambda _: "small", tenant="b", small=True).result(20) == "small"
+        assert not any(one.done() for one in waiting)
+        release()
+        wait(waiting)
+        releases = [held(made, "a", small=True) for _ in range(2)]  # both take small ones
+        for let_go in releases:
+            let_go()
+
+
+def test_a_pool_that_closes_cancels_what_waits() -> None:
+    with pool(1) as made:
+        release = held(made, "a")
+        waiting = made.submit(lambda _: None)
+        threading.Timer(0.05, release).start()
+    assert waiting.cancelled()
+    with pytest.raises(RuntimeError, match="closed"):
+        made.submit(lambda _: None)
+
+
+async def test_large_files_of_one_tenant_do_not_hold_up_small_ones_of_another(tmp_path: Path) -> None:
+    slow, picture = slow_picture(tmp_path / "slow.webp"), write_picture(tmp_path / "a.png")
+    sandbox = Sandbox(2)
+    try:
+        large = [asyncio.create_task(sandbox.examine(slow, tenant="a")) for _ in range(12)]
+        small = [asyncio.create_task(sandbox.examine(picture, tenant=tenant)) for tenant in ("a", "b", "b")]
+        await asyncio.wait(large, return_when=asyncio.FIRST_COMPLETED)
+        assert [(await one).mime_type for one in small] == ["image/png"] * 3
+        assert sum(one.done() for one in large) <= 2
+    finally:
+        await asyncio.to_thread(sandbox.close)
+        for one in large:
+            one.cancel()
+        await asyncio.gather(*large, return_exceptions=True)
+
+
+async def test_what_turns_out_to_take_long_waits_with_the_large_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may lie about its size, or be slow for its size."""
+    monkeypatch.setattr(sandboxes, "SMALL_PIXELS", 10**9)
+    monkeypatch.setattr(sandboxes, "SMALL_SECONDS", 0.4)
+    sandbox = Sandbox(2)
+    try:
+        assert (await sandbox.examine(slow_picture(tmp_path / "slow.webp"))).info["width"] == 8_000
+    finally:
+        await asyncio.to_thread(sandbox.close)
