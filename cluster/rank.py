@@ -19,6 +19,7 @@ from cluster.hardware import hardware_of
 from cluster.losses import LOSSES, original
 from cluster.messages import Admit, Failed, Finished, Held, Plan, Previewed, one_line
 from cluster.overlap import WHOLE, Chunking, chunking
+from cluster.parallel.meeting import meet
 from cluster.parallel.mesh import Mesh
 from cluster.parallel.runner import run_gang
 from cluster.plan import preset_of
@@ -66,6 +67,7 @@ class Rank:
         self._device = configure_torch(card)
         self._segments: dict[str, Segment] = {}
         self._rank = 0
+        self._meeting: socket.socket | None = None  # where the first rank waits for the others
         self._failed = False
 
     def place(self) -> Place:
@@ -74,10 +76,10 @@ class Rank:
         return Place(context.get_node_id(), gpus, Process.this(), self._device_name())
 
     def free_address(self) -> str:
-        """``host:port`` on this node where the ranks can meet. Asked of the first rank, which will listen there."""
+        """``host:port`` on this node where the ranks can meet. Asked of the first rank, which listens there."""
         host = ray.util.get_node_ip_address()
-        with socket.create_server((host, 0)) as listener:
-            return f"{host}:{listener.getsockname()[1]}"
+        self._meeting = socket.create_server((host, 0))
+        return f"{host}:{self._meeting.getsockname()[1]}"
 
     def join(self, rank: int, address: str) -> None:
         """Meet the other ranks, load this rank's share of the weights, compile and measure if asked for, warm up.
@@ -98,11 +100,12 @@ class Rank:
             timeout = timedelta(seconds=settings.start_seconds)
             distributed.init_process_group(
                 "nccl" if self._device.type == "cuda" else "gloo",
-                init_method=f"tcp://{address}",
+                store=meet(address, settings.ranks, timeout, self._meeting),
                 rank=rank,
                 world_size=settings.ranks,
                 timeout=timeout,
             )
+            self._meeting = None  # the store has it
             mesh = Mesh.build(self._device, settings.cfg_groups, timeout)
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
         self._mesh = mesh

@@ -1,22 +1,22 @@
-"""`zoetrope serve`: Ray, the Serve application and the gateway under one supervisor process."""
+"""`zoetrope serve`: the supervisor, which keeps Ray's host, the gateways and the sweeper running."""
 
 from __future__ import annotations
 
 import fcntl
-import logging
+import json
 import os
+import re
 import secrets
-import shutil
 import signal
 import sys
-import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-import psutil
+from typing import TypeVar
 
 from cluster.shelf import Shelf, SnapshotError
 from cluster.spread import check_divides
@@ -24,98 +24,126 @@ from model.card import transformer_config
 from model.directory import read_transformers
 from model.presets import ModelError, open_model
 from model.tasks import ModelCard
+from serving.addresses import bind_problem
 from serving.artifacts import ArtifactError, open_artifacts
-from serving.children import Child, ChildError, start_gateways, start_sweeper, stop_all
+from serving.children import LOOK_SECONDS, Child, ChildError, stop_all
+from serving.cluster_log import bound as bound_log
 from serving.jobs.errors import StoreError
 from serving.jobs.open import open_stores
+from serving.marks import end_marked
+from serving.ray_session import clear_session
 from serving.settings import Settings
-from serving.startup import StartError, check_keys, check_media, check_tls
+from serving.startup import StartError, check_keys, check_media, check_tls, make_directory
 
-Deploy = Callable[[Settings, ModelCard], None]
-
+T = TypeVar("T")
+MARKS = r"zoetrope-[0-9a-f]{16}/"
 SNAPSHOT_AGE = timedelta(days=7)  # older ones are of jobs that ended without their snapshots being deleted
 KERNELS_VARIABLE = "ZOETROPE_KERNELS"  # kernels.backends.VARIABLE
-OBJECT_STORE_BYTES = 256 << 20
+LATE_SECONDS = 1.0  # more than this between two looks, and it was this process that stood still
+HOST_STOP_SECONDS = 75.0  # for engines to put their segments away (`serving.application.DRAIN_SECONDS`), and Ray to end
+END_SECONDS = 10.0  # for killed processes to be gone
+LOGS_SECONDS = 10.0  # between two looks at how large they are
 
 
 class ServeError(Exception):
     """The service cannot start; the message says why and what to do."""
 
 
-def _deploy(settings: Settings, card: ModelCard) -> None:
-    from serving.application import deploy  # which loads Ray, whose settings have to be there before
-
-    deploy(settings, card)
-
-
-def serve(settings: Settings, deploy: Deploy = _deploy) -> int:
-    """Run until SIGINT or SIGTERM; the exit status, 2 where the settings are at fault. ``deploy`` starts the
-    application on the Ray that is there by then.
+def serve(settings: Settings, host: str = "serving.host") -> int:
+    """Run until SIGINT or SIGTERM; the exit status, 2 where the settings are at fault. A second signal ends all
+    processes at once. ``host`` is the module that starts Ray and the application.
 
     On stdout one line, ``ready grpc=HOST:PORT http=HOST:PORT``, once a job would be served; all else goes to stderr.
     """
     stop = StopSignal()
     try:
-        card = _check(settings)
         with ExitStack() as stack:
-            stack.enter_context(_only_service(settings.directory))
-            with closing(open_stores(settings.database_url)) as stores:
-                # Of a database of our own nobody else can hold a lease; elsewhere those of the dead run out.
-                expired = stores.jobs.expire_leases() if settings.own_database else 0
-                check_keys(settings, stores)
-            artifacts = open_artifacts(settings.artifacts_url)
-            artifacts.healthy()
-            if not settings.artifact_store:
-                artifacts.discard_parts()
-            Shelf(str(settings.snapshots)).discard_older(datetime.now(UTC) - SNAPSHOT_AGE)
-            shutil.rmtree(settings.scratch, ignore_errors=True)
-            if expired:
-                _say(f"{expired} unfinished jobs of an earlier run will go on")
-            _say("starting Ray")
-            stack.enter_context(_ray(settings, settings.directory / "ray-session"))
-            stop.listen()  # ray.init puts a handler of its own for SIGTERM
-            _say(f"loading {card.name}")
-            deploy(settings, card)
-            return _run_children(settings, stop)
-    except KeyboardInterrupt:
-        return 0
+            mark = _unless_stopped(lambda: _prepare(settings, stack), stop)
+            return _supervise(settings, mark, host, stop)
     except (ModelError, StoreError, SnapshotError, ArtifactError, StartError, ChildError, ServeError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
 
 
 class StopSignal:
-    """SIGINT and SIGTERM. While the service starts they interrupt whatever it waits for; later they set an event."""
+    """How often SIGINT and SIGTERM came."""
 
     def __init__(self) -> None:
-        self.event = threading.Event()
-        self.interrupt = True
-        self.listen()
-
-    def listen(self) -> None:
+        self.count = 0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
     def _handle(self, *_: object) -> None:
-        first = not self.event.is_set()
-        self.event.set()
-        if first and self.interrupt:
-            raise KeyboardInterrupt
+        self.count += 1
+
+    @property
+    def hurry(self) -> bool:
+        return self.count > 1
+
+
+def _unless_stopped(work: Callable[[], T], stop: StopSignal) -> T:
+    """What ``work`` gives, which may wait for a disk or a database. Should a signal come before, the process ends,
+    for there is nothing yet that it would have to end in order."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="prepare", daemon=True).start()
+    while not wait([outcome], LOOK_SECONDS).done:
+        if stop.count:
+            os._exit(0)
+    return outcome.result()
+
+
+def _prepare(settings: Settings, stack: ExitStack) -> str:
+    """Everything that can be refused before anything is started; the mark of all processes to come."""
+    card = _check(settings)
+    make_directory(settings)
+    mark = stack.enter_context(_only_service(settings.directory))
+    for field, address in (("grpc", settings.grpc), ("http", settings.http)):
+        if problem := bind_problem(address, field):
+            raise ServeError(f"{field}: {problem}")
+    with closing(open_stores(settings.database_url)) as stores:
+        check_keys(settings, stores)
+    artifacts = open_artifacts(settings.artifacts_url)
+    artifacts.healthy()
+    if not settings.artifact_store:
+        artifacts.discard_parts()
+    Shelf(str(settings.snapshots)).discard_older(datetime.now(UTC) - SNAPSHOT_AGE)
+    for warning in card.warnings:
+        _say(f"warning: {warning}")
+    return mark
+
+
+def _supervise(settings: Settings, mark: str, host: str, stop: StopSignal) -> int:
+    supervisor = Supervisor(settings, mark, host)
+    last = bounded = time.monotonic()
+    try:
+        while not stop.count:
+            now = time.monotonic()
+            supervisor.look(min(now - last, LATE_SECONDS))
+            last = now
+            if now - bounded > LOGS_SECONDS:
+                bound_log(settings.logs)
+                bounded = now
+            time.sleep(LOOK_SECONDS)
+        _say("stopping")
+        return 0
+    finally:
+        supervisor.stop(lambda: stop.hurry)
 
 
 def _check(settings: Settings) -> ModelCard:
-    """All that can be refused before anything is started."""
+    """The settings alone."""
     card = open_model(settings.model, settings.family)
-    for warning in card.warnings:
-        _say(f"warning: {warning}")
     check_tls(settings)
     _check_gangs(settings, card)
     _ask_for_kernels(settings.kernels)
     check_media(settings)
-    try:
-        settings.directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ServeError(f"data-dir: {settings.directory} cannot be created: {error.strerror}") from None
     return card
 
 
@@ -146,87 +174,75 @@ def _ask_for_kernels(choices: str) -> None:
 
 
 @contextmanager
-def _only_service(directory: Path) -> Iterator[None]:
-    """Hold the data directory's lock; the kernel lets go of it when the process ends, however it ends."""
-    with (directory / "lock").open("w") as file:
+def _only_service(directory: Path) -> Iterator[str]:
+    """Hold the data directory's lock; the kernel lets go of it when the process ends, however it ends. The file keeps
+    the mark of the processes that its holder starts: those that outlived the last one are ended."""
+    with (directory / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ServeError(f"data-dir: {directory} is in use by another service") from None
-        yield
+        file.seek(0)
+        before = file.read()
+        if re.fullmatch(MARKS, before) and not _end_all(before):
+            raise ServeError(f"data-dir: {directory}: processes of an earlier service do not end")
+        mark = f"zoetrope-{secrets.token_hex(8)}/"
+        file.truncate(0)
+        file.write(mark)
+        file.flush()
+        yield mark
 
 
-@contextmanager
-def _ray(settings: Settings, note: Path) -> Iterator[None]:
-    """A Ray cluster of this machine only, with a token that only our processes know.
-
-    Its files lie outside the data directory, because the paths of its sockets must stay under 107 bytes. ``note`` keeps
-    the place, so that the next service removes what a killed one left.
-    """
-    os.environ.update(
-        RAY_AUTH_MODE="token",
-        RAY_AUTH_TOKEN=secrets.token_hex(32),
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_SERVE_LOG_TO_STDERR="0",
-        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-    )
-    import ray
-    from ray import serve as ray_serve
-
-    prefix = str(Path(tempfile.gettempdir()) / "zoetrope-ray-")
-    if note.exists() and (left := note.read_text()).startswith(prefix):
-        shutil.rmtree(left, ignore_errors=True)
-    directory = tempfile.mkdtemp(prefix=Path(prefix).name)
-    note.write_text(directory)
-    try:
-        ray.init(
-            num_cpus=max(4, os.cpu_count() or 1, 2 * settings.engines * settings.ranks + 2),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=directory,
-            _node_ip_address="127.0.0.1",
-        )
-        ray_serve.start(proxy_location="Disabled")
-        yield
-    finally:
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        family = psutil.Process().children(recursive=True)  # listed now: without the raylet they are nobody's children
-        if ray.is_initialized():
-            ray_serve.shutdown()
-            ray.shutdown()
-        _end(family)
-        shutil.rmtree(directory, ignore_errors=True)
-        note.unlink()
+def _end_all(mark: str) -> bool:
+    """Whether all processes of that mark are gone, soon after they were killed."""
+    end = time.monotonic() + END_SECONDS
+    while not end_marked(mark):
+        if time.monotonic() > end:
+            return False
+        time.sleep(LOOK_SECONDS)
+    return True
 
 
-def _run_children(settings: Settings, stop: StopSignal) -> int:
-    """Keep gateways and the sweeper running until ``stop``; one that dies is replaced, gateways at their addresses."""
-    children: list[Child] = start_gateways(settings)
-    try:
-        first = children[0].settings
-        children.append(start_sweeper(first))
-        stop.interrupt = False
-        others = "".join(f" grpc={c.settings.grpc} http={c.settings.http}" for c in children[1:-1])
-        print(f"ready grpc={first.grpc} http={first.http}{others}", flush=True)
-        while not stop.event.wait(0.1):
-            for child in children:
-                if message := child.restart_if_dead():
-                    _say(message)
-        _say("stopping")
-        return 0
-    finally:
-        stop_all(children)
+class Supervisor:
+    """Keeps the host of Ray, the gateways and the sweeper running; none of them is waited for."""
 
+    def __init__(self, settings: Settings, mark: str, host: str) -> None:
+        self._settings = settings
+        self._mark = mark
+        free = {field: getattr(settings, field).rpartition(":")[0] + ":0" for field in ("grpc", "http")}
+        others = [settings.model_copy(update=free) for _ in range(settings.gateways - 1)]
+        self._gateways = [
+            Child("serving.gateway.main", wanted, "gateway", f"{mark}gateway-{number}/")
+            for number, wanted in enumerate([settings, *others])
+        ]
+        self._host = Child(host, settings, "host of Ray", f"{mark}host/", HOST_STOP_SECONDS)
+        self._children = [self._host, *self._gateways]
+        self._swept = self._ready = False
 
-def _end(processes: list[psutil.Process]) -> None:
-    """Give processes that should be ending a moment, then kill them."""
-    _, left = psutil.wait_procs(processes, timeout=5)
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=5)
+    def look(self, elapsed: float) -> None:
+        """Do what is due.
+
+        Raises:
+            ChildError: one of them never worked, and never will.
+        """
+        for child in self._children:
+            if message := child.look(elapsed):
+                _say(message)
+        for gateway in self._gateways:
+            if gateway.said is not None:  # a restart takes the same ports
+                gateway.settings = gateway.settings.model_copy(update=json.loads(gateway.said))
+        if not self._swept and self._gateways[0].said is not None:
+            first = self._gateways[0].settings  # its address is in what the sweeper sends
+            self._children.append(Child("serving.sweeper.main", first, "sweeper", f"{self._mark}sweeper/"))
+            self._swept = True
+        if not self._ready and self._swept and all(child.said is not None for child in self._children):
+            print("ready", *(f"grpc={g.settings.grpc} http={g.settings.http}" for g in self._gateways), flush=True)
+            self._ready = True
+
+    def stop(self, hurry: Callable[[], bool]) -> None:
+        stop_all(self._children, hurry)
+        _end_all(self._mark)
+        clear_session(self._settings)
 
 
 def _say(message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from serving.settings import Settings
 from serving.stages.conditioner import Conditioner
 from serving.stages.decoder import Decoder
 from serving.startup import StartError
+
+log = logging.getLogger("zoetrope.host")
 
 DRAIN_SECONDS = 60.0  # for an engine to end its step and put its segments away
 GIVE_BACK_SECONDS = 25.0  # for the router to write how jobs ended and to give leases back
@@ -85,6 +88,24 @@ def deploy(settings: Settings, card: ModelCard, parts: Parts = STANDARD) -> None
             pass
     except Exception as error:
         raise StartError(f"the application did not start: {' '.join(str(error).split())[:600]}") from None
+
+
+def alive() -> bool:
+    """Ask each part that all others depend on; blocks where the one that is asked hangs. Whether all were there."""
+    if not any(node["Alive"] for node in ray.nodes()):
+        return False
+    serve.status()  # by the controller
+    return True
+
+
+def router_answers(seconds: float) -> bool:
+    """Whether it does in that time. One that died or hangs is replaced by Serve, unless Serve cannot either."""
+    try:
+        serve.get_deployment_handle("Router", "zoetrope").ready.remote().result(timeout_s=seconds)
+    except Exception as error:
+        log.warning("the router does not answer: %s", type(error).__name__)
+        return False
+    return True
 
 
 class Both:

@@ -1,106 +1,160 @@
-"""The processes beside Ray: gateways and the sweeper, kept alive by the supervisor."""
+"""The processes that the supervisor keeps alive: the host of Ray, gateways and the sweeper."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import IO
 
+from serving.marks import MARK, end_marked
 from serving.settings import Settings
 
-STOP_SECONDS = 8.0
+LOOK_SECONDS = 0.1
+START_SECONDS = 180.0  # for the first sign of life
+PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # before the next one is started, after so many failures in a row
+KILL_SECONDS = 5.0
+STEADY_SECONDS = 60.0  # of work, after which earlier failures are forgotten
+BAD_SETTINGS = 2  # the status of a process that could not start as it was told to
 
 
 class ChildError(Exception):
-    """A process did not start; its own message is on stderr."""
+    """A process cannot start; its own message is on stderr."""
 
 
 @dataclass
 class Child:
-    """A process that prints one line when it works and ends when its stdin does.
+    """A process that prints a line when it works, empty ones from time to time while it does (`serving.pulse`), and
+    ends when its stdin does. Nothing here waits for it: `look`, called over and over, does what is due.
 
     Attributes:
         module: what it runs. settings: that it is started with; those of a restart hold the addresses of the first
-            start. said: its line.
+            start. mark: of it and all that it starts, so that whatever it leaves behind is ended before the next one
+            starts. stop_seconds: what it gets to end by itself.
+        said: its line, once it works. process: None between two of them.
     """
 
     module: str
     settings: Settings
     name: str
-    process: subprocess.Popen[str] = field(init=False)
-    said: str = field(init=False)
+    mark: str
+    stop_seconds: float = 8.0
+    said: str | None = None
+    process: subprocess.Popen[str] | None = None
+    _heard: bool = False
+    _silent: float = 0.0
+    _worked: float = 0.0
+    _pause: float = 0.0
+    _failures: int = 0
+    _worked_once: bool = False
 
-    def __post_init__(self) -> None:
-        self._start()
+    @property
+    def pid(self) -> int:
+        """Of the process that there is.
 
-    def restart_if_dead(self) -> str | None:
-        """Start another one in its place where it has ended; says what happened."""
-        if self.process.poll() is None:
+        Raises:
+            ChildError: there is none now.
+        """
+        if self.process is None:
+            raise ChildError(f"the {self.name} does not run")
+        return self.process.pid
+
+    def look(self, elapsed: float) -> str | None:
+        """Start it where it is due, replace it where it has ended or gives no sign of life; says what happened.
+
+        Args:
+            elapsed: seconds since the last look, less any that this process was stopped for itself.
+
+        Raises:
+            ChildError: it never worked, and refuses its settings.
+        """
+        if self.process is None:
+            self._pause -= elapsed
+            if self._pause <= 0 and end_marked(self.mark):
+                self._start()
             return None
-        status = self.process.returncode
-        self._start()
-        return f"the {self.name} ended with status {status}, started another"
+        status = self.process.poll()
+        self._silent += elapsed
+        limit = self.settings.silent_seconds if self._heard else START_SECONDS
+        if status is None and self._silent < limit:
+            if self.said is not None:
+                self._worked_once = True
+                self._worked += elapsed
+                if self._worked > STEADY_SECONDS:
+                    self._failures = 0
+            return None
+        self.kill()
+        if status == BAD_SETTINGS and not self._worked_once:
+            raise ChildError(f"the {self.name} did not start; its message is above")
+        self._pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
+        self._failures += 1
+        what = f"gave no sign of life for {limit:g} s" if status is None else f"ended with status {status}"
+        return f"the {self.name} {what}, starting another" + (f" in {self._pause:g} s" if self._pause else "")
+
+    def wait(self, seconds: float) -> str:
+        """Its line, where there is nothing else to do than wait for it.
+
+        Raises:
+            ChildError: it does not start, or not in time.
+        """
+        end = time.monotonic() + seconds
+        while self.said is None:
+            if time.monotonic() > end:
+                raise ChildError(f"the {self.name} did not start within {seconds:g} s")
+            self.look(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)
+        return self.said
 
     def stop(self) -> None:
         """Ask it to end, and see to it."""
         stop_all([self])
 
+    def kill(self) -> None:
+        """At once, with all that it started; `look` starts another one."""
+        if self.process is not None:
+            self.process.kill()
+            with suppress(subprocess.TimeoutExpired):  # the system does not let go of it: none is started beside it
+                self.process.wait(KILL_SECONDS)
+        end_marked(self.mark)
+        self.process, self.said, self._heard = None, None, False
+
     def _start(self) -> None:
+        self._silent = self._worked = 0.0
         self.process = subprocess.Popen(
             [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,  # nobody writes to it: it ends with this process, however this process ends
             stdout=subprocess.PIPE,
-            env={**os.environ, "ZOETROPE_SETTINGS": self.settings.model_dump_json()},
+            env={**os.environ, "ZOETROPE_SETTINGS": self.settings.model_dump_json(), MARK: self.mark},
             text=True,
             start_new_session=True,  # Ctrl-C goes to the supervisor alone, which stops things in order
         )
-        out: IO[str] = self.process.stdout  # type: ignore[assignment]
-        self.said = out.readline()
-        if not self.said:
-            raise ChildError(f"the {self.name} did not start (status {self.process.wait()}); its message is above")
+        threading.Thread(target=self._listen, args=(self.process,), name=self.name, daemon=True).start()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        out: IO[str] = process.stdout  # type: ignore[assignment]
+        with out:
+            for line in out:
+                if self.process is not process:
+                    return
+                self._heard, self._silent = True, 0.0
+                if line.strip() and self.said is None:
+                    self.said = line
 
 
-def start_gateways(settings: Settings) -> list[Child]:
-    """The first one at the addresses of the settings, the others at free ports of the same hosts.
-
-    Raises:
-        ChildError.
-    """
-    gateways: list[Child] = []
-    try:
-        for number in range(settings.gateways):
-            wanted = settings if number == 0 else settings.model_copy(update=_free_ports(settings))
-            child = Child("serving.gateway.main", wanted, "gateway")
-            child.settings = wanted.model_copy(update=json.loads(child.said))  # a restart takes the same ports
-            gateways.append(child)
-    except BaseException:
-        stop_all(gateways)
-        raise
-    return gateways
-
-
-def start_sweeper(settings: Settings) -> Child:
-    """
-    Raises:
-        ChildError.
-    """
-    return Child("serving.sweeper.main", settings, "sweeper")
-
-
-def stop_all(children: Sequence[Child]) -> None:
-    """Ask all to end, and see to it."""
+def stop_all(children: Sequence[Child], hurry: Callable[[], bool] = lambda: False) -> None:
+    """Ask all to end at the same time, and see to it: at once as soon as ``hurry`` says so."""
+    started = time.monotonic()
     for child in children:
-        child.process.terminate()
+        if child.process is not None:
+            child.process.terminate()
     for child in children:
-        try:
-            child.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.process.kill()
-
-
-def _free_ports(settings: Settings) -> dict[str, str]:
-    return {field: getattr(settings, field).rpartition(":")[0] + ":0" for field in ("grpc", "http")}
+        while child.process is not None and child.process.poll() is None:
+            if hurry() or time.monotonic() - started > child.stop_seconds:
+                break
+            time.sleep(0.02)
+        child.kill()

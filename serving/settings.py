@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     snapshot_seconds: float = Field(default=10.0, gt=0, description="between snapshots, where they are cheap")
     snapshot_steps: int | None = Field(default=None, ge=1, description="steps between snapshots, whatever they cost")
     hang_seconds: float = Field(default=30.0, gt=0, description="the least after which a step counts as hung")
+    silent_seconds: float = Field(
+        default=30.0, ge=3, description="after which a process that gives no sign of life is replaced"
+    )
     compile: bool = Field(default=False, description="use torch.compile for steps that it makes faster, as measured")
     kernels: str = Field(default="", description="implementations to take, such as attention=triton (kernels.backends)")
     threads: int = Field(
@@ -98,6 +101,11 @@ class Settings(BaseSettings):
     def scratch(self) -> Path:
         """Files in the making; emptied when a service starts."""
         return self.directory / "scratch"
+
+    @property
+    def logs(self) -> Path:
+        """Of what runs in Ray, bounded and without prompts."""
+        return self.directory / "logs"
 
     @property
     def snapshots(self) -> Path:

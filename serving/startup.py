@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import ssl
+import stat
 
 from pydantic import ValidationError
 
 from serving.addresses import is_loopback
 from serving.jobs.open import Stores
 from serving.settings import Settings
+
+PRIVATE = 0o700
+OURS = {"lock", "jobs.db"}  # of every data directory that was used before
 
 
 class StartError(Exception):
@@ -28,6 +32,25 @@ def read_settings() -> Settings:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
         raise StartError(f"ZOETROPE_SETTINGS: {wrong}") from None
+
+
+def make_directory(settings: Settings) -> None:
+    """Make sure that there is a data directory, and that it is closed to the other users of this machine.
+
+    One that holds files, but none of a service, stays as it is: whatever it is, it was not made for us.
+
+    Raises:
+        StartError: it cannot be made.
+    """
+    directory = settings.directory
+    try:
+        directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        held = {path.name for path in directory.iterdir()}
+        mode = stat.S_IMODE(directory.stat().st_mode)
+        if mode & ~PRIVATE and (not held or held & OURS):
+            directory.chmod(mode & PRIVATE)
+    except OSError as error:
+        raise StartError(f"data-dir: {directory} cannot be created: {error.strerror}") from None
 
 
 def check_tls(settings: Settings) -> None:

@@ -21,15 +21,17 @@ def stop_on_signals(stop: Callable[[], object], *, with_stdin: bool = True) -> N
             loop.call_soon_threadsafe(stop)
 
     if with_stdin:
-        _when_stdin_ends(stop_in_loop)
+        when_stdin_ends(stop_in_loop)
 
 
 def stop_with_stdin() -> None:
     """Send this process a SIGTERM when its standard input ends, which it does when the parent dies."""
-    _when_stdin_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    when_stdin_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
-def _when_stdin_ends(then: Callable[[], None]) -> None:
+def when_stdin_ends(then: Callable[[], None]) -> None:
+    """Call it from a thread when standard input ends."""
+
     def wait() -> None:
         # os.read: a thread that waits in sys.stdin would hold its lock at exit.
         with contextlib.suppress(OSError):

@@ -177,7 +177,7 @@ def measure(database: Database, sizes: Sizes, folder: Path, say: Say) -> Measure
     found = Measured(database.name, database.version, store_alone(database, sizes))
     say(f"{database.name}: the store alone made {found.store.per_second:,.0f} jobs/s")
     with open_gateway(database.new(), folder) as gateway:
-        pid = gateway.process.pid
+        pid = gateway.pid
 
         def remember(part: str) -> None:
             found.memory[part] = round(resident(pid), 1)
@@ -234,7 +234,7 @@ def _loads(gateway: Child, database: Database, sizes: Sizes) -> list[LoadRow]:
 
 
 def _roots(gateway: Child, database: Database, engine: Helper | None) -> dict[str, Sequence[int]]:
-    roots: dict[str, Sequence[int]] = {"gateway": [gateway.process.pid]}
+    roots: dict[str, Sequence[int]] = {"gateway": [gateway.pid]}
     if engine is not None:
         roots["null engine"] = [engine.process.pid]
     if database.pid is not None:
@@ -289,7 +289,7 @@ def watch(gateway: Child, sizes: Sizes) -> WatchRow:
     arguments = (str(sizes.streams), str(WATCH_STEPS), str(WATCH_STEP_SECONDS))
     with contextlib.ExitStack() as stack:
         started = clients([asdict(WatchPlan(gateway.settings.grpc, part)) for part in parts], stack)
-        with Shares({"gateway": [gateway.process.pid]}) as shares:
+        with Shares({"gateway": [gateway.pid]}) as shares:
             for one in started:
                 one.begin()
             stack.enter_context(helper(ENGINE, *arguments, settings=gateway.settings))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import os
 import subprocess
 import sys
@@ -143,9 +144,9 @@ def open_gateway(database: str, folder: Path) -> Iterator[Child]:
     settings = Settings(
         data_dir=folder, database=database, grpc="127.0.0.1:0", http="127.0.0.1:0", max_queued=MAX_QUEUED
     )
-    child = Child("serving.gateway.main", settings, "gateway")
-    child.settings = settings.model_copy(update=json.loads(child.said))
+    child = Child("serving.gateway.main", settings, "gateway", f"benchmark-{secrets.token_hex(8)}/")
     try:
+        child.settings = settings.model_copy(update=json.loads(child.wait(60)))
         yield child
     finally:
         child.stop()

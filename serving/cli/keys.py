@@ -116,12 +116,14 @@ def _keys(data_dir: Path | None, database: str | None) -> Iterator[KeyTable]:
     """
     from serving.cli.errors import bad_input
     from serving.jobs.open import open_stores
+    from serving.startup import StartError, make_directory
 
     settings = settings_of(data_dir=data_dir, database=database)
     try:
-        settings.directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise bad_input("data-dir", f"{settings.directory} cannot be created: {error.strerror}") from None
+        make_directory(settings)
+    except StartError as error:
+        field, _, reason = str(error).partition(": ")
+        raise bad_input(field, reason) from None
     stores = open_stores(settings.database_url)
     try:
         yield stores.keys

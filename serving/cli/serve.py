@@ -47,9 +47,6 @@ def serve(
     stop_when_stdin_ends: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
 ) -> int:
     """Start a service. Prints one line, `ready grpc=... http=...`, once a job would be served."""
-    from serving.addresses import bind_problem
-    from serving.cli.errors import bad_input
-
     settings = settings_of(
         model=model,
         family=family,
@@ -68,9 +65,6 @@ def serve(
         keys=keys,
         unsafe_media=unsafe_media,
     )
-    for field, address in (("grpc", settings.grpc), ("http", settings.http)):
-        if problem := bind_problem(address, field):
-            raise bad_input(field, problem)
     if stop_when_stdin_ends:
         from serving.stopping import stop_with_stdin
 

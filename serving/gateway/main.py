@@ -1,7 +1,8 @@
 """The gateway's process: ``python -m serving.gateway.main`` with the settings as JSON in ZOETROPE_SETTINGS.
 
-Prints ``{"grpc": "HOST:PORT", "http": "HOST:PORT"}`` on stdout once both ports are bound. Ends on SIGTERM, on SIGINT,
-and when its stdin does, for then the supervisor has died. Exit status 2 and one line on stderr when it cannot start.
+Prints ``{"grpc": "HOST:PORT", "http": "HOST:PORT"}`` on stdout once both ports are bound, and then signs of
+life. Ends on SIGTERM, on SIGINT, and when its stdin does, for then the supervisor has died. Exit status 2 and one line
+on stderr when it cannot start.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from serving.jobs.store import StoreError
 from serving.media.sandbox import Sandbox
 from serving.moderation import Moderation
 from serving.net import Guard
+from serving.pulse import keep_beating
 from serving.settings import Settings
-from serving.startup import StartError, check_keys, check_media, check_tls, read_settings
+from serving.startup import StartError, check_keys, check_media, check_tls, make_directory, read_settings
 from serving.stopping import stop_on_signals
 
 STOP_SECONDS = 3.0  # what calls get to end
@@ -96,10 +98,7 @@ def open_core(settings: Settings, card: ModelCard) -> Iterator[Core]:
     Raises:
         StartError, StoreError, ArtifactError: a store cannot be used, or the settings contradict each other.
     """
-    try:
-        settings.directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartError(f"data_dir: {settings.directory} cannot be created: {error.strerror}") from None
+    make_directory(settings)
     try:
         moderation = Moderation(settings)
     except (OSError, UnicodeDecodeError) as error:
@@ -166,12 +165,15 @@ async def run(core: Core, supervised: bool = True) -> None:
         gc.collect()
         gc.freeze()  # what is here now stays: no collection has to look at it again, which takes tens of milliseconds
         print(json.dumps(bound) if supervised else f"ready grpc={bound['grpc']} http={bound['http']}", flush=True)
+        beating = asyncio.create_task(keep_beating()) if supervised else None
         while not await liveness.stopping_within(3_600):
             pass
         web.should_exit = True
         await asyncio.gather(server.stop(STOP_SECONDS), *tasks)
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        others = [task for task in (watching, beating) if task is not None]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 def http_config(core: Core) -> uvicorn.Config:

@@ -1,6 +1,7 @@
 """The sweeper's process: ``python -m serving.sweeper.main`` with the settings as JSON in ZOETROPE_SETTINGS.
 
-Prints ``ready`` once it works. Ends on SIGTERM, on SIGINT, and when its stdin does, for then the supervisor has died.
+Prints ``ready`` once it works, and then signs of life. Ends on SIGTERM, on SIGINT, and when its stdin does, for then
+the supervisor has died.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from serving.gateway.logs import describe
 from serving.jobs.errors import StoreError
 from serving.jobs.open import Stores, open_stores
 from serving.net import Guard
+from serving.pulse import keep_beating
 from serving.settings import Settings
 from serving.startup import StartError, read_settings
 from serving.stopping import stop_on_signals
@@ -59,6 +61,7 @@ async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore) -> N
     for task in sweeping:  # none ends by itself; should one fail, the supervisor starts another sweeper
         task.add_done_callback(lambda _: stopping.set())
     print("ready", flush=True)
+    beating = asyncio.create_task(keep_beating())
     try:
         while not stopping.is_set():
             try:
@@ -68,7 +71,7 @@ async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore) -> N
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), SEND_SECONDS)
     finally:
-        for task in sweeping:
+        for task in (beating, *sweeping):
             task.cancel()
         for outcome in await asyncio.gather(*sweeping, return_exceptions=True):
             if isinstance(outcome, Exception):

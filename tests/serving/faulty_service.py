@@ -1,4 +1,7 @@
-"""A service with the stages of `tests.serving.faults`: ``python -m tests.serving.faulty_service DATA_DIR``."""
+"""A service with the stages of `tests.serving.faults`: ``python -m tests.serving.faulty_service DATA_DIR``.
+
+Without a directory it is the host of Ray that the supervisor starts.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 
 from model.tasks import ModelCard
 from serving.app import serve
+from serving.host import main
 from serving.settings import Settings
 from serving.stopping import stop_with_stdin
 
@@ -20,5 +24,8 @@ def deploy(settings: Settings, card: ModelCard) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.exit(main(deploy))
     stop_with_stdin()
-    sys.exit(serve(Settings(data_dir=Path(sys.argv[1]), grpc="127.0.0.1:0", http="127.0.0.1:0"), deploy))
+    settings = Settings(data_dir=Path(sys.argv[1]), grpc="127.0.0.1:0", http="127.0.0.1:0")
+    sys.exit(serve(settings, "tests.serving.faulty_service"))

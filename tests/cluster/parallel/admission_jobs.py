@@ -45,14 +45,16 @@ def spec_of(card: ModelCard, name: str, steps: int) -> SegmentSpec:
     return SegmentSpec(name, (card.latent_channels, 1, side, side), steps + 2, 1.0, 3)
 
 
-def admitted(card: ModelCard, address: str, groups: int, given: dict[str, Given], steps: int) -> list[Outcome]:
+def admitted(card: ModelCard, groups: int, given: dict[str, Given], steps: int) -> list[Outcome]:
     """A segment for each of ``given``, all in one plan, and then steps with them; what each plan came to."""
     number, ranks = dist.get_rank(), dist.get_world_size()
-    dist.barrier()  # or one of them is gone before the others have met it
-    dist.destroy_process_group()  # a rank meets the others by itself
     settings = EngineSettings(ranks=ranks, cfg_groups=groups, start_seconds=EXCHANGE.total_seconds())
     rank = Rank(card, settings)
-    rank.join(number, address)
+    address = [rank.free_address() if number == 0 else ""]
+    dist.broadcast_object_list(address)
+    dist.barrier()  # or one of them is gone before the others have met it
+    dist.destroy_process_group()  # a rank meets the others by itself
+    rank.join(number, address[0])
     admits = tuple(Admit(spec_of(card, name, steps), what, OWNER, what.kept) for name, what in given.items())
     with patch.object(ray, "get", partial(_get, number)):
         return [rank.execute(Plan(admit=admits if step == 0 else (), advance=tuple(given))) for step in range(steps)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 import torch
 
@@ -20,11 +18,6 @@ from tests.tiny import TEXT_DIM
 STEPS = 2
 
 
-def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
-
-
 @pytest.mark.parametrize(("groups", "ranks"), [(1, 2), (2, 1), (2, 2)])
 def test_ranks_agree_on_what_they_take(groups: int, ranks: int, gangs: Gangs, checkpoint: Checkpoint) -> None:
     conditions = Conditions(torch.ones(3, TEXT_DIM), None)
@@ -36,7 +29,7 @@ def test_ranks_agree_on_what_they_take(groups: int, ranks: int, gangs: Gangs, ch
         "refused": Given(conditions, no_memory=(last,)),
         "both": Given(conditions, lost=(0,), no_memory=(last,)),
     }
-    told = gangs.run(groups * ranks, admitted, checkpoint("top-k"), free_address(), groups, given, STEPS)
+    told = gangs.run(groups * ranks, admitted, checkpoint("top-k"), groups, given, STEPS)
     for outcomes in told:
         assert [outcome.held for outcome in outcomes] == [(Held("good", step + 1),) for step in range(STEPS)]
         assert [failed.id for failed in outcomes[0].failed] == ["lost", "lost by all", "refused", "both"]
@@ -62,7 +55,7 @@ def test_ranks_agree_on_where_they_start(groups: int, ranks: int, gangs: Gangs, 
         "refused by the last": Given(conditions, kept=Kept(data, damaged=(1,))),
         "refused by all": Given(conditions, kept=Kept(data, damaged=(0, 1))),
     }
-    for outcomes in gangs.run(2, admitted, card, free_address(), groups, given, STEPS):
+    for outcomes in gangs.run(2, admitted, card, groups, given, STEPS):
         for plan, outcome in enumerate(outcomes):
             assert outcome.failed == ()
             assert [held.step - plan for held in outcome.held] == [2, 1, 1, 1, 1]

@@ -240,7 +240,7 @@ def test_taken_port(tmp_path: Path) -> None:
         ({"allow_networks": ["10.0.0.0/99"]}, "error: allow_networks: "),
         ({"http": "127.0.0.1:65536"}, "error: http: '127.0.0.1:65536' is not HOST:PORT"),
         ({"model": "no-such-model"}, "error: model 'no-such-model' is neither a preset"),
-        ({"data_dir": "/dev/null/x"}, "error: data_dir: /dev/null/x cannot be created: Not a directory"),
+        ({"data_dir": "/dev/null/x"}, "error: data-dir: /dev/null/x cannot be created: Not a directory"),
         ({"max_queued": 0}, "error: ZOETROPE_SETTINGS: max_queued: Input should be greater than or equal to 1"),
     ],
 )

@@ -1,0 +1,41 @@
+"""Where the ranks of a gang find each other: on the address of the node alone, for nobody has to show who he is."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+
+import psutil
+import ray
+from torch import distributed
+
+
+def meet(address: str, ranks: int, timeout: timedelta, listener: socket.socket | None) -> distributed.Store:
+    """The store by which ``ranks`` ranks exchange their addresses, and every rank's own address made the node's.
+
+    Args:
+        address: ``host:port`` of the first rank. listener: the first rank's socket, which listens there; torch alone
+            would listen on every interface.
+    """
+    interface = interface_of(ray.util.get_node_ip_address())
+    if interface is not None:  # an operator's choice stays
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
+    host, _, port = address.rpartition(":")
+    return distributed.TCPStore(
+        host,
+        int(port),
+        ranks,
+        is_master=listener is not None,
+        timeout=timeout,
+        master_listen_fd=None if listener is None else listener.detach(),
+    )
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface of this machine that has the address; None for none."""
+    for name, parts in psutil.net_if_addrs().items():
+        if any(part.address == address for part in parts):
+            return str(name)
+    return None

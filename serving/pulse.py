@@ -1,0 +1,23 @@
+"""What a process tells its supervisor: one line when it works, and then an empty one now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+
+BEAT_SECONDS = 1.0
+
+
+def beat() -> None:
+    """Give a sign of life; to nobody where the supervisor is gone or does not read."""
+    with suppress(OSError):
+        os.write(1, b"\n")
+
+
+async def keep_beating() -> None:
+    """Give signs of life for as long as the loop turns."""
+    os.set_blocking(1, False)  # the loop waits for nobody, not for a supervisor that is stopped either
+    while True:
+        beat()
+        await asyncio.sleep(BEAT_SECONDS)
