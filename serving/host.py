@@ -42,8 +42,14 @@ LOST = 3  # the exit status where Ray or the application is lost
 log = logging.getLogger("zoetrope.host")
 
 
-def main(deploy: Deploy | None = None) -> int:
-    """``deploy`` starts the application on the Ray that is there by then; `serving.application.deploy` by default."""
+def _deploy(settings: Settings, card: ModelCard) -> None:
+    from serving.application import deploy  # which loads Ray, whose settings have to be there before
+
+    deploy(settings, card)
+
+
+def main(deploy: Deploy = _deploy) -> int:
+    """The exit status. ``deploy`` starts the application on the Ray that is there by then."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     when_stdin_ends(_end_at_once)
     try:
@@ -55,8 +61,6 @@ def main(deploy: Deploy | None = None) -> int:
             stop = _Stop()
             watch = _Watch()
             _say(f"loading {card.name}")
-            if deploy is None:
-                from serving.application import deploy  # which loads Ray, whose settings have to be there before
             deploy(settings, card)
             watch.deployed.set()
             stop.later()
@@ -64,8 +68,8 @@ def main(deploy: Deploy | None = None) -> int:
             stop.event.wait()
             return 0
     except (ModelError, StoreError, StartError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        _say(f"error: {error}")
+        return LOST if isinstance(error, StoreError) else 2  # a database may be away
 
 
 class _Stop:
@@ -165,7 +169,7 @@ def _ray(settings: Settings) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
-            runtime_env={"worker_process_setup_hook": "serving.cluster_log.set_up"},
+            runtime_env={"worker_process_setup_hook": "serving.worker_setup.set_up"},
             _temp_dir=directory,
             _node_ip_address="127.0.0.1",
         )

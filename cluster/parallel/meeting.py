@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import psutil
 import ray
-from torch import distributed
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 
-def meet(address: str, ranks: int, timeout: timedelta, listener: socket.socket | None) -> distributed.Store:
+def meet(address: str, ranks: int, timeout: timedelta, listener: socket.socket | None) -> Store:
     """The store by which ``ranks`` ranks exchange their addresses, and every rank's own address made the node's.
 
     Args:
@@ -23,7 +23,7 @@ def meet(address: str, ranks: int, timeout: timedelta, listener: socket.socket |
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
     host, _, port = address.rpartition(":")
-    return distributed.TCPStore(
+    return TCPStore(
         host,
         int(port),
         ranks,

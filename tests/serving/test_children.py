@@ -62,7 +62,7 @@ def test_nothing_waits_for_one_that_hangs_before_its_first_line(
     played = child(tmp_path, mark, "import threading", DEAF, WAIT, monkeypatch=monkeypatch)
     started = time.monotonic()
     played.look(0.1)
-    first = until(lambda: played.process).pid
+    first = played.pid
     assert played.look(100.0) is None
     assert time.monotonic() - started < 5, "an import may take long, and nobody waits for it"
     assert look_until(played, "gave no sign of life for 180 s, starting another", 100.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from model.pipeline import LocalPipeline
 from model.presets import NANO_CARD, find_model
 from model.resolve import resolve
 from model.tasks import parse_request
+from serving.addresses import is_loopback
 from serving.cli.service import Addresses, ServiceProcess, serve_command
 from serving.client import OperationStatus, VideoClient
 from serving.media import probe, read_metadata
@@ -76,6 +78,28 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     family = running.family()
     assert running.process.stop() == [], "nothing had to be killed"
     assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_only_the_gateway_can_be_reached_from_elsewhere_and_only_where_it_was_asked_to_listen(service: Service) -> None:
+    asked = {service.addresses.grpc, service.addresses.http}
+    listening = listening_sockets(service.family())
+    assert asked <= listening
+    assert {address for address in listening if not is_loopback(address, "")} == set()
+    serving = {
+        a for p in service.family() if "ServeReplica" in " ".join(command_line(p)) for a in listening_sockets([p])
+    }
+    replicas = [p for p in service.family() if "ServeReplica" in " ".join(command_line(p))]
+    assert len(serving) == len(replicas), "one each, Ray's own, which asks for a token"
+
+
+def listening_sockets(processes: list[psutil.Process]) -> set[str]:
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.add(f"{connection.laddr.ip.removeprefix('::ffff:')}:{connection.laddr.port}")
+    return found
 
 
 def latents_of(service: Service, name: str, path: Path) -> torch.Tensor:

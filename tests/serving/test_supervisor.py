@@ -9,7 +9,6 @@ import socket
 import sqlite3
 import stat
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +32,9 @@ SERVE = "import sys; from serving.app import serve; from serving.settings import
 
 
 class Service:
-    """A service whose host of Ray runs ``host``; ``addresses`` once it is ready."""
+    """A service whose host of Ray runs ``host``."""
+
+    addresses: Addresses  # once it is ready
 
     def __init__(self, folder: Path, host: str = WORKS, addresses: Addresses | None = None, **settings: str) -> None:
         self.folder, self.data, self.log = folder, folder / "data", folder / "log"
