@@ -9,8 +9,8 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from serving.api.zoetrope.video.v1 import account_pb2
+from serving.gateway.callers import caller
 from serving.gateway.core import Core
-from serving.gateway.grpc_guard import caller
 from serving.media.formats import MEDIA_TYPES
 
 

@@ -16,8 +16,9 @@ from serving.gateway.doorkeeper import Doorkeeper, Principal
 from serving.gateway.intake import Intake
 from serving.gateway.liveness import Liveness
 from serving.gateway.media_desk import MediaDesk
+from serving.gateway.standing import Standing
 from serving.gateway.together import Together
-from serving.gateway.watching import Watching
+from serving.gateway.watching import Sighting, Watching
 from serving.job_files import STRAY_SECONDS, delete_files
 from serving.jobs.errors import StoreError
 from serving.jobs.job import Job, JobFilter, State, file_keys
@@ -25,6 +26,7 @@ from serving.jobs.open import Stores
 from serving.settings import Settings
 
 CHUNK_BYTES = 1 << 20
+NOBODY = Principal()
 
 
 class JobNotFound(Exception):
@@ -62,6 +64,7 @@ class Core:
     doorkeeper: Doorkeeper
     liveness: Liveness
     watching: Watching
+    standing: Standing
 
     async def admit(self, secret: str | None) -> Principal:
         """
@@ -88,6 +91,19 @@ class Core:
         """A page of the caller's jobs, newest first."""
         jobs = self.stores.jobs
         return await asyncio.to_thread(jobs.list, who.owner, page_size=page_size, where=where, before=before)
+
+    async def follow(self, job: Job, who: Principal, end: float | None = None) -> AsyncIterator[Sighting]:
+        """Sightings of a job until it is done or gone, the gateway is about to stop, or ``end`` on the monotonic clock.
+
+        Raises:
+            Unauthenticated: the caller's key was revoked meanwhile.
+        """
+        with self.standing.stay(who) as stay:
+            sightings = self.liveness.until_stopping(self.watching.follow(job.id), end, stay.over)
+            async for sighting in sightings:
+                stay.check()
+                yield sighting
+            stay.check()
 
     async def cancel(self, job_id: str, who: Principal) -> Job:
         """The job as it is now; one that is done stays as it is.
@@ -124,12 +140,21 @@ class Core:
         found = self.stores.jobs.get_many(job_ids)
         return [found.get(job_id) for job_id in job_ids]
 
-    async def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+    async def read(
+        self, key: str, offset: int = 0, length: int | None = None, who: Principal = NOBODY
+    ) -> AsyncIterator[bytes]:
         """A stored file, or a range of it, in chunks of at most 1 MiB.
 
         Raises:
             ArtifactMissing: it is gone.
+            Unauthenticated: the caller's key was revoked meanwhile.
         """
+        with self.standing.stay(who) as stay:
+            async for data in self._read(key, offset, length):
+                stay.check()
+                yield data
+
+    async def _read(self, key: str, offset: int, length: int | None) -> AsyncIterator[bytes]:
         chunks = await asyncio.to_thread(self.artifacts.read, key, offset, CHUNK_BYTES)
         left = length
         while left is None or left > 0:

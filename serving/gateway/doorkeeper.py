@@ -37,6 +37,11 @@ class Principal:
     key_name: str = ""
     limits: KeyLimits = NO_LIMITS
 
+    @property
+    def name(self) -> str:
+        """Under which it is counted; "" where only an address could tell callers apart."""
+        return self.key_id or self.owner
+
 
 @dataclass
 class Bucket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+from collections.abc import Sequence
 
 from model.errors import Picklable
 from model.tasks import InvalidRequest, Violation, short
@@ -14,6 +15,7 @@ from serving.gateway.doorkeeper import TooManyRequests, Unauthenticated
 from serving.gateway.intake import UnknownModel
 from serving.gateway.logs import describe
 from serving.gateway.media_desk import UnknownMedia, UploadBroken
+from serving.gateway.turns import NoTurn
 from serving.jobs.errors import (
     MediaInUse,
     NotAllowed,
@@ -27,6 +29,8 @@ from serving.jobs.errors import (
 from serving.jobs.errors import UnknownMedia as MediaGone
 from serving.moderation import CheckUnavailable, PromptRefused
 
+MAX_VIOLATIONS = 10  # that are listed
+BUSY_RETRY_SECONDS = 5
 QUEUE_FULL_RETRY_SECONDS = 10
 QUOTA_RETRY_SECONDS = 10
 UNAVAILABLE_RETRY_SECONDS = 5
@@ -74,6 +78,7 @@ class ApiError(Picklable):
         metadata: dict[str, str] | None = None,
         retry_seconds: float | None = None,
         quota: tuple[str, str] | None = None,
+        unlisted: int = 0,
     ) -> None:
         """
         Args:
@@ -84,6 +89,7 @@ class ApiError(Picklable):
             metadata: of the ErrorInfo.
             retry_seconds: when it is worth trying again.
             quota: subject and description of a QuotaFailure.
+            unlisted: how many more fields are at fault than ``violations`` has.
         """
         super().__init__(message)
         self.code = code
@@ -93,6 +99,7 @@ class ApiError(Picklable):
         self.metadata = metadata or {}
         self.retry_seconds = retry_seconds
         self.quota = quota
+        self.unlisted = unlisted
 
     @property
     def http_status(self) -> int:
@@ -104,17 +111,25 @@ def invalid_argument(field: str, description: str) -> ApiError:
     return as_api_error(InvalidRequest(Violation(field, description)))
 
 
+def join_violations(violations: Sequence[Violation], unlisted: int) -> str:
+    """One line."""
+    more = [f"and {unlisted} more"] if unlisted else []
+    return "; ".join([*(f"{v.field}: {v.description}" for v in violations), *more])
+
+
 def as_api_error(error: Exception) -> ApiError:
     """The answer to an exception; unexpected ones get INTERNAL with a request id, under which they are logged."""
     match error:
         case ApiError():
             return error
         case InvalidRequest():
+            listed = tuple(error.violations[:MAX_VIOLATIONS])
             return ApiError(
                 "INVALID_ARGUMENT",
                 "INVALID_REQUEST",
-                "; ".join(f"{v.field}: {v.description}" for v in error.violations),
-                violations=tuple(error.violations),
+                join_violations(listed, len(error.violations) - len(listed)),
+                violations=listed,
+                unlisted=len(error.violations) - len(listed),
             )
         case UnknownModel():
             return ApiError("NOT_FOUND", "UNKNOWN_MODEL", str(error), violations=(error.violation,))
@@ -168,6 +183,13 @@ def _refusal(error: Exception) -> ApiError | None:
                 str(error),
                 retry_seconds=error.retry_seconds,
                 quota=("requests_per_second", str(error)),
+            )
+        case NoTurn():
+            return ApiError(
+                "RESOURCE_EXHAUSTED",
+                "TOO_MANY_REQUESTS",
+                "too many requests of this caller are not complete yet; try again later",
+                retry_seconds=BUSY_RETRY_SECONDS,
             )
         case QueueFull():
             return ApiError(

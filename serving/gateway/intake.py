@@ -95,8 +95,7 @@ class Intake:
 
     async def submit_all(self, orders: Sequence[Order], who: Principal) -> list[Job]:
         """Store all or none; errors as of `submit`, their fields as ``requests.N.field``."""
-        if not 1 <= len(orders) <= MAX_BATCH:
-            raise InvalidRequest(Violation("requests", f"has {len(orders)} entries, give 1 to {MAX_BATCH}"))
+        check_batch(len(orders))
         jobs: list[NewJob] = []
         bad: list[Violation] = []
         for i, order in enumerate(orders):
@@ -193,6 +192,15 @@ class Intake:
         limits = who.limits
         most = self._settings.max_result_bytes if limits.result_bytes is None else limits.result_bytes
         return Limits(self._settings.max_queued, limits.concurrent_jobs, limits.queued_seconds, most)
+
+
+def check_batch(count: int) -> None:
+    """
+    Raises:
+        InvalidRequest: so many orders cannot be given at once.
+    """
+    if not 1 <= count <= MAX_BATCH:
+        raise InvalidRequest(Violation("requests", f"has {count} entries, give 1 to {MAX_BATCH}"))
 
 
 def fingerprint(

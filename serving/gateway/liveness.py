@@ -50,15 +50,17 @@ class Liveness:
             return False
         return True
 
-    async def until_stopping(self, items: AsyncIterator[T], end: float | None = None) -> AsyncIterator[T]:
-        """The items until the gateway is about to stop, or until ``end`` on the monotonic clock."""
-        stopping = asyncio.ensure_future(self._stopping.wait())
+    async def until_stopping(
+        self, items: AsyncIterator[T], end: float | None = None, over: asyncio.Event | None = None
+    ) -> AsyncIterator[T]:
+        """The items until the gateway is about to stop, ``over`` is set, or until ``end`` on the monotonic clock."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stopping, over) if event is not None]
         try:
             while True:
                 item = asyncio.ensure_future(anext(items))
                 left = None if end is None else max(0.0, end - time.monotonic())
                 try:
-                    await asyncio.wait((item, stopping), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait((item, *waits), timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     if not item.done():
                         item.cancel()
@@ -71,7 +73,8 @@ class Liveness:
                 except StopAsyncIteration:
                     return
         finally:
-            stopping.cancel()
+            for wait in waits:
+                wait.cancel()
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()

@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvicorn
-from grpc_health.v1 import health, health_pb2
 
 from model.presets import ModelError, find_model
 from model.tasks import ModelCard
@@ -27,12 +26,14 @@ from serving.addresses import AddressError, parse_address
 from serving.artifacts import ArtifactError, open_artifacts
 from serving.gateway.core import Core
 from serving.gateway.doorkeeper import Doorkeeper
+from serving.gateway.health_service import HealthService, Status
 from serving.gateway.http.app import http_app
 from serving.gateway.http.patience import BoundedProtocol
 from serving.gateway.intake import Intake
 from serving.gateway.liveness import Liveness
 from serving.gateway.media_desk import MediaDesk
 from serving.gateway.server import VIDEO_SERVICE, credentials, grpc_server, keep_health
+from serving.gateway.standing import Standing
 from serving.gateway.watching import Watching
 from serving.jobs.open import open_stores
 from serving.jobs.store import StoreError
@@ -125,6 +126,7 @@ def open_core(settings: Settings, card: ModelCard) -> Iterator[Core]:
             doorkeeper=Doorkeeper(stores.keys, required=required),
             liveness=Liveness(stores.jobs, card.name),
             watching=Watching(stores.jobs),
+            standing=Standing(stores.keys),
         )
 
 
@@ -136,7 +138,7 @@ async def run(core: Core, supervised: bool = True) -> None:
     """
     settings, liveness = core.settings, core.liveness
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="gateway"))
-    status = health.aio.HealthServicer()
+    status = HealthService()
     server = grpc_server(core, status)
     grpc_host, grpc_port = parse_address(settings.grpc, "grpc")
     listen(settings.grpc, "grpc").close()  # says why where it fails; grpc's core only writes that to stderr itself
@@ -152,15 +154,15 @@ async def run(core: Core, supervised: bool = True) -> None:
             "http": join_address(parse_address(settings.http, "http")[0], listener.getsockname()[1]),
         }
         web = HttpServer(http_config(core))
-        await status.set(VIDEO_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)  # known from the first call on
+        status.set(VIDEO_SERVICE, Status.NOT_SERVING)  # known from the first call on
         await server.start()
         stop_on_signals(liveness.stop, with_stdin=supervised)
         tasks = [
             asyncio.create_task(web.serve([listener])),
             asyncio.create_task(keep_health(liveness, status)),
         ]
-        watching = asyncio.create_task(core.watching.run())
-        for task in (*tasks, watching):  # none ends by itself; should one fail, the supervisor starts another gateway
+        background = [asyncio.create_task(core.watching.run()), asyncio.create_task(core.standing.run())]
+        for task in (*tasks, *background):  # none ends by itself; if one fails, the supervisor starts another gateway
             task.add_done_callback(lambda _: liveness.stop())
         gc.collect()
         gc.freeze()  # what is here now stays: no collection has to look at it again, which takes tens of milliseconds
@@ -170,10 +172,11 @@ async def run(core: Core, supervised: bool = True) -> None:
             pass
         web.should_exit = True
         await asyncio.gather(server.stop(STOP_SECONDS), *tasks)
-        others = [task for task in (watching, beating) if task is not None]
-        for task in others:
+        if beating is not None:
+            background.append(beating)
+        for task in background:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(*background, return_exceptions=True)
 
 
 def http_config(core: Core) -> uvicorn.Config:

@@ -10,9 +10,9 @@ from typing import Any
 from serving.api.names import MEDIA
 from serving.api.zoetrope.video.v1 import media_pb2
 from serving.gateway import convert
+from serving.gateway.callers import caller
 from serving.gateway.core import Core
 from serving.gateway.errors import ApiError, invalid_argument
-from serving.gateway.grpc_guard import caller
 from serving.gateway.listing import check_page_size, decode_page_token, encode_page_token
 from serving.gateway.media_desk import PART_BYTES
 from serving.jobs.errors import OffsetMismatch

@@ -10,9 +10,9 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 
 from serving.gateway import convert
+from serving.gateway.callers import caller
 from serving.gateway.core import Core, NotDone
 from serving.gateway.errors import ApiError, invalid_argument
-from serving.gateway.grpc_guard import caller
 from serving.gateway.listing import check_page_size, decode_page_token, encode_page_token, parse_filter
 from serving.gateway.video_service import find_job, operation_of
 
@@ -59,7 +59,7 @@ class OperationsService:
             seconds = min(seconds, remaining - ANSWER_SECONDS)
         end = time.monotonic() + seconds
         job = await find_job(self._core, request.name, caller())
-        async for sighting in self._core.liveness.until_stopping(self._core.watching.follow(job.id), end):
+        async for sighting in self._core.follow(job, caller(), end):
             if sighting.job is None or sighting.job.state.final:
                 break
         return await operation_of(self._core, await find_job(self._core, request.name, caller()))

@@ -64,9 +64,9 @@ def check_options(options: Options, who: Principal, settings: Settings) -> list[
 
 
 def check_labels(labels: Mapping[str, str]) -> list[Violation]:
-    bad = []
     if len(labels) > MAX_LABELS:
-        bad.append(Violation("labels", f"has {len(labels)} entries, at most {MAX_LABELS} are allowed"))
+        return [Violation("labels", f"has {len(labels)} entries, at most {MAX_LABELS} are allowed")]
+    bad = []
     for key, value in labels.items():
         if not LABEL_KEY.fullmatch(key):
             bad.append(Violation("labels", f"the key {short(key)} does not match {LABEL_KEY.pattern}"))

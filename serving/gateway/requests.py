@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -14,7 +14,7 @@ from serving.api.formats import MIME_TYPES, enum_name
 from serving.api.names import MEDIA, OPERATIONS, full_name
 from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
 from serving.gateway.intake import Order
-from serving.gateway.options import Options
+from serving.gateway.options import MAX_LABELS, Options
 from serving.jobs.job import Webhook
 
 CONTAINERS: dict[int, Container] = {
@@ -58,7 +58,7 @@ def order_of(request: video_pb2.CreateVideoRequest, traceparent: str | None = No
     if request.HasField("audio"):
         data["audio"] = _medium(request.audio, "audio", bad)
     options = Options(
-        labels=dict(request.labels),
+        labels=labels_of(request.labels),
         priority=request.priority,
         deadline_at=seconds_of(request.deadline) if request.HasField("deadline") else None,
         retention_seconds=span_of(request.retention) if request.HasField("retention") else None,
@@ -94,7 +94,7 @@ def extension_of(request: video_pb2.ExtendVideoRequest, job_id: str, spec: dict[
             data[field] = getattr(request, field)
     if not (request.HasField("duration_seconds") or request.HasField("frames")):
         data["frames"] = spec["frames"]
-    options = Options(labels=dict(request.labels), origin={"api": "grpc", "extends": job_id})
+    options = Options(labels=labels_of(request.labels), origin={"api": "grpc", "extends": job_id})
     return Order(data, options, request.request_id)
 
 
@@ -168,6 +168,11 @@ def _medium(media: media_pb2.Media, field: str, bad: list[Violation]) -> str:
             return media.video
     bad.append(Violation(field, "names no medium: give name, uri, data or video"))
     return "data:,"
+
+
+def labels_of(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """As they are where they are too many: nobody will look at each."""
+    return labels if len(labels) > MAX_LABELS else dict(labels)
 
 
 def _webhook(request: video_pb2.CreateVideoRequest) -> Webhook | None:

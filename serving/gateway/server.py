@@ -9,13 +9,14 @@ from typing import Any
 
 import grpc
 from google.longrunning import operations_pb2_grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from serving.api.zoetrope.video.v1 import account_pb2_grpc, media_pb2_grpc, video_pb2_grpc
 from serving.gateway.account_service import AccountService
 from serving.gateway.core import Core
 from serving.gateway.grpc_guard import Guarding
+from serving.gateway.health_service import HealthService, Status
 from serving.gateway.liveness import Liveness
 from serving.gateway.logs import describe
 from serving.gateway.media_service import MediaService
@@ -35,10 +36,15 @@ SERVICES = (
     reflection.SERVICE_NAME,
 )
 MAX_MESSAGE_BYTES = 8 << 20
+LOOKAHEAD_BYTES = 64 << 10
 MAX_WAITING_CALLS = 50_000
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # What is sent ahead of its being asked for; no more where a client is fast. See serving.gateway.grpc_reading.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
+    ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.so_reuseport", 0),  # else two services on one port would share it silently
     ("grpc.max_concurrent_streams", 2_000),
     # Of calls that wait for the gateway, gRPC would drop some from 1,000 on as CANCELLED, which tells clients nothing
@@ -57,7 +63,7 @@ HEALTH_SECONDS = 0.25  # between two looks at the engines
 log = logging.getLogger("zoetrope.gateway")
 
 
-def grpc_server(core: Core, status: health.aio.HealthServicer) -> Any:
+def grpc_server(core: Core, status: HealthService) -> Any:
     """A grpc.aio server with no port yet."""
     server = grpc.aio.server(options=OPTIONS)
     guarding = Guarding(server, core)
@@ -88,7 +94,7 @@ def credentials(settings: Settings) -> Any:
     return grpc.ssl_server_credentials([pair], Path(settings.tls_client_ca).read_bytes(), require_client_auth=True)
 
 
-async def keep_health(liveness: Liveness, status: health.aio.HealthServicer) -> None:
+async def keep_health(liveness: Liveness, status: HealthService) -> None:
     """Until the gateway stops: the video service is SERVING while an engine is alive, the gateway itself always."""
     stopping = False
     while not stopping:
@@ -97,7 +103,6 @@ async def keep_health(liveness: Liveness, status: health.aio.HealthServicer) -> 
         except StoreError as error:
             log.error("the engines cannot be read:\n%s", describe(error))
             alive = False
-        serving = health_pb2.HealthCheckResponse.SERVING if alive else health_pb2.HealthCheckResponse.NOT_SERVING
-        await status.set(VIDEO_SERVICE, serving)
+        status.set(VIDEO_SERVICE, Status.SERVING if alive else Status.NOT_SERVING)
         stopping = await liveness.stopping_within(HEALTH_SECONDS)
-    await status.enter_graceful_shutdown()
+    status.stop()

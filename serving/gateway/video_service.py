@@ -15,11 +15,11 @@ from serving.api.names import OPERATIONS
 from serving.api.zoetrope.video.v1 import video_pb2
 from serving.artifacts import ArtifactError
 from serving.gateway import convert
+from serving.gateway.callers import caller
 from serving.gateway.core import Core, JobNotFound, file_of
 from serving.gateway.doorkeeper import Principal
 from serving.gateway.errors import ApiError, invalid_argument
-from serving.gateway.grpc_guard import caller
-from serving.gateway.intake import Order
+from serving.gateway.intake import Order, check_batch
 from serving.gateway.options import MAX_PRIORITY, check_labels
 from serving.gateway.requests import (
     extension_of,
@@ -52,6 +52,7 @@ class VideoService:
     async def BatchCreateVideos(
         self, request: video_pb2.BatchCreateVideosRequest, context: Any
     ) -> video_pb2.BatchCreateVideosResponse:
+        check_batch(len(request.requests))
         trace = traceparent_of(context)
         orders = [order_of(item, trace) for item in request.requests]
         try:
@@ -84,8 +85,9 @@ class VideoService:
         bad: list[Violation] = []
         for path in wanted:
             if path == "labels":
-                values["labels"] = dict(changes.labels)
-                bad += [replace(v, field=f"changes.{v.field}") for v in check_labels(values["labels"])]
+                found = check_labels(changes.labels)
+                values["labels"] = {} if found else dict(changes.labels)
+                bad += [replace(v, field=f"changes.{v.field}") for v in found]
             elif path == "priority":
                 values["priority"] = changes.priority
                 highest = min(MAX_PRIORITY, who.limits.max_priority)
@@ -138,7 +140,7 @@ class VideoService:
     ) -> AsyncIterator[video_pb2.WatchVideoResponse]:
         job = await find_job(self._core, request.name, caller())
         shown: str | None = None
-        async for sighting in self._core.liveness.until_stopping(self._core.watching.follow(job.id)):
+        async for sighting in self._core.follow(job, caller()):
             if sighting.job is None:
                 raise unknown_operation(request.name)
             preview = None
@@ -168,7 +170,7 @@ class VideoService:
         if offset == total:  # a client that has it all still learns the checksum
             yield video_pb2.DownloadVideoResponse(offset=offset, total_bytes=total, sha256=sha256)
             return
-        async for data in self._core.read(file["key"], offset, request.length or None):
+        async for data in self._core.read(file["key"], offset, request.length or None, caller()):
             yield video_pb2.DownloadVideoResponse(offset=offset, data=data, total_bytes=total, sha256=sha256)
             offset += len(data)
 

@@ -6,6 +6,7 @@ import builtins
 import hashlib
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from serving.jobs.database import Database, Row
@@ -88,6 +89,14 @@ class KeyTable:
         """End a key for good. False where there is no such key, or it was revoked before."""
         sql = "UPDATE api_key SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
         return self._db.write(lambda tx: tx.run(sql, (tx.now(), key_id))) == 1
+
+    def revoked(self, key_ids: Sequence[str]) -> builtins.list[str]:
+        """Which of some keys are no longer good."""
+        if not key_ids:
+            return []
+        marks = ", ".join("?" * len(key_ids))
+        sql = f"SELECT id FROM api_key WHERE id IN ({marks}) AND revoked_at IS NOT NULL"
+        return [row["id"] for row in self._db.read(sql, tuple(key_ids))]
 
     def ever(self) -> bool:
         """Whether there was ever a key: what asked for keys once does not fall open when the last one is revoked."""

@@ -19,10 +19,10 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from model.tasks import Violation, invalid_request, short
+from serving.gateway.callers import bearer
 from serving.gateway.core import Core, file_of
 from serving.gateway.doorkeeper import Principal
-from serving.gateway.errors import ApiError, as_api_error, whole_seconds
-from serving.gateway.grpc_guard import bearer
+from serving.gateway.errors import ApiError, as_api_error, join_violations, whole_seconds
 from serving.jobs.job import Job
 
 MAX_JSON_BYTES = 12 << 20  # media may come as data: addresses, as large as in a gRPC message
@@ -213,8 +213,9 @@ def with_fields(error: ApiError, name: Callable[[str], str]) -> ApiError:
     return ApiError(
         error.code,
         error.reason,
-        "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
+        join_violations(violations, error.unlisted),
         violations=violations,
+        unlisted=error.unlisted,
         metadata=error.metadata,
         retry_seconds=error.retry_seconds,
         quota=error.quota,
@@ -257,7 +258,7 @@ def stream_file(call: Call, file: Mapping[str, Any], filename: str) -> Response:
     if (start, end) != (0, total):
         headers["content-range"] = f"bytes {start}-{end - 1}/{total}"
         status = 206
-    stream = call.core.read(file["key"], start, end - start)
+    stream = call.core.read(file["key"], start, end - start, call.who)
     return FileResponse(stream, status, headers, media_type=file["mime_type"])
 
 

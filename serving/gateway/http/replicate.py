@@ -117,9 +117,7 @@ async def _submit(call: Call, order: Order, found: Translated) -> Job:
 
 async def _until_done(call: Call, job: Job, seconds: float) -> Job:
     """The job once it is done, or as it was seen last."""
-    core = call.core
-    sightings = core.liveness.until_stopping(core.watching.follow(job.id), time.monotonic() + seconds)
-    async for sighting in sightings:
+    async for sighting in call.core.follow(job, call.who, time.monotonic() + seconds):
         if sighting.job is not None:
             job = sighting.job
     return job

@@ -1,0 +1,72 @@
+"""Ends what a key began once the key is revoked: a call that goes on for long is admitted only at its start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from serving.gateway.doorkeeper import Principal, Unauthenticated
+from serving.gateway.logs import describe
+from serving.jobs.errors import StoreError
+from serving.jobs.key_table import KeyTable
+
+LOOK_SECONDS = 1.0  # between two looks at the keys whose calls are under way
+log = logging.getLogger("zoetrope.gateway")
+
+
+@dataclass
+class Stay:
+    """That of one key, shared by its calls."""
+
+    calls: int = 0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def check(self) -> None:
+        """
+        Raises:
+            Unauthenticated: the key was revoked.
+        """
+        if self.over.is_set():
+            raise Unauthenticated("the API key was revoked")
+
+
+class Standing:
+    """One per gateway. `run` looks, `stay` tells."""
+
+    def __init__(self, keys: KeyTable) -> None:
+        self._keys = keys
+        self._stays: dict[str, Stay] = {}
+        self._wanted = asyncio.Event()
+
+    async def run(self) -> None:
+        """Look at the keys of calls under way, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            try:
+                for key_id in await asyncio.to_thread(self._keys.revoked, list(self._stays)):
+                    if (stay := self._stays.get(key_id)) is not None:
+                        stay.over.set()
+            except StoreError as error:
+                log.error("the keys of calls under way cannot be read:\n%s", describe(error))
+            if not self._stays:
+                self._wanted.clear()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    @contextmanager
+    def stay(self, who: Principal) -> Iterator[Stay]:
+        """For as long as a call lasts. A caller without a key stays as long as it likes."""
+        if who.key_id is None:
+            yield Stay()
+            return
+        stay = self._stays.setdefault(who.key_id, Stay())
+        stay.calls += 1
+        self._wanted.set()
+        try:
+            yield stay
+        finally:
+            stay.calls -= 1
+            if not stay.calls and self._stays.get(who.key_id) is stay:
+                del self._stays[who.key_id]

@@ -1,0 +1,64 @@
+"""How much a protobuf message will take, seen from its bytes alone: two bytes can stand for a kilobyte of objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MAX_DEPTH = 32
+VARINT, FIXED64, BYTES, START_GROUP, END_GROUP, FIXED32 = 0, 1, 2, 3, 4, 5
+SKIPPED = {FIXED64: 8, FIXED32: 4}
+
+
+def has_more_fields(data: bytes, kind: Any, limit: int) -> bool:
+    """Whether a message holds more than so many fields, those of messages in it counted too. Looks at no more of them
+    than that. What is no message counts as far as it can be read: parsing it says what is wrong.
+
+    Args:
+        kind: the message's descriptor.
+    """
+    return len(data) > limit and _count(memoryview(data), kind, limit, 0) > limit
+
+
+def _count(data: memoryview, kind: Any, limit: int, depth: int) -> int:
+    fields = kind.fields_by_number
+    count = at = 0
+    end = len(data)
+    while at < end and count <= limit:
+        tag = data[at]
+        if tag < 0x80:
+            at += 1
+        else:
+            tag, at = _varint(data, at)
+        count += 1
+        wire = tag & 7
+        if wire == VARINT:
+            _, at = _varint(data, at)
+        elif wire == BYTES:
+            if at < end and data[at] < 0x80:
+                size, at = data[at], at + 1
+            else:
+                size, at = _varint(data, at)
+            field = fields.get(tag >> 3)
+            if field is not None and field.message_type is not None and size and depth < MAX_DEPTH:
+                count += _count(data[at : at + size], field.message_type, limit - count, depth + 1)
+            elif field is not None and field.is_packed:
+                count += size
+            at += size
+        elif wire in SKIPPED:
+            at += SKIPPED[wire]
+        elif wire not in (START_GROUP, END_GROUP):
+            break
+    return count
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """The number, and where it ends; 0 where the data end before it does."""
+    value = shift = 0
+    while at < len(data) and shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    return 0, len(data)
