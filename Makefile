@@ -25,10 +25,12 @@ demo: $(VENV)/.installed ## make out/demo.mp4 with a service of its own
 test: lint ## run everything that a change has to pass
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
 
-soak: $(VENV)/.installed-test ## the tests that take long: lost ranks, leaders and nodes, racks, kills under load
+soak: $(VENV)/.installed-test ## the tests that take long: lost ranks, leaders and nodes, racks, everything that fails under load
 	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m tests.serving.soak
-	$(BIN)/python -m tests.serving.soak --postgres --gateways 2
+	$(BIN)/python -m tests.serving.soak --postgres --s3 --gateways 2
+	$(BIN)/python -m tests.serving.soak_restarts
+	$(BIN)/python -m tests.serving.soak_restarts --postgres
 
 lint: $(VENV)/.installed-test ## style and types
 	$(BIN)/ruff check .
