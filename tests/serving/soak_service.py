@@ -26,6 +26,7 @@ READY = re.compile(r"^ready (.*)$", re.MULTILINE)
 
 # What a process's command line contains. Ray's own two are told by their programs' names, which others' lines contain.
 KINDS = {
+    "host": "serving.host",
     "gateway": "serving.gateway.main",
     "sweeper": "serving.sweeper.main",
     "router": "ServeReplica:zoetrope:Router",
