@@ -39,7 +39,7 @@ class Soak:
 
     jobs: int = 500
     kills: int = 40
-    others: int = 20
+    others: int = 16
     clients: int = 20
     seed: int = 7
     gateways: int = 1
@@ -95,7 +95,7 @@ class Run:
             for fault in self._faults:
                 share = self._share()
                 until(lambda share=share: self._claimed >= share, END_SECONDS, "jobs are made")  # type: ignore[misc]
-                time.sleep(self._scene.rng.uniform(0, 1.5))  # so that it meets jobs at any stage
+                time.sleep(self._scene.rng.uniform(0, 1))  # so that it meets jobs at any stage
                 self._strike(fault, probe)
             for task in working:
                 task.result()
@@ -251,7 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=500)
     parser.add_argument("--kills", type=int, default=40)
-    parser.add_argument("--others", type=int, default=20, help="faults that kill nobody")
+    parser.add_argument("--others", type=int, default=16, help="faults that kill nobody")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--gateways", type=int, default=1)
