@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
