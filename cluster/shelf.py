@@ -81,6 +81,17 @@ class Shelf:
         self.delete(old)
         return len(old)
 
+    def remove_unfinished(self, prefix: str) -> None:
+        """Delete what killed writers left below a prefix; object stores never show such. One that still writes fails.
+
+        Raises:
+            SnapshotError: they cannot be deleted.
+        """
+        if self._local:
+            with named_errors(prefix):
+                for path in (self._directory / prefix).glob("*#*"):  # obstore's names until all is written
+                    path.unlink(missing_ok=True)
+
     def list_keys(self, prefix: str) -> list[tuple[str, datetime]]:
         with named_errors(prefix):
             return [

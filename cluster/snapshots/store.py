@@ -55,6 +55,8 @@ class SnapshotStore(Shelf):
         owner, step = snapshot.owner, snapshot.step
         _check("step", step, MAX_STEP)
         key = f"{_prefix(owner)}/{owner.epoch:010d}-{step:06d}"
+        with suppress(SnapshotError):
+            self.remove_unfinished(_prefix(owner))
         with named_errors(key):
             obstore.put(self.objects, key, encode(snapshot))
         try:

@@ -185,6 +185,20 @@ def test_a_job_is_discarded_with_what_killed_writers_left(store: SnapshotStore, 
     assert files(tmp_path) == [kept]
 
 
+def test_what_killed_writers_left_of_a_segment_goes_with_the_next(store: SnapshotStore, tmp_path: Path) -> None:
+    first = tmp_path / store.put(snapshot(1))
+    other = tmp_path / store.put(snapshot(1, replace(OWNER, index=3)))
+    for place in (first, other):
+        place.with_name("0000000003-000002#1").write_bytes(b"half")
+    store.put(snapshot(3))
+    assert [name.rpartition("snapshots/vid_job-1/")[2] for name in files(tmp_path)] == [
+        "0002/0000000003-000001",
+        "0002/0000000003-000003",
+        "0003/0000000003-000001",
+        "0003/0000000003-000002#1",
+    ]
+
+
 def test_what_nobody_discarded_goes_with_time(store: SnapshotStore, tmp_path: Path) -> None:
     store.put(snapshot(1))
     now = datetime.now(UTC)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +118,43 @@ def test_a_failing_store_is_reported_and_nothing_is_raised(tmp_path: Path, caplo
     found = store.latest(OWNER, fingerprint())
     assert found is not None and found.step == 5
     writer.close(LIMIT)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    mounted = subprocess.run(command, capture_output=True, text=True) if os.geteuid() == 0 else None
+    if mounted is None or mounted.returncode:
+        pytest.skip(f"no small disk can be mounted: {'not root' if mounted is None else mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_costs_snapshots_and_nothing_else(small_disk: Path) -> None:
+    """Older ones stay and nothing half; when there is room again it goes on."""
+    store = SnapshotStore(str(small_disk))
+    writer = SnapshotWriter(store)
+    writer.submit(snapshot(3))
+    assert writer.flush(LIMIT)
+    ballast = small_disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    for step in (4, 5):
+        writer.submit(snapshot(step))
+        assert not writer.flush(LIMIT)
+        found = store.latest(OWNER, fingerprint())
+        assert found is not None and equal(found, snapshot(3))
+    assert "No space left on device" in writer.failures[-1].reason
+    kept = [path for path in small_disk.rglob("*") if path.is_file() and path != ballast]
+    assert [path.name for path in kept] == ["0000000003-000003"]
+    ballast.unlink()
+    writer.submit(snapshot(6))
+    assert writer.close(LIMIT)
+    found = store.latest(OWNER, fingerprint())
+    assert found is not None and equal(found, snapshot(6))
 
 
 def test_a_malformed_owner_is_a_failure_too(tmp_path: Path) -> None:
