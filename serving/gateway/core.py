@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from model.errors import Picklable
@@ -16,12 +16,14 @@ from serving.gateway.doorkeeper import Doorkeeper, Principal
 from serving.gateway.intake import Intake
 from serving.gateway.liveness import Liveness
 from serving.gateway.media_desk import MediaDesk
+from serving.gateway.reads import Reads
 from serving.gateway.standing import Standing
 from serving.gateway.together import Together
 from serving.gateway.watching import Sighting, Watching
 from serving.job_files import STRAY_SECONDS, delete_files
 from serving.jobs.errors import StoreError
 from serving.jobs.job import Job, JobFilter, State, file_keys
+from serving.jobs.media_table import Media
 from serving.jobs.open import Stores
 from serving.settings import Settings
 
@@ -86,11 +88,29 @@ class Core:
         return job
 
     async def jobs(
-        self, who: Principal, *, page_size: int, where: JobFilter, before: tuple[float, str] | None = None
+        self,
+        who: Principal,
+        *,
+        page_size: int,
+        where: JobFilter,
+        before: tuple[float, str] | None = None,
+        oldest_first: bool = False,
     ) -> list[Job]:
-        """A page of the caller's jobs, newest first."""
-        jobs = self.stores.jobs
-        return await asyncio.to_thread(jobs.list, who.owner, page_size=page_size, where=where, before=before)
+        """A page of the caller's jobs, see `JobStore.list`.
+
+        Raises:
+            TooManyReads.
+        """
+        jobs = partial(self.stores.jobs.list, who.owner, page_size=page_size, where=where)
+        return await self.reads.run(who.owner, partial(jobs, before=before, oldest_first=oldest_first))
+
+    async def media(self, who: Principal, *, page_size: int, before: tuple[float, str] | None) -> list[Media]:
+        """A page of the caller's media, newest first.
+
+        Raises:
+            TooManyReads.
+        """
+        return await self.reads.run(who.owner, partial(self.stores.media.list, who.owner, page_size, before))
 
     async def follow(self, job: Job, who: Principal, end: float | None = None) -> AsyncIterator[Sighting]:
         """Sightings of a job until it is done or gone, the gateway is about to stop, or ``end`` on the monotonic clock.
@@ -131,6 +151,11 @@ class Core:
             with suppress(ArtifactError, StoreError):  # the sweeper goes over it all the same
                 await asyncio.to_thread(delete_files, self.artifacts, gone.id, file_keys(gone))
                 await asyncio.to_thread(self.stores.jobs.files_deleted, gone.id, STRAY_SECONDS)
+
+    @cached_property
+    def reads(self) -> Reads:
+        """For all that may take long."""
+        return Reads()
 
     @cached_property
     def _jobs(self) -> Together[str, Job | None]:

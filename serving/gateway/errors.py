@@ -15,6 +15,7 @@ from serving.gateway.doorkeeper import TooManyRequests, Unauthenticated
 from serving.gateway.intake import UnknownModel
 from serving.gateway.logs import describe
 from serving.gateway.media_desk import UnknownMedia, UploadBroken
+from serving.gateway.reads import TooManyReads
 from serving.gateway.turns import NoTurn
 from serving.jobs.errors import (
     MediaInUse,
@@ -34,6 +35,7 @@ BUSY_RETRY_SECONDS = 5
 QUEUE_FULL_RETRY_SECONDS = 10
 QUOTA_RETRY_SECONDS = 10
 UNAVAILABLE_RETRY_SECONDS = 5
+READS_RETRY_SECONDS = 1
 # What a quota means to whoever is above it.
 QUOTAS: dict[Quota, str] = {
     "concurrent_jobs": "that this key may have",
@@ -190,6 +192,14 @@ def _refusal(error: Exception) -> ApiError | None:
                 "TOO_MANY_REQUESTS",
                 "too many requests of this caller are not complete yet; try again later",
                 retry_seconds=BUSY_RETRY_SECONDS,
+            )
+        case TooManyReads():
+            return ApiError(
+                "RESOURCE_EXHAUSTED",
+                "TOO_MANY_READS",
+                str(error),
+                metadata={"limit": str(error.limit)},
+                retry_seconds=READS_RETRY_SECONDS,
             )
         case QueueFull():
             return ApiError(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -65,8 +64,7 @@ class MediaService:
     async def ListMedia(self, request: media_pb2.ListMediaRequest, context: Any) -> media_pb2.ListMediaResponse:
         size = check_page_size(request.page_size)
         before = decode_page_token(request.page_token, "media")
-        table, owner = self._core.stores.media, caller().owner
-        found = await asyncio.to_thread(lambda: table.list(owner, page_size=size + 1, before=before))
+        found = await self._core.media(caller(), page_size=size + 1, before=before)
         more = len(found) > size
         return media_pb2.ListMediaResponse(
             media=[convert.media_file(media) for media in found[:size]],

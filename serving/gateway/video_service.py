@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -112,7 +113,8 @@ class VideoService:
     ) -> video_pb2.ListVideoEventsResponse:
         who = caller()
         job = await find_job(self._core, request.name, who)
-        events = await asyncio.to_thread(self._core.stores.jobs.events, job.id, who.owner)
+        trail = partial(self._core.stores.jobs.events, job.id, who.owner)
+        events = await self._core.reads.run(who.owner, trail)
         return video_pb2.ListVideoEventsResponse(
             events=[
                 video_pb2.VideoEvent(

@@ -100,8 +100,9 @@ class Watching:
 
     async def outlooks(self, jobs: list[Job]) -> list[Outlook]:
         """Of a page of jobs, with one query for all places."""
-        queued = any(job.state is State.QUEUED for job in jobs)
-        positions = await asyncio.to_thread(self._line.places, jobs) if queued else {}
+        queued = [job for job in jobs if job.state is State.QUEUED]
+        places = await asyncio.gather(*(self._places.get(job) for job in queued))
+        positions = {job.id: place for job, place in zip(queued, places, strict=True)}
         return [await self._outlook_at(job, positions.get(job.id, 0)) for job in jobs]
 
     async def _look(self) -> None:

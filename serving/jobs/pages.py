@@ -11,9 +11,14 @@ from serving.jobs.migrations import LABEL_CHARS
 
 
 def query(
-    dialect: Dialect, owner: str, page_size: int, where: JobFilter, before: tuple[float, str] | None
+    dialect: Dialect,
+    owner: str,
+    page_size: int,
+    where: JobFilter,
+    before: tuple[float, str] | None,
+    oldest_first: bool = False,
 ) -> tuple[str, Sequence[Any]]:
-    """For the rows of `job`, newest first, and the values of its placeholders; arguments as of `JobStore.list`."""
+    """For the rows of `job` and the values of its placeholders; arguments as of `JobStore.list`."""
     source, by = "job", "job"
     conditions: list[tuple[str, Sequence[Any]]] = []
     if where.labels:  # the page is found along one label's index; the row has to have all of them
@@ -33,7 +38,9 @@ def query(
         if at is not None:
             conditions.append((f"{created} {relation} ?", (float(at),)))
     if before is not None:
-        conditions.append((f"({created}, {name}) < (?, ?)", (float(before[0]), before[1])))
+        further = ">" if oldest_first else "<"
+        conditions.append((f"({created}, {name}) {further} (?, ?)", (float(before[0]), before[1])))
     sql = f"SELECT job.* FROM {source} WHERE {' AND '.join(condition for condition, _ in conditions)}"
-    sql += f" ORDER BY {created} DESC, {name} DESC LIMIT ?"
+    order = "ASC" if oldest_first else "DESC"
+    sql += f" ORDER BY {created} {order}, {name} {order} LIMIT ?"
     return sql, [*(value for _, some in conditions for value in some), max(page_size, 0)]

@@ -113,15 +113,16 @@ class JobStore(Upkeep):
         page_size: int,
         where: JobFilter = JobFilter(),  # noqa: B008
         before: tuple[float, str] | None = None,
+        oldest_first: bool = False,
     ) -> Jobs:
-        """An owner's jobs, newest first.
+        """An owner's jobs, newest first unless told otherwise.
 
         Args:
             where: only these.
             before: (created_at, id) of the last job of the page before; jobs made or deleted in between neither repeat
                 nor hide others.
         """
-        sql, values = pages.query(self._db.dialect, owner, page_size, where, before)
+        sql, values = pages.query(self._db.dialect, owner, page_size, where, before, oldest_first)
         return [job_of(row) for row in self._db.read(sql, values)]
 
     def queue_position(self, job: Job) -> int:

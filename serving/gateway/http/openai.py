@@ -39,8 +39,6 @@ __all__ = ["ENDPOINTS", "render_error", "video"]
 
 PAGE_SIZE = 20
 MAX_PAGE_SIZE = 100
-# The store lists newest first; the other order is found by going through them.
-MAX_ASCENDING = 2_000
 MAX_FORM_FILES = 5
 NESTED = re.compile(r"(\w{1,64})\[(\w{0,64})\]")
 # Our names of what the SDK's users call otherwise.
@@ -139,27 +137,14 @@ async def list_videos(call: Call) -> Response:
     if order not in ("asc", "desc"):
         raise invalid_argument("order", f"{short(order)} is not one of asc, desc")
     after = await _job_named(call, query["after"]) if query.get("after") else None
-    jobs = await (_newest if order == "desc" else _oldest)(call, after, int(limit) + 1)
+    before = None if after is None else (after.created_at, after.id)
+    jobs = await call.core.jobs(
+        call.who, page_size=int(limit) + 1, where=JobFilter(), before=before, oldest_first=order == "asc"
+    )
     data = [video(job) for job in jobs[: int(limit)]]
     ids = [item["id"] for item in data]
     page = {"object": "list", "data": data, "has_more": len(jobs) > int(limit)}
     return JSONResponse({**page, "first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None})
-
-
-async def _newest(call: Call, after: Job | None, count: int) -> list[Job]:
-    before = None if after is None else (after.created_at, after.id)
-    return await call.core.jobs(call.who, page_size=count, where=JobFilter(), before=before)
-
-
-async def _oldest(call: Call, after: Job | None, count: int) -> list[Job]:
-    where = JobFilter(created_after=None if after is None else after.created_at)
-    jobs = await call.core.jobs(call.who, page_size=MAX_ASCENDING + 1, where=where)
-    if len(jobs) > MAX_ASCENDING:
-        raise invalid_argument("order", f"asc goes through at most {MAX_ASCENDING} videos, there are more: use desc")
-    jobs.reverse()
-    if after is not None:
-        jobs = [job for job in jobs if (job.created_at, job.id) > (after.created_at, after.id)]
-    return jobs[:count]
 
 
 async def _job_named(call: Call, video_id: str) -> Job:

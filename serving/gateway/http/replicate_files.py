@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -57,8 +56,7 @@ async def list_files(call: Call) -> Response:
         before = decode_page_token(call.request.query_params.get("cursor", ""), "files")
     except ApiError as error:
         raise with_fields(error, lambda name: "cursor") from None
-    table = call.core.stores.media
-    found = await asyncio.to_thread(table.list, call.who.owner, PAGE_SIZE + 1, before)
+    found = await call.core.media(call.who, page_size=PAGE_SIZE + 1, before=before)
     page, base = found[:PAGE_SIZE], base_url(call)
     following = None
     if len(found) > PAGE_SIZE:
