@@ -187,9 +187,12 @@ def _only_service(directory: Path) -> Iterator[str]:
         if re.fullmatch(MARKS, before) and not _end_all(before):
             raise ServeError(f"data-dir: {directory}: processes of an earlier service do not end")
         mark = f"zoetrope-{secrets.token_hex(8)}/"
-        file.truncate(0)
-        file.write(mark)
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(mark)
+            file.flush()
+        except OSError as error:
+            raise ServeError(f"data-dir: {directory} cannot be written: {error.strerror}") from None
         yield mark
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import ray
@@ -83,8 +84,7 @@ def deploy(settings: Settings, card: ModelCard, parts: Parts = STANDARD) -> None
     engine = engines[0] if len(engines) == 1 else deployment(Both).bind(*engines)
     try:
         serve.run(engine, name="zoetrope", route_prefix=None)
-        handle = serve.get_deployment_handle("Router", "zoetrope")
-        while not handle.ready.remote().result(timeout_s=READY_SECONDS):
+        while not _router().ready.remote().result(timeout_s=READY_SECONDS):
             pass
     except Exception as error:
         raise StartError(f"the application did not start: {' '.join(str(error).split())[:600]}") from None
@@ -101,11 +101,17 @@ def alive() -> bool:
 def router_answers(seconds: float) -> bool:
     """Whether it does in that time. One that died or hangs is replaced by Serve, unless Serve cannot either."""
     try:
-        serve.get_deployment_handle("Router", "zoetrope").ready.remote().result(timeout_s=seconds)
+        _router().ready.remote().result(timeout_s=seconds)
     except Exception as error:
         log.warning("the router does not answer: %s", type(error).__name__)
         return False
     return True
+
+
+@cache
+def _router() -> Any:
+    """A handle of the router, which holds connections and is made once."""
+    return serve.get_deployment_handle("Router", "zoetrope")
 
 
 class Both:

@@ -60,16 +60,22 @@ def main(deploy: Deploy = _deploy) -> int:
         with _ray(settings):
             stop = _Stop()
             watch = _Watch()
-            _say(f"loading {card.name}")
-            deploy(settings, card)
-            watch.deployed.set()
-            stop.later()
-            print("ready", flush=True)
-            stop.event.wait()
-            return 0
-    except (ModelError, StoreError, StartError) as error:
+            try:
+                _say(f"loading {card.name}")
+                deploy(settings, card)
+                watch.deployed.set()
+                stop.later()
+                print("ready", flush=True)
+                stop.event.wait()
+                return 0
+            finally:
+                watch.over.set()
+    except (ModelError, StartError) as error:
         _say(f"error: {error}")
-        return LOST if isinstance(error, StoreError) else 2  # a database may be away
+        return 2
+    except (StoreError, OSError) as error:  # a database that is away, a full disk
+        _say(f"error: {error}")
+        return LOST
 
 
 class _Stop:
@@ -89,15 +95,15 @@ class _Watch:
     """Looks after Ray and, once it is deployed, the application, from a thread of its own."""
 
     def __init__(self) -> None:
-        self.deployed = threading.Event()
-        self._own = [child for child in psutil.Process().children() if child.name() in RAYS_OWN]
+        self.deployed, self.over = threading.Event(), threading.Event()
+        self._own = {c.name(): c for c in psutil.Process().children() if c.name() in RAYS_OWN}
         self._answered = time.monotonic()
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     def _run(self) -> None:
         from serving.application import alive, router_answers
 
-        while True:
+        while not self.over.wait(BEAT_SECONDS):
             self._look_at_processes()
             try:
                 well = alive()
@@ -108,19 +114,24 @@ class _Watch:
                 if router_answers(BEAT_SECONDS):
                     self._answered = time.monotonic()
                 elif time.monotonic() - self._answered > ROUTER_SECONDS:
-                    _lost(f"no router has answered for {ROUTER_SECONDS:g} s")
+                    self._lost(f"no router has answered for {ROUTER_SECONDS:g} s")
             else:
                 self._answered = time.monotonic()
             if well:
                 beat()
-            time.sleep(BEAT_SECONDS)
 
     def _look_at_processes(self) -> None:
-        for process in self._own:
+        for name, process in self._own.items():
             with contextlib.suppress(psutil.NoSuchProcess):
                 if process.status() != psutil.STATUS_ZOMBIE:
                     continue
-            _lost(f"Ray's {process.name()} died")
+            self._lost(f"Ray's {name} died")
+
+    def _lost(self, what: str) -> None:
+        """End this process: the supervisor ends what is left of the cluster and starts another."""
+        if not self.over.is_set():
+            _say(what)
+            os._exit(LOST)
 
 
 def _take_over(settings: Settings) -> None:
@@ -182,12 +193,6 @@ def _ray(settings: Settings) -> Iterator[None]:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         ray_serve.shutdown()
         ray.shutdown()
-
-
-def _lost(what: str) -> None:
-    """End this process: the supervisor ends what is left of the cluster and starts another."""
-    _say(what)
-    os._exit(LOST)
 
 
 def _end_at_once() -> None:

@@ -10,14 +10,14 @@ BEAT_SECONDS = 1.0
 
 
 def beat() -> None:
-    """Give a sign of life; to nobody where the supervisor is gone or does not read."""
+    """Give a sign of life; to nobody, and at once, where the supervisor is gone or does not read."""
     with suppress(OSError):
+        os.set_blocking(1, False)
         os.write(1, b"\n")
 
 
 async def keep_beating() -> None:
     """Give signs of life for as long as the loop turns."""
-    os.set_blocking(1, False)  # the loop waits for nobody, not for a supervisor that is stopped either
     while True:
         beat()
         await asyncio.sleep(BEAT_SECONDS)

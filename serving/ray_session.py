@@ -27,7 +27,11 @@ def note_of(settings: Settings) -> Path:
 def new_session(settings: Settings) -> str:
     """An empty folder, outside the data directory because the paths of its sockets must stay under 107 bytes."""
     directory = tempfile.mkdtemp(prefix=PREFIX)
-    note_of(settings).write_text(directory)
+    try:
+        note_of(settings).write_text(directory)
+    except OSError:
+        os.rmdir(directory)
+        raise
     return directory
 
 

@@ -22,7 +22,7 @@ SECONDS = 150.0
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ZOETROPE_SILENT_SECONDS", "8")
+        patch.setenv("ZOETROPE_SILENT_SECONDS", "12")
         running = Service(tmp_path_factory.mktemp("service"))
     yield running
     running.client.close()
