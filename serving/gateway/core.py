@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 from model.errors import Picklable
 from model.tasks import ModelCard
 from serving.artifacts import ArtifactError, ArtifactStore
+from serving.gateway.callers import caller, set_caller
 from serving.gateway.doorkeeper import Doorkeeper, Principal
 from serving.gateway.intake import Intake
 from serving.gateway.liveness import Liveness
 from serving.gateway.media_desk import MediaDesk
+from serving.gateway.metrics import metrics_of
 from serving.gateway.reads import Reads
 from serving.gateway.standing import Standing
 from serving.gateway.together import Together
+from serving.gateway.turns import Turns
 from serving.gateway.watching import Sighting, Watching
 from serving.job_files import STRAY_SECONDS, delete_files
 from serving.jobs.errors import StoreError
@@ -27,8 +30,8 @@ from serving.jobs.media_table import Media
 from serving.jobs.open import Stores
 from serving.settings import Settings
 
-CHUNK_BYTES = 1 << 20
-NOBODY = Principal()
+CHUNK_BYTES = 256 << 10
+TURN_SECONDS = 30.0  # that a call waits for its turn
 
 
 class JobNotFound(Exception):
@@ -68,14 +71,22 @@ class Core:
     watching: Watching
     standing: Standing
 
-    async def admit(self, secret: str | None) -> Principal:
+    async def admit(self, secret: str | None, address: str) -> Principal:
         """
+        Args:
+            address: of the caller's machine.
+
         Raises:
             Unauthenticated, TooManyRequests.
         """
         if self.doorkeeper.remembers(secret):
-            return self.doorkeeper.admit(secret)
-        return await asyncio.to_thread(self.doorkeeper.admit, secret)
+            who = self.doorkeeper.admit(secret)
+        else:
+            who = await asyncio.to_thread(self.doorkeeper.admit, secret)
+        if who.key_id is None:
+            who = replace(who, address=address)
+        set_caller(who)
+        return who
 
     async def job(self, job_id: str, who: Principal) -> Job:
         """
@@ -158,26 +169,42 @@ class Core:
         return Reads()
 
     @cached_property
+    def _files(self) -> Turns:
+        """That are read at a time, some of them by clients that take their time."""
+        return Turns(own=4, most=32, common=64)
+
+    @cached_property
+    def answers(self) -> Turns:
+        """At what takes no longer than the database does: so much of it stands in the event loop before all else."""
+        return Turns(own=4, most=16, common=64)
+
+    @cached_property
     def _jobs(self) -> Together[str, Job | None]:
         return Together(self._read_jobs)
+
+    @cached_property
+    def metrics(self) -> Together[None, bytes]:
+        """The text for Prometheus, written once for all who ask at the same time."""
+        return Together(lambda asked: [metrics_of(self.stores.jobs, self.liveness)] * len(asked))
 
     def _read_jobs(self, job_ids: Sequence[str]) -> list[Job | None]:
         found = self.stores.jobs.get_many(job_ids)
         return [found.get(job_id) for job_id in job_ids]
 
-    async def read(
-        self, key: str, offset: int = 0, length: int | None = None, who: Principal = NOBODY
-    ) -> AsyncIterator[bytes]:
-        """A stored file, or a range of it, in chunks of at most 1 MiB.
+    async def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
+        """A stored file, or a range of it, in chunks of at most 256 KiB.
 
         Raises:
             ArtifactMissing: it is gone.
+            NoTurn: the caller reads too many others.
             Unauthenticated: the caller's key was revoked meanwhile.
         """
-        with self.standing.stay(who) as stay:
-            async for data in self._read(key, offset, length):
-                stay.check()
-                yield data
+        who = caller()
+        async with self._files.turn(who.name, TURN_SECONDS):
+            with self.standing.stay(who) as stay:
+                async for data in self._read(key, offset, length):
+                    stay.check()
+                    yield data
 
     async def _read(self, key: str, offset: int, length: int | None) -> AsyncIterator[bytes]:
         chunks = await asyncio.to_thread(self.artifacts.read, key, offset, CHUNK_BYTES)

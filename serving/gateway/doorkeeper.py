@@ -36,11 +36,12 @@ class Principal:
     key_id: str | None = None
     key_name: str = ""
     limits: KeyLimits = NO_LIMITS
+    address: str = ""  # of its machine, where there is no key
 
     @property
     def name(self) -> str:
-        """Under which it is counted; "" where only an address could tell callers apart."""
-        return self.key_id or self.owner
+        """Under which it is counted: what it may have at a time is its own."""
+        return self.key_id or self.owner or self.address
 
 
 @dataclass

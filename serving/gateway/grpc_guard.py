@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
-from serving.gateway.callers import bearer, set_caller
+from serving.gateway.callers import bearer
 from serving.gateway.core import Core
+from serving.gateway.doorkeeper import Unauthenticated
 from serving.gateway.errors import ApiError
-from serving.gateway.grpc_reading import Kind, Reading, read_open
+from serving.gateway.grpc_reading import TURN_SECONDS, Kind, Reading, is_quick, read_open
 from serving.gateway.grpc_status import abort
 from serving.gateway.newest import Newest
+from serving.gateway.sockets import Sockets
 
+TAKE_SECONDS = 60.0  # that a client may take for each message of a stream
 # Services that anybody may call: probes and tools have no keys.
 OPEN = ("/grpc.health.v1.", "/grpc.reflection.")
 # Of their calls, those of one address and of all; and those whose message is not there yet.
 MAX_OPEN_CALLS, MAX_ALL_OPEN_CALLS = 32, 256
 MAX_OPEN_READS, MAX_ALL_OPEN_READS = 8, 16
+
+
+@dataclass
+class Gate:
+    """What all services of one gateway share."""
+
+    core: Core
+    sockets: Sockets
+    reading: Reading = field(default_factory=Reading)
+    open_calls: Newest = field(default_factory=lambda: Newest(MAX_OPEN_CALLS, MAX_ALL_OPEN_CALLS))
+    open_reads: Newest = field(default_factory=lambda: Newest(MAX_OPEN_READS, MAX_ALL_OPEN_READS))
 
 
 class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
@@ -28,16 +45,13 @@ class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
     once: an interceptor of grpc's would be asked anew, in coroutines of its own, at every call.
     """
 
-    def __init__(self, service: Any, core: Core, reading: Reading, open_calls: Newest, open_reads: Newest) -> None:
+    def __init__(self, service: Any, gate: Gate) -> None:
         """
         Args:
             service: a grpc.GenericRpcHandler.
         """
         self._service = service
-        self._core = core
-        self._reading = reading
-        self._open = open_calls
-        self._open_reads = open_reads
+        self._gate = gate
         self._methods: dict[str, Any] = {}
 
     def service(self, handler_call_details: Any) -> Any:
@@ -67,12 +81,16 @@ class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
         return grpc.stream_unary_rpc_method_handler(wrapped, None, serialize)
 
     def _answer(self, method: Any, kind: Kind, streams: bool) -> Any:
-        read = self._reading.upload if streams else self._reading.request
+        read = self._gate.reading.upload if streams else self._gate.reading.request
 
         async def guarded(_: Any, context: Any) -> Any:
             try:
-                async with read(context, await self._admit(context), kind) as request:
-                    return await method(request, context)
+                name = await self._admit(context)
+                async with read(context, name, kind) as request:
+                    if not is_quick(request):
+                        return await method(request, context)
+                    async with self._gate.core.answers.turn(name, TURN_SECONDS):
+                        return await method(request, context)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
@@ -85,9 +103,10 @@ class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
 
         async def guarded(_: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                async with self._reading.request(context, await self._admit(context), kind) as request:
+                async with self._gate.reading.request(context, await self._admit(context), kind) as request:
                     async for message in method(request, context):
-                        yield message
+                        with _taken_in_time():
+                            yield message
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
@@ -99,16 +118,20 @@ class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
         """Whose turns the call takes: its key's, or where there are none its address's."""
         metadata = {key.lower(): value for key, value in context.invocation_metadata() or ()}
         value = metadata.get("authorization")
-        who = await self._core.admit(bearer(value if isinstance(value, str) else None))
-        set_caller(who)
-        return who.name or address_of(context)
+        try:
+            who = await self._gate.core.admit(bearer(value if isinstance(value, str) else None), address_of(context))
+        except Unauthenticated:
+            self._gate.sockets.refused(context.peer())
+            raise
+        self._gate.sockets.admitted(context.peer(), who.name)
+        return who.name
 
     # Health and reflection, whose methods are coroutines or generators of grpc's own.
 
     def _answer_open(self, method: Any, kind: Kind, streams: bool) -> Any:
         async def answer(_: Any, context: Any) -> Any:
             try:
-                with self._open.place(address_of(context)):
+                with self._gate.open_calls.place(address_of(context)):
                     return await method(await self._first(context, kind), context)
             except grpc.aio.AbortError:
                 raise
@@ -122,7 +145,7 @@ class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
     def _stream_open(self, method: Any, kind: Kind, streams: bool) -> Any:
         async def stream(_: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                with self._open.place(address_of(context)):
+                with self._gate.open_calls.place(address_of(context)):
                     given = self._each(context, kind) if streams else await self._first(context, kind)
                     async for message in method(given, context):
                         yield message
@@ -144,26 +167,34 @@ class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
             yield message
 
     async def _read_open(self, context: Any, kind: Kind) -> Any:
-        with self._open_reads.place(address_of(context)):
+        with self._gate.open_reads.place(address_of(context)):
             return await read_open(context, kind)
 
 
 class Guarding:
     """Stands for a server where services are added to it, and guards them."""
 
-    def __init__(self, server: Any, core: Core) -> None:
+    def __init__(self, server: Any, gate: Gate) -> None:
         self._server = server
-        self._core = core
-        self._reading = Reading()
-        self._open = Newest(MAX_OPEN_CALLS, MAX_ALL_OPEN_CALLS)
-        self._open_reads = Newest(MAX_OPEN_READS, MAX_ALL_OPEN_READS)
+        self._gate = gate
 
     def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
-        guarded = [Guarded(handler, self._core, self._reading, self._open, self._open_reads) for handler in handlers]
-        self._server.add_generic_rpc_handlers(guarded)
+        self._server.add_generic_rpc_handlers([Guarded(handler, self._gate) for handler in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
         """Newer generated code tells methods this way too; grpc.aio has no use for it."""
+
+
+@contextmanager
+def _taken_in_time() -> Iterator[None]:
+    """Ends a call whose client does not read what it is sent."""
+    task = asyncio.current_task()
+    assert task is not None
+    timer = asyncio.get_running_loop().call_later(TAKE_SECONDS, task.cancel)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def address_of(context: Any) -> str:

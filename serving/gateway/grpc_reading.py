@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.longrunning import operations_pb2
+from google.protobuf.message import DecodeError, Message
 
+from serving.api.zoetrope.video.v1 import video_pb2
 from serving.gateway.errors import ApiError
 from serving.gateway.turns import Turns
-from serving.gateway.wire import has_more_fields
+from serving.gateway.wire import MAX_FIELDS, MAX_OWN_FIELDS, has_many_fields
 
 SMALL_BYTES = 64 << 10  # of a request without media
-MAX_FIELDS = 16_000  # of a request: more than a hundred videos with all their labels have
 TURN_SECONDS = 30.0  # that a call waits for its turn
 SMALL_SECONDS = 5.0  # for a message without media
 BULK_SECONDS = 60.0  # for one with media, of 8 MiB at the most
@@ -94,6 +95,14 @@ class Reading:
             yield each()
 
 
+def is_quick(request: Any) -> bool:
+    """Whether an answer takes no longer than the database does: no fetching of media, no waiting for the job."""
+    if isinstance(request, video_pb2.CreateVideoRequest):
+        return request.WhichOneof("task") == "text_to_video" and not request.HasField("audio")
+    slow = (video_pb2.BatchCreateVideosRequest, video_pb2.ExtendVideoRequest, operations_pb2.WaitOperationRequest)
+    return isinstance(request, Message) and not isinstance(request, slow)
+
+
 async def read_open(context: Any, kind: Kind) -> Any:
     """The next message of a call to a service that needs no key; None behind the last one.
 
@@ -118,11 +127,11 @@ async def _read(context: Any, seconds: float) -> bytes | None:
 
 
 def _parse(data: bytes, kind: Kind) -> Any:
-    if has_more_fields(data, kind.message, MAX_FIELDS):
+    if has_many_fields(data, kind.message):
         raise ApiError(
             "INVALID_ARGUMENT",
             "TOO_MANY_FIELDS",
-            f"the request holds more than {MAX_FIELDS} fields, those of its parts counted too",
+            f"the request holds more than {MAX_FIELDS} fields, or more than {MAX_OWN_FIELDS} in one of its parts",
         )
     try:
         return kind.parse(data)

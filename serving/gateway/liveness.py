@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
+from serving.gateway.together import Together
 from serving.jobs.job import EngineRow
 from serving.jobs.store import JobStore
 
@@ -23,6 +25,8 @@ class Liveness:
         self.model = model
         self._store = store
         self._stopping = asyncio.Event()
+        self._probes = ThreadPoolExecutor(1, thread_name_prefix="probes")  # never behind what others wait for
+        self._seen: Together[None, list[EngineRow]] = Together(self._read_all, self._probes)
 
     def engines(self) -> list[EngineRow]:
         """Engines of the served model that are ready and were seen lately."""
@@ -34,6 +38,13 @@ class Liveness:
         lately = {engine.id: engine for engine in self._of_model(ENGINE_SECONDS)}
         out = {engine.id: engine for engine in self._of_model(OUT_SECONDS) if engine.state == "out"}
         return list((lately | out).values())
+
+    async def seen(self) -> list[EngineRow]:
+        """`all_engines`, read once for all who ask at the same time."""
+        return await self._seen.get(None)
+
+    def _read_all(self, asked: Sequence[None]) -> list[list[EngineRow]]:
+        return [self.all_engines()] * len(asked)
 
     def _of_model(self, seconds: float) -> list[EngineRow]:
         return [engine for engine in self._store.engines(seconds) if engine.model == self.model]

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import json
 import logging
+import resource
 import socket
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -28,12 +30,15 @@ from serving.gateway.core import Core
 from serving.gateway.doorkeeper import Doorkeeper
 from serving.gateway.health_service import HealthService, Status
 from serving.gateway.http.app import http_app
+from serving.gateway.http.connections import Connections
 from serving.gateway.http.patience import BoundedProtocol
 from serving.gateway.intake import Intake
 from serving.gateway.liveness import Liveness
 from serving.gateway.media_desk import MediaDesk
 from serving.gateway.server import VIDEO_SERVICE, credentials, grpc_server, keep_health
+from serving.gateway.sockets import Sockets
 from serving.gateway.standing import Standing
+from serving.gateway.threads import FairThreads
 from serving.gateway.watching import Watching
 from serving.jobs.open import open_stores
 from serving.jobs.store import StoreError
@@ -46,10 +51,12 @@ from serving.startup import StartError, check_keys, check_media, check_tls, make
 from serving.stopping import stop_on_signals
 
 STOP_SECONDS = 3.0  # what calls get to end
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
+SWITCH_SECONDS = 0.001  # that a thread computes while others, above all the event loop, wait for the interpreter
+THREADS_EACH = 16  # of one caller
 THREADS = 64  # calls that may wait for the database or the disk at a time
 HTTP_IDLE_SECONDS = 65  # a little more than load balancers keep a connection
 MEDIA_WORKERS = 2  # one of them for small files alone
-MAX_HTTP_CONNECTIONS = 2_000
 
 
 class HttpServer(uvicorn.Server):
@@ -75,6 +82,8 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
     Args:
         supervised: speak JSON to a supervisor and end with it, else run on its own whatever becomes of stdin.
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    return_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes addresses, which may hold secrets
     try:
@@ -137,9 +146,11 @@ async def run(core: Core, supervised: bool = True) -> None:
         AddressError, StartError: a port cannot be bound.
     """
     settings, liveness = core.settings, core.liveness
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="gateway"))
+    allow_many_files()
+    asyncio.get_running_loop().set_default_executor(FairThreads(THREADS, THREADS_EACH))
     status = HealthService()
-    server = grpc_server(core, status)
+    sockets = Sockets()
+    server = grpc_server(core, status, sockets)
     grpc_host, grpc_port = parse_address(settings.grpc, "grpc")
     listen(settings.grpc, "grpc").close()  # says why where it fails; grpc's core only writes that to stderr itself
     try:
@@ -161,7 +172,8 @@ async def run(core: Core, supervised: bool = True) -> None:
             asyncio.create_task(web.serve([listener])),
             asyncio.create_task(keep_health(liveness, status)),
         ]
-        background = [asyncio.create_task(core.watching.run()), asyncio.create_task(core.standing.run())]
+        runs = (core.watching.run(), core.standing.run(), sockets.run(grpc_port))
+        background = [asyncio.create_task(run) for run in runs]
         for task in (*tasks, *background):  # none ends by itself; if one fails, the supervisor starts another gateway
             task.add_done_callback(lambda _: liveness.stop())
         gc.collect()
@@ -179,6 +191,20 @@ async def run(core: Core, supervised: bool = True) -> None:
         await asyncio.gather(*background, return_exceptions=True)
 
 
+def return_memory() -> None:
+    """Have glibc give back what is freed: it would keep what a flood took, in as many heaps as there are threads."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((M_ARENA_MAX, 2), (M_MMAP_THRESHOLD, 256 << 10), (M_TRIM_THRESHOLD, 1 << 20)):
+            mallopt(option, value)
+
+
+def allow_many_files() -> None:
+    """As many as this user may open: each connection is one, and shells often allow no more than 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def http_config(core: Core) -> uvicorn.Config:
     """Bounded in connections, idle time and headers, so that slow or greedy clients take nothing from others."""
     settings = core.settings
@@ -188,12 +214,11 @@ def http_config(core: Core) -> uvicorn.Config:
 
     return uvicorn.Config(
         http_app(core),
-        http=BoundedProtocol,
+        http=partial(BoundedProtocol, connections=Connections()),  # type: ignore[arg-type]  # it is only called
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=int(STOP_SECONDS),
         timeout_keep_alive=HTTP_IDLE_SECONDS,
-        limit_concurrency=MAX_HTTP_CONNECTIONS,
         server_header=False,
         proxy_headers=False,
         ssl_certfile=text(settings.tls_cert),

@@ -213,8 +213,10 @@ class MediaDesk:
 
     async def _prepare(self, source: str, field: str, owner: str) -> Prepared:
         media = await self._find(source, field, owner)
-        known = media.sha256 if source.startswith(MEDIA) else None
-        return Prepared(media.id, taken(media.info or {}, field), known or digest(source))
+        print_of_medium = media.sha256 if source.startswith(MEDIA) else None
+        if print_of_medium is None:
+            print_of_medium = await asyncio.to_thread(digest, source)  # of megabytes, where it is a data: address
+        return Prepared(media.id, taken(media.info or {}, field), print_of_medium)
 
     async def _find(self, source: str, field: str, owner: str) -> Media:
         if source.startswith(MEDIA):
@@ -228,7 +230,7 @@ class MediaDesk:
                 await self._copy_result(source.removeprefix(OPERATIONS), path, field, owner)
                 return await self.add_file(owner, path, "video.mp4")
             if source.startswith("data:"):
-                path.write_bytes(data_bytes(source, self._settings.max_upload_bytes))
+                await asyncio.to_thread(_write_data, source, self._settings.max_upload_bytes, path)
                 return await self.add_file(owner, path, "")
             if source.startswith(("http://", "https://")):
                 await self._fetch(source, path)
@@ -333,6 +335,10 @@ def data_bytes(url: str, limit: int) -> bytes:
     if not 1 <= len(data) <= limit:
         raise InvalidRequest(Violation("", f"is a data: address of {len(data)} bytes, 1 to {limit} are allowed"))
     return data
+
+
+def _write_data(url: str, limit: int, path: Path) -> None:
+    path.write_bytes(data_bytes(url, limit))
 
 
 def _sha256(path: Path) -> str:

@@ -34,6 +34,10 @@ class MediaService:
     async def UploadMedia(
         self, requests: AsyncIterator[media_pb2.UploadMediaRequest], context: Any
     ) -> media_pb2.MediaFile:
+        with self._core.standing.stay(caller()) as stay:
+            return await self._upload(stay.during(requests))
+
+    async def _upload(self, requests: AsyncIterator[media_pb2.UploadMediaRequest]) -> media_pb2.MediaFile:
         owner, desk = caller().owner, self._core.desk
         media: Media | None = None
         waiting = bytearray()

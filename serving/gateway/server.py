@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from serving.api.zoetrope.video.v1 import account_pb2_grpc, media_pb2_grpc, video_pb2_grpc
 from serving.gateway.account_service import AccountService
 from serving.gateway.core import Core
-from serving.gateway.grpc_guard import Guarding
+from serving.gateway.grpc_guard import Gate, Guarding
 from serving.gateway.health_service import HealthService, Status
 from serving.gateway.liveness import Liveness
 from serving.gateway.logs import describe
 from serving.gateway.media_service import MediaService
 from serving.gateway.operations_service import OperationsService
+from serving.gateway.sockets import Sockets
 from serving.gateway.video_service import VideoService
 from serving.jobs.store import StoreError
 from serving.settings import Settings
@@ -45,6 +45,7 @@ OPTIONS = (
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
     ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_allowed_incoming_connections", 3_000),  # see serving.gateway.sockets for those of one client
     ("grpc.so_reuseport", 0),  # else two services on one port would share it silently
     ("grpc.max_concurrent_streams", 2_000),
     # Of calls that wait for the gateway, gRPC would drop some from 1,000 on as CANCELLED, which tells clients nothing
@@ -63,10 +64,10 @@ HEALTH_SECONDS = 0.25  # between two looks at the engines
 log = logging.getLogger("zoetrope.gateway")
 
 
-def grpc_server(core: Core, status: HealthService) -> Any:
-    """A grpc.aio server with no port yet."""
+def grpc_server(core: Core, status: HealthService, sockets: Sockets | None = None) -> Any:
+    """A grpc.aio server with no port yet; tells whose connections are whose."""
     server = grpc.aio.server(options=OPTIONS)
-    guarding = Guarding(server, core)
+    guarding = Guarding(server, Gate(core, sockets or Sockets()))
     add_video: Any = video_pb2_grpc.add_VideoServiceServicer_to_server
     add_media: Any = media_pb2_grpc.add_MediaServiceServicer_to_server
     add_account: Any = account_pb2_grpc.add_AccountServiceServicer_to_server
@@ -99,7 +100,7 @@ async def keep_health(liveness: Liveness, status: HealthService) -> None:
     stopping = False
     while not stopping:
         try:
-            alive = bool(await asyncio.to_thread(liveness.engines))
+            alive = any(engine.state == "ready" for engine in await liveness.seen())
         except StoreError as error:
             log.error("the engines cannot be read:\n%s", describe(error))
             alive = False

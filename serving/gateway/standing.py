@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from serving.gateway.doorkeeper import Principal, Unauthenticated
 from serving.gateway.logs import describe
@@ -14,6 +15,7 @@ from serving.jobs.errors import StoreError
 from serving.jobs.key_table import KeyTable
 
 LOOK_SECONDS = 1.0  # between two looks at the keys whose calls are under way
+T = TypeVar("T")
 log = logging.getLogger("zoetrope.gateway")
 
 
@@ -31,6 +33,28 @@ class Stay:
         """
         if self.over.is_set():
             raise Unauthenticated("the API key was revoked")
+
+    async def during(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
+        """The items until the key is revoked.
+
+        Raises:
+            Unauthenticated: it was.
+        """
+        over = asyncio.ensure_future(self.over.wait())
+        try:
+            while True:
+                item = asyncio.ensure_future(anext(items))
+                try:
+                    await asyncio.wait((item, over), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    item.cancel()  # nothing happens to one that is there
+                self.check()
+                try:
+                    yield item.result()
+                except StopAsyncIteration:
+                    return
+        finally:
+            over.cancel()
 
 
 class Standing:

@@ -172,7 +172,7 @@ class VideoService:
         if offset == total:  # a client that has it all still learns the checksum
             yield video_pb2.DownloadVideoResponse(offset=offset, total_bytes=total, sha256=sha256)
             return
-        async for data in self._core.read(file["key"], offset, request.length or None, caller()):
+        async for data in self._core.read(file["key"], offset, request.length or None):
             yield video_pb2.DownloadVideoResponse(offset=offset, data=data, total_bytes=total, sha256=sha256)
             offset += len(data)
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+MAX_FIELDS = 16_000  # those of messages in it counted too: more than a hundred videos with all their labels have
+MAX_OWN_FIELDS = 1_000  # of a message itself, and of each in it
 MAX_DEPTH = 32
 VARINT, FIXED64, BYTES, START_GROUP, END_GROUP, FIXED32 = 0, 1, 2, 3, 4, 5
 SKIPPED = {FIXED64: 8, FIXED32: 4}
 
 
-def has_more_fields(data: bytes, kind: Any, limit: int) -> bool:
-    """Whether a message holds more than so many fields, those of messages in it counted too. Looks at no more of them
-    than that. What is no message counts as far as it can be read: parsing it says what is wrong.
+def has_many_fields(data: bytes, kind: Any) -> bool:
+    """Whether a message holds more fields than any that is meant. Looks at no more of them than that. What is no
+    message counts as far as it can be read: parsing it says what is wrong.
 
     Args:
         kind: the message's descriptor.
     """
-    return len(data) > limit and _count(memoryview(data), kind, limit, 0) > limit
+    return len(data) > MAX_OWN_FIELDS and _count(memoryview(data), kind, MAX_FIELDS, 0) > MAX_FIELDS
 
 
 def _count(data: memoryview, kind: Any, limit: int, depth: int) -> int:
     fields = kind.fields_by_number
-    count = at = 0
+    count = own = at = 0
     end = len(data)
     while at < end and count <= limit:
         tag = data[at]
@@ -30,6 +32,9 @@ def _count(data: memoryview, kind: Any, limit: int, depth: int) -> int:
         else:
             tag, at = _varint(data, at)
         count += 1
+        own += 1
+        if own > MAX_OWN_FIELDS:
+            return limit + 1
         wire = tag & 7
         if wire == VARINT:
             _, at = _varint(data, at)

@@ -14,7 +14,6 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from grpc_health.v1 import health
 
 from cluster.plan import preset_of
 from model.costs import tokens_of
@@ -25,6 +24,7 @@ from serving.api.zoetrope.video.v1 import media_pb2, video_pb2, video_pb2_grpc
 from serving.cli.order import Order, TaskMedia
 from serving.cli.presets import clip_size
 from serving.gateway.core import Core
+from serving.gateway.health_service import HealthService
 from serving.gateway.http.app import http_app
 from serving.gateway.main import open_core
 from serving.gateway.server import grpc_server
@@ -47,7 +47,7 @@ async def doors(card: ModelCard, directory: Path) -> AsyncIterator[tuple[Core, A
     """A gateway in this process: what it works on, a gRPC stub and an HTTP client."""
     settings = Settings(model=card.name, data_dir=directory, max_queued=10_000)
     with open_core(settings, card) as core:
-        server = grpc_server(core, health.aio.HealthServicer())
+        server = grpc_server(core, HealthService())
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from serving.gateway.core import Core
 from serving.gateway.http import dashboard, dashscope, health, openai, openapi, replicate
 from serving.gateway.http.base import Endpoint, RenderError, route
+from serving.gateway.http.bodies import Bodies
 from serving.gateway.http.patience import BoundedBodies
 
 FACES: Sequence[tuple[Sequence[Endpoint], RenderError]] = (
@@ -27,8 +28,9 @@ FACES: Sequence[tuple[Sequence[Endpoint], RenderError]] = (
 
 def http_app(core: Core) -> Starlette:
     """The application; errors are each face's own, those of addresses that no face has are ours."""
+    bodies = Bodies()
     return Starlette(
-        routes=[route(core, endpoint, render) for endpoints, render in FACES for endpoint in endpoints],
+        routes=[route(core, endpoint, render, bodies) for endpoints, render in FACES for endpoint in endpoints],
         middleware=[Middleware(BoundedBodies)],
         exception_handlers={HTTPException: _refuse},
     )

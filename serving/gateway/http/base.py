@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -19,14 +17,15 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from model.tasks import Violation, invalid_request, short
-from serving.gateway.callers import bearer
+from serving.gateway.callers import bearer, set_caller
 from serving.gateway.core import Core, file_of
 from serving.gateway.doorkeeper import Principal
 from serving.gateway.errors import ApiError, as_api_error, join_violations, whole_seconds
+from serving.gateway.http.bodies import TURN_SECONDS, Bodies, json_object, length_of
+from serving.gateway.http.patience import CONNECTION, BoundedProtocol
 from serving.jobs.job import Job
 
 MAX_JSON_BYTES = 12 << 20  # media may come as data: addresses, as large as in a gRPC message
-MAX_JSON_DEPTH = 32  # of objects and lists in each other; what walks them must not run out of stack
 Handler: TypeAlias = Callable[["Call"], Awaitable[Response]]
 RenderError: TypeAlias = Callable[[ApiError], Response]
 
@@ -48,7 +47,12 @@ class FileResponse(StreamingResponse):
                 yield chunk
 
         self.body_iterator = every()
-        await super().stream_response(send)
+        try:
+            await super().stream_response(send)
+        finally:  # at once where the client has gone: it has a turn
+            for one in (self.body_iterator, chunks):
+                if (close := getattr(one, "aclose", None)) is not None:
+                    await close()
 
 
 @dataclass(frozen=True)
@@ -93,17 +97,28 @@ class Endpoint:
     open: bool = False
 
 
-def route(core: Core, endpoint: Endpoint, render: RenderError) -> Route:
+def route(core: Core, endpoint: Endpoint, render: RenderError, bodies: Bodies) -> Route:
     """A Starlette route that admits the caller, runs the handler and answers errors in the face's form."""
 
     async def answer(request: Request) -> Response:
+        connection: BoundedProtocol | None = request.scope.get("state", {}).get(CONNECTION)
         try:
-            who = Principal()
-            if not endpoint.open:
-                who = await core.admit(bearer(request.headers.get("authorization")))
+            address = request.client.host if request.client else ""
+            who = Principal(address=address)
+            if endpoint.open:
+                set_caller(who)
+            else:
+                who = await core.admit(bearer(request.headers.get("authorization")), address)
                 if who.key_id is None:
                     check_browser(request, core.settings.public_url)
-            return await endpoint.handler(Call(core, request, who))
+                if connection is not None:
+                    connection.admitted(who.name)
+            call = Call(core, request, who)
+            if endpoint.method == "GET":
+                async with core.answers.turn(who.name, TURN_SECONDS):
+                    return await endpoint.handler(call)
+            async with bodies.turn(request.headers, who.name):
+                return await endpoint.handler(call)
         except (ClientDisconnect, HTTPException):
             raise
         except Exception as error:
@@ -113,6 +128,8 @@ def route(core: Core, endpoint: Endpoint, render: RenderError) -> Route:
                 response.headers["retry-after"] = str(whole_seconds(found.retry_seconds))
             if found.http_status == 401:
                 response.headers["www-authenticate"] = "Bearer"
+                if connection is not None and connection.refused():
+                    response.headers["connection"] = "close"
             return response
 
     return Route(endpoint.path, answer, methods=[endpoint.method])
@@ -147,17 +164,20 @@ def check_browser(request: Request, public_url: str) -> None:
         )
 
 
-async def read_body(request: Request, limit: int = MAX_JSON_BYTES) -> bytes:
+async def read_body(request: Request, limit: int = MAX_JSON_BYTES) -> bytearray:
     """
     Raises:
         ApiError: it is larger than ``limit`` bytes.
     """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise ApiError("INVALID_ARGUMENT", "BODY_TOO_LARGE", f"body: more than the {limit} bytes that are allowed")
-    return bytes(body)
+    if length_of(request.headers) <= limit:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                break
+        else:
+            return body
+    raise ApiError("INVALID_ARGUMENT", "BODY_TOO_LARGE", f"body: more than the {limit} bytes that are allowed")
 
 
 async def read_json(request: Request, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -166,23 +186,7 @@ async def read_json(request: Request, limit: int = MAX_JSON_BYTES) -> dict[str, 
     Raises:
         ApiError: it is none, or too large.
     """
-    data = await read_body(request, limit)
-    try:
-        text = data.decode()  # json itself would let halves of surrogate pairs through
-        value = await run_in_threadpool(json.loads, text) if len(data) > 1 << 16 else json.loads(text)
-        if b"\\u" in data:
-            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
-    except (ValueError, RecursionError):
-        raise ApiError("INVALID_ARGUMENT", "MALFORMED_JSON", "body: is not well-formed JSON") from None
-    if not isinstance(value, dict):
-        raise ApiError("INVALID_ARGUMENT", "MALFORMED_JSON", "body: is not a JSON object")
-    level: list[Any] = [value]
-    for _ in range(MAX_JSON_DEPTH):
-        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
-        level = [child for child in level if isinstance(child, (dict, list))]
-        if not level:
-            return value
-    raise ApiError("INVALID_ARGUMENT", "MALFORMED_JSON", f"body: is nested more than {MAX_JSON_DEPTH} deep")
+    return await json_object(await read_body(request, limit))
 
 
 def parse(model: type[BaseModel], value: Any) -> Any:
@@ -258,7 +262,7 @@ def stream_file(call: Call, file: Mapping[str, Any], filename: str) -> Response:
     if (start, end) != (0, total):
         headers["content-range"] = f"bytes {start}-{end - 1}/{total}"
         status = 206
-    stream = call.core.read(file["key"], start, end - start, call.who)
+    stream = call.core.read(file["key"], start, end - start)
     return FileResponse(stream, status, headers, media_type=file["mime_type"])
 
 

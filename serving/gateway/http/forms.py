@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -19,6 +19,7 @@ from serving.gateway.errors import ApiError
 from serving.gateway.http.base import MAX_JSON_BYTES, Call
 from serving.jobs.media_table import Media
 
+MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 MAX_FIELDS = 64
 ROOM_BYTES = 1 << 20  # for what is beside the files
 
@@ -33,12 +34,18 @@ async def read_form(call: Call, *, max_files: int) -> AsyncIterator[FormData]:
     charset = parse_options_header(call.request.headers.get("content-type", ""))[1].get(b"charset", b"utf-8")
     if charset.lower() not in (b"utf-8", b"utf8"):
         raise ApiError("INVALID_ARGUMENT", "MALFORMED_FORM", "content-type: the charset has to be utf-8")
-    limit = call.core.settings.max_upload_bytes + ROOM_BYTES
-    request = Request(call.request.scope, _Limited(call.request, limit))
+    headers, multipart = call.request.headers, kind_of(call) == MULTIPART
+    limit = call.core.settings.max_upload_bytes + ROOM_BYTES if multipart else MAX_JSON_BYTES
+    bounds: dict[str, int] = {"max_fields": MAX_FIELDS, "max_part_size": MAX_JSON_BYTES}
+    form = FormData()
     try:
-        form = await request.form(max_files=max_files, max_fields=MAX_FIELDS, max_part_size=MAX_JSON_BYTES)
-    except HTTPException as error:
-        raise ApiError("INVALID_ARGUMENT", "MALFORMED_FORM", f"body: {error.detail}") from None
+        async with aclosing(Request(call.request.scope, _Limited(call.request, limit)).stream()) as stream:
+            if multipart:
+                form = await _Parser(headers, stream, max_files=max_files, **bounds).parse()
+            elif kind_of(call) == URLENCODED:
+                form = await FormParser(headers, stream, **bounds).parse()
+    except MultiPartException as error:
+        raise ApiError("INVALID_ARGUMENT", "MALFORMED_FORM", f"body: {error.message}") from None
     try:
         yield form
     finally:
@@ -60,8 +67,26 @@ async def add_upload(call: Call, upload: UploadFile) -> Media:
 
 
 def is_form(call: Call) -> bool:
-    kind = call.request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return kind in ("multipart/form-data", "application/x-www-form-urlencoded")
+    return kind_of(call) in (MULTIPART, URLENCODED)
+
+
+def kind_of(call: Call) -> str:
+    """The body's media type."""
+    return call.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class _Parser(MultiPartParser):
+    """Bounds what is kept in memory, which are all fields together, and the beginnings of files."""
+
+    spool_max_size = 64 << 10
+    _text = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is None:
+            self._text += end - start
+            if self._text > MAX_JSON_BYTES:
+                raise MultiPartException(f"the fields have more than {MAX_JSON_BYTES} bytes.")
+        super().on_part_data(data, start, end)
 
 
 class _Limited:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.responses import JSONResponse, Response
 
 from serving.gateway.errors import ApiError
 from serving.gateway.http.base import Call, Endpoint
-from serving.gateway.metrics import metrics_of
 
 
 async def healthz(call: Call) -> Response:
@@ -17,7 +14,7 @@ async def healthz(call: Call) -> Response:
 
 async def readyz(call: Call) -> Response:
     liveness = call.core.liveness
-    rows = await asyncio.to_thread(liveness.all_engines)
+    rows = await liveness.seen()
     engines = [
         {"id": engine.id, "ranks": engine.ranks, "gang_epoch": engine.gang_epoch}
         for engine in rows
@@ -33,8 +30,7 @@ async def readyz(call: Call) -> Response:
 
 
 async def metrics(call: Call) -> Response:
-    text = await asyncio.to_thread(metrics_of, call.core.stores.jobs, call.core.liveness)
-    return Response(text, media_type="text/plain; version=0.0.4")
+    return Response(await call.core.metrics.get(None), media_type="text/plain; version=0.0.4")
 
 
 def render_error(error: ApiError) -> Response:

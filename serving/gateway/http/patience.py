@@ -6,26 +6,61 @@ import asyncio
 import time
 from typing import Any
 
+import h11
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from serving.gateway.http.connections import Connections
 
 HEADER_SECONDS = 10.0  # from the connection, or the first byte of a later request, to the end of the headers
 PAUSE_SECONDS = 20.0  # between two pieces of a body
 GRACE_SECONDS = 30.0  # for a body, and in addition the time that its bytes take at the least rate
 LEAST_BYTES_PER_SECOND = 20_000
+TAKE_SECONDS = 60.0  # that a client may take for each piece of an answer
+LINGER_SECONDS = 2.0  # that a client may go on sending a request that was answered
+MAX_REFUSED = 20  # requests without a key that is good, until their connection is closed
+CONNECTION = "connection"  # in the state of a request
 
 
 class BoundedProtocol(H11Protocol):
-    """Closes connections whose headers are not complete in time. uvicorn itself bounds idle connections only."""
+    """Closes connections whose headers are not complete in time, and those that make room for others. uvicorn itself
+    bounds idle connections only, and answers 503 to everybody, probes included, where there are too many."""
 
     _timer: asyncio.TimerHandle | None = None
 
+    def __init__(self, *args: Any, connections: Connections | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._connections = Connections() if connections is None else connections
+        self._refused = 0
+        self._ending = False
+        self.app_state = {**self.app_state, CONNECTION: self}
+
+    @property
+    def idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def drop(self) -> None:
+        self.transport.abort()
+
+    def admitted(self, name: str) -> None:
+        """A request was, of a caller who is counted under that name."""
+        self._connections.admit(self, name)
+
+    def refused(self) -> bool:
+        """A request was, for want of a key; whether there were too many of them."""
+        self._refused += 1
+        return self._refused >= MAX_REFUSED
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._connections.add(self, self.client[0] if self.client else "")
         self._arm()
 
     def data_received(self, data: bytes) -> None:
+        if self._ending:  # nobody wants the rest of this body
+            return
+        self._connections.heard(self)
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._disarm()
@@ -33,12 +68,26 @@ class BoundedProtocol(H11Protocol):
             self._arm()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
         self._disarm()
+        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
+            self._end()
+        else:
+            super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._connections.remove(self)
         super().connection_lost(exc)
+
+    def _end(self) -> None:
+        """After an answer that came before the request was complete: its client may still be sending, and would not
+        read an answer whose connection is gone at once."""
+        self._ending = True
+        self.server_state.total_requests += 1
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def _arm(self) -> None:
         self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
@@ -54,7 +103,8 @@ class BoundedProtocol(H11Protocol):
 
 
 class BoundedBodies:
-    """Middleware: 408 for a body that pauses too long or comes too slowly on the whole."""
+    """Middleware: 408 for a body that pauses too long or comes too slowly in all; an answer that nobody takes ends
+    with its connection."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -63,12 +113,13 @@ class BoundedBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, size, complete = time.monotonic(), 0, False
+        started, size, complete = 0.0, 0, False
 
         async def bounded() -> Message:
-            nonlocal size, complete
+            nonlocal started, size, complete
             if complete:  # what comes now is the end of the connection, however late
                 return await receive()
+            started = started or time.monotonic()  # no sooner: until then it waited for its turn
             left = started + GRACE_SECONDS + size / LEAST_BYTES_PER_SECOND - time.monotonic()
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, min(PAUSE_SECONDS, left)))
@@ -79,4 +130,8 @@ class BoundedBodies:
                 complete = not message.get("more_body", False)
             return message
 
-        await self._app(scope, bounded, send)
+        async def taken(message: Message) -> None:
+            async with asyncio.timeout(TAKE_SECONDS):
+                await send(message)
+
+        await self._app(scope, bounded, taken)

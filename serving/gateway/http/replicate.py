@@ -15,18 +15,28 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from model.tasks import Violation, short
 from serving.artifacts import ArtifactMissing
 from serving.gateway.errors import ApiError, as_api_error, invalid_argument
 from serving.gateway.http import openai_models, replicate_files, replicate_views
 from serving.gateway.http import replicate_models as schema
-from serving.gateway.http.base import Call, Endpoint, base_url, file_response, parse, read_json, with_fields
+from serving.gateway.http.base import (
+    Call,
+    Endpoint,
+    FileResponse,
+    base_url,
+    file_response,
+    parse,
+    read_json,
+    with_fields,
+)
 from serving.gateway.http.replicate_errors import answer, render_error
 from serving.gateway.http.replicate_files import localised
 from serving.gateway.http.replicate_headers import (
@@ -282,7 +292,7 @@ async def _answer(call: Call, job: Job, status: int = 200, *, starting: bool = F
     return answer(prediction(job, base, starting=starting), status)
 
 
-def _inline(job: Job, base: str, status: int, first: bytes, rest: AsyncIterator[bytes]) -> Response:
+def _inline(job: Job, base: str, status: int, first: bytes, rest: AsyncGenerator[bytes]) -> Response:
     """The prediction around its video, in a stream: many megabytes that no answer should hold in memory."""
     assert job.result is not None
     video = job.result["video"]
@@ -294,16 +304,17 @@ def _inline(job: Job, base: str, status: int, first: bytes, rest: AsyncIterator[
     async def body() -> AsyncIterator[bytes]:
         yield head
         held = first
-        async for chunk in rest:
-            held += chunk
-            whole = len(held) // INLINE_CHUNK * INLINE_CHUNK
-            if whole:
-                yield base64.b64encode(held[:whole])
-                held = held[whole:]
+        async with aclosing(rest):
+            async for chunk in rest:
+                held += chunk
+                whole = len(held) // INLINE_CHUNK * INLINE_CHUNK
+                if whole:
+                    yield base64.b64encode(held[:whole])
+                    held = held[whole:]
         yield base64.b64encode(held) + tail
 
     length = len(head) + (video["size_bytes"] + 2) // 3 * 4 + len(tail)
-    return StreamingResponse(body(), status, {"content-length": str(length)}, media_type="application/json")
+    return FileResponse(body(), status, {"content-length": str(length)}, media_type="application/json")
 
 
 PREDICTION = "/v1/predictions/{prediction_id}"

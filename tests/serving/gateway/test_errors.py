@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health
 from grpc_status import rpc_status
 
 from model.presets import find_model
@@ -19,10 +18,12 @@ from serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
 from serving.gateway.core import Core
 from serving.gateway.doorkeeper import Principal
 from serving.gateway.errors import as_api_error
+from serving.gateway.health_service import HealthService
 from serving.gateway.intake import Intake
 from serving.gateway.liveness import Liveness
 from serving.gateway.logs import describe
 from serving.gateway.server import grpc_server
+from serving.gateway.standing import Standing
 from serving.gateway.watching import Watching
 from serving.jobs.open import Stores
 from serving.jobs.store import StoreError
@@ -69,8 +70,9 @@ async def broken(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
         doorkeeper=doorkeeper,
         liveness=Liveness(broken, MODEL),
         watching=Watching(broken),
+        standing=Standing(broken),
     )
-    server = grpc_server(core, health.aio.HealthServicer())
+    server = grpc_server(core, HealthService())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -1,0 +1,67 @@
+"""HTTP connections: bounded in number, for each address and each key; the idle ones make room for new ones."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+MAX_STRANGERS = 256  # of one address, from which no admitted request has come yet
+MAX_KNOWN = 500  # of one key, or one address where no keys are asked for
+MAX_ALL = 3_000
+
+
+class Held(Protocol):
+    """A connection."""
+
+    @property
+    def idle(self) -> bool:
+        """It waits for a request."""
+        ...
+
+    def drop(self) -> None:
+        """Close it at once."""
+        ...
+
+
+class Connections:
+    """None is refused: a probe, or whoever has a key, always gets in."""
+
+    def __init__(self) -> None:
+        self._group_of: dict[Held, str] = {}
+        self._groups: dict[str, dict[Held, None]] = {}  # those that were heard of least lately first
+
+    def add(self, connection: Held, address: str) -> None:
+        if len(self._group_of) >= MAX_ALL:
+            self._drop_one(max(self._groups, key=lambda name: len(self._groups[name])))
+        self._join(connection, f"stranger {address}", MAX_STRANGERS)
+
+    def admit(self, connection: Held, name: str) -> None:
+        """A request of a caller with that name, a key's id or an address, was admitted."""
+        if connection in self._group_of and self._group_of[connection] != (group := f"known {name}"):
+            self.remove(connection)
+            self._join(connection, group, MAX_KNOWN)
+
+    def heard(self, connection: Held) -> None:
+        """Something came over it."""
+        if (name := self._group_of.get(connection)) is not None:
+            group = self._groups[name]
+            del group[connection]
+            group[connection] = None
+
+    def remove(self, connection: Held) -> None:
+        name = self._group_of.pop(connection, None)
+        if name is not None:
+            del self._groups[name][connection]
+            if not self._groups[name]:
+                del self._groups[name]
+
+    def _join(self, connection: Held, name: str, most: int) -> None:
+        if len(self._groups.get(name, ())) >= most:
+            self._drop_one(name)
+        self._group_of[connection] = name
+        self._groups.setdefault(name, {})[connection] = None
+
+    def _drop_one(self, name: str) -> None:
+        group = self._groups[name]
+        gone = next((one for one in group if one.idle), None) or next(iter(group))
+        self.remove(gone)
+        gone.drop()

@@ -1,0 +1,113 @@
+"""The gRPC server's connections: bounded in number, for each address and each key.
+
+gRPC accepts them by itself, knows no limit but one for all, and tells nobody of those on which no call has come yet.
+What it holds can be seen in the process's table of files, and ended from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+from urllib.parse import quote
+
+LOOK_SECONDS = 0.5
+MAX_STRANGERS = 256  # of one address, over which no admitted call has come yet
+MAX_KNOWN = 500  # of one key, or one address where no keys are asked for
+MAX_REFUSED = 50  # calls without a key that is good, until their connection is ended
+TABLE = "/proc/self/fd"
+
+
+@dataclass
+class _Peer:
+    first_seen: int  # which look it was
+    name: str = ""  # under which its callers are counted; "" of a stranger
+    refused: int = 0
+
+
+class Sockets:
+    """One per gateway. `run` looks; peers are named as grpc does, ``ipv4:192.0.2.1:50000``."""
+
+    def __init__(self) -> None:
+        self._peers: dict[str, _Peer] = {}
+        self._look = 0
+
+    def admitted(self, peer: str, name: str) -> None:
+        """A call was."""
+        self._peer(peer).name = name
+
+    def refused(self, peer: str) -> None:
+        """A call was, for want of a key."""
+        self._peer(peer).refused += 1
+
+    async def run(self, port: int) -> None:
+        """Until cancelled; does nothing where the system has no such table.
+
+        Args:
+            port: at which the server listens.
+        """
+        while os.path.isdir(TABLE):
+            found = await asyncio.to_thread(connections_at, port)
+            try:
+                for one in self._too_many(list(found)):
+                    with suppress(OSError):  # it has ended meanwhile
+                        found[one].shutdown(socket.SHUT_RDWR)
+            finally:
+                for connection in found.values():
+                    connection.close()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _too_many(self, peers: list[str]) -> list[str]:
+        """Of all there are those that have to go, the oldest first."""
+        self._look += 1
+        groups: defaultdict[tuple[bool, str], list[str]] = defaultdict(list)
+        gone = []
+        for name in peers:
+            peer = self._peer(name)
+            if peer.refused >= MAX_REFUSED and not peer.name:
+                gone.append(name)
+            else:
+                groups[peer.name != "", peer.name or name.rpartition(":")[0]].append(name)
+        for (known, _), members in groups.items():
+            members.sort(key=lambda name: self._peers[name].first_seen)
+            gone += members[: max(0, len(members) - (MAX_KNOWN if known else MAX_STRANGERS))]
+        here = set(peers)
+        self._peers = {  # one that called since the look is kept for the next one
+            name: peer for name, peer in self._peers.items() if name in here or peer.first_seen == self._look
+        }
+        return gone
+
+    def _peer(self, name: str) -> _Peer:
+        if (found := self._peers.get(name)) is None:
+            found = self._peers[name] = _Peer(self._look)
+        return found
+
+
+def connections_at(port: int) -> dict[str, socket.socket]:
+    """Of this process, those that were accepted at a port, by peer. The caller closes them, which ends none."""
+    found: dict[str, socket.socket] = {}
+    for number in os.listdir(TABLE):
+        with suppress(OSError):  # it is closed already, or is none
+            if not os.readlink(f"{TABLE}/{number}").startswith("socket:"):
+                continue
+            connection = socket.socket(fileno=os.dup(int(number)))
+            peer = _peer_of(connection, port)
+            if peer is None or peer in found:
+                connection.close()
+            else:
+                found[peer] = connection
+    return found
+
+
+def _peer_of(connection: socket.socket, port: int) -> str | None:
+    try:
+        if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.getsockname()[1] != port:
+            return None
+        host, peer_port = connection.getpeername()[:2]
+    except OSError:  # it listens
+        return None
+    host = host.removeprefix("::ffff:")
+    return f"ipv6:{quote(f'[{host}]', safe=':')}:{peer_port}" if ":" in host else f"ipv4:{host}:{peer_port}"
