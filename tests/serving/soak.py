@@ -120,10 +120,9 @@ class Run:
             counts = stores.jobs.counts()
         healed: float | None = None
         try:
-            fault.strike(self._scene)
-            started = time.monotonic()
+            over = fault.strike(self._scene)
             self._heal(probe, f"probe-{len(self._seen.struck)}")
-            healed = time.monotonic() - started
+            healed = time.monotonic() - over
         except AssertionError as error:
             self._seen.problems.append(f"{fault.name}: {error}")
             self._scene.service.kill_all()

@@ -43,10 +43,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Fault:
-    """``strike`` returns when it is over; ``lacks`` names what a scene lacks for it."""
+    """``strike`` gives the moment, on the monotonic clock, from which on the service could heal; ``lacks`` names what a
+    scene lacks for it."""
 
     name: str
-    strike: Callable[[Scene], None]
+    strike: Callable[[Scene], float]
     lacks: Callable[[Scene], str] = lambda _: ""
 
 
@@ -55,58 +56,68 @@ def _victim(scene: Scene, kind: str) -> psutil.Process:
     return scene.rng.choice(found)
 
 
-def _kill(kind: str, scene: Scene) -> None:
+def _kill(kind: str, scene: Scene) -> float:
     victim = _victim(scene, kind)
+    now = time.monotonic()
     with contextlib.suppress(psutil.NoSuchProcess):
         victim.kill()
     until(lambda: over(victim), 30, f"the {kind} is dead")
+    return now
 
 
-def _kill_supervisor(scene: Scene) -> None:
+def _kill_supervisor(scene: Scene) -> float:
     scene.service.kill_supervisor()
+    now = time.monotonic()
     scene.service.start()
+    return now
 
 
-def _restart(scene: Scene) -> None:
+def _restart(scene: Scene) -> float:
     status = scene.service.stop()
     assert status == 0, f"it stopped with status {status}"
+    now = time.monotonic()
     scene.service.start()
+    return now
 
 
-def _pause(kind: str, scene: Scene) -> None:
+def _pause(kind: str, scene: Scene) -> float:
     victim = _victim(scene, kind)
     with contextlib.suppress(psutil.NoSuchProcess):
         victim.send_signal(signal.SIGSTOP)
         time.sleep(scene.pause_seconds)  # how long it lasts is the fault
         victim.send_signal(signal.SIGCONT)
+    return time.monotonic()
 
 
-def _lose_answers(scene: Scene) -> None:
+def _lose_answers(scene: Scene) -> float:
     proxy = scene.database
     assert proxy is not None
     before = proxy.lost
     proxy.lose_answers(LOST_ANSWERS)
     until(lambda: proxy.lost - before >= LOST_ANSWERS, 60, "so many transactions are committed")
+    return time.monotonic()
 
 
-def _database_away(scene: Scene) -> None:
+def _database_away(scene: Scene) -> float:
     if scene.database is not None:
         with scene.database.away():
             time.sleep(scene.away_seconds)
-        return
+        return time.monotonic()
     with contextlib.closing(sqlite3.connect(f"file:{scene.file}", uri=True, timeout=60, isolation_level=None)) as taken:
         taken.execute("BEGIN IMMEDIATE")
         time.sleep(scene.away_seconds)
         taken.execute("ROLLBACK")
+    return time.monotonic()
 
 
-def _bucket_away(scene: Scene) -> None:
+def _bucket_away(scene: Scene) -> float:
     assert scene.bucket is not None
     with scene.bucket.away():
         time.sleep(scene.away_seconds)
+    return time.monotonic()
 
 
-def _fill_disk(scene: Scene) -> None:
+def _fill_disk(scene: Scene) -> float:
     assert scene.disk is not None
     ballast = scene.disk / "ballast"
     end = time.monotonic() + scene.away_seconds
@@ -120,6 +131,7 @@ def _fill_disk(scene: Scene) -> None:
                     time.sleep(0.05)  # take at once what somebody frees
     finally:
         ballast.unlink(missing_ok=True)
+    return time.monotonic()
 
 
 def _needs(attribute: str, what: str) -> Callable[[Scene], str]:
