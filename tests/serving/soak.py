@@ -29,7 +29,7 @@ from tests.serving.soak_faults import Fault, Scene, left_out, schedule
 from tests.serving.soak_places import open_places
 from tests.serving.soak_service import Service, until
 
-HEAL_SECONDS = 150.0  # for a job that is created after a fault to end
+HEAL_SECONDS = 240.0  # for a job that is created after a fault to end
 GONE_SECONDS = 30.0  # for the last process to end after the service
 
 
