@@ -11,12 +11,12 @@ import argparse
 import contextlib
 import math
 import random
+import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,17 +90,24 @@ class Run:
         clients = [Client(f"c{i}", plan.seed, addresses, self._hook, self._seen.ledger) for i in range(plan.clients)]
         probe = Client("probe", plan.seed, addresses, self._hook, self._seen.ledger)
         each = [plan.jobs // plan.clients + (i < plan.jobs % plan.clients) for i in range(plan.clients)]
-        with ThreadPoolExecutor(plan.clients) as pool:
-            working = [pool.submit(c.work, count, self._allowed) for c, count in zip(clients, each, strict=True)]
-            for fault in self._faults:
-                share = self._share()
-                until(lambda share=share: self._claimed >= share, END_SECONDS, "jobs are made")  # type: ignore[misc]
-                time.sleep(self._scene.rng.uniform(0, 1))  # so that it meets jobs at any stage
-                self._strike(fault, probe)
-            for task in working:
-                task.result()
+        working = [
+            threading.Thread(target=client.work, args=(count, self._allowed), daemon=True)  # Ctrl-C leaves them behind
+            for client, count in zip(clients, each, strict=True)
+        ]
+        for thread in working:
+            thread.start()
+        for fault in self._faults:
+            share = self._share()
+            until(lambda share=share: self._claimed >= share, END_SECONDS, "jobs are made")  # type: ignore[misc]
+            time.sleep(self._scene.rng.uniform(0, 1))  # so that it meets jobs at any stage
+            self._strike(fault, probe)
+        for thread in working:
+            thread.join()
         for client in (*clients, probe):
             client.close()
+        made, meant = len(self._seen.ledger.orders), plan.jobs + len(self._faults)
+        if made != meant:
+            self._seen.problems.append(f"{made} jobs were made instead of {meant}")
 
     def _share(self) -> int:
         """Jobs that may have been made before the next fault."""
@@ -262,6 +269,7 @@ def main() -> None:
     if options.pop("quick"):
         options |= {"jobs": 40, "kills": 7, "others": 3, "clients": 6, "pause_seconds": 5.0, "away_seconds": 5.0}
     directory = options.pop("directory")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does: nothing is left running
     with contextlib.ExitStack() as stack:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zoetrope-soak-")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import signal
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL of its own instead of SQLite")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="zoetrope-soak-") as folder, contextlib.ExitStack() as stack:
         postgres = stack.enter_context(own_postgres()) if options.postgres else ""
         seen = run(Path(folder), options.restarts, options.seed, postgres)
