@@ -20,11 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
-
 from serving.jobs.open import open_stores
 from tests.serving.soak_audit import Audit, audit, missing_messages
-from tests.serving.soak_clients import END_SECONDS, Client, Ledger
+from tests.serving.soak_clients import END_SECONDS, Client, Ledger, Refused
 from tests.serving.soak_faults import Fault, Scene, left_out, schedule
 from tests.serving.soak_places import open_places
 from tests.serving.soak_service import Service, until
@@ -144,7 +142,7 @@ class Run:
         done = threading.Event()
 
         def ask() -> None:
-            with contextlib.suppress(grpc.RpcError):  # the wait below says what is wrong
+            with contextlib.suppress(Refused):  # the wait below says what is wrong
                 probe.create(request_id, priority=9)
                 probe.collect(request_id)
                 done.set()

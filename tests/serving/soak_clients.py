@@ -28,6 +28,10 @@ SIZE = "40x24"
 HOOKED = ["start", "completed"]
 
 
+class Refused(Exception):
+    """A call failed for good; the message says which."""
+
+
 @dataclass
 class Order:
     """A job as its client knows it. ``fate``: kept, cancelled (it may have ended before that), deleted."""
@@ -101,8 +105,8 @@ class Client:
                     self.collect(waiting.popleft())
                 else:
                     time.sleep(POLL_SECONDS)
-            except grpc.RpcError as error:
-                self._ledger.problems.append(f"a client was told {error.code()}: {error.details()}")
+            except Refused as error:
+                self._ledger.problems.append(str(error))
 
     def create(self, request_id: str, priority: int = 0) -> str:
         """Have one job made; its request id."""
@@ -156,8 +160,8 @@ class Client:
         operation.response.Unpack(video)
         try:
             chunks = self._call("DownloadVideo", video_pb2.DownloadVideoRequest(name=order.name), stream=True)
-        except grpc.RpcError as error:
-            self._ledger.problems.append(f"{order.name} succeeded and cannot be downloaded: {error.details()}")
+        except Refused as error:
+            self._ledger.problems.append(f"{order.name} succeeded and cannot be downloaded: {error}")
             return
         if hashlib.sha256(b"".join(chunk.data for chunk in chunks)).hexdigest() != video.sha256:
             self._ledger.problems.append(f"{order.name}: the file is not what its checksum says")
@@ -180,7 +184,7 @@ class Client:
                 if tried and method == "DeleteOperation" and error.code() is grpc.StatusCode.NOT_FOUND:
                     return None
                 if error.code() not in RETRIED or time.monotonic() > end:
-                    raise
+                    raise Refused(f"{method}: {error.code()}: {error.details()}") from None
                 tried = True
                 self._ledger.retries[method] += 1
                 time.sleep(0.1 + 0.2 * self._random.random())
