@@ -136,7 +136,7 @@ def told(error: BaseException, spec: VideoSpec) -> StageError:
         log.warning("a stage waits for %s: %s", awaited, describe(inner))
         return StageError("UNAVAILABLE", awaited, Remedy.WAIT)
     if isinstance(inner, MediaError) and not isinstance(inner, NotWritable):  # files from outside: InvalidRequest
-        return StageError("INTERNAL", presentable(str(inner), spec))
+        return StageError("INTERNAL", presentable(str(inner), spec) or "the result is not what it should be")
     log.error("a stage failed:\n%s", describe(inner))
     return StageError("INTERNAL", reason(inner, spec))
 

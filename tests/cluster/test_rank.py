@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 import ray
 import torch
+from ray.exceptions import ActorDiedError, ObjectStoreFullError, RayTaskError
 
+from cluster.gang import Gang, GangFailed
 from cluster.messages import Admit, Plan
 from cluster.rank import Rank
-from cluster.rank_process import RankError
+from cluster.rank_process import RankError, RankLost
 from cluster.settings import EngineSettings
 from model.conditions import Conditions
 from model.pipeline import NOTHING, LocalPipeline, condition_span
@@ -100,3 +103,37 @@ def test_only_the_segment_that_breaks_the_batch_fails(card: ModelCard) -> None:
     assert torch.allclose(
         ray.get(outcome.finished[0].latents), LocalPipeline.load(card).run(spec)[0], rtol=0, atol=1e-5
     )
+
+
+def test_a_rank_that_lost_its_device_blames_nobody(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its segments would fail by itself, and all to come."""
+    rank = alone(card)
+    plan = Plan(admit=(admit(card, "a", spec_for(card)), admit(card, "b", spec_for(card))), advance=("a", "b"))
+
+    def step(_: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(rank._denoiser, "step", step)
+    with pytest.raises(RankLost, match=r"^AcceleratorError: CUDA error"):
+        rank.execute(plan)
+
+
+@pytest.mark.parametrize(
+    ("error", "loss"),
+    [
+        (RankLost("AcceleratorError: CUDA error"), "died"),
+        (RankError("OutOfMemoryError: CUDA out of memory"), "raised"),
+        (RankError("ValueError: a shape"), "raised"),
+        (ObjectStoreFullError(), "died"),
+        (ActorDiedError(), "died"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+async def test_who_is_at_fault_for_a_lost_gang(card: ModelCard, error: Exception, loss: str) -> None:
+    ours = isinstance(error, RankError)
+    arrived = RayTaskError("execute", "Traceback", error).as_instanceof_cause() if ours else error
+    step = asyncio.get_running_loop().create_future()
+    step.set_exception(arrived)
+    with pytest.raises(GangFailed) as failed:
+        await Gang(card, EngineSettings(), ()).end([step], 5.0)
+    assert failed.value.loss == loss

@@ -1,12 +1,14 @@
 """Stages that raise what a job's prompt asks for.
 
-A prompt such as "decoder local_class" names the stage and the exception. Each time that a stage is asked for one it
-adds a line to the file ``calls`` in the data directory.
+A prompt such as "decoder local_class" names the stage and the exception, and what follows means nothing. Each time that
+a stage is asked for one it adds a line to the file ``calls`` in the data directory.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -19,8 +21,10 @@ from pydantic import TypeAdapter
 
 from model.directory import ModelError
 from model.tasks import InvalidRequest, ModelCard, VideoSpec, Violation
+from serving.artifacts import ArtifactExists, ArtifactUnavailable
 from serving.gateway.errors import ApiError
 from serving.media import MediaError
+from serving.media.worker_process import WorkerLost
 from serving.settings import Settings
 from serving.stages.conditioner import Conditioner
 from serving.stages.decoder import Decoder
@@ -71,7 +75,8 @@ FAULTS: dict[str, tuple[Callable[[str], Any], str, str]] = {
         "INVALID_ARGUMENT",
         "task.image: is broken",
     ),
-    "media": (lambda _: raise_(MediaError("the file is cut short")), "INVALID_ARGUMENT", "the file is cut short"),
+    "media": (lambda _: raise_(MediaError("the video is blank")), "INTERNAL", "the video is blank"),
+    "exists": (lambda _: raise_(ArtifactExists("taken")), "INTERNAL", "ArtifactExists: taken"),
     "api": (lambda _: raise_(ApiError("NOT_FOUND", "GONE", "it is gone")), "INTERNAL", "ApiError: it is gone"),
     "model": (lambda _: raise_(ModelError("a key is missing")), "INTERNAL", "ModelError: a key is missing"),
     "value": (lambda prompt: raise_(ValueError(f"not {prompt}!")), "INTERNAL", "ValueError: not ...!"),
@@ -99,13 +104,45 @@ FAULTS: dict[str, tuple[Callable[[str], Any], str, str]] = {
 }
 
 
+def full() -> None:
+    """The kernel's own word for it."""
+    with open("/dev/full", "wb", buffering=0) as file:
+        file.write(b"1")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Name -> what happens, how many times in all, and what the job waits for meanwhile.
+PASSING: dict[str, tuple[Callable[[], Any], int, str]] = {
+    "full": (full, 3, "disk space: the disk is full"),
+    "artifacts": (
+        lambda: raise_(ArtifactUnavailable("artifact a: http://10.0.0.1:9000 does not answer")),
+        3,
+        "storage: the artifact store cannot be reached",
+    ),
+    "worker": (lambda: raise_(WorkerLost("ended")), 2, "the processes that decode files: they do not start"),
+    "device": (
+        lambda: raise_(torch.AcceleratorError("CUDA error: an illegal memory access")),
+        1,
+        "the {stage} to start",
+    ),
+    "killed": (die, 2, "the {stage} to start"),
+    "deadly": (die, 100, "the {stage} to start"),
+}
+
+
 def fail(stage: str, spec: VideoSpec, calls: Path) -> None:
     """Raise what the prompt asks this stage for, if anything."""
-    at, _, name = spec.prompt.partition(" ")
+    at, name, *_ = spec.prompt.split(" ")
     if at == stage:
         with calls.open("a") as file:
             file.write(f"{spec.prompt}\n")
-        FAULTS[name][0](spec.prompt)
+        if name in FAULTS:
+            FAULTS[name][0](spec.prompt)
+        elif calls.read_text().splitlines().count(spec.prompt) <= PASSING[name][1]:
+            PASSING[name][0]()
 
 
 class FaultyConditioner(Conditioner):
