@@ -102,6 +102,7 @@ def heartbeat(tx: Tx, lease_owner: str, leases: Sequence[tuple[str, int]], lease
     rows = tx.all(
         f"WITH held (id, epoch) AS (VALUES {places}) UPDATE job SET lease_until = ? FROM held"
         " WHERE job.id = held.id AND state = 'running' AND lease_epoch = held.epoch AND lease_owner = ?"
+        " AND lease_until > 0"  # one that was given back stays so
         " RETURNING job.id AS id, cancel_requested, deadline_at",
         (*(value for lease in leases for value in lease), now + lease_seconds, lease_owner),
     )

@@ -241,8 +241,9 @@ class JobStore(Upkeep):
         """Prolong leases, given as (job id, epoch), from now on.
 
         Returns:
-            What needs the holder's attention: "lost" where the job is not this owner's any more (stop, and change
-            nothing), "cancel" where its cancellation was asked for and "deadline" where its deadline passed (end it).
+            What needs the holder's attention: "lost" where the job is not this owner's any more, or was released (stop,
+            and change nothing), "cancel" where its cancellation was asked for and "deadline" where its deadline passed
+            (end it).
         """
         if not leases_held:
             return {}

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from serving.jobs.errors import StoreError, StoreRefused
@@ -60,11 +61,16 @@ class Hands:
         self._away_at = -math.inf  # when the database did not answer, last
         self._stopping = False
         self._claiming = asyncio.Lock()
+        self._soon = asyncio.Event()
 
     def job(self, job_id: str) -> Job | None:
         """The job, where it is in hand."""
         hand = self._hands.get(job_id)
         return None if hand is None else hand.job
+
+    def look(self) -> None:
+        """Renew leases now, for a step has ended: a job that is to end should not take many more."""
+        self._soon.set()
 
     async def claim(self) -> None:
         """Take jobs on as long as there is room."""
@@ -84,18 +90,21 @@ class Hands:
         """Prolong all leases in one write, again and again; work on jobs that were lost or are to end stops."""
         waits = pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         while True:
-            pause, hands = POLL_SECONDS, dict(self._hands)
-            needs: dict[str, Need] = {}
+            hands = dict(self._hands)
             try:
                 needs = await self._books.renew(_leases(hands))
-                waits = pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
             except StoreError as error:
                 log.warning("leases cannot be renewed: %s", error)
-                self._away_at, pause = time.monotonic(), next(waits)
+                self._away_at = time.monotonic()
+                await asyncio.sleep(next(waits))
+                continue
+            waits = pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
             for job_id, need in needs.items():
                 if self._hands.get(job_id) is hands[job_id] and not hands[job_id].ending:  # else it ended meanwhile
                     self._take_off(hands[job_id], need)
-            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._soon.wait(), POLL_SECONDS)
+            self._soon.clear()
 
     async def put_down(self, seconds: float) -> None:
         """Take no more jobs, stop to work on those in hand and give their leases back, so that anybody may go on with

@@ -119,6 +119,7 @@ class Router:
             self._settle(segment_id, ConditionsLost())
         for preview in report.previews:
             self._show(preview)
+        self._hands.look()
 
     async def next_plan(self, report: Report) -> Plan:
         """An engine reports and gets its next plan; an idle one waits a while for it."""

@@ -165,7 +165,7 @@ class Leases(RuleBasedStateMachine):
             if any(name == other for other, _ in named):
                 continue
             named.append((name, epoch))
-            if job is None or job.owner != owner:
+            if job is None or job.owner != owner or job.until == 0:
                 needs[name] = "lost"
                 continue
             job.until = self.now + LEASE_SECONDS

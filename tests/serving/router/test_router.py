@@ -1,0 +1,200 @@
+"""What becomes of jobs when the router stops, loses a lease, or is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pytest
+
+from serving.jobs.errors import StoreError
+from serving.jobs.job import Job, State
+from serving.jobs.open import Stores
+from serving.jobs.store import JobStore
+from serving.router.books import Books
+from serving.stages.failures import UNAVAILABLE, StageError
+from tests.serving.jobs.harness import ids
+from tests.serving.router.harness import CARD, House, until
+
+pytestmark = pytest.mark.timeout(60)
+
+Build: TypeAlias = Callable[..., House]
+
+
+def is_done(house: House, job_id: str) -> Callable[[], bool]:
+    return lambda: house.job(job_id).state.final
+
+
+def execute(stores: Stores, sql: str) -> None:
+    stores.database.write(lambda tx: tx.run(sql))
+
+
+async def test_a_stop_in_good_order_counts_nothing_and_the_job_goes_on_from_its_snapshot(build: Build) -> None:
+    house = build(max_attempts=1, lease_seconds=600.0)
+    house.create("a", steps=6)
+    async with house.router() as (_, engine):
+        engine.steps = 4
+        await until(lambda: house.job("a").step == 4)
+    stopped = house.job("a")
+    assert (stopped.state, stopped.lease_until) == (State.RUNNING, 0)
+    async with house.router() as (_, engine):
+        engine.steps = 9
+        await until(is_done(house, "a"))
+    ended = house.job("a")
+    assert (ended.state, ended.attempt, ended.lease_epoch) == (State.SUCCEEDED, 1, 2)
+    assert engine.taken == [5, 6]
+    whats = [event.what for event in house.store.events("a", "")]
+    assert whats == ["created", "claimed", "released", "claimed again", "succeeded"]
+
+
+@pytest.mark.parametrize("steps", [0, 1], ids=["without progress", "a step each"])
+async def test_a_long_job_ends_after_twenty_restarts(build: Build, steps: int) -> None:
+    house = build(max_attempts=2, lease_seconds=600.0)
+    house.create("a", steps=22)
+    for restart in range(20):
+        async with house.router() as (_, engine):
+            engine.steps = steps
+            await until(lambda: house.job("a").lease_until and house.job("a").step == steps * (restart + 1))  # noqa: B023
+    async with house.router() as (_, engine):
+        engine.steps = 22
+        await until(is_done(house, "a"))
+    assert (house.job("a").state, house.job("a").attempt) == (State.SUCCEEDED, 1)
+    assert len(engine.taken) == 22 - 20 * steps
+
+
+async def test_a_job_that_has_ended_is_written_before_the_stop(build: Build) -> None:
+    house = build()
+    house.create("a", steps=1)
+    house.stages.rendering = asyncio.Event()
+    async with house.router() as (_, engine):
+        engine.steps = 1
+        await until(lambda: house.job("a").stage == "decoding")
+        house.stages.rendering.set()
+        await until(house.files)
+    assert house.job("a").state in (State.SUCCEEDED, State.RUNNING)  # the file was there, its row may not have been
+    async with house.router() as (_, engine):
+        await until(is_done(house, "a"))
+    result = house.job("a").result
+    assert result is not None and result["video"]["key"] in house.files()
+
+
+async def test_a_lost_lease_ends_the_work_and_a_cancellation_the_job(build: Build) -> None:
+    house = build()
+    house.create("a")
+    async with house.router() as (_, engine):
+        await until(lambda: house.job("a").stage == "denoising")
+        house.store.expire_leases()
+        await until(lambda: house.job("a").lease_epoch == 3)  # it finds the job free and takes it again
+        house.store.request_cancel("a", "")
+        await until(is_done(house, "a"))
+        assert house.job("a").state is State.CANCELLED
+        house.create("b")
+        engine.steps = 9
+        await until(is_done(house, "b"))
+    assert house.job("b").state is State.SUCCEEDED
+
+
+REFUSE = {
+    "sqlite": (
+        "CREATE TRIGGER refuse BEFORE UPDATE ON job WHEN {} BEGIN SELECT RAISE(ABORT, 'never'); END",
+        "DROP TRIGGER refuse",
+    ),
+    "postgres": ("ALTER TABLE job ADD CONSTRAINT refuse CHECK (NOT ({}))", "ALTER TABLE job DROP CONSTRAINT refuse"),
+}
+
+
+def refuse(house: House, condition: str) -> None:
+    """Have the database refuse rows for good."""
+    kind = "postgres" if house.settings.database else "sqlite"
+    condition = condition if kind == "postgres" else condition.replace("state", "NEW.state").replace("id", "NEW.id")
+    execute(house.stores, REFUSE[kind][0].format(condition))
+
+
+async def test_a_success_that_the_database_refuses_is_a_failure_with_a_reason(build: Build) -> None:
+    house = build()
+    house.create("a", steps=1)
+    house.create("b", steps=1)
+    refuse(house, "state = 'succeeded' AND id = 'a'")
+    async with house.router() as (_, engine):
+        engine.steps = 9
+        await until(is_done(house, "a"))
+        await until(is_done(house, "b"))
+        await until(lambda: len(house.files()) == 1)
+    job = house.job("a")
+    assert (job.state, job.error_code, job.error_message) == (
+        State.FAILED,
+        "INTERNAL",
+        "how it ended cannot be stored",
+    )
+    assert house.job("b").state is State.SUCCEEDED
+
+
+async def test_a_job_whose_every_end_is_refused_is_let_go(build: Build) -> None:
+    house = build(max_running=1, lease_seconds=600.0)
+    house.create("a", steps=1)
+    house.create("b", steps=1)
+    refuse(house, "state IN ('succeeded', 'failed') AND id = 'a'")
+    async with house.router() as (_, engine):
+        engine.steps = 9
+        await until(is_done(house, "b"))  # there is room for one job
+    assert house.job("a").state is State.RUNNING
+
+
+async def test_a_job_whose_row_is_gone_is_let_go_with_its_file(build: Build) -> None:
+    house = build(max_running=1)
+    house.create("a", steps=1)
+    house.create("b", steps=1)
+    async with house.router() as (_, engine):
+        house.stages.rendering = asyncio.Event()
+        engine.steps = 1
+        await until(lambda: house.job("a").stage == "decoding")
+        execute(house.stores, "DELETE FROM job WHERE id = 'a'")
+        house.stages.rendering.set()
+        engine.steps = 9
+        await until(is_done(house, "b"))
+        await until(lambda: all(file.startswith("jobs/b/") for file in house.files()))
+    assert len(house.files()) == 1
+
+
+async def test_a_job_says_what_it_waits_for(build: Build) -> None:
+    house = build()
+    house.create("a", steps=1)
+    away = True
+
+    async def encoding() -> None:
+        if away:
+            raise StageError(UNAVAILABLE, "the store is away")
+
+    house.stages.encoding = encoding
+    async with house.router() as (_, engine):
+        await until(lambda: house.job("a").notice == "the store is away")
+        away = False
+        await until(lambda: house.job("a").notice == "")
+        engine.steps = 1
+        await until(is_done(house, "a"))
+    assert (house.job("a").state, house.job("a").attempt) == (State.SUCCEEDED, 1)
+
+
+class Deaf(JobStore):
+    """Hears an error of each claim, though what it does is stored."""
+
+    def claim(self, *arguments: Any) -> list[Job]:
+        super().claim(*arguments)
+        raise StoreError("the connection is gone")
+
+
+async def test_a_claim_that_was_not_heard_of_is_given_back(build: Build) -> None:
+    house = build(lease_seconds=600.0)
+    house.create("a")
+    books = Books(house.settings, "r1", CARD.name)
+    heard, books.jobs = books.jobs, Deaf(house.stores.database)
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            await books.claim(1, [])
+        assert house.job("a").lease_owner == "r1"
+    books.jobs = heard
+    (job,) = await books.claim(1, [])
+    assert (job.id, job.attempt, job.lease_epoch) == ("a", 1, 4)
+    assert ids(await books.claim(1, ["a"])) == []
+    await books.close()
