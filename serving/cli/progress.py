@@ -25,7 +25,7 @@ class ProgressView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Progress | None = None
-        self._shown: tuple[str, int] | None = None
+        self._shown: tuple[str, int, str] | None = None
         if console.is_terminal:
             self._live = Progress(
                 SpinnerColumn(),
@@ -84,20 +84,32 @@ class ProgressView:
         queue_position: int = 0,
         eta_seconds: float | None = None,
         attempt: int = 1,
+        notice: str = "",
     ) -> None:
         """``state`` is one of `LABELS`; others are shown as they are."""
         label = LABELS.get(state, state)
-        detail = describe(state, step, steps, queue_position=queue_position, eta_seconds=eta_seconds, attempt=attempt)
+        detail = describe(
+            state, step, steps, queue_position=queue_position, eta_seconds=eta_seconds, attempt=attempt, notice=notice
+        )
         if self._live:
             self._live.update(self._task, description=label, completed=step, total=steps or None, detail=detail)
             return
-        mark = (state, step * PLAIN_LINES // steps if steps else 0)
+        mark = (state, step * PLAIN_LINES // steps if steps else 0, notice)
         if mark != self._shown:
             self._shown = mark
             self._console.print(f"{label} {detail}".strip())
 
 
-def describe(state: str, step: int, steps: int, *, queue_position: int, eta_seconds: float | None, attempt: int) -> str:
+def describe(
+    state: str,
+    step: int,
+    steps: int,
+    *,
+    queue_position: int,
+    eta_seconds: float | None,
+    attempt: int,
+    notice: str = "",
+) -> str:
     """``12/30 steps, 8 s left``."""
     parts = []
     if state == "queued":
@@ -108,6 +120,8 @@ def describe(state: str, step: int, steps: int, *, queue_position: int, eta_seco
         parts.append(f"{format_seconds(eta_seconds)} left")
     if attempt > 1:
         parts.append(f"attempt {attempt}")
+    if notice:
+        parts.append(notice)
     return ", ".join(parts)
 
 

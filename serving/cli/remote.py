@@ -196,6 +196,7 @@ def _follow(client: VideoClient, name: str, view: ProgressView) -> VideoInfo:
             queue_position=status.queue_position,
             eta_seconds=status.eta_seconds,
             attempt=status.attempt,
+            notice=status.notice,
         )
         if status.done:
             break

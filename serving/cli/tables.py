@@ -66,6 +66,7 @@ def jobs_table(jobs: Sequence[OperationStatus]) -> Table:
     table = plain_table("job", "state", "step", "model", "created", "note")
     for job in jobs:
         note = f"{job.queue_position} ahead" if job.state == "queued" else job.error.message if job.error else ""
+        note = ", ".join(filter(None, (note, job.notice)))
         table.add_row(
             escape(job.name.rpartition("/")[2]),
             _coloured(job.state),

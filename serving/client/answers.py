@@ -111,6 +111,7 @@ def _status(
         expire_time=time("expire_time"),
         verdicts=tuple(Verdict(v.check, v.outcome, v.note) for v in metadata.verdicts),
         preview=preview,
+        notice=metadata.notice,
     )
 
 

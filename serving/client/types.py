@@ -214,6 +214,7 @@ class OperationStatus:
     expire_time: float | None = None  # of the job and its files; set when it is done
     verdicts: tuple[Verdict, ...] = ()
     preview: PreviewImage | None = None  # a new one, where watch was asked for them
+    notice: str = ""  # why it does not go on now, while something is away that it needs
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ def metadata(job: Job, ahead: Outlook) -> video_pb2.VideoMetadata:
         labels=job.labels,
         priority=job.priority,
         verdicts=[video_pb2.Verdict(**verdict) for verdict in job.verdicts],
+        notice=ahead.notice,
     )
     for field, value in (
         ("start_time", job.started_at),

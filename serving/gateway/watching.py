@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from serving.gateway.line import Line
+from serving.gateway.liveness import ENGINE_SECONDS
 from serving.gateway.logs import describe
 from serving.gateway.together import Together
-from serving.jobs.job import Job, State
+from serving.jobs.job import Job, Stage, State
 from serving.jobs.store import JobStore, StoreError
 
 POLL_SECONDS = 0.05  # between two looks at the jobs that somebody follows, at the least
 REST = 4.0  # times as long as a look took is waited after it, so that thousands of watchers leave time for others
 POSITION_SECONDS = 1.0  # between two looks at their places in the queue
+SERVED_SECONDS = 1.0  # between two looks at the engines
 EVENT_SECONDS = 0.2  # between two events of one follower
 log = logging.getLogger("zoetrope.gateway")
 
@@ -28,6 +30,7 @@ class Outlook:
 
     queue_position: int
     eta_seconds: float | None
+    notice: str = ""  # why it does not go on now
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Watching:
         self._positions: dict[str, int] = {}
         self._positions_at = float("-inf")
         self._means: dict[str, tuple[float, float | None]] = {}
+        self._served: tuple[float, frozenset[str]] | None = None
 
     async def run(self) -> None:
         """Read what is followed, until cancelled."""
@@ -105,6 +109,12 @@ class Watching:
         positions = {job.id: place for job, place in zip(queued, places, strict=True)}
         return [await self._outlook_at(job, positions.get(job.id, 0)) for job in jobs]
 
+    async def notice(self, job: Job) -> str:
+        """Why a job does not go on now: its router says so, or no engine is there for it; "" where neither is so."""
+        if job.notice or not (job.state is State.QUEUED or job.stage is Stage.DENOISING):
+            return job.notice
+        return "" if job.model in await self._models() else f"no engine serves {job.model} now"
+
     async def _look(self) -> None:
         ids = list(self._followed)
         jobs = await asyncio.to_thread(self._store.get_many, ids)
@@ -129,10 +139,11 @@ class Watching:
                 changed.set()
 
     async def _outlook_at(self, job: Job, position: int) -> Outlook:
+        notice = await self.notice(job)
         if job.state is not State.QUEUED:
-            return Outlook(0, job.eta_seconds if job.state is State.RUNNING else None)
+            return Outlook(0, job.eta_seconds if job.state is State.RUNNING else None, notice)
         each = await self._mean(job.model)
-        return Outlook(position, None if each is None else each * (position + 1))
+        return Outlook(position, None if each is None else each * (position + 1), notice)
 
     def _read_places(self, jobs: Sequence[Job]) -> list[int]:
         places = self._line.places(jobs)
@@ -148,12 +159,23 @@ class Watching:
                 self._means[model] = (time.monotonic(), mean)
         return mean
 
+    async def _models(self) -> frozenset[str]:
+        """Those that an engine serves, looked up now and then."""
+        at, models = self._served or (float("-inf"), frozenset())
+        if time.monotonic() - at >= SERVED_SECONDS:
+            if self._served is not None:
+                self._served = (time.monotonic(), models)  # others take the old ones meanwhile
+            rows = await asyncio.to_thread(self._store.engines, ENGINE_SECONDS)
+            models = frozenset(row.model for row in rows if row.state == "ready")
+            self._served = (time.monotonic(), models)
+        return models
+
 
 def _news(sighting: Sighting | None) -> object:
     """What a follower is told of; an estimate alone is no news."""
     if sighting is None or sighting.job is None:
         return sighting
-    job = sighting.job
+    job, ahead = sighting.job, sighting.outlook
     preview = None if job.preview is None else job.preview.key
-    position = sighting.outlook.queue_position
-    return (job.state, job.stage, job.attempt, job.step, position, job.cancel_requested, preview, job.warnings)
+    asked = (job.cancel_requested, preview, job.warnings)
+    return (job.state, job.stage, job.attempt, job.step, ahead.queue_position, ahead.notice, asked)

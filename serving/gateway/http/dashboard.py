@@ -103,6 +103,7 @@ def job_view(job: Job, ahead: Outlook) -> dict[str, Any]:
         "steps": job.steps,
         "queue_position": ahead.queue_position,
         "eta_seconds": ahead.eta_seconds,
+        "notice": ahead.notice,
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,

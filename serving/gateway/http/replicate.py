@@ -289,7 +289,8 @@ async def _answer(call: Call, job: Job, status: int = 200, *, starting: bool = F
         except ArtifactMissing:  # it was deleted a moment ago
             return answer(prediction(job, base), status)
         return _inline(job, base, status, first, chunks)
-    return answer(prediction(job, base, starting=starting), status)
+    notice = await call.core.watching.notice(job)
+    return answer(prediction(job, base, starting=starting, notice=notice), status)
 
 
 def _inline(job: Job, base: str, status: int, first: bytes, rest: AsyncGenerator[bytes]) -> Response:

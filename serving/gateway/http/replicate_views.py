@@ -37,7 +37,13 @@ INPUT_OF_SPEC = {
 
 
 def prediction(
-    job: Job, base_url: str, output_data: bytes | None = None, *, output: str | None = None, starting: bool = False
+    job: Job,
+    base_url: str,
+    output_data: bytes | None = None,
+    *,
+    output: str | None = None,
+    starting: bool = False,
+    notice: str = "",
 ) -> dict[str, Any]:
     """The prediction that a job is.
 
@@ -48,6 +54,7 @@ def prediction(
         output: what to put there in place of either.
         starting: for the answer to a create whose time to wait is over. The official client takes "processing" there
             for an end and gives back the output that is not yet.
+        notice: why it does not go on now.
     """
     origin = job.origin if job.origin.get("api") == API else {}
     status = STATUS[job.state]
@@ -64,7 +71,7 @@ def prediction(
         "status": status,
         "input": _input(job, origin),
         "output": _output(job, url, output_data, output),
-        "logs": logs(job),
+        "logs": logs(job, notice),
         "error": (job.error_message or "the job failed") if job.state is State.FAILED and not overdue else None,
         "metrics": _metrics(job),
         "created_at": iso_time(job.created_at),
@@ -85,7 +92,7 @@ def data_prefix(mime_type: str) -> str:
     return f"data:{mime_type};base64,"
 
 
-def logs(job: Job) -> str:
+def logs(job: Job, notice: str = "") -> str:
     """Lines of text, the last one of progress in tqdm's form, which the official client reads."""
     spec = job.spec
     length = "a picture" if spec["container"] in PICTURE_CONTAINERS else f"{spec['frames']} frames at {spec['fps']} fps"
@@ -100,6 +107,8 @@ def logs(job: Job) -> str:
         lines.append(f"attempt {job.attempt}: a process was lost before, the job goes on")
     if job.state is State.QUEUED:
         lines.append("queued")
+    if notice:
+        lines.append(notice)
     if job.started_at is not None:
         lines.append(progress_bar(job.step, job.steps))
     if job.state is State.RUNNING and job.stage is not Stage.DENOISING and job.stage is not None:
