@@ -165,7 +165,7 @@ def load(
                 whole_source = Clip(as_long_as(source.frames, spec.model_frames), source.fps)
                 return Inputs(video=whole_source, references=references(task.references))
     except MediaError as error:
-        raise InvalidRequest(Violation(field, str(error))) from None
+        raise InvalidRequest(Violation(field, str(error))) from error
     return Inputs()
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from serving.media.confine import Layer
 from serving.media.errors import MediaError, TookTooLong
-from serving.media.worker_process import RequestDied, Worker
+from serving.media.worker_process import RequestDied, RequestKilled, Worker
 from serving.shares import Shares
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class WorkerPool:
         Raises:
             MediaError: the file cannot be read, or the worker refuses it, or does not survive it, or takes too long
                 (TookTooLong) or too much memory.
-            OSError: workers do not start, or cannot write their results.
+            OSError: workers do not start, are killed, or cannot write their results.
         """
         worker = self._worker()
         memory, seconds = self._memory + more_memory, min(self._seconds * patience, most_seconds)
@@ -132,6 +132,8 @@ class WorkerPool:
             log.warning("a media worker ended: %s", error)
             if error.args[0] == "time":
                 raise TookTooLong(f"{name} took longer than {seconds:g} s to examine") from None
+            if error.args[0] == "SIGKILL":
+                raise RequestKilled(f"the process that looked at {name} was killed") from None
             raise MediaError(f"{name} cannot be read: its decoder crashed ({error})") from None
         finally:
             os.close(source)

@@ -31,6 +31,11 @@ class WorkerLost(OSError):
     """A worker does not start, or ended: the fault is ours."""
 
 
+class RequestKilled(WorkerLost):
+    """Somebody killed the process that looked at a file, the kernel for want of memory for one: no fault of the file's,
+    unless it happens each time."""
+
+
 class NotConfined(WorkerLost):
     """So little of the confinement holds here that files from outside are not decoded."""
 

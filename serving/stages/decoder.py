@@ -139,7 +139,7 @@ class Decoder:
                 try:
                     self._sandbox.blocking.write_sound(paths[spec.audio], audio, spec.frames / spec.fps)
                 except MediaError as error:
-                    raise InvalidRequest(Violation(SOUND, str(error))) from None
+                    raise InvalidRequest(Violation(SOUND, str(error))) from error
             tags = {f"{stage}_seconds": f"{seconds:.3f}" for stage, seconds in timings.items()}
             render_video(spec, decoding, folder / file_name(spec.container), audio, metadata=tags)
         if spec.keep_latents:

@@ -25,8 +25,8 @@ from serving.artifacts import ArtifactMissing, ArtifactUnavailable
 from serving.gateway.logs import describe
 from serving.jobs.errors import StoreError, StoreRefused
 from serving.media import MediaError
-from serving.media.errors import NotWritable
-from serving.media.worker_process import WorkerLost
+from serving.media.errors import NotWritable, TookTooLong
+from serving.media.worker_process import RequestKilled, WorkerLost
 from serving.moderation import CheckUnavailable
 from serving.stages.wording import presentable, reason
 
@@ -50,7 +50,7 @@ class Remedy(StrEnum):
     END = "end"  # the job fails: it or our code is at fault, and it would happen again
     WAIT = "wait"  # and ask again: something that the stage needs is away
     REMAKE = "remake"  # what an earlier stage made is gone with a process: from the start, which snapshots shorten
-    ALONE = "alone"  # the process died or ran out of memory with the job in it: again, with nobody else there
+    ALONE = "alone"  # the process died, or ran out of memory or time, with the job in it: again, with nobody else there
 
 
 class StageError(Picklable):
@@ -119,7 +119,8 @@ def told(error: BaseException, spec: VideoSpec) -> StageError:
         return StageError("UNAVAILABLE", LOST, Remedy.REMAKE)
     match inner:
         case InvalidRequest():
-            return StageError("INVALID_ARGUMENT", presentable(str(inner), spec))
+            slow = isinstance(inner.__cause__, TookTooLong)  # the machine may have been busy
+            return StageError("INVALID_ARGUMENT", presentable(str(inner), spec), Remedy.ALONE if slow else Remedy.END)
         case OutputRefused():
             return StageError("PERMISSION_DENIED", presentable(f"the video was refused: {inner}", spec))
         case ArtifactMissing():
@@ -128,7 +129,7 @@ def told(error: BaseException, spec: VideoSpec) -> StageError:
             return StageError("INTERNAL", reason(inner, spec), Remedy.ALONE)
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(inner).__mro__) and not isinstance(inner, RayError):
         return StageError("INTERNAL", reason(inner, spec), Remedy.ALONE)  # torch's, which need not be there
-    if isinstance(inner, DEATHS):
+    if isinstance(inner, (*DEATHS, RequestKilled)):
         return StageError("UNAVAILABLE", "a process that died to start again", Remedy.ALONE)
     if isinstance(inner, GONE):
         return StageError("UNAVAILABLE", LOST, Remedy.REMAKE)

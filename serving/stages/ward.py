@@ -21,8 +21,8 @@ class Ward:
 
     When the process dies, each job that was in it may be the cause and is a suspect: it is tried again with no other
     job there, one suspect after the other, while the others wait. What kills the process once may be anybody, also
-    nobody in it, so that only `MAX_DEATHS` alone make a culprit. A job that the memory did not suffice for has none the
-    first time that it is alone.
+    nobody in it, so that only `MAX_DEATHS` alone make a culprit. A job that memory or time did not suffice for fails
+    when it does not get through alone.
     """
 
     def __init__(self, name: str, handle: Any) -> None:

@@ -24,6 +24,7 @@ from serving.media import sandbox as sandboxes
 from serving.media.confine import lacking
 from serving.media.sandbox import MEMORY_BYTES, Sandbox
 from serving.media.worker_pool import WorkerPool
+from serving.media.worker_process import RequestKilled
 from tests.serving.media_files import slow_picture, write_picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +121,23 @@ def test_a_dead_worker_is_our_fault_and_replaced(tmp_path: Path) -> None:
             with pytest.raises(OSError, match="a media worker ended: SIGKILL"):
                 waiting.result()
         assert sandbox.blocking.probe(picture).container == "png"
+    finally:
+        sandbox.close()
+
+
+def test_who_is_killed_is_not_at_fault(tmp_path: Path) -> None:
+    path, picture = slow_picture(tmp_path / "slow.webp"), write_picture(tmp_path / "a.png")
+    others = {worker.pid for worker in workers()}
+    sandbox = Sandbox()
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            waiting = thread.submit(sandbox.blocking.probe, path)
+            worker = first(lambda: [worker for worker in workers() if worker.pid not in others])
+            first(lambda: looking_at_files(worker)).kill()
+            with pytest.raises(RequestKilled, match=r"^the process that looked at the file was killed$"):
+                waiting.result()
+        assert sandbox.blocking.probe(picture).container == "png"
+        assert worker.is_running()
     finally:
         sandbox.close()
 

@@ -34,8 +34,8 @@ from serving.jobs.errors import StoreError, StoreRefused
 from serving.jobs.job import Job, State
 from serving.jobs.media_table import MediaTable
 from serving.media import MediaError
-from serving.media.errors import NotWritable
-from serving.media.worker_process import WorkerLost
+from serving.media.errors import NotWritable, TookTooLong
+from serving.media.worker_process import RequestKilled, WorkerLost
 from serving.moderation import CheckUnavailable
 from serving.router import work
 from serving.router.work import ConditionsLost, JobFailed, Ways, make
@@ -274,6 +274,7 @@ DEATHS = [
     ActorUnavailableError("no answer of 10.0.0.1", None),
     WorkerCrashedError(),
     OutOfMemoryError("the node was out of memory"),
+    delivered(told(RequestKilled("the process that looked at a file"), SPEC)),
 ]
 
 
@@ -292,16 +293,27 @@ async def test_the_cause_of_deaths_is_found_and_fails(error: Exception, at: str,
     assert deadly.calls == 1 + MAX_DEATHS
 
 
-@pytest.mark.parametrize("error", [MemoryError("no memory"), torch.OutOfMemoryError("no memory")])
-async def test_a_job_that_memory_does_not_suffice_for_is_tried_once_alone(
-    error: Exception, pauses: list[float]
+TOO_LITTLE = [
+    (MemoryError("no memory"), "INTERNAL", "MemoryError: no memory"),
+    (torch.OutOfMemoryError("no memory"), "INTERNAL", "OutOfMemoryError: no memory"),
+    (
+        caused(InvalidRequest(Violation("image", "it took longer than 30 s")), TookTooLong("it took longer than 30 s")),
+        "INVALID_ARGUMENT",
+        "image: it took longer than 30 s",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "message"), TOO_LITTLE, ids=lambda value: type(value).__name__)
+async def test_a_job_that_memory_or_time_does_not_suffice_for_is_tried_once_alone(
+    error: Exception, code: str, message: str, pauses: list[float]
 ) -> None:
     stages = Stages(lambda call: delivered(told(error, SPEC)) if call == 1 else None)
     assert await run(stages) is RESULT
     large = Stages(lambda _: delivered(told(error, SPEC)))
-    with pytest.raises(JobFailed, match=f"^{type(error).__name__}: no memory$"):
+    with pytest.raises(JobFailed) as failed:
         await run(large)
-    assert large.calls == 2
+    assert (failed.value.code, str(failed.value), large.calls) == (code, message, 2)
 
 
 async def test_a_stage_that_is_not_deployed_yet_is_waited_for(pauses: list[float]) -> None:
