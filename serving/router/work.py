@@ -86,8 +86,6 @@ async def make(job: Job, ways: Ways) -> Rendered:
     work = _Work(job, VideoSpec.from_dict(job.spec), ways)
     try:
         return await work.insist(work.through_the_stages)
-    except JobFailed as error:
-        raise JobFailed(presentable(str(error), work.spec), error.code) from None
     finally:
         ways.conditioner.forget(job.id)
         ways.decoder.forget(job.id)
@@ -169,6 +167,8 @@ class _Work:
             return await self.ways.denoise(self.job, index, segment, conditions)
         except ConditionsLost:
             raise StageError("UNAVAILABLE", LOST, Remedy.REMAKE) from None
+        except JobFailed as error:
+            raise JobFailed(presentable(str(error), self.spec), error.code) from None
 
 
 def find_media(job: Job, table: MediaTable) -> dict[str, Stored]:

@@ -35,7 +35,7 @@ from serving.media import MediaError
 from serving.media.errors import NotWritable
 from serving.media.worker_process import NotConfined, WorkerLost
 from serving.moderation import CheckUnavailable
-from serving.stages.failures import OutputRefused, Remedy, StageError, apart, told
+from serving.stages.failures import OutputRefused, StageError, apart, told
 from serving.stages.ward import Ward
 from serving.stages.wording import MAX_REASON_CHARS, presentable
 
@@ -250,9 +250,3 @@ def test_a_reason_is_one_presentable_line(text: str, shown: str) -> None:
 @pytest.mark.timeout(5)
 def test_no_text_takes_long(text: str) -> None:
     presentable(text * (1_000_000 // len(text)), SPEC)
-
-
-def test_what_is_away_and_what_is_wrong() -> None:
-    """One of each, beside those in test_work."""
-    assert told(ArtifactUnavailable("artifact a: no answer"), SPEC).remedy is Remedy.WAIT
-    assert told(InvalidRequest(Violation("size", "is too large")), SPEC).remedy is Remedy.END
