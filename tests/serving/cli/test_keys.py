@@ -28,7 +28,7 @@ def test_create_use_list_revoke(
     missing = "error: api-key: is missing, unknown or revoked; give --api-key or set ZOETROPE_API_KEY\n"
     assert capsys.readouterr().err == missing
     limits = ["--rate", "50", "--burst", "40", "--concurrent-jobs", "3", "--queued-seconds", "60"]
-    limits += ["--models", "tiny, other", "--max-priority", "5"]
+    limits += ["--models", "tiny, other", "--max-priority", "5", "--result-bytes", "70000000000"]
     assert main(["keys", "create", "render farm", "--tenant", "studio", *limits]) == 0
     captured = capsys.readouterr()
     secret = captured.out.strip()
@@ -40,6 +40,7 @@ def test_create_use_list_revoke(
         assert (account.tenant, account.key_name, account.requests_per_second) == ("studio", "render farm", 50.0)
         assert (account.burst, account.concurrent_jobs, account.queued_seconds) == (40, 3, 60.0)
         assert (account.models, account.max_priority) == (("tiny", "other"), 5)
+        assert account.max_result_bytes == 70_000_000_000
         name = client.create(prompt="x").removeprefix("operations/")
     assert main(["jobs", "--api-key", secret]) == 0
     assert name in capsys.readouterr().out
@@ -57,6 +58,7 @@ def test_create_use_list_revoke(
     assert header.split()[:4] == ["id", "name", "tenant", "created"]
     assert first.startswith(key_id)
     assert first.rstrip().endswith("up to 5")
+    assert "70000000000" in first
     assert "alice" in second
     assert secret not in table
 
@@ -90,6 +92,7 @@ def test_create_use_list_revoke(
         (["create", "a", "--burst", "0"], "burst: 0, must be at least 1"),
         (["create", "a", "--concurrent-jobs", "-1"], "concurrent-jobs: -1, must be above 0"),
         (["create", "a", "--queued-seconds", "0"], "queued-seconds: 0.0, must be above 0"),
+        (["create", "a", "--result-bytes", "0"], "result-bytes: 0, must be above 0"),
         (["create", "a", "--max-priority", "10"], "max-priority: 10, must be from 0 to 9"),
         (["create", "a", "--models", "tiny,,"], "models: 'tiny,,' holds an empty name"),
         (["create", "a", "--data-dir", "/dev/null/x"], "data-dir: /dev/null/x cannot be created"),

@@ -285,6 +285,38 @@ def test_quotas(gateway: Service) -> None:
         who.client.close()
 
 
+def test_a_tenant_has_half_of_what_others_leave_of_the_queue(tmp_path: Path) -> None:
+    with running_service(tmp_path, keys="required", max_queued=5) as service:
+        for owner, held in (("a", 3), ("b", 1)):
+            who = tenant(service, key_of(service, owner))
+            assert (who.client.account().queued_jobs, who.client.account().queued_jobs_used) == (held, 0)
+            for _ in range(held):
+                who.client.create(prompt="x", priority=9)
+            with pytest.raises(ClientError, match=rf"^queued_jobs: {held} are used of the {held} that this tenant may"):
+                who.client.create(prompt="x", priority=9)
+            account = who.client.account()
+            assert (account.queued_jobs, account.queued_jobs_used, account.max_queued) == (held, held, 5)
+            who.client.close()
+
+
+def test_results_count_against_a_quota(gateway: Service, tmp_path: Path) -> None:
+    who = tenant(gateway, key_of(gateway, "collector", KeyLimits(result_bytes=10)))
+    assert who.client.account().result_bytes_used == 0
+    name = who.client.create(prompt="x")
+    (job,) = gateway.store.claim("r", 1, 60.0, 5, [MODEL])
+    gateway.succeed(job, b"x" * 8, tmp_path, latents=b"y" * 4)
+    account = who.client.account()
+    assert (account.max_result_bytes, account.result_bytes_used) == (10, 12)
+    with pytest.raises(ClientError) as caught:
+        who.client.create(prompt="x")
+    assert (caught.value.code, caught.value.reason) == ("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED")
+    words = "result_bytes: 12 are used of the 10 that this tenant may keep; delete some jobs, or wait until they expire"
+    assert str(caught.value) == words
+    who.client.delete(name)
+    assert who.client.create(prompt="x") != name
+    who.client.close()
+
+
 def test_models_and_priority_of_a_key(gateway: Service) -> None:
     who = tenant(gateway, key_of(gateway, "low", KeyLimits(max_priority=3, models=(MODEL,))))
     assert who.client.account().max_priority == 3

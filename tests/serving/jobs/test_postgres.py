@@ -135,7 +135,12 @@ def test_an_older_schema_keeps_its_jobs(postgres: str) -> None:
     columns = "id, owner, model, spec, steps, created_at, fingerprint, state, labels"
     values = """'a', '', 'nano', '{"task": {"kind": "text_to_video"}}', 10, 1.0, 'f', 'queued', '{"team": "red"}'"""
     ask(postgres, f"INSERT INTO zoetrope.job ({columns}) VALUES ({values})")
+    made = """'b', 'o', 'nano', '{}', 10, 1.0, 'f', 'succeeded', 2.0, '{"video": {"size_bytes": 7}, "latents": null}'"""
+    columns = "id, owner, model, spec, steps, created_at, fingerprint, state, finished_at, result"
+    ask(postgres, f"INSERT INTO zoetrope.job ({columns}) VALUES ({made})")
     stores = open_stores(postgres)
+    assert stores.jobs.usage("o", None, 9).result_bytes == 7
+    assert stores.jobs.usage("", None, 9).queued_jobs == 1
     assert [job.id for job in stores.jobs.list("", page_size=9, where=JobFilter(labels={"team": "red"}))] == ["a"]
     assert [job.id for job in claim(stores.jobs, max_attempts=1)] == ["a"]
     stores.close()

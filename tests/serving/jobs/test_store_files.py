@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.jobs.job import DAY_SECONDS, JobFilter, Limits, State, Webhook
+from serving.jobs.job import DAY_SECONDS, JobFilter, Limits, State, Usage, Webhook
 from serving.jobs.migrations import APPLICATION_ID, MIGRATIONS
 from serving.jobs.open import Stores, open_stores
 from serving.jobs.store import QueueFull, StoreError
@@ -89,7 +89,6 @@ def test_a_path_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-
 def test_many_openers_of_a_new_file_agree(tmp_path: Path) -> None:
     for attempt in range(5):
         path, start = tmp_path / f"{attempt}.db", threading.Barrier(6)
@@ -138,6 +137,24 @@ def older(path: Path, version: int) -> None:
     connection.close()
 
 
+def test_results_of_an_older_version_count(path: Path) -> None:
+    older(path, 4)
+    connection = sqlite3.connect(path)
+    both = {"video": {"size_bytes": 7}, "latents": {"size_bytes": 5_000_000_000}}
+    for number, result in enumerate((both, {"video": {"size_bytes": 1}, "latents": None})):
+        connection.execute(
+            "INSERT INTO job (id, owner, model, spec, steps, created_at, fingerprint, state, finished_at, result)"
+            " VALUES (?, 'o', 'nano', '{}', 10, 1.0, 'f', 'succeeded', 2.0, ?)",
+            (f"made {number}", json.dumps(result)),
+        )
+    connection.commit()
+    connection.close()
+    stores = at(path)
+    assert stores.jobs.usage("o", None, 9).result_bytes == 5_000_000_008
+    assert stores.jobs.usage("", None, 9).queued_jobs == 1
+    stores.close()
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_an_older_file_keeps_its_jobs(path: Path, version: int) -> None:
     older(path, version)
@@ -156,6 +173,7 @@ def test_an_older_file_keeps_its_jobs(path: Path, version: int) -> None:
         assert expire_at is None or expire_at >= int(begun) + DAY_SECONDS
     assert stores.jobs.delete_expired(9) == 0
     assert stores.jobs.counts() == dict.fromkeys(map(str, State), 1)
+    assert stores.jobs.usage("", None, 9) == Usage(0, 0.0, queued_jobs=1, queue_share=9, result_bytes=0)
     # Request ids, limits and claims go on.
     assert stores.jobs.create(new_job("again", request_id="request failed"), LIMITS) == jobs["failed"]
     with pytest.raises(QueueFull):
