@@ -73,7 +73,7 @@ def generate(
     keep_audio: Annotated[bool, typer.Option("--keep-audio", help="Keep the sound of --video.")] = False,
     audio: Annotated[Path | None, typer.Option(metavar="FILE", help="A sound track to put beside the frames.")] = None,
     local: Annotated[bool, typer.Option("--local", help="Run the model in this process.")] = False,
-    priority: Annotated[int | None, typer.Option(help="Of a service's queue, 0 to 9, higher first.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Among your queued jobs, 0 to 9, higher first.")] = None,
     label: LabelOption = None,
     deadline: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Fail when it is not done by then, from now.")

@@ -85,7 +85,7 @@ class Job:
     warnings: tuple[str, ...] = ()  # what the client should know of how the task was understood
     key_id: str | None = None  # the API key that made it
     labels: dict[str, str] = field(default_factory=dict)
-    priority: int = DEFAULT_PRIORITY  # 0..9, higher first
+    priority: int = DEFAULT_PRIORITY  # 0..9, higher first among the owner's jobs
     deadline_at: float | None = None  # a job that is not done by then fails with DEADLINE_EXCEEDED
     retention_seconds: float = DAY_SECONDS  # how long it is kept after its end
     expire_at: float | None = None  # finished_at + retention_seconds

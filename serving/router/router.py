@@ -25,6 +25,7 @@ from serving.router.books import Books, Ending
 from serving.router.hands import Hands
 from serving.router.notes import Notes
 from serving.router.pauses import pauses
+from serving.router.scheduler import order_of
 from serving.router.work import ConditionsLost, JobFailed, Ways, lease_prefix, make
 from serving.settings import Settings
 from serving.stages.ward import Ward
@@ -185,8 +186,7 @@ class Router:
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
         owner = Owner(job.id, index, job.lease_epoch)
-        order = (-job.priority, job.created_at, job.id)
-        self._board.add(Active(segment, order, self._tokens(segment), conditions, owner))
+        self._board.add(Active(segment, order_of(job), self._tokens(segment), conditions, owner))
         self._work.set()
         try:
             return await outcome

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from serving.jobs.job import Job
+
 
 @dataclass(frozen=True)
 class Candidate:
     """A segment as the scheduler sees it.
 
     Attributes:
-        order: by priority and creation; smaller goes first. tokens: in one step, all guidance branches counted.
+        order: smaller goes first, see `order_of`. tokens: in one step, all guidance branches counted.
         cohort: 0, or the number of a group of which one may be what an engine failed of; they are tried by themselves.
     """
 
@@ -28,6 +30,12 @@ class Decision:
     admit: tuple[str, ...]
     advance: tuple[str, ...]
     trial: bool = False
+
+
+def order_of(job: Job) -> tuple[float | str, ...]:
+    """What was claimed first goes first, for claims take turns between tenants (`serving.jobs.shares`): were it the
+    priority, those of one tenant could keep another's job waiting here, however soon it was claimed."""
+    return (job.started_at or 0.0, -job.priority, job.created_at, job.id)
 
 
 def decide(held: Sequence[Candidate], waiting: Sequence[Candidate], step_tokens: int) -> Decision:

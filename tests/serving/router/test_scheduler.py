@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.router.scheduler import Candidate, decide
+from serving.jobs.open import open_stores
+from serving.router.scheduler import Candidate, decide, order_of
+from tests.serving.jobs.harness import LIMITS, Clock, claim, ids, new_job
 
 candidates = st.lists(
     st.builds(
@@ -44,3 +48,16 @@ def test_a_large_segment_waits_for_room_and_holds_the_others_back() -> None:
     large, small = Candidate("large", (1.0, "a"), 900), Candidate("small", (2.0, "b"), 10)
     assert decide([Candidate("held", (0.0, "h"), 200)], [small, large], 1_000).admit == ()
     assert decide([Candidate("held", (0.0, "h"), 50)], [small, large], 1_000).admit == ("large", "small")
+
+
+def test_what_was_claimed_first_goes_first_whoever_asks_for_priority(tmp_path: Path) -> None:
+    clock = Clock()
+    stores = open_stores(f"sqlite://{tmp_path}/jobs.db", clock)
+    claimed = []
+    for number, (owner, priority) in enumerate((("a", 0), ("b", 0), ("a", 9), ("b", 5))):
+        stores.jobs.create(new_job(f"{number}", owner=owner, priority=priority), LIMITS)
+        clock.now += 1
+        if number != 2:  # the last two are claimed together
+            claimed += claim(stores.jobs, 2)
+    stores.close()
+    assert ids(sorted(claimed, key=order_of)) == ["0", "1", "2", "3"]
