@@ -147,6 +147,7 @@ def decode(file: InputContainer, stream: VideoStream, path: Path, max_seconds: f
     declared = declared_seconds(file, stream)
     if declared is not None:
         check_seconds(path, declared, max_seconds)
+    check_count(path, stream.frames)  # by the container's word, 0 where it does not say
     context = stream.codec_context
     check_size(path, context.width, context.height)
     context.options = {"err_detect": "explode"}  # otherwise a decoder covers up what it finds damaged

@@ -260,6 +260,14 @@ def test_too_many_frames_and_bytes_are_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("serving.media.streams.MAX_CLIP_FRAMES", 15)
     with pytest.raises(MediaError, match="more than 15 frames"):
         probe(path)
+    # MP4 says how many there are before the first one is decoded, Matroska does not.
+    with pytest.raises(MediaError, match="more than 15 frames"), serving.media.clips.open_clip(path, 9.0):
+        pass
+    path = write(tmp_path / "a.mkv", grey([100] * 16))
+    with serving.media.clips.open_clip(path, 9.0):
+        pass
+    with pytest.raises(MediaError, match="more than 15 frames"):
+        probe(path)
 
 
 def test_sound_alone_is_refused(tmp_path: Path) -> None:
