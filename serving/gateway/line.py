@@ -11,7 +11,7 @@ from typing import TypeAlias
 from serving.jobs.job import Job, State
 from serving.jobs.store import JobStore
 
-LONG = 2_000  # queued jobs from which on counting what is in front of each would take longer than all else
+LONG = 500  # queued jobs from which on counting what is in front of each would take longer than all else
 MARKS = 1_000  # so that a tenant's jobs are told apart by a thousandth of the queue
 MARK_SECONDS = 1.0  # between two looks at the whole queue, at the least
 REST = 20.0  # times as long as a look took is waited after it

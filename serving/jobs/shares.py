@@ -17,14 +17,12 @@ T = TypeVar("T")
 # How a claim goes through the queue. Those that run come first in the count, so that a tenant's tenth job in all waits
 # for every other's ninth.
 PLACES = (
-    "SELECT line.*, row_number() OVER (ORDER BY round, turn, owner) - 1 AS place FROM ("
-    "SELECT job.id, job.owner, job.priority, job.created_at, coalesce(tenant_turn.turn, 0) AS turn,"
-    " row_number() OVER (PARTITION BY job.owner ORDER BY job.priority DESC, job.created_at, job.id) - 1 AS own,"
-    " row_number() OVER (PARTITION BY job.owner ORDER BY job.priority DESC, job.created_at, job.id)"
-    " + coalesce(busy.jobs, 0) AS round"
-    " FROM job LEFT JOIN tenant_turn ON tenant_turn.owner = job.owner"
+    "SELECT line.*, row_number() OVER (ORDER BY own + coalesce(busy.jobs, 0), coalesce(turn, 0), line.owner) - 1"
+    " AS place FROM (SELECT id, owner, priority, created_at, row_number() OVER"
+    " (PARTITION BY owner ORDER BY priority DESC, created_at, id) - 1 AS own FROM job WHERE state = 'queued') AS line"
+    " LEFT JOIN tenant_turn ON tenant_turn.owner = line.owner"
     " LEFT JOIN (SELECT owner, count(*) AS jobs FROM job WHERE state = 'running' GROUP BY owner) AS busy"
-    " ON busy.owner = job.owner WHERE job.state = 'queued') AS line"
+    " ON busy.owner = line.owner"
 )
 
 
