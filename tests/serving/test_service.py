@@ -244,7 +244,12 @@ def test_a_killed_gateway_loses_nothing(service: Service, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "victim",
-    ["Engine", "Router", *(pytest.param(name, marks=pytest.mark.long) for name in ("ray::Rank", "Conditioner"))],
+    [
+        "Engine",
+        "Router",
+        "raylet/raylet",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("ray::Rank", "Conditioner")),
+    ],
 )
 def test_a_killed_worker_costs_steps_but_not_the_job(service: Service, tmp_path: Path, victim: str) -> None:
     name = service.client.create({**REQUEST, "steps": 40})
