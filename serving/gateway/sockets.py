@@ -17,6 +17,7 @@ from urllib.parse import quote
 LOOK_SECONDS = 0.5
 MAX_STRANGERS = 256  # of one address, over which no admitted call has come yet
 MAX_KNOWN = 500  # of one key, or one address where no keys are asked for
+MAX_ALL = 2_000  # beyond which strangers go, wherever they are; gRPC itself takes no more than 3,000
 MAX_REFUSED = 50  # calls without a key that is good, until their connection is ended
 TABLE = "/proc/self/fd"
 
@@ -52,7 +53,7 @@ class Sockets:
         while os.path.isdir(TABLE):
             found = await asyncio.to_thread(connections_at, port)
             try:
-                for one in self._too_many(list(found)):
+                for one in self.too_many(list(found)):
                     with suppress(OSError):  # it has ended meanwhile
                         found[one].shutdown(socket.SHUT_RDWR)
             finally:
@@ -60,11 +61,11 @@ class Sockets:
                     connection.close()
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _too_many(self, peers: list[str]) -> list[str]:
+    def too_many(self, peers: list[str]) -> list[str]:
         """Of all there are those that have to go, the oldest first."""
         self._look += 1
         groups: defaultdict[tuple[bool, str], list[str]] = defaultdict(list)
-        gone = []
+        gone: list[str] = []
         for name in peers:
             peer = self._peer(name)
             if peer.refused >= MAX_REFUSED and not peer.name:
@@ -74,6 +75,11 @@ class Sockets:
         for (known, _), members in groups.items():
             members.sort(key=lambda name: self._peers[name].first_seen)
             gone += members[: max(0, len(members) - (MAX_KNOWN if known else MAX_STRANGERS))]
+        strangers = sorted(
+            (name for name in peers if not self._peers[name].name and name not in gone),
+            key=lambda name: self._peers[name].first_seen,
+        )
+        gone += strangers[: max(0, len(peers) - len(gone) - MAX_ALL)]
         here = set(peers)
         self._peers = {  # one that called since the look is kept for the next one
             name: peer for name, peer in self._peers.items() if name in here or peer.first_seen == self._look

@@ -7,6 +7,7 @@ from typing import Protocol
 MAX_STRANGERS = 256  # of one address, from which no admitted request has come yet
 MAX_KNOWN = 500  # of one key, or one address where no keys are asked for
 MAX_ALL = 3_000
+STRANGER, KNOWN = "stranger ", "known "
 
 
 class Held(Protocol):
@@ -31,12 +32,13 @@ class Connections:
 
     def add(self, connection: Held, address: str) -> None:
         if len(self._group_of) >= MAX_ALL:
-            self._drop_one(max(self._groups, key=lambda name: len(self._groups[name])))
-        self._join(connection, f"stranger {address}", MAX_STRANGERS)
+            # Of strangers, where there are any; of those who have the most.
+            self._drop_one(max(self._groups, key=lambda name: (name.startswith(STRANGER), len(self._groups[name]))))
+        self._join(connection, STRANGER + address, MAX_STRANGERS)
 
     def admit(self, connection: Held, name: str) -> None:
         """A request of a caller with that name, a key's id or an address, was admitted."""
-        if connection in self._group_of and self._group_of[connection] != (group := f"known {name}"):
+        if connection in self._group_of and self._group_of[connection] != (group := KNOWN + name):
             self.remove(connection)
             self._join(connection, group, MAX_KNOWN)
 

@@ -17,7 +17,11 @@ FRAME = 16_384
 class Connection:
     """Keeps to what the server lets it send, and reads answers away."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, window: int = 65_535) -> None:
+        """
+        Args:
+            window: that the server gets for each stream.
+        """
         self._reader = reader
         self._writer = writer
         self._next = 1
@@ -25,8 +29,9 @@ class Connection:
         self._windows = {0: 65_535}
         self._room = asyncio.Event()
         self.ended: set[int] = set()  # streams that the server has ended
+        self.tasks: list[asyncio.Task[None]] = []  # that send
         self._task = asyncio.create_task(self._read())
-        writer.write(PREFACE + frame(SETTINGS, 0, 0, b""))
+        writer.write(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW, window)))
 
     def open(self, path: str, key: str | None = None) -> int:
         """Begin a call; its stream."""
@@ -59,8 +64,15 @@ class Connection:
     async def wait_closed(self) -> None:
         await asyncio.wait([self._task])
 
+    async def until_ended(self, streams: Sequence[int]) -> None:
+        """Until the server has ended these."""
+        while not self.ended.issuperset(streams):
+            self._room.clear()
+            await self._room.wait()
+
     def close(self) -> None:
-        self._task.cancel()
+        for task in (self._task, *self.tasks):
+            task.cancel()
         self._writer.close()
 
     async def _read(self) -> None:
@@ -112,6 +124,6 @@ def _text(value: str) -> bytes:
     return bytes([len(data)]) + data
 
 
-async def connect(address: str, source: str = "127.0.0.1") -> Connection:
+async def connect(address: str, window: int = 65_535) -> Connection:
     host, _, port = address.rpartition(":")
-    return Connection(*await asyncio.open_connection(host, int(port), local_addr=(source, 0)))
+    return Connection(*await asyncio.open_connection(host, int(port)), window)
