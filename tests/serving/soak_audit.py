@@ -42,7 +42,7 @@ def audit(database: str, artifacts_url: str, directory: Path, ledger: Ledger) ->
     with contextlib.closing(open_stores(database)) as stores:
         jobs = {job.id: job for job in stores.jobs.list("", page_size=ALL)}
         _check_rows(jobs, stores, ledger, found)
-        _check_messages(jobs, ledger, found)
+        _check_messages(stores, ledger, found)
         for job in jobs.values():
             if job.state is State.SUCCEEDED:
                 _check_file(job, artifacts, ledger, found)
@@ -66,7 +66,7 @@ def _check_rows(jobs: dict[str, Job], stores: Stores, ledger: Ledger, found: Aud
     if len(orders) != len(ledger.orders):
         found.problems.append(f"{len(ledger.orders) - len(orders)} jobs were given to several requests")
     for job_id in orders.keys() - jobs.keys():
-        if orders[job_id].fate != "deleted":
+        if not orders[job_id].deleted:
             found.problems.append(f"{job_id} is gone")
     for job_id in jobs.keys() - orders.keys():
         found.problems.append(f"{job_id} was made for nobody")
@@ -74,7 +74,7 @@ def _check_rows(jobs: dict[str, Job], stores: Stores, ledger: Ledger, found: Aud
         ends = [e for e in stores.jobs.events(job_id, "") if e.to_state is not None and State(e.to_state).final]
         if len(ends) != 1:
             found.problems.append(f"{job_id} ended {len(ends)} times")
-        if order.fate == "deleted" and job_id in jobs:
+        if order.deleted and job_id in jobs:
             found.problems.append(f"{job_id} was deleted and is there")
     for job in jobs.values():
         found.states[str(job.state)] += 1
@@ -101,13 +101,13 @@ def _check_file(job: Job, artifacts: ArtifactStore, ledger: Ledger, found: Audit
     found.files += 1
 
 
-def _check_messages(jobs: dict[str, Job], ledger: Ledger, found: Audit) -> None:
+def _check_messages(stores: Stores, ledger: Ledger, found: Audit) -> None:
     """Each event of each job, under one id. A job that was cancelled in the queue never started."""
     for order in ledger.orders.values():
+        started = any(event.to_state == State.RUNNING for event in stores.jobs.events(order.job_id, ""))
         for event in HOOKED:
             ids = ledger.webhooks.get((order.job_id, f"video.{event}"), set())
-            never = event == "start" and order.fate == "cancelled" and jobs[order.job_id].started_at is None
-            if len(ids) != (0 if never else 1):
+            if len(ids) != (1 if started or event != "start" else 0):
                 found.problems.append(f"{order.job_id}: {event} came under {len(ids)} ids")
 
 

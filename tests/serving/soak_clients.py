@@ -34,11 +34,12 @@ class Refused(Exception):
 
 @dataclass
 class Order:
-    """A job as its client knows it. ``fate``: kept, cancelled (it may have ended before that), deleted."""
+    """A job as its client knows it. ``cancelled``: asked to be, it may have ended before that."""
 
     name: str
     frames: int
-    fate: str = "kept"
+    cancelled: bool = False
+    deleted: bool = False
 
     @property
     def job_id(self) -> str:
@@ -129,7 +130,7 @@ class Client:
             if again != name:
                 self._ledger.problems.append(f"request {request_id} made {name} and {again}")
         if priority == 0 and self._random.random() < 0.05:
-            order.fate = "cancelled"
+            order.cancelled = True
             self._call("CancelOperation", operations_pb2.CancelOperationRequest(name=name))
         return request_id
 
@@ -145,10 +146,10 @@ class Client:
         self._ledger.ended.add(request_id)
         if operation.HasField("response"):
             self._fetch(order, operation)
-        elif order.fate != "cancelled" or operation.error.code != CANCELLED:
+        elif not order.cancelled or operation.error.code != CANCELLED:
             self._ledger.problems.append(f"{order.name} failed: {operation.error.message}")
         if self._random.random() < 0.05:
-            order.fate = "deleted"
+            order.deleted = True
             self._call("DeleteOperation", operations_pb2.DeleteOperationRequest(name=order.name))
 
     def close(self) -> None:

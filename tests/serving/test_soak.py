@@ -87,7 +87,7 @@ WRONG: dict[str, tuple[Callable[[World], object], str]] = {
     ),
     "not told": (lambda world: world.ledger.webhooks.pop(("good", "video.completed")), "completed came under 0 ids"),
     "not deleted": (
-        lambda world: setattr(world.ledger.orders["request good"], "fate", "deleted"),
+        lambda world: setattr(world.ledger.orders["request good"], "deleted", True),
         "good was deleted and is there",
     ),
     "a stray": (
@@ -107,7 +107,7 @@ def test_the_audit_notices(what: str, world: World) -> None:
 def test_all_is_well_once_the_sweeper_has_passed(world: World) -> None:
     """A video of a holder that lost its lease, and what was written of a job after it was deleted."""
     world.succeed("deleted")
-    world.ledger.orders["request deleted"].fate = "deleted"
+    world.ledger.orders["request deleted"].deleted = True
     world.stores.jobs.delete("deleted", "")
     world.artifacts.put_bytes("jobs/deleted/2/video.mp4", b"late", "video/mp4")
     snapshot = world.directory / "snapshots/good/0/1"
