@@ -13,7 +13,7 @@ from serving.jobs.job import Job, State
 from serving.jobs.open import Stores
 from serving.jobs.store import JobStore
 from serving.router.books import Books
-from serving.stages.failures import UNAVAILABLE, StageError
+from serving.stages.failures import Remedy, StageError
 from tests.serving.jobs.harness import ids
 from tests.serving.router.harness import CARD, House, until
 
@@ -164,7 +164,7 @@ async def test_a_job_says_what_it_waits_for(build: Build) -> None:
 
     async def encoding() -> None:
         if away:
-            raise StageError(UNAVAILABLE, "the store is away")
+            raise StageError("UNAVAILABLE", "the store is away", Remedy.WAIT)
 
     house.stages.encoding = encoding
     async with house.router() as (_, engine):
