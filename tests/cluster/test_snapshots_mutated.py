@@ -233,7 +233,37 @@ def same(data: bytes, other: bytes) -> bool:
     )
 
 
-FEW = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+NAMED = {
+    "a tensor missing": without("last_sample"),
+    "no latents": without("latents"),
+    "a tensor more": renamed("model_outputs.0", "model_outputs.2"),
+    "another shape": reshaped(("last_sample",), 1, 3),
+    "a frame more": reshaped(TENSORS, 3, 3),
+    "float64": recast("latents", torch.float64),
+    "bfloat16": recast("model_outputs.1", torch.bfloat16),
+    "nan": poisoned("latents", 7, float("nan")),
+    "infinity": poisoned("model_outputs.0", 9, -float("inf")),
+    "another order": written(("scalars", "this_order"), 1),
+    "a counter more": written(("scalars", "corrections"), 0),
+    "a counter less": left_out(("scalars", "this_order")),
+    "another scheduler's state": written(("scheduler",), "DPMSolverMultistepScheduler"),
+    "another scheduler": written(("fingerprint", "scheduler"), "DPMSolverMultistepScheduler"),
+    "another shift": written(("fingerprint", "schedule"), "0123456789abcdef"),
+    "another model": written(("fingerprint", "model"), "nano"),
+    "another seed": written(("fingerprint", "seed"), 12),
+    "more steps": written(("fingerprint", "steps"), 7),
+    "another step": written(("step",), 5),
+    "another version": written(("version",), 2),
+    "another job": written(("owner", "job"), "vid_other"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_is_passed_over(run: Run, shelf: Path, name: str) -> None:
+    assert run.found(shelf, changed(run.taken[NEWEST], [NAMED[name]]), None) == (BEFORE, 1)
+
+
+FEW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 @given(changes=st.lists(CHANGES, min_size=1, max_size=3))
