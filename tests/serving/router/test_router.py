@@ -164,11 +164,11 @@ async def test_a_job_says_what_it_waits_for(build: Build) -> None:
 
     async def encoding() -> None:
         if away:
-            raise StageError("UNAVAILABLE", "the store is away", Remedy.WAIT)
+            raise StageError("UNAVAILABLE", "storage", Remedy.WAIT)
 
     house.stages.encoding = encoding
     async with house.router() as (_, engine):
-        await until(lambda: house.job("a").notice == "the store is away")
+        await until(lambda: house.job("a").notice == "waiting for storage")
         away = False
         await until(lambda: house.job("a").notice == "")
         engine.steps = 1
