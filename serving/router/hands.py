@@ -43,14 +43,14 @@ class Hands:
         room: int,
         work: Callable[[Job], Awaitable[Ending]],
         drop: Callable[[Job], None],
-        clear: Callable[[Job, list[str]], Awaitable[None]],
+        clear: Callable[[Job, bool, list[str]], Awaitable[None]],
     ) -> None:
         """
         Args:
             room: jobs at a time.
             work: makes a job, and says how it ended; cancelled where that does not matter any more.
             drop: called at once when that is so.
-            clear: deletes what is left of a job that ended, and these files.
+            clear: deletes these files and, where the job is over and not somebody else's, what else is left of it.
         """
         self._books = books
         self._room = room
@@ -158,20 +158,20 @@ class Hands:
         """Write how a job ended and let go of it. One whose end cannot be written at all is left to whoever claims it
         next; after so many attempts it is given up."""
         try:
-            useless = await self._write(hand.job, ending)
+            held, useless = await self._write(hand.job, ending)
         except Exception:
             log.exception("job %s: how it ended cannot be written", hand.job.id)
             return
         finally:
             if self._hands.get(hand.job.id) is hand:
                 del self._hands[hand.job.id]
-        await self._clear(hand.job, useless)
+        await self._clear(hand.job, held, useless)
 
-    async def _write(self, job: Job, ending: Ending) -> list[str]:
+    async def _write(self, job: Job, ending: Ending) -> tuple[bool, list[str]]:
         """Write how a job ended, as soon as the database takes it.
 
         Returns:
-            Files that nobody will ever ask for: the job is somebody else's by now, or ended otherwise.
+            Whether it ended so, for it may be somebody else's by now; and files that nobody will ever ask for.
 
         Raises:
             StoreRefused: not even that it failed can be written.
@@ -181,7 +181,7 @@ class Hands:
         while True:
             try:
                 held = await self._books.end(job, ending)
-                return useless if held else useless + ending.files
+                return held, useless if held else useless + ending.files
             except StoreRefused as error:
                 if ending is UNSTORABLE:
                     raise

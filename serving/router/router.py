@@ -172,10 +172,11 @@ class Router:
         for segment_id in [i for i in self._board.active if i.startswith(lease_prefix(job))]:
             self._board.remove(segment_id)
 
-    async def _clear(self, job: Job, files: list[str]) -> None:
+    async def _clear(self, job: Job, over: bool, files: list[str]) -> None:
         """Delete files that a job left, and its snapshots where it is over; what stays is swept."""
         try:
-            await asyncio.to_thread(self._snapshots.discard, job.id)
+            if over:
+                await asyncio.to_thread(self._snapshots.discard, job.id)
             if files:
                 await asyncio.to_thread(self._artifacts.delete, files)
         except (SnapshotError, ArtifactError) as error:

@@ -286,3 +286,16 @@ def test_the_whole_service_killed_in_mid_job(service: Service, tmp_path: Path) -
     for name in (done, running, queued):
         service.client.download(name, tmp_path / "video.mp4")
         assert probe(tmp_path / "video.mp4").frames == 16
+
+
+@pytest.mark.long
+def test_the_whole_service_stopped_in_mid_job(service: Service) -> None:
+    """Which is no failure of the job's: nothing counts, and it goes on where it was."""
+    running = service.client.create({**REQUEST, "steps": 200})
+    before = denoising(service, running).step
+    service.client.close()
+    assert service.process.stop() == [], "nothing had to be killed"
+    service.start()
+    assert next(status.step for status in service.client.watch(running) if status.step) > before
+    end = service.client.wait(running, 120)
+    assert (end.state, end.attempt) == ("succeeded", 1)

@@ -12,9 +12,10 @@ from serving.jobs.errors import StoreError
 from serving.jobs.job import Job, State
 from serving.jobs.open import Stores
 from serving.jobs.store import JobStore
-from serving.router.books import Books
+from serving.router.books import Books, Ending
+from serving.router.hands import Hands
 from serving.stages.failures import Remedy, StageError
-from tests.serving.jobs.harness import ids
+from tests.serving.jobs.harness import RESULT, ids
 from tests.serving.router.harness import CARD, House, until
 
 pytestmark = pytest.mark.timeout(60)
@@ -93,6 +94,25 @@ async def test_a_lost_lease_ends_the_work_and_a_cancellation_the_job(build: Buil
         engine.steps = 9
         await until(is_done(house, "b"))
     assert house.job("b").state is State.SUCCEEDED
+
+
+async def test_a_job_that_somebody_else_has_keeps_its_snapshots(build: Build) -> None:
+    house = build()
+    house.create("a")
+    books = Books(house.settings, "r1", CARD.name)
+    cleared: asyncio.Queue[tuple[str, bool, list[str]]] = asyncio.Queue()
+
+    async def work(job: Job) -> Ending:
+        await asyncio.to_thread(house.store.expire_leases)
+        return Ending(State.SUCCEEDED, RESULT)
+
+    async def clear(job: Job, over: bool, files: list[str]) -> None:
+        cleared.put_nowait((job.id, over, files))
+
+    claiming = asyncio.create_task(Hands(books, 1, work, lambda _: None, clear).claim())
+    assert await asyncio.wait_for(cleared.get(), 30) == ("a", False, [RESULT.video.key])
+    claiming.cancel()
+    await books.close()
 
 
 REFUSE = {
