@@ -151,7 +151,7 @@ def test_jobs(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[st
     header, first, second = capsys.readouterr().out.splitlines()
     assert header.split() == ["job", "state", "step", "model", "created", "note"]
     assert first.split()[:4] == [waiting, "queued", "0/7", "tiny"]
-    assert first.rstrip().endswith("0 ahead")
+    assert first.rstrip().endswith("0 ahead, no engine serves tiny now")
     assert second.split()[:2] == [done, "succeeded"]
 
 
