@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 READY_SECONDS = 180.0
 WAIT_SECONDS = 90.0
 SHORT = {"size": "40x24", "frames": 1, "seed": 3}
-DISK_BYTES = 160 << 20  # of which the artifact store leaves 64 MiB free
+DISK_BYTES = 80 << 20  # of which the artifact store leaves 64 MiB free
 
 
 class Bucket:
@@ -116,29 +116,44 @@ def closing_bucket(bucket: Bucket) -> Iterator[None]:
         bucket.stop()
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system."""
-    folder = tmp_path / "disk"
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[None]:
+    """A file system of its own."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_disk_that_is_full_and_freed(tmp_path: Path, disk: Path) -> None:
-    """Everything lies on it: the database, the artifacts, the snapshots, the files in the making."""
-    with running(tmp_path, disk / "data", snapshot_steps="5") as client:
-        name = client.create({"prompt": "a red circle", **SHORT, "frames": 9, "steps": 60})
-        until(lambda: client.get(name).step > 2, WAIT_SECONDS)
-        with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
-            while True:
-                filler.write(b"\1" * 4_096)
-        log = tmp_path / "log"
-        until(lambda: client.get(name).state == "decoding" or "waiting for" in log.read_text(), WAIT_SECONDS)
-        assert not client.get(name).done
-        (disk / "filler").unlink()
-        check_done(client, name, tmp_path / "video.mp4")
+def fill(folder: Path) -> Path:
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"\1" * 4_096)
+    return filler
+
+
+def test_disks_that_are_full_and_freed(tmp_path: Path) -> None:
+    """That of the files in the making, and that of the finished ones."""
+    data = tmp_path / "data"
+    data.mkdir()
+    disks = {name: tmp_path / name for name in ("scratch", "artifacts")}
+    with small_disk(disks["scratch"], 8 << 20), small_disk(disks["artifacts"], DISK_BYTES):
+        for name, folder in disks.items():
+            (data / name).symlink_to(folder)
+        with running(tmp_path, data) as client:
+            for disk, notice in (
+                ("scratch", "disk space: the disk is full"),
+                ("artifacts", "storage: its disk is full"),
+            ):
+                filler = fill(disks[disk])
+                name = client.create({"prompt": "a red circle", **SHORT, "steps": 2})
+                until(lambda name=name, notice=notice: waits(data, name, f"waiting for {notice}"), WAIT_SECONDS)  # type: ignore[misc]
+                filler.unlink()
+                check_done(client, name, tmp_path / f"{disk}.mp4")
+                assert not list(disks["scratch"].iterdir())
