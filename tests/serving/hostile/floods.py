@@ -15,7 +15,7 @@ import os
 import resource
 import sys
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -207,13 +207,12 @@ class Flood:
 
     # Reads.
 
-    async def label_filters(self) -> None:
+    async def lists(self, terms: Iterator[str]) -> None:
         async with self._channel() as channel:
             operations = operations_pb2_grpc.OperationsStub(channel)
-            numbers = itertools.count()
 
             async def page() -> str:
-                asked = operations_pb2.ListOperationsRequest(filter=f"labels.number={next(numbers)}", page_size=200)
+                asked = operations_pb2.ListOperationsRequest(filter=next(terms), page_size=200)
                 return await _code(operations.ListOperations(asked, metadata=self.metadata))
 
             await self.repeat(16, page)
@@ -324,7 +323,8 @@ FLOODS: dict[str, Callable[[Flood], Awaitable[None]]] = {
     "large JSON": lambda flood: flood.fat_json(),
     "stalled uploads": lambda flood: flood.stalled_uploads(),
     "stalled JSON": lambda flood: flood.stalled_json(),
-    "label filters": lambda flood: flood.label_filters(),
+    "label filters": lambda flood: flood.lists(f"labels.number={number}" for number in itertools.count()),
+    "lists without an index": lambda flood: flood.lists(itertools.repeat("task=edit_video AND state=succeeded")),
     "gets": lambda flood: flood.gets(),
     "watches": lambda flood: flood.watches(),
     "results in predictions": lambda flood: flood.inlined_results(),
