@@ -77,10 +77,10 @@ def _in_turn(tx: Tx, limit: int, models: Sequence[str], in_hand: Sequence[str], 
             )
         return min(heads, key=lambda row: (-row["priority"], row["created_at"], row["id"]), default=None)
 
-    if limit <= 0:
-        return found
     live = "finished_at IS NULL AND model = ?"
     owners = sorted({owner for model in models for owner in waiting_tenants(tx, "job", live, (model,))})
+    if limit <= 0 or not owners:
+        return found
     running = "SELECT owner, count(*) AS jobs FROM job WHERE state = 'running' AND lease_until > ? GROUP BY owner"
     busy = {row["owner"]: int(row["jobs"]) for row in tx.all(running, (now,))}
     loads = {owner: (busy.get(owner, 0), turn) for owner, turn in turns(tx, owners).items()}

@@ -86,8 +86,8 @@ def enqueue(tx: Tx, job_id: str, owner: str, webhook: Webhook | None, events: Se
         return
     for event in events:
         if event in (webhook.events or DEFAULT_EVENTS):
-            id_, host = f"msg_{secrets.token_hex(16)}", host_of(webhook.url)
-            tx.later(_INSERT, (id_, job_id, owner, event, webhook.url, host, now, now, None))
+            message_id, host = f"msg_{secrets.token_hex(16)}", host_of(webhook.url)
+            tx.later(_INSERT, (message_id, job_id, owner, event, webhook.url, host, now, now, None))
 
 
 def host_of(url: str) -> str:

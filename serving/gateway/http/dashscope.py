@@ -41,7 +41,13 @@ CODES = {
     "NOT_ASYNC": "AccessDenied",
     "TASK_ENDED": "UnsupportedOperation",
 }
-CODES_BY_STATUS = {401: "InvalidApiKey", 403: "AccessDenied", 404: "ResourceNotFound", 409: "Conflict"}
+CODES_BY_STATUS = {
+    401: "InvalidApiKey",
+    403: "AccessDenied",
+    404: "ResourceNotFound",
+    409: "Conflict",
+    429: "Throttling",
+}
 
 
 async def synthesize(call: Call) -> Response:
