@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from serving.cli.service import ServiceProcess, serve_command
 from serving.client import VideoClient
 from tests.serving.gateway.harness import until
 from tests.serving.test_service import REQUEST, Service, command_line, denoising, listening_sockets
+from tests.serving.test_supervisor import marks
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -98,6 +101,21 @@ def test_a_gang_meets_on_loopback(tmp_path_factory: pytest.TempPathFactory) -> N
             assert client.wait(client.create({**REQUEST, "steps": 2}), 60).state == "succeeded"
     finally:
         service.process.stop()
+
+
+@pytest.mark.parametrize("moment", ["starting Ray", "loading nano"])
+@pytest.mark.parametrize("signals", [1, 2])
+def test_signals_during_a_start_leave_nothing_behind(tmp_path: Path, moment: str, signals: int) -> None:
+    process = ServiceProcess(serve_command("nano", tmp_path / "data"), tmp_path / "log")
+    until(lambda: moment in (tmp_path / "log").read_text(), 60)
+    for _ in range(signals):
+        os.kill(process.pid, signal.SIGTERM)
+    psutil.Process(process.pid).wait(20)
+    mark = (tmp_path / "data" / "lock").read_text()
+    assert mark and [p for p in psutil.process_iter() if mark in marks(p)] == []
+    assert not (tmp_path / "data" / "ray-session").exists()
+    assert process.stop() == []
+    assert "error" not in (tmp_path / "log").read_text()
 
 
 def is_of_ray(process: psutil.Process) -> bool:
