@@ -20,6 +20,7 @@ START_SECONDS = 180.0  # for the first sign of life
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # before the next one is started, after so many failures in a row
 KILL_SECONDS = 5.0
 STEADY_SECONDS = 60.0  # of work, after which earlier failures are forgotten
+FIRST_TRIES = 5  # of one that has never worked
 BAD_SETTINGS = 2  # the status of a process that could not start as it was told to
 
 
@@ -71,7 +72,7 @@ class Child:
             elapsed: seconds since the last look, less any that this process was stopped for itself.
 
         Raises:
-            ChildError: it never worked, and refuses its settings.
+            ChildError: it never worked, and refuses its settings or has been tried often enough.
         """
         if self.process is None:
             self._pause -= elapsed
@@ -89,7 +90,7 @@ class Child:
                     self._failures = 0
             return None
         self.kill()
-        if status == BAD_SETTINGS and not self._worked_once:
+        if not self._worked_once and (status == BAD_SETTINGS or self._failures >= FIRST_TRIES - 1):
             raise ChildError(f"the {self.name} did not start; its message is above")
         self._pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.children import PAUSES, Child, ChildError, stop_all
+from serving.children import FIRST_TRIES, PAUSES, Child, ChildError, stop_all
 from serving.marks import end_marked
 from serving.settings import Settings
 from tests.serving.gateway.harness import until
@@ -97,6 +97,16 @@ def test_one_that_never_worked_and_refuses_its_settings_ends_the_service(
     played = child(tmp_path, mark, "raise SystemExit(2)", monkeypatch=monkeypatch)
     with pytest.raises(ChildError, match="the player did not start; its message is above"):
         played.wait(10)
+
+
+def test_one_that_breaks_down_whenever_it_starts_ends_the_service(
+    tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = child(tmp_path, mark, "raise SystemExit(1)", monkeypatch=monkeypatch)
+    said = [look_until(played, "ended with status 1", 1.0) for _ in range(FIRST_TRIES - 1)]
+    assert len(said) == FIRST_TRIES - 1
+    with pytest.raises(ChildError, match="the player did not start"):
+        look_until(played, "never", 1.0)
 
 
 def test_a_stopped_one_is_replaced_and_one_that_stood_still_for_a_moment_is_not(
