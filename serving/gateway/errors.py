@@ -123,7 +123,8 @@ def as_api_error(error: Exception) -> ApiError:
     """The answer to an exception; unexpected ones get INTERNAL with a request id, under which they are logged."""
     match error:
         case ApiError():
-            return error
+            error.__context__ = None  # which, with its frames, may hold all of a large request
+            return error.with_traceback(None)
         case InvalidRequest():
             listed = tuple(error.violations[:MAX_VIOLATIONS])
             return ApiError(

@@ -70,13 +70,13 @@ class Reading:
                 raise ApiError("INVALID_ARGUMENT", "NO_MESSAGE", "the call ended without a message")
             if len(data) > SMALL_BYTES:
                 if not kind.bulk:
-                    raise _too_large(data, SMALL_BYTES)
+                    raise _too_large(len(data), SMALL_BYTES)
                 message = await asyncio.to_thread(_parse, data, kind)
                 del data
-                yield message
+                yield _checked(message)
                 return
             message = _parse(data, kind)
-        yield message
+        yield _checked(message)
 
     @asynccontextmanager
     async def upload(self, context: Any, caller: str, kind: Kind) -> AsyncIterator[AsyncIterator[Any]]:
@@ -89,7 +89,7 @@ class Reading:
 
         async def each() -> AsyncIterator[Any]:
             while (data := await _read(context, PIECE_SECONDS)) is not None:
-                yield _parse(data, kind)
+                yield _checked(_parse(data, kind))
 
         async with self._uploads.turn(caller, TURN_SECONDS):
             yield each()
@@ -111,8 +111,8 @@ async def read_open(context: Any, kind: Kind) -> Any:
     """
     data = await _read(context, OPEN_SECONDS)
     if data is not None and len(data) > OPEN_BYTES:
-        raise _too_large(data, OPEN_BYTES)
-    return None if data is None else _parse(data, kind)
+        raise _too_large(len(data), OPEN_BYTES)
+    return None if data is None else _checked(_parse(data, kind))
 
 
 async def _read(context: Any, seconds: float) -> bytes | None:
@@ -127,8 +127,9 @@ async def _read(context: Any, seconds: float) -> bytes | None:
 
 
 def _parse(data: bytes, kind: Kind) -> Any:
+    """The message, or what is wrong with it: an exception that is raised would hold the bytes while it lives."""
     if has_many_fields(data, kind.message):
-        raise ApiError(
+        return ApiError(
             "INVALID_ARGUMENT",
             "TOO_MANY_FIELDS",
             f"the request holds more than {MAX_FIELDS} fields, or more than {MAX_OWN_FIELDS} in one of its parts",
@@ -136,12 +137,18 @@ def _parse(data: bytes, kind: Kind) -> Any:
     try:
         return kind.parse(data)
     except DecodeError:
-        raise ApiError("INVALID_ARGUMENT", "MALFORMED_MESSAGE", "the request is not a well-formed message") from None
+        return ApiError("INVALID_ARGUMENT", "MALFORMED_MESSAGE", "the request is not a well-formed message")
 
 
-def _too_large(data: bytes, limit: int) -> ApiError:
+def _checked(message: Any) -> Any:
+    if isinstance(message, ApiError):
+        raise message
+    return message
+
+
+def _too_large(size: int, limit: int) -> ApiError:
     return ApiError(
         "INVALID_ARGUMENT",
         "MESSAGE_TOO_LARGE",
-        f"the request has {len(data)} bytes, at most {limit} are allowed for this method",
+        f"the request has {size} bytes, at most {limit} are allowed for this method",
     )

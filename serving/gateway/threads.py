@@ -58,5 +58,6 @@ def _run(future: Future[Any], call: Callable[[], Any]) -> None:
         result = call()
     except BaseException as error:
         future.set_exception(error)
+        del future, call  # else they, the exception and all that its frames hold would wait for the garbage collector
     else:
         future.set_result(result)

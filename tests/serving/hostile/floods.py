@@ -351,7 +351,7 @@ def describe(plan: Plan) -> str:
 
 
 if __name__ == "__main__":
-    os.nice(NICE)
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)  # whatever that of its parent is
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     asyncio.run(run(Plan(**json.loads(sys.argv[1]))))
