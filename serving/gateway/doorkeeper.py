@@ -79,6 +79,7 @@ class Doorkeeper:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, ApiKey | None]] = {}
+        self._unknown: dict[str, tuple[float, ApiKey | None]] = {}  # apart: anybody can make up any number of them
         self._any: tuple[float, bool] = (-CACHE_SECONDS, False)
         self._buckets: dict[str, Bucket] = {}
 
@@ -89,6 +90,12 @@ class Doorkeeper:
         if known is not None and known[1] is not None:
             return True
         return (secret is None or known is not None) and (self._required or self._any_is_fresh(now))
+
+    def knew(self, secret: str | None) -> str | None:
+        """The id of a key that was good when it was looked up last, however long ago."""
+        with self._lock:
+            known = None if secret is None else self._known.get(secret)
+        return None if known is None or known[1] is None else known[1].id
 
     def identify(self, secret: str | None) -> Principal:
         """Whose key it is; does not count as a request.
@@ -142,13 +149,15 @@ class Doorkeeper:
             return known[1]
         key = self._keys.find(secret)
         with self._lock:
-            if len(self._known) >= CACHE_ENTRIES:
-                self._known.clear()
-            self._known[secret] = (now, key)
+            kept, other = (self._unknown, self._known) if key is None else (self._known, self._unknown)
+            other.pop(secret, None)
+            if len(kept) >= CACHE_ENTRIES:
+                kept.clear()
+            kept[secret] = (now, key)
         return key
 
     def _remembered(self, secret: str, now: float) -> tuple[float, ApiKey | None] | None:
         """What was found lately, and when."""
         with self._lock:
-            known = self._known.get(secret)
+            known = self._known.get(secret) or self._unknown.get(secret)
         return known if known is not None and now - known[0] < CACHE_SECONDS else None

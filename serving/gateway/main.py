@@ -55,6 +55,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 SWITCH_SECONDS = 0.001  # that a thread computes while others, above all the event loop, wait for the interpreter
 THREADS_EACH = 16  # of one caller
 THREADS = 64  # calls that may wait for the database or the disk at a time
+MAX_FILES = 16_384
 HTTP_IDLE_SECONDS = 65  # a little more than load balancers keep a connection
 MEDIA_WORKERS = 2  # one of them for small files alone
 
@@ -174,7 +175,7 @@ async def run(core: Core, supervised: bool = True) -> None:
         ]
         runs = (core.watching.run(), core.standing.run(), sockets.run(grpc_port))
         background = [asyncio.create_task(run) for run in runs]
-        for task in (*tasks, *background):  # none ends by itself; if one fails, the supervisor starts another gateway
+        for task in (*tasks, *background):  # none ends by itself; if one does, the supervisor starts another gateway
             task.add_done_callback(lambda _: liveness.stop())
         gc.collect()
         gc.freeze()  # what is here now stays: no collection has to look at it again, which takes tens of milliseconds
@@ -200,9 +201,11 @@ def return_memory() -> None:
 
 
 def allow_many_files() -> None:
-    """As many as this user may open: each connection is one, and shells often allow no more than 1,024."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Each connection is one, and shells often allow no more than 1,024."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if most == resource.RLIM_INFINITY else min(most, MAX_FILES)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def http_config(core: Core) -> uvicorn.Config:

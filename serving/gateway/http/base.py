@@ -114,6 +114,8 @@ def route(core: Core, endpoint: Endpoint, render: RenderError, bodies: Bodies) -
                 if connection is not None:
                     connection.admitted(who.name)
             call = Call(core, request, who)
+            if endpoint.open and endpoint.method == "GET":
+                return await endpoint.handler(call)
             if endpoint.method == "GET":
                 async with core.answers.turn(who.name, TURN_SECONDS):
                     return await endpoint.handler(call)
