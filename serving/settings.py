@@ -41,7 +41,7 @@ class Settings(BaseSettings):
 
     lease_seconds: float = Field(default=10.0, gt=0)
     max_running: int = Field(default=8, ge=1, description="jobs that a router works on at a time")
-    max_attempts: int = Field(default=5, ge=1, description="claims in a row without progress after which a job is failed")
+    max_attempts: int = Field(default=5, ge=1, description="claims without progress in a row, then a job is failed")
     max_queued: int = Field(
         default=2_000,
         ge=1,

@@ -13,6 +13,7 @@ import pytest
 from model.tasks import MAX_SEED
 from serving.api.zoetrope.video.v1 import video_pb2
 from serving.client import ClientError, OperationStatus
+from serving.gateway.core import CHUNK_BYTES
 from serving.jobs.job import JobFilter, Stage, State
 from tests.serving.gateway.harness import (
     MODEL,
@@ -180,10 +181,10 @@ def test_download_resumes_and_replaces_wrong_leftovers(service: Service, tmp_pat
     out = tmp_path / "out.mp4"
     partial = tmp_path / f".out.mp4.{name.removeprefix('operations/')}.partial"
     for left_over, first in (
-        (BYTES[:2_000_000], len(BYTES)),  # 500 kB are fetched, in one chunk
+        (BYTES[:2_000_000], 2_000_000 + CHUNK_BYTES),
         (BYTES, len(BYTES)),
-        (b"?" * 2_000_000, len(BYTES)),
-        (b"?" * 3_000_000, 1 << 20),  # longer than the file
+        (b"?" * 2_000_000, 2_000_000 + CHUNK_BYTES),
+        (b"?" * 3_000_000, CHUNK_BYTES),  # longer than the file
     ):
         partial.write_bytes(left_over)
         progress: list[tuple[int, int]] = []
