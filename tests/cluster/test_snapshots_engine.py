@@ -76,9 +76,9 @@ def test_segments_go_on_from_what_fits(hub: Any, tmp_path: Path) -> None:
     engine = start_engine(card, hub, EngineSettings(rank_resources={"CPU": 0.5}, snapshots=str(tmp_path / "kept")))
     engine.name()
     given = ray.put(conditions)
+    ray.get(hub.allow.remote(STEPS))
     for name in CASES:
         ray.get(hub.add.remote(segment_of(spec, name), [given], Owner(name, 0, 2), 8))
-    ray.get(hub.allow.remote(STEPS))
     ray.get(hub.until_ended.remote(len(CASES)))
     ledger, events = ray.get([hub.ledger.remote(), hub.events.remote()])
     engine.end()
