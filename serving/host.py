@@ -36,6 +36,7 @@ Deploy = Callable[[Settings, ModelCard], None]
 
 OBJECT_STORE_BYTES = 256 << 20
 ROUTER_SECONDS = 120.0  # more than Serve takes to find out that one hangs, and to start another
+LOOK_SECONDS = 0.2
 RAYS_OWN = ("gcs_server", "raylet")
 END_SECONDS = 5.0
 LOST = 3  # the exit status where Ray or the application is lost
@@ -92,19 +93,20 @@ class _Stop:
 
 
 class _Watch:
-    """Looks after Ray and, once it is deployed, the application, from a thread of its own."""
+    """Looks after Ray and, once it is deployed, the application, from threads of its own."""
 
     def __init__(self) -> None:
         self.deployed, self.over = threading.Event(), threading.Event()
         self._own = {c.name(): c for c in psutil.Process().children() if c.name() in RAYS_OWN}
         self._answered = time.monotonic()
-        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        threading.Thread(target=self._look, name="look", daemon=True).start()
+        threading.Thread(target=self._ask, name="ask", daemon=True).start()
 
-    def _run(self) -> None:
+    def _ask(self) -> None:
+        """Ask everything that has to be there; hangs with whoever is asked, and then there are no signs of life."""
         from serving.application import alive, router_answers
 
         while not self.over.wait(BEAT_SECONDS):
-            self._look_at_processes()
             try:
                 well = alive()
             except Exception as error:
@@ -120,12 +122,14 @@ class _Watch:
             if well:
                 beat()
 
-    def _look_at_processes(self) -> None:
-        for name, process in self._own.items():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    continue
-            self._lost(f"Ray's {name} died")
+    def _look(self) -> None:
+        """Find out at once when one of Ray's processes dies, which its callers do after a minute."""
+        while not self.over.wait(LOOK_SECONDS):
+            for name, process in self._own.items():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.status() != psutil.STATUS_ZOMBIE:
+                        continue
+                self._lost(f"Ray's {name} died")
 
     def _lost(self, what: str) -> None:
         """End this process: the supervisor ends what is left of the cluster and starts another."""
