@@ -76,8 +76,12 @@ class Child:
         """
         if self.process is None:
             self._pause -= elapsed
-            if self._pause <= 0 and end_marked(self.mark):
-                self._start()
+            try:
+                if self._pause <= 0 and end_marked(self.mark):
+                    self._start()
+            except (OSError, RuntimeError) as error:  # no memory, no more processes or files
+                self._pause = PAUSES[-1]
+                return f"the {self.name} cannot be started now ({error}), trying again in {self._pause:g} s"
             return None
         status = self.process.poll()
         self._silent += elapsed

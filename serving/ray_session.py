@@ -45,7 +45,7 @@ def clear_session(settings: Settings) -> None:
         with suppress(OSError):  # a full disk: the service is worth more than a log
             _keep_logs(directory, settings.logs)
         shutil.rmtree(directory, ignore_errors=True)
-    note.unlink()
+    note.unlink(missing_ok=True)
 
 
 def _keep_logs(directory: Path, logs: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,19 @@ def test_one_that_breaks_down_whenever_it_starts_ends_the_service(
     assert len(said) == FIRST_TRIES - 1
     with pytest.raises(ChildError, match="the player did not start"):
         look_until(played, "never", 1.0)
+
+
+def test_a_machine_that_cannot_start_one_now_is_asked_again(
+    tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = child(tmp_path, mark, READY, WAIT, monkeypatch=monkeypatch)
+    with monkeypatch.context() as full:
+        full.setattr(subprocess, "Popen", lambda *_, **__: os.read(-1, 1))
+        said = look_until(played, "cannot be started now")
+    assert said == "the player cannot be started now ([Errno 9] Bad file descriptor), trying again in 30 s"
+    assert played.look(29.0) is None and played.process is None
+    assert played.wait(10) == "ready\n"
+    played.stop()
 
 
 def test_a_stopped_one_is_replaced_and_one_that_stood_still_for_a_moment_is_not(
