@@ -50,15 +50,12 @@ class Sockets:
         Args:
             port: at which the server listens.
         """
+        table = Table(port)
         while os.path.isdir(TABLE):
-            found = await asyncio.to_thread(connections_at, port)
-            try:
-                for one in self.too_many(list(found)):
-                    with suppress(OSError):  # it has ended meanwhile
-                        found[one].shutdown(socket.SHUT_RDWR)
-            finally:
-                for connection in found.values():
-                    connection.close()
+            peers = await asyncio.to_thread(table.peers)
+            gone = self.too_many(peers)
+            if gone:
+                await asyncio.to_thread(table.end, gone)
             await asyncio.sleep(LOOK_SECONDS)
 
     def too_many(self, peers: list[str]) -> list[str]:
@@ -92,23 +89,45 @@ class Sockets:
         return found
 
 
-def connections_at(port: int) -> dict[str, socket.socket]:
-    """Of this process, those that were accepted at a port, by peer. The caller closes them, which ends none."""
-    found: dict[str, socket.socket] = {}
-    for number in os.listdir(TABLE):
-        with suppress(OSError):  # it is closed already, or is none
-            if not os.readlink(f"{TABLE}/{number}").startswith("socket:"):
-                continue
-            connection = socket.socket(fileno=os.dup(int(number)))
-            peer = _peer_of(connection, port)
-            if peer is None or peer in found:
-                connection.close()
-            else:
-                found[peer] = connection
-    return found
+class Table:
+    """This process's connections that were accepted at a port. Looks at each only once."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._peers: dict[str, str | None] = {}  # of sockets by their number in the system; None of others
+        self._files: dict[str, int] = {}  # by peer
+
+    def peers(self) -> list[str]:
+        """Of all that there are now."""
+        known, files = {}, {}
+        for name in os.listdir(TABLE):
+            with suppress(OSError):  # it is closed already
+                target = os.readlink(f"{TABLE}/{name}")
+                if target.startswith("socket:"):
+                    peer = known[target] = self._peers[target] if target in self._peers else self._peer_of(int(name))
+                    if peer is not None:
+                        files[peer] = int(name)
+        self._peers, self._files = known, files
+        return list(files)
+
+    def end(self, peers: list[str]) -> None:
+        """End connections, but leave it to their owner to close them."""
+        for peer in peers:
+            with suppress(OSError), _duplicate(self._files[peer]) as connection:
+                if _name(connection, self._port) == peer:  # and not another one that took the file's number
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def _peer_of(self, file: int) -> str | None:
+        with _duplicate(file) as connection:
+            return _name(connection, self._port)
 
 
-def _peer_of(connection: socket.socket, port: int) -> str | None:
+def _duplicate(file: int) -> socket.socket:
+    return socket.socket(fileno=os.dup(file))
+
+
+def _name(connection: socket.socket, port: int) -> str | None:
+    """Its peer's; None where it is no connection at that port."""
     try:
         if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.getsockname()[1] != port:
             return None

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from serving.gateway import sockets
-from serving.gateway.sockets import Sockets, connections_at
+from serving.gateway.sockets import Sockets, Table
 
 STRANGERS = [f"ipv4:192.0.2.1:{port}" for port in range(10)]
 
@@ -70,10 +70,11 @@ def test_accepted_connections_are_found_and_ended(family: socket.AddressFamily, 
         client = stack.enter_context(socket.create_connection((host, port)))
         accepted = stack.enter_context(listener.accept()[0])
         before = len(os.listdir(sockets.TABLE))
-        found = connections_at(port)
-        assert list(found) == [f"{name}:{client.getsockname()[1]}"]
-        for one in found.values():
-            one.shutdown(socket.SHUT_RDWR)
-            one.close()
+        table = Table(port)
+        peers = [f"{name}:{client.getsockname()[1]}"]
+        assert table.peers() == table.peers() == peers
+        table.end(peers)
         assert client.recv(1) == b"" and accepted.recv(1) == b""
         assert len(os.listdir(sockets.TABLE)) == before
+        accepted.close()
+        assert table.peers() == []
