@@ -37,7 +37,7 @@ class Soak:
 
     jobs: int = 500
     kills: int = 40
-    others: int = 16
+    others: int = 17
     clients: int = 20
     seed: int = 7
     gateways: int = 1
@@ -255,7 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=500)
     parser.add_argument("--kills", type=int, default=40)
-    parser.add_argument("--others", type=int, default=16, help="faults that kill nobody")
+    parser.add_argument("--others", type=int, default=17, help="faults that kill nobody")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--gateways", type=int, default=1)

@@ -148,7 +148,7 @@ OTHERS: Sequence[Fault] = (
     Fault("S3 away", _bucket_away, _needs("bucket", "S3 behind a proxy")),
     Fault("disk full", _fill_disk, _needs("disk", "a file system of its own, which takes root to mount")),
     Fault("planned restart", _restart),
-    *(Fault(f"stop {kind}", partial(_pause, kind)) for kind in KINDS),
+    *(Fault(f"stop {kind}", partial(_pause, kind)) for kind in (*KINDS, "supervisor")),
 )
 
 

@@ -142,7 +142,9 @@ class Service:
         return found
 
     def find(self, kind: str) -> list[psutil.Process]:
-        """Its processes of one of `KINDS`."""
+        """Its processes of one of `KINDS`, or the supervisor."""
+        if kind == "supervisor":
+            return [psutil.Process(self.process.pid)]
         words, found = KINDS[kind], []
         for process in self.family():
             with contextlib.suppress(psutil.Error):
