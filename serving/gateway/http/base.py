@@ -21,7 +21,15 @@ from serving.gateway.callers import bearer, set_caller
 from serving.gateway.core import Core, file_of
 from serving.gateway.doorkeeper import Principal
 from serving.gateway.errors import ApiError, as_api_error, join_violations, whole_seconds
-from serving.gateway.http.bodies import TURN_SECONDS, Bodies, json_object, length_of
+from serving.gateway.http.bodies import (
+    MAX_JSON_MARKS,
+    TURN_SECONDS,
+    Bodies,
+    count_marks,
+    json_object,
+    length_of,
+    malformed,
+)
 from serving.gateway.http.patience import CONNECTION, BoundedProtocol
 from serving.jobs.job import Job
 
@@ -166,29 +174,24 @@ def check_browser(request: Request, public_url: str) -> None:
         )
 
 
-async def read_body(request: Request, limit: int = MAX_JSON_BYTES) -> bytearray:
-    """
-    Raises:
-        ApiError: it is larger than ``limit`` bytes.
-    """
-    body = bytearray()
-    if length_of(request.headers) <= limit:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                break
-        else:
-            return body
-    raise ApiError("INVALID_ARGUMENT", "BODY_TOO_LARGE", f"body: more than the {limit} bytes that are allowed")
-
-
 async def read_json(request: Request, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
         ApiError: it is none, or too large.
     """
-    return await json_object(await read_body(request, limit))
+    body, marks = bytearray(), 0
+    if length_of(request.headers) <= limit:
+        async for chunk in request.stream():
+            body += chunk
+            marks += count_marks(chunk)
+            if len(body) > limit or marks > MAX_JSON_MARKS:
+                break
+    if max(len(body), length_of(request.headers)) > limit:
+        raise ApiError("INVALID_ARGUMENT", "BODY_TOO_LARGE", f"body: more than the {limit} bytes that are allowed")
+    if marks > MAX_JSON_MARKS:
+        raise malformed(f"holds more than {MAX_JSON_MARKS} commas, colons, brackets and braces")
+    return await json_object(body)
 
 
 def parse(model: type[BaseModel], value: Any) -> Any:

@@ -27,7 +27,7 @@ class Bodies:
     """One per gateway. Large bodies that a caller may send at a time, each until its request is answered."""
 
     def __init__(self) -> None:
-        self._json = Turns(own=1, most=4, common=6)
+        self._json = Turns(own=1, most=3, common=4)
         self._forms = Turns(own=2, most=16, common=64)  # their files go to disk
 
     @asynccontextmanager
@@ -50,6 +50,11 @@ def length_of(headers: Headers) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
 
 
+def count_marks(chunk: bytes) -> int:
+    """Of JSON, by which the number of its values is bounded before it is there, let alone parsed."""
+    return sum(map(chunk.count, (b",", b":", b"[", b"{")))
+
+
 async def json_object(data: bytes | bytearray) -> dict[str, Any]:
     """
     Raises:
@@ -61,26 +66,24 @@ async def json_object(data: bytes | bytearray) -> dict[str, Any]:
 
 
 def _object(data: bytes | bytearray) -> dict[str, Any]:
-    if len(data) > MAX_JSON_MARKS and sum(map(data.count, (b",", b":", b"[", b"{"))) > MAX_JSON_MARKS:
-        raise _malformed(f"holds more than {MAX_JSON_MARKS} commas, colons, brackets and braces")
     if len(data) > MAX_JSON_ESCAPES and data.count(b"\\") > MAX_JSON_ESCAPES:
-        raise _malformed(f"holds more than {MAX_JSON_ESCAPES} backslashes")
+        raise malformed(f"holds more than {MAX_JSON_ESCAPES} backslashes")
     try:
         value = json.loads(data.decode())  # json itself would let halves of surrogate pairs through
         if b"\\u" in data:
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError):
-        raise _malformed("is not well-formed JSON") from None
+        raise malformed("is not well-formed JSON") from None
     if not isinstance(value, dict):
-        raise _malformed("is not a JSON object")
+        raise malformed("is not a JSON object")
     level: list[Any] = [value]
     for _ in range(MAX_JSON_DEPTH):
         level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
         level = [child for child in level if isinstance(child, (dict, list))]
         if not level:
             return value
-    raise _malformed(f"is nested more than {MAX_JSON_DEPTH} deep")
+    raise malformed(f"is nested more than {MAX_JSON_DEPTH} deep")
 
 
-def _malformed(what: str) -> ApiError:
+def malformed(what: str) -> ApiError:
     return ApiError("INVALID_ARGUMENT", "MALFORMED_JSON", f"body: {what}")
