@@ -27,7 +27,7 @@ class Bodies:
     """One per gateway. Large bodies that a caller may send at a time, each until its request is answered."""
 
     def __init__(self) -> None:
-        self._json = Turns(own=1, most=3, common=4)
+        self._json = Turns(own=1, most=2, common=4)
         self._forms = Turns(own=2, most=16, common=64)  # their files go to disk
 
     @asynccontextmanager

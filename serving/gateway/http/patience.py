@@ -19,6 +19,8 @@ GRACE_SECONDS = 30.0  # for a body, and in addition the time that its bytes take
 LEAST_BYTES_PER_SECOND = 20_000
 TAKE_SECONDS = 60.0  # that a client may take for each piece of an answer
 LINGER_SECONDS = 2.0  # that a client may go on sending a request that was answered
+REST_BYTES = 32 << 20  # of such a request that are read away; without a key that is good, fewer
+STRANGERS_REST_BYTES = 1 << 20
 MAX_REFUSED = 20  # requests without a key that is good, until their connection is closed
 CONNECTION = "connection"  # in the state of a request
 
@@ -34,6 +36,7 @@ class BoundedProtocol(H11Protocol):
         self._connections = Connections() if connections is None else connections
         self._refused = 0
         self._ending = False
+        self._rest = 0
         self.app_state = {**self.app_state, CONNECTION: self}
 
     @property
@@ -59,6 +62,9 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._ending:  # nobody wants the rest of this body
+            self._rest -= len(data)
+            if self._rest < 0:
+                self.transport.pause_reading()
             return
         self._connections.heard(self)
         super().data_received(data)
@@ -83,6 +89,7 @@ class BoundedProtocol(H11Protocol):
         """After an answer that came before the request was complete: its client may still be sending, and would not
         read an answer whose connection is gone at once."""
         self._ending = True
+        self._rest = STRANGERS_REST_BYTES if self._refused else REST_BYTES
         self.server_state.total_requests += 1
         if self.transport.can_write_eof():
             self.transport.write_eof()
