@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
-from serving.marks import MARK, end_marked
+from serving.marks import MARK, end_marked, end_session
 from serving.settings import Settings
 
 LOOK_SECONDS = 0.1
@@ -123,6 +123,7 @@ class Child:
         """At once, with all that it started; `look` starts another one."""
         if self.process is not None:
             self.process.kill()
+            end_session(self.process.pid)
             with suppress(subprocess.TimeoutExpired):  # the system does not let go of it: none is started beside it
                 self.process.wait(KILL_SECONDS)
         end_marked(self.mark)

@@ -155,6 +155,20 @@ def test_whatever_one_leaves_behind_is_gone_before_the_next_starts(
     until(lambda: processes(mark) == [])
 
 
+def test_what_hides_its_mark_is_known_by_its_session(
+    tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray's agents do, whose titles lie over their environment."""
+    unmarked = ORPHAN.replace("start_new_session=True", "env={'PATH': os.environ['PATH'], 'OF': 'TEST'}")
+    played = child(tmp_path, mark, READY, unmarked, "print('up', flush=True)", WAIT, monkeypatch=monkeypatch)
+    played.wait(10)
+    [orphan] = until(lambda: [p for p in psutil.Process(played.pid).children() if p.name() == "sleep"])
+    os.kill(played.pid, signal.SIGKILL)
+    look_until(played, "ended with status -9")
+    until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+    played.stop()
+
+
 def test_one_that_ignores_the_signal_is_killed(tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
     played = child(tmp_path, mark, DEAF, READY, WAIT, monkeypatch=monkeypatch)
     played.wait(10)
