@@ -12,6 +12,7 @@ from pathlib import Path
 from serving.settings import Settings
 
 PREFIX = "zoetrope-ray-"
+INNER = "r"
 # Of Ray's own processes and of Serve's controller. What those write that work on jobs may hold prompts: see
 # `serving.cluster_log` for them.
 KEPT = ("gcs_server.*", "raylet.*", "python-core-driver-*.log", "serve/controller_*.log", "dashboard_agent.log")
@@ -25,14 +26,15 @@ def note_of(settings: Settings) -> Path:
 
 
 def new_session(settings: Settings) -> str:
-    """An empty folder, outside the data directory because the paths of its sockets must stay under 107 bytes."""
+    """A place for a cluster's folder, outside the data directory because the paths of its sockets must stay under 107
+    bytes, and within a folder that is closed to others because Ray opens its own to everybody."""
     directory = tempfile.mkdtemp(prefix=PREFIX)
     try:
         note_of(settings).write_text(directory)
     except OSError:
         os.rmdir(directory)
         raise
-    return directory
+    return f"{directory}/{INNER}"
 
 
 def clear_session(settings: Settings) -> None:
@@ -43,7 +45,7 @@ def clear_session(settings: Settings) -> None:
     directory = Path(note.read_text())
     if str(directory).startswith(str(Path(tempfile.gettempdir()) / PREFIX)):
         with suppress(OSError):  # a full disk: the service is worth more than a log
-            _keep_logs(directory, settings.logs)
+            _keep_logs(directory / INNER, settings.logs)
         shutil.rmtree(directory, ignore_errors=True)
     note.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +71,8 @@ def test_a_log_that_cannot_be_kept_does_not_keep_its_folder(tmp_path: Path, monk
 
     monkeypatch.setattr(ray_session, "_keep_logs", full)
     settings = Settings(data_dir=tmp_path)
-    directory = Path(new_session(settings))
+    directory = Path(new_session(settings)).parent
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     clear_session(settings)
     assert not directory.exists()
 
