@@ -36,6 +36,29 @@ class Gate:
     reading: Reading = field(default_factory=Reading)
     open_calls: Newest = field(default_factory=lambda: Newest(MAX_OPEN_CALLS, MAX_ALL_OPEN_CALLS))
     open_reads: Newest = field(default_factory=lambda: Newest(MAX_OPEN_READS, MAX_ALL_OPEN_READS))
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _calls: int = 0
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Count a call; ``idle`` says that there is none.
+
+        Raises:
+            ApiError: the gateway is stopping.
+        """
+        if self.core.liveness.stopping:
+            raise ApiError("UNAVAILABLE", "STOPPING", "the gateway is stopping; call again", retry_seconds=0.1)
+        self._calls += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self.idle.set()
 
 
 class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
@@ -85,12 +108,13 @@ class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
 
         async def guarded(_: Any, context: Any) -> Any:
             try:
-                name = await self._admit(context)
-                async with read(context, name, kind) as request:
-                    if not is_quick(request):
-                        return await method(request, context)
-                    async with self._gate.core.answers.turn(name, TURN_SECONDS):
-                        return await method(request, context)
+                with self._gate.call():
+                    name = await self._admit(context)
+                    async with read(context, name, kind) as request:
+                        if not is_quick(request):
+                            return await method(request, context)
+                        async with self._gate.core.answers.turn(name, TURN_SECONDS):
+                            return await method(request, context)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
@@ -103,10 +127,11 @@ class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
 
         async def guarded(_: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                async with self._gate.reading.request(context, await self._admit(context), kind) as request:
-                    async for message in method(request, context):
-                        with _taken_in_time():
-                            yield message
+                with self._gate.call():
+                    async with self._gate.reading.request(context, await self._admit(context), kind) as request:
+                        async for message in method(request, context):
+                            with _taken_in_time():
+                                yield message
             except grpc.aio.AbortError:
                 raise
             except Exception as error:

@@ -53,6 +53,11 @@ class Liveness:
         """Makes streams and waits end, so that their clients turn to the next gateway."""
         self._stopping.set()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the gateway is about to stop."""
+        return self._stopping.is_set()
+
     async def stopping_within(self, seconds: float) -> bool:
         """Sleep for that long, or until the gateway is about to stop; says whether it is."""
         try:

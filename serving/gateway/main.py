@@ -28,6 +28,7 @@ from serving.addresses import AddressError, parse_address
 from serving.artifacts import ArtifactError, open_artifacts
 from serving.gateway.core import Core
 from serving.gateway.doorkeeper import Doorkeeper
+from serving.gateway.grpc_guard import Gate
 from serving.gateway.health_service import HealthService, Status
 from serving.gateway.http.app import http_app
 from serving.gateway.http.connections import Connections
@@ -35,7 +36,7 @@ from serving.gateway.http.patience import BoundedProtocol
 from serving.gateway.intake import Intake
 from serving.gateway.liveness import Liveness
 from serving.gateway.media_desk import MediaDesk
-from serving.gateway.server import VIDEO_SERVICE, credentials, grpc_server, keep_health
+from serving.gateway.server import VIDEO_SERVICE, credentials, grpc_server, keep_health, stop_server
 from serving.gateway.sockets import Sockets
 from serving.gateway.standing import Standing
 from serving.gateway.threads import FairThreads
@@ -150,8 +151,8 @@ async def run(core: Core, supervised: bool = True) -> None:
     allow_many_files()
     asyncio.get_running_loop().set_default_executor(FairThreads(THREADS, THREADS_EACH))
     status = HealthService()
-    sockets = Sockets()
-    server = grpc_server(core, status, sockets)
+    gate = Gate(core, Sockets())
+    server = grpc_server(core, status, gate)
     grpc_host, grpc_port = parse_address(settings.grpc, "grpc")
     listen(settings.grpc, "grpc").close()  # says why where it fails; grpc's core only writes that to stderr itself
     try:
@@ -173,7 +174,7 @@ async def run(core: Core, supervised: bool = True) -> None:
             asyncio.create_task(web.serve([listener])),
             asyncio.create_task(keep_health(liveness, status)),
         ]
-        runs = (core.watching.run(), core.standing.run(), sockets.run(grpc_port))
+        runs = (core.watching.run(), core.standing.run(), gate.sockets.run(grpc_port))
         background = [asyncio.create_task(run) for run in runs]
         for task in (*tasks, *background):  # none ends by itself; if one does, the supervisor starts another gateway
             task.add_done_callback(lambda _: liveness.stop())
@@ -184,7 +185,7 @@ async def run(core: Core, supervised: bool = True) -> None:
         while not await liveness.stopping_within(3_600):
             pass
         web.should_exit = True
-        await asyncio.gather(server.stop(STOP_SECONDS), *tasks)
+        await asyncio.gather(stop_server(server, gate, grpc_port, STOP_SECONDS), *tasks)
         if beating is not None:
             background.append(beating)
         for task in background:

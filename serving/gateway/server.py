@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +62,15 @@ OPTIONS = (
     ("grpc.max_connection_age_ms", 30 * 60_000),
     ("grpc.max_connection_age_grace_ms", 10 * 60_000),
 )
+SENT_SECONDS = 0.1  # for grpc to send the last answers, of which nothing tells
 HEALTH_SECONDS = 0.25  # between two looks at the engines
 log = logging.getLogger("zoetrope.gateway")
 
 
-def grpc_server(core: Core, status: HealthService, sockets: Sockets | None = None) -> Any:
-    """A grpc.aio server with no port yet; tells whose connections are whose."""
+def grpc_server(core: Core, status: HealthService, gate: Gate | None = None) -> Any:
+    """A grpc.aio server with no port yet; ``gate``: what is to be known of its calls."""
     server = grpc.aio.server(options=OPTIONS)
-    guarding = Guarding(server, Gate(core, sockets or Sockets()))
+    guarding = Guarding(server, gate or Gate(core, Sockets()))
     add_video: Any = video_pb2_grpc.add_VideoServiceServicer_to_server
     add_media: Any = media_pb2_grpc.add_MediaServiceServicer_to_server
     add_account: Any = account_pb2_grpc.add_AccountServiceServicer_to_server
@@ -79,6 +82,21 @@ def grpc_server(core: Core, status: HealthService, sockets: Sockets | None = Non
     reflected: Any = reflection.aio.ReflectionServicer(SERVICES)  # `enable_server_reflection` wants the server itself
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, guarding)
     return server
+
+
+async def stop_server(server: Any, gate: Gate, port: int, seconds: float) -> None:
+    """Refuse new calls, let those under way end, and end the connections before the server.
+
+    A server that is stopped first says CANCELLED to the calls that it has not begun, which no client repeats.
+
+    Args:
+        port: at which it listens. seconds: that calls get to end.
+    """
+    with suppress(TimeoutError):
+        await asyncio.wait_for(gate.idle.wait(), seconds)
+    await asyncio.sleep(SENT_SECONDS)
+    await gate.sockets.end_all(port)
+    await server.stop(None)
 
 
 def credentials(settings: Settings) -> Any:

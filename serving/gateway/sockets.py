@@ -58,6 +58,12 @@ class Sockets:
                 await asyncio.to_thread(table.end, gone)
             await asyncio.sleep(LOOK_SECONDS)
 
+    async def end_all(self, port: int) -> None:
+        """End every connection at a port; none where the system has no such table."""
+        if os.path.isdir(TABLE):
+            table = Table(port)
+            table.end(await asyncio.to_thread(table.peers))
+
     def too_many(self, peers: list[str]) -> list[str]:
         """Of all there are those that have to go, the oldest first."""
         self._look += 1

@@ -12,11 +12,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -204,6 +206,36 @@ def test_sigterm_ends_streams_and_the_process(tmp_path: Path) -> None:
         assert "Traceback" not in errors
         code, rich = failure(watch.join)
         assert (code, rich.message) == ("UNAVAILABLE", "the gateway is stopping; call again")
+
+
+def test_calls_that_come_while_it_stops_are_told_to_come_again(tmp_path: Path) -> None:
+    codes: Counter[str] = Counter()
+    answered = threading.Event()
+
+    with running_service(tmp_path) as service:
+
+        def ask_on() -> None:
+            local = (("grpc.use_local_subchannel_pool", 1),)
+            with grpc.insecure_channel(service.target, local) as channel:
+                operations = operations_pb2_grpc.OperationsStub(channel)
+                while True:
+                    try:
+                        operations.GetOperation(operations_pb2.GetOperationRequest(name="operations/none"), timeout=10)
+                    except grpc.RpcError as error:
+                        codes[error.code().name] += 1
+                        if error.code() is not grpc.StatusCode.NOT_FOUND:
+                            return
+                        answered.set()
+
+        callers = [threading.Thread(target=ask_on) for _ in range(12)]
+        for thread in callers:
+            thread.start()
+        assert answered.wait(20)
+        assert service.gateway.stop()[0] == 0
+        for thread in callers:
+            thread.join()
+    assert codes.keys() == {"NOT_FOUND", "UNAVAILABLE"}
+    assert codes["UNAVAILABLE"] == len(callers)
 
 
 def test_end_of_stdin_ends_the_process(tmp_path: Path) -> None:
