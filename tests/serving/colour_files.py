@@ -12,6 +12,8 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from tests.serving.media_files import encoding
+
 Floats = NDArray[np.float64]
 PATCH = 64  # pixels of a side; an encoder of AV1 takes no less
 FRAMES = 3
@@ -151,6 +153,7 @@ def planes(rgb: Floats, format: Format) -> list[NDArray[np.uint16]]:
     return [np.clip(np.round(plane), 0, top).astype(np.uint16) for plane in found]
 
 
+@encoding()
 def write_patches(path: Path, format: Format, rgb: Floats | None = None, frames: int = FRAMES) -> Path:
     """A clip of one row of patches, PATCHES unless ``rgb`` ``[patches, 3]`` are given as signals."""
     given = signals(format) if rgb is None else rgb

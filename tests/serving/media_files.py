@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,6 +27,16 @@ def moving(frames: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.
     return pixels.astype(np.uint8)
 
 
+@contextmanager
+def encoding() -> Iterator[None]:
+    """SVT-AV1, run as root, makes the thread that encodes a real-time one for good, and so whatever that starts."""
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@encoding()
 def write_clip(
     path: Path,
     codec: str,
