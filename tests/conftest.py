@@ -22,9 +22,10 @@ TESTS = Path(__file__).parent
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep each file on one worker, where its fixtures are, and all that starts Ray on one: it takes both cores."""
+    ray = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
     for item in items:
         path = item.path.relative_to(TESTS)
-        starts_ray = path.parts[0] == "cluster" or path.name.startswith("test_service")
+        starts_ray = item.path in ray or path.parts[0] == "cluster" or path.name.startswith("test_service")
         item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(path)))
 
 
