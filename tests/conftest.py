@@ -20,6 +20,7 @@ if not torch.cuda.is_available():
 TESTS = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep each file on one worker, where its fixtures are, and all that starts Ray on one: it takes both cores."""
     ray = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
