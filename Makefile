@@ -23,7 +23,7 @@ demo: $(VENV)/.installed ## make out/demo.mp4 with a service of its own
 	@$(BIN)/python -m serving.demo
 
 test: lint ## run everything that a change has to pass
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -n logical --maxprocesses 4
 
 soak: $(VENV)/.installed-test ## the tests that take long: lost ranks, leaders and nodes, racks, everything that fails under load
 	$(BIN)/python -m pytest -m long

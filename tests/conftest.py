@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,21 +14,23 @@ import torch
 # A shell that runs the suite in the background has it ignore Ctrl-C, and whatever it starts would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+RAY_FILES = ("tests/cluster/", "tests/serving/test_service", "tests/serving/stages/test_ward")
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported: kernels run without a GPU
 
 
-TESTS = Path(__file__).parent
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep each file on one worker, where its fixtures are, and all that starts Ray on one: it takes both cores."""
-    ray = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
-    for item in items:
-        path = item.path.relative_to(TESTS)
-        starts_ray = item.path in ray or path.parts[0] == "cluster" or path.name.startswith("test_service")
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(path)))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "Ray" if file.startswith(RAY_FILES) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,12 @@ import time
 from typing import Any
 
 import h11
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from serving.gateway.http.bodies import SMALL_BYTES, length_of
 from serving.gateway.http.connections import Connections
 
 HEADER_SECONDS = 10.0  # from the connection, or the first byte of a later request, to the end of the headers
@@ -35,7 +37,7 @@ class BoundedProtocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self._connections = Connections() if connections is None else connections
         self._refused = 0
-        self._ending = False
+        self._ending = self._lingering = False
         self._rest = 0
         self.app_state = {**self.app_state, CONNECTION: self}
 
@@ -70,15 +72,20 @@ class BoundedProtocol(H11Protocol):
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._disarm()
-        elif self._timer is None:
+        elif self._timer is None or (self._lingering and self.conn.their_state is not h11.SEND_BODY):
+            self._disarm()
             self._arm()
 
     def on_response_complete(self) -> None:
         self._disarm()
-        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
-            self._end()
-        else:
+        if self.conn.their_state is not h11.SEND_BODY or self.transport.is_closing():
             super().on_response_complete()
+        elif 0 < length_of(Headers(raw=self.headers)) <= SMALL_BYTES:  # on its way, and the client's next request too
+            super().on_response_complete()
+            self._lingering = True
+            self._timer = self.loop.call_later(LINGER_SECONDS, self._give_up)
+        else:
+            self._end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
@@ -100,6 +107,7 @@ class BoundedProtocol(H11Protocol):
         self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
 
     def _disarm(self) -> None:
+        self._lingering = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

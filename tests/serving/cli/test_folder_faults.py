@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,9 @@ def odd(bases: Path, tmp_path: Path) -> Path:
 def test_a_warning_is_told_once_by_every_command(odd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out.mp4")
     local = ("generate", "a red circle", "--local", "--size", "48x32", "--frames", "5", "--steps", "1", "--out", out)
-    serving.app._check(Settings(model=str(odd), data_dir=tmp_path / "data"))
+    with ExitStack() as stack:
+        settings = Settings(model=str(odd), data_dir=tmp_path / "data", grpc="127.0.0.1:0", http="127.0.0.1:0")
+        serving.app._prepare(settings, stack)
     told = [capsys.readouterr().err]
     for arguments in (local, ("plan", "--size", "64x32", "--gpu", "cpu", "--gpus", "1")):
         assert main([*arguments, "--model", str(odd)]) == 0
