@@ -73,3 +73,17 @@ async def test_a_second_request_on_a_connection_is_bounded_too() -> None:
         writer.write(b"POST / HT")
         assert await asyncio.wait_for(reader.read(4_096), 10) == b""
         writer.close()
+
+
+async def test_a_small_body_behind_its_answer_does_not_cost_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients send it in a piece of its own, and then their next request."""
+    monkeypatch.setattr(patience, "HEADER_SECONDS", 10.0)
+    async with server() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):
+            writer.write(b"DELETE / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            assert head.startswith(b"HTTP/1.1 405")
+            await reader.readexactly(len(b"Method Not Allowed"))
+            writer.write(b"{}")
+        writer.close()
