@@ -169,8 +169,9 @@ def without_names(text: str, own: Belongings) -> str:
 
 
 def seen_by(tenant: Tenant, own: Belongings) -> list[OperationStatus]:
-    """Without places in the queue, which other tenants' jobs change and which may be a moment old."""
-    return [replace(tenant.client.get(name), queue_position=0) for name in (own.done, own.waiting)]
+    """Without places in the queue and when they are reached: other tenants' jobs change them, a moment late."""
+    names = own.done, own.waiting
+    return [replace(tenant.client.get(name), queue_position=0, eta_seconds=None) for name in names]
 
 
 @pytest.mark.parametrize("method", METHODS)
