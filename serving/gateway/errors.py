@@ -108,6 +108,11 @@ class ApiError(Picklable):
         return HTTP_STATUS[self.code]
 
 
+def stopping() -> ApiError:
+    """A call is refused or ended because its gateway stops; the next one takes it."""
+    return ApiError("UNAVAILABLE", "STOPPING", "the gateway is stopping; call again", retry_seconds=0.1)
+
+
 def invalid_argument(field: str, description: str) -> ApiError:
     """One field at fault."""
     return as_api_error(InvalidRequest(Violation(field, description)))

@@ -13,7 +13,7 @@ import grpc
 from serving.gateway.callers import bearer
 from serving.gateway.core import Core
 from serving.gateway.doorkeeper import Unauthenticated
-from serving.gateway.errors import ApiError
+from serving.gateway.errors import ApiError, stopping
 from serving.gateway.grpc_reading import TURN_SECONDS, Kind, Reading, is_quick, read_open
 from serving.gateway.grpc_status import abort
 from serving.gateway.newest import Newest
@@ -50,7 +50,7 @@ class Gate:
             ApiError: the gateway is stopping.
         """
         if self.core.liveness.stopping:
-            raise ApiError("UNAVAILABLE", "STOPPING", "the gateway is stopping; call again", retry_seconds=0.1)
+            raise stopping()
         self._calls += 1
         self.idle.clear()
         try:

@@ -19,7 +19,7 @@ from serving.gateway import convert
 from serving.gateway.callers import caller
 from serving.gateway.core import Core, JobNotFound, file_of
 from serving.gateway.doorkeeper import Principal
-from serving.gateway.errors import ApiError, invalid_argument
+from serving.gateway.errors import ApiError, invalid_argument, stopping
 from serving.gateway.intake import Order, check_batch
 from serving.gateway.options import MAX_PRIORITY, check_labels
 from serving.gateway.requests import (
@@ -153,7 +153,7 @@ class VideoService:
             yield convert.watch_event(sighting.job, sighting.outlook, preview)
             if sighting.job.state.final:
                 return
-        raise ApiError("UNAVAILABLE", "STOPPING", "the gateway is stopping; call again", retry_seconds=0.1)
+        raise stopping()
 
     async def DownloadVideo(
         self, request: video_pb2.DownloadVideoRequest, context: Any
