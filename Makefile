@@ -1,40 +1,56 @@
-# Zoetrope from a fresh machine: needs Python 3.11 or newer and make. `make help` lists the targets.
+# Set up and test Zoetrope. Needs make and Python 3.11 or newer. `make help` lists the targets.
 #
-# PYTHON=...     the interpreter to make .venv with
-# PIP_FLAGS=...  more options for pip, such as an --extra-index-url that holds the small CPU build of PyTorch, which is
-#                all the demo needs
+# PYTHON=...     interpreter to create .venv with
+# PIP_FLAGS=...  additional pip options, such as an --extra-index-url with the small CPU build of PyTorch, which is
+#                enough for the demo
+# WORKERS=...    processes that run the tests of `make test`; 3 even on two cores, because many tests wait for others
 
+WORKERS := 3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints-cpu.txt
 
-REPLICATE_2 := replicate==2.0.0b4 distro==1.9.0  # with what it needs and nothing else here does
+REPLICATE_2 := replicate==2.0.0b4 distro==1.9.0  # and its only dependency that is not installed anyway
+# Generators of clients, and what of theirs is not installed anyway, or in another version.
+GENERATORS := gapic-generator==1.44.0 grpc-google-iam-v1==0.14.6 inflection==0.5.1 libcst==1.9.0 \
+    openapi-python-client==0.29.1 pypandoc-binary==1.17 ruamel.yaml==0.19.1 typer==0.27.0
+
+# A Chromium with its libraries and fonts, for machines that have none; unpacked as on the machines that it was made for.
+UNPACK_CHROMIUM := 'import("@sparticuz/chromium").then(found => found.default.executablePath())'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint clean distclean
+.PHONY: help install demo unit test soak lint docs clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-install: $(VENV)/.installed ## make .venv and install what the service needs
+install: $(VENV)/.installed ## create .venv and install the service
 
-demo: $(VENV)/.installed ## make out/demo.mp4 with a service of its own
-	@$(BIN)/python -m serving.demo
+demo: $(VENV)/.installed ## generate out/demo.mp4 with a temporary service
+	@$(BIN)/python -m zoetrope.serving.cli.demo
 
-test: lint ## run everything that a change has to pass
-	$(BIN)/python -m pytest -n logical --maxprocesses 4
+unit: $(VENV)/.installed-test ## run the tests that start no process: under 3 minutes
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m unit
 
-soak: $(VENV)/.installed-test ## the tests that take long: lost ranks, leaders and nodes, racks, everything that fails under load
-	$(BIN)/python -m pytest -m long
-	$(BIN)/python -m tests.serving.soak
-	$(BIN)/python -m tests.serving.soak --postgres --s3 --gateways 2
-	$(BIN)/python -m tests.serving.soak_restarts
-	$(BIN)/python -m tests.serving.soak_restarts --postgres
+test: lint ## run all checks that a change must pass
+	$(BIN)/python -m pytest -n $(WORKERS)
 
-lint: $(VENV)/.installed-test ## style and types
+soak: $(VENV)/.installed-test ## run the long tests: lost ranks, leaders and nodes, racks, and all faults under load
+	$(BIN)/python -m pytest -m "long or hypothesis" --hypothesis-profile random
+	$(BIN)/python -m tests.serving.soak.run
+	$(BIN)/python -m tests.serving.soak.run --postgres --s3 --gateways 2
+	$(BIN)/python -m tests.serving.soak.restarts
+	$(BIN)/python -m tests.serving.soak.restarts --postgres
+
+lint: $(VENV)/.installed-test ## check style and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs ## build the documentation site into out/site; needs no network once installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "out/site/index.html"
 
 clean: ## remove outputs and caches
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -51,19 +67,35 @@ $(VENV)/pyvenv.cfg:
 	done; \
 	if [ -z "$$python" ]; then \
 	    echo "error: no Python 3.11 or newer with the modules venv and ensurepip was found (tried $(PYTHON) python3.11 python3);" \
-	        "install one (on Debian: apt install python3.11-venv) or name one with make PYTHON=/path/to/python" >&2; \
+	        "install one (on Debian: apt install python3.11-venv) or choose one with make PYTHON=/path/to/python" >&2; \
 	    exit 1; \
 	fi; \
-	echo "making $(VENV) with $$($$python --version)"; \
+	echo "creating $(VENV) with $$($$python --version)"; \
 	$$python -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: $(VENV)/pyvenv.cfg pyproject.toml constraints-cpu.txt
-	@echo "installing; the first time takes some minutes"
-	$(PIP_INSTALL) $(PIP_FLAGS) -e .
+	@echo "installing; the first time takes a few minutes"
+	$(PIP_INSTALL) $(PIP_FLAGS) -e '.[serve]'
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
+$(VENV)/.installed-docs: $(VENV)/pyvenv.cfg pyproject.toml constraints-cpu.txt  # the site needs no torch and no Ray
+	$(PIP_INSTALL) $(PIP_FLAGS) -e '.[docs]'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed $(VENV)/.installed-node
 	$(PIP_INSTALL) $(PIP_FLAGS) -e '.[test]'
-	rm -rf $(VENV)/replicate-2  # both releases of one SDK are tested; this one lives beside the other packages
+	rm -rf $(VENV)/replicate-2  # both major versions of this SDK are tested; the second is installed apart
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(VENV)/replicate-2 $(REPLICATE_2)
+	rm -rf $(VENV)/generators
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(VENV)/generators $(GENERATORS)
+	@touch $@
+
+$(VENV)/.installed-node: $(VENV)/pyvenv.cfg tests/node/package.json tests/node/package-lock.json  # clients for Node, a browser
+	@if command -v npm >/dev/null; then \
+	    mkdir -p $(VENV)/node && cp tests/node/package*.json $(VENV)/node && \
+	    npm --prefix $(VENV)/node ci --ignore-scripts --silent && \
+	    mkdir -p $(VENV)/chromium && cd $(VENV)/node && TMPDIR=$(abspath $(VENV))/chromium \
+	    AWS_LAMBDA_JS_RUNTIME=nodejs20.x node -e $(UNPACK_CHROMIUM) && \
+	    sed -i 's#/opt/fonts#$(abspath $(VENV))/chromium/fonts#' ../chromium/fonts/fonts.conf; \
+	else echo "npm was not found: tests of clients for Node, and those in a browser if no Chromium is installed, are skipped"; fi
 	@touch $@

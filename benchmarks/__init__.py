@@ -1,5 +1,5 @@
-"""Measurements: throughput, kernels, layers, quality. May import every floor; nothing imports it."""
+"""Benchmarks: kernels, steps, serving, quality, peers. May import every floor; nothing imports them."""
 
-from model.threads import wait_passively
+from zoetrope.model.runtime.threads import wait_passively
 
-wait_passively()  # as a service's processes do, and before a benchmark loads torch
+wait_passively()  # as a service's processes do; must precede the import of torch

@@ -1,14 +1,12 @@
-"""How wrong 8-bit and block-sparse attention are, on nano's own activations and on adversarial ones.
+"""Measure the error of 8-bit and block-sparse attention, on nano's activations and on adversarial inputs.
 
-    python -m benchmarks.attention_error --out benchmarks/results/attention-error.json
+    python -m zoetrope.benchmarks.attention_error --out benchmarks/results/attention-error.json
 
-Writes the JSON and a Markdown page beside it (`benchmarks.attention_report`), which says what is compared with what.
+Writes JSON and a Markdown page (`benchmarks.attention_report`), which explains the comparison.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import platform
 import sys
@@ -23,31 +21,33 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.attention_report import markdown
-from kernels import CuSeqlens
-from kernels.block_mask import BLOCK_K, BLOCK_Q, BlockMask
-from kernels.reference.attention import attention
-from kernels.reference.attention_8bit import attention_8bit
-from model.blocks import Attention
-from model.pipeline import LocalPipeline
-from model.presets import find_model
-from model.resolve import resolve
-from model.tasks import TextToVideo, VideoRequest, VideoSpec
+from zoetrope.benchmarks import command
+from zoetrope.benchmarks.attention_report import markdown
+from zoetrope.kernels import CuSeqlens
+from zoetrope.kernels.reference.attention import attention
+from zoetrope.kernels.reference.attention_8bit import attention_8bit
+from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.network.blocks import Attention
+from zoetrope.model.network.protocol import module_of
+from zoetrope.model.pipeline import LocalPipeline
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest, VideoSpec
 
 PROMPT = "a red circle moves right on a blue background"
 SEED = 7
-LONG_FRAMES = 65  # beyond the 17 that nano was trained with, so that a mask has more than a few tiles to choose from
+LONG_FRAMES = 65  # more than the 17 of nano's training, so that a mask has enough tiles to choose from
 MASSES = (0.5, 0.8, 0.9, 0.95, 0.99, 1.0)
 KINDS = ("self", "cross")
 Attend = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """One call of attention: what it was given, and where it came from."""
+class AttentionInputs:
+    """The inputs of one attention call, and where they come from."""
 
-    source: str  # of the activations
-    part: str  # layer and kind of attention, or what is adversarial
+    source: str  # origin of the activations
+    part: str  # layer and kind of attention, or the kind of adversarial input
     q: torch.Tensor  # [Nq, heads, d]
     k: torch.Tensor
     v: torch.Tensor
@@ -58,13 +58,13 @@ class Inputs:
     def args(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, CuSeqlens, CuSeqlens]:
         return self.q, self.k, self.v, self.cu_q, self.cu_k
 
-    def to(self, dtype: torch.dtype) -> Inputs:
+    def to(self, dtype: torch.dtype) -> AttentionInputs:
         return replace(self, q=self.q.to(dtype), k=self.k.to(dtype), v=self.v.to(dtype))
 
 
 @dataclass
 class Error:
-    """Sums over all elements of all results put in."""
+    """Accumulates the error over all elements of all added results."""
 
     error: float = 0.0
     truth: float = 0.0
@@ -74,6 +74,7 @@ class Error:
     density: list[float] = field(default_factory=list)
 
     def add(self, found: torch.Tensor, truth: torch.Tensor, density: float = 1.0) -> None:
+        """Add a result and its float64 reference."""
         found = found.double()
         self.error += (found - truth).square().sum().item()
         self.truth += truth.square().sum().item()
@@ -83,7 +84,7 @@ class Error:
         self.density.append(density)
 
     def figures(self) -> dict[str, float]:
-        """Relative L2 error, cosine, largest absolute error, share of the blocks computed."""
+        """Return relative L2 error, cosine, largest absolute error, and share of blocks computed."""
         norm = math.sqrt(self.found * self.truth)
         return {
             "relative_l2": math.sqrt(self.error / self.truth),
@@ -104,14 +105,14 @@ METHODS: dict[str, dict[str, Any]] = {
 def exact(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: CuSeqlens, cu_k: CuSeqlens, mask: BlockMask | None = None
 ) -> torch.Tensor:
-    """Attention in the dtype of its inputs, float32 at least."""
+    """Compute attention in the dtype of its inputs, at least float32."""
     found = attention(q, k, v, cu_q, cu_k, mask=mask)
-    assert isinstance(found, torch.Tensor)  # no log-sum-exp was asked for
+    assert isinstance(found, torch.Tensor)  # without log-sum-exp
     return found
 
 
 def in_bf16(function: Attend, **options: Any) -> Attend:
-    """Attention of inputs rounded to bfloat16, the result in the dtype that came in."""
+    """Wrap attention so that its inputs are rounded to bfloat16; the result keeps the input's dtype."""
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: CuSeqlens, cu_k: CuSeqlens) -> torch.Tensor:
         rounded = (x.to(torch.bfloat16) for x in (q, k, v))
@@ -121,12 +122,13 @@ def in_bf16(function: Attend, **options: Any) -> Attend:
 
 
 def dense_methods() -> dict[str, Attend]:
+    """Return the dense methods to compare, by name."""
     eight = {name: in_bf16(attention_8bit, **options) for name, options in METHODS.items()}
     return {"bf16": in_bf16(exact), **eight}
 
 
 def top_mass(shares: torch.Tensor, mass: float) -> torch.Tensor:
-    """The fewest of the last dimension's entries that hold ``mass``, as a bool tensor; all for a mass of 1."""
+    """Select the fewest entries of the last dimension that sum to ``mass``, as a bool tensor; all for a mass of 1."""
     if mass >= 1:
         return torch.ones_like(shares, dtype=torch.bool)
     ordered, order = shares.sort(dim=-1, descending=True)
@@ -135,14 +137,14 @@ def top_mass(shares: torch.Tensor, mass: float) -> torch.Tensor:
 
 
 def _averages(x: torch.Tensor, block: int) -> torch.Tensor:
-    """``[L, heads, d]`` -> ``[heads, tiles, d]``."""
+    """Average over tiles: ``[L, heads, d]`` -> ``[heads, tiles, d]``."""
     return torch.stack([part.mean(0) for part in x.split(block)], dim=1)
 
 
-def block_mask(inputs: Inputs, mass: float, oracle: bool = False) -> BlockMask:
-    """Each tile of queries keeps the tiles of keys with the largest shares until they hold ``mass``.
+def block_mask(inputs: AttentionInputs, mass: float, oracle: bool = False) -> BlockMask:
+    """Make a mask in which each tile of queries keeps the tiles of keys with the largest shares, up to ``mass``.
 
-    The shares are the softmax of the products of averages over tiles, or with ``oracle`` the true ones.
+    The shares are the softmax of the products of tile averages, or with ``oracle`` the true ones.
     """
     masks = []
     parts = (x.split(cu.lengths) for x, cu in ((inputs.q, inputs.cu_q), (inputs.k, inputs.cu_k)))
@@ -160,26 +162,28 @@ def block_mask(inputs: Inputs, mass: float, oracle: bool = False) -> BlockMask:
 
 
 def density(mask: BlockMask) -> float:
+    """Return the share of blocks that a mask keeps."""
     return mask.count.sum().item() / (mask.heads * sum(queries * keys for queries, keys in mask.tiles))
 
 
 @contextmanager
-def attention_by(pipeline: LocalPipeline, attend: Callable[[str, Inputs], torch.Tensor]) -> Iterator[None]:
-    """Within, the network's attention is ``attend(name of the module, its inputs)``."""
+def attention_by(pipeline: LocalPipeline, attend: Callable[[str, AttentionInputs], torch.Tensor]) -> Iterator[None]:
+    """Replace the network's attention by ``attend(module name, inputs)`` within the context."""
     names: list[str] = []
     hooks = [
         module.register_forward_pre_hook(lambda *_, name=name: names.append(name))
-        for name, module in pipeline.denoiser.transformer.named_modules()
+        for name, module in module_of(pipeline.denoiser.transformer).named_modules()
         if isinstance(module, Attention)
     ]
 
-    def replaced(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: CuSeqlens, cu_k: CuSeqlens
-    ) -> torch.Tensor:
-        return attend(names[-1], Inputs("", names[-1], q, k, v, cu_q, cu_k))
+    def replaced(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: CuSeqlens, cu_k: CuSeqlens) -> torch.Tensor:
+        return attend(names[-1], AttentionInputs("", names[-1], q, k, v, cu_q, cu_k))
 
     try:
-        with patch("model.blocks.varlen_attention", replaced), patch("model.exchange.varlen_attention", replaced):
+        with (
+            patch("zoetrope.model.network.blocks.varlen_attention", replaced),
+            patch("zoetrope.model.network.exchange.varlen_attention", replaced),
+        ):
             yield
     finally:
         for hook in hooks:
@@ -187,25 +191,25 @@ def attention_by(pipeline: LocalPipeline, attend: Callable[[str, Inputs], torch.
 
 
 def part_of(name: str) -> str:
-    """``blocks.3.attn1`` is ``layer 3 self``."""
+    """Convert ``blocks.3.attn1`` to ``layer 3 self``."""
     _, layer, kind = name.split(".")
     return f"layer {layer} {KINDS[kind == 'attn2']}"
 
 
 def spec_of(frames: int, steps: int) -> VideoSpec:
-    """The clip that is generated, in one segment however long it is."""
+    """Resolve the clip to generate, in one segment regardless of its length."""
     card = replace(find_model("nano"), segment_frames=frames + (1 - frames) % 4)
     request = VideoRequest(task=TextToVideo(prompt=PROMPT), frames=frames, steps=steps, seed=SEED)
     return resolve(request, card, random_seed=SEED)
 
 
-def captured(pipeline: LocalPipeline, spec: VideoSpec, source: str, samples: int) -> list[Inputs]:
-    """Inputs of every attention of ``samples`` steps, spread evenly from the first to the last."""
-    calls: list[Inputs] = []
+def captured(pipeline: LocalPipeline, spec: VideoSpec, source: str, samples: int) -> list[AttentionInputs]:
+    """Capture the inputs of every attention call in ``samples`` steps, spread evenly from first to last."""
+    calls: list[AttentionInputs] = []
     steps = {round(i * (spec.steps - 1) / max(samples - 1, 1)) for i in range(samples)}
     now = 0
 
-    def keep(name: str, inputs: Inputs) -> torch.Tensor:
+    def keep(name: str, inputs: AttentionInputs) -> torch.Tensor:
         if now in steps:
             calls.append(replace(inputs, source=source, part=part_of(name)))
         return exact(*inputs.args)
@@ -218,12 +222,12 @@ def captured(pipeline: LocalPipeline, spec: VideoSpec, source: str, samples: int
         pipeline.run(spec, on_step=count)
     expected = {f"layer {i} {kind}" for i in range(pipeline.denoiser.transformer.config.num_layers) for kind in KINDS}
     if {call.part for call in calls} != expected:
-        raise RuntimeError(f"attention of {sorted(expected - {call.part for call in calls})} was not seen")
+        raise RuntimeError(f"attention of {sorted(expected - {call.part for call in calls})} was not captured")
     return calls
 
 
-def adversarial(length: int = 1024, heads: int = 2, dim: int = 128, seed: int = 0) -> list[Inputs]:
-    """Normal numbers, and such with what is known to break 8-bit attention."""
+def adversarial(length: int = 1024, heads: int = 2, dim: int = 128, seed: int = 0) -> list[AttentionInputs]:
+    """Return normally distributed inputs, plain and with outliers that are known to break 8-bit attention."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -247,14 +251,14 @@ def adversarial(length: int = 1024, heads: int = 2, dim: int = 128, seed: int = 
     cases["8 rows of q x30"] = (times(q, 30, 0, rows), k, v)
     cases["q x8"] = (q * 8, k, v)
     cu = CuSeqlens.of([length])
-    return [Inputs("adversarial", name, *x, cu, cu) for name, x in cases.items()]
+    return [AttentionInputs("adversarial", name, *x, cu, cu) for name, x in cases.items()]
 
 
-def study(calls: Sequence[Inputs], sparse: Sequence[Inputs]) -> list[dict[str, Any]]:
-    """Figures for each source, part and method, and for each source as a whole (the part ``all``)."""
+def study(calls: Sequence[AttentionInputs], sparse: Sequence[AttentionInputs]) -> list[dict[str, Any]]:
+    """Compute the errors of each source, part and method, and of each source as a whole (part ``all``)."""
     errors: dict[tuple[str, str, str], Error] = defaultdict(Error)
 
-    def add(call: Inputs, method: str, found: torch.Tensor, truth: torch.Tensor, share: float = 1.0) -> None:
+    def add(call: AttentionInputs, method: str, found: torch.Tensor, truth: torch.Tensor, share: float = 1.0) -> None:
         for part in (call.part, "all"):
             errors[call.source, part, method].add(found, truth, share)
 
@@ -273,21 +277,21 @@ def study(calls: Sequence[Inputs], sparse: Sequence[Inputs]) -> list[dict[str, A
     return [
         {"source": source, "part": part, "method": method, **error.figures()}
         for (source, part, method), error in errors.items()
-        if source != "adversarial" or part != "all"  # a mean over those would mean nothing
+        if source != "adversarial" or part != "all"  # an average over adversarial inputs is meaningless
     ]
 
 
 def generations(pipeline: LocalPipeline, spec: VideoSpec) -> list[dict[str, Any]]:
-    """The whole clip with each method in all attention layers, against the clip in float32."""
+    """Generate the clip with each method in all attention layers and compare it with float32."""
 
-    def run(method: Callable[[str, Inputs], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def run(method: Callable[[str, AttentionInputs], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         with attention_by(pipeline, method):
             (latents,) = pipeline.run(spec)
         frames = torch.cat([torch.from_numpy(chunk) for chunk in pipeline.decode(latents)])
         return latents.double(), frames.double()
 
-    def masked(mass: float) -> Callable[[str, Inputs], torch.Tensor]:
-        def attend(name: str, inputs: Inputs) -> torch.Tensor:
+    def masked(mass: float) -> Callable[[str, AttentionInputs], torch.Tensor]:
+        def attend(name: str, inputs: AttentionInputs) -> torch.Tensor:
             mask = block_mask(inputs, mass) if name.endswith("attn1") else None
             return exact(*inputs.args, mask)
 
@@ -312,47 +316,44 @@ def generations(pipeline: LocalPipeline, spec: VideoSpec) -> list[dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, required=True, help="the JSON; the Markdown goes beside it")
-    parser.add_argument("--steps", type=int, default=30, help="of nano's clip of 17 frames")
-    parser.add_argument("--long-steps", type=int, default=8, help="of the longer clip; 0 leaves it out")
-    parser.add_argument("--length", type=int, default=1024, help="tokens of the adversarial inputs")
-    parser.add_argument("--no-generations", action="store_true", help="leave the whole clips out")
+    parser = command.parser("attention_error", __doc__)
+    parser.add_argument("--out", type=Path, required=True, help=command.OUT_HELP)
+    parser.add_argument("--steps", type=int, default=30, help="steps of nano's clip of 17 frames (default: 30)")
+    parser.add_argument("--long-steps", type=int, default=8, help="steps of the longer clip; 0 skips it (default: 8)")
+    parser.add_argument("--length", type=int, default=1024, help="tokens of the adversarial inputs (default: 1024)")
+    parser.add_argument("--no-generations", action="store_true", help="skip the whole generations")
     args = parser.parse_args(arguments)
-    began = time.process_time()
+    started = time.process_time()
     pipeline = LocalPipeline.load(find_model("nano"))
     spec = spec_of(17, args.steps)
     calls = captured(pipeline, spec, "nano", samples=4)
     selves = [call for call in calls if call.part.endswith("self")]
-    sources = {"nano": _said(calls, spec.steps)}
+    sources = {"nano": _describe(calls, spec.steps)}
     with torch.inference_mode():
         if args.long_steps:
             longer = captured(pipeline, spec_of(LONG_FRAMES, args.long_steps), "nano, 65 frames", samples=3)
-            sources["nano, 65 frames"] = _said(longer, args.long_steps) + " It was trained with 17 frames."
+            sources["nano, 65 frames"] = _describe(longer, args.long_steps) + " It was trained with 17 frames."
             calls, selves = calls + longer, selves + [call for call in longer if call.part.endswith("self")]
         made = adversarial(args.length)
         sources["adversarial"] = f"{args.length} tokens, {made[0].q.shape[1]} heads of {made[0].q.shape[2]}."
         rows = study([*calls, *made], [*selves, *made])
         clips = [] if args.no_generations else generations(pipeline, spec)
-    given = sys.argv[1:] if arguments is None else arguments
     record = {
-        "command": " ".join(["python -m benchmarks.attention_error", *given]),
+        "command": command.command_line("attention_error", arguments),
         "device": f"{platform.machine()} CPU",
         "torch": torch.__version__,
-        "cpu_seconds": time.process_time() - began,
+        "cpu_seconds": time.process_time() - started,
         "sources": sources,
         "rows": rows,
         "generated": f"{spec.model_frames} frames, {spec.steps} steps, prompt '{PROMPT}', seed {SEED},",
         "generations": clips,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
-    args.out.with_suffix(".md").write_text(markdown(record))
+    command.write_results(args.out, record, markdown(record), indent=1)
     print(markdown(record))
     return 0
 
 
-def _said(calls: Sequence[Inputs], steps: int) -> str:
+def _describe(calls: Sequence[AttentionInputs], steps: int) -> str:
     q = calls[0].q
     return (
         f"Text to video, {calls[0].cu_q.lengths[0]} tokens, {q.shape[1]} heads of {q.shape[2]}: {len(calls)} calls of "

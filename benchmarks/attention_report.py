@@ -1,4 +1,4 @@
-"""The page that `benchmarks.attention_error` writes."""
+"""Format the page of `benchmarks.attention_error`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 EXPLAINED = """\
-The truth is attention in float64 of the inputs as they are. The 8-bit results are those of the plain torch reference
-on a CPU, which rounds where the kernel rounds: `int8` has 8-bit queries and keys, probabilities and values in bfloat16;
-`int8 + fp8` has probabilities and values in e4m3. Both get inputs rounded to bfloat16, as on a GPU; the line `bf16`
-shows what that rounding alone costs. Smoothing takes the mean key from the keys before they are rounded.
+The reference is float64 attention of the unrounded inputs. The 8-bit results come from the plain torch reference on a
+CPU, which rounds where the kernel does: `int8` has 8-bit queries and keys, with probabilities and values in bfloat16;
+`int8 + fp8` has probabilities and values in e4m3. Both get inputs rounded to bfloat16, as on a GPU; the row `bf16`
+shows the error of that rounding alone. Smoothing subtracts the mean key from the keys before rounding.
 
-Sparse attention is computed in float64, so its error is that of the blocks of 128 queries and 64 keys that were left
-out and of nothing else. Its mask is a plain one, there to study what the mask argument costs: queries and keys are
-averaged over tiles, the softmax of the products of the averages estimates each tile's share, and each tile of queries
-keeps the largest until they hold the wanted mass. `oracle` chooses by the true shares, which no fast method knows.
+Sparse attention is computed in float64, so that its error comes only from the omitted blocks of 128 queries and 64
+keys. Its mask is a simple one, to study the cost of masking: queries and keys are averaged over tiles, the softmax of
+the products of averages estimates each tile's share, and each tile of queries keeps the largest shares up to the given
+mass. `oracle` selects by the true shares, which no fast method knows.
 
-Errors are ||result - truth|| / ||truth|| over all elements, the cosine of the two, and the largest difference of an
-element. 8-bit and sparse attention are off unless asked for."""
+Errors are ||result - reference|| / ||reference|| over all elements, the cosine of the two, and the largest absolute
+difference. 8-bit and sparse attention are off by default."""
 
 Row = dict[str, Any]
 Show = Callable[[Row], str]
 
 
 def table(rows: Sequence[Row], columns: dict[str, Show]) -> list[str]:
-    """A Markdown table with a line for each row."""
+    """Format a Markdown table."""
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     return lines + ["| " + " | ".join(show(row) for show in columns.values()) + " |" for row in rows]
 
 
 def by_part(rows: Sequence[Row], methods: Sequence[str], show: Show) -> list[str]:
-    """A line for each part, a column for each method."""
+    """Format a table with a row for each part and a column for each method."""
     cells: dict[str, Row] = defaultdict(dict)
     for row in rows:
         if row["method"] not in methods:
@@ -47,7 +47,7 @@ def by_part(rows: Sequence[Row], methods: Sequence[str], show: Show) -> list[str
 
 
 def unique(names: Iterable[str]) -> list[str]:
-    """Each once, in order."""
+    """Remove duplicates, keeping the order."""
     return list(dict.fromkeys(names))
 
 
@@ -60,7 +60,7 @@ def share(row: Row) -> str:
 
 
 def markdown(record: Row) -> str:
-    """The record as a page."""
+    """Format the page."""
     rows: list[Row] = record["rows"]
     figures: dict[str, Show] = {
         "method": lambda row: str(row["method"]),
@@ -73,9 +73,9 @@ def markdown(record: Row) -> str:
     lines = ["# Error of 8-bit and of block-sparse attention", "", EXPLAINED]
     took = f"{record['cpu_seconds']:.0f} s of one core"
     lines += ["", f"`{record['command']}`, {record['device']}, torch {record['torch']}, {took}."]
-    for source, said in record["sources"].items():
+    for source, description in record["sources"].items():
         mine = [row for row in rows if row["source"] == source]
-        lines += ["", f"## {source}", "", said]
+        lines += ["", f"## {source}", "", description]
         whole = [row for row in mine if row["part"] == "all"]
         eight = [row for row in whole if row["method"] in dense]
         if eight:

@@ -1,18 +1,15 @@
-"""How much slower nano becomes where other processes want the same cores, and what it gives not to spin for them.
+"""Measure how much busy neighbours on the same cores slow nano down, and what passive waiting gains.
 
-    python -m benchmarks.busy [--service] [--rounds 3] [--out benchmarks/results/busy.json]
+    python -m zoetrope.benchmarks.busy [--service] [--rounds 3] [--out benchmarks/results/busy.json]
 
-In every round, in turns: each way of using the cores (ours, and a thread for each core that spins while it waits, as
-OMP_WAIT_POLICY=ACTIVE has it), on the machine as it is and beside as many busy loops as asked for, which are processes
-of this program. Measured is one `zoetrope generate --local` from its start to its end, what it loads included, or with
---service one job of a running service of nano's, from its creation to its end. Each way has a service of its own; only
-one runs at a time.
+Each round measures, in turn, two ways of using the cores (ours, and one spinning thread per core as with
+OMP_WAIT_POLICY=ACTIVE), each on the quiet machine and alongside busy loops started by this program. It times one whole
+`zoetrope generate --local`, including loading, or with --service one job of a running nano service, from creation to
+end. Each way has its own service; only one runs at a time.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -27,28 +24,29 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.environment import header
-from benchmarks.provenance import busy as loaded
-from benchmarks.provenance import commit_of
-from model.threads import VARIABLE, WAITING, usable_cores
-from serving.cli.service import ServiceProcess, private_env, serve_command
-from serving.client import VideoClient
+from zoetrope.benchmarks import command
+from zoetrope.benchmarks.environment import header
+from zoetrope.benchmarks.provenance import busy as loaded
+from zoetrope.benchmarks.provenance import commit_of
+from zoetrope.model.runtime.threads import VARIABLE, WAITING, usable_cores
+from zoetrope.serving.cli.service import ServiceProcess, private_env, serve_command
+from zoetrope.serving.client import VideoClient
 
 PROMPT = "a red circle moving right on a white background"
 SEED = 1
-GOAL = 2.5  # times as long beside the busy loops
+GOAL = 2.5  # maximum slowdown alongside the busy loops
 LOOP = "while True: pass"
 READY_SECONDS = 300.0
 WAYS: dict[str, dict[str, str]] = {
     "ours": {},
     "spinning": {"OMP_WAIT_POLICY": "ACTIVE", VARIABLE: str(usable_cores())},
 }
-Make = Callable[[], float]  # makes a clip; the seconds it took
+Make = Callable[[], float]  # makes a clip and returns the seconds
 
 
 @dataclass(frozen=True)
-class Row:
-    """Of one way: seconds of each round, and how much longer the median is beside the loops."""
+class BusyRow:
+    """Seconds of each round of one way, on the quiet machine and alongside the busy loops."""
 
     way: str
     quiet: tuple[float, ...]
@@ -56,18 +54,19 @@ class Row:
 
     @property
     def ratio(self) -> float:
+        """Return the ratio of the medians."""
         return statistics.median(self.busy) / statistics.median(self.quiet)
 
 
 def environment(way: str) -> dict[str, str]:
-    """Of a process that uses the cores that way, whatever this one does."""
+    """Return the environment of a process that uses the cores in this way, independent of our own."""
     bare = {name: value for name, value in private_env().items() if name not in (*WAITING, VARIABLE)}
     return {**bare, **WAYS[way]}
 
 
 @contextmanager
 def busy_loops(count: int) -> Iterator[None]:
-    """So many processes that do nothing, as fast as they can."""
+    """Run ``count`` processes in busy loops within the context."""
     loops = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(count)]
     try:
         yield
@@ -78,13 +77,13 @@ def busy_loops(count: int) -> Iterator[None]:
 
 
 def locally(way: str, steps: int, folder: Path) -> Make:
-    """One command line each time."""
-    command = [sys.executable, "-m", "serving.cli", "generate", PROMPT, "--local", "--model", "nano"]
-    command += ["--steps", str(steps), "--seed", str(SEED), "--duration", "2", "--out", str(folder / "busy.mp4")]
+    """Return a function that runs one `zoetrope generate --local`."""
+    generate = [sys.executable, "-m", "zoetrope.serving.cli", "generate", PROMPT, "--local", "--model", "nano"]
+    generate += ["--steps", str(steps), "--seed", str(SEED), "--duration", "2", "--out", str(folder / "busy.mp4")]
 
     def make() -> float:
         started = time.monotonic()
-        subprocess.run(command, env=environment(way), check=True, capture_output=True)
+        subprocess.run(generate, env=environment(way), check=True, capture_output=True)
         return time.monotonic() - started
 
     return make
@@ -92,7 +91,7 @@ def locally(way: str, steps: int, folder: Path) -> Make:
 
 @contextmanager
 def served(way: str, steps: int, folder: Path) -> Iterator[Make]:
-    """A service, and one job of it each time; the first one, which warms up, has been made."""
+    """Start a warmed-up service and yield a function that runs one job."""
     with ExitStack() as stack:
         process = ServiceProcess(serve_command("nano", folder / way), folder / f"{way}.log", environment(way))
         stack.callback(process.stop)
@@ -110,8 +109,8 @@ def served(way: str, steps: int, folder: Path) -> Iterator[Make]:
         yield make
 
 
-def measure(service: bool, rounds: int, steps: int, loops: int, tell: Callable[[str], None]) -> list[Row]:
-    """All ways, in turns."""
+def measure(service: bool, rounds: int, steps: int, loops: int, log: Callable[[str], None]) -> list[BusyRow]:
+    """Measure all ways in turn."""
     seconds: dict[tuple[str, bool], list[float]] = {(way, busy): [] for way in WAYS for busy in (False, True)}
     with tempfile.TemporaryDirectory() as directory:
         for number in range(rounds):
@@ -124,19 +123,19 @@ def measure(service: bool, rounds: int, steps: int, loops: int, tell: Callable[[
                         with busy_loops(loops if busy else 0):
                             took = make()
                         seconds[way, busy].append(round(took, 2))
-                        tell(f"round {number + 1}, {way}, {'busy' if busy else 'quiet'}: {took:.1f} s")
-    return [Row(way, tuple(seconds[way, False]), tuple(seconds[way, True])) for way in WAYS]
+                        log(f"round {number + 1}, {way}, {'busy' if busy else 'quiet'}: {took:.1f} s")
+    return [BusyRow(way, tuple(seconds[way, False]), tuple(seconds[way, True])) for way in WAYS]
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The page."""
+    """Format the page."""
     about, where = record["measured_on"], record["environment"]
     what = "a job of a service" if about["service"] else "`zoetrope generate --local`"
     lines = [
-        "# nano beside others",
+        "# nano alongside busy loops",
         "",
-        f"{what[0].upper()}{what[1:]} of {about['steps']} steps, in turns on the machine as it is and beside "
-        f"{about['loops']} busy loops, on {about['cores']} cores; medians of {about['rounds']}, all in brackets.",
+        f"{what[0].upper()}{what[1:]} of {about['steps']} steps, in turn on the quiet machine and alongside "
+        f"{about['loops']} busy loops, on {about['cores']} cores; medians of {about['rounds']} (values in brackets).",
         f"{commit_of(where)}; `{where['command']}`.",
         "",
         "| threads | quiet | busy | busy / quiet |",
@@ -146,30 +145,26 @@ def markdown(record: dict[str, Any]) -> str:
         cells = [f"{statistics.median(row[k]):.1f} s ({', '.join(map(str, row[k]))})" for k in ("quiet", "busy")]
         lines.append(f"| {row['way']} | {cells[0]} | {cells[1]} | {row['ratio']:.1f} |")
     ours = record["rows"][0]["ratio"]
-    lines += ["", f"At most {GOAL:g} is wanted of ours; {'met' if ours <= GOAL else 'missed'}."]
+    lines += ["", f"Goal: a ratio of at most {GOAL:g} for ours: {'met' if ours <= GOAL else 'missed'}."]
     if (warning := loaded(about)) is not None:
         lines += ["", warning]
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.busy", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--service", action="store_true", help="a job of a service, not `generate --local`")
-    parser.add_argument("--rounds", type=int, default=3, help="of every way (default: 3)")
-    parser.add_argument("--steps", type=int, default=30, help="of a clip (default: 30)")
-    parser.add_argument("--loops", type=int, default=2, help="busy processes (default: 2)")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON, and as Markdown beside it")
+    parser, positive = command.parser("busy", __doc__), command.at_least(1)
+    parser.add_argument("--service", action="store_true", help="measure a job of a service, not `generate --local`")
+    parser.add_argument("--rounds", type=positive, default=3, help="measurements of each way (default: 3)")
+    parser.add_argument("--steps", type=positive, default=30, help="denoising steps of the clip (default: 30)")
+    parser.add_argument("--loops", type=positive, default=2, help="busy processes (default: 2)")
+    parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     args = parser.parse_args(arguments)
-    for name in ("rounds", "steps", "loops"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} is {getattr(args, name)}, at least 1")
     load, cores = os.getloadavg(), os.cpu_count() or 1
     rows = measure(
         args.service, args.rounds, args.steps, args.loops, lambda line: print(line, file=sys.stderr, flush=True)
     )
-    command = " ".join(["python -m benchmarks.busy", *(sys.argv[1:] if arguments is None else arguments)])
     record = {
-        "environment": header(torch.device("cpu"), command, SEED),
+        "environment": header(torch.device("cpu"), command.command_line("busy", arguments), SEED),
         "measured_on": {
             "service": args.service,
             "rounds": args.rounds,
@@ -184,10 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rows": [{**asdict(row), "ratio": round(row.ratio, 3)} for row in rows],
     }
     page = markdown(record)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
-        args.out.with_suffix(".md").write_text(page)
+    command.write_results(args.out, record, page)
     print(page)
     return 0
 

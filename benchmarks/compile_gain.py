@@ -1,16 +1,14 @@
-"""What torch.compile gains at each size of a step: the measurement that an engine makes when it starts.
+"""Measure the gain of torch.compile for each step size, as an engine does when it starts.
 
-    python -m benchmarks.compile_gain --out benchmarks/results/compile-gain
+    python -m zoetrope.benchmarks.compile_gain --out benchmarks/results/compile-gain
 
-nano has its own weights; the other presets have random ones, which cost the same: bfloat16 on a GPU, float32 on a CPU.
-Compiled, the passes between products are the plain torch ones of `kernels`, which the compiler joins; eager, whichever
-are chosen (`ZOETROPE_KERNELS`). Attention, routing and grouped GEMM are the same both ways.
+nano has its real weights; other presets have random ones, which cost the same: bfloat16 on a GPU, float32 on a CPU.
+Compiled, the passes between matrix products are the plain torch ones of `kernels`, which the compiler fuses; eager,
+they are chosen as usual (`ZOETROPE_KERNELS`). Attention, routing and grouped GEMM are the same either way.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import os
 import sys
@@ -20,25 +18,28 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.environment import header
-from benchmarks.provenance import commit_of
-from cluster.compiled import LADDER, STEP_SECONDS, Backend, longest_clip, measure
-from kernels.backends import VARIABLE
-from model.checkpoints import compute_dtype, load_transformer
-from model.costs import TEXT_TOKENS, tokens_of
-from model.directory import RandomWeights
-from model.presets import PRESETS, all_presets, find_model
-from model.random_weights import random_network
-from model.running import run_alone
-from model.sizes import SIZES
-from model.transformer import WanTransformer
+from zoetrope.benchmarks import command
+from zoetrope.benchmarks.environment import header
+from zoetrope.benchmarks.provenance import commit_of
+from zoetrope.cluster.parallel.compiled import LADDER, STEP_SECONDS, Backend, longest_clip, measure
+from zoetrope.kernels.select.backends import VARIABLE
+from zoetrope.model.catalog.checkpoint_layout import RandomWeights
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.checkpoints.load import compute_dtype, load_transformer
+from zoetrope.model.checkpoints.random_weights import random_network
+from zoetrope.model.denoising.forward import run_alone
+from zoetrope.model.families import BUNDLED, all_presets
+from zoetrope.model.families.config import TEXT_TOKENS
+from zoetrope.model.network.costs import tokens_of
+from zoetrope.model.network.protocol import Network
+from zoetrope.model.request.sizes import SIZES
 
 SEED = 0
 
 
-def network_of(name: str, device: torch.device) -> tuple[WanTransformer, int, int]:
-    """The first transformer of a preset, tokens of the longest sequence to give it, and words of a text."""
-    if name in PRESETS:
+def network_of(name: str, device: torch.device) -> tuple[Network, int, int]:
+    """Return the first transformer of a preset, the maximum length of its sequences, and its text tokens."""
+    if name in BUNDLED:
         card = find_model(name)
         return load_transformer(card, device), longest_clip(card), card.max_text_tokens
     preset = all_presets()[name]
@@ -49,9 +50,9 @@ def network_of(name: str, device: torch.device) -> tuple[WanTransformer, int, in
 
 
 def record_of(
-    name: str, device: torch.device, command: str, ladder: tuple[int, ...], seconds: float, backend: Backend
+    name: str, device: torch.device, run: str, ladder: tuple[int, ...], seconds: float, backend: Backend
 ) -> dict[str, Any]:
-    """Measure.
+    """Measure and return the record. ``run``: the command to record.
 
     Raises:
         RuntimeError: nothing can be compiled here; the log says why.
@@ -61,13 +62,13 @@ def record_of(
     if not gains.rungs:
         raise RuntimeError("nothing can be compiled here")
     return {
-        "environment": header(device, command, SEED),
+        "environment": header(device, run, SEED),
         "measured_on": {
             "model": name,
             "dtype": str(compute_dtype(device)),
             "kernels": os.environ.get(VARIABLE, ""),
             "threads": torch.get_num_threads(),
-            "load_average": round(os.getloadavg()[1], 1),  # of the last five minutes
+            "load_average": round(os.getloadavg()[1], 1),  # over the last five minutes
             "cores": os.cpu_count(),
             "longest_sequence": longest,
             "text_tokens": words,
@@ -78,7 +79,7 @@ def record_of(
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The page beside the figures."""
+    """Format the page."""
     where, about = record["environment"], record["measured_on"]
     lines = [
         "# Gain of torch.compile",
@@ -90,10 +91,10 @@ def markdown(record: dict[str, Any]) -> str:
         f"{about['model']}, {about['dtype'].removeprefix('torch.')}, on {where['device']}, {about['threads']} "
         f"thread(s); load average of the machine {about['load_average']} on {about['cores']} cores. Sequences of at "
         f"most {about['longest_sequence']:,} tokens, {about['text_tokens']} of text each. Compiling took "
-        f"{record['compile_seconds']:.1f} s; less where an earlier run has left its cache. Of each way the fastest of "
-        "three steps, in turns.",
+        f"{record['compile_seconds']:.1f} s; an earlier run's cache shortens it. Times are the fastest of three steps, "
+        "in turn.",
         "",
-        "| tokens of a step | eager | compiled | gain | an engine takes |",
+        "| tokens per step | eager | compiled | gain | chosen |",
         "|---|---|---|---|---|",
     ]
     for rung in record["rungs"]:
@@ -105,29 +106,28 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None, backend: Backend = "inductor") -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--preset", default="nano", choices=sorted(all_presets()))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--tokens", type=int, action="append", help="of a step; once for each, else as an engine does")
-    parser.add_argument("--step-seconds", type=float, default=STEP_SECONDS, help="longest step before the last")
-    parser.add_argument("--out", type=Path, help="write the figures to OUT.json, and as Markdown to OUT.md")
+    parser = command.parser("compile_gain", __doc__)
+    parser.add_argument("--preset", default="nano", choices=sorted(all_presets()), help="model (default: nano)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
+    parser.add_argument(
+        "--tokens", type=command.at_least(1), action="append", help="step size; repeatable (default: as an engine)"
+    )
+    parser.add_argument(
+        "--step-seconds", type=float, default=STEP_SECONDS, help="stop after a step longer than this, in seconds"
+    )
+    parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     args = parser.parse_args(arguments)
     ladder = tuple(sorted(args.tokens or LADDER))
-    if ladder[0] < 1:
-        parser.error(f"--tokens is {ladder[0]}, at least 1")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("zoetrope.compiled").setLevel(logging.INFO)
-    command = " ".join(["python -m benchmarks.compile_gain", *(sys.argv[1:] if arguments is None else arguments)])
+    run = command.command_line("compile_gain", arguments)
     try:
-        record = record_of(args.preset, torch.device(args.device), command, ladder, args.step_seconds, backend)
+        record = record_of(args.preset, torch.device(args.device), run, ladder, args.step_seconds, backend)
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     page = markdown(record)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.with_name(f"{args.out.name}.json").write_text(json.dumps(record, indent=2) + "\n")
-        args.out.with_name(f"{args.out.name}.md").write_text(page)
+    command.write_results(args.out, record, page)
     print(page)
     return 0
 

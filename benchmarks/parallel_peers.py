@@ -1,15 +1,14 @@
-"""Experts and attention over ranks beside DeepSpeed's: its MoE layer and its Ulysses, same weights, tokens and ranks.
+"""Compare parallel experts and attention with DeepSpeed's MoE layer and Ulysses: same weights, tokens and ranks.
 
-    python -m benchmarks.parallel_peers --ranks 2 --out benchmarks/results/parallel-peers.json
+    python -m zoetrope.benchmarks.parallel_peers --ranks 2 --out benchmarks/results/parallel-peers.json
 
-Ranks are processes on this CPU that speak gloo, so the figures say what the bookkeeping around the messages costs, and
-nothing about NVLink. Both sides take turns in the same run; a ratio is DeepSpeed's seconds over ours, medians.
+Ranks are processes on this CPU that communicate over gloo, so the figures show the cost of the bookkeeping around the
+messages, and nothing about NVLink. Both sides alternate in the same run; a ratio is DeepSpeed's median time over ours.
 DeepSpeed is optional: `pip install deepspeed`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import multiprocessing
@@ -30,20 +29,21 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from cluster.parallel.exchange import GangExchange
-from cluster.parallel.mesh import Mesh
-from kernels import CuSeqlens, Permutation
-from kernels.reference.routing import permute_by_expert
-from model.experts import DenseFeedForward, MoEFeedForward
+from zoetrope.benchmarks import command
+from zoetrope.cluster.parallel.exchange import GangExchange
+from zoetrope.cluster.parallel.mesh import Mesh
+from zoetrope.kernels import CuSeqlens, Permutation
+from zoetrope.kernels.reference.routing import permute_by_expert
+from zoetrope.model.network.experts import DenseFeedForward, MoEFeedForward
 
-LABEL = "CPU processes over gloo: not figures of a GPU"
-PATIENCE = timedelta(seconds=300)
+LABEL = "CPU processes over gloo: no GPU figures"
+TIMEOUT = timedelta(seconds=300)
 Forward = Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Of each rank ``tokens``. Of the experts a token takes two; heads are of 64."""
+class PeerShape:
+    """The measured shape. ``tokens``: per rank. Each token uses two experts; heads have 64 channels."""
 
     tokens: int = 1024
     dim: int = 512
@@ -53,8 +53,8 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Row:
-    """Medians of the slowest rank, in seconds; ``difference``: the largest of the results, relative to their norm."""
+class PeerRow:
+    """Median seconds of the slowest rank. ``difference``: of the results, relative to their norm, on the worst rank."""
 
     what: str
     ours: float
@@ -63,19 +63,20 @@ class Row:
 
     @property
     def ratio(self) -> float:
+        """Return DeepSpeed's time over ours."""
         return self.deepspeed / self.ours
 
 
 class _TopTwo(MoEFeedForward):
-    """Routed as DeepSpeed does: the two best, weighted by a softmax over all that is made to add up to one."""
+    """Routes as DeepSpeed does: to the two best experts, weighted by their softmax scores scaled to sum to one."""
 
     def route(self, x: torch.Tensor) -> Permutation:
         gates, chosen = self.gate(x).softmax(-1).topk(2)
         return permute_by_expert(chosen, gates / gates.sum(-1, keepdim=True), self.num_experts)
 
 
-def experts(mesh: Mesh, shape: Shape) -> tuple[Forward, Forward]:
-    """A routed layer of ours and of DeepSpeed's, with the same experts, neither dropping tokens."""
+def experts(mesh: Mesh, shape: PeerShape) -> tuple[Forward, Forward]:
+    """Return our routed layer and DeepSpeed's, with the same experts, neither dropping tokens."""
     from deepspeed.moe.layer import MoE
 
     torch.manual_seed(0)
@@ -106,8 +107,8 @@ def experts(mesh: Mesh, shape: Shape) -> tuple[Forward, Forward]:
     return lambda: ours(x, exchange), lambda: theirs(x[None])[0][0]
 
 
-def attention(mesh: Mesh, shape: Shape) -> tuple[Forward, Forward]:
-    """One sequence over all ranks, every head with every token."""
+def attention(mesh: Mesh, shape: PeerShape) -> tuple[Forward, Forward]:
+    """Return our attention and DeepSpeed's, of one sequence over all ranks."""
     from deepspeed.sequence.layer import DistributedAttention
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -127,18 +128,18 @@ def attention(mesh: Mesh, shape: Shape) -> tuple[Forward, Forward]:
     )
 
 
-def work(rank: int, ranks: int, meeting: str, shape: Shape, repeats: int) -> None:
-    """A rank; the first one writes the rows beside the file where they meet."""
+def run_rank(rank: int, ranks: int, meeting: str, shape: PeerShape, repeats: int) -> None:
+    """Run one rank; rank 0 writes the rows to ``{meeting}.json``. ``meeting``: file for the rendezvous."""
     logging.disable(logging.INFO)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     torch.set_num_threads(1)
     import deepspeed
 
-    # It would compile a reduction in shared memory first, which takes minutes; gloo does without.
+    # Skip compiling a shared-memory reduction, which takes minutes and which gloo does not need.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    dist.init_process_group("gloo", f"file://{meeting}", PATIENCE, world_size=ranks, rank=rank)
+    dist.init_process_group("gloo", f"file://{meeting}", TIMEOUT, world_size=ranks, rank=rank)
     deepspeed.init_distributed("gloo", verbose=False, auto_mpi_discovery=False)
-    mesh = Mesh.build(torch.device("cpu"), 1, PATIENCE)
+    mesh = Mesh.build(torch.device("cpu"), 1, TIMEOUT)
     made = []
     with torch.no_grad():
         for what, pair in (("experts", experts(mesh, shape)), ("attention", attention(mesh, shape))):
@@ -148,7 +149,7 @@ def work(rank: int, ranks: int, meeting: str, shape: Shape, repeats: int) -> Non
     dist.destroy_process_group()
 
 
-def _measure(what: str, ours: Forward, theirs: Forward, repeats: int) -> Row:
+def _measure(what: str, ours: Forward, theirs: Forward, repeats: int) -> PeerRow:
     mine, expected = ours(), theirs()  # to warm up
     difference = float((mine - expected).norm() / expected.norm())
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -160,38 +161,37 @@ def _measure(what: str, ours: Forward, theirs: Forward, repeats: int) -> Row:
             times.append(time.perf_counter() - start)
     figures = torch.tensor([*(statistics.median(times) for times in seconds), difference], dtype=torch.float64)
     dist.all_reduce(figures, dist.ReduceOp.MAX)
-    return Row(what, *figures.tolist())
+    return PeerRow(what, *figures.tolist())
 
 
-def compare(ranks: int, shape: Shape, repeats: int) -> list[Row]:
-    """In processes of their own."""
+def compare(ranks: int, shape: PeerShape, repeats: int) -> list[PeerRow]:
+    """Run all ranks in new processes and return the rows."""
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"{folder}/meeting"
         context = multiprocessing.get_context("spawn")
-        processes = [context.Process(target=work, args=(rank, ranks, meeting, shape, repeats)) for rank in range(ranks)]
+        processes = [
+            context.Process(target=run_rank, args=(rank, ranks, meeting, shape, repeats)) for rank in range(ranks)
+        ]
         for process in processes:
             process.start()
         for process in processes:
             process.join()
         if any(process.exitcode for process in processes):
             raise RuntimeError("a rank failed; its traceback is above")
-        return [Row(**row) for row in json.loads(Path(f"{meeting}.json").read_text())]
+        return [PeerRow(**row) for row in json.loads(Path(f"{meeting}.json").read_text())]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--ranks", type=int, default=2, choices=(2, 4))
-    parser.add_argument("--tokens", type=int, default=Shape.tokens, help="of each rank")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser, positive = command.parser("parallel_peers", __doc__), command.at_least(1)
+    parser.add_argument("--ranks", type=int, default=2, choices=(2, 4), help="number of ranks (default: 2)")
+    parser.add_argument("--tokens", type=positive, default=PeerShape.tokens, help="tokens per rank (default: 1024)")
+    parser.add_argument("--repeats", type=positive, default=9, help="timed runs of each side (default: 9)")
+    parser.add_argument("--out", type=Path, help="write the figures to OUT.json")
     args = parser.parse_args(arguments)
     if find_spec("deepspeed") is None:
         print("error: DeepSpeed is not installed (pip install deepspeed)", file=sys.stderr)
         return 2
-    if args.tokens < 1 or args.repeats < 1:
-        print(f"error: tokens is {args.tokens}, repeats {args.repeats}: both must be at least 1", file=sys.stderr)
-        return 2
-    shape = Shape(tokens=args.tokens)
+    shape = PeerShape(tokens=args.tokens)
     rows = compare(args.ranks, shape, args.repeats)
     print(LABEL)
     for row in rows:
@@ -200,18 +200,16 @@ def main(arguments: list[str] | None = None) -> int:
             f"results differ by {row.difference:.1e}"
         )
     if args.out:
-        given = sys.argv[1:] if arguments is None else arguments
         record: dict[str, Any] = {
             "label": LABEL,
-            "command": " ".join(["python -m benchmarks.parallel_peers", *given]),
+            "command": command.command_line("parallel_peers", arguments),
             "device": f"{platform.machine()} CPU",
             "torch": torch.__version__,
             "ranks": args.ranks,
             "shape": asdict(shape),
             "rows": [{**asdict(row), "ratio": row.ratio} for row in rows],
         }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
+        command.write_results(args.out, record)
     return 0
 
 

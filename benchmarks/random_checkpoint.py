@@ -1,17 +1,16 @@
-"""A checkpoint of a preset at full size whose weights are random, and take no space on disk.
+"""Write a checkpoint of a preset at full size with random weights, which take no space on disk.
 
-    python -m benchmarks.random_checkpoint --preset wan2.7-27b --out wan2.7-27b
+    python -m zoetrope.benchmarks.random_checkpoint --preset wan2.7-27b --out wan2.7-27b
 
-The folder is in diffusers' layout and serves every task of the preset, with noise for clips:
-`zoetrope serve --model wan2.7-27b`. The transformer is the preset's at full size; its folder has a marker in the place
-of weights, which are drawn when it is loaded (`model.random_weights`). What is around it is small, for the figures to
-be taken are those of denoising: the autoencoder has the preset's class, ratios, channels, means and deviations and
-narrow layers, UMT5 the preset's width and two layers with nano's vocabulary, CLIP the preset's width and three layers.
+The folder has diffusers' layout and serves every task of the preset, producing noise: `zoetrope serve --model
+wan2.7-27b`. The transformer has its full size; its folder has a marker instead of weights, which are drawn when it is
+loaded (`model.checkpoints.random_weights`). The other parts are small, because denoising is what gets measured: the
+autoencoder has the preset's class, ratios, channels and statistics but narrow layers; UMT5 has the preset's width, two
+layers and nano's vocabulary; CLIP has the preset's width and three layers.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -25,35 +24,39 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from model.config import TransformerConfig
-from model.directory import RANDOM_NAME, ModelError, RandomWeights
-from model.family import WAN21_VAE, WAN22_VAE, AutoencoderKind, Preset
-from model.identity import Contents, identify
-from model.index import PIPELINES, RENDERER, Index
-from model.nano.prompts import build_tokenizer, vocabulary
-from model.original import WAN22_AUTOENCODER
-from model.presets import FAMILY
+from zoetrope.benchmarks import command
+from zoetrope.model.catalog.checkpoint_layout import RANDOM_NAME, RandomWeights
+from zoetrope.model.catalog.identity import identify
+from zoetrope.model.checkpoints.original import WAN22_AUTOENCODER
+from zoetrope.model.families import PRESETS, family_of
+from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.families.family import AutoencoderKind, Contents, Family, Preset
+from zoetrope.model.families.index import Index
+from zoetrope.model.families.wan import WAN21_VAE, WAN22_VAE
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.nano.prompts import build_tokenizer, vocabulary
 
 STD = 0.02
-VAE_WIDTH = 8  # of its narrowest layer; 96 and more in the public ones
-CLIP_TOKENS = 257  # of one picture in the public CLIP: 16 x 16 patches and the class
+VAE_WIDTH = 8  # of the narrowest layer; at least 96 in the public ones
+CLIP_TOKENS = 257  # per picture in the public CLIP: 16 x 16 patches and the class token
 CLIP_PATCH = 14
-SAID = "transformer at full size with random weights; small autoencoder, text encoder and image encoder around it"
+DESCRIPTION = "full-size transformer with random weights; small autoencoder, text encoder and image encoder"
 
 
 def write_random_checkpoint(preset: Preset, out: Path, seed: int = 0, std: float = STD) -> None:
-    """Write the folder, beside ``out`` first and then in its place. Leaves torch's seed changed.
+    """Write the checkpoint to ``out``, which appears only when complete. Changes torch's seed.
 
     Args:
-        seed: of all weights; the second of two noise experts has the next one. std: of the transformer's.
+        seed: seed of all weights; a second noise expert uses the next one.
+        std: standard deviation of the transformer's weights.
 
     Raises:
         ModelError: ``out`` exists or is named after another model, or the preset's autoencoder is not one of Wan's.
     """
     if os.path.lexists(out):
-        raise ModelError(f"{out}: exists already")
+        raise ModelError(f"{out} already exists")
     if not out.parent.is_dir():
-        raise ModelError(f"{out.parent}: is no directory")
+        raise ModelError(f"{out.parent} is not a directory")
     if preset.vae not in (WAN21_VAE, WAN22_VAE):
         raise ModelError(f"preset {preset.name}: the autoencoder {preset.vae.name} is not one of Wan's")
     _check_name(preset, out)
@@ -77,7 +80,7 @@ def write_random_checkpoint(preset: Preset, out: Path, seed: int = 0, std: float
 
 
 def small_autoencoder(kind: AutoencoderKind) -> AutoencoderKLWan:
-    """Narrow, with the levels, blocks and latents of the public one; random weights."""
+    """Return a narrow autoencoder with the levels, blocks and latents of the public one, and random weights."""
     more: dict[str, Any] = {}
     if kind == WAN22_VAE:
         more = {**WAN22_AUTOENCODER, "decoder_base_dim": VAE_WIDTH}
@@ -91,7 +94,7 @@ def small_autoencoder(kind: AutoencoderKind) -> AutoencoderKLWan:
 
 
 def small_text_encoder(width: int) -> UMT5EncoderModel:
-    """Two layers whose embeddings have ``width`` channels, for nano's tokenizer; random weights."""
+    """Return an encoder of two layers and ``width`` channels for nano's tokenizer, with random weights."""
     return UMT5EncoderModel(
         UMT5Config(
             vocab_size=len(vocabulary()), d_model=width, d_kv=16, num_heads=2, d_ff=32, num_layers=2, dropout_rate=0.0
@@ -100,7 +103,7 @@ def small_text_encoder(width: int) -> UMT5EncoderModel:
 
 
 def small_image_encoder(width: int, image: int, patch: int) -> CLIPVisionModel:
-    """Three layers with tokens of ``width`` channels from pictures of ``image`` pixels a side; random weights."""
+    """Return an encoder of three layers and ``width`` channels for ``image x image`` pixels, with random weights."""
     return CLIPVisionModel(
         CLIPVisionConfig(
             hidden_size=width,
@@ -114,22 +117,35 @@ def small_image_encoder(width: int, image: int, patch: int) -> CLIPVisionModel:
 
 
 def image_processor(image: int) -> Any:
-    """CLIP's, for pictures of ``image`` pixels a side."""
+    """Return CLIP's image processor for ``image x image`` pixels."""
     return CLIPImageProcessorPil(size={"shortest_edge": image}, crop_size={"height": image, "width": image})
 
 
 def unipc(shift: float) -> UniPCMultistepScheduler:
+    """Return a flow-matching UniPC scheduler."""
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
 
 
 def _check_name(preset: Preset, out: Path) -> None:
-    """Refuse a folder's name that is another model's, which would be believed where the files leave it open."""
-    kind = "streams" if preset.conditioner == "bernini" else preset.conditioner
-    index = Index(out / "model_index.json", None, {}, bernini=preset.conditioner == "bernini")
-    contents = Contents(out, kind, preset.config, preset.transformers, index, preset.sampling.shift)
+    """Refuse a folder name that would be detected as another model, because the files alone are ambiguous."""
+    family = family_of(preset.name)
+    index = Index(out / "model_index.json", None, {}, declared=family.name if family.own_index is not None else "")
+    contents = Contents(
+        out,
+        family.networks[0],
+        preset.config,
+        preset.transformers,
+        expand_timesteps=_has_levels_per_token(family),
+        index=index,
+        shift=preset.sampling.shift,
+    )
     found, _ = identify(contents, out)
-    if (found.conditioner, found.sampling) != (preset.conditioner, preset.sampling):
-        raise ModelError(f"{out}: a folder of this name would be taken for {found.name}, call it {preset.name}")
+    if (family_of(found.name).conditioner, found.sampling) != (family.conditioner, preset.sampling):
+        raise ModelError(f"{out}: a folder with this name would be detected as {found.name}; name it {preset.name}")
+
+
+def _has_levels_per_token(family: Family) -> bool:
+    return family.conditioner == "first_latent"
 
 
 def _write_transformer(config: TransformerConfig, how: RandomWeights, folder: Path) -> None:
@@ -149,19 +165,22 @@ def _write_image_encoder(config: TransformerConfig, root: Path) -> None:
 
 
 def _write_index(preset: Preset, root: Path) -> None:
-    """As the public checkpoints say what they are; Bernini-R by a configuration in the place of an index."""
-    pair = preset.transformers == 2
-    if preset.conditioner == "bernini":
-        value = {"model_type": RENDERER, "architectures": ["BerniniRendererModel"], "skip_transformer_2": not pair}
+    """Write the index as the public checkpoints do; Bernini-R has a configuration instead."""
+    pair, family = preset.transformers == 2, family_of(preset.name)
+    if family.own_index is not None:
+        value = {
+            "model_type": family.own_index.model_type,
+            "architectures": ["BerniniRendererModel"],
+            "skip_transformer_2": not pair,
+        }
         value |= {"switch_dit_boundary": preset.sampling.boundary or 0.0, "use_src_id_rotary_emb": True}
         _write_json(root / "config.json", value)
         return
-    pipeline = next(name for name, kinds in PIPELINES.items() if preset.conditioner in kinds)
     kind = json.loads((root / "transformer" / "config.json").read_text())["_class_name"]
     library = "zoetrope" if kind.startswith("Zoetrope") else "diffusers"
     image = preset.config.image_dim is not None
     index: dict[str, Any] = {
-        "_class_name": pipeline,
+        "_class_name": family.pipelines[0],
         "transformer": [library, kind],
         "transformer_2": [library, kind] if pair else [None, None],
         "vae": ["diffusers", "AutoencoderKLWan"],
@@ -170,7 +189,7 @@ def _write_index(preset: Preset, root: Path) -> None:
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],
         "image_encoder": ["transformers", "CLIPVisionModel"] if image else [None, None],
         "image_processor": ["transformers", "CLIPImageProcessor"] if image else [None, None],
-        "expand_timesteps": preset.conditioner == "first_latent",
+        "expand_timesteps": _has_levels_per_token(family),
         "boundary_ratio": preset.sampling.boundary if pair else None,
     }
     _write_json(root / "model_index.json", index)
@@ -181,20 +200,20 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--preset", required=True, choices=sorted(FAMILY))
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write, named after the preset")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--std", type=float, default=STD, help="of the transformer's weights")
+    parser = command.parser("random_checkpoint", __doc__)
+    parser.add_argument("--preset", required=True, choices=sorted(PRESETS), help="model to imitate")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, named after the preset")
+    parser.add_argument("--seed", type=command.at_least(0), default=0, help="seed of the weights (default: 0)")
+    parser.add_argument("--std", type=float, default=STD, help="deviation of the transformer's weights (default: 0.02)")
     args = parser.parse_args(arguments)
-    if args.seed < 0 or not 0 < args.std < math.inf:
-        parser.error(f"--seed is {args.seed}, at least 0; --std is {args.std}, above 0 and finite")
+    if not 0 < args.std < math.inf:
+        parser.error(f"--std must be above 0 and finite, not {args.std}")
     try:
-        write_random_checkpoint(FAMILY[args.preset], args.out, args.seed, args.std)
+        write_random_checkpoint(PRESETS[args.preset], args.out, args.seed, args.std)
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{args.out}: {args.preset}, {SAID}")
+    print(f"{args.out}: {args.preset}, {DESCRIPTION}")
     return 0
 
 

@@ -1,32 +1,32 @@
-"""How a step's time goes down with GPUs, and why not all the way: predicted, from 1 to 64 of them.
+"""Predict how a step's time scales from 1 to 64 GPUs, and what limits it.
 
-    python -m benchmarks.scaling --out benchmarks/results/scaling
+    python -m zoetrope.benchmarks.scaling --out benchmarks/results/scaling
 
-Writes JSON, a table (.md) and, where matplotlib is installed, a plot (.png). The model is `cluster.step_time`; its
-rates are those measured on a GPU where there are results (`cluster.calibration`), else fractions of a datasheet's
-peaks, and the files say which. Up to an NVLink domain GPUs join one gang. Beyond it there are two ways, both shown: the
-two guidance branches on a domain each, only velocities crossing InfiniBand, which makes a clip sooner; and more gangs
-that work on requests of their own, which makes more clips.
+Writes JSON, a table (.md) and, if matplotlib is installed, a plot (.png). The model is `cluster.planning.step_time`.
+Its rates come from GPU measurements if there are any (`cluster.planning.calibration`), otherwise they are fractions of
+the datasheet's peaks; the files say which. Within an NVLink domain, all GPUs join one gang. Beyond it, two layouts are
+shown: one domain for each guidance branch, with only velocities crossing InfiniBand (lower latency), and several gangs
+with requests of their own (higher throughput).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.calibration import RESULTS, StepCheck, check_steps, rates_of
-from cluster.hardware import GIB, HARDWARE, hardware
-from cluster.overlap import LENT
-from cluster.plan import GangPlan, PlanError, plan_gang
-from cluster.rates import Rates
-from cluster.step_time import StepTime, step_time
-from model.family import FAMILY, Preset
-from model.sizes import SIZES
+from zoetrope.benchmarks import command
+from zoetrope.cluster.planning.calibration import RESULTS, StepCheck, check_steps, rates_of
+from zoetrope.cluster.planning.gang_plan import GangPlan, PlanError, plan_gang
+from zoetrope.cluster.planning.hardware import GIB, HARDWARE, hardware
+from zoetrope.cluster.planning.overlap import LENT
+from zoetrope.cluster.planning.rates import Rates
+from zoetrope.cluster.planning.step_time import StepTime, step_time
+from zoetrope.model.families import PRESETS
+from zoetrope.model.families.family import Preset
+from zoetrope.model.request.sizes import SIZES
 
 MODELS = ("wan2.7-27b", "wan2.1-t2v-14b")
 CLIPS = ("480p", "720p", "1080p")
@@ -41,12 +41,12 @@ CALIBRATED = "calibrated: computed from rates measured on one GPU; nothing here 
 
 @dataclass(frozen=True)
 class Point:
-    """A number of GPUs and one way to use them; seconds are those of a step of one clip.
+    """A number of GPUs and one layout; seconds are for one step of one clip.
 
     Attributes:
-        gangs: engines at work on different requests, each of ``cfg_groups x sequence_ranks`` GPUs.
-        memory, available: bytes of the fullest rank; a point where they do not fit is only an ideal to compare with.
-        efficiency: steps a second of all gangs, over those of as many single GPUs that had memory enough.
+        gangs: engines with different requests, each of ``cfg_groups x sequence_ranks`` GPUs.
+        memory, available: bytes of the fullest rank; a layout that does not fit is only an ideal to compare with.
+        efficiency: steps per second of all gangs, relative to as many single GPUs with enough memory.
     """
 
     model: str
@@ -68,10 +68,12 @@ class Point:
 
     @property
     def fits(self) -> bool:
+        """Tell whether the layout fits in memory."""
         return self.memory is not None and self.memory <= self.available
 
     @property
     def layout(self) -> str:
+        """Describe the layout."""
         gang = f"{self.cfg_groups} x {self.sequence_ranks}"
         return gang if self.gangs == 1 else f"{self.gangs} gangs of {gang}"
 
@@ -79,7 +81,7 @@ class Point:
 def points(
     rates: Rates, preset: Preset, size: str, gpus: Iterable[int] = GPUS, domain: int = DOMAIN
 ) -> Iterator[Point]:
-    """Every way that is shown for a model and a clip."""
+    """Yield every layout to show for a model and a clip."""
     width, height = SIZES[size]["16:9"]
     name = rates.hardware.name
 
@@ -104,7 +106,7 @@ def points(
 
 
 def _choices(plans: Mapping[int, GangPlan], gpus: int, domain: int) -> list[GangPlan]:
-    """The largest gang of a domain, and beyond it also the largest of two domains, of those that use all GPUs."""
+    """Choose, among gangs that use all GPUs, the largest within one domain and the largest across two."""
     usable = [made for n, made in sorted(plans.items()) if n <= gpus and gpus % n == 0]
     inside = [made for made in usable if made.ranks <= domain][-1:]
     across = [made for made in usable if made.domains > 1][-1:]
@@ -135,12 +137,12 @@ def _point(
     )
 
 
-def record(rates: Rates, found: Sequence[Point], checks: Sequence[StepCheck], command: str) -> dict[str, Any]:
-    """What is written as JSON."""
+def record(rates: Rates, found: Sequence[Point], checks: Sequence[StepCheck], run: str) -> dict[str, Any]:
+    """Return the record to write as JSON. ``run``: the command."""
     gear = rates.hardware
     return {
         "label": label(rates),
-        "command": command,
+        "command": run,
         "hardware": {"name": gear.name, "source": gear.source, "links": [asdict(gear.inside), asdict(gear.outside)]},
         "rates": list(rates.notes),
         "seconds_of_clip": SECONDS,
@@ -151,37 +153,38 @@ def record(rates: Rates, found: Sequence[Point], checks: Sequence[StepCheck], co
 
 
 def label(rates: Rates) -> str:
+    """Return the label that says how the figures were obtained."""
     return COMPUTED if rates.origin == "roofline" else CALIBRATED
 
 
-def table(rates: Rates, found: Sequence[Point], checks: Sequence[StepCheck], command: str) -> str:
-    """The same as Markdown."""
+def table(rates: Rates, found: Sequence[Point], checks: Sequence[StepCheck], run: str) -> str:
+    """Format the page. ``run``: the command."""
     gear = rates.hardware
     lines = [
         f"# Predicted step time on {gear.name.upper()}, 1 to {max(GPUS)} GPUs",
         "",
-        f"**{label(rates)}.** Written by `{command}`.",
+        f"**{label(rates)}.** Written by `{run}`.",
         "",
         f"A clip of {SECONDS:g} s at each model's frame rate, both guidance branches in a step, NVLink domains of "
-        f"{DOMAIN}. Messages that travel while ranks compute are not counted as all-to-all, but {LENT:.0%} of their "
-        "time is, assumed to be lost by the work beside them; launches and the host's time are left out.",
+        f"{DOMAIN}. Messages that overlap with computation count as all-to-all only with {LENT:.0%} of their time, the "
+        "assumed slowdown of the overlapped work; launches and host time are ignored.",
         "",
         f"- {gear.source}",
         *(f"- {note}" for note in rates.notes),
-        *(f"- {link.name}: {link.bandwidth / 1e9:g} GB/s each way, {link.fraction:.0%} of it; {link.source}"
+        *(f"- {link.name}: {link.bandwidth / 1e9:g} GB/s each way, {link.fraction:.0%} of it usable; {link.source}"
           for link in (gear.inside, gear.outside)),
         "",
-        "Layout: guidance groups x sequence ranks. Shares are of the step. Efficiency: steps a second over those of as "
-        "many single GPUs with memory enough.",
+        "Layout: guidance groups x sequence ranks. Shares are of the step. Efficiency: steps per second relative to as "
+        "many single GPUs with enough memory.",
     ]  # fmt: skip
     for model, size in dict.fromkeys((point.model, point.size) for point in found):
         lines += ["", f"## {model}, {size}", ""]
-        lines += ["| GPUs | layout | s a step | compute | all-to-all | gather | idle | efficiency | GiB a rank |"]
+        lines += ["| GPUs | layout | s/step | compute | all-to-all | gather | idle | efficiency | GiB per rank |"]
         lines += ["|---|---|---|---|---|---|---|---|---|"]
         lines += [_line(point) for point in found if (point.model, point.size) == (model, size)]
-    lines += ["", "## Against steps measured on one GPU", ""]
+    lines += ["", "## Comparison with steps measured on one GPU", ""]
     if not checks:
-        lines += ["No step of this kind of GPU is among the results."]
+        lines += ["There are no results for this kind of GPU."]
     else:
         lines += ["| preset | tokens | measured s | predicted s | ratio | from |", "|---|---|---|---|---|---|"]
         lines += [
@@ -201,7 +204,7 @@ def _line(point: Point) -> str:
 
 
 def plot(rates: Rates, found: Sequence[Point], path: Path) -> bool:
-    """Bars of the shares of a step, its seconds above them; False where matplotlib is missing."""
+    """Plot the shares of a step as bars, with its seconds above; returns False if matplotlib is missing."""
     try:
         import matplotlib
     except ImportError:
@@ -237,18 +240,18 @@ def plot(rates: Rates, found: Sequence[Point], path: Path) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, required=True, help="where to write, without the ending")
-    parser.add_argument("--gpu", default="h100", choices=sorted(name for name, kind in HARDWARE.items() if kind.is_gpu))
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of what was measured on a GPU")
+    parser, gpus = command.parser("scaling", __doc__), sorted(name for name, kind in HARDWARE.items() if kind.is_gpu)
+    parser.add_argument("--out", type=Path, required=True, help="write OUT.json, OUT.md and OUT.png")
+    parser.add_argument("--gpu", default="h100", choices=gpus, help="kind of GPU (default: h100)")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of GPU measurements (default: %(default)s)"
+    )
     args = parser.parse_args(arguments)
     gear = hardware(args.gpu)
     rates, checks = rates_of(gear, args.results), check_steps(gear, args.results)
-    found = [point for model in MODELS for size in CLIPS for point in points(rates, FAMILY[model], size)]
-    command = " ".join(["python -m benchmarks.scaling", *(sys.argv[1:] if arguments is None else arguments)])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".json").write_text(json.dumps(record(rates, found, checks, command), indent=1) + "\n")
-    args.out.with_suffix(".md").write_text(table(rates, found, checks, command))
+    found = [point for model in MODELS for size in CLIPS for point in points(rates, PRESETS[model], size)]
+    run = command.command_line("scaling", arguments)
+    command.write_results(args.out, record(rates, found, checks, run), table(rates, found, checks, run), indent=1)
     drawn = plot(rates, found, args.out.with_suffix(".png"))
     print(f"{label(rates)}: {len(found)} points" + ("" if drawn else "; no plot, matplotlib is not installed"))
     for check in checks:

@@ -1,21 +1,19 @@
-"""What snapshots cost: measured on nano, computed for a large model.
+"""Measure the cost of snapshots on nano, and compute it for a large model.
 
-    python -m benchmarks.snapshot_cost --out benchmarks/results/snapshot-cost.json
+    python -m zoetrope.benchmarks.snapshot_cost --out benchmarks/results/snapshot-cost.json
 
-Measured: whole runs of nano without snapshots, without them once more (how much the same thing varies here), at the
-default setting and with one after every step, in turns, into a real directory. A step waits for the copy of its
-tensors; encoding, checksum and writing happen beside it on another thread. The first is ``waited``; both together show
-in the processor seconds of the process, to which the work of other processes on the machine does not add.
+Measured: whole runs of nano, in turn without snapshots, again without (to show the variation), with the default
+setting, and with a snapshot after every step, written to a directory on disk. A step waits only for the copy of its
+tensors (``waited``); encoding, checksum and writing happen on another thread. The processor time of the process
+includes both, and other processes do not affect it.
 
-Computed, from bytes and rates alone: 1080p of 15 seconds on wan2.7-27b. No GPU took part. Each assumption stands beside
-the figure, and each is chosen against us: the step at the datasheet's peak, which no step reaches, and the whole copy
-counted as waiting, though it runs on a stream of its own.
+Computed, from bytes and rates alone: 15 seconds of 1080p on wan2.7-27b, without a GPU. All assumptions are stated and
+pessimistic: the step runs at the datasheet's peak, which no step reaches, and the whole copy counts as waiting, though
+it has its own stream.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import sys
@@ -28,26 +26,31 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.environment import header
-from benchmarks.provenance import commit_of
-from cluster.hardware import hardware
-from cluster.messages import Owner
-from cluster.settings import EngineSettings
-from cluster.snapshots import SnapshotKeeper, SnapshotStore, SnapshotWriter, due
-from model.conditions import Conditions
-from model.costs import clip_cost
-from model.denoise import Denoiser
-from model.family import Preset
-from model.pipeline import NOTHING, LocalPipeline, condition_span
-from model.presets import all_presets, find_model
-from model.resolve import resolve
-from model.sampling import Sampler
-from model.sizes import SIZES
-from model.tasks import SegmentSpec, TextToVideo, VideoRequest, segment_of
+from zoetrope.benchmarks import command
+from zoetrope.benchmarks.environment import header
+from zoetrope.benchmarks.provenance import commit_of
+from zoetrope.cluster.planning.hardware import hardware
+from zoetrope.cluster.protocol.messages import Owner
+from zoetrope.cluster.protocol.settings import EngineSettings
+from zoetrope.cluster.snapshots.keeper import SnapshotKeeper
+from zoetrope.cluster.snapshots.policy import due
+from zoetrope.cluster.snapshots.store import SnapshotStore
+from zoetrope.cluster.snapshots.writer import SnapshotWriter
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.denoising.denoise import Denoiser
+from zoetrope.model.denoising.sampling import Sampler
+from zoetrope.model.families import all_presets
+from zoetrope.model.families.family import Preset
+from zoetrope.model.network.costs import clip_cost
+from zoetrope.model.pipeline import NOTHING, LocalPipeline, condition_span
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.sizes import SIZES
+from zoetrope.model.request.tasks import SegmentSpec, TextToVideo, VideoRequest, segment_of
 
 SEED = 1
 FLUSH_SECONDS = 60.0
-GOAL = 0.01  # of the time of a step
+GOAL = 0.01  # maximum share of a step's time
 DEFAULT = EngineSettings()
 VARIANTS: dict[str, EngineSettings | None] = {
     "none": None,
@@ -56,15 +59,15 @@ VARIANTS: dict[str, EngineSettings | None] = {
     "every step": EngineSettings(snapshot_steps=1),
 }
 UNIPC = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True}
-# Bytes a second from the GPU to pinned memory of its host, one direction.
+# Bytes per second from the GPU to pinned host memory, one direction.
 LINKS = {"PCIe 5.0 x16, assumed 50 GB/s": 50e9, "PCIe 4.0 x16, assumed 22 GB/s": 22e9, "assumed 10 GB/s": 10e9}
 RANKS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of all steps. ``cpu_seconds`` has the writing in it, also what was left to write at the end; ``waited``
-    is what the steps waited for copies, ``longest`` the longest of those waits."""
+class SnapshotRun:
+    """One run of all steps. ``cpu_seconds`` includes all writing, also at the end; ``waited`` is the total time that
+    steps waited for copies, ``longest`` the longest wait."""
 
     seconds: float
     cpu_seconds: float
@@ -75,9 +78,9 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Of one variant: medians of its runs. ``more_cpu`` and ``more_seconds``: over the run of the same round without
-    snapshots, minus 1, with the least and the largest of them."""
+class SnapshotTimes:
+    """Medians of one variant's runs. ``more_cpu`` and ``more_seconds``: median, minimum and maximum of the increase
+    over the run without snapshots in the same round."""
 
     variant: str
     snapshots: float
@@ -91,8 +94,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Computed:
-    """Of a gang of so many GPUs and one link. ``share``: copies over steps and copies, as often as the default setting
-    takes them; ``store_bandwidth``: bytes a second that the store must take for none to be skipped."""
+    """The cost for one gang size and link. ``share``: time of copies relative to steps and copies, at the default
+    setting; ``store_bandwidth``: bytes per second that the store must accept for no snapshot to be skipped."""
 
     ranks: int
     link: str
@@ -105,14 +108,14 @@ class Computed:
 
 def run_once(
     denoiser: Denoiser, spec: SegmentSpec, conditions: Conditions, settings: EngineSettings | None, folder: Path
-) -> Run:
-    """As an engine goes about it."""
+) -> SnapshotRun:
+    """Run all steps as an engine does."""
     segment = denoiser.start(spec, conditions)
     writer = keeper = None
     if settings is not None:
         writer = SnapshotWriter(SnapshotStore(str(folder)))
         keeper = SnapshotKeeper(writer, settings, "nano", denoiser.scheduler_config)
-        keeper.admit(segment, Owner("benchmark", 0, 1))
+        keeper.track(segment, Owner("benchmark", 0, 1))
     waits = []
     started, started_cpu, before = time.perf_counter(), time.process_time(), time.perf_counter()
     while not segment.sampler.done:
@@ -129,18 +132,18 @@ def run_once(
     if writer is not None:
         writer.close()
     taken = [wait for wait in waits if wait]
-    return Run(seconds, cpu_seconds, sum(taken), max(taken, default=0.0), len(taken), max(sizes, default=0))
+    return SnapshotRun(seconds, cpu_seconds, sum(taken), max(taken, default=0.0), len(taken), max(sizes, default=0))
 
 
-def measure(steps: int, rounds: int, on_run: Callable[[str], None]) -> tuple[list[Measured], SegmentSpec]:
-    """nano's default clip, all variants in each round, each round beginning with another one."""
+def measure(steps: int, rounds: int, on_run: Callable[[str], None]) -> tuple[list[SnapshotTimes], SegmentSpec]:
+    """Run nano's default clip with all variants in each round, starting each round with a different one."""
     card = find_model("nano")
     local = LocalPipeline.load(card)
     request = VideoRequest(task=TextToVideo(prompt="a red circle moves right"), steps=steps, seed=SEED)
     clip = resolve(request, card, SEED)
     spec = segment_of(clip, "benchmark")
     conditions = condition_span(local.text, local.conditioner, clip, NOTHING, 0, None)
-    runs: dict[str, list[Run]] = {name: [] for name in VARIANTS}
+    runs: dict[str, list[SnapshotRun]] = {name: [] for name in VARIANTS}
     run_once(local.denoiser, replace(spec, steps=2), conditions, None, Path())  # to warm up
     names = list(VARIANTS)
     for number in range(rounds):
@@ -152,12 +155,12 @@ def measure(steps: int, rounds: int, on_run: Callable[[str], None]) -> tuple[lis
     return [_measured(name, runs[name], runs["none"], steps) for name in names], spec
 
 
-def _measured(name: str, runs: list[Run], without: list[Run], steps: int) -> Measured:
-    def more(of: Callable[[Run], float]) -> tuple[float, float, float]:
+def _measured(name: str, runs: list[SnapshotRun], without: list[SnapshotRun], steps: int) -> SnapshotTimes:
+    def more(of: Callable[[SnapshotRun], float]) -> tuple[float, float, float]:
         found = [of(run) / of(base) - 1 for run, base in zip(runs, without, strict=True)]
         return statistics.median(found), min(found), max(found)
 
-    return Measured(
+    return SnapshotTimes(
         variant=name,
         snapshots=statistics.median(run.snapshots for run in runs),
         bytes=max(run.bytes for run in runs),
@@ -170,14 +173,14 @@ def _measured(name: str, runs: list[Run], without: list[Run], steps: int) -> Mea
 
 
 def latent_shape(preset: Preset, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
-    """C, T, H, W of a clip, sides rounded up as they are served."""
+    """Return ``(C, T, H, W)`` of a clip, with sides rounded up as in the service."""
     side, patch = preset.vae.spatial, preset.config.patch_size
     h, w = (-(-pixels // (side * patch[i])) * patch[i] for pixels, i in ((height, 1), (width, 2)))
     return preset.vae.z_dim, 1 + (frames - 1) // preset.vae.temporal, h, w
 
 
 def tensors_of_a_state() -> int:
-    """How many tensors of the latents' size UniPC's snapshot has, counted on a small one."""
+    """Count the tensors of the latents' size in a UniPC snapshot, on a small example."""
     sampler, latents = Sampler(UNIPC, 8), torch.zeros(1, 1, 1, 1)
     for _ in range(4):
         latents = sampler.advance(latents, latents)
@@ -185,7 +188,7 @@ def tensors_of_a_state() -> int:
 
 
 def compute(preset: Preset, size: str, duration: float) -> tuple[dict[str, Any], list[Computed]]:
-    """From shapes, bytes and rates; nothing is run."""
+    """Compute the cost from shapes, bytes and rates, without running anything."""
     width, height = SIZES[size]["16:9"]
     peak, rows = hardware("h100").peak, []
     cost = clip_cost(preset, width, height, duration, 1)
@@ -212,32 +215,31 @@ def compute(preset: Preset, size: str, duration: float) -> tuple[dict[str, Any],
         "tokens": cost.tokens,
         "snapshot_bytes": size_bytes,
         "step_flops": cost.step_flops,
-        "assumed": f"{peak / 1e12:.1f} TFLOP/s a GPU (datasheet, H100 SXM, bfloat16): less time than any step takes; "
+        "assumed": f"{peak / 1e12:.1f} TFLOP/s per GPU (datasheet, H100 SXM, bfloat16), faster than any real step; "
         "one segment; UniPC of order 2, four float32 tensors of the latents' size; the step waits for the whole copy",
     }
     return described, rows
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The page beside the figures."""
+    """Format the page."""
     about, computed = record["measured_on"], record["computed_for"]
     lines = [
         "# Cost of snapshots",
         "",
         f"`{record['environment']['command']}`",
         "",
-        f"{record['environment']['date']}, {commit_of(record['environment'])}, "
-        f"torch {record['environment']['torch']}.",
+        f"{record['environment']['date']}, {commit_of(record['environment'])}, torch {record['environment']['torch']}.",
         "",
         "## Measured: nano",
         "",
-        f"{record['environment']['device']}, {about['threads']} thread(s), {about['rounds']} rounds in turns, "
+        f"{record['environment']['device']}, {about['threads']} thread(s), {about['rounds']} rounds, "
         f"{about['steps']} steps of latents {about['latent_shape']} each; load average of the machine "
-        f"{about['load_average']} on {about['cores']} cores. `waited`: what steps waited for copies, as a "
-        "share of the run. `more`: over the run of the same round without snapshots; median (least to largest). The "
-        "row `none, again` says how much that varies when nothing differs.",
+        f"{about['load_average']} on {about['cores']} cores. `waited`: time that steps waited for copies, as a "
+        "share of the run. `more`: increase over the run without snapshots in the same round; median (minimum to "
+        "maximum). The row `none, again` shows the variation between identical runs.",
         "",
-        "| snapshots | of a run | bytes | step | waited | longest wait | more processor time | more wall time |",
+        "| snapshots | per run | bytes | step | waited | longest wait | more processor time | more wall time |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in record["measured"]:
@@ -251,14 +253,14 @@ def markdown(record: dict[str, Any]) -> str:
     verdict = "met" if record["goal_met_measured"] else "NOT met"
     lines += [
         "",
-        f"Goal: at the default setting steps wait less than {100 * GOAL:g} % of their time: {verdict}.",
+        f"Goal: at the default setting, steps wait less than {100 * GOAL:g} % of their time: {verdict}.",
         "",
         f"## Computed, not measured: {computed['model']}, {computed['size']}, {computed['seconds']:g} s",
         "",
         f"Latents {computed['latent_shape']}, {computed['tokens']:,} tokens, a snapshot of "
         f"{computed['snapshot_bytes'] / 1e6:.0f} MB. Assumed: {computed['assumed']}.",
         "",
-        "| GPUs | to the host | step, at least | copy | steps between | share, at most | the store must take |",
+        "| GPUs | link to host | minimum step | copy | steps between | maximum share | required store bandwidth |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in record["computed"]:
@@ -272,22 +274,19 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--steps", type=int, default=60, help="of each run of nano")
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--model", default="wan2.7-27b", choices=sorted(all_presets()), help="to compute for")
-    parser.add_argument("--size", default="1080p", choices=sorted(SIZES))
-    parser.add_argument("--duration", type=float, default=15.0, help="seconds")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON, and as Markdown beside it")
+    parser, presets = command.parser("snapshot_cost", __doc__), sorted(all_presets())
+    parser.add_argument("--steps", type=command.at_least(2), default=60, help="steps of each nano run (default: 60)")
+    parser.add_argument("--rounds", type=command.at_least(1), default=8, help="rounds to measure (default: 8)")
+    parser.add_argument("--model", default="wan2.7-27b", choices=presets, help="model to compute for")
+    parser.add_argument("--size", default="1080p", choices=sorted(SIZES), help="size to compute for (default: 1080p)")
+    parser.add_argument("--duration", type=float, default=15.0, help="seconds of the clip to compute for (default: 15)")
+    parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     args = parser.parse_args(arguments)
-    if args.steps < 2 or args.rounds < 1:
-        parser.error(f"--steps is {args.steps}, at least 2; --rounds is {args.rounds}, at least 1")
     measured, spec = measure(args.steps, args.rounds, lambda line: print(line, file=sys.stderr, flush=True))
-    load = round(os.getloadavg()[1], 1)  # of the last five minutes
+    load = round(os.getloadavg()[1], 1)  # over the last five minutes
     described, computed = compute(all_presets()[args.model], args.size, args.duration)
-    command = " ".join(["python -m benchmarks.snapshot_cost", *(sys.argv[1:] if arguments is None else arguments)])
     record = {
-        "environment": header(torch.device("cpu"), command, SEED),
+        "environment": header(torch.device("cpu"), command.command_line("snapshot_cost", arguments), SEED),
         "goal": GOAL,
         "goal_met_measured": next(row for row in measured if row.variant == "default").waited_share < GOAL,
         "goal_met_computed": all(row.share < GOAL for row in computed),
@@ -310,10 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
         "computed": [asdict(row) for row in computed],
     }
     page = markdown(record)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
-        args.out.with_suffix(".md").write_text(page)
+    command.write_results(args.out, record, page)
     print(page)
     return 0
 

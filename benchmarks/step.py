@@ -1,17 +1,15 @@
-"""One real denoising step of a preset with random weights: seconds, peak memory, and where the time goes.
+"""Measure a real denoising step of a preset with random weights: seconds, peak memory, and where the time goes.
 
-    python -m benchmarks.step --preset wan2.7-27b --size 480p --size 720p --size 1080p --duration 5 \\
+    python -m zoetrope.benchmarks.step --preset wan2.7-27b --size 480p --size 720p --size 1080p --duration 5 \\
         --out benchmarks/results/step.json
 
-A step is every guidance branch of one clip, one forward after the other, in bfloat16 on a GPU and float32 on a CPU. The
-shares are those of the blocks' attention and feed-forward modules; the rest is norms, modulation, embeddings and heads.
-Weights are random, which costs the same: routing is as even as a fresh router makes it.
+A step runs all guidance branches of one clip, one forward after the other, in bfloat16 on a GPU and float32 on a CPU.
+The shares are those of the blocks' attention and feed-forward modules; the rest is norms, modulation, embeddings and
+heads. Random weights cost the same as trained ones; routing is as even as an untrained router makes it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import sys
 import time
@@ -24,15 +22,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.blocks import Attention
-from model.conditions import blank_conditions
-from model.costs import clip_cost, frames_of
-from model.directory import RandomWeights
-from model.experts import DenseFeedForward, MoEFeedForward
-from model.presets import all_presets
-from model.random_weights import random_network
-from model.sizes import SIZES
-from model.transformer import WanTransformer
+from zoetrope.benchmarks import command
+from zoetrope.model.catalog.checkpoint_layout import RandomWeights
+from zoetrope.model.checkpoints.random_weights import random_network
+from zoetrope.model.denoising.conditions import blank_conditions
+from zoetrope.model.families import all_presets
+from zoetrope.model.network.blocks import Attention
+from zoetrope.model.network.costs import clip_cost, frames_of
+from zoetrope.model.network.experts import DenseFeedForward, MoEFeedForward
+from zoetrope.model.network.protocol import Network, module_of
+from zoetrope.model.request.sizes import SIZES
 
 GIB = 2**30
 PARTS: dict[str, tuple[type[nn.Module], ...]] = {
@@ -43,7 +42,7 @@ PARTS: dict[str, tuple[type[nn.Module], ...]] = {
 
 
 @dataclass(frozen=True)
-class Measured:
+class StepResult:
     """Medians over the repeats; ``shares`` add up to 1."""
 
     preset: str
@@ -57,8 +56,8 @@ class Measured:
     pflop: float
 
 
-class Stopwatch:
-    """Time spent inside the modules of each part, by events on the GPU or the clock on a CPU."""
+class StepTimer:
+    """Measures the time inside the modules of each part, with events on a GPU or the clock on a CPU."""
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -70,6 +69,7 @@ class Stopwatch:
                     module.register_forward_hook(self._leave(part))
 
     def now(self) -> Any:
+        """Return a point in time: an event on a GPU, seconds on a CPU."""
         if not self.cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -77,6 +77,7 @@ class Stopwatch:
         return event
 
     def seconds(self, start: Any, end: Any) -> float:
+        """Return the seconds between two points in time."""
         return float(start.elapsed_time(end)) / 1000 if self.cuda else float(end - start)
 
     def _enter(self, part: str) -> Callable[..., None]:
@@ -90,7 +91,7 @@ class Stopwatch:
         return leave
 
     def take(self) -> dict[str, float]:
-        """Seconds of each part since the last call. A shared expert's feed-forward counts with the experts."""
+        """Return the seconds of each part since the last call. A shared expert counts with the experts."""
         found = {part: sum(self.seconds(*span) for span in spans) for part, spans in self.spans.items()}
         self.spans.clear()
         return found
@@ -98,11 +99,11 @@ class Stopwatch:
 
 @torch.inference_mode()
 def measure(
-    network: WanTransformer, shape: tuple[int, int, int, int], forwards: int, repeats: int
+    network: Network, shape: tuple[int, int, int, int], forwards: int, repeats: int
 ) -> tuple[float, dict[str, float], int]:
-    """Seconds of a step, the share of each part and the tokens, medians of ``repeats`` after one to warm up."""
-    device = network.proj_out.weight.device
-    watch = Stopwatch(network, device)
+    """Return the seconds of a step, the share of each part and the tokens: medians of ``repeats`` after a warm-up."""
+    device = network.device
+    watch = StepTimer(module_of(network), device)
     text = torch.zeros(512, network.config.text_dim, device=device)
     conditions = blank_conditions(network.config, shape, text)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -123,18 +124,20 @@ def measure(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--preset", default="wan2.7-27b", choices=sorted(all_presets()))
-    parser.add_argument("--size", action="append", choices=sorted(SIZES), help="of 16:9; once for each, else 480p")
-    parser.add_argument("--duration", type=float, default=5.0, help="seconds")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser, presets = command.parser("step", __doc__), sorted(all_presets())
+    parser.add_argument("--preset", default="wan2.7-27b", choices=presets, help="model (default: wan2.7-27b)")
+    parser.add_argument(
+        "--size", action="append", choices=sorted(SIZES), help="size at 16:9; repeatable (default: 480p)"
+    )
+    parser.add_argument("--duration", type=float, default=5.0, help="seconds of the clip (default: 5)")
+    parser.add_argument("--repeats", type=command.at_least(1), default=3, help="timed steps (default: 3)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
+    parser.add_argument("--out", type=Path, help="write the figures to OUT.json")
     args = parser.parse_args(arguments)
     preset, device = all_presets()[args.preset], torch.device(args.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     network = random_network(preset.config, device, dtype, RandomWeights(seed=0, std=0.02))
-    rows: list[Measured] = []
+    rows: list[StepResult] = []
     for size in args.size or ["480p"]:
         width, height = preset.denoised_size(*SIZES[size]["16:9"])
         cost = clip_cost(preset, width, height, args.duration, 1)
@@ -151,23 +154,25 @@ def main(arguments: list[str] | None = None) -> int:
             torch.cuda.reset_peak_memory_stats(device)
         seconds, shares, tokens = measure(network, shape, cost.forwards, args.repeats)
         peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
-        row = Measured(preset.name, size, frames, tokens, cost.forwards, seconds, peak, shares, cost.step_flops / 1e15)
+        row = StepResult(
+            preset.name, size, frames, tokens, cost.forwards, seconds, peak, shares, cost.step_flops / 1e15
+        )
         rows.append(row)
         split = ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items())
-        memory = "" if peak is None else f", {peak:.1f} GiB at most"
+        memory = "" if peak is None else f", peak {peak:.1f} GiB"
         print(
-            f"{row.preset} {size} {frames} frames, {tokens} tokens: {seconds:.3f} s a step{memory}; {split}", flush=True
+            f"{row.preset} {size} {frames} frames, {tokens} tokens: {seconds:.3f} s per step{memory}; {split}",
+            flush=True,
         )
     if args.out:
         record = {
-            "command": " ".join(["python -m benchmarks.step", *(sys.argv[1:] if arguments is None else arguments)]),
+            "command": command.command_line("step", arguments),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
             "torch": torch.__version__,
             "dtype": str(dtype),
             "rows": [asdict(row) for row in rows],
         }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
+        command.write_results(args.out, record)
     return 0
 
 

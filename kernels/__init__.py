@@ -1,22 +1,22 @@
-"""Tensors in, tensors out: the operations where a denoising step spends its time.
+"""The operations where a denoising step spends its time: tensors in, tensors out.
 
-Every public function works on packed tokens (``[N, ...]``, sequences laid end to end), chooses its implementation by
-`kernels.backends`, and is differentiable, by torch's own operations.
+Every public function works on packed tokens (``[N, ...]``, sequences end to end), chooses its implementation by
+`kernels.select.backends`, and is differentiable by torch's own operations.
 This floor imports nothing from the floors above it.
 """
 
-from kernels.attention import varlen_attention, varlen_attention_lse
-from kernels.block_mask import BlockMask
-from kernels.combine import combine_experts
-from kernels.dispatch import Arrivals, Departures, arrange_arrivals, dispatch_tokens
-from kernels.grouped_gemm import grouped_gemm
-from kernels.linear_gelu import linear_gelu
-from kernels.permutation import Permutation
-from kernels.qk_norm_rope import qk_norm_rope
-from kernels.residual_norm import residual_gate, residual_norm
-from kernels.router_logits import router_logits
-from kernels.routing import route_grouped_top1, route_top_k
-from kernels.varlen import CuSeqlens
+from zoetrope.kernels.ops.attention import varlen_attention
+from zoetrope.kernels.ops.combine import combine_experts
+from zoetrope.kernels.ops.dispatch import Arrivals, Departures, arrange_arrivals, dispatch_tokens
+from zoetrope.kernels.ops.grouped_gemm import grouped_gemm
+from zoetrope.kernels.ops.linear_gelu import linear_gelu
+from zoetrope.kernels.ops.qk_norm_rope import qk_norm_rope
+from zoetrope.kernels.ops.residual_norm import residual_gate, residual_norm
+from zoetrope.kernels.ops.router_logits import router_logits
+from zoetrope.kernels.ops.routing import route_grouped_top1, route_top_k
+from zoetrope.kernels.types.block_mask import BlockMask
+from zoetrope.kernels.types.permutation import Permutation
+from zoetrope.kernels.types.varlen import CuSeqlens
 
 __all__ = [
     "Arrivals",
@@ -36,5 +36,4 @@ __all__ = [
     "route_top_k",
     "router_logits",
     "varlen_attention",
-    "varlen_attention_lse",
 ]

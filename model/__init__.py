@@ -1,5 +1,5 @@
-"""What one denoising step is: tasks, sequences, the transformer, sampling, autoencoder, text, checkpoints."""
+"""The model: requests, families, transformers, denoising, autoencoders, text encoders, checkpoints, training."""
 
-from model.threads import wait_passively
+from zoetrope.model.runtime.threads import wait_passively
 
-wait_passively()  # here, because whatever loads torch for a model comes by here first
+wait_passively()  # here, because whatever loads torch for a model imports this first

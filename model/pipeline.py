@@ -1,4 +1,4 @@
-"""The whole model in one process: what `zoetrope generate --local` and the evaluation run."""
+"""Run the whole model in one process, for `zoetrope generate --local` and the evaluation."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.autoencoder import Autoencoder
-from model.chain import overlap_of, span_inputs, span_spec
-from model.checkpoints import (
+from zoetrope.model.checkpoints.load import (
     configure_torch,
     load_autoencoder,
     load_denoiser,
     load_text_encoder,
 )
-from model.guidance import uses_negative
-from model.inputs import Clip, Inputs
-from model.tasks import ModelCard, VideoSpec, segment_of
-from model.text import TextEncoder
-from model.tiling import Tiling
-from model.weights import OnProgress, ignore_progress
+from zoetrope.model.checkpoints.weights import OnProgress, ignore_progress
+from zoetrope.model.codecs.autoencoder import Autoencoder
+from zoetrope.model.codecs.text import TextEncoder
+from zoetrope.model.codecs.tiling import Tiling
+from zoetrope.model.denoising.chaining import overlap_of, span_inputs, span_spec
+from zoetrope.model.denoising.guidance import uses_negative
+from zoetrope.model.media.inputs import Clip, Inputs
+from zoetrope.model.request.tasks import ModelCard, VideoSpec, segment_of
 
 if TYPE_CHECKING:
-    from model.conditioning import Conditioner
-    from model.conditions import Conditions
-    from model.denoise import Denoiser, Segment
+    from zoetrope.model.conditioning import Conditioner
+    from zoetrope.model.denoising.conditions import Conditions
+    from zoetrope.model.denoising.denoise import Denoiser, Segment
 
 OnStep = Callable[[int, int], None]
 NOTHING = Inputs()
 
 
 def quiet(_step: int, _steps: int) -> None:
-    """Reports no progress."""
+    """Report no progress."""
 
 
 class LocalPipeline:
-    """Conditioner, engine and decoder side by side, without Ray."""
+    """Conditioner, denoiser and decoder in one process, without Ray."""
 
     def __init__(
         self, text: TextEncoder, denoiser: Denoiser, autoencoder: Autoencoder, conditioner: Conditioner
@@ -51,9 +51,11 @@ class LocalPipeline:
 
     @classmethod
     def load(cls, card: ModelCard, on_progress: OnProgress = ignore_progress) -> LocalPipeline:
-        """``on_progress`` gets (parameters read, parameters in total) of the transformer. Raises ModelError, see
-        `model.checkpoints`."""
-        from model.conditioning.load import load_conditioner
+        """Load a model; ``on_progress`` is called with (parameters read, parameters in total) of the transformer.
+
+        Raises:
+            ModelError: see `model.checkpoints.load`."""
+        from zoetrope.model.conditioning.load import load_conditioner
 
         device = configure_torch(card)
         text, autoencoder = load_text_encoder(card, device), load_autoencoder(card, device)
@@ -61,12 +63,12 @@ class LocalPipeline:
         return cls(text, denoiser, autoencoder, load_conditioner(card, autoencoder, device))
 
     def warnings(self, spec: VideoSpec) -> tuple[str, ...]:
-        """See `prompt_warnings`."""
+        """Return warnings; see `prompt_warnings`."""
         return prompt_warnings(self.text, self.conditioner, spec)
 
     def run(self, spec: VideoSpec, inputs: Inputs = NOTHING, on_step: OnStep = quiet) -> list[torch.Tensor]:
-        """Latents ``[C, T, H, W]`` float32 on the CPU, one for each of the clip's spans; ``on_step(step, steps)``
-        after every step, counted over all spans."""
+        """Return latents ``[C, T, H, W]`` float32 on the CPU for each of the clip's spans; ``on_step(step, steps)`` is
+        called after every step, counted over all spans."""
         steps, before = spec.steps * len(spec.spans), None
         done: list[torch.Tensor] = []
         for index in range(len(spec.spans)):
@@ -82,7 +84,7 @@ class LocalPipeline:
     def run_batch(
         self, specs: list[VideoSpec], on_step: OnStep = quiet, inputs: list[Inputs] | None = None
     ) -> list[torch.Tensor]:
-        """Several clips of one span each in one batch, of any tasks, shapes and step counts; the steps reported are
+        """Run several clips of one span each in one batch, of any tasks, shapes and step counts; reported steps are
         those of the longest.
 
         Raises:
@@ -103,11 +105,11 @@ class LocalPipeline:
         return self.denoiser.start(segment_of(spec, str(index), index), conditions)
 
     def decode_spans(self, spec: VideoSpec, latents: Sequence[torch.Tensor]) -> Iterator[npt.NDArray[np.uint8]]:
-        """The frames of a whole clip from what `run` gave."""
+        """Yield the frames of a whole clip from the result of `run`."""
         return decode_spans(self.autoencoder, spec, latents)
 
     def decode(self, latents: torch.Tensor) -> Iterator[npt.NDArray[np.uint8]]:
-        """Frames ``[n, H, W, 3]`` uint8 in order, as they are ready."""
+        """Yield frames ``[n, H, W, 3]`` uint8 in order, as they are ready."""
         return decode_frames(self.autoencoder, latents)
 
 
@@ -115,7 +117,7 @@ class LocalPipeline:
 def condition_span(
     text: TextEncoder, conditioner: Conditioner, spec: VideoSpec, inputs: Inputs, index: int, before: Clip | None
 ) -> Conditions:
-    """What one span of a clip is denoised towards; ``before`` as in `model.chain.span_inputs`."""
+    """Return the conditions of one span of a clip; ``before`` as in `model.denoising.chaining.span_inputs`."""
     part = span_spec(spec, index)
     positive = text.encode([conditioner.prompt(part)])[0]
     conditions = conditioner.condition(part, span_inputs(spec, inputs, index, before), positive, None)
@@ -125,7 +127,7 @@ def condition_span(
 
 
 def prompt_warnings(text: TextEncoder, conditioner: Conditioner, spec: VideoSpec) -> tuple[str, ...]:
-    """One sentence for each text that is longer than the text encoder reads."""
+    """Return a sentence for each text that is longer than the text encoder reads."""
     texts = {"prompt": conditioner.prompt(spec), "negative_prompt": spec.negative_prompt}
     cut = text.truncated(list(texts.values()))
     return tuple(
@@ -136,19 +138,21 @@ def prompt_warnings(text: TextEncoder, conditioner: Conditioner, spec: VideoSpec
 
 
 def tail(autoencoder: Autoencoder, spec: VideoSpec, latents: torch.Tensor, frames: int) -> Clip:
-    """The last frames of a segment, for the next one to go on from."""
+    """Decode the last frames of a segment, which the next one continues."""
     kept: npt.NDArray[np.uint8] | None = None
     for chunk in decode_frames(autoencoder, latents, tiling_of(spec)):
         kept = (chunk if kept is None else np.concatenate([kept, chunk]))[-frames:]
     if kept is None or len(kept) < frames:
-        raise ValueError(f"a segment of {latents.shape[1]} latent frames has no {frames} frames to go on from")
+        raise ValueError(
+            f"a segment of {latents.shape[1]} latent frames has fewer than {frames} frames to continue from"
+        )
     return Clip(np.ascontiguousarray(kept), spec.fps)
 
 
 def decode_spans(
     autoencoder: Autoencoder, spec: VideoSpec, latents: Sequence[torch.Tensor]
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """The frames of a clip in order, those that two spans share taken from the earlier one."""
+    """Yield the frames of a clip in order; frames that two spans share come from the earlier one."""
     for span, part in zip(spec.spans, latents, strict=True):
         skip = span.known
         for chunk in decode_frames(autoencoder, part, tiling_of(spec)):
@@ -165,10 +169,10 @@ def tiling_of(spec: VideoSpec) -> Tiling | None:
 def decode_frames(
     autoencoder: Autoencoder, latents: torch.Tensor, tiling: Tiling | None = None
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """Latents ``[C, T, H, W]`` to frames ``[n, H, W, 3]`` uint8, as they are ready.
+    """Decode latents ``[C, T, H, W]``; yield frames ``[n, H, W, 3]`` uint8 as they are ready.
 
     Raises:
-        ValueError: the autoencoder gave values that are not finite.
+        ValueError: the autoencoder returned values that are not finite.
     """
     with torch.inference_mode():
         for chunk in autoencoder.decode_stream(latents, tiling):

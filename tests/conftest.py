@@ -2,35 +2,111 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
-import torch
+
+from tests.kinds import FIXTURES, INTEGRATION, RAY, UnitRule
 
 # A shell that runs the suite in the background has it ignore Ctrl-C, and whatever it starts would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-RAY_FILES = ("tests/cluster/", "tests/serving/test_service", "tests/serving/stages/test_ward")
+# Property tests draw the same examples in every run; --hypothesis-profile random draws others.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("random", deadline=None)
+hypothesis.settings.load_profile("fixed")
 
-if not torch.cuda.is_available():
+UNIT_RULE = UnitRule()
+
+
+def has_gpu() -> bool:
+    """Return whether PyTorch can use a GPU, without the seconds that its import takes."""
+    if version("torch").endswith("+cpu"):
+        return False
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+if not has_gpu():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported: kernels run without a GPU
+
+
+# Ray runs its workers at a low priority, which starves them beside the other workers of the suite.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+def fixtures_of(item: pytest.Item) -> list[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else []
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip the files of integration tests in a run of unit tests: what they import takes long to load."""
+    if config.option.markexpr != "unit":
+        return None
+    path = collection_path.relative_to(config.rootpath).as_posix() + "/" * collection_path.is_dir()
+    return path.startswith(INTEGRATION) or None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its kind, and put files that take long first, so that all workers end at about one time."""
+    for item in items:
+        declared = file_of(item.nodeid).startswith(INTEGRATION) or not FIXTURES.isdisjoint(fixtures_of(item))
+        if not any(item.get_closest_marker(kind) for kind in ("integration", "long")):
+            item.add_marker("integration" if declared else "unit")
+    slow = {file_of(item.nodeid) for item in items if not item.get_closest_marker("unit")}
+
+    def order(item: pytest.Item) -> tuple[bool, bool]:
+        file = file_of(item.nodeid)
+        return not file.startswith(RAY), file not in slow
+
+    items.sort(key=order)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep each file on one worker, where its fixtures are, and all that starts Ray on one: it takes both cores."""
+    """Keep each file on one worker, where its fixtures are, and everything that starts Ray on another."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "Ray" if file.startswith(RAY_FILES) else file
+            file = file_of(nodeid)
+            return "Ray" if file.startswith(RAY) else file
 
+    config.option.loadscopereorder = False  # not by the number of tests: those of Ray are few, but long
     return ByFile(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    if item.get_closest_marker("unit") is None:
+        return (yield)
+    with UNIT_RULE.applied(math.inf):  # it may prepare what other tests use too
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    if item.get_closest_marker("unit") is None:
+        return (yield)
+    with UNIT_RULE.applied():
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -48,5 +124,5 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `tests.families.card_in` writes."""
+    """Where `tests.fixtures.family_checkpoints.card_in` writes."""
     return tmp_path_factory.mktemp("checkpoints")

@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 from ray import cloudpickle
 
-from model.tasks import Violation
+from zoetrope.model.request.tasks import Violation
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("kernels", "model", "cluster", "serving", "benchmarks")
@@ -35,7 +35,7 @@ EXAMPLES: dict[type, Any] = {
 }
 # Arguments of exceptions whose `__init__` takes what the annotations do not tell.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "serving.media.errors.NotWritable": (Path("a.mp4"), OSError(28, "No space left on device", "a.mp4")),
+    "zoetrope.serving.media.errors.NotWritable": (Path("a.mp4"), OSError(28, "No space left on device", "a.mp4")),
 }
 
 
@@ -45,7 +45,7 @@ def classes() -> Iterator[tuple[str, str, set[str]]]:
         for path in sorted((ROOT / floor).rglob("*.py")):
             if path.name.endswith(("_pb2.py", "_pb2_grpc.py")):
                 continue
-            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            module = ".".join(("zoetrope", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.ClassDef):
                     yield module, node.name, {ast.unparse(base).rpartition(".")[2] for base in node.bases}
@@ -118,5 +118,9 @@ def test_every_exception_survives_pickling(name: str) -> None:
 
 def test_they_are_found() -> None:
     found = find_exceptions()
-    assert {"model.tasks.InvalidRequest", "cluster.gang.GangFailed", "serving.gateway.errors.ApiError"} <= set(found)
+    assert {
+        "zoetrope.model.request.tasks.InvalidRequest",
+        "zoetrope.cluster.engine.gang.GangFailed",
+        "zoetrope.serving.gateway.errors.api_error.ApiError",
+    } <= set(found)
     assert len(found) > 50

@@ -1,1 +1,1 @@
-"""What a gateway carries, with a null engine in the router's place."""
+"""Throughput of a gateway, with a null engine in place of the router."""

@@ -1,18 +1,16 @@
-"""What a gateway carries: creates, gets, watchers, long lists and memory, with a null engine in the router's place.
+"""Measure a gateway: creates, gets, watchers, long lists and memory, with a null engine in place of the router.
 
-    python -m benchmarks.gateway --out benchmarks/results/gateway.json
+    python -m zoetrope.benchmarks.gateway --out benchmarks/results/gateway.json
 
-A real gateway process is called by client processes over gRPC, on SQLite and on a PostgreSQL of its own. The null
-engine claims jobs from the store and ends them with one small MP4; there is no Ray and no model. What bounds the result
-is measured beside it: gRPC with empty methods, and the store without gRPC. All of it shares one machine.
+Client processes call a real gateway process over gRPC, with SQLite and with its own PostgreSQL. The null engine claims
+jobs from the store and completes them with one small MP4; there is no Ray and no model. Two upper bounds are measured
+too: gRPC with empty methods, and the store without gRPC. Everything runs on one machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,29 +19,39 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.gateway import report
-from benchmarks.gateway.phases import Measured, Sizes, grpc_alone, measure
-from benchmarks.gateway.processes import BenchmarkError, open_database
+from zoetrope.benchmarks import command
+from zoetrope.benchmarks.gateway import report
+from zoetrope.benchmarks.gateway.phases import PhaseResult, PhaseSizes, grpc_alone, measure
+from zoetrope.benchmarks.gateway.processes import BenchmarkError, open_database
+from zoetrope.benchmarks.provenance import machine
 
 DATABASES = ("sqlite", "postgresql")
-# Of the sizes, what may be set one by one.
-OPTIONS = ("seconds", "processes", "creators", "rate", "gets", "batch", "streams", "queued", "seed")
+# The fields of PhaseSizes that are options.
+HELP = {
+    "seconds": "duration of each load",
+    "processes": "client processes",
+    "creators": "concurrent callers of the flood",
+    "rate": "creates per second of the paced load",
+    "gets": "gets per second during each load",
+    "batch": "jobs per BatchCreateVideos call",
+    "streams": "WatchVideo streams",
+    "queued": "jobs in the long queue",
+    "seed": "seed of the random arrival times",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    given = sys.argv[1:] if arguments is None else arguments
-    args = _parser().parse_args(given)
-    console, load = Console(stderr=True), os.getloadavg()
-    about = report.machine(load)
+    args = _parser().parse_args(arguments)
+    console, about = Console(stderr=True), machine(os.getloadavg())
     warning = report.warning(about)
     if warning is not None:
         if not (args.busy or args.quick):
-            console.print(f"{warning} Wait until nothing else runs, or measure all the same with --busy.")
+            console.print(f"{warning} Wait until nothing else runs, or use --busy.")
             return 2
         console.print(f"[bold]{warning}[/bold]")
-    sizes = Sizes.quick() if args.quick else Sizes()
-    sizes = replace(sizes, **{name: value for name in OPTIONS if (value := getattr(args, name)) is not None})
-    found: list[Measured] = []
+    sizes = PhaseSizes.quick() if args.quick else PhaseSizes()
+    sizes = replace(sizes, **{name: value for name in HELP if (value := getattr(args, name)) is not None})
+    found: list[PhaseResult] = []
 
     def say(line: str) -> None:
         console.print(line, style="dim", highlight=False)
@@ -57,12 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BenchmarkError as error:
         console.print(f"error: {error}")
         return 1
-    values = report.record(shlex.join(["python", "-m", "benchmarks.gateway", *given]), about, sizes, empty, found)
+    values = report.record(command.command_line("gateway", arguments), about, sizes, empty, found)
     tables = report.sections(sizes, empty, found)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(values, indent=2) + "\n")
-        args.out.with_suffix(".md").write_text(report.markdown(values, tables))
+    command.write_results(args.out, values, report.markdown(values, tables))
     report.show(Console(), tables)
     for one in values["databases"]:
         print(f"{one['database']}: {one['bounds']}")
@@ -70,16 +75,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, help="write the figures as JSON, and as Markdown beside it")
-    parser.add_argument("--database", action="append", choices=DATABASES, help="only this one; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="a second of everything, to see that it works")
-    parser.add_argument("--busy", action="store_true", help="measure although other programs run")
-    parser.add_argument("--dir", type=Path, help="where the databases lie; a folder for temporary files by default")
-    sizes = Sizes()
-    for name in OPTIONS:
+    parser = command.parser("gateway", __doc__)
+    parser.add_argument("--out", type=Path, help=command.OUT_HELP)
+    parser.add_argument("--database", action="append", choices=DATABASES, help="measure only this one; repeatable")
+    parser.add_argument("--quick", action="store_true", help="measure everything for a second, as a smoke test")
+    parser.add_argument("--busy", action="store_true", help="measure even if the machine is not idle")
+    parser.add_argument("--dir", type=Path, help="folder for the databases (default: the system's temporary folder)")
+    sizes = PhaseSizes()
+    for name in HELP:
         kind = type(getattr(sizes, name))
-        parser.add_argument(f"--{name}", type=_positive(kind), help=f"{getattr(sizes, name):g} by default")
+        parser.add_argument(f"--{name}", type=_positive(kind), help=f"{HELP[name]} (default: {getattr(sizes, name):g})")
     return parser
 
 
@@ -87,10 +92,10 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = kind(text)
         if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+            raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
         return value
 
-    parse.__name__ = kind.__name__  # in argparse's own message
+    parse.__name__ = kind.__name__  # for argparse's own messages
     return parse
 
 

@@ -1,11 +1,11 @@
-"""The parts alone, each in a process of its own.
+"""Measure gRPC and the store by themselves, each in its own process.
 
-    python -m benchmarks.gateway.bounds grpc
-    python -m benchmarks.gateway.bounds store DATABASE_URL SECONDS CALLERS
+    python -m zoetrope.benchmarks.gateway.bounds grpc
+    python -m zoetrope.benchmarks.gateway.bounds store DATABASE_URL SECONDS CALLERS
 
-``grpc`` is a server as the gateway's, with the same options and services, whose methods do nothing but answer with a
-message of the usual size; it prints its address and ends with its stdin. ``store`` creates jobs as the gateway does,
-from so many coroutines of one event loop, and prints creates and seconds as JSON.
+``grpc`` is a server with the gateway's options and services whose methods only return a message of the usual size; it
+prints its address and exits when its stdin closes. ``store`` creates jobs as the gateway does, from CALLERS coroutines
+of one event loop, and prints creates and seconds as JSON.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ import os
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
-from benchmarks.gateway.jobs import JobMaker
-from serving.api.zoetrope.video.v1 import video_pb2_grpc
-from serving.gateway import convert
-from serving.gateway.server import OPTIONS
-from serving.gateway.watching import Outlook
-from serving.jobs.job import Limits
-from serving.jobs.open import open_stores
-from serving.jobs.rows import Encoded
+from zoetrope.benchmarks.gateway.jobs import JobMaker
+from zoetrope.serving.api.zoetrope.video.v1 import video_pb2_grpc
+from zoetrope.serving.gateway.grpc import encode
+from zoetrope.serving.gateway.grpc.server import OPTIONS
+from zoetrope.serving.gateway.watch.watcher import Outlook
+from zoetrope.serving.jobs.admission import EncodedJob
+from zoetrope.serving.jobs.job import QueueLimits
+from zoetrope.serving.jobs.open import open_stores
 
-LIMITS = Limits(10_000_000)
+LIMITS = QueueLimits(10_000_000)
 
 
-class Nothing:
-    """Both servicers."""
+class EmptyServicer:
+    """Implements both services with methods that do nothing."""
 
     def __init__(self) -> None:
-        job = Encoded(JobMaker("empty").make({"project": "benchmark", "batch": "00"})).job(time.time())
-        self._answer = convert.operation(job, Outlook(0, None))
+        new = JobMaker("empty").make({"project": "benchmark", "batch": "00"})
+        job = replace(EncodedJob.of(new).job, created_at=time.time())
+        self._answer = encode.operation(job, Outlook(0, None))
 
     async def CreateVideo(self, request: Any, context: Any) -> operations_pb2.Operation:  # noqa: N802
         return self._answer
@@ -46,15 +48,16 @@ class Nothing:
     async def GetOperation(self, request: Any, context: Any) -> operations_pb2.Operation:  # noqa: N802
         return self._answer
 
-    def __getattr__(self, name: str) -> Any:  # the methods that nobody calls
+    def __getattr__(self, name: str) -> Any:  # methods that are not called
         return None
 
 
-async def serve_nothing() -> None:
+async def serve_empty() -> None:
+    """Serve until stdin closes."""
     server = grpc.aio.server(options=OPTIONS)
     add: Any = video_pb2_grpc.add_VideoServiceServicer_to_server
-    add(Nothing(), server)
-    operations_pb2_grpc.add_OperationsServicer_to_server(Nothing(), server)
+    add(EmptyServicer(), server)
+    operations_pb2_grpc.add_OperationsServicer_to_server(EmptyServicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"127.0.0.1:{port}", flush=True)
@@ -63,6 +66,7 @@ async def serve_nothing() -> None:
 
 
 async def create(database: str, seconds: float, callers: int) -> dict[str, float]:
+    """Create jobs for ``seconds``; returns the count and the wall and processor seconds."""
     maker, made = JobMaker("alone"), 0
     with closing(open_stores(database)) as stores:
         started, cpu = time.perf_counter(), time.process_time()
@@ -80,6 +84,6 @@ async def create(database: str, seconds: float, callers: int) -> dict[str, float
 
 if __name__ == "__main__":
     if sys.argv[1] == "grpc":
-        asyncio.run(serve_nothing())
+        asyncio.run(serve_empty())
     else:
         print(json.dumps(asyncio.run(create(sys.argv[2], float(sys.argv[3]), int(sys.argv[4])))), flush=True)

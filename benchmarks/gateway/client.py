@@ -1,9 +1,9 @@
-"""A process of clients: generated stubs on one connection, many calls at a time.
+"""A client process: generated stubs on one connection, many concurrent calls.
 
-    python -m benchmarks.gateway.client '{"target": ..., ...}'
+    python -m zoetrope.benchmarks.gateway.client '{"target": ..., ...}'
 
-The argument is a `LoadPlan` or a `WatchPlan` as JSON. Prints ``ready``, begins at the first line on its stdin, and
-prints what it saw as one line of JSON.
+The argument is a `LoadPlan` or a `WatchPlan` as JSON. Prints ``ready``, starts at the first line on stdin, and prints
+its result as one line of JSON.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from typing import Any
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
-from serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
+from zoetrope.serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
 
 WARM_CALLS = 50
-RECENT = 1_000  # names that gets choose from
+RECENT = 1_000  # operations that gets choose from
 PROMPT = "a red circle moves slowly from the left to the right over a dark blue field, number {number}"
 OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """Creates and gets for a while.
+    """A load of creates and gets.
 
     Attributes:
-        creators: that create one after the other, as fast as answers come; 0 with a ``rate``.
-        rate: creates a second at random moments (exponential gaps), whether earlier ones were answered or not; a call's
-            time then counts from the moment at which it was due.
-        gets: as ``rate``, of GetOperation for a random one of the last jobs.
-        batch: jobs in each create; ``rate`` counts jobs.
+        creators: concurrent callers, each creating again as soon as it is answered (closed loop); 0 with a ``rate``.
+        rate: created jobs per second at random times (open loop, exponential gaps); latency counts from the time at
+            which a call was due.
+        gets: like ``rate``, for GetOperation of a random recent job.
+        batch: jobs per create call.
     """
 
     target: str
@@ -52,8 +52,8 @@ class LoadPlan:
 
 
 @dataclass
-class LoadSeen:
-    """Seconds of each call that was answered, and how many failed by status. ``made``: jobs."""
+class LoadResult:
+    """Latency of each answered call in seconds, and failures by status. ``made``: created jobs."""
 
     creates: list[float] = field(default_factory=list)
     gets: list[float] = field(default_factory=list)
@@ -64,17 +64,21 @@ class LoadSeen:
 
 @dataclass(frozen=True)
 class WatchPlan:
-    """Follow these operations to their end."""
+    """Watch these operations until they end."""
 
     target: str
     names: tuple[str, ...]
 
 
 @dataclass
-class WatchSeen:
-    """``opened``: seconds from the first call until every stream had its first event. ``lags``: seconds from the end of
-    each job to the event that told of it. ``began``, ``ended``: seconds since the epoch of the first event after the
-    start and of the last one."""
+class WatchResult:
+    """What the streams received.
+
+    Attributes:
+        opened: seconds from the first call until every stream had its first event.
+        began, ended: Unix times of the first event after the start and of the last one.
+        lags: seconds from each job's end to its last event.
+    """
 
     opened: float = 0.0
     events: int = 0
@@ -85,7 +89,7 @@ class WatchSeen:
 
 
 def message(number: str) -> video_pb2.CreateVideoRequest:
-    """A request as clients send it: with an id of its own, so that it may be repeated, and two labels."""
+    """Build a typical request, with a request id and two labels."""
     return video_pb2.CreateVideoRequest(
         text_to_video=video_pb2.TextToVideo(prompt=PROMPT.format(number=number)),
         request_id=f"request-{number}",
@@ -93,22 +97,22 @@ def message(number: str) -> video_pb2.CreateVideoRequest:
     )
 
 
-def count(failures: dict[str, int], error: grpc.aio.AioRpcError) -> None:
-    """Note a call that failed; the first of its status is told on stderr."""
+def count_failure(failures: dict[str, int], error: grpc.aio.AioRpcError) -> None:
+    """Count a failed call; prints the first of each status on stderr."""
     code = error.code().name
     if code not in failures:
         print(f"{code}: {error.details()}", file=sys.stderr, flush=True)
     failures[code] = failures.get(code, 0) + 1
 
 
-async def go() -> None:
-    """Tell the parent that all is ready, and wait for its word."""
+async def wait_for_start() -> None:
+    """Tell the parent that this process is ready, and wait for its signal."""
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
 
 
 class Load:
-    """One run of a `LoadPlan`."""
+    """Runs a `LoadPlan`."""
 
     def __init__(self, plan: LoadPlan, channel: Any) -> None:
         self._plan = plan
@@ -117,14 +121,14 @@ class Load:
         self._random = random.Random(plan.seed)
         self._names: deque[str] = deque(maxlen=RECENT)
         self._number = 0
-        self.seen = LoadSeen()
+        self.result = LoadResult()
 
-    async def run(self) -> LoadSeen:
+    async def run(self) -> LoadResult:
         for _ in range(WARM_CALLS):
             await self._create(time.perf_counter())
             await self._get(time.perf_counter())
-        await go()
-        self.seen = LoadSeen()
+        await wait_for_start()
+        self.result = LoadResult()
         started = time.perf_counter()
         end = started + self._plan.seconds
         flows = [self._create_until(end) for _ in range(self._plan.creators)]
@@ -134,8 +138,8 @@ class Load:
             if rate > 0
         ]
         await asyncio.gather(*flows)
-        self.seen.seconds = time.perf_counter() - started
-        return self.seen
+        self.result.seconds = time.perf_counter() - started
+        return self.result
 
     async def _create_until(self, end: float) -> None:
         while (now := time.perf_counter()) < end:
@@ -160,10 +164,10 @@ class Load:
                 batch = video_pb2.BatchCreateVideosRequest(requests=requests)
                 made = list((await self._videos.BatchCreateVideos(batch)).operations)
         except grpc.aio.AioRpcError as error:
-            count(self.seen.failures, error)
+            count_failure(self.result.failures, error)
             return
-        self.seen.creates.append(time.perf_counter() - due)
-        self.seen.made += len(made)
+        self.result.creates.append(time.perf_counter() - due)
+        self.result.made += len(made)
         self._names.extend(operation.name for operation in made)
 
     def _request(self) -> video_pb2.CreateVideoRequest:
@@ -175,13 +179,13 @@ class Load:
         try:
             await self._operations.GetOperation(request)
         except grpc.aio.AioRpcError as error:
-            count(self.seen.failures, error)
+            count_failure(self.result.failures, error)
             return
-        self.seen.gets.append(time.perf_counter() - due)
+        self.result.gets.append(time.perf_counter() - due)
 
 
 class Watch:
-    """One run of a `WatchPlan`."""
+    """Runs a `WatchPlan`."""
 
     def __init__(self, plan: WatchPlan, channel: Any) -> None:
         self._plan = plan
@@ -189,17 +193,17 @@ class Watch:
         self._open = 0
         self._all_open = asyncio.Event()
         self._counting = False
-        self.seen = WatchSeen()
+        self.result = WatchResult()
 
-    async def run(self) -> WatchSeen:
+    async def run(self) -> WatchResult:
         started = time.perf_counter()
         follows = [asyncio.ensure_future(self._follow(name)) for name in self._plan.names]
         await self._all_open.wait()
-        self.seen.opened = time.perf_counter() - started
-        await go()
+        self.result.opened = time.perf_counter() - started
+        await wait_for_start()
         self._counting = True
         await asyncio.gather(*follows)
-        return self.seen
+        return self.result
 
     async def _follow(self, name: str) -> None:
         first = True
@@ -207,26 +211,27 @@ class Watch:
             async for event in self._videos.WatchVideo(video_pb2.WatchVideoRequest(name=name)):
                 now = time.time()
                 if self._counting:
-                    self.seen.began = self.seen.began or now
-                    self.seen.events, self.seen.ended = self.seen.events + 1, now
+                    self.result.began = self.result.began or now
+                    self.result.events, self.result.ended = self.result.events + 1, now
                 if event.done:
                     at = event.metadata.end_time
-                    self.seen.lags.append(now - at.seconds - at.nanos / 1e9)
+                    self.result.lags.append(now - at.seconds - at.nanos / 1e9)
                 if first:
                     first = False
-                    self._is_open()
+                    self._stream_opened()
         except grpc.aio.AioRpcError as error:
-            count(self.seen.failures, error)
+            count_failure(self.result.failures, error)
             if first:
-                self._is_open()
+                self._stream_opened()
 
-    def _is_open(self) -> None:
+    def _stream_opened(self) -> None:
         self._open += 1
         if self._open == len(self._plan.names):
             self._all_open.set()
 
 
-async def run(values: dict[str, Any]) -> LoadSeen | WatchSeen:
+async def run(values: dict[str, Any]) -> LoadResult | WatchResult:
+    """Run a plan given as a dict."""
     async with grpc.aio.insecure_channel(values["target"], options=OPTIONS) as channel:
         if "names" in values:
             return await Watch(WatchPlan(**values), channel).run()

@@ -1,24 +1,24 @@
-"""The jobs that are made: what the gateway stores for a request such as the clients send."""
+"""Jobs as the gateway stores them for the requests that the clients send."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.gateway.client import PROMPT
-from model.presets import find_model
-from model.resolve import resolve
-from model.tasks import TextToVideo, VideoRequest
-from serving.api.names import JOB_ID, new_id
-from serving.gateway.intake import fingerprint
-from serving.jobs.job import NewJob
+from zoetrope.benchmarks.gateway.client import PROMPT
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest
+from zoetrope.serving.api.names import JOB_ID, new_id
+from zoetrope.serving.gateway.submit.submission import fingerprint
+from zoetrope.serving.jobs.job import NewJob
 
 MODEL = "nano"
 
 
 @dataclass
 class JobMaker:
-    """Makes jobs from the same request, as `serving.gateway.intake` does, but with the work done once."""
+    """Makes jobs from one request as `serving.gateway.submit.submission` does, but resolves it only once."""
 
     prefix: str
 
@@ -30,7 +30,8 @@ class JobMaker:
         self._steps, self._seconds = spec.steps * len(spec.spans), spec.frames / spec.fps
         self._model, self._made = card.name, 0
 
-    def make(self, labels: Mapping[str, str]) -> NewJob:
+    def make(self, labels: dict[str, str]) -> NewJob:
+        """Make the next job."""
         self._made += 1
         return NewJob(
             id=new_id(JOB_ID),
@@ -48,6 +49,6 @@ class JobMaker:
         )
 
     def many(self, count: int, batches: int = 100) -> Iterator[NewJob]:
-        """With a label ``batch`` that one of ``batches`` jobs shares, and one ``number`` of their own."""
+        """Yield jobs, each with a unique label ``number`` and one of ``batches`` values of the label ``batch``."""
         for number in range(count):
             yield self.make({"project": "benchmark", "batch": str(number % batches), "number": str(number)})

@@ -1,8 +1,8 @@
-"""The router's part without a model: claims jobs, notes steps, and ends each with one small MP4 that all share.
+"""A stand-in for the router without a model: claims jobs, reports steps, and completes all with the same small MP4.
 
-    ZOETROPE_SETTINGS={...} python -m benchmarks.gateway.null_engine AT_ONCE STEPS STEP_SECONDS
+    ZOETROPE_SETTINGS={...} python -m zoetrope.benchmarks.gateway.null_engine AT_ONCE STEPS STEP_SECONDS
 
-Prints a line once it works, then the number of jobs that it ended; stops when its stdin ends.
+Prints a line when ready and, when its stdin closes, the number of jobs completed; then exits.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.artifacts import open_artifacts
-from serving.jobs.job import EngineRow, Job, Result, Stage, State
-from serving.jobs.open import open_stores
-from serving.jobs.store import JobStore
-from serving.media.writer import VideoWriter
-from serving.settings import Settings
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.config.shutdown import when_stdin_ends
+from zoetrope.serving.jobs.job import EngineRow, Job, Result, Stage, State
+from zoetrope.serving.jobs.open import open_stores
+from zoetrope.serving.jobs.store import JobStore
+from zoetrope.serving.media.writer import VideoWriter
+from zoetrope.serving.storage.store import open_artifacts
 
 NAME = "null-engine"
 KEY = "jobs/null/1/video.mp4"
@@ -31,11 +32,11 @@ WIDTH, HEIGHT, FRAMES, FPS = 40, 24, 8, 8
 LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.05
 SEEN_SECONDS = 1.0
-THREADS = 32  # their writes are committed together
+THREADS = 32  # their writes share commits
 
 
 def one_video(settings: Settings) -> Result:
-    """Make it and store it."""
+    """Encode a small video and store it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         shades = np.linspace(0, 255, FRAMES, dtype=np.uint8)[:, None, None, None]
@@ -46,7 +47,7 @@ def one_video(settings: Settings) -> Result:
 
 
 class NullEngine:
-    """Works on up to ``at_once`` jobs together, each for ``steps`` steps."""
+    """Runs up to ``at_once`` jobs at a time, each for ``steps`` steps of ``seconds``."""
 
     def __init__(self, store: JobStore, model: str, result: Result, at_once: int, steps: int, seconds: float) -> None:
         self._store, self._model, self._result = store, model, result
@@ -55,6 +56,7 @@ class NullEngine:
         self.ended = 0
 
     def run(self, stop: threading.Event) -> None:
+        """Claim and complete jobs until ``stop`` is set."""
         seen = 0.0
         while not stop.is_set():
             if time.monotonic() - seen > SEEN_SECONDS:
@@ -85,12 +87,7 @@ def main() -> None:
     at_once, steps, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     stop = threading.Event()
 
-    def wait_for_parent() -> None:
-        while os.read(0, 4096):
-            pass
-        stop.set()
-
-    threading.Thread(target=wait_for_parent, daemon=True).start()
+    when_stdin_ends(stop.set)
     with closing(open_stores(settings.database_url)) as stores:
         engine = NullEngine(stores.jobs, settings.model, one_video(settings), at_once, steps, seconds)
         print("ready", flush=True)

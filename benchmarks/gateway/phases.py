@@ -1,4 +1,4 @@
-"""What is measured, in the order in which one database goes through it."""
+"""The phases of the measurement, in the order in which they run on one database."""
 
 from __future__ import annotations
 
@@ -14,58 +14,59 @@ from typing import Any
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
-from benchmarks.gateway.client import LoadPlan, LoadSeen, WatchPlan
-from benchmarks.gateway.jobs import JobMaker
-from benchmarks.gateway.processes import (
+from zoetrope.benchmarks.gateway.client import LoadPlan, LoadResult, WatchPlan
+from zoetrope.benchmarks.gateway.jobs import JobMaker
+from zoetrope.benchmarks.gateway.processes import (
     MAX_QUEUED,
     BenchmarkError,
-    Database,
+    CpuShares,
+    DatabaseServer,
     Helper,
-    Shares,
     clients,
     helper,
     open_gateway,
     resident,
 )
-from serving.children import Child
-from serving.gateway.listing import MAX_PAGE_SIZE
-from serving.jobs.job import Limits
-from serving.jobs.open import open_stores
+from zoetrope.serving.gateway.submit.listing import MAX_PAGE_SIZE
+from zoetrope.serving.jobs.job import QueueLimits
+from zoetrope.serving.jobs.open import open_stores
+from zoetrope.serving.supervisor.children import Child
 
-ENGINE = "benchmarks.gateway.null_engine"
-AT_ONCE = 256  # jobs that the null engine takes at a time under load
+ENGINE = "zoetrope.benchmarks.gateway.null_engine"
+AT_ONCE = 256  # jobs that the null engine runs at a time under load
 WATCH_STEPS, WATCH_STEP_SECONDS = 8, 0.5
-INSERT = 500  # jobs that are queued in one transaction, to fill the queue
-LIMITS = Limits(MAX_QUEUED)
+INSERT = 500  # jobs per transaction when filling the queue
+LIMITS = QueueLimits(MAX_QUEUED)
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How much of everything."""
+class PhaseSizes:
+    """The size of each phase."""
 
     seconds: float = 20.0
-    processes: int = 2  # of clients
-    creators: int = 32  # in all of them
+    processes: int = 2  # client processes
+    creators: int = 32  # in all of them together
     store_callers: int = 64
     rate: float = 1_000.0
     gets: float = 100.0
-    batch: int = 10  # jobs in a call, where they are made in batches
+    batch: int = 10  # jobs per BatchCreateVideos call
     streams: int = 1_000
     queued: int = 100_000
-    calls_on_a_long_queue: float = 10.0  # seconds
+    long_queue_seconds: float = 10.0
     seed: int = 1
 
     @classmethod
-    def quick(cls) -> Sizes:
+    def quick(cls) -> PhaseSizes:
+        """Return sizes for a smoke test."""
         return cls(
             seconds=1.0, processes=1, creators=8, store_callers=16, rate=50.0, gets=20.0, streams=20, queued=1_000,
-            calls_on_a_long_queue=0.5,
+            long_queue_seconds=0.5,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds."""
+    """Latency percentiles in milliseconds."""
 
     count: int
     p50: float
@@ -74,6 +75,7 @@ class Times:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Times:
+        """Compute the percentiles of latencies in seconds."""
         if not seconds:
             return cls(0, 0.0, 0.0, 0.0)
         ordered = sorted(seconds)
@@ -86,17 +88,19 @@ class Times:
 
 @dataclass(frozen=True)
 class LoadRow:
-    """Creates and gets together.
+    """One load of creates and gets.
 
     Attributes:
-        creates: of calls. batch: jobs in each of them.
-        shares: of a core, by process; ``machine`` has everything that ran.
-        ended: jobs that the null engine ended meanwhile. queue: jobs that waited at the end.
+        creates: latency of create calls.
+        batch: jobs per create call.
+        shares: cores used, by process; ``machine`` is everything on the machine.
+        ended: jobs that the null engine completed meanwhile.
+        queue: jobs queued at the end.
     """
 
     what: str
     per_second: float
-    offered: float | None  # None: as fast as the answers came
+    offered: float | None  # jobs per second; None: closed loop
     callers: int
     creates: Times
     gets: Times
@@ -109,7 +113,7 @@ class LoadRow:
 
 @dataclass(frozen=True)
 class StoreRow:
-    """Creates without gRPC, and the share of a core that the process took."""
+    """Creates without gRPC. ``share``: cores used by the process."""
 
     per_second: float
     callers: int
@@ -118,7 +122,7 @@ class StoreRow:
 
 @dataclass(frozen=True)
 class WatchRow:
-    """``opened``: seconds until all streams had their first event. ``lag``: from a job's end to its stream's end."""
+    """All streams. ``opened``: seconds until each had its first event. ``lag``: from a job's end to its last event."""
 
     streams: int
     opened: float
@@ -131,7 +135,7 @@ class WatchRow:
 
 @dataclass(frozen=True)
 class ListRow:
-    """Pages of one filter, until there was no next one or as many jobs were seen as were queued."""
+    """All pages of one filter, or as many as contain the queued jobs."""
 
     filter: str
     pages: int
@@ -142,8 +146,8 @@ class ListRow:
 
 
 @dataclass
-class Measured:
-    """Of one database. ``memory``: MiB of the gateway after each part, in order."""
+class PhaseResult:
+    """Everything measured on one database. ``memory``: MiB of the gateway after each phase, in order."""
 
     database: str
     version: str
@@ -158,23 +162,26 @@ class Measured:
 Say = Callable[[str], None]
 
 
-def grpc_alone(sizes: Sizes) -> LoadRow:
-    """The same calls against methods that do nothing."""
-    with helper("benchmarks.gateway.bounds", "grpc") as server:
-        return _load("gRPC alone", server.said, "empty", replace(sizes, gets=0.0), {"server": [server.process.pid]})
+def grpc_alone(sizes: PhaseSizes) -> LoadRow:
+    """Measure the same calls against methods that do nothing."""
+    with helper("zoetrope.benchmarks.gateway.bounds", "grpc") as server:
+        return _load(
+            "gRPC alone", server.first_line, "empty", replace(sizes, gets=0.0), {"server": [server.process.pid]}
+        )
 
 
-def store_alone(database: Database, sizes: Sizes) -> StoreRow:
+def store_alone(database: DatabaseServer, sizes: PhaseSizes) -> StoreRow:
+    """Measure creates in the store without gRPC."""
     arguments = ("store", database.new(), str(sizes.seconds), str(sizes.store_callers))
-    with helper("benchmarks.gateway.bounds", *arguments) as process:
-        seen = json.loads(process.said)
+    with helper("zoetrope.benchmarks.gateway.bounds", *arguments) as process:
+        seen = json.loads(process.first_line)
     seconds = seen["seconds"]
     return StoreRow(seen["creates"] / seconds, sizes.store_callers, seen["cpu_seconds"] / seconds)
 
 
-def measure(database: Database, sizes: Sizes, folder: Path, say: Say) -> Measured:
-    """All of it on one gateway, so that its memory shows what stays."""
-    found = Measured(database.name, database.version, store_alone(database, sizes))
+def measure(database: DatabaseServer, sizes: PhaseSizes, folder: Path, say: Say) -> PhaseResult:
+    """Run all phases on one gateway, so that its memory shows what it keeps."""
+    found = PhaseResult(database.name, database.version, store_alone(database, sizes))
     say(f"{database.name}: the store alone made {found.store.per_second:,.0f} jobs/s")
     with open_gateway(database.new(), folder) as gateway:
         pid = gateway.pid
@@ -200,16 +207,15 @@ def measure(database: Database, sizes: Sizes, folder: Path, say: Say) -> Measure
             listed = found.lists[-1]
             say(f"{database.name}, filter {text or 'none'}: {listed.pages} pages, p99 {listed.times.p99:.1f} ms")
         remember(f"after {sizes.queued:,} queued jobs were listed")
-        long_queue = replace(sizes, seconds=sizes.calls_on_a_long_queue, creators=0, rate=sizes.rate / 10)
+        long_queue = replace(sizes, seconds=sizes.long_queue_seconds, creators=0, rate=sizes.rate / 10)
         what = f"{long_queue.rate:,.0f}/s offered, {sizes.queued:,} jobs queued, no engine"
         found.loads.append(_load(what, gateway.settings.grpc, "long", long_queue, _roots(gateway, database, None)))
         say(f"{database.name}, {what}: get p99 {found.loads[-1].gets.p99:.1f} ms")
     return found
 
 
-def _loads(gateway: Child, database: Database, sizes: Sizes) -> list[LoadRow]:
-    """As fast as it goes, then at the rate of the goal and at half of it, then in batches; the engine keeps the queue
-    short."""
+def _loads(gateway: Child, database: DatabaseServer, sizes: PhaseSizes) -> list[LoadRow]:
+    """Measure a flood, then the target rate and half of it, then batches; the engine keeps the queue short."""
     paced, in_batches = replace(sizes, creators=0), f" in batches of {sizes.batch}"
     plans = [
         ("flood", sizes, 1),
@@ -226,14 +232,14 @@ def _loads(gateway: Child, database: Database, sizes: Sizes) -> list[LoadRow]:
                 queue = stores.jobs.counts()["queued"]
                 while stores.jobs.counts()["queued"]:
                     if engine.process.poll() is not None:
-                        raise BenchmarkError("the null engine ended early; its message is above")
+                        raise BenchmarkError("the null engine exited early; its message is above")
                     time.sleep(0.05)
             engine.stop()
             rows.append(replace(row, ended=int(engine.line()), queue=queue))
     return rows
 
 
-def _roots(gateway: Child, database: Database, engine: Helper | None) -> dict[str, Sequence[int]]:
+def _roots(gateway: Child, database: DatabaseServer, engine: Helper | None) -> dict[str, Sequence[int]]:
     roots: dict[str, Sequence[int]] = {"gateway": [gateway.pid]}
     if engine is not None:
         roots["null engine"] = [engine.process.pid]
@@ -243,7 +249,7 @@ def _roots(gateway: Child, database: Database, engine: Helper | None) -> dict[st
 
 
 def _load(
-    what: str, target: str, name: str, sizes: Sizes, roots: dict[str, Sequence[int]], batch: int = 1
+    what: str, target: str, name: str, sizes: PhaseSizes, roots: dict[str, Sequence[int]], batch: int = 1
 ) -> LoadRow:
     each = sizes.processes
     paced = not sizes.creators
@@ -262,10 +268,10 @@ def _load(
     ]
     with contextlib.ExitStack() as stack:
         started = clients([asdict(plan) for plan in plans], stack)
-        with Shares({**roots, "clients": [one.process.pid for one in started]}) as shares:
+        with CpuShares({**roots, "clients": [one.process.pid for one in started]}) as shares:
             for one in started:
-                one.begin()
-            seen = [LoadSeen(**json.loads(one.line())) for one in started]
+                one.start()
+            seen = [LoadResult(**json.loads(one.line())) for one in started]
     failures = sum((Counter(one.failures) for one in seen), Counter[str]())
     return LoadRow(
         what=what,
@@ -280,8 +286,8 @@ def _load(
     )
 
 
-def watch(gateway: Child, sizes: Sizes) -> WatchRow:
-    """All jobs wait while the streams open; then they run together, and end together."""
+def watch(gateway: Child, sizes: PhaseSizes) -> WatchRow:
+    """Measure streams: they open while all jobs are queued; then the jobs run and end together."""
     with contextlib.closing(open_stores(gateway.settings.database_url)) as stores:
         jobs = stores.jobs.create_batch(list(JobMaker("watched").many(sizes.streams)), LIMITS)
     names = [f"operations/{job.id}" for job in jobs]
@@ -289,9 +295,9 @@ def watch(gateway: Child, sizes: Sizes) -> WatchRow:
     arguments = (str(sizes.streams), str(WATCH_STEPS), str(WATCH_STEP_SECONDS))
     with contextlib.ExitStack() as stack:
         started = clients([asdict(WatchPlan(gateway.settings.grpc, part)) for part in parts], stack)
-        with Shares({"gateway": [gateway.pid]}) as shares:
+        with CpuShares({"gateway": [gateway.pid]}) as shares:
             for one in started:
-                one.begin()
+                one.start()
             stack.enter_context(helper(ENGINE, *arguments, settings=gateway.settings))
             seen: list[dict[str, Any]] = [json.loads(one.line()) for one in started]
     lags = [lag for one in seen for lag in one["lags"]]
@@ -312,7 +318,7 @@ def watch(gateway: Child, sizes: Sizes) -> WatchRow:
 
 
 def fill(gateway: Child, count: int) -> float:
-    """Queue jobs straight in the store; how many a second."""
+    """Queue jobs directly in the store; returns jobs per second."""
     started, jobs = time.perf_counter(), JobMaker("queued").many(count)
     with contextlib.closing(open_stores(gateway.settings.database_url)) as stores:
         while some := [job for _, job in zip(range(INSERT), jobs, strict=False)]:
@@ -321,7 +327,7 @@ def fill(gateway: Child, count: int) -> float:
 
 
 def list_pages(gateway: Child, text: str, most: int) -> ListRow:
-    """Every page, one after the other."""
+    """Request all pages, one after the other."""
     times: list[float] = []
     jobs, token = 0, ""
     with grpc.insecure_channel(gateway.settings.grpc) as channel:

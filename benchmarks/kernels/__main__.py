@@ -1,4 +1,4 @@
-"""The command line of the kernel benchmark; see the package."""
+"""The command line of the kernel benchmark; see the package docstring."""
 
 from __future__ import annotations
 
@@ -13,25 +13,34 @@ from pathlib import Path
 
 import torch
 
-import benchmarks.kernels as package
-from benchmarks.kernels import tune
-from benchmarks.kernels.contenders import DeviceLost, still_there
-from benchmarks.kernels.correctness import Finding, cases_of, examine, needed_by, proofs_of, stands, wrong_kernels
-from benchmarks.kernels.environment import REPOSITORY, file_name, header
-from benchmarks.kernels.plot import plot
-from benchmarks.kernels.report import markdown
-from benchmarks.kernels.results import NOTICE, Results
-from benchmarks.kernels.section import Bench, Rows
-from benchmarks.kernels.section_attention import attention
-from benchmarks.kernels.section_bounds import bounds
-from benchmarks.kernels.section_gemm import grouped_gemm
-from benchmarks.kernels.section_layer import layer
-from benchmarks.kernels.section_moe import moe
-from benchmarks.kernels.section_passes import passes
-from benchmarks.kernels.shapes import FULL, TINY
-from benchmarks.kernels.targets import copy_bandwidth, judge
-from kernels.proofs import PROOFS, record
-from kernels.tiles import DATA, device_table
+import zoetrope.benchmarks.kernels as package
+from zoetrope.benchmarks.environment import file_name, header
+from zoetrope.benchmarks.kernels import tune
+from zoetrope.benchmarks.kernels.contenders import DeviceLost, check_device
+from zoetrope.benchmarks.kernels.correctness import (
+    Finding,
+    cases_of,
+    examine,
+    needed_by,
+    proofs_of,
+    still_proved,
+    wrong_kernels,
+)
+from zoetrope.benchmarks.kernels.plot import plot
+from zoetrope.benchmarks.kernels.report import markdown
+from zoetrope.benchmarks.kernels.results import NOTICE, Results
+from zoetrope.benchmarks.kernels.section import Bench, Rows
+from zoetrope.benchmarks.kernels.section_attention import attention
+from zoetrope.benchmarks.kernels.section_bounds import bounds
+from zoetrope.benchmarks.kernels.section_gemm import grouped_gemm
+from zoetrope.benchmarks.kernels.section_layer import layer
+from zoetrope.benchmarks.kernels.section_moe import moe
+from zoetrope.benchmarks.kernels.section_passes import passes
+from zoetrope.benchmarks.kernels.shapes import FULL, TINY
+from zoetrope.benchmarks.kernels.targets import copy_bandwidth, judge
+from zoetrope.benchmarks.provenance import REPOSITORY
+from zoetrope.kernels.gpu.tiles import DATA, device_table
+from zoetrope.kernels.select.proofs import PROOFS, record
 
 SECTIONS: dict[str, Callable[[Bench], Rows]] = {
     "grouped_gemm": grouped_gemm,
@@ -40,42 +49,47 @@ SECTIONS: dict[str, Callable[[Bench], Rows]] = {
     "passes": passes,
     "layer": layer,
 }
-COMMAND = "python -m benchmarks.kernels"
-NO_GPU = f"""error: there is no CUDA device, and without one there is no figure to give. On an H100 or H200:
+COMMAND = "python -m zoetrope.benchmarks.kernels"
+NO_GPU = f"""error: there is no CUDA device to measure. On an H100 or H200:
 
     {COMMAND} --tune
     {COMMAND}
 
-or in calls of at most ten minutes, each as often as it takes to say that all is done:
+or in calls of about ten minutes, each repeated until it reports that it is done:
 
     for part in {" ".join(SECTIONS)}; do {COMMAND} --only $part --resume --limit 500; done
 
-To try the machinery here at toy sizes: {COMMAND} --tiny --device cpu"""
+To run a smoke test here at toy sizes: {COMMAND} --tiny --device cpu"""
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=package.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="parts to run")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="parts to run (default: all)"
+    )
     parser.add_argument("--tokens", nargs="+", type=int, help="token counts (default 8192 32768 75600)")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "kernels")
-    parser.add_argument("--data", type=Path, default=DATA, help="where a GPU run leaves its proofs and tiles")
-    parser.add_argument("--correctness-only", action="store_true")
-    parser.add_argument("--tune", action="store_true", help="try tiles, write the device's table, time nothing")
-    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which nothing new is begun")
-    parser.add_argument("--resume", action="store_true", help="leave out what this commit already has in the results")
-    parser.add_argument("--seed", type=int, help="of the random inputs; another one for every run if not given")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="toy sizes, to test the machinery")
+    out = REPOSITORY / "benchmarks" / "results" / "kernels"
+    parser.add_argument("--out", type=Path, default=out, help="folder of the results (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder for proofs and tiles (default: %(default)s)")
+    parser.add_argument("--correctness-only", action="store_true", help="check correctness, time nothing")
+    parser.add_argument(
+        "--tune", action="store_true", help="tune tile sizes and write the device's table, time nothing"
+    )
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no new case is started")
+    parser.add_argument("--resume", action="store_true", help="skip cases that this commit already has in the results")
+    parser.add_argument("--seed", type=int, help="seed of the random inputs (default: random)")
+    parser.add_argument("--device", default="cuda", help="torch device (default: cuda)")
+    parser.add_argument("--tiny", action="store_true", help="use toy sizes, as a smoke test")
     args = parser.parse_args(arguments)
     if args.tokens and min(args.tokens) < 1:
-        parser.error(f"--tokens is {min(args.tokens)}: it must be at least 1")
+        parser.error(f"--tokens must be at least 1, not {min(args.tokens)}")
     return args
 
 
-class Run:
-    """One invocation."""
+class BenchmarkRun:
+    """One run of the benchmark."""
 
     def __init__(self, args: argparse.Namespace, command: str) -> None:
         self.args = args
@@ -95,20 +109,21 @@ class Run:
         print(f"{self.header['device']}, seed {seed}", flush=True)
 
     @property
-    def late(self) -> bool:
+    def out_of_time(self) -> bool:
+        """Tell whether the time limit has passed."""
         limit: float = self.args.limit
         return time.monotonic() - self.start > limit
 
     def examine(self, parts: list[str]) -> bool:
-        """Correctness; proofs are recorded of a full examination on a GPU. Whether all of it was done."""
+        """Check correctness and, on a GPU at full sizes, record proofs. Returns whether all parts were done."""
         for part in parts:
             found: list[Finding] = []
             for case in cases_of(part, self.bench.inputs(0)):
-                if self.late:
+                if self.out_of_time:
                     return False
                 found.append(examine(case))
                 if self.gpu:
-                    self.keep_going(found)
+                    self.free_memory(found)
             self.findings += found
             self.results.add_findings(found)
             if self.gpu and not self.args.tiny:
@@ -121,11 +136,11 @@ class Run:
             print(f"WRONG {'/'.join(kernel)}: {problem}", flush=True)
         return True
 
-    def keep_going(self, found: list[Finding]) -> None:
-        """Free the memory of a case. If it broke the device, its kernel loses its proof, and the run ends."""
+    def free_memory(self, found: list[Finding]) -> None:
+        """Free the memory of the last case. If it broke the device, revoke its kernel's proof and raise DeviceLost."""
         last = found[-1]
         try:
-            still_there(f"{last.op}/{last.backend} {last.dtype} {last.name}")
+            check_device(f"{last.op}/{last.backend} {last.dtype} {last.name}")
         except DeviceLost:
             record([], failed=proofs_of([last], self.bench.device)[1], path=self.args.data / PROOFS.name)
             self.results.add_findings([last])
@@ -133,16 +148,16 @@ class Run:
         torch.cuda.empty_cache()
 
     def needed(self) -> list[str]:
-        """The parts to examine: those asked for, and those they need where the proofs on disk do not say enough."""
-        path, asked = self.args.data / PROOFS.name, self.args.only
+        """Return the parts to check: those requested, and those that they need without a valid proof on disk."""
+        path, requested = self.args.data / PROOFS.name, self.args.only
         return [
             part
-            for part in needed_by(asked)
-            if not ((self.args.resume or part not in asked) and stands(part, self.bench.device, path))
+            for part in needed_by(requested)
+            if not ((self.args.resume or part not in requested) and still_proved(part, self.bench.device, path))
         ]
 
     def time(self) -> bool:
-        """Every section that was asked for, saved case by case. Whether all of it was done."""
+        """Time the requested sections, saving case by case. Returns whether all were done."""
         if self.args.resume:
             commit = self.header["commit"]
             stored = [row for row in self.results.rows if self.results.runs[row["run"]]["commit"] == commit]
@@ -153,33 +168,36 @@ class Run:
         for part in self.args.only:
             for rows in SECTIONS[part](self.bench):
                 verdicts = judge([*limits, *rows])
-                if not self.gpu:  # the ratios of a CPU say nothing about the targets
+                if not self.gpu:  # a CPU's ratios say nothing about the targets
                     verdicts = [replace(verdict, measured=None, note=NOTICE) for verdict in verdicts]
                 self.results.add_rows(rows, verdicts)
                 for row in rows:
                     what = f"{1000 * row.seconds:.3f} ms" if row.seconds else f"absent: {row.absent}"
                     print(f"{part} | {row.case} | {row.name}: {what}", flush=True)
-                if self.late:
+                if self.out_of_time:
                     return False
         return True
 
     def tune(self) -> bool:
-        """Tiles of every key of the sections asked for; what is right after it is proved anew."""
+        """Tune the tiles of the requested sections. Returns whether all were done; proofs are renewed afterwards."""
         table = device_table(self.bench.device)
         if table is None:
-            print(f"error: there is no table for {self.header['device']} (kernels/tiles.py)", file=sys.stderr)
+            print(f"error: there is no table for {self.header['device']} (kernels/gpu/tiles.py)", file=sys.stderr)
             return False
         for part in self.args.only:
             for problem in tune.problems(self.bench, part):
                 tried = tune.solve(problem, self.bench)
                 tune.write(table, [tried], self.header, self.args.data)
-                print(f"{tried.key}: {tried.tile or 'as it is'}, x {tried.gain:.3f}, {tried.failed} failed", flush=True)
-                if self.late:
+                print(
+                    f"{tried.key}: {tried.tile or 'unchanged'}, x {tried.gain:.3f}, {tried.failed} failed", flush=True
+                )
+                if self.out_of_time:
                     return False
-        tune.forget()
+        tune.reload_tables()
         return True
 
     def report(self) -> None:
+        """Write the results, the page and the plot."""
         self.results.save()
         data, path = self.results.as_dict(), self.results.path
         path.with_suffix(".md").write_text(markdown(data))
@@ -196,9 +214,9 @@ def main(arguments: list[str] | None = None) -> int:
     if args.device == "cpu" and (not args.tiny or args.tune):
         print("error: a CPU runs toy sizes only: --tiny, without --tune", file=sys.stderr)
         return 2
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is loaded: results that repeat
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before cuBLAS is loaded, for reproducible results
     warnings.filterwarnings("ignore", message=".*deterministic.*")
-    run = Run(args, " ".join([COMMAND, *(sys.argv[1:] if arguments is None else arguments)]))
+    run = BenchmarkRun(args, " ".join([COMMAND, *(sys.argv[1:] if arguments is None else arguments)]))
     if not run.gpu:
         print(NOTICE)
     try:
@@ -212,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
         run.report()
         return 1
     run.report()
-    print("all is done" if done else "not all is done: run it again with --resume and what is left in --only")
+    print("all done" if done else "out of time: run again with --resume and the remaining parts in --only")
     return 1 if run.bench.wrong else 0
 
 

@@ -1,4 +1,4 @@
-"""One question to a kernel: inputs, what it must give by float64, and how far it may be off."""
+"""Correctness cases: inputs of a kernel, its float64 reference, and the allowed error."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 import torch
 
-from kernels.proofs import MODULES, dtype_name
+from zoetrope.kernels.select.proofs import MODULES, dtype_name
 
-# Largest relative error against float64, by the dtype that a result is rounded to.
+# Largest relative error against float64, by the dtype of the result.
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-FP8_LIMIT = 2e-2  # products of fp8 numbers that are exact in the reference; tensor cores sum them in less than float32
-QUANTISED_LIMIT = 4e-2  # a normal number rounded to e4m3: half of 2 ** -3 at most, 2 ** -5 and less in the mean
+FP8_LIMIT = 2e-2  # products are exact in the reference; tensor cores accumulate them below float32 precision
+QUANTISED_LIMIT = 4e-2  # rounding a normal number to e4m3: at most half of 2 ** -3, on average below 2 ** -5
 INT8_LIMIT = 5e-2  # 8-bit attention against exact attention on normal inputs
-WORST_ROW = 10.0  # a single row may be this many times further off than all together
+WORST_ROW = 10.0  # the error of one row may exceed the overall error by this factor
 
 Results = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
-class Case:
-    """``run`` calls the kernel; ``error`` says how far its results are from float64, infinity for wrong ones."""
+class KernelCase:
+    """``run`` calls the kernel; ``error`` compares its results with float64, infinity for wrong ones."""
 
     op: str
     backend: str
@@ -37,11 +37,12 @@ class Case:
 
 
 @dataclass
-class Inputs:
+class KernelInputs:
     """Random inputs of one run.
 
     Attributes:
-        tiny: toy sizes, for a machine without a GPU. kernels: the kernels themselves, else their references.
+        tiny: toy sizes, for a machine without a GPU.
+        kernels: test the kernels themselves; otherwise their references.
     """
 
     seed: int
@@ -55,7 +56,7 @@ class Inputs:
 
     @property
     def dtypes(self) -> tuple[torch.dtype, ...]:
-        """The interpreter gets bf16 products wrong."""
+        """Return the dtypes to test, without bf16 in the interpreter, which computes its products wrongly."""
         if self.device.type != "cuda" and self.kernels:
             return torch.float32, torch.float16
         return torch.float32, torch.float16, torch.bfloat16
@@ -65,15 +66,15 @@ class Inputs:
         return x.mul_(scale).to(dtype)
 
     def permutation(self, length: int) -> torch.Tensor:
-        """``[length]`` int32."""
+        """Return a random permutation ``[length]``, int32."""
         return torch.randperm(length, generator=self.generator, device=self.device).int()
 
     def integers(self, high: int, length: int) -> torch.Tensor:
-        """``[length]`` int32 below ``high``."""
+        """Return random integers ``[length]`` below ``high``, int32."""
         return torch.randint(high, (length,), generator=self.generator, device=self.device).int()
 
     def ragged(self, parts: int, total: int) -> list[int]:
-        """Lengths that add up to ``total``, some of them zero, some one."""
+        """Return random lengths that add up to ``total``; one is zero."""
         if parts == 1:
             return [total]
         cuts = sorted(self.random.choices(range(total + 1), k=parts - 1))
@@ -87,11 +88,13 @@ class Inputs:
         return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(self.device)
 
     def function(self, op: str, backend: str, name: str) -> Callable[..., Any]:
-        """The launcher of a kernel, or its reference."""
+        """Return the launcher of a kernel, or its reference."""
         module = MODULES[op, backend]
         if not self.kernels:
-            short = module.rsplit(".", 1)[1].removesuffix("_gluon")
-            module = f"kernels.reference.{short}"
+            package, short = module.rsplit(".", 1)
+            beside = f"{package}.reference_{short}"
+            plain = f"zoetrope.kernels.reference.{short.removesuffix('_gluon')}"
+            module = beside if package.endswith(".experimental") else plain
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
         return found
 
@@ -108,11 +111,12 @@ def case(
     head_dim: int | None = None,
     keep: torch.Tensor | None = None,
     skip: int = 0,
-) -> Case:
-    """A case whose results are compared one by one with ``expected``.
+) -> KernelCase:
+    """Make a case whose results are compared one by one with ``expected``.
 
     Args:
-        keep: rows of the results that count, where others were poisoned. skip: results at the front not to compare.
+        keep: rows of the results to compare, if others were poisoned.
+        skip: number of leading results not to compare.
     """
 
     def call() -> Results:
@@ -126,13 +130,13 @@ def case(
     if limit is None:
         assert isinstance(dtype, torch.dtype)
         limit = LIMITS[dtype]
-    return Case(op, backend, dtype_name(dtype), head_dim, name, limit, call, error)
+    return KernelCase(op, backend, dtype_name(dtype), head_dim, name, limit, call, error)
 
 
 def worst_error(result: torch.Tensor, expected: torch.Tensor) -> float:
-    """The relative error of the whole, or that of the worst row by `WORST_ROW` if it is larger.
+    """Return the overall relative error, or the worst row's divided by `WORST_ROW` if that is larger.
 
-    A NaN, another shape, or an infinity that is not expected is infinitely far.
+    A NaN, a wrong shape or an unexpected infinity gives infinity.
     """
     if result.shape != expected.shape:
         return float("inf")

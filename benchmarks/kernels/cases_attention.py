@@ -1,4 +1,4 @@
-"""Cases of attention: packed sequences of all kinds of lengths, masks, and neighbours that are NaN."""
+"""Attention cases: packed sequences of all kinds of lengths, masks, and NaN in neighbouring sequences."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.cases import INT8_LIMIT, LIMITS, Case, Inputs, case
-from kernels.block_mask import BLOCK_K, BLOCK_Q, BlockMask
-from kernels.varlen import CuSeqlens
+from zoetrope.benchmarks.kernels.cases import INT8_LIMIT, LIMITS, KernelCase, KernelInputs, case
+from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
+from zoetrope.kernels.types.varlen import CuSeqlens
 
 EXACT = ("triton", "gluon")
 EIGHT_BIT = {"int8": "fp16", "int8_fp8": "fp8"}
 
 
-def attention_cases(inputs: Inputs) -> Iterator[Case]:
-    """Every backend, both head dimensions, all dtypes that it takes."""
+def attention_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
+    """Yield cases for each backend, both head dimensions and each supported dtype."""
     hopper = inputs.device.type == "cuda" and torch.cuda.get_device_capability(inputs.device) == (9, 0)
     for head_dim in (64, 128):
         for backend in ("triton", "gluon", "int8", "int8_fp8"):
             if backend in ("gluon", "int8_fp8") and inputs.kernels and not hopper:
-                continue  # Hopper's own instructions, or fp8 casts that the interpreter gets wrong
+                continue  # needs Hopper instructions, or fp8 casts that the interpreter gets wrong
             for dtype in inputs.dtypes:
                 if backend != "triton" and dtype == torch.float32:
                     continue
                 yield from _of(inputs, backend, dtype, head_dim)
 
 
-def _of(inputs: Inputs, backend: str, dtype: torch.dtype, head_dim: int) -> Iterator[Case]:
+def _of(inputs: KernelInputs, backend: str, dtype: torch.dtype, head_dim: int) -> Iterator[KernelCase]:
     pick = inputs.random
     most = 150 if inputs.tiny else 1500
     for _ in range(1 if inputs.tiny else 5):
@@ -48,7 +48,7 @@ def _of(inputs: Inputs, backend: str, dtype: torch.dtype, head_dim: int) -> Iter
 
 
 def _case(
-    inputs: Inputs,
+    inputs: KernelInputs,
     backend: str,
     dtype: torch.dtype,
     head_dim: int,
@@ -56,8 +56,8 @@ def _case(
     lq: Sequence[int],
     lk: Sequence[int],
     given: set[str],
-) -> Case:
-    """``given``: nan (another sequence's), fused (views of one tensor), mask, large (scores far apart)."""
+) -> KernelCase:
+    """Make one case. ``given``: nan (in another sequence), fused (views of one tensor), mask, large (scores)."""
     cu_q, cu_k = CuSeqlens.of(lq), CuSeqlens.of(lk)
     q = inputs.randn(cu_q.total, heads, head_dim, dtype=dtype, scale=6.0 if "large" in given else 1.0)
     if "fused" in given:
@@ -107,7 +107,7 @@ def _exact(
     cu_k: CuSeqlens,
     masks: list[torch.Tensor] | None,
 ) -> list[torch.Tensor]:
-    """The output and the log-sum-exp ``[Nq, heads]``, head by head to save memory."""
+    """Compute output and log-sum-exp ``[Nq, heads]`` in float64, head by head to save memory."""
     out, lse = q.double(), torch.empty(q.shape[:2], dtype=torch.float64, device=q.device)
     for i in range(len(cu_q.lengths)):
         rows, keys = slice(*cu_q.offsets[i : i + 2]), slice(*cu_k.offsets[i : i + 2])

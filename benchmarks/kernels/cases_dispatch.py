@@ -1,4 +1,4 @@
-"""Cases of the bookkeeping of expert parallelism: exact or wrong."""
+"""Cases of the bookkeeping of expert parallelism, whose results must be exact."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import fields
 
 import torch
 
-from benchmarks.kernels.cases import LIMITS, Case, Inputs, Results
-from kernels.permutation import Permutation
-from kernels.proofs import dtype_name
-from kernels.reference.routing import permute_by_expert
+from zoetrope.benchmarks.kernels.cases import LIMITS, KernelCase, KernelInputs, Results
+from zoetrope.kernels.reference.routing import permute_by_expert
+from zoetrope.kernels.select.proofs import dtype_name
+from zoetrope.kernels.types.permutation import Permutation
 
 WRONG, RIGHT = float("inf"), 0.0
 
 
-def dispatch_cases(inputs: Inputs) -> Iterator[Case]:
-    """Departures of one rank, and the arrivals of one rank from as many, at several numbers of ranks."""
+def dispatch_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
+    """Yield cases of the departures and arrivals of one rank, for several numbers of ranks."""
     sizes = [(1, 8, 2, 2), (30, 8, 3, 4)] if inputs.tiny else [(1, 80, 8, 4), (15_810, 80, 8, 4), (7_000, 128, 8, 64)]
     for tokens, experts, choices, ranks in sizes:
         name = f"{tokens} tokens, {choices} of {experts} on {ranks} ranks"
@@ -24,23 +24,23 @@ def dispatch_cases(inputs: Inputs) -> Iterator[Case]:
         yield _arrivals(inputs, f"arrivals, {name}", tokens, experts, choices, ranks)
 
 
-def _case(name: str, run: Callable[[], Results], right: Callable[[Results], bool]) -> Case:
+def _case(name: str, run: Callable[[], Results], right: Callable[[Results], bool]) -> KernelCase:
     dtype = torch.float32
 
     def error(results: Results) -> float:
-        # On the CPU, where a wrong number that is used as an index is an exception and not the end of the process.
+        # On the CPU, where a wrong index raises an exception instead of killing the process.
         return RIGHT if right(tuple(result.cpu() for result in results)) else WRONG
 
-    return Case("dispatch", "triton", dtype_name(dtype), None, name, LIMITS[dtype], run, error)
+    return KernelCase("dispatch", "triton", dtype_name(dtype), None, name, LIMITS[dtype], run, error)
 
 
-def _departures(inputs: Inputs, name: str, tokens: int, experts: int, choices: int, ranks: int) -> Case:
+def _departures(inputs: KernelInputs, name: str, tokens: int, experts: int, choices: int, ranks: int) -> KernelCase:
     given = _routed(inputs, tokens, experts, choices)
     rows = Permutation(*(getattr(given, field.name).cpu() for field in fields(given)))
     function = inputs.function("dispatch", "triton", "dispatch_tokens")
 
     def right(results: Results) -> bool:
-        """Pairs are in the order of the permutation, so each must lead to its token; so must the rows at home."""
+        """Check that pairs, in the order of the permutation, and the rows at home lead to their tokens."""
         counts, pairs, token_of, home = (result.long() for result in results)
         own, sizes = experts // ranks, counts[:, -2]
         rank = torch.arange(ranks, device=counts.device).repeat_interleave(counts[:, -3])
@@ -70,7 +70,7 @@ def _departures(inputs: Inputs, name: str, tokens: int, experts: int, choices: i
 
 
 def _ordinals(rows: Permutation, rank: torch.Tensor) -> torch.Tensor:
-    """Of each pair, how many earlier choices of its token are on the same rank."""
+    """Count, for each pair, the earlier choices of its token on the same rank."""
     found = torch.zeros_like(rank)
     position = rows.position.long()
     for later in range(position.shape[1]):
@@ -79,11 +79,11 @@ def _ordinals(rows: Permutation, rank: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _arrivals(inputs: Inputs, name: str, tokens: int, experts: int, choices: int, ranks: int) -> Case:
-    """Each row is about one token, whose choices among the rank's experts are its pairs."""
+def _arrivals(inputs: KernelInputs, name: str, tokens: int, experts: int, choices: int, ranks: int) -> KernelCase:
+    """Make a case in which each row is a token and its pairs are the token's choices among the rank's experts."""
     own, most = experts // ranks, min(choices, experts // ranks)
     sizes = inputs.ragged(ranks, tokens)
-    taken = [min(size, 1 + inputs.random.randrange(most)) for size in sizes]  # pairs about each row of a rank
+    taken = [min(size, 1 + inputs.random.randrange(most)) for size in sizes]  # pairs per row of a rank
     counts, pairs = [], []
     for size, width in zip(sizes, taken, strict=True):
         chosen = _routed(inputs, size, own, max(width, 1))
@@ -93,31 +93,31 @@ def _arrivals(inputs: Inputs, name: str, tokens: int, experts: int, choices: int
         numbers = torch.arange(max(width, 1), device=inputs.device, dtype=torch.int32)
         ordinal[chosen.position.flatten().long()] = numbers.repeat(size)
         pairs.append(torch.stack([chosen.token, ordinal, chosen.gate.view(torch.int32)], 1))
-    told, said = torch.stack(counts), torch.cat(pairs)
+    all_counts, all_pairs = torch.stack(counts), torch.cat(pairs)
     function = inputs.function("dispatch", "triton", "arrange_arrivals")
-    given = told, said
-    told, said = told.cpu(), said.cpu()
+    given = all_counts, all_pairs
+    sent, paired = all_counts.cpu(), all_pairs.cpu()
 
     def right(results: Results) -> bool:
         offsets, rows, gate, position = results
-        by_expert = told[:, :own].long()
-        starts = torch.tensor([0, *sizes[:-1]], device=told.device).cumsum(0)
-        source = torch.arange(ranks, device=told.device).repeat_interleave(told[:, -3].long())
-        cell = torch.arange(own, device=told.device).repeat(ranks).repeat_interleave(by_expert.flatten())
+        by_expert = sent[:, :own].long()
+        starts = torch.tensor([0, *sizes[:-1]], device=sent.device).cumsum(0)
+        source = torch.arange(ranks, device=sent.device).repeat_interleave(sent[:, -3].long())
+        cell = torch.arange(own, device=sent.device).repeat(ranks).repeat_interleave(by_expert.flatten())
         order = cell.argsort(stable=True)
-        row = said[:, 0].long() + starts[source]
-        back = torch.full((tokens, most), -1, dtype=torch.int64, device=told.device)
-        back[row[order], said[order, 1].long()] = torch.arange(len(order), device=told.device)
+        row = paired[:, 0].long() + starts[source]
+        back = torch.full((tokens, most), -1, dtype=torch.int64, device=sent.device)
+        back[row[order], paired[order, 1].long()] = torch.arange(len(order), device=sent.device)
         return (
             torch.equal(offsets.long(), torch.nn.functional.pad(by_expert.sum(0).cumsum(0), (1, 0)))
             and torch.equal(rows.long(), row[order])
-            and torch.equal(gate.view(torch.int32), said[order, 2])
+            and torch.equal(gate.view(torch.int32), paired[order, 2])
             and torch.equal(position.long(), back)
         )
 
     return _case(name, lambda: function(*given, tokens, most), right)
 
 
-def _routed(inputs: Inputs, tokens: int, experts: int, choices: int) -> Permutation:
+def _routed(inputs: KernelInputs, tokens: int, experts: int, choices: int) -> Permutation:
     chosen = inputs.randn(tokens, experts).argsort(dim=1)[:, :choices]
     return permute_by_expert(chosen, inputs.randn(tokens, choices), experts)

@@ -1,4 +1,4 @@
-"""Cases of the grouped matrix products and of the pass that makes their 8-bit inputs."""
+"""Cases of grouped matrix products and of the pass that quantises their inputs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.kernels.cases import FP8_LIMIT, LIMITS, QUANTISED_LIMIT, Case, Inputs, case
+from zoetrope.benchmarks.kernels.cases import FP8_LIMIT, LIMITS, QUANTISED_LIMIT, KernelCase, KernelInputs, case
 
 E4M3_MAX = 448.0
 
 
-def gemm_cases(inputs: Inputs) -> Iterator[Case]:
-    """Random ragged shapes with random epilogues, the shapes of the models at few rows, and neighbours that are NaN."""
+def gemm_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
+    """Yield random ragged shapes and epilogues, the models' shapes with few rows, and NaN in neighbouring groups."""
     shapes = [(80, 3072, 1792, 3000), (80, 1792, 3072, 3000), (1, 5120, 13824, 300), (1, 13824, 5120, 300)]
     for dtype in inputs.dtypes:
         for _ in range(2 if inputs.tiny else 8):
@@ -26,7 +26,7 @@ def gemm_cases(inputs: Inputs) -> Iterator[Case]:
         yield _case(inputs, dtype, [40, 0, 33], 64, 48, {"bias", "nan"})
 
 
-def _random(inputs: Inputs, dtype: torch.dtype) -> Case:
+def _random(inputs: KernelInputs, dtype: torch.dtype) -> KernelCase:
     pick = inputs.random
     experts = pick.choice([1, 2, 5] if inputs.tiny else [1, 2, 7, 33, 64])
     rows = pick.randrange(1, 150 if inputs.tiny else 3000)
@@ -35,8 +35,8 @@ def _random(inputs: Inputs, dtype: torch.dtype) -> Case:
     return _case(inputs, dtype, inputs.ragged(experts, rows), k, n, set(choices))
 
 
-def _case(inputs: Inputs, dtype: torch.dtype, lengths: list[int], k: int, n: int, given: set[str]) -> Case:
-    """``given``: bias, gelu, gate, rows (gathered), scatter, stored (weights as nn.Linear has them), nan."""
+def _case(inputs: KernelInputs, dtype: torch.dtype, lengths: list[int], k: int, n: int, given: set[str]) -> KernelCase:
+    """Make one case. ``given``: bias, gelu, gate, rows (gathered), scatter, stored (nn.Linear's layout), nan."""
     rows, experts = sum(lengths), len(lengths)
     offsets = inputs.offsets(lengths)
     tokens = max(1, rows // 2) if "rows" in given else rows
@@ -46,7 +46,7 @@ def _case(inputs: Inputs, dtype: torch.dtype, lengths: list[int], k: int, n: int
     else:
         weight = inputs.randn(experts, k, n, dtype=dtype, scale=k**-0.5)
     keep = None
-    if "nan" in given:  # the last group's rows, and the weights of the group that has none
+    if "nan" in given:  # in the last group's rows and in the weights of the empty group
         x[rows - lengths[-1] :] = float("nan")
         weight[lengths.index(0)] = float("nan")
         keep = torch.arange(rows - lengths[-1], device=x.device)
@@ -93,9 +93,9 @@ def _exact(
     return y
 
 
-def fp8_cases(inputs: Inputs) -> Iterator[Case]:
-    """8-bit products with row and block scales, and the pass that quantises rows."""
-    reference = __import__("kernels.reference.quantise_fp8", fromlist=["quantise_rows"])
+def fp8_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
+    """Yield 8-bit products with row and block scales, and the quantisation of rows."""
+    reference = __import__("zoetrope.kernels.experimental.reference_quantise_fp8", fromlist=["quantise_rows"])
     shapes = [(3, 40, 128, 128)] if inputs.tiny else [(5, 700, 512, 384), (80, 3000, 3072, 1792), (1, 300, 5120, 13824)]
     for block in (None, 128):
         for experts, rows, k, n in shapes:
@@ -106,7 +106,7 @@ def fp8_cases(inputs: Inputs) -> Iterator[Case]:
                     yield _quantise(inputs, dtype, block, rows, k)
 
 
-def _fp8(inputs: Inputs, reference: Any, block: int | None, lengths: list[int], k: int, n: int) -> Case:
+def _fp8(inputs: KernelInputs, reference: Any, block: int | None, lengths: list[int], k: int, n: int) -> KernelCase:
     x, x_scale = reference.quantise_rows(inputs.randn(sum(lengths), k), block)
     weight, weight_scale = reference.quantise_weight(inputs.randn(len(lengths), k, n, scale=k**-0.5), block)
     offsets = inputs.offsets(lengths)
@@ -132,7 +132,7 @@ def _fp8(inputs: Inputs, reference: Any, block: int | None, lengths: list[int], 
     )
 
 
-def _quantise(inputs: Inputs, dtype: torch.dtype, block: int | None, rows: int, k: int) -> Case:
+def _quantise(inputs: KernelInputs, dtype: torch.dtype, block: int | None, rows: int, k: int) -> KernelCase:
     x = inputs.randn(rows, k, dtype=dtype)
     x[rows // 2] = 0.0
     function = inputs.function("quantise_fp8", "triton", "quantise_rows")

@@ -1,4 +1,4 @@
-"""Cases of the passes over rows: residual and norm, q/k norm and rotation, weighted sum of experts, routing."""
+"""Cases of row-wise kernels: residual and norm, q/k norm and rotation, weighted sum of experts, routing."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.cases import INT8_LIMIT, LIMITS, QUANTISED_LIMIT, Case, Inputs, Results, case
-from kernels.permutation import Permutation
-from kernels.proofs import dtype_name
+from zoetrope.benchmarks.kernels.cases import (
+    INT8_LIMIT,
+    LIMITS,
+    QUANTISED_LIMIT,
+    KernelCase,
+    KernelInputs,
+    Results,
+    case,
+)
+from zoetrope.kernels.select.proofs import dtype_name
+from zoetrope.kernels.types.permutation import Permutation
 
 EPS = 1e-6
 
 
-def residual_norm_cases(inputs: Inputs) -> Iterator[Case]:
-    """Every form that the model calls; one row, one noise level, many."""
+def residual_norm_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
+    """Yield every form that the model uses, with one and many rows and noise levels."""
     sizes = [(1, 64), (37, 72)] if inputs.tiny else [(1, 3072), (1000, 3072), (777, 5120), (300, 1536), (50, 72)]
     forms = ["gate update adaptive", "update adaptive", "adaptive", "gate update affine", "gate update", "affine fp8"]
     for dtype in inputs.dtypes:
@@ -27,7 +35,7 @@ def residual_norm_cases(inputs: Inputs) -> Iterator[Case]:
         yield _gate(inputs, dtype, *sizes[-1])
 
 
-def _residual_norm(inputs: Inputs, dtype: torch.dtype, tokens: int, width: int, given: set[str]) -> Case:
+def _residual_norm(inputs: KernelInputs, dtype: torch.dtype, tokens: int, width: int, given: set[str]) -> KernelCase:
     levels = inputs.random.choice([1, 3])
     residual = inputs.randn(tokens, width, dtype=dtype)
     update = inputs.randn(tokens, width, dtype=dtype) if "update" in given else None
@@ -62,7 +70,7 @@ def _residual_norm(inputs: Inputs, dtype: torch.dtype, tokens: int, width: int, 
     return case("residual_norm", "triton", dtype, name, run, expected, limit=limit)
 
 
-def _gate(inputs: Inputs, dtype: torch.dtype, tokens: int, width: int) -> Case:
+def _gate(inputs: KernelInputs, dtype: torch.dtype, tokens: int, width: int) -> KernelCase:
     residual, update = (inputs.randn(tokens, width, dtype=dtype) for _ in range(2))
     gate, row = inputs.randn(3, width), inputs.integers(3, tokens).long()
     function = inputs.function("residual_norm", "triton", "residual_gate")
@@ -84,8 +92,8 @@ def _sum(
     return residual.double() + update.double() * (1.0 if gate is None else gate[row].double())
 
 
-def qk_norm_rope_cases(inputs: Inputs) -> Iterator[Case]:
-    """With and without rotation, from a view of a wider tensor, and quantised."""
+def qk_norm_rope_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
+    """Yield cases with and without rotation, from a view of a wider tensor, and quantised."""
     sizes = [(5, 2, 32)] if inputs.tiny else [(1, 24, 128), (1000, 24, 128), (500, 40, 128), (333, 12, 64)]
     for dtype in inputs.dtypes:
         for tokens, heads, head_dim in sizes:
@@ -94,8 +102,8 @@ def qk_norm_rope_cases(inputs: Inputs) -> Iterator[Case]:
 
 
 def _qk_norm_rope(
-    inputs: Inputs, dtype: torch.dtype, tokens: int, heads: int, head_dim: int, given: set[str]
-) -> Case:
+    inputs: KernelInputs, dtype: torch.dtype, tokens: int, heads: int, head_dim: int, given: set[str]
+) -> KernelCase:
     width = heads * head_dim
     x = inputs.randn(tokens, 3 * width, dtype=dtype)[:, width : 2 * width]
     if "fused" not in given:
@@ -124,7 +132,7 @@ def _qk_norm_rope(
     return case("qk_norm_rope", "triton", dtype, name, run, expected, limit=limit)
 
 
-def combine_cases(inputs: Inputs) -> Iterator[Case]:
+def combine_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
     sizes = [(7, 2, 64)] if inputs.tiny else [(1, 8, 3072), (1000, 8, 3072), (400, 2, 5120), (333, 1, 72)]
     for dtype in inputs.dtypes:
         for tokens, choices, width in sizes:
@@ -132,7 +140,9 @@ def combine_cases(inputs: Inputs) -> Iterator[Case]:
                 yield _combine(inputs, dtype, tokens, choices, width, extra)
 
 
-def _combine(inputs: Inputs, dtype: torch.dtype, tokens: int, choices: int, width: int, extra: bool) -> Case:
+def _combine(
+    inputs: KernelInputs, dtype: torch.dtype, tokens: int, choices: int, width: int, extra: bool
+) -> KernelCase:
     rows = tokens * choices
     y = inputs.randn(rows, width, dtype=dtype)
     position = inputs.permutation(rows).view(tokens, choices)
@@ -155,15 +165,15 @@ def _combine(inputs: Inputs, dtype: torch.dtype, tokens: int, choices: int, widt
     return case("combine", "triton", dtype, name, lambda: function(y, permutation, bias, shared), expected)
 
 
-def router_logits_cases(inputs: Inputs) -> Iterator[Case]:
-    """The result is float32 and as exact for tokens of 16 bits."""
+def router_logits_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
+    """Yield cases whose result is float32, to the same accuracy for 16-bit tokens."""
     sizes = [(5, 64, 6)] if inputs.tiny else [(1, 3072, 80), (3000, 3072, 80), (777, 5120, 48), (100, 72, 256)]
     for dtype in inputs.dtypes:
         for tokens, width, experts in sizes:
             yield _router_logits(inputs, dtype, tokens, width, experts)
 
 
-def _router_logits(inputs: Inputs, dtype: torch.dtype, tokens: int, width: int, experts: int) -> Case:
+def _router_logits(inputs: KernelInputs, dtype: torch.dtype, tokens: int, width: int, experts: int) -> KernelCase:
     x, weight = inputs.randn(tokens, width, dtype=dtype), inputs.randn(experts, width)
     function = inputs.function("router_logits", "triton", "router_logits")
     return case(
@@ -177,20 +187,20 @@ def _router_logits(inputs: Inputs, dtype: torch.dtype, tokens: int, width: int, 
     )
 
 
-def routing_cases(inputs: Inputs) -> Iterator[Case]:
-    """Logits on a coarse grid, so that ties are many and no other scores are too close to order."""
+def routing_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
+    """Yield cases with logits on a coarse grid: many exact ties, and no near ties."""
     sizes = [(1, 8, 2), (50, 8, 2)] if inputs.tiny else [(1, 80, 8), (5000, 80, 8), (3001, 256, 8), (20000, 64, 4)]
     for tokens, experts, choices in sizes:
         yield _routing(inputs, "route_top_k", tokens, experts, choices)
         yield _routing(inputs, "route_grouped_top1", tokens, experts, choices)
 
 
-def _routing(inputs: Inputs, kind: str, tokens: int, experts: int, choices: int) -> Case:
+def _routing(inputs: KernelInputs, kind: str, tokens: int, experts: int, choices: int) -> KernelCase:
     logits = (inputs.randn(tokens, experts) * 64).round() / 64
     logits = logits.clamp(-4, 4)
     correction = torch.zeros(experts, device=logits.device)
     if kind == "route_grouped_top1":
-        correction = (inputs.randn(experts) * 8).round() / 8  # their sums are exact
+        correction = (inputs.randn(experts) * 8).round() / 8  # so that sums are exact
     function: Callable[..., Permutation] = inputs.function("routing", "triton", kind)
 
     def run() -> Results:
@@ -211,11 +221,11 @@ def _routing(inputs: Inputs, kind: str, tokens: int, experts: int, choices: int)
         return _routing_error(results, best, gates, experts)
 
     name = f"{kind}, {tokens} tokens, {choices} of {experts}"
-    return Case("routing", "triton", dtype_name(torch.float32), None, name, LIMITS[torch.float32], run, error)
+    return KernelCase("routing", "triton", dtype_name(torch.float32), None, name, LIMITS[torch.float32], run, error)
 
 
 def _routing_error(results: Results, best: torch.Tensor, gates: torch.Tensor, experts: int) -> float:
-    """Zero or the error of the gates where everything else is exactly as it must be, else infinity."""
+    """Return the error of the gates if everything else is exact, otherwise infinity."""
     flat = best.flatten()
     order = flat.argsort(stable=True)
     counts = torch.zeros(experts, dtype=torch.int64, device=flat.device).index_add_(0, flat, torch.ones_like(flat))

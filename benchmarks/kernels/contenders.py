@@ -1,25 +1,26 @@
-"""One thing to do, several that can do it, each timed or absent for a reason."""
+"""Compare implementations of the same work; each is timed, or absent for a reason."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from benchmarks.kernels.timing import Call, Clock
+from zoetrope.benchmarks.kernels.timing import Call, Clock
 
 INPUT_SETS = 2
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is done: a section of the report, a case in it, and the least that it takes.
+class ContenderWork:
+    """The work to do: a section of the report, a case in it, and its minimum cost.
 
     Attributes:
-        flops: of the products. moved: bytes read and written once.
+        flops: of the matrix products.
+        moved: bytes that must be read and written.
     """
 
     section: str
@@ -30,7 +31,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Contender:
-    """``make(i)`` gives a call on the i-th set of inputs; one that is absent has a reason instead."""
+    """An implementation. ``make(i)`` returns a call on the i-th set of inputs; if None, ``absent`` says why."""
 
     name: str
     make: Callable[[int], Call] | None = None
@@ -38,13 +39,13 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Row:
+class ContenderRow:
     """A contender's result.
 
     Attributes:
-        seconds: median; low, high: the fifth and ninety-fifth percentile. None where it is absent.
-        difference: relative, from the result of the first contender of the case, where both give one tensor.
-        absent: the reason why there is no time.
+        seconds: median; low, high: 5th and 95th percentile. None if absent.
+        difference: relative, from the result of the first contender of the case, if both return a tensor.
+        absent: why there is no time.
     """
 
     section: str
@@ -61,30 +62,31 @@ class Row:
 
     @property
     def tflops(self) -> float | None:
+        """Return TFLOP/s."""
         return self.flops / self.seconds / 1e12 if self.seconds and self.flops else None
 
     @property
     def bandwidth(self) -> float | None:
-        """Terabytes a second."""
+        """Return TB/s."""
         return self.moved / self.seconds / 1e12 if self.seconds and self.moved else None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Row:
+    def of(cls, values: Mapping[str, Any]) -> ContenderRow:
         return cls(**values)
 
 
 class DeviceLost(RuntimeError):
-    """A kernel left the GPU in a state in which this process can do nothing more with it."""
+    """A kernel left the GPU unusable for this process."""
 
 
-def still_there(what: str) -> None:
-    """After an error.
+def check_device(what: str) -> None:
+    """Check after an error that the GPU still works.
 
     Raises:
-        DeviceLost: it was an illegal access or the like, and every later call would fail for it.
+        DeviceLost: it does not, as after an illegal access; ``what`` names the cause.
     """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         try:
@@ -93,17 +95,17 @@ def still_there(what: str) -> None:
             raise DeviceLost(f"{what}: {error}") from error
 
 
-def race(work: Work, contenders: Iterable[Contender], clock: Clock, cap: float) -> list[Row]:
-    """A row for every contender; one that raises is absent, and the others go on.
+def race(work: ContenderWork, contenders: Iterable[Contender], clock: Clock, cap: float) -> list[ContenderRow]:
+    """Time all contenders and return a row for each; one that raises is absent.
 
     Raises:
-        DeviceLost: none can go on.
+        DeviceLost: no further call can succeed.
     """
-    rows: list[Row] = []
+    rows: list[ContenderRow] = []
     first: torch.Tensor | None = None
     for contender in contenders:
         if contender.make is None:
-            rows.append(Row(work.section, work.case, contender.name, absent=contender.absent or "not there"))
+            rows.append(ContenderRow(work.section, work.case, contender.name, absent=contender.absent or "not there"))
             continue
         try:
             calls = [contender.make(i) for i in range(INPUT_SETS)]
@@ -114,12 +116,12 @@ def race(work: Work, contenders: Iterable[Contender], clock: Clock, cap: float) 
                     raise ArithmeticError("its result is not finite")
                 first = result if first is None else first
                 timing = clock.time(calls, cap)
-        except Exception as error:  # a peer that cannot do this case says so in the table
-            still_there(f"{contender.name}, {work.case}")
+        except Exception as error:  # reported in the table
+            check_device(f"{contender.name}, {work.case}")
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            rows.append(Row(work.section, work.case, contender.name, absent=reason))
+            rows.append(ContenderRow(work.section, work.case, contender.name, absent=reason))
         else:
-            row = Row(
+            row = ContenderRow(
                 work.section,
                 work.case,
                 contender.name,
@@ -138,11 +140,6 @@ def race(work: Work, contenders: Iterable[Contender], clock: Clock, cap: float) 
     return rows
 
 
-def absent_all(work: Work, names: Sequence[str], reason: str) -> list[Row]:
-    """Rows of a case that could not even be set up."""
-    return [Row(work.section, work.case, name, absent=reason) for name in names]
-
-
 def _tensor(result: object) -> torch.Tensor | None:
     while isinstance(result, tuple) and result:
         result = result[0]
@@ -150,7 +147,7 @@ def _tensor(result: object) -> torch.Tensor | None:
 
 
 def difference(result: torch.Tensor | None, first: torch.Tensor) -> float | None:
-    """Relative, in pieces to save memory; None where they cannot be compared."""
+    """Return the relative difference, computed in pieces to save memory; None if the two cannot be compared."""
     if result is None or result.numel() != first.numel() or not result.is_floating_point():
         return None
     total = torch.zeros((), dtype=torch.float64, device=first.device)

@@ -1,4 +1,4 @@
-"""Runs every case, tells what is wrong, and makes the proofs of trust of what is right."""
+"""Run the correctness cases, report errors, and make proofs for the kernels that are correct."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.cases import Case, Inputs
-from benchmarks.kernels.cases_attention import attention_cases
-from benchmarks.kernels.cases_dispatch import dispatch_cases
-from benchmarks.kernels.cases_gemm import fp8_cases, gemm_cases
-from benchmarks.kernels.cases_rows import (
+from zoetrope.benchmarks.environment import capability, device_name
+from zoetrope.benchmarks.kernels.cases import KernelCase, KernelInputs
+from zoetrope.benchmarks.kernels.cases_attention import attention_cases
+from zoetrope.benchmarks.kernels.cases_dispatch import dispatch_cases
+from zoetrope.benchmarks.kernels.cases_gemm import fp8_cases, gemm_cases
+from zoetrope.benchmarks.kernels.cases_rows import (
     combine_cases,
     qk_norm_rope_cases,
     residual_norm_cases,
     router_logits_cases,
     routing_cases,
 )
-from benchmarks.kernels.environment import capability, device_name, now
-from kernels.proofs import MODULES, Key, Proof, fingerprint, proved, triton_version
+from zoetrope.benchmarks.provenance import now
+from zoetrope.kernels.select.fingerprint import fingerprint
+from zoetrope.kernels.select.proofs import MODULES, Key, Proof, proved, triton_version
 
-SETS: dict[str, tuple[Callable[[Inputs], Iterator[Case]], ...]] = {
+SETS: dict[str, tuple[Callable[[KernelInputs], Iterator[KernelCase]], ...]] = {
     "grouped_gemm": (gemm_cases, fp8_cases),
     "moe": (router_logits_cases, routing_cases, combine_cases, dispatch_cases),
     "attention": (attention_cases,),
@@ -34,7 +36,7 @@ SETS: dict[str, tuple[Callable[[Inputs], Iterator[Case]], ...]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What one case gave: its error (infinite where it raised), whether two runs gave the same bits."""
+    """The result of one case: its error (infinity if it raised), and whether two runs gave the same bits."""
 
     op: str
     backend: str
@@ -54,23 +56,24 @@ class Finding:
         return {**asdict(self), "error": self.error if self.error != float("inf") else None, "right": self.right}
 
 
-# What a part of the benchmark runs that other parts examine.
+# The parts whose cases cover the kernels that a part uses, if not just its own.
 NEEDED = {"moe": ("grouped_gemm", "moe"), "layer": ("grouped_gemm", "moe", "attention", "passes")}
 
 
 def needed_by(parts: Iterable[str]) -> list[str]:
-    """The parts whose kernels have to be examined before these are timed."""
+    """Return the parts whose kernels must be checked before these are timed."""
     needed = {one for part in parts for one in NEEDED.get(part, (part,))}
     return [part for part in SETS if part in needed]
 
 
-def cases_of(part: str, inputs: Inputs) -> Iterator[Case]:
+def cases_of(part: str, inputs: KernelInputs) -> Iterator[KernelCase]:
+    """Yield the cases of a part."""
     for make in SETS.get(part, ()):
         yield from make(inputs)
 
 
-def examine(case: Case) -> Finding:
-    """Run it twice with outputs that start as NaN."""
+def examine(case: KernelCase) -> Finding:
+    """Run a case twice, with outputs initialised to NaN."""
     facts = (case.op, case.backend, case.dtype, case.head_dim, case.name)
     try:
         with torch.inference_mode():
@@ -85,7 +88,7 @@ def examine(case: Case) -> Finding:
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """NaN equals NaN."""
+    """Tell whether two tensors have the same bits; so NaN equals NaN."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     first, second = (x.contiguous().flatten().view(torch.uint8) for x in (a, b))
@@ -94,7 +97,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Memory that nobody wrote reads as NaN, or as the largest integer."""
+    """Make uninitialised memory read as NaN, or as the largest integer."""
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
@@ -106,7 +109,7 @@ def poisoned() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
-# What a layer in bf16 needs of each part, as keys of proofs.
+# The kernels of each part that a bf16 layer needs, as keys of proofs.
 TRUSTED = {
     "grouped_gemm": (("grouped_gemm", "triton", "bf16", None),),
     "moe": (
@@ -120,8 +123,8 @@ TRUSTED = {
 }
 
 
-def stands(part: str, device: torch.device, path: Path) -> bool:
-    """Whether the proofs on disk already say of this part what a new examination would."""
+def still_proved(part: str, device: torch.device, path: Path) -> bool:
+    """Tell whether valid proofs on disk already cover this part."""
     if device.type != "cuda":
         return False
     has = capability(device)
@@ -132,7 +135,7 @@ def stands(part: str, device: torch.device, path: Path) -> bool:
 
 
 def proofs_of(findings: Iterable[Finding], device: torch.device) -> tuple[list[Proof], list[Key]]:
-    """Proofs of the kernels whose cases were all right, and the keys of those that were wrong in any."""
+    """Return proofs for the kernels that were right in all cases, and the keys of the others."""
     groups: dict[Key, list[Finding]] = {}
     for finding in findings:
         key = (finding.op, finding.backend, finding.dtype, finding.head_dim, capability(device))
@@ -159,7 +162,7 @@ def proofs_of(findings: Iterable[Finding], device: torch.device) -> tuple[list[P
 
 
 def wrong_kernels(findings: Sequence[Finding]) -> dict[tuple[str, str], str]:
-    """The first thing wrong with each (op, backend) that has anything wrong with it."""
+    """Return the first problem of each wrong (op, backend)."""
     wrong: dict[tuple[str, str], str] = {}
     for finding in findings:
         if not finding.right:

@@ -1,4 +1,4 @@
-"""Other people's implementations, and why one is not there."""
+"""Implementations of other projects to compare with."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.kernels.contenders import Contender
-from benchmarks.kernels.timing import Call
+from zoetrope.benchmarks.kernels.contenders import Contender
+from zoetrope.benchmarks.kernels.timing import Call
 
 SDPA = {
     "sdpa cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -22,7 +22,7 @@ Make = Callable[[int], Call]
 
 
 def installed(module: str) -> str | None:
-    """Why it cannot be imported, or None."""
+    """Return why a module cannot be imported, or None."""
     try:
         return None if find_spec(module) is not None else f"{module} is not installed"
     except (ImportError, ValueError) as error:
@@ -30,7 +30,7 @@ def installed(module: str) -> str | None:
 
 
 def let_recompile() -> None:
-    """One function meets many shapes: after a few, torch.compile would go on without compiling and not say so."""
+    """Raise torch.compile's limits: after a few shapes, it would silently stop compiling."""
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = 1000
@@ -38,7 +38,7 @@ def let_recompile() -> None:
 
 
 def compiled(name: str, make: Make, device: torch.device, **options: Any) -> Contender:
-    """What torch.compile makes of a call; not tried on a CPU, where the first compilation takes most of a minute."""
+    """Return a call under torch.compile; absent on a CPU, where the first compilation takes most of a minute."""
     if device.type != "cuda":
         return Contender(name, absent="torch.compile is not tried without a GPU")
 
@@ -52,7 +52,7 @@ def compiled(name: str, make: Make, device: torch.device, **options: Any) -> Con
 
 
 def attention_peers(inputs: Callable[[int], tuple[torch.Tensor, ...]], device: torch.device) -> list[Contender]:
-    """Attention of one sequence; ``inputs(i)`` gives q, k and v as ``[rows, heads, head_dim]``."""
+    """Return attention of one sequence; ``inputs(i)`` gives q, k and v as ``[rows, heads, head_dim]``."""
 
     def batched(i: int) -> tuple[torch.Tensor, ...]:
         return tuple(x.transpose(0, 1)[None] for x in inputs(i))
@@ -129,12 +129,12 @@ def _sage(batched: Callable[[int], tuple[torch.Tensor, ...]], device: torch.devi
 
 
 def grouped_mm() -> Callable[..., torch.Tensor] | None:
-    """torch's grouped matrix product, public or not yet; None in a version without."""
+    """Return torch's grouped matrix product, public or private; None if this version has none."""
     found: Callable[..., torch.Tensor] | None = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
     return found
 
 
 def liger_moe() -> Contender:
-    """Liger's fused experts have no stable interface yet: named where installed, not timed."""
+    """Return Liger's fused experts, never timed: they have no stable interface yet."""
     reason = installed("liger_kernel")
     return Contender("Liger fused MoE", absent=reason or "no adapter for the installed liger_kernel")

@@ -1,4 +1,4 @@
-"""The results as a picture: every contender in every case, with the bound of the device drawn in."""
+"""Plot the results: every contender in every case, with the bound of the device."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kernels.peers import installed
-from benchmarks.kernels.report import BY_BANDWIDTH, TITLES, bounds_of, rows_of
+from zoetrope.benchmarks.kernels.peers import installed
+from zoetrope.benchmarks.kernels.report import BY_BANDWIDTH, TITLES, bounds_of, rows_of
 
 PLOTTED = ("grouped_gemm", "moe", "attention", "passes", "layer")
 MARKERS = "osD^v<>PX*hp"
 
 
 def plot(results: Mapping[str, Any], path: Path) -> str | None:
-    """Write a PNG; returns why there is none, if so. Needs matplotlib (the extra ``bench``)."""
+    """Write a PNG; returns the reason if there is none. Needs matplotlib (the extra ``bench``)."""
     missing = installed("matplotlib")
     if missing:
         return f"{missing}: pip install 'zoetrope[bench]'"

@@ -1,38 +1,38 @@
-"""The results as a Markdown page: targets first, then every figure with its bound, then what was wrong or absent."""
+"""Format the results as a Markdown page: targets, correctness, then every figure with its bound."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.kernels.contenders import Row
-from benchmarks.provenance import commit_of
+from zoetrope.benchmarks.kernels.contenders import ContenderRow
+from zoetrope.benchmarks.provenance import commit_of
 
 TITLES = {
-    "bounds": "What the device can do",
+    "bounds": "Device limits",
     "grouped_gemm": "Grouped matrix products",
     "moe": "Feed-forward of routed experts",
     "attention": "Attention",
-    "passes": "Passes that memory bounds",
+    "passes": "Memory-bound passes",
     "layer": "Whole layer",
 }
 BY_BANDWIDTH = frozenset({"passes"})
 
 
-def rows_of(results: Mapping[str, Any]) -> list[Row]:
-    """The rows of a file of results."""
-    return [Row.of({key: value for key, value in row.items() if key != "run"}) for row in results["rows"]]
+def rows_of(results: Mapping[str, Any]) -> list[ContenderRow]:
+    """Return the rows of a results file."""
+    return [ContenderRow.of({key: value for key, value in row.items() if key != "run"}) for row in results["rows"]]
 
 
-def bounds_of(rows: Iterable[Row]) -> tuple[float | None, float | None]:
-    """The peak of cuBLAS in bf16 (TFLOP/s) and the bandwidth of a copy (TB/s), as measured."""
+def bounds_of(rows: Iterable[ContenderRow]) -> tuple[float | None, float | None]:
+    """Return the measured peak of cuBLAS in bf16 (TFLOP/s) and bandwidth of a copy (TB/s)."""
     found = {row.name: row for row in rows if row.section == "bounds"}
     peak, copy = found.get("cuBLAS bfloat16"), found.get("copy")
     return (peak.tflops if peak else None), (copy.bandwidth if copy else None)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The whole page."""
+    """Format the page."""
     rows = rows_of(results)
     lines = ["# Kernels", ""]
     if results["notice"]:
@@ -53,8 +53,8 @@ def _runs(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"torch {run['torch']}, triton {run['triton']}{packages}; {commit_of(run)}, "
             f"seed {run['seed']}; `{run['command']}`"
         ]
-    note = "Times are medians; inputs rotate and the L2 cache is overwritten before each run. "
-    note += "Ratios compare times of one run."
+    note = "Times are medians; inputs rotate and the L2 cache is flushed before each run. "
+    note += "Ratios compare times within one run."
     return [*lines, "", note, ""]
 
 
@@ -82,7 +82,7 @@ def _correctness(findings: Sequence[Mapping[str, Any]]) -> list[str]:
         head = "" if finding["head_dim"] is None else str(finding["head_dim"])
         groups.setdefault((finding["op"], finding["backend"], finding["dtype"], head), []).append(finding)
     lines = ["## Correctness", ""]
-    lines += ["Relative errors against float64 on random inputs, outputs poisoned, each case twice.", ""]
+    lines += ["Relative errors against float64 on random inputs; outputs poisoned, each case run twice.", ""]
     lines += ["| kernel | dtype | head dim | cases | largest error / limit | |", "|---|---|---|---:|---:|---|"]
     wrong: list[str] = []
     for (op, backend, dtype, head), found in sorted(groups.items()):
@@ -97,7 +97,9 @@ def _correctness(findings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*lines, "", *wrong, ""] if wrong else [*lines, ""]
 
 
-def _section(title: str, rows: Sequence[Row], section: str, peak: float | None, copy: float | None) -> list[str]:
+def _section(
+    title: str, rows: Sequence[ContenderRow], section: str, peak: float | None, copy: float | None
+) -> list[str]:
     if not rows:
         return []
     lines = [f"## {title}", "", "| case | | ms | 5-95 % | TFLOP/s | TB/s | of the bound | difference |"]

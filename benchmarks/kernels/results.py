@@ -1,24 +1,24 @@
-"""The results of all runs on one device, kept in one file and saved after every case."""
+"""The results of all runs on one device, in one file that is saved after every case."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kernels.contenders import Row
-from benchmarks.kernels.correctness import Finding
-from benchmarks.kernels.targets import Verdict
+from zoetrope.benchmarks.command import write_json
+from zoetrope.benchmarks.kernels.contenders import ContenderRow
+from zoetrope.benchmarks.kernels.correctness import Finding
+from zoetrope.benchmarks.kernels.targets import TargetResult
 
-NOTICE = "cpu smoke test, no GPU figure: names of kernels stand for their plain references"
+NOTICE = "CPU smoke test, no GPU figures: kernel names stand for their plain references"
 
 
 class Results:
-    """``<folder>/<name>.json``. What a new run measures takes the place of the same case of an older one.
+    """``<folder>/<name>.json``. New measurements replace those of the same case from older runs.
 
-    Every case keeps the header of the run that it is of, so that figures of different runs are told apart.
+    Every case refers to the header of its run, so that figures of different runs can be told apart.
     """
 
     def __init__(self, folder: Path, name: str, header: dict[str, Any], smoke: bool) -> None:
@@ -27,15 +27,15 @@ class Results:
         data: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
         stored = data.get("runs", {})
         if stored and any(run["device"] != header["device"] for run in stored.values()):
-            data = {}  # another machine's: not to be mixed
+            data = {}  # from another machine: must not be mixed
         self.notice = NOTICE if smoke else None
         self.runs: dict[str, dict[str, Any]] = {**data.get("runs", {}), self.run: header}
         self.rows: list[dict[str, Any]] = data.get("rows", [])
         self.verdicts: list[dict[str, Any]] = data.get("verdicts", [])
         self.correctness: list[dict[str, Any]] = data.get("correctness", [])
 
-    def add_rows(self, rows: Sequence[Row], verdicts: Sequence[Verdict]) -> None:
-        """The rows of one or more whole cases, with the verdicts on them."""
+    def add_rows(self, rows: Sequence[ContenderRow], verdicts: Sequence[TargetResult]) -> None:
+        """Add all rows of one or more cases, with their verdicts, and save."""
         new = {(row.section, row.case) for row in rows}
         kept = [row for row in self.rows if (row["section"], row["case"]) not in new]
         self.rows = kept + [{**row.as_dict(), "run": self.run} for row in rows]
@@ -45,7 +45,7 @@ class Results:
         self.save()
 
     def add_findings(self, findings: Iterable[Finding]) -> None:
-        """All cases of one or more kernels; an older run's cases of the same kernels go."""
+        """Add all cases of one or more kernels, replacing older ones of the same kernels, and save."""
         found = [{**finding.as_dict(), "run": self.run} for finding in findings]
         new = {(entry["op"], entry["backend"], entry["dtype"], entry["head_dim"]) for entry in found}
         kept = [
@@ -67,7 +67,4 @@ class Results:
         }
 
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_suffix(f".{os.getpid()}.tmp")
-        scratch.write_text(json.dumps(self.as_dict(), indent=1) + "\n")
-        scratch.replace(self.path)
+        write_json(self.path, self.as_dict())

@@ -1,4 +1,4 @@
-"""What every section of the benchmark is given, and what it gives."""
+"""What sections of the benchmark share: their context and the type of their results."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.cases import Inputs
-from benchmarks.kernels.contenders import INPUT_SETS, Contender, Row, Work, race
-from benchmarks.kernels.shapes import Scope
-from benchmarks.kernels.timing import Call, Clock, clock_for
+from zoetrope.benchmarks.kernels.cases import KernelInputs
+from zoetrope.benchmarks.kernels.contenders import INPUT_SETS, Contender, ContenderRow, ContenderWork, race
+from zoetrope.benchmarks.kernels.shapes import Scope
+from zoetrope.benchmarks.kernels.timing import Call, Clock, clock_for
 
 
 @dataclass
 class Bench:
-    """One run.
+    """The context of one run.
 
     Attributes:
-        wrong: kernels that gave wrong results in this run, by (op, backend), with what was wrong: they are not timed.
-        tokens: the token counts to run. done: (section, case) pairs of an earlier run to leave out.
+        tokens: the token counts to run.
+        wrong: problems of kernels that gave wrong results in this run, by (op, backend); they are not timed.
+        done: (section, case) pairs of an earlier run to skip.
     """
 
     scope: Scope
@@ -38,29 +39,30 @@ class Bench:
 
     @property
     def half(self) -> torch.dtype:
-        """bf16; the interpreter and old CPUs are spared it."""
+        """Return bf16 on a GPU, float32 otherwise: the interpreter and old CPUs have no bf16."""
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
-    def inputs(self, set_number: int) -> Inputs:
-        """Another source of random inputs for each set."""
-        return Inputs(self.seed + set_number, self.device, tiny=self.scope.cap < 1, kernels=self.kernels)
+    def inputs(self, set_number: int) -> KernelInputs:
+        """Return a source of random inputs, different for each set."""
+        return KernelInputs(self.seed + set_number, self.device, tiny=self.scope.cap < 1, kernels=self.kernels)
 
-    def sets(self, make: Callable[[Inputs], Any]) -> list[Any]:
-        """``make`` called once for each set of inputs."""
+    def sets(self, make: Callable[[KernelInputs], Any]) -> list[Any]:
+        """Call ``make`` once for each set of inputs."""
         return [make(self.inputs(i)) for i in range(INPUT_SETS)]
 
     def ours(self, name: str, op: str, backend: str, function: str, call: Callable[..., Call]) -> Contender:
-        """A kernel of ours; ``call(launcher, i)`` makes the call on the i-th inputs."""
+        """Return one of our kernels; ``call(launcher, i)`` makes the call on the i-th inputs."""
         problem = self.wrong.get((op, backend))
         if problem is not None:
             return Contender(name, absent=f"wrong: {problem}")
         inputs = self.inputs(0)
         return Contender(name, lambda i: call(inputs.function(op, backend, function), i))
 
-    def race(self, work: Work, contenders: list[Contender]) -> list[Row]:
+    def race(self, work: ContenderWork, contenders: list[Contender]) -> list[ContenderRow]:
+        """Time the contenders, unless the case is done."""
         if (work.section, work.case) in self.done:
             return []
         return race(work, contenders, self.clock, self.scope.cap)
 
 
-Rows = Iterator[list[Row]]
+Rows = Iterator[list[ContenderRow]]

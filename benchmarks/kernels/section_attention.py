@@ -1,4 +1,4 @@
-"""Attention of whole clips on themselves and on text, in all our forms, beside everything else that is there."""
+"""Self- and cross-attention of whole clips, in all our forms, compared with every available peer."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.cases import Inputs
-from benchmarks.kernels.cases_attention import EIGHT_BIT
-from benchmarks.kernels.contenders import Contender, Row, Work
-from benchmarks.kernels.peers import attention_peers
-from benchmarks.kernels.section import Bench, Rows
-from benchmarks.kernels.shapes import Model
-from benchmarks.kernels.timing import Call
-from kernels.block_mask import BLOCK_K, BLOCK_Q, BlockMask
-from kernels.varlen import CuSeqlens
+from zoetrope.benchmarks.kernels.cases import KernelInputs
+from zoetrope.benchmarks.kernels.cases_attention import EIGHT_BIT
+from zoetrope.benchmarks.kernels.contenders import Contender, ContenderRow, ContenderWork
+from zoetrope.benchmarks.kernels.peers import attention_peers
+from zoetrope.benchmarks.kernels.section import Bench, Rows
+from zoetrope.benchmarks.kernels.shapes import ModelShape
+from zoetrope.benchmarks.kernels.timing import Call
+from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
+from zoetrope.kernels.types.varlen import CuSeqlens
 
-SPARSE = 0.25  # share of the blocks in the sparse form
+SPARSE = 0.25  # share of blocks computed in the sparse form
 
 
 def attention(bench: Bench) -> Rows:
-    """Every model at every number of tokens: self-attention, then cross-attention."""
+    """Time self- and cross-attention of every model at every token count."""
     for model in bench.scope.models:
         for tokens in bench.tokens:
             for kind, keys in (("self", tokens), ("cross", model.text)):
                 yield _race(bench, model, kind, tokens, keys)
 
 
-def _race(bench: Bench, model: Model, kind: str, tokens: int, keys: int) -> list[Row]:
+def _race(bench: Bench, model: ModelShape, kind: str, tokens: int, keys: int) -> list[ContenderRow]:
     heads, d = model.heads, model.head_dim
 
-    def make(inputs: Inputs) -> tuple[torch.Tensor, ...]:
+    def make(inputs: KernelInputs) -> tuple[torch.Tensor, ...]:
         return tuple(inputs.randn(length, heads, d, dtype=bench.half) for length in (tokens, keys, keys))
 
     sets = bench.sets(make)
@@ -40,10 +40,11 @@ def _race(bench: Bench, model: Model, kind: str, tokens: int, keys: int) -> list
     case = f"{kind} {model.name}, {tokens} on {keys}"
     contenders = [_ours(bench, backend, sets, cu_q, cu_k) for backend in ("triton", "gluon", *EIGHT_BIT)]
     contenders += attention_peers(lambda i: sets[i], bench.device)
-    rows = bench.race(Work("attention", case, flops=flops, moved=moved), contenders)
+    rows = bench.race(ContenderWork("attention", case, flops=flops, moved=moved), contenders)
     if kind == "self":
         rows += bench.race(
-            Work("attention", f"sparse {case}", flops=SPARSE * flops, moved=moved), [_sparse(bench, sets, cu_q, cu_k)]
+            ContenderWork("attention", f"sparse {case}", flops=SPARSE * flops, moved=moved),
+            [_sparse(bench, sets, cu_q, cu_k)],
         )
     return rows
 

@@ -1,17 +1,17 @@
-"""What this device can do at all: its matrix products and its copies."""
+"""The limits of this device: matrix products and copies."""
 
 from __future__ import annotations
 
 import torch
 
-from benchmarks.kernels.contenders import Contender, Work
-from benchmarks.kernels.section import Bench, Rows
-from benchmarks.kernels.targets import COPY
-from benchmarks.kernels.timing import Call
+from zoetrope.benchmarks.kernels.contenders import Contender, ContenderWork
+from zoetrope.benchmarks.kernels.section import Bench, Rows
+from zoetrope.benchmarks.kernels.targets import COPY
+from zoetrope.benchmarks.kernels.timing import Call
 
 
 def bounds(bench: Bench) -> Rows:
-    """The peak of cuBLAS for each dtype and the bandwidth of a copy."""
+    """Time cuBLAS for each dtype, and a copy."""
     side, inputs = bench.scope.cube, bench.inputs(0)
     for dtype in (torch.bfloat16, torch.float16):
         a, b = (inputs.randn(side, side, dtype=dtype) for _ in range(2))
@@ -20,13 +20,13 @@ def bounds(bench: Bench) -> Rows:
             return lambda: (a @ b) if i == 0 else (b @ a)
 
         name = f"cuBLAS {str(dtype).removeprefix('torch.')}"
-        yield bench.race(Work("bounds", f"product of {side}", flops=2.0 * side**3), [Contender(name, product)])
-    yield bench.race(Work("bounds", f"product of {side}, fp8", flops=2.0 * side**3), [_fp8(bench, side)])
+        yield bench.race(ContenderWork("bounds", f"product of {side}", flops=2.0 * side**3), [Contender(name, product)])
+    yield bench.race(ContenderWork("bounds", f"product of {side}, fp8", flops=2.0 * side**3), [_fp8(bench, side)])
     size = bench.scope.copied
     source = torch.zeros(size, dtype=torch.uint8, device=bench.device)
     target = torch.empty_like(source)
     copy = Contender(COPY, lambda i: lambda: target.copy_(source))
-    yield bench.race(Work("bounds", f"copy of {size} bytes", moved=2.0 * size), [copy])
+    yield bench.race(ContenderWork("bounds", f"copy of {size} bytes", moved=2.0 * size), [copy])
 
 
 def _fp8(bench: Bench, side: int) -> Contender:

@@ -1,4 +1,4 @@
-"""The grouped matrix products: bf16, gathered, fp8, beside cuBLAS at equal FLOPs and torch's grouped_mm."""
+"""Grouped matrix products (bf16, gathered, fp8), compared with cuBLAS at equal FLOPs and torch's grouped_mm."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.cases import Inputs
-from benchmarks.kernels.contenders import Contender, Row, Work
-from benchmarks.kernels.peers import grouped_mm
-from benchmarks.kernels.section import Bench, Rows
-from benchmarks.kernels.shapes import Model
-from benchmarks.kernels.timing import Call
+from zoetrope.benchmarks.kernels.cases import KernelInputs
+from zoetrope.benchmarks.kernels.contenders import Contender, ContenderRow, ContenderWork
+from zoetrope.benchmarks.kernels.peers import grouped_mm
+from zoetrope.benchmarks.kernels.section import Bench, Rows
+from zoetrope.benchmarks.kernels.shapes import ModelShape
+from zoetrope.benchmarks.kernels.timing import Call
 
 
 @dataclass(frozen=True)
 class Product:
-    """One of the two products of a feed-forward: rows sorted by expert, sizes as random routing makes them."""
+    """One of the two products of a feed-forward, with rows sorted by expert and sizes from random routing."""
 
     rows: int
     k: int
     n: int
     experts: int
 
-    def name(self, model: Model, which: str, tokens: int) -> str:
+    def name(self, model: ModelShape, which: str, tokens: int) -> str:
         return f"{model.name} {which}, {tokens} tokens"
 
 
-def counts_of(inputs: Inputs, tokens: int, model: Model) -> list[int]:
-    """Rows of each expert when every token picks one of each group at random."""
+def counts_of(inputs: KernelInputs, tokens: int, model: ModelShape) -> list[int]:
+    """Return the rows of each expert if every token picks one of each group at random."""
     size = model.experts // model.groups
     found: list[int] = []
     for _ in range(model.groups):
@@ -40,7 +40,7 @@ def counts_of(inputs: Inputs, tokens: int, model: Model) -> list[int]:
 
 
 def grouped_gemm(bench: Bench) -> Rows:
-    """Up and down products of every model at every number of tokens."""
+    """Time the up and down products of every model at every token count."""
     for model in bench.scope.models:
         for tokens in bench.tokens:
             for which, k, n in (("up", model.dim, model.hidden), ("down", model.hidden, model.dim)):
@@ -48,16 +48,16 @@ def grouped_gemm(bench: Bench) -> Rows:
                 yield _race(bench, model, tokens, product, product.name(model, which, tokens), which == "up")
 
 
-def _race(bench: Bench, model: Model, tokens: int, p: Product, case: str, up: bool) -> list[Row]:
+def _race(bench: Bench, model: ModelShape, tokens: int, p: Product, case: str, up: bool) -> list[ContenderRow]:
     dtype = bench.half
 
-    def make(inputs: Inputs) -> dict[str, Any]:
+    def make(inputs: KernelInputs) -> dict[str, Any]:
         weight = inputs.randn(p.experts, p.k, p.n, dtype=dtype, scale=p.k**-0.5)
         x = inputs.randn(p.rows, p.k, dtype=dtype)
         return {"x": x, "weight": weight, "offsets": inputs.offsets(counts_of(inputs, tokens, model))}
 
     sets = bench.sets(make)
-    work = Work("grouped_gemm", case, flops=2.0 * p.rows * p.k * p.n, moved=_moved(p, dtype.itemsize))
+    work = ContenderWork("grouped_gemm", case, flops=2.0 * p.rows * p.k * p.n, moved=_moved(p, dtype.itemsize))
     launch = partial(bench.ours, op="grouped_gemm", function="grouped_gemm", backend="triton")
     contenders = [
         launch("triton bf16", call=lambda f, i: partial(f, sets[i]["x"], sets[i]["weight"], sets[i]["offsets"])),
@@ -81,7 +81,7 @@ def _gathered(bench: Bench, sets: list[dict[str, Any]], tokens: int, f: Any, i: 
 
 
 def _dense(sets: list[dict[str, Any]]) -> Contender:
-    """As many rows through one weight."""
+    """Return one dense product with as many rows."""
     return Contender("cublas bf16", lambda i: lambda: sets[i]["x"] @ sets[i]["weight"][0])
 
 
@@ -98,10 +98,10 @@ def _torch(sets: list[dict[str, Any]]) -> Contender:
 
 
 def _fp8(bench: Bench, sets: list[dict[str, Any]], name: str, block: int | None) -> Contender:
-    """Inputs in 8 bits already, as the pass in front of the product leaves them."""
+    """Return an fp8 product whose inputs are already quantised, as the preceding pass leaves them."""
     if bench.device.type != "cuda":
         return Contender(name, absent="it needs a GPU")
-    from kernels.reference.quantise_fp8 import quantise_rows, quantise_weight
+    from zoetrope.kernels.experimental.reference_quantise_fp8 import quantise_rows, quantise_weight
 
     def call(f: Any, i: int) -> Call:
         x, x_scale = quantise_rows(sets[i]["x"], block)

@@ -1,4 +1,4 @@
-"""A whole layer of the transformer: ours as the model runs it, and diffusers' own under torch.compile."""
+"""A whole transformer layer: ours as the model runs it, and diffusers' under torch.compile."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.kernels.cases import Inputs
-from benchmarks.kernels.contenders import Contender, Work
-from benchmarks.kernels.peers import compiled, installed
-from benchmarks.kernels.section import Bench, Rows
-from benchmarks.kernels.shapes import Model
-from benchmarks.kernels.timing import Call
-from kernels.backends import use
-from kernels.varlen import CuSeqlens
-from model.blocks import Block, Hidden
-from model.config import MoEConfig, TransformerConfig
-from model.sequences import PackedBatch
+from zoetrope.benchmarks.kernels.cases import KernelInputs
+from zoetrope.benchmarks.kernels.contenders import Contender, ContenderWork
+from zoetrope.benchmarks.kernels.peers import compiled, installed
+from zoetrope.benchmarks.kernels.section import Bench, Rows
+from zoetrope.benchmarks.kernels.shapes import ModelShape
+from zoetrope.benchmarks.kernels.timing import Call
+from zoetrope.kernels.select.backends import use
+from zoetrope.kernels.types.varlen import CuSeqlens
+from zoetrope.model.families.config import MoEConfig, TransformerConfig
+from zoetrope.model.network.blocks import Block, Hidden
+from zoetrope.model.network.sequences import PackedBatch
 
 EPS = 1e-6
-# What runs a layer: settings of `kernels.backends` and the kernels that they need.
+# Name -> settings of `kernels.select.backends` and the attention kernel that they use.
 OURS: dict[str, tuple[str, str]] = {
     "ours": ("triton,attention=gluon", "gluon"),
     "ours, Triton attention": ("triton", "triton"),
@@ -39,25 +39,25 @@ OPERATIONS = (
 
 
 def layer(bench: Bench) -> Rows:
-    """Every model's layer, at one number of tokens. A model with experts meets a dense layer of equal FLOPs."""
+    """Time each model's layer at one token count; models with experts compete with a dense layer of equal FLOPs."""
     tokens = bench.scope.layer_tokens
     for model in bench.scope.models:
         sets = bench.sets(partial(_inputs, dtype=bench.half, tokens=tokens, model=model))
         peer = _peer(bench, model)
         block = _block(bench, model, peer if isinstance(peer, nn.Module) else None)
-        work = Work("layer", f"{model.name}, {tokens} tokens", flops=layer_flops(model, tokens))
+        work = ContenderWork("layer", f"{model.name}, {tokens} tokens", flops=layer_flops(model, tokens))
         yield bench.race(work, [*_ours(bench, sets, block, tokens, model), *_diffusers(bench, sets, peer)])
 
 
-def layer_flops(model: Model, tokens: int) -> float:
-    """Of the products: projections and scores of both attentions, and the feed-forward."""
+def layer_flops(model: ModelShape, tokens: int) -> float:
+    """Count the FLOPs of the matrix products: both attentions and the feed-forward."""
     n, d, text = float(tokens), model.dim, model.text
     own = 8 * n * d * d + 4 * n * n * d
     cross = 4 * n * d * d + 4 * text * d * d + 4 * n * text * d
     return own + cross + 4 * n * d * model.active
 
 
-def _inputs(inputs: Inputs, dtype: torch.dtype, tokens: int, model: Model) -> dict[str, torch.Tensor]:
+def _inputs(inputs: KernelInputs, dtype: torch.dtype, tokens: int, model: ModelShape) -> dict[str, torch.Tensor]:
     angle = inputs.randn(tokens, model.head_dim // 2, scale=3.0)
     return {
         "x": inputs.randn(tokens, model.dim, dtype=dtype),
@@ -68,8 +68,8 @@ def _inputs(inputs: Inputs, dtype: torch.dtype, tokens: int, model: Model) -> di
     }
 
 
-def _block(bench: Bench, model: Model, peer: nn.Module | None) -> Block:
-    """Ours, with the peer's weights where it has the same ones."""
+def _block(bench: Bench, model: ModelShape, peer: nn.Module | None) -> Block:
+    """Return our layer, with the peer's weights where both have them."""
     moe = None
     if model.experts > 1:
         moe = MoEConfig(
@@ -99,7 +99,7 @@ def _block(bench: Bench, model: Model, peer: nn.Module | None) -> Block:
 
 
 def _ours(
-    bench: Bench, sets: list[dict[str, torch.Tensor]], block: Block, tokens: int, model: Model
+    bench: Bench, sets: list[dict[str, torch.Tensor]], block: Block, tokens: int, model: ModelShape
 ) -> list[Contender]:
     def make(i: int, choices: str) -> Call:
         x, device = sets[i], bench.device
@@ -134,8 +134,8 @@ def _ours(
     return found
 
 
-def _peer(bench: Bench, model: Model) -> Any:
-    """diffusers' block, or the reason why there is none."""
+def _peer(bench: Bench, model: ModelShape) -> Any:
+    """Return diffusers' block, or the reason why there is none."""
     reason = installed("diffusers")
     if reason:
         return reason

@@ -1,4 +1,4 @@
-"""The whole feed-forward of routed experts, from logits to the weighted sum, and the routing in front of it."""
+"""The feed-forward of routed experts, from logits to the weighted sum, and the routing before it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.kernels.cases import Inputs
-from benchmarks.kernels.contenders import Contender, Row, Work
-from benchmarks.kernels.peers import compiled, grouped_mm, liger_moe
-from benchmarks.kernels.section import Bench, Rows
-from benchmarks.kernels.shapes import Model
-from benchmarks.kernels.timing import Call
+from zoetrope.benchmarks.kernels.cases import KernelInputs
+from zoetrope.benchmarks.kernels.contenders import Contender, ContenderRow, ContenderWork
+from zoetrope.benchmarks.kernels.peers import compiled, grouped_mm, liger_moe
+from zoetrope.benchmarks.kernels.section import Bench, Rows
+from zoetrope.benchmarks.kernels.shapes import ModelShape
+from zoetrope.benchmarks.kernels.timing import Call
 
 RANKS = 4
 NEEDED = (("routing", "triton"), ("grouped_gemm", "triton"), ("combine", "triton"))
 
 
 def moe(bench: Bench) -> Rows:
-    """Models with experts, at every number of tokens."""
+    """Time the models with experts at every token count."""
     for model in bench.scope.models:
         if model.experts == 1:
             continue
@@ -29,56 +29,56 @@ def moe(bench: Bench) -> Rows:
             sets = bench.sets(partial(_inputs, dtype=bench.half, tokens=tokens, model=model))
             flops = 4.0 * tokens * model.dim * model.active
             contenders = [_ours(bench, sets, model), *_torch(bench, sets, model), liger_moe()]
-            yield bench.race(Work("moe", f"ffn {model.name}, {tokens} tokens", flops=flops), contenders)
+            yield bench.race(ContenderWork("moe", f"ffn {model.name}, {tokens} tokens", flops=flops), contenders)
             yield _router(bench, sets, model, tokens)
             yield _routing(bench, sets, model, tokens)
             yield _dispatch(bench, sets, model, tokens)
 
 
-def _router(bench: Bench, sets: list[dict[str, Any]], model: Model, tokens: int) -> list[Row]:
-    """The product in front of it."""
+def _router(bench: Bench, sets: list[dict[str, Any]], model: ModelShape, tokens: int) -> list[ContenderRow]:
+    """Time the router's product."""
 
     def ours(f: Any, i: int) -> Call:
         return lambda: f(sets[i]["x"], sets[i]["router"])
 
     plain = Contender("torch", lambda i: lambda: F.linear(sets[i]["x"].float(), sets[i]["router"]))
-    work = Work("moe", f"router {model.name}, {tokens} tokens", flops=2.0 * tokens * model.dim * model.experts)
+    work = ContenderWork("moe", f"router {model.name}, {tokens} tokens", flops=2.0 * tokens * model.dim * model.experts)
     return bench.race(work, [bench.ours("triton", "router_logits", "triton", "router_logits", ours), plain])
 
 
-def _routing(bench: Bench, sets: list[dict[str, Any]], model: Model, tokens: int) -> list[Row]:
-    """The choice and the order of rows alone."""
+def _routing(bench: Bench, sets: list[dict[str, Any]], model: ModelShape, tokens: int) -> list[ContenderRow]:
+    """Time the choice of experts and the ordering of rows."""
     name = "route_grouped_top1"
 
     def call(f: Any, i: int) -> Call:
         return lambda: f(sets[i]["logits"], sets[i]["correction"], model.groups).gate
 
     def plain(i: int) -> Call:
-        return call(importlib.import_module("kernels.reference.routing").route_grouped_top1, i)
+        return call(importlib.import_module("zoetrope.kernels.reference.routing").route_grouped_top1, i)
 
     contenders = [bench.ours("triton", "routing", "triton", name, call), Contender("torch", plain)]
     moved = float(tokens * (4 * model.experts + 12 * model.groups))
-    return bench.race(Work("moe", f"routing {model.name}, {tokens} tokens", moved=moved), contenders)
+    return bench.race(ContenderWork("moe", f"routing {model.name}, {tokens} tokens", moved=moved), contenders)
 
 
-def _dispatch(bench: Bench, sets: list[dict[str, Any]], model: Model, tokens: int) -> list[Row]:
-    """What a rank of `RANKS` does before its tokens leave: a part of each routed layer of a gang."""
-    reference = importlib.import_module("kernels.reference.routing")
+def _dispatch(bench: Bench, sets: list[dict[str, Any]], model: ModelShape, tokens: int) -> list[ContenderRow]:
+    """Time what each of `RANKS` ranks does before its tokens leave, in every routed layer of a gang."""
+    reference = importlib.import_module("zoetrope.kernels.reference.routing")
     rows = [reference.route_grouped_top1(s["logits"], s["correction"], model.groups) for s in sets]
 
     def call(f: Any, i: int) -> Call:
         return lambda: f(rows[i], RANKS)[1]
 
     def plain(i: int) -> Call:
-        return call(importlib.import_module("kernels.reference.dispatch").dispatch_tokens, i)
+        return call(importlib.import_module("zoetrope.kernels.reference.dispatch").dispatch_tokens, i)
 
     contenders = [bench.ours("triton", "dispatch", "triton", "dispatch_tokens", call), Contender("torch", plain)]
-    # Positions read twice, marks written, added up and read, pairs and rows written.
+    # Read positions twice; write, sum and read marks; write pairs and rows.
     moved = float(tokens * 4 * (2 * model.groups + 4 * RANKS + 4 * model.groups + 2 * min(RANKS, model.groups)))
-    return bench.race(Work("moe", f"dispatch {model.name}, {tokens} tokens", moved=moved), contenders)
+    return bench.race(ContenderWork("moe", f"dispatch {model.name}, {tokens} tokens", moved=moved), contenders)
 
 
-def _inputs(inputs: Inputs, dtype: torch.dtype, tokens: int, model: Model) -> dict[str, Any]:
+def _inputs(inputs: KernelInputs, dtype: torch.dtype, tokens: int, model: ModelShape) -> dict[str, Any]:
     return {
         "x": inputs.randn(tokens, model.dim, dtype=dtype),
         "logits": inputs.randn(tokens, model.experts),
@@ -89,7 +89,7 @@ def _inputs(inputs: Inputs, dtype: torch.dtype, tokens: int, model: Model) -> di
     }
 
 
-def _ours(bench: Bench, sets: list[dict[str, Any]], model: Model) -> Contender:
+def _ours(bench: Bench, sets: list[dict[str, Any]], model: ModelShape) -> Contender:
     for kernel in NEEDED:
         if kernel in bench.wrong:
             return Contender("triton", absent=f"wrong: {'/'.join(kernel)}: {bench.wrong[kernel]}")
@@ -110,8 +110,8 @@ def _ours(bench: Bench, sets: list[dict[str, Any]], model: Model) -> Contender:
     return Contender("triton", make)
 
 
-def _torch(bench: Bench, sets: list[dict[str, Any]], model: Model) -> list[Contender]:
-    """Sort, gather, two grouped products, GELU, weighted sum: each an operation of torch."""
+def _torch(bench: Bench, sets: list[dict[str, Any]], model: ModelShape) -> list[Contender]:
+    """Return the feed-forward in torch operations: sort, gather, two grouped products, GELU, weighted sum."""
     name = "torch grouped_mm + permutes"
     function = grouped_mm()
     if function is None:

@@ -1,4 +1,4 @@
-"""The passes that memory bounds: bytes that must move, beside torch.compile of the same reference and a copy."""
+"""Memory-bound passes, compared with torch.compile of the same reference and with a copy."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.cases import Inputs
-from benchmarks.kernels.contenders import Contender, Row, Work
-from benchmarks.kernels.peers import compiled
-from benchmarks.kernels.section import Bench, Rows
-from benchmarks.kernels.shapes import Model
-from benchmarks.kernels.timing import Call
+from zoetrope.benchmarks.kernels.cases import KernelInputs
+from zoetrope.benchmarks.kernels.contenders import Contender, ContenderRow, ContenderWork
+from zoetrope.benchmarks.kernels.peers import compiled
+from zoetrope.benchmarks.kernels.section import Bench, Rows
+from zoetrope.benchmarks.kernels.shapes import ModelShape
+from zoetrope.benchmarks.kernels.timing import Call
 
 EPS = 1e-6
 Run = Callable[[Any, Any], object]  # (launcher, inputs)
@@ -22,27 +22,27 @@ Run = Callable[[Any, Any], object]  # (launcher, inputs)
 
 @dataclass(frozen=True)
 class Pass:
-    """``moved``: bytes read and written once. ``run(launcher, inputs)`` calls it, or its reference, on one set."""
+    """A pass. ``moved``: bytes that must be read and written. ``run``: calls the kernel or the reference."""
 
     name: str
     op: str
     function: str
     moved: float
-    make: Callable[[Inputs], Any]
+    make: Callable[[KernelInputs], Any]
     run: Run
 
 
 def passes(bench: Bench) -> Rows:
-    """Every pass for every model at every number of tokens."""
+    """Time every pass for every model at every token count."""
     for model in bench.scope.models:
         for tokens in bench.tokens:
             for one in _passes(bench, model, tokens):
                 yield _race(bench, one, f"{one.name}, {model.name}, {tokens} tokens")
 
 
-def _race(bench: Bench, one: Pass, case: str) -> list[Row]:
+def _race(bench: Bench, one: Pass, case: str) -> list[ContenderRow]:
     sets = bench.sets(one.make)
-    module = importlib.import_module(f"kernels.reference.{one.op}")
+    module = importlib.import_module(f"zoetrope.kernels.reference.{one.op}")
     reference = getattr(module, one.function)
 
     def plain(i: int) -> Call:
@@ -53,21 +53,21 @@ def _race(bench: Bench, one: Pass, case: str) -> list[Row]:
         compiled("torch.compile", plain, bench.device),
         Contender("torch", plain),
     ]
-    return bench.race(Work("passes", case, moved=one.moved), contenders)
+    return bench.race(ContenderWork("passes", case, moved=one.moved), contenders)
 
 
-def _passes(bench: Bench, model: Model, tokens: int) -> list[Pass]:
+def _passes(bench: Bench, model: ModelShape, tokens: int) -> list[Pass]:
     dim, half = model.dim, bench.half
     size = half.itemsize
-    row = float(tokens * dim * size)  # one reading or writing of the activations
+    row = float(tokens * dim * size)  # reading or writing the activations once
 
-    def normed(inputs: Inputs) -> dict[str, Any]:
+    def normed(inputs: KernelInputs) -> dict[str, Any]:
         residual, update = (inputs.randn(tokens, dim, dtype=half) for _ in range(2))
         tables = {name: inputs.randn(1, dim) for name in ("gate", "shift", "scale")}
         zeros = torch.zeros(tokens, dtype=torch.int64, device=inputs.device)
         return {"residual": residual, "update": update, "row": zeros, **tables}
 
-    def turned(inputs: Inputs) -> dict[str, Any]:
+    def turned(inputs: KernelInputs) -> dict[str, Any]:
         angle = inputs.randn(tokens, model.head_dim // 2)
         weight = inputs.randn(dim, dtype=half)
         return {"x": inputs.randn(tokens, dim, dtype=half), "weight": weight, "cos": angle.cos(), "sin": angle.sin()}
@@ -116,9 +116,9 @@ def _residual_gate(f: Any, x: dict[str, Any]) -> object:
     return f(x["residual"], x["update"], x["gate"], x["row"])
 
 
-def _sorted(model: Model, tokens: int, dtype: torch.dtype) -> Callable[[Inputs], Any]:
-    def make(inputs: Inputs) -> Any:
-        from kernels.reference.routing import route_grouped_top1
+def _sorted(model: ModelShape, tokens: int, dtype: torch.dtype) -> Callable[[KernelInputs], Any]:
+    def make(inputs: KernelInputs) -> Any:
+        from zoetrope.kernels.reference.routing import route_grouped_top1
 
         correction = torch.zeros(model.experts, device=inputs.device)
         rows = route_grouped_top1(inputs.randn(tokens, model.experts), correction, model.groups)

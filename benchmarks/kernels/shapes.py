@@ -1,4 +1,4 @@
-"""The shapes that are measured: those of the models served, and toys for a machine without a GPU."""
+"""The shapes to measure: those of the served models, and toys for a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Model:
-    """What a layer's operations look like.
+class ModelShape:
+    """The shape of a model's layer.
 
     Attributes:
-        groups: experts that a token goes to, one of each group of ``experts / groups``; 1 of 1 is a dense feed-forward.
-        hidden: width of one expert. text: keys of cross-attention.
+        groups: experts per token, one of each group of ``experts / groups``; 1 of 1 is a dense feed-forward.
+        hidden: width of one expert.
+        text: keys of cross-attention.
     """
 
     name: str
@@ -28,14 +29,14 @@ class Model:
 
     @property
     def active(self) -> int:
-        """Width of the feed-forward that a token sees."""
+        """Return the width of the feed-forward that one token uses."""
         return self.groups * self.hidden
 
 
-WAN_27B = Model("27b", heads=24, head_dim=128, experts=80, groups=8, hidden=1792)
-WAN_14B = Model("14b", heads=40, head_dim=128, experts=1, groups=1, hidden=13824)
-TOY_MOE = Model("toy-moe", heads=2, head_dim=32, experts=8, groups=2, hidden=48, text=16)
-TOY_DENSE = Model("toy-dense", heads=2, head_dim=32, experts=1, groups=1, hidden=96, text=16)
+WAN_27B = ModelShape("27b", heads=24, head_dim=128, experts=80, groups=8, hidden=1792)
+WAN_14B = ModelShape("14b", heads=40, head_dim=128, experts=1, groups=1, hidden=13824)
+TOY_MOE = ModelShape("toy-moe", heads=2, head_dim=32, experts=8, groups=2, hidden=48, text=16)
+TOY_DENSE = ModelShape("toy-dense", heads=2, head_dim=32, experts=1, groups=1, hidden=96, text=16)
 
 TOKENS = (8192, 32768, 75600)
 LAYER_TOKENS = 32768
@@ -43,14 +44,16 @@ LAYER_TOKENS = 32768
 
 @dataclass(frozen=True)
 class Scope:
-    """How large a run is.
+    """The size of a run.
 
     Attributes:
-        cube: side of the matrix product that gives the peak. copied: bytes of the copy that gives the bandwidth.
-        layer_tokens: tokens of the whole layer. cap: the most seconds that one contender is timed for.
+        layer_tokens: token count of the whole layer.
+        cube: side of the matrix product that gives the peak.
+        copied: bytes of the copy that gives the bandwidth.
+        cap: maximum seconds to time one contender.
     """
 
-    models: tuple[Model, ...]
+    models: tuple[ModelShape, ...]
     tokens: tuple[int, ...]
     layer_tokens: int
     cube: int

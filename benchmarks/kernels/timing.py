@@ -1,4 +1,4 @@
-"""Seconds of a call: CUDA events on a GPU, the clock on a CPU; the median of many."""
+"""Time calls: with CUDA events on a GPU, with the clock on a CPU."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 
 Call = Callable[[], object]
 WARM_UP = 3
-MOST = 50  # timed runs
-FEWEST = 3
-L2_BYTES = 256 << 20  # several times the L2 cache of any GPU in question
-COVER = 1_000_000  # cycles that the GPU waits, so that launches are queued before the clock starts
+MAX_RUNS = 50
+MIN_RUNS = 3
+L2_BYTES = 256 << 20  # several times the L2 cache of any current GPU
+HEAD_START = 1_000_000  # cycles that the GPU waits, so that launches are queued before the clock starts
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of ``runs`` runs: the median, and the fifth and ninety-fifth percentile."""
+    """Seconds per run: median, 5th and 95th percentile of ``runs`` runs."""
 
     median: float
     low: float
@@ -29,21 +29,22 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Timing:
+        """Summarise the seconds of all runs."""
         ranked = sorted(seconds)
         last = len(ranked) - 1
         return cls(statistics.median(ranked), ranked[round(0.05 * last)], ranked[round(0.95 * last)], len(ranked))
 
 
 class Clock(Protocol):
-    """Times calls that do the same work on different inputs, in turn."""
+    """Times calls that do the same work on different inputs, alternating between them."""
 
     def time(self, calls: Sequence[Call], cap: float) -> Timing:
-        """At most about ``cap`` seconds of runs, but at least a few, after some to warm up."""
+        """Time at most about ``cap`` seconds of runs, but at least MIN_RUNS, after warming up."""
         ...
 
 
 class WallClock:
-    """For a CPU."""
+    """Times calls on a CPU."""
 
     def time(self, calls: Sequence[Call], cap: float) -> Timing:
         return _run(calls, cap, self._once)
@@ -55,23 +56,23 @@ class WallClock:
 
 
 class CudaClock:
-    """Events around each run.
+    """Times calls on a GPU with events around each run.
 
-    Before it the L2 cache is overwritten, and the GPU waits while the host queues launches, so that the GPU's work is
-    timed and not the host's.
+    Before each run, the L2 cache is flushed and the GPU waits while the host queues launches, so that only the GPU's
+    work is timed.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.trash = torch.empty(L2_BYTES, dtype=torch.int8, device=device)
+        self.flush = torch.empty(L2_BYTES, dtype=torch.int8, device=device)
 
     def time(self, calls: Sequence[Call], cap: float) -> Timing:
         return _run(calls, cap, self._once)
 
     def _once(self, call: Call) -> float:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        self.trash.zero_()
-        torch.cuda._sleep(COVER)
+        self.flush.zero_()
+        torch.cuda._sleep(HEAD_START)
         start.record()
         call()
         end.record()
@@ -80,11 +81,12 @@ class CudaClock:
 
 
 def clock_for(device: torch.device) -> Clock:
+    """Return the clock for a device."""
     return CudaClock(device) if device.type == "cuda" else WallClock()
 
 
 def _run(calls: Sequence[Call], cap: float, once: Callable[[Call], float]) -> Timing:
     for i in range(max(WARM_UP, len(calls))):
         guess = once(calls[i % len(calls)])
-    runs = min(MOST, max(FEWEST, int(cap / max(guess, 1e-7))))
+    runs = min(MAX_RUNS, max(MIN_RUNS, int(cap / max(guess, 1e-7))))
     return Timing.of([once(calls[i % len(calls)]) for i in range(runs)])

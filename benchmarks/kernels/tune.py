@@ -1,9 +1,8 @@
-"""Tries tile sizes on this device and writes the fastest right ones to kernels/data/tiles-<device>.json."""
+"""Tune tile sizes on this device; the fastest correct ones go to kernels/data/tiles-<device>.json."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,23 +11,24 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.cases import LIMITS
-from benchmarks.kernels.contenders import difference, still_there
-from benchmarks.kernels.section import Bench
-from benchmarks.kernels.section_gemm import counts_of
-from benchmarks.kernels.shapes import Model
-from kernels import tiles
-from kernels.proofs import dtype_name
-from kernels.varlen import CuSeqlens
+from zoetrope.benchmarks.command import write_json
+from zoetrope.benchmarks.kernels.cases import LIMITS
+from zoetrope.benchmarks.kernels.contenders import check_device, difference
+from zoetrope.benchmarks.kernels.section import Bench
+from zoetrope.benchmarks.kernels.section_gemm import counts_of
+from zoetrope.benchmarks.kernels.shapes import ModelShape
+from zoetrope.kernels.gpu import tiles
+from zoetrope.kernels.select.proofs import dtype_name
+from zoetrope.kernels.types.varlen import CuSeqlens
 
-GAIN = 1.01  # what a tile must be faster than the one in use, or the table stays as it is
-LIMIT = 2 * LIMITS[torch.bfloat16]  # two results of one kernel, each within its limit
+MIN_GAIN = 1.01  # speed-up over the current tile that is needed to change the table
+LIMIT = 2 * LIMITS[torch.bfloat16]  # between two results that are each within the limit
 EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One key of the tables. ``call(tile)`` runs the kernel with a tile, None for the one in use."""
+class TuningProblem:
+    """One key of the tables. ``call(tile)`` runs the kernel with a tile, None for the current one."""
 
     key: str
     candidates: Sequence[Any]
@@ -36,8 +36,8 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What came of a key: the best tile, None to leave the table alone, and the gain over the tile in use."""
+class TuningResult:
+    """The best tile of a key, or None to keep the current one; its speed-up; and the number of failed candidates."""
 
     key: str
     tile: Any
@@ -46,35 +46,32 @@ class Tried:
     failed: int
 
 
-def solve(problem: Problem, bench: Bench) -> Tried:
-    """Time every candidate; the fastest whose result agrees with that of the tile in use wins.
-
-    The tile in use was shown correct against float64 before.
-    """
+def solve(problem: TuningProblem, bench: Bench) -> TuningResult:
+    """Return the fastest candidate whose result agrees with that of the current tile, which was checked before."""
     with torch.inference_mode():
-        expected = _first(problem.call(None))
+        expected = _last(problem.call(None))
         used = bench.clock.time([partial(problem.call, None)] * 2, bench.scope.cap / 4).median
         ranked: list[tuple[float, Any]] = []
         failed = 0
         for tile in problem.candidates:
             try:
                 ranked.append((bench.clock.time([partial(problem.call, tile)] * 2, bench.scope.cap / 4).median, tile))
-            except Exception:  # too much shared memory, too many registers: not for this device
-                still_there(f"{problem.key} with {tile}")
+            except Exception:  # for example, too much shared memory for this device
+                check_device(f"{problem.key} with {tile}")
                 failed += 1
         for seconds, tile in sorted(ranked, key=lambda entry: entry[0]):
-            if seconds * GAIN > used:
+            if seconds * MIN_GAIN > used:
                 break
-            off = difference(_first(problem.call(tile)), expected)
+            off = difference(_last(problem.call(tile)), expected)
             if off is not None and off <= LIMIT:
-                return Tried(problem.key, tile, used / seconds, seconds, failed)
+                return TuningResult(problem.key, tile, used / seconds, seconds, failed)
             failed += 1
-    return Tried(problem.key, None, 1.0, used, failed)
+    return TuningResult(problem.key, None, 1.0, used, failed)
 
 
-def problems(bench: Bench, part: str) -> Iterator[Problem]:
-    """The keys that the models need in bf16, for one part of the benchmark."""
-    makers: dict[str, Callable[[Bench, Model], Iterator[Problem]]] = {
+def problems(bench: Bench, part: str) -> Iterator[TuningProblem]:
+    """Yield the keys that the models need in bf16, for one part of the benchmark."""
+    makers: dict[str, Callable[[Bench, ModelShape], Iterator[TuningProblem]]] = {
         "grouped_gemm": _gemm,
         "attention": _attention,
         "passes": _rows,
@@ -89,7 +86,7 @@ def problems(bench: Bench, part: str) -> Iterator[Problem]:
                 yield problem
 
 
-def _gemm(bench: Bench, model: Model) -> Iterator[Problem]:
+def _gemm(bench: Bench, model: ModelShape) -> Iterator[TuningProblem]:
     inputs, dtype = bench.inputs(0), bench.half
     launch = inputs.function("grouped_gemm", "triton", "grouped_gemm")
     for tokens in bench.tokens:
@@ -105,15 +102,15 @@ def _gemm(bench: Bench, model: Model) -> Iterator[Problem]:
             weight = inputs.randn(model.experts, k, n, dtype=dtype, scale=k**-0.5)
             rows = inputs.integers(tokens, m) if gathered else None
             call = partial(_call, launch, x, weight, offsets, rows=rows)
-            yield Problem(key, tiles.gemm_candidates(kind), call)
+            yield TuningProblem(key, tiles.gemm_candidates(kind), call)
             if not gathered and bench.device.type == "cuda":
                 yield from _fp8(bench, model, x, weight, offsets)
 
 
 def _fp8(
-    bench: Bench, model: Model, x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor
-) -> Iterator[Problem]:
-    from kernels.reference.quantise_fp8 import quantise_rows, quantise_weight
+    bench: Bench, model: ModelShape, x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor
+) -> Iterator[TuningProblem]:
+    from zoetrope.kernels.experimental.reference_quantise_fp8 import quantise_rows, quantise_weight
 
     launch = bench.inputs(0).function("grouped_gemm", "fp8", "grouped_gemm_fp8")
     (m, k), n = x.shape, weight.shape[2]
@@ -121,10 +118,10 @@ def _fp8(
         values, scale = quantise_rows(x, block)
         key = tiles.gemm_key(kind, m, model.experts, n, k)
         call = partial(_call, launch, values, scale, *quantise_weight(weight, block), offsets)
-        yield Problem(key, tiles.gemm_candidates(kind), call)
+        yield TuningProblem(key, tiles.gemm_candidates(kind), call)
 
 
-def _attention(bench: Bench, model: Model) -> Iterator[Problem]:
+def _attention(bench: Bench, model: ModelShape) -> Iterator[TuningProblem]:
     inputs, tokens = bench.inputs(0), min(32768, max(bench.tokens))
     cu = CuSeqlens.of([tokens])
     for head_dim in sorted({model.head_dim, 64}):
@@ -136,10 +133,10 @@ def _attention(bench: Bench, model: Model) -> Iterator[Problem]:
                 launch = inputs.function("attention", backend, "attention")
                 key = f"attention/{backend}/{dtype_name(dtype)}/d{head_dim}"
                 candidates = tiles.attention_candidates(head_dim, dtype, backend)
-                yield Problem(key, candidates, partial(_call, launch, q, k, v, cu, cu))
+                yield TuningProblem(key, candidates, partial(_call, launch, q, k, v, cu, cu))
 
 
-def _rows(bench: Bench, model: Model) -> Iterator[Problem]:
+def _rows(bench: Bench, model: ModelShape) -> Iterator[TuningProblem]:
     inputs, width, dtype = bench.inputs(0), model.dim, bench.half
     tokens = min(32768, max(bench.tokens))
     residual, update = (inputs.randn(tokens, width, dtype=dtype) for _ in range(2))
@@ -158,22 +155,22 @@ def _rows(bench: Bench, model: Model) -> Iterator[Problem]:
     }
     for op, call in calls.items():
         columns = tiles.column_block(width) if op == "residual_gate" else width
-        yield Problem(tiles.row_key(op, width), tiles.row_candidates(columns), call)
+        yield TuningProblem(tiles.row_key(op, width), tiles.row_candidates(columns), call)
 
 
 def _call(launch: Callable[..., Any], *arguments: Any, **rest: Any) -> Any:
-    *arguments_, tile = arguments  # the tile comes last, from the tuner
+    *arguments_, tile = arguments  # the tuner appends the tile
     return launch(*arguments_, **rest, tile=tile) if tile is not None else launch(*arguments_, **rest)
 
 
-def _first(result: Any) -> torch.Tensor:
-    """The last of several: of a residual and its norm, the norm."""
+def _last(result: Any) -> torch.Tensor:
+    """Return the last of several results: of a residual and its norm, the norm."""
     found: torch.Tensor = result[-1] if isinstance(result, tuple) else result
     return found
 
 
-def write(table: str, tried: Iterable[Tried], header: dict[str, Any], folder: Path = tiles.DATA) -> Path:
-    """Merge what was found into the device's table."""
+def write(table: str, tried: Iterable[TuningResult], header: dict[str, Any], folder: Path = tiles.DATA) -> Path:
+    """Merge tuning results into the device's table; returns its path."""
     path = folder / f"tiles-{table}.json"
     stored = json.loads(path.read_text()) if path.is_file() else {"tiles": {}}
     for result in tried:
@@ -181,13 +178,10 @@ def write(table: str, tried: Iterable[Tried], header: dict[str, Any], folder: Pa
             stored["tiles"][result.key] = tiles.entry(result.tile)
     stored["run"] = header
     stored["tiles"] = dict(sorted(stored["tiles"].items()))
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(stored, indent=1) + "\n")
-    scratch.replace(path)
+    write_json(path, stored)
     return path
 
 
-def forget() -> None:
-    """Launches from now on read the tables anew."""
+def reload_tables() -> None:
+    """Make launches read the tables again."""
     tiles._table.cache_clear()

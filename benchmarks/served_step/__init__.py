@@ -1,1 +1,1 @@
-"""The step of a model through the service against the step of the bare model."""
+"""Compare a model's step time in the service with that of the bare model."""

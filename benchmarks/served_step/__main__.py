@@ -1,13 +1,13 @@
-"""The step of a model through the whole service against the step of the bare model, in one run, in turns.
+"""Compare a model's step time in the whole service with that of the bare model, alternating in one run.
 
-    python -m benchmarks.served_step --model wan2.7-27b --size 480p --duration 5 --steps 8 \\
+    python -m zoetrope.benchmarks.served_step --model wan2.7-27b --size 480p --duration 5 --steps 8 \\
         --out benchmarks/results/served-step
 
-Bare: a process that loads the denoiser as a rank does and takes steps one by one. Served: `zoetrope serve`, and a
-client that watches its job over gRPC and notes when each step is told; snapshots as usual, previews off. Every turn
-starts its processes anew, so that the two never share a device, and each round of the service lies between two of the
-bare model, whose difference is the drift. The name of a preset without weights stands for a checkpoint of random ones
-(`benchmarks.random_checkpoint`), whose transformer has the full size and whose other parts are small.
+Bare: a process that loads the denoiser as a rank does and runs steps one by one. Served: `zoetrope serve`, with a
+client that watches its job over gRPC and records when each step is reported; snapshots as usual, previews off. Each
+measurement starts new processes, so that the two never share a device. Each round of the service lies between two of
+the bare model, whose difference is the drift. The name of a preset without weights stands for a checkpoint with random
+ones (`benchmarks.random_checkpoint`): the transformer has its full size, the other parts are small.
 """
 
 from __future__ import annotations
@@ -15,49 +15,45 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.gateway.processes import BenchmarkError, helper
-from benchmarks.gateway.report import machine
-from benchmarks.provenance import busy
-from benchmarks.random_checkpoint import SAID, write_random_checkpoint
-from benchmarks.served_step import report, served
-from benchmarks.served_step.bare import Bare
-from benchmarks.served_step.work import MIN_STEPS, Work, spec_of
-from kernels.backends import VARIABLE
-from model.directory import read_transformers
-from model.family import FAMILY
-from model.presets import PRESETS, ModelError, check_files, find_model
+from zoetrope.benchmarks import command
+from zoetrope.benchmarks.gateway.processes import BenchmarkError, helper
+from zoetrope.benchmarks.provenance import busy, machine
+from zoetrope.benchmarks.random_checkpoint import DESCRIPTION, write_random_checkpoint
+from zoetrope.benchmarks.served_step import report, served
+from zoetrope.benchmarks.served_step.bare import BareTiming
+from zoetrope.benchmarks.served_step.work import MIN_STEPS, ServedWork, spec_of
+from zoetrope.kernels.select.backends import VARIABLE
+from zoetrope.model.catalog.checkpoint_layout import read_transformers
+from zoetrope.model.catalog.checks import check_files
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.families import BUNDLED, PRESETS
+from zoetrope.model.inspection.files import ModelError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    given = sys.argv[1:] if arguments is None else arguments
-    parser = _parser()
-    args = parser.parse_args(given)
-    if args.steps < MIN_STEPS or args.rounds < 1 or args.repeats < 1:
-        parser.error(
-            f"--steps is {args.steps}, at least {MIN_STEPS}; --rounds is {args.rounds} and --repeats {args.repeats}, "
-            "at least 1"
-        )
+    args = _parser().parse_args(arguments)
     about = machine(os.getloadavg())
     warning = busy(about)
     if warning is not None:
         _say(warning)
         if not args.busy:
-            _say("Wait until nothing else runs, or measure all the same with --busy.")
+            _say("Wait until nothing else runs, or use --busy.")
             return 2
     try:
         with tempfile.TemporaryDirectory(dir=args.dir) as folder:
-            work = Work(_model(args.model, Path(folder)), args.size, args.duration, args.steps, args.repeats)
+            work = ServedWork(_model(args.model, Path(folder)), args.size, args.duration, args.steps, args.repeats)
             card = find_model(work.model)
             check_files(card)
             spec = spec_of(card, work)
-            drawn = any(part.random for part in read_transformers(Path(card.directory)))
-            weights = SAID if args.model in FAMILY else "random weights" if drawn else "the checkpoint's weights"
+            random = any(part.random for part in read_transformers(Path(card.directory)))
+            weights = (
+                DESCRIPTION if args.model in PRESETS else "random weights" if random else "the checkpoint's weights"
+            )
             bare, rounds = _measure(work, args.rounds, Path(folder))
     except (BenchmarkError, ModelError) as error:
         _say(f"error: {error}")
@@ -70,18 +66,15 @@ def main(arguments: list[str] | None = None) -> int:
         "guidance": spec.guidance,
         "kernels": os.environ.get(VARIABLE, ""),
     }
-    record = report.record(shlex.join(["python", "-m", "benchmarks.served_step", *given]), about, clip, bare, rounds)
+    record = report.record(command.command_line("served_step", arguments), about, clip, bare, rounds)
     page = report.markdown(record)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
-        args.out.with_suffix(".md").write_text(page)
+    command.write_results(args.out, record, page)
     print(page)
     return 0
 
 
-def _measure(work: Work, rounds: int, folder: Path) -> tuple[list[Bare], list[served.Served]]:
-    """One more of the bare model than of the service."""
+def _measure(work: ServedWork, rounds: int, folder: Path) -> tuple[list[BareTiming], list[served.ServedTiming]]:
+    """Measure in turn, starting and ending with the bare model."""
     bare, through = [_bare(work)], []
     for number in range(rounds):
         place = folder / f"round-{number + 1}"
@@ -92,23 +85,23 @@ def _measure(work: Work, rounds: int, folder: Path) -> tuple[list[Bare], list[se
     return bare, through
 
 
-def _bare(work: Work) -> Bare:
-    with helper("benchmarks.served_step.bare", json.dumps(asdict(work))) as child:
-        child.begin()
-        found = Bare(**json.loads(child.line()))
+def _bare(work: ServedWork) -> BareTiming:
+    with helper("zoetrope.benchmarks.served_step.bare", json.dumps(asdict(work))) as child:
+        child.start()
+        found = BareTiming(**json.loads(child.line()))
     _say(f"bare: {_each(found.runs)}, loaded in {found.load_seconds:.1f} s")
     return found
 
 
 def _each(runs: list[float]) -> str:
-    return ", ".join(f"{1e3 * seconds:.2f}" for seconds in runs) + " ms a step"
+    return ", ".join(f"{1e3 * seconds:.2f}" for seconds in runs) + " ms per step"
 
 
 def _model(name: str, folder: Path) -> str:
-    """What the service is given: a preset without weights becomes a folder with random ones."""
-    if name in PRESETS or name not in FAMILY:
+    """Return the model to serve: a preset without weights becomes a folder with random ones."""
+    if name in BUNDLED or name not in PRESETS:
         return name
-    write_random_checkpoint(FAMILY[name], folder / name)
+    write_random_checkpoint(PRESETS[name], folder / name)
     return str(folder / name)
 
 
@@ -117,18 +110,18 @@ def _say(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.served_step", description=(__doc__ or "").split("\n")[0]
+    parser, positive = command.parser("served_step", __doc__), command.at_least(1)
+    parser.add_argument("--model", default="wan2.7-27b", help="preset or checkpoint folder (default: wan2.7-27b)")
+    parser.add_argument("--size", default="480p", help="480p, 720p, 1080p or WIDTHxHEIGHT (default: 480p)")
+    parser.add_argument("--duration", type=float, default=5.0, help="seconds of the clip (default: 5)")
+    parser.add_argument(
+        "--steps", type=command.at_least(MIN_STEPS), default=8, help="steps of each run; use more if they are short"
     )
-    parser.add_argument("--model", default="wan2.7-27b", help="a preset, or a checkpoint's folder")
-    parser.add_argument("--size", default="480p", help="480p, 720p, 1080p or WIDTHxHEIGHT")
-    parser.add_argument("--duration", type=float, default=5.0, help="of the clip, in seconds")
-    parser.add_argument("--steps", type=int, default=8, help="of each run; more where steps are short")
-    parser.add_argument("--rounds", type=int, default=3, help="starts of the service")
-    parser.add_argument("--repeats", type=int, default=3, help="runs in each process")
-    parser.add_argument("--busy", action="store_true", help="measure although other programs run")
-    parser.add_argument("--dir", type=Path, help="for the service's data; a folder for temporary files by default")
-    parser.add_argument("--out", type=Path, help="write the figures there as .json, and as .md beside it")
+    parser.add_argument("--rounds", type=positive, default=3, help="times to start the service (default: 3)")
+    parser.add_argument("--repeats", type=positive, default=3, help="runs in each process (default: 3)")
+    parser.add_argument("--busy", action="store_true", help="measure even if the machine is not idle")
+    parser.add_argument("--dir", type=Path, help="folder for the service's data (default: a temporary folder)")
+    parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     return parser
 
 

@@ -1,8 +1,8 @@
-"""The bare model: a process that loads the denoiser, as a rank of the service does, and takes steps one by one.
+"""Time the bare model: a process that loads the denoiser as a rank of the service does and runs steps one by one.
 
-    python -m benchmarks.served_step.bare WORK
+    python -m zoetrope.benchmarks.served_step.bare WORK
 
-It prints a line when it has loaded, waits for one, and prints what it measured.
+Prints a line when loaded, waits for one on stdin, and prints its result as JSON.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from benchmarks.served_step.work import Work, spec_of
-from model.checkpoints import configure_torch, load_denoiser
-from model.conditions import Conditions, blank_conditions
-from model.denoise import Denoiser
-from model.guidance import bernini_mode
-from model.presets import find_model
-from model.tasks import ModelCard, SegmentSpec, segment_of
+from zoetrope.benchmarks.served_step.work import ServedWork, spec_of
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
+from zoetrope.model.denoising.conditions import Conditions, blank_conditions
+from zoetrope.model.denoising.denoise import Denoiser
+from zoetrope.model.denoising.guidance import bernini_mode
+from zoetrope.model.request.tasks import ModelCard, SegmentSpec, segment_of
 
 GIB = 2**30
 WARM_STEPS = 3
 
 
 @dataclass(frozen=True)
-class Bare:
-    """``runs``: of each, seconds a step. ``median_step``: of all steps that count. ``tokens``: of a step."""
+class BareTiming:
+    """``runs``: seconds per step of each. ``median_step``: over all counted steps. ``tokens``: per step."""
 
     runs: list[float]
     median_step: float
@@ -39,8 +39,8 @@ class Bare:
     peak_gib: float | None
 
 
-def load(work: Work) -> tuple[Denoiser, ModelCard, float]:
-    """The denoiser as a rank loads it, and the seconds that took. Raises ModelError."""
+def load(work: ServedWork) -> tuple[Denoiser, ModelCard, float]:
+    """Load the denoiser as a rank does; also returns the seconds it took. Raises ModelError."""
     card = find_model(work.model)
     device = configure_torch(card)
     started = time.perf_counter()
@@ -50,10 +50,10 @@ def load(work: Work) -> tuple[Denoiser, ModelCard, float]:
     return denoiser, card, time.perf_counter() - started
 
 
-def measure(work: Work, denoiser: Denoiser, card: ModelCard, load_seconds: float) -> Bare:
-    """Take the steps. Raises BenchmarkError as `spec_of`."""
+def measure(work: ServedWork, denoiser: Denoiser, card: ModelCard, load_seconds: float) -> BareTiming:
+    """Run and time the steps. Raises BenchmarkError as `spec_of`."""
     network, spec = denoiser.transformer, segment_of(spec_of(card, work), "bare")
-    text = network.proj_out.weight.new_zeros(card.max_text_tokens, network.config.text_dim)
+    text = torch.zeros(card.max_text_tokens, network.config.text_dim, dtype=network.dtype, device=network.device)
     conditions = replace(blank_conditions(network.config, spec.latent_shape, text), negative=text)
     if card.conditioner == "bernini":
         conditions = replace(conditions, guidance=bernini_mode(spec.kind, 0))
@@ -62,7 +62,7 @@ def measure(work: Work, denoiser: Denoiser, card: ModelCard, load_seconds: float
     for _ in range(work.repeats):
         seconds, tokens = _run(denoiser, spec, conditions)
         runs.append(seconds[1:-1])
-    return Bare(
+    return BareTiming(
         runs=[sum(run) / len(run) for run in runs],
         median_step=statistics.median(seconds for run in runs for seconds in run),
         tokens=tokens,
@@ -73,7 +73,7 @@ def measure(work: Work, denoiser: Denoiser, card: ModelCard, load_seconds: float
 
 
 def _run(denoiser: Denoiser, spec: SegmentSpec, conditions: Conditions) -> tuple[list[float], int]:
-    """Seconds of every step, waited for one by one as a rank does."""
+    """Return the seconds of every step, synchronising after each as a rank does, and the tokens per step."""
     segment, seconds, tokens = denoiser.start(spec, conditions), [], 0
     if denoiser.device.type == "cuda":
         torch.cuda.synchronize()
@@ -89,7 +89,7 @@ def _run(denoiser: Denoiser, spec: SegmentSpec, conditions: Conditions) -> tuple
 
 
 def main(arguments: list[str]) -> int:
-    work = Work(**json.loads(arguments[0]))
+    work = ServedWork(**json.loads(arguments[0]))
     loaded = load(work)
     print("ready", flush=True)
     sys.stdin.readline()

@@ -1,4 +1,4 @@
-"""The figures as JSON and as a page."""
+"""Report the figures as JSON and as a page."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.provenance import busy, commit_of
-from benchmarks.served_step.bare import Bare
-from benchmarks.served_step.served import Served
-from benchmarks.served_step.work import SEED
-from serving.gateway.watching import POLL_SECONDS
+from zoetrope.benchmarks.provenance import busy, commit_of
+from zoetrope.benchmarks.served_step.bare import BareTiming
+from zoetrope.benchmarks.served_step.served import ServedTiming
+from zoetrope.benchmarks.served_step.work import SEED
+from zoetrope.serving.gateway.watch.watcher import POLL_SECONDS
 
 GOAL = 0.98
 GOAL_MODEL, GOAL_DEVICE = "wan2.7-27b", "H100"
@@ -19,11 +19,12 @@ GOAL_MODEL, GOAL_DEVICE = "wan2.7-27b", "H100"
 
 @dataclass(frozen=True)
 class Round:
-    """The service between two runs of the bare model; seconds a step are medians of the repeats.
+    """The service between two runs of the bare model; seconds per step are medians of the repeats.
 
     Attributes:
-        ratio: the mean of the bare model's two over the service's. overhead: their difference, seconds a step.
-        drift: the bare model's second over its first, minus 1.
+        ratio: mean of the bare model's two runs over the service's.
+        overhead: the service's seconds per step minus that mean.
+        drift: the bare model's second run over its first, minus 1.
     """
 
     before: float
@@ -34,8 +35,8 @@ class Round:
     drift: float
 
 
-def rounds_of(bare: Sequence[Bare], through: Sequence[Served]) -> list[Round]:
-    """Of one more run of the bare model than of the service."""
+def rounds_of(bare: Sequence[BareTiming], through: Sequence[ServedTiming]) -> list[Round]:
+    """Combine the runs; there is one more of the bare model than of the service."""
     found = []
     for number, one in enumerate(through):
         before, after = (statistics.median(each.runs) for each in bare[number : number + 2])
@@ -45,25 +46,29 @@ def rounds_of(bare: Sequence[Bare], through: Sequence[Served]) -> list[Round]:
 
 
 def shortest_step(overhead: float) -> float | None:
-    """Seconds of the shortest bare step for which bare / (bare + overhead) is at least the goal; None: any step."""
+    """Return the shortest bare step, in seconds, for which bare / (bare + overhead) reaches the goal; None: any."""
     return overhead * GOAL / (1 - GOAL) if overhead > 0 else None
 
 
 def unsteady(rounds: Sequence[Round]) -> str | None:
-    """What a reader must know where the bare model alone changed by more than the goal leaves for the service."""
+    """Return a warning if the bare model alone drifted by more than the goal allows the service."""
     worst = max((one.drift for one in rounds), key=abs)
     if abs(worst) <= 1 - GOAL:
         return None
-    return f"The bare model itself drifted by {100 * worst:+.1f} % within a round: too much to tell {GOAL:g} by."
+    return f"The bare model itself drifted by {100 * worst:+.1f} % within a round: too much to resolve {GOAL:g}."
 
 
 def record(
-    command: str, about: dict[str, Any], clip: dict[str, Any], bare: Sequence[Bare], through: Sequence[Served]
+    command: str,
+    about: dict[str, Any],
+    clip: dict[str, Any],
+    bare: Sequence[BareTiming],
+    through: Sequence[ServedTiming],
 ) -> dict[str, Any]:
-    """What is written as JSON. Seconds, but where a name says otherwise."""
+    """Return the record to write as JSON, in seconds unless a name says otherwise."""
     import torch
 
-    from benchmarks.kernels.environment import header
+    from zoetrope.benchmarks.environment import header
 
     environment = header(torch.device("cuda" if torch.cuda.is_available() else "cpu"), command, SEED)
     rounds = rounds_of(bare, through)
@@ -97,13 +102,13 @@ def record(
 
 
 def markdown(values: dict[str, Any]) -> str:
-    """The page beside the figures."""
+    """Format the page."""
     where, about, clip, goal = values["environment"], values["machine"], values["clip"], values["goal"]
     ratio, overhead = values["ratio"], values["overhead_ms"]
     bare = values["bare"][0]
     device = where["device"] if where["cuda"] else f"{about['processor']}, {about['usable_cores']} cores"
     lines = [
-        "# A step through the service, and of the bare model",
+        "# Step time in the service and of the bare model",
         "",
         f"`{where['command']}`",
         "",
@@ -113,22 +118,22 @@ def markdown(values: dict[str, Any]) -> str:
         "",
     ]
     if (text := busy(about)) is not None:
-        lines += [f"**{text} The figures say little.**", ""]
+        lines += [f"**{text} The figures are unreliable.**", ""]
     if values["unsteady"] is not None:
         lines += [f"**{values['unsteady']}**", ""]
     lines += [
         f"{clip['model']} ({clip['weights']}), {clip['size']}, {clip['duration']:g} s, latents "
-        f"{list(clip['latent_shape'])}, guidance {clip['guidance']:g}, {bare['tokens']:,} tokens a step; "
-        f"{clip['steps']} steps a run, {clip['repeats']} runs in each process.",
+        f"{list(clip['latent_shape'])}, guidance {clip['guidance']:g}, {bare['tokens']:,} tokens per step; "
+        f"{clip['steps']} steps per run, {clip['repeats']} runs in each process.",
         "",
         "`bare`: a process with the denoiser alone, before and after the service; `served`: `zoetrope serve`, timed by "
-        "a client that watches its job over gRPC. Both from the end of the first step to the end of the last but one, "
-        "medians of the runs.",
+        "a client that watches its job over gRPC. Both run from the end of the first step to the end of the last but "
+        "one; medians of the runs.",
         "",
         f"**Measured: bare / served = {ratio['median']:.4f}** ({ratio['least']:.4f} to {ratio['largest']:.4f}); "
-        f"{overhead['median']:+.2f} ms a step ({overhead['least']:+.2f} to {overhead['largest']:+.2f}). A client hears "
-        f"of a step up to {1e3 * POLL_SECONDS:.0f} ms late, which moves one run by at most "
-        f"{values['resolution_ms']:.2f} ms a step.",
+        f"{overhead['median']:+.2f} ms per step ({overhead['least']:+.2f} to {overhead['largest']:+.2f}). A step is "
+        f"reported up to {1e3 * POLL_SECONDS:.0f} ms late, which changes a run by at most "
+        f"{values['resolution_ms']:.2f} ms per step.",
         "",
         _verdict(goal, values["computed"]["shortest_step_for_goal"], values["unsteady"] is None),
         "",
@@ -142,22 +147,22 @@ def markdown(values: dict[str, Any]) -> str:
         )
     loaded = ", ".join(f"{one['load_seconds']:.1f}" for one in values["bare"])
     ready = ", ".join(f"{one['ready_seconds']:.1f}" for one in values["served"])
-    peak = "" if bare["peak_gib"] is None else f" At most {bare['peak_gib']:.1f} GiB of the device, bare."
+    peak = "" if bare["peak_gib"] is None else f" Peak device memory of the bare model: {bare['peak_gib']:.1f} GiB."
     lines += ["", f"Loaded in {loaded} s (bare), the service ready after {ready} s.{peak}", ""]
     return "\n".join(lines)
 
 
 def _verdict(goal: dict[str, Any], shortest: float | None, steady: bool) -> str:
-    said = f"Goal: {goal['ratio']:g} or more for {goal['model']} on one {goal['device']}: "
+    text = f"Goal: at least {goal['ratio']:g} for {goal['model']} on one {goal['device']}: "
     if not steady:
-        return said + "such a run tells nothing of it."
+        return text + "this run is too unsteady to tell."
     if goal["met"] is None:
-        said += "this is another model or device, so nothing is said of it."
+        text += "not evaluated, this is another model or device."
     else:
-        said += "met." if goal["met"] else "NOT met."
+        text += "met." if goal["met"] else "NOT met."
     if shortest is None:
-        return f"{said} Computed: the overhead is not above 0, so steps of any length would hold {goal['ratio']:g}."
+        return f"{text} Computed: the overhead is not above 0, so steps of any length would reach {goal['ratio']:g}."
     return (
-        f"{said} Computed from the overhead, not measured: steps of {shortest:.3g} s and longer hold "
-        f"{goal['ratio']:g}, were the overhead the same there."
+        f"{text} Computed from the overhead, not measured: steps of at least {shortest:.3g} s would reach "
+        f"{goal['ratio']:g} with the same overhead."
     )

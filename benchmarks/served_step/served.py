@@ -1,4 +1,4 @@
-"""The service: `zoetrope serve` with the model, and jobs whose steps are timed by a client that watches them."""
+"""Time the service: `zoetrope serve` with the model, and a client that watches its jobs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.gateway.processes import BenchmarkError
-from benchmarks.served_step.work import MIN_STEPS, RATIO, SEED, Work, task_of
-from model.presets import find_model
-from serving.cli.errors import CliError
-from serving.cli.service import ServiceProcess, private_env, serve_command
-from serving.client import ClientError, OperationStatus, VideoClient
+from zoetrope.benchmarks.gateway.processes import BenchmarkError
+from zoetrope.benchmarks.served_step.work import MIN_STEPS, RATIO, SEED, ServedWork, task_of
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.serving.cli.errors import CliError
+from zoetrope.serving.cli.service import ServiceProcess, private_env, serve_command
+from zoetrope.serving.client import ClientError, OperationStatus, VideoClient
 
 READY_SECONDS = 1_800.0  # to load the model
-# What the bare model has no counterpart of, whatever the environment asks for.
+# Turns off what the bare model has no counterpart of, whatever the environment says.
 PLAIN = {
     "RANKS": "1",
     "CFG_GROUPS": "1",
@@ -29,23 +29,23 @@ PLAIN = {
 
 
 @dataclass(frozen=True)
-class Served:
-    """``runs``: of each job, seconds a step. ``between``: the steps that the shortest of them is taken over."""
+class ServedTiming:
+    """``runs``: seconds per step of each job. ``between``: the smallest number of steps that one is averaged over."""
 
     runs: list[float]
     between: int
     ready_seconds: float
 
 
-def measure(work: Work, folder: Path) -> Served:
-    """Start a service, have it make the clip, stop it. It has one rank, compiles nothing and makes no previews; all
-    else is as usual or as ZOETROPE_* variables say.
+def measure(work: ServedWork, folder: Path) -> ServedTiming:
+    """Start a service, time its jobs, and stop it. It has one rank, without compilation and previews; everything else
+    is the default or set by ZOETROPE_* variables.
 
     Args:
-        folder: an empty one for its data and its log.
+        folder: an empty folder for its data and log.
 
     Raises:
-        BenchmarkError: it did not start, or a job failed or was begun again.
+        BenchmarkError: it does not start, or a job fails or is retried.
     """
     started = time.perf_counter()
     env = {**private_env(), **{f"ZOETROPE_{name}": value for name, value in PLAIN.items()}}
@@ -63,10 +63,10 @@ def measure(work: Work, folder: Path) -> Served:
         raise BenchmarkError(f"the service: {error}") from None
     finally:
         service.stop()
-    return Served([seconds for seconds, _ in found], min(between for _, between in found), ready_seconds)
+    return ServedTiming([seconds for seconds, _ in found], min(between for _, between in found), ready_seconds)
 
 
-def _create(client: VideoClient, work: Work, picture: Path) -> str:
+def _create(client: VideoClient, work: ServedWork, picture: Path) -> str:
     return client.create(
         task=task_of(find_model(work.model), str(picture)),
         size=work.size,
@@ -78,13 +78,13 @@ def _create(client: VideoClient, work: Work, picture: Path) -> str:
 
 
 def pace(seen: Iterable[tuple[float, OperationStatus]]) -> tuple[float, int]:
-    """Seconds a step, from the first step that was seen to the last, and how many steps lie between.
+    """Return the seconds per step from the first to the last observed step, and the number of steps between them.
 
     Args:
-        seen: when each status came, in seconds, and the status; the last one is done.
+        seen: pairs of arrival time in seconds and status; the last status is final.
 
     Raises:
-        BenchmarkError: the job did not succeed at once, or too few of its steps were seen.
+        BenchmarkError: the job failed or was retried, or fewer than two steps were observed.
     """
     steps: list[tuple[float, int]] = []
     status = None
@@ -95,8 +95,10 @@ def pace(seen: Iterable[tuple[float, OperationStatus]]) -> tuple[float, int]:
         reason = None if status is None else status.error or status.state
         raise BenchmarkError(f"a job did not succeed: {reason}")
     if status.attempt > 1:
-        raise BenchmarkError(f"a job was begun {status.attempt} times: a process of the service died")
+        raise BenchmarkError(f"a job was started {status.attempt} times: a process of the service died")
     if len(steps) < 2:
-        raise BenchmarkError(f"{len(steps)} of {status.steps} steps were seen: they are too short, take more --steps")
+        raise BenchmarkError(
+            f"{len(steps)} of {status.steps} steps were observed: they are too short, use more --steps"
+        )
     (first_at, first), (last_at, last) = steps[0], steps[-1]
     return (last_at - first_at) / (last - first), last - first

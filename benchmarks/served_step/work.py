@@ -1,12 +1,12 @@
-"""What is measured: one clip, the same for the service and for the bare model."""
+"""The measured work: one clip, the same for the service and the bare model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.gateway.processes import BenchmarkError
-from model.resolve import resolve
-from model.tasks import (
+from zoetrope.benchmarks.gateway.processes import BenchmarkError
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import (
     FirstLastFrame,
     ImageToVideo,
     InvalidRequest,
@@ -20,17 +20,20 @@ from model.tasks import (
 PROMPT = "a red circle moving right"
 RATIO = "16:9"
 SEED = 1
-MIN_STEPS = 4  # the first and the last one do not count, and something has to lie between two ends
+MIN_STEPS = 4  # the first and the last are not counted, and an interval needs two ends
 
 
 @dataclass(frozen=True)
-class Work:
-    """Runs of one clip. Of each, the time from the end of the first step to the end of the last but one counts: a
-    watcher sees these ends and not the last one, behind which the decoder begins.
+class ServedWork:
+    """Runs of one clip. Each is timed from the end of the first step to the end of the last but one: a client can
+    observe these, but not the end of the last step, after which decoding starts.
 
     Attributes:
-        model: as `zoetrope serve --model` takes it. size: a name of `model.sizes.SIZES` or WIDTHxHEIGHT.
-        duration: seconds. steps: of each run. repeats: runs of a process, after a short one to warm up.
+        model: as for `zoetrope serve --model`.
+        size: a name of `model.request.sizes.SIZES` or WIDTHxHEIGHT.
+        duration: seconds.
+        steps: steps of each run.
+        repeats: runs of each process, after a short one to warm up.
     """
 
     model: str
@@ -41,7 +44,7 @@ class Work:
 
 
 def task_of(card: ModelCard, picture: str) -> Task:
-    """One that the model serves and that needs least beside the noise; ``picture`` is named where it needs any."""
+    """Return the task of the model that needs the fewest inputs; ``picture`` is used if it needs any."""
     if "text_to_video" in card.tasks:
         return TextToVideo(prompt=PROMPT)
     if "image_to_video" in card.tasks:
@@ -49,11 +52,11 @@ def task_of(card: ModelCard, picture: str) -> Task:
     return FirstLastFrame(prompt=PROMPT, first_frame=picture, last_frame=picture)
 
 
-def spec_of(card: ModelCard, work: Work) -> VideoSpec:
-    """As the service resolves it.
+def spec_of(card: ModelCard, work: ServedWork) -> VideoSpec:
+    """Resolve the clip as the service does.
 
     Raises:
-        BenchmarkError: the model does not make such a clip, or only in several segments.
+        BenchmarkError: the model cannot make such a clip, or only in several segments.
     """
     request = VideoRequest(
         task=task_of(card, "picture"),
@@ -70,6 +73,7 @@ def spec_of(card: ModelCard, work: Work) -> VideoSpec:
     if len(spec.spans) > 1:
         longest = card.segment_frames / card.fps
         raise BenchmarkError(
-            f"--duration {work.duration:g} takes {card.name} {len(spec.spans)} segments, choose at most {longest:.3g} s"
+            f"--duration {work.duration:g} needs {len(spec.spans)} segments of {card.name}; "
+            f"must be at most {longest:.3g}"
         )
     return spec

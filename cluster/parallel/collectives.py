@@ -1,4 +1,4 @@
-"""Rows from rank to rank, as many as there are: nothing padded to a capacity, nothing dropped."""
+"""Collectives over rows of uneven numbers: nothing is padded to a capacity, nothing dropped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class Flight:
-    """Rows on their way. On CUDA to land makes the stream wait, not the host."""
+    """Rows in flight. On CUDA, `land` makes the stream wait, not the host."""
 
     rows: torch.Tensor
     sent: torch.Tensor  # kept alive until they have landed
@@ -25,13 +25,13 @@ class Flight:
 
 
 def send_rows(x: torch.Tensor, sent: Sequence[int], received: Sequence[int], group: dist.ProcessGroup) -> Flight:
-    """All-to-all: the first ``sent[0]`` rows of ``x`` to the group's first rank, and so on.
+    """Send the first ``sent[0]`` rows of ``x`` to the group's first rank, and so on (all-to-all).
 
     Args:
-        x: ``[sum(sent), ...]``, contiguous. received: rows that each rank has for this one.
+        x: ``[sum(sent), ...]``, contiguous. received: number of rows that each rank sends to this one.
 
     Returns:
-        ``[sum(received), ...]`` by the rank that they come from.
+        ``[sum(received), ...]``, ordered by the sending rank.
     """
     rows = x.new_empty(sum(received), *x.shape[1:])
     work = dist.all_to_all_single(rows, x, list(received), list(sent), group=group, async_op=True)
@@ -39,7 +39,7 @@ def send_rows(x: torch.Tensor, sent: Sequence[int], received: Sequence[int], gro
 
 
 def gather_rows(x: torch.Tensor, counts: Sequence[int], group: dist.ProcessGroup) -> torch.Tensor:
-    """The rows of all ranks ``[sum(counts), ...]`` on each, the same bits everywhere; ``x`` has this rank's."""
+    """Gather the rows of all ranks ``[sum(counts), ...]`` on each, bitwise equal; ``x`` holds this rank's."""
     longest = max(counts)
     if longest == 0:
         return x

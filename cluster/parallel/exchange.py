@@ -1,12 +1,12 @@
-"""What the ranks of a group tell each other within a forward pass. For inference: nothing here goes backwards.
+"""The communication of a group's ranks within a forward pass. For inference only: there is no backward pass.
 
-On CUDA, heads need no word with the host, whose lengths say who sends how much. How many rows go to which expert only
-the router knows, so each routed layer waits for its counts once.
+The exchange of heads needs no synchronisation with the host, because all sizes are known there. Only the router knows
+how many rows go to which expert, so each routed layer waits for its counts once.
 
-A token that several experts of a rank have chosen goes there once, and one row comes back: their weighted sum.
+A token with several experts on a rank is sent there once, and one row comes back: their weighted sum.
 
-Messages travel on a stream of their own. Queries fly while keys are made, keys while values are. A layer's tokens may
-go in several chunks: while the experts work on one, the next one comes and the results of the last one leave.
+Messages travel on a stream of their own. Queries are sent while keys are computed, and keys while values are. A layer's
+tokens may go in several chunks: while the experts work on one, the next arrives and the results of the last one leave.
 """
 
 from __future__ import annotations
@@ -18,22 +18,30 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from cluster.parallel.collectives import Flight, send_rows
-from kernels import CuSeqlens, Permutation, arrange_arrivals, combine_experts, dispatch_tokens, varlen_attention
-from kernels.compiler import opaque
-from kernels.dispatch import TOTALS
-from model.exchange import ApplyExperts, Meanwhile, Route
+from zoetrope.cluster.parallel.collectives import Flight, send_rows
+from zoetrope.kernels import (
+    CuSeqlens,
+    Permutation,
+    arrange_arrivals,
+    combine_experts,
+    dispatch_tokens,
+    varlen_attention,
+)
+from zoetrope.kernels.ops.dispatch import TOTALS
+from zoetrope.kernels.select.no_compile import opaque
+from zoetrope.model.network.exchange import ApplyExperts, Meanwhile, Route
 
 
 @dataclass(frozen=True)
 class GangExchange:
-    """See `model.exchange.Exchange`; for one batch.
+    """See `model.network.exchange.Exchange`; for one batch.
 
     Attributes:
         group: the ranks.
-        cu: lengths of all sequences, whoever has their tokens.
+        cu: lengths of all sequences, whichever rank holds their tokens.
         parts: tokens of each rank, in the order of the batch.
-        chunks: in which a rank's tokens go to the experts, the same number on every rank; `cluster.overlap` chooses it.
+        chunks: into which a rank's tokens are split on their way to the experts, equally many on every rank; chosen by
+            `cluster.planning.overlap`.
     """
 
     group: dist.ProcessGroup
@@ -47,7 +55,7 @@ class GangExchange:
 
     @opaque
     def share(self, x: torch.Tensor) -> Flight:
-        """All heads of some tokens become some heads of all tokens (DeepSpeed-Ulysses, 2309.14509)."""
+        """Turn all heads of some tokens into some heads of all tokens (DeepSpeed-Ulysses, arXiv 2309.14509)."""
         n, heads, _ = x.shape
         if heads % self.ranks:
             raise ValueError(f"{heads} heads cannot be split evenly over {self.ranks} ranks")
@@ -56,7 +64,7 @@ class GangExchange:
 
     @opaque
     def attend(self, q: Flight, k: Flight, v: Flight, cu: CuSeqlens) -> torch.Tensor:
-        """Of these heads, whose results go back to where their tokens are."""
+        """Attend with these heads, and send the results back to the ranks of their tokens."""
         out = varlen_attention(q.land(), k.land(), v.land(), self.cu, self.cu)
         mine = [cu.total] * self.ranks
         back = send_rows(out.contiguous(), self.parts.lengths, mine, self.group).land()
@@ -72,9 +80,8 @@ class GangExchange:
         bias: torch.Tensor | None = None,
         meanwhile: Meanwhile | None = None,
     ) -> torch.Tensor:
-        """Tokens to the ranks that own their experts, `E / ranks` neighbours each, through them, and back.
-
-        ``meanwhile`` runs while the tokens are under way.
+        """Send tokens to the ranks that own their experts (`E / ranks` consecutive ones each), apply those, and send
+        the results back. ``meanwhile`` runs while the tokens are in flight.
         """
         chunks = x.tensor_split(self.chunks)
         leaving = [dispatch_tokens(route(chunk), self.ranks) for chunk in chunks]
@@ -82,7 +89,7 @@ class GangExchange:
         heard = torch.empty_like(told)
         dist.all_to_all_single(heard, told, group=self.group)
         on_host = _to_host(torch.stack([_sizes(told), _sizes(heard)]))
-        sent, received = ([Sizes(*lists) for lists in side] for side in on_host())
+        sent, received = ([ExchangeSizes(*lists) for lists in side] for side in on_host())
         coming = []
         for i, chunk in enumerate(chunks):
             heralds = send_rows(leaving[i].pairs, sent[i].pairs, received[i].pairs, self.group)
@@ -101,8 +108,8 @@ class GangExchange:
         return made[0] if len(made) == 1 else torch.cat(made)
 
 
-class Sizes(NamedTuple):
-    """By rank, what a message has, and how many pairs a row has at the most."""
+class ExchangeSizes(NamedTuple):
+    """Sizes of a message by rank; ``most``: the largest number of pairs of a row."""
 
     pairs: list[int]
     rows: list[int]
@@ -110,7 +117,8 @@ class Sizes(NamedTuple):
 
 
 def _sizes(counts: torch.Tensor) -> torch.Tensor:
-    """Of `kernels.Departures.counts` of each chunk, ``[ranks, chunks, ...]``: ``[chunks, 3, ranks]``."""
+    """Extract the sizes ``[chunks, 3, ranks]`` from each chunk's `kernels.Departures.counts` ``[ranks, chunks,
+    ...]``."""
     return counts[..., -TOTALS:].permute(1, 2, 0)
 
 
@@ -121,14 +129,14 @@ def _sum(
     bias: torch.Tensor | None = None,
     beside: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The rows that each line of ``position`` names, weighted and added up."""
-    nothing = position.new_empty(0)  # only weights and positions are looked at
+    """Sum the rows that each line of ``position`` lists, weighted."""
+    nothing = position.new_empty(0)  # only weights and positions are used
     gate = y.new_ones(y.shape[0], dtype=torch.float32) if gate is None else gate
     return combine_experts(y, Permutation(nothing, gate, nothing, nothing, position), bias, beside)
 
 
 def _to_host(counts: torch.Tensor) -> Callable[[], list[list[list[list[int]]]]]:
-    """Begin to copy counts; the result waits for them, and not for what was started after them."""
+    """Start copying counts to the host. The result waits for the copy, but not for work launched after it."""
     if counts.device.type != "cuda":
         return counts.tolist
     host = torch.empty(counts.shape, dtype=counts.dtype, pin_memory=True)

@@ -1,4 +1,4 @@
-"""Where the ranks of a gang find each other: on the address of the node alone, for nobody has to show who he is."""
+"""The rendezvous of a gang's ranks, on the node's own address only, because it is not authenticated."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 
 def meet(address: str, ranks: int, timeout: timedelta, listener: socket.socket | None) -> Store:
-    """The store by which ``ranks`` ranks exchange their addresses, and every rank's own address made the node's.
+    """Open the store by which ``ranks`` ranks exchange their addresses, and bind every rank to its node's address.
 
     Args:
         address: ``host:port`` of the first rank. listener: the first rank's socket, which listens there; torch alone
             would listen on every interface.
     """
     interface = interface_of(ray.util.get_node_ip_address())
-    if interface is not None:  # an operator's choice stays
+    if interface is not None:  # an operator's choice takes precedence
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
     host, _, port = address.rpartition(":")
@@ -34,7 +34,7 @@ def meet(address: str, ranks: int, timeout: timedelta, listener: socket.socket |
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface of this machine that has the address; None for none."""
+    """Return the network interface of this machine that has the address; None if there is none."""
     for name, parts in psutil.net_if_addrs().items():
         if any(part.address == address for part in parts):
             return str(name)

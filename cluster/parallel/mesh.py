@@ -1,4 +1,4 @@
-"""Which ranks of a gang talk to which."""
+"""The process groups of a gang's ranks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Mesh:
     of its sequences (Ulysses) and the experts of the network.
 
     Attributes:
-        group, place: where this rank stands: its group, and its place in that.
-        sequence: the ranks of the same group, by place; None where there is one.
-        across: the ranks of the same place, by group; None where there is one group.
+        group, place: this rank's group, and its place in the group.
+        sequence: the ranks of the same group, by place; None if there is only one.
+        across: the ranks of the same place, by group; None if there is only one group.
     """
 
     groups: int = 1
@@ -32,11 +32,12 @@ class Mesh:
 
     @classmethod
     def build(cls, device: torch.device, groups: int = 1, timeout: timedelta | None = None) -> Mesh:
-        """Of all ranks of the world that this process has joined; every one of them calls this at the same time.
+        """Build the mesh of all ranks of the world that this process has joined; all of them call this at the same
+        time.
 
         Args:
             device: of this rank; NCCL carries CUDA, gloo the rest. groups: of CFG parallel, a divisor of the world.
-            timeout: for one exchange; None: torch's own, which is many minutes.
+            timeout: of one exchange; None: torch's default, which is many minutes.
 
         Raises:
             ValueError: the groups do not divide the world.
@@ -49,7 +50,7 @@ class Mesh:
         sequence: dist.ProcessGroup | None = None
         across: dist.ProcessGroup | None = None
         backend = "nccl" if device.type == "cuda" else "gloo"
-        # All ranks make all process groups, in one order, as torch asks.
+        # All ranks make all process groups in the same order, as torch requires.
         if ranks > 1:
             for g in range(groups):
                 made = dist.new_group([g * ranks + p for p in range(ranks)], timeout, backend)
@@ -61,9 +62,9 @@ class Mesh:
         return cls(groups, ranks, group, place, sequence, across)
 
     def largest(self, values: Sequence[int], device: torch.device) -> list[int]:
-        """Of each value the largest that a rank has; every rank calls this at the same time, with as many.
+        """Return for each value the largest of all ranks; every rank calls this at the same time, with equally many.
 
-        By the process groups that there are: with NCCL, one of the whole world would take memory of its own.
+        It uses the existing process groups: with NCCL, one of the whole world would take additional memory.
         """
         found = torch.tensor(values, device=device)
         for group in (self.sequence, self.across):

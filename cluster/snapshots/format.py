@@ -1,8 +1,8 @@
-"""The bytes of a snapshot: a safetensors file with a header of ours, and behind it the SHA-256 of all of it.
+"""The bytes of a snapshot: a safetensors file with a header of ours, followed by the SHA-256 of all of it.
 
-The header is JSON under ``zoetrope.snapshot`` in the file's metadata. Whoever drops the last 32 bytes can read the rest
-with any safetensors reader. Tensors are written from where they lie, in pieces, so that no second copy of them is made
-and no piece holds up the other threads of the process for long.
+The header is JSON under ``zoetrope.snapshot`` in the file's metadata. Without its last 32 bytes, any safetensors reader
+can read the file. Tensors are written in place and in pieces, so that they are not copied and no piece holds up the
+other threads of the process for long.
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from cluster.messages import Owner, one_line
-from model.resume import LATENTS, SegmentState
-from model.sampling import SamplerState, shifted
-from model.tasks import SegmentSpec
+from zoetrope.cluster.protocol.messages import Owner, one_line
+from zoetrope.model.denoising.resume import LATENTS, SegmentState
+from zoetrope.model.denoising.sampling import SamplerState, shifted
+from zoetrope.model.request.tasks import SegmentSpec
 
 VERSION = 1
 HEADER = "zoetrope.snapshot"
 DIGEST_BYTES = 32
-LENGTH_BYTES = 8  # of the number in front of a safetensors header
+LENGTH_BYTES = 8  # of the length before a safetensors header
 PIECE_BYTES = 4 << 20
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 class BadSnapshot(Exception):
-    """These bytes are not a snapshot that the segment can go on from; one line says why."""
+    """The segment cannot resume from these bytes; one line says why."""
 
 
 class DamagedSnapshot(BadSnapshot):
-    """They are not what was written, so they are of no use to anyone."""
+    """The bytes are not what was written, so they are of no use to anyone."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a segment and its snapshot must agree on. The segment's id is not part of it: that is new with each lease.
+    """What a segment and its snapshot must agree on. The segment's id is not part of it, because each lease has a new
+    one.
 
     Attributes:
-        model: its name. scheduler: the class. schedule: a digest of its configuration, which has the shift, for one.
+        model: its name. scheduler: the class. schedule: a digest of its configuration, such as the shift.
     """
 
     model: str
@@ -73,7 +74,8 @@ class Fingerprint:
         )
 
     def difference(self, other: Fingerprint) -> str | None:
-        """``field is ..., expected ...`` for the first field in which the other is not as this one."""
+        """Describe the first field in which the other differs: ``field is ..., expected ...``; None if there is
+        none."""
         for name in (f.name for f in fields(self)):
             if (found := getattr(other, name)) != (expected := getattr(self, name)):
                 return f"{name} is {found!r}, expected {expected!r}"
@@ -82,7 +84,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A segment after a step. After the last one its latents are the result, which need no more steps."""
+    """A segment after a step. After the last step its latents are the result."""
 
     owner: Owner
     fingerprint: Fingerprint
@@ -98,10 +100,10 @@ class Snapshot:
 
 
 def encode(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
-    """The bytes in pieces. Tensors have to be on the CPU and must not change meanwhile.
+    """Yield the bytes in pieces. Tensors must be on the CPU and must not change meanwhile.
 
     Raises:
-        ValueError: a tensor is of a type that has no place in a snapshot.
+        ValueError: a tensor is of a type that a snapshot cannot hold.
     """
     sampler = snapshot.state.sampler
     tensors = {name: tensor.contiguous() for name, tensor in snapshot.state.tensors().items()}
@@ -136,16 +138,16 @@ def encode(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
 
 
 def decode(data: bytes, expected: Fingerprint | None = None, owner: Owner | None = None) -> Snapshot:
-    """The inverse of `encode`, tensors on the CPU. Whether the state fits the segment is `model.resume.sampler_of`'s
-    matter.
+    """Decode what `encode` wrote, with tensors on the CPU. `model.denoising.resume.sampler_of` checks whether the state
+    fits the segment.
 
     Args:
-        expected: what the segment to go on with is; None takes any.
-        owner: whose it has to be; an older lease of the same job is as good.
+        expected: of the segment to resume; None: any.
+        owner: of the segment to resume; a snapshot of an older lease of the same job is accepted. None: any.
 
     Raises:
         DamagedSnapshot: something was cut off, added or changed.
-        BadSnapshot: the bytes are whole, but of another version, another segment or another way to make it.
+        BadSnapshot: the bytes are whole, but of another version, another segment or other settings.
     """
     if len(data) <= DIGEST_BYTES + LENGTH_BYTES:
         raise DamagedSnapshot(f"{len(data)} bytes are too few")
@@ -170,7 +172,7 @@ def _read(data: bytes, expected: Fingerprint | None, owner: Owner | None) -> Sna
     found = Fingerprint(**{**plain, "latent_shape": tuple(plain["latent_shape"])})
     for number in (whose.index, whose.epoch, step, *scalars.values()):
         if type(number) is not int:
-            raise BadSnapshot(f"malformed: {number!r} is no whole number")
+            raise BadSnapshot(f"malformed: {number!r} must be a whole number")
     if owner is not None and (whose.job, whose.index) != (owner.job, owner.index):
         raise BadSnapshot(f"of segment {whose.index} of job {whose.job}, not {owner.index} of {owner.job}")
     if owner is not None and whose.epoch > owner.epoch:

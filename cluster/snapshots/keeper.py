@@ -1,4 +1,4 @@
-"""Which segments of an engine get a snapshot after a step; the first rank of a gang has a keeper."""
+"""Decides which segments of an engine get a snapshot after a step; the first rank of a gang has a keeper."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.messages import Owner
-from cluster.settings import EngineSettings
-from cluster.snapshots.format import Fingerprint, Snapshot
-from cluster.snapshots.policy import due
-from cluster.snapshots.writer import SnapshotWriter
-from model.denoise import Segment
-from model.resume import state_of
+from zoetrope.cluster.protocol.messages import Owner
+from zoetrope.cluster.protocol.settings import EngineSettings
+from zoetrope.cluster.snapshots.format import Fingerprint, Snapshot
+from zoetrope.cluster.snapshots.policy import due
+from zoetrope.cluster.snapshots.writer import SnapshotWriter
+from zoetrope.model.denoising.denoise import Segment
+from zoetrope.model.denoising.resume import state_of
 
 
 @dataclass
 class _Kept:
-    """What is known of a segment. ``since``: when its last snapshot was, and at which ``step``."""
+    """A tracked segment. ``since``: the time of its last snapshot, which was taken at ``step``."""
 
     owner: Owner
     fingerprint: Fingerprint
@@ -28,7 +28,7 @@ class _Kept:
 
 
 class SnapshotKeeper:
-    """Measures what copies cost and asks `due`."""
+    """Takes the snapshots that are `due`, and measures what they cost."""
 
     def __init__(
         self,
@@ -44,19 +44,19 @@ class SnapshotKeeper:
         self._scheduler_config = scheduler_config
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
-        self._copy_seconds = 0.0  # of the last copy, taken for segments that had none yet
+        self._copy_seconds = 0.0  # of the last copy, assumed for segments that had none yet
 
-    def admit(self, segment: Segment, owner: Owner) -> None:
-        """From now on the segment gets snapshots; it has none yet, or was resumed from the one of its step."""
+    def track(self, segment: Segment, owner: Owner) -> None:
+        """Take snapshots of a segment from now on; it has none yet, or was resumed from one of its present step."""
         fingerprint = Fingerprint.of(self._model, segment.spec, self._scheduler_config)
         self._kept[segment.spec.id] = _Kept(owner, fingerprint, self._clock(), segment.sampler.step)
 
     def forget(self, segment_id: str) -> None:
-        """No more of it; what was taken is still written."""
+        """Take no more snapshots of a segment; those taken are still written."""
         self._kept.pop(segment_id, None)
 
     def after_step(self, segments: Iterable[Segment], step_seconds: float) -> float:
-        """Take those that are due among the segments that took the step.
+        """Take the snapshots that are due of the segments that took a step.
 
         Returns:
             Seconds that the engine had to wait.
@@ -67,20 +67,23 @@ class SnapshotKeeper:
         for segment, kept in found:
             step, steps = segment.sampler.step, segment.spec.steps
             if due(step, steps, now - kept.since, step_seconds, copy_seconds, self._settings):
-                waited += self._take(segment, kept)
+                waited += self._snapshot(segment, kept)
         return waited
 
-    def put_away(self, segments: Iterable[Segment], timeout: float) -> bool:
-        """Take one of each that has none of its present step, and wait for them; whether all were written within
-        ``timeout`` seconds."""
+    def checkpoint(self, segments: Iterable[Segment], timeout: float) -> bool:
+        """Take a snapshot of each segment that has none of its present step, and wait for them.
+
+        Returns:
+            Whether all were written within ``timeout`` seconds.
+        """
         found = [(segment, kept) for segment in segments if (kept := self._kept.get(segment.spec.id)) is not None]
         for segment, kept in found:
             if kept.step != segment.sampler.step or self._writer.lost(kept.owner):
-                self._take(segment, kept)
+                self._snapshot(segment, kept)
         return self._writer.flush(timeout, [kept.owner for _, kept in found])
 
-    def _take(self, segment: Segment, kept: _Kept) -> float:
-        seconds = self._writer.submit(Snapshot(kept.owner, kept.fingerprint, state_of(segment)))
+    def _snapshot(self, segment: Segment, kept: _Kept) -> float:
+        seconds = self._writer.enqueue(Snapshot(kept.owner, kept.fingerprint, state_of(segment)))
         kept.since, kept.step = self._clock(), segment.sampler.step
         kept.copy_seconds = self._copy_seconds = seconds
         return seconds

@@ -1,8 +1,8 @@
-"""When a segment gets a snapshot."""
+"""Decides when a segment gets a snapshot."""
 
 from __future__ import annotations
 
-from cluster.settings import EngineSettings
+from zoetrope.cluster.protocol.settings import EngineSettings
 
 
 def due(
@@ -13,17 +13,17 @@ def due(
     copy_seconds: float,
     settings: EngineSettings,
 ) -> bool:
-    """Whether to take one now, after ``step`` of ``steps``.
+    """Return whether to take one now, after ``step`` of ``steps``.
 
-    After the last step always: that one is the result. In between every ``snapshot_steps``, if they are set. Otherwise
-    as soon as one more step would make it more than ``snapshot_seconds`` since the last snapshot, but never so often
-    that copying costs more than ``snapshot_share`` of the time.
+    Always after the last step: that is the result. Before it, every ``snapshot_steps`` if they are set; otherwise as
+    soon as one more step would exceed ``snapshot_seconds`` since the last snapshot, but never so often that copying
+    costs more than ``snapshot_share`` of the time.
 
     Args:
         seconds_since_last: since the segment's last snapshot, or since it was started or resumed.
-        step_seconds: what a step of its batch takes.
-        copy_seconds: for which a step waits to have every segment of the batch copied; what happens in the background
-            does not count. 0 while it is not known.
+        step_seconds: duration of a step of its batch.
+        copy_seconds: how long a step waits until every segment of the batch is copied; work in the background does not
+            count. 0: not known yet.
     """
     if step < 1:
         return False

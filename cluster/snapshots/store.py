@@ -1,8 +1,8 @@
-"""Where snapshots are kept: a directory or an object store, by way of obstore.
+"""Writes and reads the snapshots of segments.
 
 Keys are ``snapshots/{job}/{segment}/{epoch}-{step}``, numbers padded with zeros, so that the newest key is the last. A
 higher epoch of the job's lease is newer than any step of a lower one: what a holder that lost its lease still writes
-does not come before what its successor wrote.
+never takes precedence over what its successor wrote.
 """
 
 from __future__ import annotations
@@ -13,52 +13,50 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-import obstore
-
-from cluster.messages import Owner, one_line
-from cluster.shelf import ROOT, Shelf, SnapshotError, checked_job, named_errors
-from cluster.snapshots.format import BadSnapshot, DamagedSnapshot, Fingerprint, Snapshot, decode, encode
-from model.resume import SegmentState
+from zoetrope.cluster.protocol.messages import Owner, one_line
+from zoetrope.cluster.snapshots.format import BadSnapshot, DamagedSnapshot, Fingerprint, Snapshot, decode, encode
+from zoetrope.cluster.snapshots.objects import ROOT, SnapshotError, SnapshotObjects, checked_job, named_errors
+from zoetrope.model.denoising.resume import SegmentState
 
 log = logging.getLogger("zoetrope.snapshots")
 
-KEPT = 2  # of each segment: when the newest is damaged, there is the one before it
-LISTINGS = 3  # of one search, when what was listed is gone by the time it is read
+KEPT = 2  # for each segment: if the newest is damaged, there is the one before it
+LISTINGS = 20  # at most in one search, while a writer replaces what was listed before it is read
 MAX_INDEX, MAX_EPOCH, MAX_STEP = 10**4 - 1, 10**10 - 1, 10**6 - 1
 NAME = re.compile(r"(\d{10})-(\d{6})")
 Check = Callable[[SegmentState], object]
 
 
 class Entry(NamedTuple):
-    """A key and what it says; the newest compares greatest."""
+    """A key and its parts; the newest compares greatest."""
 
     epoch: int
     step: int
     key: str
 
 
-class SnapshotStore(Shelf):
+class SnapshotStore(SnapshotObjects):
     """Snapshots by segment. One appears whole or not at all."""
 
-    passed_over = 0  # how many no segment could go on from
+    passed_over = 0  # how many could not be resumed from
 
     def put(self, snapshot: Snapshot) -> str:
-        """Write it and delete all but the newest two of the segment; those of a later lease are left alone.
+        """Write a snapshot and delete all but the newest two of the segment; those of a later lease are left alone.
 
         Returns:
             Its key.
 
         Raises:
             ValueError: the job's id is malformed, or a number is out of range.
-            SnapshotError: it could not be written. That old ones could not be deleted is logged and no error.
+            SnapshotError: it could not be written. If old ones cannot be deleted, that is only logged.
         """
         owner, step = snapshot.owner, snapshot.step
         _check("step", step, MAX_STEP)
         key = f"{_prefix(owner)}/{owner.epoch:010d}-{step:06d}"
-        with suppress(SnapshotError):
-            self.remove_unfinished(_prefix(owner))
+        with suppress(SnapshotError), named_errors(key):
+            self.objects.discard_unfinished(_prefix(owner))
         with named_errors(key):
-            obstore.put(self.objects, key, encode(snapshot))
+            self.objects.put(key, encode(snapshot))
         try:
             mine = [entry.key for entry in self._entries(owner)]
             self.delete([old for old in mine[KEPT:] if old != key])
@@ -67,14 +65,14 @@ class SnapshotStore(Shelf):
         return key
 
     def latest(self, owner: Owner, expected: Fingerprint | None = None, check: Check | None = None) -> Snapshot | None:
-        """The newest one that the segment can go on from; None when there is none.
+        """Return the newest snapshot from which the segment can resume; None if there is none.
 
-        Others are passed over with a warning. Of those, damaged ones are deleted, and ones of the owner's own lease:
-        what is written from now on is of earlier steps and must not come second to them. Those of earlier leases may
-        be of use to another release. Those of a later lease do not exist for the owner.
+        Others are passed over with a warning. Of those, damaged ones are deleted, and so are ones of the owner's own
+        lease: the snapshots written from now on are of earlier steps and must take precedence over them. Those of
+        earlier leases may be of use to another release. Those of a later lease do not exist for the owner.
 
         Args:
-            check: raises ValueError where the segment cannot go on from a state.
+            check: raises ValueError if the segment cannot resume from a state.
 
         Raises:
             ValueError: the owner is malformed.
@@ -86,7 +84,7 @@ class SnapshotStore(Shelf):
     def latest_bytes(
         self, owner: Owner, expected: Fingerprint | None = None, check: Check | None = None
     ) -> bytes | None:
-        """As `latest`, but what `decode` takes."""
+        """Return the bytes of `latest`, which `decode` takes."""
         found = self._newest(owner, expected, check)
         return None if found is None else found[0]
 
@@ -98,13 +96,13 @@ class SnapshotStore(Shelf):
                     data = self._read(entry.key)
                     return data, _checked(entry, decode(data, expected, owner), check)
                 except FileNotFoundError:
-                    gone = True  # a newer one took its place, or the job is over
+                    gone = True  # a newer one has replaced it, or the job is over
                 except SnapshotError as error:
                     self._pass_over(entry, error)
                 except BadSnapshot as error:
                     self._pass_over(entry, error)
                     if isinstance(error, DamagedSnapshot) or entry.epoch == owner.epoch:
-                        with suppress(SnapshotError):  # then it is passed over again
+                        with suppress(SnapshotError):  # it will be passed over again
                             self.delete([entry.key])
             if not gone:
                 break
@@ -115,9 +113,9 @@ class SnapshotStore(Shelf):
         log.warning("snapshot %s is passed over, the one before it is tried: %s", entry.key, one_line(reason))
 
     def _entries(self, owner: Owner) -> list[Entry]:
-        """Of the segment, of this lease and earlier ones, newest first."""
+        """The keys of the segment, of this lease and earlier ones, newest first."""
         found = []
-        for path, _ in self.list_keys(_prefix(owner)):
+        for path in self.list_keys(_prefix(owner)):
             match = NAME.fullmatch(path.rpartition("/")[2])
             if match is not None and int(match[1]) <= owner.epoch:
                 found.append(Entry(int(match[1]), int(match[2]), path))
@@ -125,7 +123,7 @@ class SnapshotStore(Shelf):
 
     def _read(self, key: str) -> bytes:
         with named_errors(key):
-            return bytes(obstore.get(self.objects, key).bytes())
+            return self.objects.read(key)
 
 
 def _checked(entry: Entry, snapshot: Snapshot, check: Check | None) -> Snapshot:

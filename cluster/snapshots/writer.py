@@ -1,4 +1,4 @@
-"""Writing snapshots beside the steps: the step waits for a copy of the tensors, a thread does the rest."""
+"""Writes snapshots in the background: the step waits for a copy of the tensors, a thread does the rest."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from cluster.messages import Owner
-from cluster.snapshots.format import Snapshot
-from cluster.snapshots.store import SnapshotStore
+from zoetrope.cluster.protocol.messages import Owner
+from zoetrope.cluster.snapshots.format import Snapshot
+from zoetrope.cluster.snapshots.store import SnapshotStore
 
 log = logging.getLogger("zoetrope.snapshots")
 
@@ -22,7 +22,7 @@ REMEMBERED = 32  # failures
 
 @dataclass(frozen=True)
 class WriteFailure:
-    """A snapshot that could not be written; the segment goes on, and older snapshots have to do."""
+    """A snapshot that could not be written. The segment continues; older snapshots must do."""
 
     owner: Owner
     step: int
@@ -38,8 +38,8 @@ class _Copy:
 class SnapshotWriter:
     """One thread that writes one snapshot at a time.
 
-    Of each segment at most one waits: a newer one takes the place of an older one, so that memory is bounded by one
-    snapshot of every segment and the one being written, however slow the store is. Methods may be called from any
+    At most one snapshot of each segment waits: a newer one replaces an older one, so that memory is bounded by one
+    snapshot of every segment plus the one being written, however slow the store is. Methods may be called from any
     thread.
     """
 
@@ -59,23 +59,23 @@ class SnapshotWriter:
 
     @property
     def written(self) -> int:
-        """How many were written."""
+        """Return how many were written."""
         return self._written
 
     @property
     def failed(self) -> int:
-        """How many could not be written."""
+        """Return how many could not be written."""
         return self._failed
 
     @property
     def failures(self) -> tuple[WriteFailure, ...]:
-        """The latest of those, oldest first."""
+        """Return the latest failures, oldest first."""
         with self._changed:
             return tuple(self._failures)
 
-    def submit(self, snapshot: Snapshot) -> float:
-        """Copy the tensors and put the rest off; the segment may go on at once. Raises nothing: see `failures`. After
-        `close` it does nothing.
+    def enqueue(self, snapshot: Snapshot) -> float:
+        """Copy the tensors and leave the rest to the thread; the segment may continue at once. Raises nothing: see
+        `failures`. After `close` it does nothing.
 
         Returns:
             Seconds that the caller had to wait.
@@ -83,7 +83,7 @@ class SnapshotWriter:
         started = time.perf_counter()
         try:
             copy = self._copy(snapshot)
-        except Exception as error:  # no host memory left, say
+        except Exception as error:  # such as no host memory left
             self._fail(snapshot, error)
         else:
             with self._changed:
@@ -94,7 +94,7 @@ class SnapshotWriter:
         return time.perf_counter() - started
 
     def drop(self, job: str) -> None:
-        """Forget what waits of a job that is over; a write under way goes on."""
+        """Forget what waits for a job that is over; a write in progress continues."""
         with self._changed:
             for key in [key for key in self._queue if key[0] == job]:
                 del self._queue[key]
@@ -105,7 +105,7 @@ class SnapshotWriter:
         """Wait until nothing (of these segments) is left to write.
 
         Returns:
-            Whether the last one of each was written; False too when time runs out.
+            Whether the last one of each was written; False also if the time runs out.
         """
         keys = None if owners is None else {(owner.job, owner.index) for owner in owners}
 
@@ -118,12 +118,16 @@ class SnapshotWriter:
             return done and not (self._lost if keys is None else self._lost & keys)
 
     def lost(self, owner: Owner) -> bool:
-        """Whether the segment's last snapshot could not be written."""
+        """Return whether the segment's last snapshot could not be written."""
         with self._changed:
             return (owner.job, owner.index) in self._lost
 
     def close(self, timeout: float = 30.0) -> bool:
-        """Flush, then stop taking any; what is not written by then is lost. Whether all was."""
+        """Flush, then stop; what is not written by then is lost.
+
+        Returns:
+            Whether everything was written.
+        """
         started = time.monotonic()
         done = self.flush(timeout)
         with self._changed:
@@ -134,7 +138,8 @@ class SnapshotWriter:
         return done
 
     def _copy(self, snapshot: Snapshot) -> _Copy:
-        """On a GPU the copies run on a stream of their own, behind what is queued and beside what comes."""
+        """Copy the tensors. On a GPU the copies run on a stream of their own, after what is queued and beside what
+        follows."""
         tensors = snapshot.state.tensors()
         device = snapshot.state.latents.device
         with torch.no_grad():
@@ -150,7 +155,7 @@ class SnapshotWriter:
                     for name, tensor in tensors.items():
                         copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
                         copies[name].copy_(tensor, non_blocking=True)
-                        tensor.record_stream(stream)  # or its memory is used again before it is read
+                        tensor.record_stream(stream)  # or its memory could be reused before it is read
                     event = torch.cuda.Event()
                     event.record(stream)
                 wait = event.synchronize

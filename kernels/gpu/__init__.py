@@ -1,1 +1,1 @@
-"""The Triton and Gluon kernels. Imported only when a call needs one: a machine without Triton runs the rest."""
+"""The Triton and Gluon kernels. Imported only when a call needs one, so that the rest works without Triton."""

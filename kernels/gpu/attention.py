@@ -18,13 +18,13 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.attention_inputs import check_attention
-from kernels.block_mask import BLOCK_K, BLOCK_Q, BlockMask
-from kernels.gpu.launch import interpreting, require_device, require_rows_contiguous
-from kernels.gpu.schedule import FIELDS, query_tiles
-from kernels.gpu.variant import Variant
-from kernels.tiles import AttentionTile, attention_tile, tuned
-from kernels.varlen import CuSeqlens
+from zoetrope.kernels.gpu.launch import interpreting, require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
+from zoetrope.kernels.gpu.tiles import AttentionTile, attention_tile, tuned
+from zoetrope.kernels.gpu.variant import Variant
+from zoetrope.kernels.types.attention_inputs import check_attention
+from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
+from zoetrope.kernels.types.varlen import CuSeqlens
 
 HEAD_DIMS = (32, 64, 128)
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -32,7 +32,7 @@ NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 @triton.jit
 def _find(tiles_ptr, program, heads, FIELDS: tl.constexpr):
-    """The head and the entry of the work list of a program; neighbours share a sequence and a head."""
+    """Return a program's head and entry of the work list; neighbours share a sequence and a head."""
     entry = tiles_ptr + program // heads * FIELDS
     first = tl.load(entry + 6)
     count = tl.load(entry + 7)
@@ -42,7 +42,7 @@ def _find(tiles_ptr, program, heads, FIELDS: tl.constexpr):
 
 @triton.jit
 def _update(q, k, v, acc, row_max, row_sum, valid, scale, MASKED: tl.constexpr, PRECISION: tl.constexpr):
-    """One tile of keys into the running maximum (scaled, base 2), sum and weighted sum of the values."""
+    """Add one tile of keys to the running maximum (scaled, base 2), sum and weighted sum of the values."""
     scores = tl.dot(q, k, input_precision=PRECISION)
     if MASKED:
         scores = tl.where(valid[None, :], scores, float("-inf"))
@@ -162,7 +162,7 @@ def _attention(
 def why_not(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask | None = None, return_lse: bool = False
 ) -> str | None:
-    """Why `attention` cannot take this call, or None."""
+    """Return why `attention` cannot take this call, or None."""
     if q.dtype not in NAMES:
         return f"it takes float32, float16 and bfloat16, not {q.dtype}"
     if q.shape[-1] not in HEAD_DIMS:
@@ -185,7 +185,7 @@ def attention(
     return_lse: bool = False,
     tile: AttentionTile | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Softmax attention in which sequence ``i`` of the queries sees only sequence ``i`` of the keys.
+    """Compute softmax attention in which sequence ``i`` of the queries sees only sequence ``i`` of the keys.
 
     Args:
         q: ``[Nq, heads, head_dim]`` bfloat16, float16 or float32, head_dim 32, 64 or 128.
@@ -273,7 +273,7 @@ def _launch(
 
 
 def _sparse(tile: AttentionTile) -> AttentionTile:
-    """Within the blocks of a mask; loading its list takes half the stages of the pipeline."""
+    """Return the tile for block masks; loading the list takes half the stages of the pipeline."""
     m, n = min(tile.block_m, BLOCK_Q), min(tile.block_n, BLOCK_K)
     return replace(tile, block_m=m, block_n=n, num_stages=5 if tile.tma else tile.num_stages)
 
@@ -283,7 +283,7 @@ def _precision(dtype: torch.dtype) -> str:
 
 
 def _tma_takes(x: torch.Tensor) -> bool:
-    """Whether the heads of a row lie side by side, so that rows form a matrix, on a device that has the accelerator."""
+    """Tell whether the heads of a row are adjacent, so that rows form a matrix, on a device with the accelerator."""
     if x.shape[0] == 0 or (x.shape[1] > 1 and x.stride(1) != x.shape[2]) or (x.shape[0] > 1 and x.stride(0) == 0):
         return False
     return x.device.type != "cuda" or torch.cuda.get_device_capability(x.device) >= (9, 0)
@@ -295,7 +295,7 @@ def _descriptor(x: torch.Tensor, rows: int) -> TensorDescriptor:
 
 
 def variants() -> list[Variant]:
-    """Every form worth compiling: heads of 128 and 64 as the models have them, 32 as nano has."""
+    """List every form worth compiling: heads of 128 and 64 as the models have them, 32 as nano has."""
     found: list[Variant] = []
     for dtype in (torch.bfloat16, torch.float16):
         for head_dim in HEAD_DIMS:

@@ -18,15 +18,15 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.attention_inputs import check_attention
-from kernels.block_mask import BLOCK_K, BLOCK_Q, BlockMask
-from kernels.gpu.launch import interpreting, require_device
-from kernels.gpu.quantise_qkv import NAMES, quantise_qkv
-from kernels.gpu.schedule import FIELDS, query_tiles
-from kernels.gpu.variant import Variant
-from kernels.reference.quantise_qkv import HEAD_DIMS, PV, QuantisedQKV
-from kernels.tiles import AttentionTile, attention_tile, tuned
-from kernels.varlen import CuSeqlens
+from zoetrope.kernels.gpu.launch import interpreting, require_device
+from zoetrope.kernels.gpu.quantise_qkv import NAMES, quantise_qkv
+from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
+from zoetrope.kernels.gpu.tiles import AttentionTile, attention_tile, tuned
+from zoetrope.kernels.gpu.variant import Variant
+from zoetrope.kernels.reference.quantise_qkv import HEAD_DIMS, PV, QuantisedQKV
+from zoetrope.kernels.types.attention_inputs import check_attention
+from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
+from zoetrope.kernels.types.varlen import CuSeqlens
 
 BACKENDS: dict[PV, str] = {"fp16": "int8", "fp8": "int8_fp8"}
 
@@ -48,7 +48,7 @@ def _attend_tile(
     SHIFT: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """One tile of keys; ``columns`` of them count where ``MASKED``. The state is (top, total, acc)."""
+    """Process one tile of keys, of which ``columns`` count if ``MASKED``. The state is (top, total, acc)."""
     scores = tl.dot(q, tl.trans(k)).to(tl.float32)
     scale = row_scale * key_scale  # positive, so that the largest product belongs to the largest score
     if MASKED:
@@ -177,7 +177,7 @@ def attention_8bit_kernel(
 def why_not(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask | None = None, *, pv: PV = "fp16"
 ) -> str | None:
-    """Why `attention_8bit` cannot take this call, or None."""
+    """Return why `attention_8bit` cannot take this call, or None."""
     if q.dtype not in NAMES:
         return f"it takes float32, float16 and bfloat16, not {q.dtype}"
     if q.shape[-1] not in HEAD_DIMS:
@@ -205,7 +205,7 @@ def attention_8bit(
     return_lse: bool = False,
     tile: AttentionTile | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Attention of sequence ``i`` of the queries to sequence ``i`` of the keys, in 8 bits, quantising its inputs first.
+    """Attend from sequence ``i`` of the queries to sequence ``i`` of the keys in 8 bits, quantising the inputs first.
 
     ``benchmarks/results/attention-error.md`` has its error. Inputs that are not finite give results that are not.
 
@@ -312,7 +312,7 @@ def _launch(
 
 
 def variants() -> list[Variant]:
-    """Every form worth compiling: heads of 128 and 64 as the models have them, 32 as nano has."""
+    """List every form worth compiling: heads of 128 and 64 as the models have them, 32 as nano has."""
     found: list[Variant] = []
     for dtype in (torch.bfloat16, torch.float16):
         for head_dim in HEAD_DIMS:

@@ -2,8 +2,8 @@
 
 After FlashAttention-3 (arXiv 2407.08608); `kernels.gpu.attention_gluon_kernel` says how it works and why it is safe.
 The work list and the meaning of the inputs are those of `kernels.gpu.attention`, the plain twin. Gluon has no
-interpreter: ``tests/kernels/gluon_model.py`` runs the kernel's source on a model of barriers, copies and asynchronous
-products.
+interpreter: ``tests/kernels/gpu/gluon_model.py`` runs the kernel's source on a model of barriers, copies and
+asynchronous products.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from kernels.attention_inputs import check_attention
-from kernels.block_mask import BlockMask
-from kernels.gpu.attention_gluon_kernel import attention_kernel
-from kernels.gpu.launch import require_device, require_rows_contiguous
-from kernels.gpu.schedule import FIELDS, query_tiles
-from kernels.gpu.variant import Variant
-from kernels.tiles import AttentionTile, attention_tile, tuned
-from kernels.varlen import CuSeqlens
+from zoetrope.kernels.gpu.attention_gluon_kernel import attention_kernel
+from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
+from zoetrope.kernels.gpu.tiles import AttentionTile, attention_tile, tuned
+from zoetrope.kernels.gpu.variant import Variant
+from zoetrope.kernels.types.attention_inputs import check_attention
+from zoetrope.kernels.types.block_mask import BlockMask
+from zoetrope.kernels.types.varlen import CuSeqlens
 
 HEAD_DIMS = (64, 128)
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -34,7 +34,7 @@ BLOCK_M = 128
 def why_not(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask | None = None, return_lse: bool = False
 ) -> str | None:
-    """Why `attention` cannot take this call, or None."""
+    """Return why `attention` cannot take this call, or None."""
     if q.dtype not in NAMES:
         return f"it takes float16 and bfloat16, not {q.dtype}"
     if q.shape[-1] not in HEAD_DIMS:
@@ -60,7 +60,7 @@ def attention(
     return_lse: bool = False,
     tile: AttentionTile | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Softmax attention in which sequence ``i`` of the queries sees only sequence ``i`` of the keys.
+    """Compute softmax attention in which sequence ``i`` of the queries sees only sequence ``i`` of the keys.
 
     Args:
         q: ``[Nq, heads, head_dim]`` bfloat16 or float16 on a Hopper GPU, head_dim 64 or 128.
@@ -137,14 +137,15 @@ def _layout(dtype: torch.dtype, rows: int, head_dim: int) -> Any:
 
 
 def _descriptor(x: torch.Tensor, rows: int) -> TensorDescriptor:
-    """Boxes of ``rows`` tokens of one head. A dimension of size 1 may have any stride, so it gets a valid one."""
+    """Describe boxes of ``rows`` tokens of one head. A dimension of size 1 may have any stride, so it gets a valid
+    one."""
     head = x.stride(1) if x.shape[1] > 1 else x.shape[2]
     row = x.stride(0) if x.shape[0] > 1 else x.shape[1] * x.shape[2]
     return TensorDescriptor(x, list(x.shape), [row, head, 1], [rows, 1, x.shape[2]], _layout(x.dtype, rows, x.shape[2]))
 
 
 def variants() -> list[Variant]:
-    """The default form of each dtype and head, and taking turns."""
+    """List the default form of each dtype and head, and the one with turns."""
     found: list[Variant] = []
     for dtype in NAMES:
         for head_dim in HEAD_DIMS:

@@ -39,19 +39,19 @@ PRODUCER_REGISTERS = gl.constexpr(56)
 
 @gluon.jit
 def stage_of(i, STAGES: gl.constexpr):
-    """The buffer of tile ``i``."""
+    """Return the buffer of tile ``i``."""
     return i % STAGES
 
 
 @gluon.jit
 def lap_of(i, STAGES: gl.constexpr):
-    """The parity of the number of times that the buffer of tile ``i`` was filled before."""
+    """Return the parity of the number of earlier fillings of tile ``i``'s buffer."""
     return i // STAGES & 1
 
 
 @gluon.jit
 def clear_rows(tile, rest, BLOCK_N: gl.constexpr, HEAD_DIM: gl.constexpr):
-    """Zeros into a tile of values from row ``rest`` on, by one warp."""
+    """Write zeros to a tile of values from row ``rest`` on, by one warp."""
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [1, 1], [1, 0])
     rows = gl.arange(0, 8, gl.SliceLayout(1, layout))
     for part in gl.static_range(BLOCK_N // 8):
@@ -108,7 +108,7 @@ def producer(
 
 @gluon.jit
 def softmax_step(scores, row_max, row_sum, scale):
-    """The weights of a tile, the running maximum (scaled, base 2) and sum, and what older sums are to be scaled by."""
+    """Return a tile's weights, the running maximum (scaled, base 2) and sum, and the scale of older sums."""
     new_max = gl.maximum(row_max, gl.max(scores, 1) * scale)
     weights = gl.exp2(scores * scale - gl.expand_dims(new_max, 1))
     shrink = gl.exp2(row_max - new_max)
@@ -117,7 +117,7 @@ def softmax_step(scores, row_max, row_sum, scale):
 
 @gluon.jit
 def anchor(row_sum):
-    """Keeps the wait that follows behind the exponentials: a store that depends on their sum and never happens.
+    """Keep the following wait behind the exponentials, by a store that depends on their sum and never happens.
 
     Without it ptxas moves the wait in front of them, which is correct and overlaps nothing.
     """
@@ -165,7 +165,7 @@ def consumer_step(
     OUT: gl.constexpr,
     WEIGHTS: gl.constexpr,
 ):
-    """The scores of tile ``i`` become weights, while the weights of ``i - 1``, in ``state``, meet their values."""
+    """Turn the scores of tile ``i`` into weights, while those of ``i - 1``, in ``state``, multiply their values."""
     k_full, k_free, v_full, v_free = bars
     p, acc, row_max, row_sum = state
     stage = stage_of(i, STAGES)

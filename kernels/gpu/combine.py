@@ -14,10 +14,10 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.gpu.launch import require_device, require_rows_contiguous
-from kernels.gpu.variant import Variant
-from kernels.permutation import Permutation
-from kernels.tiles import RowTile, column_block, row_key, row_tile, tuned
+from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.tiles import RowTile, column_block, row_key, row_tile, tuned
+from zoetrope.kernels.gpu.variant import Variant
+from zoetrope.kernels.types.permutation import Permutation
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -68,7 +68,8 @@ def combine_experts(
     *,
     tile: RowTile | None = None,
 ) -> torch.Tensor:
-    """``out[n] = sum_j y[position[n, j]] * gate[position[n, j]] + bias + shared[n]``, in float32 and in this order.
+    """Compute ``out[n] = sum_j y[position[n, j]] * gate[position[n, j]] + bias + shared[n]``, in float32 and in this
+    order.
 
     Args:
         y: ``[M, D]`` float32, float16 or bfloat16, rows sorted by expert; D a multiple of 8. Rows may be further apart
@@ -134,7 +135,7 @@ def combine_experts(
 
 
 def variants() -> list[Variant]:
-    """Both production widths, with and without what is added to the sum."""
+    """List both production widths, with and without addends."""
     forms: list[Variant] = []
     for dtype in ("bf16", "fp16", "fp32"):
         for width, choices, extra in ((3072, 8, True), (5120, 2, True), (5120, 8, False)):

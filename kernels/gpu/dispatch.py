@@ -15,9 +15,9 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.gpu.launch import require_device
-from kernels.gpu.variant import Variant
-from kernels.permutation import Permutation
+from zoetrope.kernels.gpu.launch import require_device
+from zoetrope.kernels.gpu.variant import Variant
+from zoetrope.kernels.types.permutation import Permutation
 
 MAX_CHOICES = 16
 MAX_RANKS = 64
@@ -30,14 +30,14 @@ WARPS = 4
 
 @triton.jit
 def _choices(position, offsets, token, here, experts, K: tl.constexpr, RANKS: tl.constexpr, KEYS: tl.constexpr):
-    """Of some tokens' choices ``[ROWS, KEYS]``: which are real, their pairs, ranks, and the how manieth on its rank."""
+    """Return for some tokens' choices ``[ROWS, KEYS]``: which are real, their pairs, ranks, and index on the rank."""
     choice = tl.arange(0, KEYS)[None, :]
     real = here[:, None] & (choice < K)
     pair = tl.load(position + token[:, None] * K + choice, mask=real, other=0)
     rank = tl.zeros_like(pair)
     for r in range(1, RANKS):
         rank += (pair >= tl.load(offsets + r * experts)).to(tl.int32)
-    rank = tl.where(real, rank, -1 - choice)  # like no other
+    rank = tl.where(real, rank, -1 - choice)  # unlike any other
     same = rank[:, :, None] == rank[:, None, :]
     earlier = choice[:, None, :] < choice[:, :, None]
     ordinal = tl.sum((same & earlier).to(tl.int32), 2)
@@ -57,7 +57,7 @@ def _mark(
     KEYS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """``hit`` [RANKS, N]: 1 where a token goes; ``most`` [programs]: the most choices of a token on one rank."""
+    """Write ``hit`` [RANKS, N]: 1 where a token goes; ``most`` [programs]: a token's most choices on one rank."""
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     here = token < tokens
     real, _, rank, ordinal = _choices(position, offsets, token, here, experts, K, RANKS, KEYS)
@@ -86,7 +86,7 @@ def _leave(
     WIDTH: tl.constexpr,
     EXPERTS: tl.constexpr,
 ):
-    """``ends`` [RANKS * N]: the running sum of ``hit``."""
+    """Write all that leaves; ``ends`` [RANKS * N]: the running sum of ``hit``."""
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     here = token < tokens
     real, pair, rank, ordinal = _choices(position, offsets, token, here, experts, K, RANKS, KEYS)
@@ -135,7 +135,7 @@ def _blocks(
     RANKS: tl.constexpr,
     EXPERTS: tl.constexpr,
 ):
-    """Of each block (rank, expert): where it begins as it came, and how far on it goes; each rank's first row."""
+    """Return where each block (rank, expert) begins as received, and by how far it moves; each rank's first row."""
     rank, expert = tl.arange(0, RANKS), tl.arange(0, EXPERTS)
     real = (rank < ranks)[:, None] & (expert < experts)[None, :]
     cell = rank[:, None] * experts + expert[None, :]
@@ -167,7 +167,7 @@ def _arrive(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Every pair to its place by expert."""
+    """Move every pair to its place by expert."""
     pair = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     here = pair < total
     block = tl.zeros([BLOCK], tl.int32)  # the last one that begins at or before the pair
@@ -189,14 +189,14 @@ Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def dispatch_tokens(rows: Permutation, ranks: int) -> Tensors:
-    """What goes to which rank.
+    """Assign tokens to ranks.
 
     Args:
         rows: of at most 16 choices of a token and 1,024 experts; int32 and float32, contiguous.
         ranks: at most 64, a divisor of the experts.
 
     Returns:
-        The fields of `kernels.dispatch.Departures`; ``tokens`` behind the last row is not written.
+        The fields of `kernels.ops.dispatch.Departures`; ``tokens`` behind the last row is not written.
 
     Raises:
         ValueError: a shape, dtype or device that the kernels cannot take.
@@ -252,14 +252,14 @@ def dispatch_tokens(rows: Permutation, ranks: int) -> Tensors:
 
 
 def arrange_arrivals(counts: torch.Tensor, pairs: torch.Tensor, rows: int, most: int) -> Tensors:
-    """Pairs sorted by expert, those of an expert by rank and in the order in which they came.
+    """Sort pairs by expert, those of an expert by rank and in the order of arrival.
 
     Args:
         counts: ``[ranks, E + 3]`` int32, as `dispatch_tokens` made them, of each rank for this one; rows of it may be
-            further apart. pairs: ``[M, 3]`` int32, contiguous. rows, most: as in `kernels.dispatch`.
+            further apart. pairs: ``[M, 3]`` int32, contiguous. rows, most: as in `kernels.ops.dispatch`.
 
     Returns:
-        The fields of `kernels.dispatch.Arrivals`.
+        The fields of `kernels.ops.dispatch.Arrivals`.
 
     Raises:
         ValueError: a shape, dtype or device that the kernels cannot take.
@@ -314,7 +314,7 @@ def arrange_arrivals(counts: torch.Tensor, pairs: torch.Tensor, rows: int, most:
 
 
 def variants() -> list[Variant]:
-    """All launches for 80 experts in 8 groups on 4 and 8 ranks, and 128 experts and top-8 on 8 and 64."""
+    """List all launches for 80 experts in 8 groups on 4 and 8 ranks, and 128 experts and top-8 on 8 and 64."""
     forms: list[Variant] = []
     for experts, choices, ranks in ((80, 8, 4), (80, 8, 8), (128, 8, 8), (128, 8, 64), (16, 2, 2)):
         own, keys = experts // ranks, triton.next_power_of_2(choices)
@@ -344,7 +344,7 @@ def _variant(name: str, kernel: object, constants: dict[str, int]) -> Variant:
         arg: "constexpr" if arg in constants else "i32" if arg in scalars else "*fp32" if arg in floats else "*i32"
         for arg in names
     }
-    # The tables of arrivals are parts of one tensor, whose beginnings may lie anywhere.
+    # The tables of arrivals are parts of one tensor, which may begin at any address.
     aligned = {arg for arg, kind in signature.items() if kind.startswith("*")} - {"shift", "first", "begins"}
     return Variant(
         name=name,

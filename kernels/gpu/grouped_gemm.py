@@ -19,27 +19,27 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.gpu.launch import multiprocessors, require_device, require_rows_contiguous
-from kernels.gpu.variant import Variant
-from kernels.reference.grouped_gemm import check_operands
-from kernels.tiles import GemmTile, gemm_candidates, gemm_key, gemm_tile, tuned
+from zoetrope.kernels.gpu.launch import multiprocessors, require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.tiles import GemmTile, gemm_candidates, gemm_key, gemm_tile, tuned
+from zoetrope.kernels.gpu.variant import Variant
+from zoetrope.kernels.reference.grouped_gemm import check_operands
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 @triton.jit
 def count_tiles(offsets, m, n_tiles, experts, EXPERTS: tl.constexpr, BLOCK_M: tl.constexpr):
-    """``[EXPERTS]``: the number of tiles of all experts up to and including each one."""
+    """Return ``[EXPERTS]``: the number of tiles of all experts up to and including each one."""
     expert = tl.arange(0, EXPERTS)
     begin = tl.load(offsets + expert, mask=expert < experts, other=0)
     end = tl.load(offsets + expert + 1, mask=expert < experts, other=0)
-    rows = tl.minimum(end, m) - tl.maximum(begin, 0)  # offsets that lie never lead outside the tensors
+    rows = tl.minimum(end, m) - tl.maximum(begin, 0)  # wrong offsets never lead outside the tensors
     return tl.cumsum(tl.maximum(rows + BLOCK_M - 1, 0) // BLOCK_M, 0) * n_tiles
 
 
 @triton.jit
 def find_tile(tile, ends, offsets, m, n_tiles, BLOCK_M: tl.constexpr, GROUP_M: tl.constexpr):
-    """Expert, first row, end of the expert's rows and column tile of a tile of the list.
+    """Return expert, first row, end of the expert's rows and column tile of a tile of the list.
 
     Tiles of an expert are ordered in bands of ``GROUP_M`` row tiles, down a band before across: programs that run at
     the same time share rows and columns in L2.
@@ -59,7 +59,7 @@ def find_tile(tile, ends, offsets, m, n_tiles, BLOCK_M: tl.constexpr, GROUP_M: t
 
 @triton.jit
 def gelu_tanh(x):
-    """GELU by its tanh approximation, as ``x * sigmoid(2 u)``: the same function, and nothing cancels for x < 0."""
+    """Compute GELU's tanh approximation as ``x * sigmoid(2 u)``: the same function without cancellation for x < 0."""
     u = 0.7978845608028654 * (x + 0.044715 * x * x * x)
     return x * tl.sigmoid(2.0 * u)
 
@@ -101,7 +101,7 @@ def _grouped_gemm(
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         if rows is not None:
             step: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
-            stride = x_stride // step * step  # it is a multiple of 16 bytes, and now the compiler knows
+            stride = x_stride // step * step  # it is a multiple of 16 bytes, which the compiler must know
             width = k // step * step
             source = tl.load(rows + row_of, mask=inside, other=0)
             source = tl.minimum(tl.maximum(source, 0), x_rows - 1).to(tl.int64)
@@ -135,7 +135,7 @@ def _grouped_gemm(
 
 
 def require_operand_rows(x: torch.Tensor, stored: torch.Tensor) -> None:
-    """Raises ValueError where TMA cannot read the rows, or the weight as it is stored."""
+    """Raise ValueError where TMA cannot read the rows, or the weight as it is stored."""
     if not stored.is_contiguous():
         raise ValueError(
             f"weight has shape {tuple(stored.shape)} and strides {stored.stride()}: it must be contiguous, "
@@ -151,13 +151,13 @@ def require_operand_rows(x: torch.Tensor, stored: torch.Tensor) -> None:
 
 
 def row_descriptor(x: torch.Tensor, tile: GemmTile) -> TensorDescriptor:
-    """The rows for TMA. The stride of a single row is free in torch, not in TMA."""
+    """Describe the rows for TMA, where, unlike in torch, the stride of a single row matters."""
     stride = x.stride(0) if x.shape[0] > 1 else x.shape[1]
     return TensorDescriptor(x, list(x.shape), [stride, 1], [tile.block_m, tile.block_k])
 
 
 def expert_slots(experts: int) -> int:
-    """The power of two in which a program counts the tiles of all experts."""
+    """Return the power of two of slots in which a program counts the tiles of all experts."""
     return max(16, int(triton.next_power_of_2(experts)))
 
 
@@ -173,7 +173,7 @@ def grouped_gemm(
     scatter: torch.Tensor | None = None,
     tile: GemmTile | None = None,
 ) -> torch.Tensor:
-    """``y[r] = epilogue(x[r] @ weight[e of r])``: one product per expert over rows sorted by expert.
+    """Compute ``y[r] = epilogue(x[r] @ weight[e of r])``: one product per expert over rows sorted by expert.
 
     The epilogue adds the bias, applies GELU (tanh form), multiplies by the row's gate and stores, all from the float32
     accumulator; float32 inputs are multiplied in full precision. Nothing is copied to the host.
@@ -246,7 +246,7 @@ def grouped_gemm(
 def _variant(
     name: str, kind: str, tile: GemmTile, given: tuple[str, ...], *, transposed: bool = True, experts: int = 80
 ) -> Variant:
-    """The kernel with the optional arguments in ``given`` (and ``gelu``), all sizes multiples of 16."""
+    """Return the kernel with the optional arguments in ``given`` (and ``gelu``), all sizes multiples of 16."""
     dtype, *gathered = kind.split("/")
     types = {"bias": f"*{dtype}", "rows": "*i32", "gate": "*fp32", "scatter": "*i32"}
     block = (tile.block_n, tile.block_k) if transposed else (tile.block_k, tile.block_n)
@@ -286,12 +286,13 @@ def _variant(
 
 
 FIRST = ("bias", "gelu")  # the first product of an expert
-SECOND: tuple[str, ...] = ()  # the second one, whose rows are combined by a pass of their own
+SECOND: tuple[str, ...] = ()  # the second one, whose rows another pass combines
 COMBINED = ("gate", "scatter")  # the second one, weighted and put in place by its epilogue
 
 
 def variants() -> list[Variant]:
-    """Both products of 80 experts at 32k tokens, of few tokens, of one dense layer, in both layouts of the weight."""
+    """List both products of 80 experts at 32k tokens, of few tokens, of one dense layer, in both layouts of the
+    weight."""
     found = []
     for dtype in ("bf16", "fp16"):
         for layout in ("kn", "nk"):
@@ -312,7 +313,7 @@ def variants() -> list[Variant]:
 
 
 def candidates() -> list[Variant]:
-    """What the tuner tries, in bf16, each with all of an epilogue: for a longer check than that of every build."""
+    """List what the tuner tries, in bf16 and with a full epilogue: for a longer check than every build's."""
     found = []
     for kind in ("bf16", "bf16/gathered"):
         given = (*FIRST, *COMBINED, "rows") if kind.endswith("gathered") else (*FIRST, *COMBINED)

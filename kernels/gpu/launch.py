@@ -1,4 +1,4 @@
-"""What every launch needs: whether a tensor can be given to a kernel at all, and how many programs fill the device."""
+"""Checks of launch arguments, and the number of programs that fill the device."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ def _probe() -> None:  # pragma: no cover - decorated only to see what the decor
 
 
 def interpreting() -> bool:
-    """Whether the kernels of this process run in Triton's interpreter (TRITON_INTERPRET=1 when it was imported)."""
+    """Tell whether the kernels of this process run in Triton's interpreter (TRITON_INTERPRET=1 when it was
+    imported)."""
     return isinstance(_probe, InterpretedFunction)
 
 
 def require_device(**tensors: torch.Tensor | None) -> torch.device:
-    """The one device of all tensors.
+    """Return the one device of all tensors.
 
     Raises:
         ValueError: they are not on one device, or it is not CUDA and the interpreter is off.
@@ -37,7 +38,7 @@ def require_device(**tensors: torch.Tensor | None) -> torch.device:
 
 
 def require_rows_contiguous(**tensors: torch.Tensor | None) -> None:
-    """Raises ValueError for a tensor whose last dimension is not contiguous, or whose rows are not 16-byte aligned."""
+    """Raise ValueError if a tensor's last dimension is not contiguous, or its rows are not 16-byte aligned."""
     for name, tensor in tensors.items():
         if tensor is None:
             continue
@@ -55,5 +56,5 @@ def require_rows_contiguous(**tensors: torch.Tensor | None) -> None:
 
 @lru_cache
 def multiprocessors(device: torch.device) -> int:
-    """How many programs a persistent kernel launches: one for each multiprocessor; 4 in the interpreter."""
+    """Return how many programs a persistent kernel launches: one per multiprocessor; 4 in the interpreter."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4

@@ -15,9 +15,9 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.gpu.launch import require_device, require_rows_contiguous
-from kernels.gpu.variant import Variant
-from kernels.tiles import RowTile, row_key, row_parts, row_tile, tuned
+from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.tiles import RowTile, row_key, row_parts, row_tile, tuned
+from zoetrope.kernels.gpu.variant import Variant
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 MAX_WIDTH = 8192  # of a row as the kernel holds it
@@ -26,7 +26,7 @@ ROUND = tl.constexpr(12582912.0)  # 1.5 * 2**23: added to a small number, it lea
 
 @triton.jit
 def _load(x, token, here, head, within, stride, HEADS: tl.constexpr, DIM: tl.constexpr, FULL: tl.constexpr):
-    """``[ROWS, heads, BLOCK_DIM]`` of the row, 0 beyond its heads and their width."""
+    """Load ``[ROWS, heads, BLOCK_DIM]`` of the row, 0 beyond its heads and their width."""
     inside = here if FULL else here & (head < HEADS) & (within < DIM)
     place = x + token * stride + head * DIM + within
     return tl.load(place, mask=inside, other=0.0, cache_modifier=".cg").to(tl.float32)
@@ -59,7 +59,7 @@ def _finish(
     column = head * DIM + within
     value *= tl.load(weight + column, mask=known, other=0.0).to(tl.float32)
     if cos is not None:
-        # The same few numbers for every head: the first head fetches them, the others find them in the L1 cache.
+        # Every head needs the same few numbers: the first head fetches them, the others find them in L1.
         pair = tl.arange(0, BLOCK_DIM // 2)[None, None, :] + tl.zeros([1, BLOCK_HEADS, 1], tl.int32)
         paired = here if BLOCK_DIM == DIM else here & (pair < DIM // 2)
         c = tl.load(cos + token * cos_stride + pair, mask=paired, other=0.0)
@@ -70,7 +70,7 @@ def _finish(
         if smooth is not None:
             value -= tl.load(smooth + column, mask=known, other=0.0)
         largest = tl.max(tl.abs(value), 2, keep_dims=True)
-        scale = tl.where(largest < 1e-30, 1.0, largest / 127.0)  # NaN, of which there is no integer, stays NaN here
+        scale = tl.where(largest < 1e-30, 1.0, largest / 127.0)  # NaN, which has no integer, stays NaN here
         tl.store(out_scale + token * HEADS + head, scale, mask=here & (head < HEADS))
         value = value * (1.0 / scale) + ROUND - ROUND
         column = tl.max_contiguous(column, [1, 1, 8])  # threads keep their 8 neighbours
@@ -104,7 +104,7 @@ def _qk_norm_rope(
     token = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None, None]
     here = token < tokens
     if ROWS == 1:
-        here = tl.full([1, 1, 1], True, tl.int1)  # known when compiled, so that nothing is masked
+        here = tl.full([1, 1, 1], True, tl.int1)  # known at compile time, so that nothing is masked
     within = tl.arange(0, BLOCK_DIM)[None, None, :]
     a = tl.arange(0, BLOCK_HEADS)[None, :, None]
     v = _load(x, token, here, a, within, x_stride, HEADS, DIM, FIRST)
@@ -214,7 +214,7 @@ def qk_norm_rope(
 
 
 def variants() -> list[Variant]:
-    """Both production widths: rotated, not rotated, and quantised with and without smoothing."""
+    """List both production widths: rotated, not rotated, and quantised with and without smoothing."""
     forms = {
         "rope": {"cos", "sin"},
         "norm": set[str](),

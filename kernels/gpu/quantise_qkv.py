@@ -16,11 +16,11 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.gpu.launch import require_device, require_rows_contiguous
-from kernels.gpu.schedule import FIELDS, query_tiles
-from kernels.gpu.variant import Variant
-from kernels.reference.quantise_qkv import HEAD_DIMS, PV, QuantisedQKV, check_inputs, key_tiles
-from kernels.varlen import CuSeqlens
+from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
+from zoetrope.kernels.gpu.variant import Variant
+from zoetrope.kernels.reference.quantise_qkv import HEAD_DIMS, PV, QuantisedQKV, check_inputs, key_tiles
+from zoetrope.kernels.types.varlen import CuSeqlens
 
 CHUNK = 1024  # keys that one program reduces
 ROWS = 32  # of a step inside a chunk
@@ -31,13 +31,13 @@ NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 @triton.jit
 def _round(x):
-    """To the nearest integer, ties to even, for |x| < 2 ** 22: the sum has no bits left for a fraction."""
+    """Round to the nearest integer, ties to even, for |x| < 2 ** 22: the sum has no bits left for a fraction."""
     return (x + 12582912.0) - 12582912.0
 
 
 @triton.jit
 def _scales(largest, poison, TOP: tl.constexpr):
-    """``(scale, 1 / scale)``, (1, 0) for zeros; ``poison`` is 0, or NaN where an element was not finite."""
+    """Return ``(scale, 1 / scale)``, (1, 0) for zeros; ``poison`` is 0, or NaN where an element was not finite."""
     usable = largest >= 1e-30
     safe = tl.where(usable, largest, 1.0)
     return tl.where(usable, safe / TOP, 1.0) + poison, tl.where(usable, TOP / safe, 0.0)
@@ -59,7 +59,7 @@ def chunk_statistics_kernel(
     MEAN: tl.constexpr,
     MAX: tl.constexpr,
 ):
-    """Sums of the keys and maxima of the values' magnitudes of one chunk and head: ``[chunks, heads, d]``."""
+    """Reduce to sums of the keys and maxima of the values' magnitudes of one chunk and head: ``[chunks, heads, d]``."""
     chunk, head = tl.program_id(0), tl.program_id(1)
     begin, end = tl.load(chunk_ptr + chunk * 2), tl.load(chunk_ptr + chunk * 2 + 1)
     dim = tl.arange(0, HEAD_DIM)
@@ -95,7 +95,7 @@ def sequence_statistics_kernel(
     MEAN: tl.constexpr,
     MAX: tl.constexpr,
 ):
-    """Mean key and scales of the values of one sequence and head: ``[sequences, heads, d]``."""
+    """Compute the mean key and scales of the values of one sequence and head: ``[sequences, heads, d]``."""
     sequence, head = tl.program_id(0), tl.program_id(1)
     heads = tl.num_programs(1)
     first, last = tl.load(range_ptr + sequence * 3), tl.load(range_ptr + sequence * 3 + 1)
@@ -139,7 +139,7 @@ def quantise_keys_kernel(
     SMOOTH: tl.constexpr,
     FP8: tl.constexpr,
 ):
-    """One tile of keys, and of values turned over, of one head."""
+    """Quantise one tile of keys, and of transposed values, of one head."""
     tile, head = tl.program_id(0), tl.program_id(1)
     begin, end = tl.load(tile_ptr + tile * 3), tl.load(tile_ptr + tile * 3 + 1)
     sequence = tl.load(tile_ptr + tile * 3 + 2)
@@ -183,7 +183,7 @@ def quantise_queries_kernel(
     FIELDS: tl.constexpr,
     SHIFT: tl.constexpr,
 ):
-    """One tile of queries of one head; ``shift`` is what the mean key adds to their scores."""
+    """Quantise one tile of queries of one head; ``shift`` is what the mean key adds to their scores."""
     entry = work_ptr + tl.program_id(0) * FIELDS
     head, heads = tl.program_id(1), tl.num_programs(1)
     row = tl.load(entry) + tl.arange(0, BLOCK)
@@ -242,7 +242,7 @@ def quantise_qkv(
     shift: bool = False,
     block: int = 64,
 ) -> QuantisedQKV:
-    """As `kernels.reference.quantise_qkv.quantise_qkv`, which says what it gives, in at most four launches.
+    """Quantise as `kernels.reference.quantise_qkv.quantise_qkv`, which describes the result, in at most four launches.
 
     Queries have a scale for each row and not for a tile of rows: the row's maximum is at hand when it is rounded,
     attention multiplies by a number for each row anyway, and a row of outliers then spoils no other.
@@ -321,7 +321,8 @@ def quantise_qkv(
 
 
 def variants() -> list[Variant]:
-    """Every kernel of the pass, values staying and becoming e4m3: all sizes of heads in bfloat16, 128 in float16."""
+    """List every kernel of the pass, values staying and becoming e4m3: all sizes of heads in bfloat16, 128 in
+    float16."""
     found: list[Variant] = []
     for name in ("bf16", "fp16"):
         for dim in HEAD_DIMS if name == "bf16" else (128,):
@@ -365,7 +366,7 @@ def _queries(name: str, dim: int) -> Variant:
 
 
 def _variant(name: str, kernel: Any, types: Mapping[str, str], flags: Mapping[str, Any]) -> Variant:
-    """The parameters that a kernel has, in its order."""
+    """Return a variant with the parameters of a kernel, in its order."""
     signature = {key: "constexpr" if key in flags else types[key] for key in kernel.arg_names}
     constexprs = {key: flags.get(key) for key, kind in signature.items() if kind == "constexpr"}
     aligned = {key for key, kind in signature.items() if kind.startswith("*") or key.endswith(("_row", "_head"))}

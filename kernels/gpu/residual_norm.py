@@ -15,24 +15,24 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.gpu.launch import require_device, require_rows_contiguous
-from kernels.gpu.variant import Variant
-from kernels.tiles import RowTile, column_block, row_key, row_parts, row_tile, tuned
+from zoetrope.kernels.gpu.residual_norm_inputs import check_rows
+from zoetrope.kernels.gpu.tiles import RowTile, column_block, row_key, row_parts, row_tile, tuned
+from zoetrope.kernels.gpu.variant import Variant
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 MAX_WIDTH = 8192
 
 
 @triton.jit
 def _table_part(rows, known, column, D: tl.constexpr, FULL: tl.constexpr):
-    """Some columns of a table's rows, and NaN for a level that it does not have, as nothing may be read there."""
+    """Load some columns of a table's rows; NaN for a level that it does not have, where nothing may be read."""
     mask = known[:, None] if FULL else known[:, None] & (column < D)[None, :]
     return tl.load(rows + column[None, :], mask=mask, other=float("nan"))
 
 
 @triton.jit
 def _sum(residual, update, gate, known, here, column, dtype: tl.constexpr, D: tl.constexpr, FULL: tl.constexpr):
-    """Some columns of ``residual + update * gate``, each given by pointers to its rows, rounded to ``dtype``."""
+    """Compute some columns of ``residual + update * gate``, each given by pointers to its rows, rounded to
+    ``dtype``."""
     inside = here[:, None] if FULL else here[:, None] & (column < D)[None, :]
     x = tl.load(residual + column[None, :], mask=inside, other=0.0, cache_modifier=".cg")
     if update is not None:
@@ -54,7 +54,7 @@ def _store(out, token, here, column, value, D: tl.constexpr, FULL: tl.constexpr)
 
 @triton.jit
 def _only(x, column, D: tl.constexpr, FULL: tl.constexpr):
-    """Zeros beyond the row."""
+    """Replace values beyond the row by zeros."""
     return x if FULL else tl.where((column < D)[None, :], x, 0.0)
 
 
@@ -72,7 +72,7 @@ def _modulated(x, shift, scale, weight, bias, known, column, D: tl.constexpr, FU
 
 @triton.jit
 def _levels(row, token, here, levels, ROWS: tl.constexpr):
-    """Which row of the tables each token uses, and whether there is one."""
+    """Return which row of the tables each token uses, and whether it exists."""
     level = tl.zeros([ROWS], tl.int64)
     known = level == 0
     if row is not None:
@@ -83,7 +83,7 @@ def _levels(row, token, here, levels, ROWS: tl.constexpr):
 
 @triton.jit
 def _row_sum(x, y, ROWS: tl.constexpr, BLOCK: tl.constexpr, REST: tl.constexpr):
-    """The sums of rows in two parts, which lie in the same threads: one exchange between these is enough."""
+    """Sum rows in two parts, which are in the same threads: one exchange between these is enough."""
     if REST:
         x = tl.sum(tl.reshape(x, [ROWS, BLOCK // REST, REST]), 1) + y
     return tl.sum(x, 1)
@@ -128,7 +128,7 @@ def _residual_norm(
     token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     here = token < tokens
     if ROWS == 1:
-        here = tl.full([ROWS], True, tl.int1)  # known when compiled, so that nothing is masked
+        here = tl.full([ROWS], True, tl.int1)  # known at compile time, so that nothing is masked
     level, known = _levels(row, token, here, levels, ROWS)
     residual += token[:, None] * residual_stride
     if update is not None:
@@ -144,7 +144,7 @@ def _residual_norm(
     if REST:
         b = BLOCK + tl.arange(0, REST)
         y = _sum(residual, update, gate, known, here, b, dtype, D, LAST)
-    if update is not None:  # stored after all was loaded, or the loads would wait for the stores
+    if update is not None:  # stored after all loads, which would otherwise wait for the stores
         _store(total, token, here, a, x, D, FIRST)
         if REST:
             _store(total, token, here, b, y, D, LAST)
@@ -214,7 +214,7 @@ def residual_norm(
     fp8: bool = False,
     tile: RowTile | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
-    """``sum = residual + update * gate[row]``, and its LayerNorm, modulated by ``row`` or affine, in one launch.
+    """Compute ``sum = residual + update * gate[row]`` and its LayerNorm, modulated by ``row`` or affine, in one launch.
 
     The statistics are those of the sum as it is stored, in float32.
 
@@ -238,7 +238,7 @@ def residual_norm(
     Raises:
         ValueError: a shape, dtype, device or stride that the kernel cannot take, or arguments that exclude each other.
     """
-    device = _check(residual, update, gate, row, shift=shift, scale=scale, weight=weight, bias=bias)
+    device = check_rows(residual, update, gate, row, shift=shift, scale=scale, weight=weight, bias=bias)
     tokens, width = residual.shape
     if width > MAX_WIDTH:
         raise ValueError(f"residual has rows of {width}: the norm takes at most {MAX_WIDTH}")
@@ -289,7 +289,8 @@ def residual_gate(
     *,
     tile: RowTile | None = None,
 ) -> torch.Tensor:
-    """``residual + update * gate[row]``, or ``residual + update`` without a gate: the first half of `residual_norm`.
+    """Compute ``residual + update * gate[row]``, or ``residual + update`` without a gate: the first half of
+    `residual_norm`.
 
     Returns:
         ``[N, D]`` in the dtype of ``residual``; the arguments are those of `residual_norm`, with D of any size.
@@ -297,7 +298,7 @@ def residual_gate(
     Raises:
         ValueError: a shape, dtype, device or stride that the kernel cannot take.
     """
-    device = _check(residual, update, gate, row)
+    device = check_rows(residual, update, gate, row)
     tokens, width = residual.shape
     total = torch.empty(tokens, width, dtype=residual.dtype, device=device)
     block = column_block(width)
@@ -323,51 +324,8 @@ def residual_gate(
     return total
 
 
-def _check(
-    residual: torch.Tensor,
-    update: torch.Tensor | None,
-    gate: torch.Tensor | None,
-    row: torch.Tensor | None,
-    *,
-    shift: torch.Tensor | None = None,
-    scale: torch.Tensor | None = None,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-) -> torch.device:
-    if residual.ndim != 2 or residual.shape[1] < 8 or residual.shape[1] % 8:
-        raise ValueError(f"residual is {tuple(residual.shape)}: it must be [N, D] with D a multiple of 8")
-    tokens, width = residual.shape
-    if update is not None and update.shape != residual.shape:
-        raise ValueError(f"update is {tuple(update.shape)}: it must be {(tokens, width)} as residual is")
-    vectors = {"weight": weight, "bias": bias}
-    for name, tensor in {"residual": residual, "update": update, **vectors}.items():
-        if tensor is not None and tensor.dtype not in FLOATS:
-            raise ValueError(f"{name} is {tensor.dtype}: it must be float32, float16 or bfloat16")
-    for name, tensor in vectors.items():
-        if tensor is not None and tensor.shape != (width,):
-            raise ValueError(f"{name} is {tuple(tensor.shape)}: it must be {(width,)}")
-    tables = {name: t for name, t in {"gate": gate, "shift": shift, "scale": scale}.items() if t is not None}
-    for name, table in tables.items():
-        levels = next(iter(tables.values())).shape[0]
-        if table.ndim != 2 or table.shape != (levels, width) or table.dtype != torch.float32:
-            raise ValueError(
-                f"{name} is {tuple(table.shape)} {table.dtype}: it must be [R, {width}] float32, of one R for all"
-            )
-    if tables:
-        if row is None:
-            raise ValueError(f"row is None: it must be given with {' and '.join(tables)}")
-        if row.shape != (tokens,) or row.dtype not in (torch.int32, torch.int64) or not row.is_contiguous():
-            raise ValueError(
-                f"row is {tuple(row.shape)} {row.dtype}: it must be {(tokens,)} int32 or int64 and contiguous"
-            )
-    used = row if tables else None
-    device = require_device(residual=residual, update=update, row=used, **tables, **vectors)
-    require_rows_contiguous(residual=residual, update=update, **tables, **vectors)
-    return device
-
-
 def variants() -> list[Variant]:
-    """The forms that the model calls, at both production widths; ``gate`` and ``update`` are `residual_gate`."""
+    """List the forms that the model calls, at both production widths; ``gate`` and ``update`` are `residual_gate`."""
     norms = {
         "adaptive": {"row", "shift", "scale"},
         "gate-adaptive": {"update", "gate", "row", "shift", "scale"},

@@ -13,8 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.gpu.launch import require_device, require_rows_contiguous
-from kernels.gpu.variant import Variant
+from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.variant import Variant
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 MAX_EXPERTS = 256
@@ -60,7 +60,7 @@ def _logits(
 
 
 def _block_m(dtype: torch.dtype) -> int:
-    """Tokens of a program: fewer where they are multiplied without tensor cores, or registers spill."""
+    """Return the tokens of a program: fewer without tensor cores, where registers would spill."""
     return 128 if dtype == torch.bfloat16 else 32
 
 
@@ -69,7 +69,7 @@ def _block_e(experts: int) -> int:
 
 
 def router_logits(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """``x @ weight.T`` in float32.
+    """Compute ``x @ weight.T`` in float32.
 
     Args:
         x: ``[N, D]`` float32, float16 or bfloat16; D a multiple of 8, rows may be further apart.
@@ -114,7 +114,7 @@ def router_logits(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def variants() -> list[Variant]:
-    """The widths and numbers of experts of the presets, and nano's."""
+    """List the widths and numbers of experts of the presets, and nano's."""
     forms: list[Variant] = []
     for dtype, kind in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
         for width, experts in ((3072, 80), (5120, 48), (128, 16)):

@@ -17,10 +17,10 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.gpu.launch import multiprocessors, require_device
-from kernels.gpu.variant import Variant
-from kernels.permutation import Permutation
-from kernels.tiles import RowTile, row_key, row_tile, tuned
+from zoetrope.kernels.gpu.launch import multiprocessors, require_device
+from zoetrope.kernels.gpu.tiles import RowTile, row_key, row_tile, tuned
+from zoetrope.kernels.gpu.variant import Variant
+from zoetrope.kernels.types.permutation import Permutation
 
 MAX_EXPERTS = 256
 MAX_CHOICES = 16
@@ -32,7 +32,7 @@ NEVER = tl.constexpr(-(2**31))  # below the key of minus infinity
 
 @triton.jit
 def _sortable(score):
-    """int32 numbers in the order of floats: NaN like minus infinity, -0 like 0."""
+    """Map floats to int32 numbers in the same order: NaN like minus infinity, -0 like 0."""
     score = tl.where(score == score, score, float("-inf"))
     bits = tl.where(score == 0.0, 0.0, score).to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -56,7 +56,8 @@ def _choose(
     BLOCK_GROUPS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
 ):
-    """Experts, gates and ranks of a span, ``PICKS`` of each group; choice ``[N, k]`` is ``rank * 256 + expert``."""
+    """Choose experts, gates and ranks of a span, ``PICKS`` of each group; choice ``[N, k]`` is ``rank * 256 +
+    expert``."""
     group = tl.arange(0, BLOCK_GROUPS)[None, :, None]
     member = tl.arange(0, BLOCK_SIZE)[None, None, :]
     real = (group < GROUPS) & (member < SIZE)
@@ -111,7 +112,7 @@ def _place(
     BLOCK_SPANS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The sorted rows of ``spans_each`` spans."""
+    """Write the sorted rows of ``spans_each`` spans."""
     program = tl.program_id(0)
     first = program * spans_each
     expert = tl.arange(0, BLOCK_EXPERTS)
@@ -148,7 +149,7 @@ def _place(
 
 
 def route_top_k(logits: torch.Tensor, correction: torch.Tensor, k: int, *, tile: RowTile | None = None) -> Permutation:
-    """Sigmoid gate with a load-balance correction that steers the choice but not the weight (DeepSeek-V3, 2412.19437).
+    """Choose by a sigmoid gate; a load-balance correction steers the choice, not the weight (DeepSeek-V3, 2412.19437).
 
     Args:
         logits: ``[N, E]`` float32, E up to 256; rows may be further apart than E. correction: ``[E]`` float32.
@@ -172,7 +173,7 @@ def route_top_k(logits: torch.Tensor, correction: torch.Tensor, k: int, *, tile:
 def route_grouped_top1(
     logits: torch.Tensor, correction: torch.Tensor, groups: int, *, tile: RowTile | None = None
 ) -> Permutation:
-    """One expert of every group, with weight 1: the argmax of ``logits + correction`` within the group.
+    """Choose one expert of every group with weight 1: the argmax of ``logits + correction`` within the group.
 
     Experts ``g * R .. (g + 1) * R - 1`` form group ``g``.
 
@@ -285,7 +286,7 @@ def _check(logits: torch.Tensor, correction: torch.Tensor) -> torch.device:
 
 
 def variants() -> list[Variant]:
-    """Both launches for 80 experts in 8 groups, 128 experts and top-8, and 16 experts and top-2."""
+    """List both launches for 80 experts in 8 groups, 128 experts and top-8, and 16 experts and top-2."""
     forms: list[Variant] = []
     for groups, size, picks, sigmoid in ((8, 10, 1, False), (1, 128, 8, True), (1, 16, 2, True), (1, 256, 8, True)):
         name = f"e{size}-top{picks}" if sigmoid else f"e{groups * size}-groups{groups}"

@@ -1,4 +1,4 @@
-"""The work list of attention over packed sequences: one entry for each tile of queries, the longest first."""
+"""Make the work list of attention over packed sequences: one entry for each tile of queries, the longest first."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from functools import lru_cache
 
 import torch
 
-from kernels.block_mask import BLOCK_Q
-from kernels.varlen import CuSeqlens
+from zoetrope.kernels.types.block_mask import BLOCK_Q
+from zoetrope.kernels.types.varlen import CuSeqlens
 
 # first query, end of its sequence, first key, end of the keys, tile number within a block mask, sequence,
 # first entry of the sequence, entries of the sequence
@@ -16,7 +16,7 @@ FIELDS = 8
 
 @lru_cache(maxsize=64)
 def query_tiles(cu_q: CuSeqlens, cu_k: CuSeqlens, block: int, device: torch.device) -> torch.Tensor:
-    """``[tiles, FIELDS]`` int32: rows of the packed tensors, tiles of ``block`` queries, most keys first.
+    """Return ``[tiles, FIELDS]`` int32: rows of the packed tensors, tiles of ``block`` queries, most keys first.
 
     A tile never crosses sequences, and the tiles of a sequence are neighbours, which share their keys in L2; the last
     two columns let a launch of ``tiles * heads`` programs keep the programs of one sequence and head together (program

@@ -1,4 +1,4 @@
-"""One compiled form of a kernel: what the ahead-of-time check needs to compile it without a GPU."""
+"""One compiled form of a kernel, as the ahead-of-time check compiles it without a GPU."""
 
 from __future__ import annotations
 

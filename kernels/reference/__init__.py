@@ -1,1 +1,1 @@
-"""What every kernel computes, in plain torch: the CPU's path, the path of gradients, and the yardstick of the tests."""
+"""Every operation in plain torch: used on CPUs, for gradients, and as the reference of the tests."""

@@ -1,6 +1,6 @@
 """Attention over packed sequences by torch and by installed libraries.
 
-`attention` is the yardstick: every step spelled out in float32. `attention_sdpa` is torch's own fast operation and
+`attention` is the reference: every step spelled out in float32. `attention_sdpa` is torch's own fast operation and
 `attention_flash` that of the flash_attn package, version 2 or 3. All are non-causal and scale the scores by
 ``head_dim ** -0.5``.
 """
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kernels.attention_inputs import check_attention
-from kernels.block_mask import BLOCK_K, BLOCK_Q, BlockMask
-from kernels.varlen import CuSeqlens, equal_runs
+from zoetrope.kernels.types.attention_inputs import check_attention
+from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
+from zoetrope.kernels.types.varlen import CuSeqlens, equal_runs
 
 Result = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
@@ -31,7 +31,8 @@ def attention(
     mask: BlockMask | None = None,
     return_lse: bool = False,
 ) -> Result:
-    """Softmax attention in which sequence ``i`` of the queries sees only sequence ``i`` of the keys; differentiable.
+    """Compute softmax attention in which sequence ``i`` of the queries sees only sequence ``i`` of the keys;
+    differentiable.
 
     Args:
         q: ``[Nq, heads, head_dim]``. k, v: ``[Nk, heads, head_dim]``, the same dtype; any float, computed in float32 at
@@ -79,7 +80,8 @@ def attention_sdpa(
     mask: BlockMask | None = None,
     return_lse: bool = False,
 ) -> torch.Tensor:
-    """`attention` by ``torch.nn.functional.scaled_dot_product_attention``; runs of equal lengths make one batch.
+    """Compute `attention` by ``torch.nn.functional.scaled_dot_product_attention``; runs of equal lengths make one
+    batch.
 
     Raises:
         ValueError: the inputs do not fit each other, or a mask or the log-sum-exp is asked for.
@@ -103,7 +105,7 @@ def attention_sdpa(
 
 
 def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """``[B, heads, L, head_dim]``; spelled out where the CPU has to go backwards, which torch's own does slowly."""
+    """Attend over ``[B, heads, L, head_dim]``; spelled out for CPU backward passes, which are slow in torch's own."""
     if q.device.type == "cpu" and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         out: torch.Tensor = scores.softmax(-1) @ v
@@ -114,7 +116,7 @@ def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 def why_not_sdpa(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask | None = None, return_lse: bool = False
 ) -> str | None:
-    """Why `attention_sdpa` cannot take this call, or None."""
+    """Return why `attention_sdpa` cannot take this call, or None."""
     if mask is not None:
         return "it takes no block mask"
     return "it gives no log-sum-exp" if return_lse else None
@@ -130,7 +132,7 @@ def attention_flash(
     mask: BlockMask | None = None,
     return_lse: bool = False,
 ) -> Result:
-    """`attention` by the installed flash_attn: version 3 on Hopper where it is there, else version 2.
+    """Compute `attention` by the installed flash_attn: version 3 on Hopper if there is one, else version 2.
 
     Raises:
         ValueError: the inputs do not fit each other, or the package is missing or cannot take the call.
@@ -151,7 +153,7 @@ def attention_flash(
         max_seqlen_k=max(cu_k.lengths),
         return_attn_probs=return_lse,
     )
-    out: torch.Tensor = found[0] if isinstance(found, tuple) else found  # early versions of 3 always give a tuple
+    out: torch.Tensor = found[0] if isinstance(found, tuple) else found  # early versions of 3 always return a tuple
     if not return_lse:
         return out
     lse: torch.Tensor = found[1]
@@ -171,7 +173,7 @@ def _flash_module(device: torch.device) -> str:
 def why_not_flash(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask | None = None, return_lse: bool = False
 ) -> str | None:
-    """Why `attention_flash` cannot take this call, or None."""
+    """Return why `attention_flash` cannot take this call, or None."""
     if find_spec("flash_attn_interface") is None and find_spec("flash_attn") is None:
         return "flash_attn is not installed"
     if q.device.type != "cuda":

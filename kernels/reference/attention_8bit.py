@@ -7,10 +7,10 @@ from typing import Literal, overload
 
 import torch
 
-from kernels.attention_inputs import check_attention
-from kernels.block_mask import BLOCK_K, BLOCK_Q, BlockMask
-from kernels.reference.quantise_qkv import PV, QuantisedQKV, key_order, quantise_qkv
-from kernels.varlen import CuSeqlens
+from zoetrope.kernels.reference.quantise_qkv import PV, QuantisedQKV, key_order, quantise_qkv
+from zoetrope.kernels.types.attention_inputs import check_attention
+from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
+from zoetrope.kernels.types.varlen import CuSeqlens
 
 E4M3_TOP = 8  # probabilities become e4m3 times 2 ** 8, which leaves room above and eleven more powers of two below
 
@@ -60,7 +60,7 @@ def attention_8bit(
     return_lse: bool = False,
     block: int = 64,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """As `kernels.gpu.attention_8bit.attention_8bit`, on any device.
+    """Compute `kernels.gpu.attention_8bit.attention_8bit` on any device.
 
     ``block`` is the number of keys that share a scale and a step of the softmax (the kernel's tile of keys).
     """
@@ -86,14 +86,14 @@ def attention_8bit(
 def _sequence(
     x: QuantisedQKV, cu_q: CuSeqlens, cu_k: CuSeqlens, i: int, allowed: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``out [L, heads, d]`` and ``lse [heads, L]``, float32, of one sequence."""
+    """Return ``out [L, heads, d]`` and ``lse [heads, L]``, float32, of one sequence."""
     rows, keys = slice(*cu_q.offsets[i : i + 2]), slice(*cu_k.offsets[i : i + 2])
     queries = x.q[rows].transpose(0, 1).float()  # integers are exact in float32, their products too
     heads, length, dim = queries.shape
     row_scale = x.q_scale[rows].T * (dim**-0.5 * math.log2(math.e))
     fp8 = x.v_scale is not None
     power = E4M3_TOP if fp8 else 0
-    places = key_order(x.block).argsort().to(x.v.device)  # where each key's values stand
+    places = key_order(x.block).argsort().to(x.v.device)  # the place of each key's values
     top = queries.new_full((heads, length), -math.inf)
     total, acc = torch.zeros_like(top), torch.zeros_like(queries)
     for step, begin in enumerate(range(keys.start, keys.stop, x.block)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kernels.permutation import Permutation
+from zoetrope.kernels.types.permutation import Permutation
 
 
 def combine_experts(
@@ -13,7 +13,8 @@ def combine_experts(
     bias: torch.Tensor | None = None,
     shared: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``out[n] = sum_j y[position[n, j]] * gate[position[n, j]] + bias + shared[n]``, in float32 and in this order.
+    """Compute ``out[n] = sum_j y[position[n, j]] * gate[position[n, j]] + bias + shared[n]``, in float32 and in this
+    order.
 
     Args:
         y: ``[M, D]``, rows sorted by expert. rows: where each token's rows are, and their weights; -1 for none.

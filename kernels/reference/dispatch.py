@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from kernels.permutation import Permutation
+from zoetrope.kernels.types.permutation import Permutation
 
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def dispatch_tokens(rows: Permutation, ranks: int) -> Tensors:
-    """The fields of `kernels.dispatch.Departures`. Nothing here waits for the device."""
+    """Return the fields of `kernels.ops.dispatch.Departures`. Nothing here waits for the device."""
     (n, k), device = rows.position.shape, rows.counts.device
     by_expert = rows.counts.view(ranks, -1)
     to = torch.arange(ranks, device=device).repeat_interleave(by_expert.sum(1), output_size=n * k)
@@ -37,7 +37,7 @@ def dispatch_tokens(rows: Permutation, ranks: int) -> Tensors:
 
 
 def arrange_arrivals(counts: torch.Tensor, pairs: torch.Tensor, rows: int, most: int) -> Tensors:
-    """The fields of `kernels.dispatch.Arrivals`."""
+    """Return the fields of `kernels.ops.dispatch.Arrivals`."""
     by_expert, sizes, total = counts[:, :-3], counts[:, -2], pairs.shape[0]
     came, wanted = by_expert.flatten(), by_expert.T.flatten()
     # Where the block of each (rank, expert) starts, as it came and sorted by expert, [E, ranks].

@@ -22,7 +22,7 @@ def check_operands(
     *,
     dtypes: tuple[torch.dtype, ...] = FLOATS,
 ) -> tuple[int, int, int]:
-    """``(M, N, K)``; raises ValueError for shapes and dtypes that no form of the operation can take."""
+    """Return ``(M, N, K)``; raise ValueError for shapes and dtypes that no form of the operation can take."""
     if x.ndim != 2 or weight.ndim != 3 or x.shape[1] != weight.shape[1] or not weight.numel():
         raise ValueError(
             f"x has shape {tuple(x.shape)}, weight {tuple(weight.shape)}: they must be [M, K] and [E, K, N], "
@@ -52,10 +52,8 @@ def check_operands(
     return m, weight.shape[2], weight.shape[1]
 
 
-def check_groups(
-    experts: int, n: int, dtype: torch.dtype, offsets: torch.Tensor, bias: torch.Tensor | None
-) -> None:
-    """Raises ValueError for offsets and a bias that do not belong to ``experts`` products of width ``n``."""
+def check_groups(experts: int, n: int, dtype: torch.dtype, offsets: torch.Tensor, bias: torch.Tensor | None) -> None:
+    """Raise ValueError for offsets and a bias that do not belong to ``experts`` products of width ``n``."""
     if offsets.shape != (experts + 1,) or offsets.dtype != torch.int32 or not offsets.is_contiguous():
         raise ValueError(
             f"offsets has shape {tuple(offsets.shape)} and is {offsets.dtype}: "
@@ -70,7 +68,7 @@ def check_groups(
 
 
 def check_offsets(offsets: torch.Tensor, m: int) -> None:
-    """Raises ValueError for offsets that do not divide ``m`` rows; those on another device are taken on trust."""
+    """Raise ValueError for offsets that do not divide ``m`` rows; those on another device are taken on trust."""
     if offsets.device.type == "cpu":
         _counts(offsets, m)
 
@@ -94,7 +92,7 @@ def grouped_gemm(
     gate: torch.Tensor | None = None,
     scatter: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``y[r] = epilogue(x[r] @ weight[e of r])``, for any device, and differentiable.
+    """Compute ``y[r] = epilogue(x[r] @ weight[e of r])``, for any device, and differentiable.
 
     Products are summed in float32, as torch does, and rounded to the dtype of ``x``; bias, GELU (tanh form) and gate
     follow in this order. On a CPU, products without a bias are one call of ``torch.nn.functional.grouped_mm`` where it
@@ -134,7 +132,7 @@ def _products(
 ) -> torch.Tensor:
     if bias is None and _fits_grouped_mm(x, weight):
         y: torch.Tensor = F.grouped_mm(x, weight, offs=offsets[1:])
-        if y.requires_grad:  # its backward takes no gradient of a sum, which is one number seen as a matrix
+        if y.requires_grad:  # its backward pass does not take the gradient of a sum, an expanded scalar
             y.register_hook(lambda grad: grad.contiguous())
         return y
     parts = zip(x.split(_counts(offsets, m)), weight.unbind(0), strict=True)
@@ -147,7 +145,7 @@ def _products(
 
 
 def _fits_grouped_mm(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether torch's grouped product is at least as fast here as one product after another, and takes these."""
+    """Tell whether torch's grouped product takes these operands and is at least as fast here as separate products."""
     if x.device.type != "cpu" or x.dtype not in FLOATS or not x.shape[0] or not _has_grouped_mm(x.dtype):
         return False
     starts = [x.data_ptr(), weight.data_ptr()]
@@ -157,7 +155,7 @@ def _fits_grouped_mm(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 @cache
 def _has_grouped_mm(dtype: torch.dtype) -> bool:
-    """Whether this build of torch has a grouped product for CPUs: tried once, since no version number tells."""
+    """Tell whether this build of torch has a grouped product for CPUs: tried once, as no version number shows it."""
     try:
         ones = torch.ones(16, 16, dtype=dtype)
         y = F.grouped_mm(ones, torch.ones(2, 16, 16, dtype=dtype), offs=torch.tensor([0, 16], dtype=torch.int32))

@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
-from kernels.attention_inputs import check_attention
-from kernels.varlen import CuSeqlens
+from zoetrope.kernels.types.attention_inputs import check_attention
+from zoetrope.kernels.types.varlen import CuSeqlens
 
 PV = Literal["fp16", "fp8"]
 HEAD_DIMS = (32, 64, 128)
@@ -48,12 +48,12 @@ class QuantisedQKV:
 
 
 def key_tiles(cu_k: CuSeqlens, block: int) -> tuple[int, ...]:
-    """``sequences + 1`` numbers: the first tile of each sequence, and how many there are."""
+    """Return ``sequences + 1`` numbers: the first tile of each sequence, and the number of tiles."""
     return (0, *accumulate(-(-length // block) for length in cu_k.lengths))
 
 
 def key_order(block: int) -> torch.Tensor:
-    """``[block]``: which key of a tile stands at each place of 8-bit values.
+    """Return ``[block]``: the key of a tile at each place of 8-bit values.
 
     A thread of the tensor cores holds pairs of neighbouring scores, 8 apart (the accumulator's layout of ``wgmma``),
     but needs four neighbours of an 8-bit operand. In this order the two are the same elements, and none changes thread.
@@ -64,7 +64,7 @@ def key_order(block: int) -> torch.Tensor:
 def check_inputs(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: CuSeqlens, cu_k: CuSeqlens, pv: str, block: int
 ) -> None:
-    """Raises ValueError for what `quantise_qkv` cannot take; see there."""
+    """Raise ValueError for what `quantise_qkv` cannot take; see there."""
     check_attention(q, k, v, cu_q, cu_k)
     if q.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"q is {q.dtype}: it must be float32, float16 or bfloat16")
@@ -91,7 +91,7 @@ def quantise_qkv(
     shift: bool = False,
     block: int = 64,
 ) -> QuantisedQKV:
-    """Symmetric quantisation to nearest even: queries by row, keys by tile, 8-bit values by channel.
+    """Quantise symmetrically to nearest even: queries by row, keys by tile, 8-bit values by channel.
 
     ``smooth`` first takes the mean key of a sequence from its keys, head by head. That moves all scores of a query by
     one number, so the softmax does not change, but keys that share a large offset no longer waste their 8 bits on it
@@ -146,14 +146,14 @@ def quantise_qkv(
 
 
 def _tiles(x: torch.Tensor, block: int) -> torch.Tensor:
-    """``[L, heads, d]`` -> ``[tiles, heads, block, d]``, zeros behind the end."""
+    """Cut ``[L, heads, d]`` into ``[tiles, heads, block, d]``, zeros behind the end."""
     padded = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, -x.shape[0] % block))
     tiles: torch.Tensor = padded.unflatten(0, (-1, block))
     return tiles.transpose(1, 2)
 
 
 def _to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """One scale for the last dimension."""
+    """Quantise with one scale for the last dimension."""
     if x.numel() == 0:
         return x.to(torch.int8), x.new_ones(x.shape[:-1])
     largest = x.abs().amax(-1)

@@ -22,7 +22,7 @@ def residual_norm(
     eps: float,
     fp8: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
-    """``sum = residual + update * gate[row]``, and its LayerNorm, modulated by ``row`` or affine.
+    """Compute ``sum = residual + update * gate[row]`` and its LayerNorm, modulated by ``row`` or affine.
 
     The statistics are those of the sum as it is stored, in float32.
 
@@ -57,7 +57,7 @@ def residual_norm(
 def residual_gate(
     residual: torch.Tensor, update: torch.Tensor, gate: torch.Tensor | None, row: torch.Tensor | None
 ) -> torch.Tensor:
-    """``residual + update * gate[row]``, or ``residual + update`` without a gate; shapes as in `residual_norm`.
+    """Compute ``residual + update * gate[row]``, or ``residual + update`` without a gate; shapes as in `residual_norm`.
 
     Returns:
         ``[N, D]`` in the dtype of ``residual``.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from kernels.permutation import Permutation
+from zoetrope.kernels.types.permutation import Permutation
 
 
 def route_top_k(logits: torch.Tensor, correction: torch.Tensor, k: int) -> Permutation:
-    """Sigmoid gate with a load-balance correction that steers the choice but not the weight (DeepSeek-V3, 2412.19437).
+    """Choose by a sigmoid gate; a load-balance correction steers the choice, not the weight (DeepSeek-V3, 2412.19437).
 
     Args:
         logits: ``[N, E]`` float32. correction: ``[E]`` float32. k: experts per token, 1 to E.
@@ -25,7 +25,7 @@ def route_top_k(logits: torch.Tensor, correction: torch.Tensor, k: int) -> Permu
 
 
 def route_grouped_top1(logits: torch.Tensor, correction: torch.Tensor, groups: int) -> Permutation:
-    """One expert of every group, with weight 1: the softmax over the group's chosen ones, of which there is one.
+    """Choose one expert of every group with weight 1: the softmax over the group's single chosen expert.
 
     Experts ``g * R .. (g + 1) * R - 1`` form group ``g``. The gate is exactly 1 for any router, yet its gradient is
     that of the log-probability of the choice within the group, so that a router can learn.
@@ -53,7 +53,7 @@ def route_grouped_top1(logits: torch.Tensor, correction: torch.Tensor, groups: i
 
 
 def permute_by_expert(experts: torch.Tensor, gates: torch.Tensor, num_experts: int) -> Permutation:
-    """A stable sort of the ``N * k`` (token, choice) pairs by expert.
+    """Sort stably the ``N * k`` (token, choice) pairs by expert.
 
     Args:
         experts: ``[N, k]`` int64, those of a token all different. gates: ``[N, k]`` float32.

@@ -1,4 +1,4 @@
-"""How the pictures, clips and texts of a task become the conditions of a segment: one module for each family."""
+"""Turn the pictures, clips and texts of a task into the conditions of a segment: one module per way of doing it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import Protocol
 
 import torch
 
-from model.conditions import Conditions
-from model.inputs import Inputs
-from model.tasks import VideoSpec
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.media.inputs import Inputs
+from zoetrope.model.request.tasks import VideoSpec
 
 
 class Conditioner(Protocol):
-    """What a family does with a task. ``spec`` describes one segment as if it were a clip of its own."""
+    """How a family conditions on a task. ``spec`` describes one segment as if it were a clip of its own."""
 
     def kinds(self) -> tuple[str, ...]:
-        """The task kinds that the family serves."""
+        """Return the kinds of task that the family serves."""
 
     def prompt(self, spec: VideoSpec) -> str:
-        """The prompt as the text encoder of this family is given it."""
+        """Return the prompt as this family's text encoder gets it."""
 
     def condition(
         self, spec: VideoSpec, inputs: Inputs, positive: torch.Tensor, negative: torch.Tensor | None
@@ -26,8 +26,8 @@ class Conditioner(Protocol):
         """Encode the media.
 
         Args:
-            positive, negative: ``[L, text_dim]``, the encoded prompts; negative is None where guidance has no use for
-                it.
+            positive, negative: ``[L, text_dim]``, the encoded prompts; negative is None if guidance does not
+                need it.
 
         Raises:
             InvalidRequest: the family cannot serve the task, or a picture or clip that it needs is missing.

@@ -1,17 +1,18 @@
-"""Bernini-R: clips and pictures as streams in front of the clip, told apart by their numbers; guidance by task."""
+"""Bernini-R: clips and pictures as numbered streams in front of the target; guidance by task."""
 
 from __future__ import annotations
 
 import torch
 
-from model.autoencoder import Autoencoder
-from model.conditioning.first_latent import known_start
-from model.conditioning.pixels import first_frames, fitted, missing, refuse, unwanted
-from model.conditions import Conditions, Source
-from model.fit import as_long_as, whole
-from model.guidance import Mode, bernini_mode, with_prefix
-from model.inputs import Clip, Inputs, compose_sheet
-from model.tasks import VideoSpec
+from zoetrope.model.catalog.model_card import network_config
+from zoetrope.model.codecs.autoencoder import Autoencoder
+from zoetrope.model.conditioning.first_latent import known_start
+from zoetrope.model.conditioning.pixels import first_frames, fitted, missing, refuse, unwanted
+from zoetrope.model.denoising.conditions import Conditions, Source
+from zoetrope.model.denoising.guidance import Mode, bernini_mode, with_prefix
+from zoetrope.model.media.inputs import Clip, Inputs, compose_sheet
+from zoetrope.model.media.resize import as_long_as, whole
+from zoetrope.model.request.tasks import ModelCard, VideoSpec
 
 MAX_IMAGE_SIDE = 848  # the longer side of a picture
 
@@ -19,7 +20,7 @@ MAX_IMAGE_SIDE = 848  # the longer side of a picture
 class BerniniConditioner:
     """See `model.conditioning.Conditioner`. Sources have the noise level of the clip, as the network was trained.
 
-    It was not trained to go on from given frames; where it has to, they take part as noisy as the rest of the clip.
+    It was not trained to continue given frames; if it has to, they are as noisy as the rest of the clip.
     """
 
     def __init__(self, autoencoder: Autoencoder, patch: int = 2) -> None:
@@ -79,7 +80,13 @@ class BerniniConditioner:
         )
 
     def _picture_size(self, height: int, width: int) -> tuple[int, int]:
-        """Width and height nearest to the picture's own, at most `MAX_IMAGE_SIDE`, multiples of a token's pixels."""
+        """Return the width and height nearest to the picture's own: at most `MAX_IMAGE_SIDE`, multiples of a token's
+        pixels."""
         scale = min(1.0, MAX_IMAGE_SIDE / max(height, width))
         unit = self._multiple
         return max(unit, round(width * scale / unit) * unit), max(unit, round(height * scale / unit) * unit)
+
+
+def load(card: ModelCard, autoencoder: Autoencoder, device: torch.device) -> BerniniConditioner:
+    """Load the conditioner of a checkpoint; see `model.conditioning.load`."""
+    return BerniniConditioner(autoencoder, network_config(card).patch_size[1])

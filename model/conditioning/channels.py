@@ -1,26 +1,30 @@
-"""Wan's image to video by channels: the given frames, encoded, and a mask of them lie beside the noisy latents.
+"""Wan's image to video by channels: the encoded given frames and their mask are concatenated to the noisy latents.
 
 Wan2.1 I2V and FLF2V also attend to CLIP tokens of the pictures; Wan2.2-I2V-A14B does not.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
-from model.autoencoder import Autoencoder
-from model.conditioning.pixels import first_frames, fitted, missing, refuse
-from model.conditions import Conditions
-from model.config import TransformerConfig
-from model.image_encoder import ImageEncoder
-from model.inputs import Inputs, Picture
-from model.tasks import VideoSpec
+from zoetrope.model.catalog.model_card import network_config
+from zoetrope.model.checkpoints.image_encoder import load_image_encoder
+from zoetrope.model.codecs.autoencoder import Autoencoder
+from zoetrope.model.codecs.image_encoder import ImageEncoder
+from zoetrope.model.conditioning.pixels import first_frames, fitted, missing, refuse
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.media.inputs import Inputs, Picture
+from zoetrope.model.request.tasks import ModelCard, VideoSpec
 
 
 class ChannelsConditioner:
     """See `model.conditioning.Conditioner`; gives what diffusers' WanImageToVideoPipeline gives."""
 
     def __init__(self, autoencoder: Autoencoder, config: TransformerConfig, image_encoder: ImageEncoder | None) -> None:
-        """Raises ValueError when the network takes CLIP tokens and there is no encoder for them."""
+        """Raise ValueError if the network takes CLIP tokens and there is no image encoder."""
         if config.image_dim is not None and image_encoder is None:
             raise ValueError("the network attends to CLIP tokens, which need an image encoder")
         self._autoencoder = autoencoder
@@ -28,7 +32,8 @@ class ChannelsConditioner:
         self._images = image_encoder if config.image_dim is not None else None
 
     def kinds(self) -> tuple[str, ...]:
-        """A network with CLIP tokens was trained with one picture, or with two whose positions it learned."""
+        """Return the kinds of task: with CLIP tokens a network was trained with one picture, or with two with learned
+        positions."""
         if self._images is None:
             return ("image_to_video", "first_last_frame")
         return ("image_to_video",) if self._config.pos_embed_seq_len is None else ("first_last_frame",)
@@ -58,7 +63,7 @@ class ChannelsConditioner:
         latents = self._autoencoder.encode(clip)
         image = None
         if self._images is not None:
-            # Where positions are learned the second picture is the last frame; without them there is one picture.
+            # With learned positions the second picture is the last frame; without them there is one picture.
             pictures = [Picture(start[-1])]
             if last is not None and self._config.pos_embed_seq_len is not None:
                 pictures.append(Picture(last[0]))
@@ -68,10 +73,18 @@ class ChannelsConditioner:
         return Conditions(positive, negative, channels=torch.cat([mask, latents]), image=image)
 
 
-def frame_mask(given: torch.Tensor, temporal: int) -> torch.Tensor:
-    """``[F]`` bool -> ``[temporal, T]`` float32: a channel for each frame of a latent frame.
+def load(card: ModelCard, autoencoder: Autoencoder, device: torch.device) -> ChannelsConditioner:
+    """Load the conditioner of a checkpoint; see `model.conditioning.load`."""
+    config = network_config(card)
+    images = None if config.image_dim is None else load_image_encoder(Path(card.directory), device)
+    return ChannelsConditioner(autoencoder, config, images)
 
-    The first frame, which has a latent frame of its own, sets all of that one's channels.
+
+def frame_mask(given: torch.Tensor, temporal: int) -> torch.Tensor:
+    """Return the mask of given frames: ``[F]`` bool -> ``[temporal, T]`` float32, a channel per frame of a latent
+    frame.
+
+    The first frame, which has its own latent frame, sets all channels of it.
     """
     padded = torch.cat([given[:1].expand(temporal - 1), given])
     channels: torch.Tensor = padded.float().unflatten(0, (-1, temporal)).T

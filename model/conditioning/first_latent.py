@@ -1,14 +1,14 @@
-"""Wan2.2-TI2V-5B: the first latent frames of the clip itself are known, and clean at every step."""
+"""Wan2.2-TI2V-5B: the first latent frames of the target are known, and clean at every step."""
 
 from __future__ import annotations
 
 import torch
 
-from model.autoencoder import Autoencoder
-from model.conditioning.pixels import first_frames, fitted, missing, refuse, unwanted
-from model.conditions import Conditions
-from model.inputs import Inputs
-from model.tasks import VideoSpec
+from zoetrope.model.codecs.autoencoder import Autoencoder
+from zoetrope.model.conditioning.pixels import first_frames, fitted, missing, refuse, unwanted
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.media.inputs import Inputs
+from zoetrope.model.request.tasks import ModelCard, VideoSpec
 
 
 class FirstLatentConditioner:
@@ -40,8 +40,14 @@ class FirstLatentConditioner:
         return Conditions(positive, negative, known=known, known_frames=frames)
 
 
+def load(card: ModelCard, autoencoder: Autoencoder, device: torch.device) -> FirstLatentConditioner:
+    """Load the conditioner of a checkpoint; see `model.conditioning.load`."""
+    return FirstLatentConditioner(autoencoder)
+
+
 def known_start(latents: torch.Tensor, shape: tuple[int, int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents ``[C, t, H, W]`` at the start of a clip of ``shape`` -> ``known`` [C, T, H, W], ``known_frames`` [T]."""
+    """Put latents ``[C, t, H, W]`` at the start of a clip of ``shape``: ``known`` [C, T, H, W], ``known_frames``
+    [T]."""
     known = latents.new_zeros(shape)
     known[:, : latents.shape[1]] = latents
     return known, torch.arange(shape[1], device=latents.device) < latents.shape[1]

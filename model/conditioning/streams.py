@@ -1,24 +1,24 @@
-"""Our own way, in which all six tasks run through one network: known frames in the clip, sources in front of it."""
+"""Our own conditioning, in which one network does all six tasks: known frames in the target, sources in front of it."""
 
 from __future__ import annotations
 
 import torch
 
-from model.autoencoder import Autoencoder
-from model.conditioning.first_latent import known_start
-from model.conditioning.pixels import first_frames, fitted, from_bytes, missing, refuse, shrink_sheet
-from model.conditions import Conditions, Source
-from model.fit import as_long_as, whole
-from model.inputs import Clip, Inputs, compose_sheet
-from model.tasks import TASK_KINDS, VideoSpec
+from zoetrope.model.codecs.autoencoder import Autoencoder
+from zoetrope.model.conditioning.first_latent import known_start
+from zoetrope.model.conditioning.pixels import first_frames, fitted, from_bytes, missing, refuse, shrink_sheet
+from zoetrope.model.denoising.conditions import Conditions, Source
+from zoetrope.model.media.inputs import Clip, Inputs, compose_sheet
+from zoetrope.model.media.resize import as_long_as, whole
+from zoetrope.model.request.tasks import TASK_KINDS, ModelCard, VideoSpec
 
 
 class StreamsConditioner:
     """See `model.conditioning.Conditioner`; gives what nano was trained on (`model.nano.batches.conditions_of`).
 
-    * first frame, or the frames to go on from: known latent frames of the clip; last frame: a still behind it
-    * sources count from 1: the clip to edit, the sheet of a grid, clips and then pictures that are referred to, each
-      picture a square of the clip's shorter side
+    * first frame, or the frames to continue: known latent frames of the target; last frame: a still behind it
+    * sources are numbered from 1: the clip to edit, the sheet of a grid, reference clips, then reference pictures, each
+      a square of the clip's shorter side
     """
 
     def __init__(self, autoencoder: Autoencoder) -> None:
@@ -65,7 +65,7 @@ class StreamsConditioner:
         )
 
     def _sources(self, spec: VideoSpec, inputs: Inputs) -> list[torch.Tensor]:
-        """Each ``[3, F, H, W]`` in -1..1, in the order of their numbers."""
+        """Return the sources in order, each ``[3, F, H, W]`` in -1..1."""
         width, height, side = spec.native_width, spec.native_height, min(spec.native_width, spec.native_height)
         clips = [inputs.video] if inputs.video is not None else []
         sources = [fitted(as_long_as(clip.frames, spec.model_frames), width, height, spec.fit) for clip in clips]
@@ -83,3 +83,8 @@ class StreamsConditioner:
             if not isinstance(reference, Clip)
         ]
         return sources
+
+
+def load(card: ModelCard, autoencoder: Autoencoder, device: torch.device) -> StreamsConditioner:
+    """Load the conditioner of a checkpoint; see `model.conditioning.load`."""
+    return StreamsConditioner(autoencoder)

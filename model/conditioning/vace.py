@@ -1,7 +1,7 @@
-"""VACE: a control video and a mask of what is to be made, encoded beside each other; references go in front.
+"""VACE: a control video and a mask of what to generate, encoded side by side; references go in front.
 
-What is known (mask black) and what is to be made or followed (mask white) of the control video are encoded apart; the
-mask itself has a channel for each pixel of a latent cell (2503.07598).
+The known part of the control video (mask black) and the part to generate or follow (mask white) are encoded separately;
+the mask has a channel for each pixel of a latent cell (2503.07598).
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ import torch.nn.functional as F
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 
-from model.autoencoder import Autoencoder
-from model.conditioning.pixels import first_frames, missing, refuse
-from model.conditions import Conditions
-from model.config import TransformerConfig
-from model.fit import Frames, as_long_as, resize_to
-from model.inputs import Clip, Inputs, Picture, compose_sheet
-from model.tasks import TASK_KINDS, InvalidRequest, VideoSpec, Violation
+from zoetrope.model.catalog.model_card import network_config
+from zoetrope.model.codecs.autoencoder import Autoencoder
+from zoetrope.model.conditioning.pixels import first_frames, missing, refuse
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.media.inputs import Clip, Inputs, Picture, compose_sheet
+from zoetrope.model.media.resize import Frames, as_long_as, resize_to
+from zoetrope.model.request.tasks import TASK_KINDS, InvalidRequest, ModelCard, VideoSpec, Violation
 
-UNKNOWN = 128  # the gray of frames to be made
+UNKNOWN = 128  # the grey of frames to generate
 
 
 class VaceConditioner:
     """See `model.conditioning.Conditioner`; gives what diffusers' WanVACEPipeline gives.
 
-    A first or last frame is a known frame of the control video. A clip to edit is the control video itself, all of it
-    to be made anew unless a mask says otherwise. References and the sheet of a grid are pictures in front.
+    A first or last frame is a known frame of the control video. A clip to edit is the control video itself, to be
+    generated anew unless a mask says otherwise. References and the sheet of a grid are pictures in front.
     """
 
     def __init__(self, autoencoder: Autoencoder, config: TransformerConfig) -> None:
@@ -52,7 +53,7 @@ class VaceConditioner:
         """See `model.conditioning.Conditioner.condition`.
 
         Args:
-            mask: of the clip to edit, uint8 ``[F, H, W, 3]``, white where it is made anew; None: everywhere.
+            mask: of the clip to edit, uint8 ``[F, H, W, 3]``, white where to generate; None: everywhere.
             scale: the weight of the hints in every layer.
         """
         refuse(spec, self.kinds())
@@ -62,14 +63,14 @@ class VaceConditioner:
         latents = torch.cat([encode(video * (1 - made)), encode(video * made)])
         hints = torch.cat([latents, cell_mask(made[0], self._autoencoder).to(latents)])
         references = self._references(spec, inputs)
-        for reference in references:  # each before those in front of it, as diffusers lays them
+        for reference in references:  # each in front of the earlier ones, as in diffusers
             still = encode(reference[:, None])
             blank = hints.new_zeros(hints.shape[0] - still.shape[0], 1, *hints.shape[2:])
             hints = torch.cat([torch.cat([still, blank]), hints], dim=1)
         return Conditions(positive, negative, hints=hints, hint_scales=(scale,) * self._layers, lead=len(references))
 
     def _control(self, spec: VideoSpec, inputs: Inputs, mask: Frames | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The control video in -1..1 and what of it is to be made in 0..1, both ``[3, F, H, W]``."""
+        """Return the control video in -1..1 and the part to generate in 0..1, both ``[3, F, H, W]``."""
         size = (spec.native_width, spec.native_height)
         count = spec.model_frames
         start = first_frames(inputs, spec, self._autoencoder.temporal)
@@ -94,13 +95,16 @@ class VaceConditioner:
         return self._pixels(frames), made
 
     def _references(self, spec: VideoSpec, inputs: Inputs) -> list[torch.Tensor]:
-        """Each ``[3, H, W]`` in -1..1: the whole picture in the middle of a white canvas of the clip's size."""
+        """Return the references, each ``[3, H, W]`` in -1..1: the whole picture centred on a white canvas of the clip's
+        size."""
         height, width = spec.native_height, spec.native_width
         pictures: list[Picture] = [compose_sheet(inputs.panels, width, height, spec.fit)] if inputs.panels else []
         for index, reference in enumerate(inputs.references):
             if isinstance(reference, Clip):
                 raise InvalidRequest(
-                    Violation(f"task.references.{index}", f"is a clip, {spec.model} takes pictures as references")
+                    Violation(
+                        f"task.references.{index}", f"is a clip, but {spec.model} takes only pictures as references"
+                    )
                 )
             pictures.append(reference)
         processor = VideoProcessor(vae_scale_factor=self._autoencoder.spatial)
@@ -116,17 +120,22 @@ class VaceConditioner:
         return canvases
 
     def _pixels(self, frames: Frames) -> torch.Tensor:
-        """``[F, H, W, 3]`` uint8 of the clip's size -> ``[3, F, H, W]`` in -1..1."""
+        """Convert ``[F, H, W, 3]`` uint8 of the clip's size to ``[3, F, H, W]`` in -1..1."""
         processor = VideoProcessor(vae_scale_factor=self._autoencoder.spatial)
         pixels: torch.Tensor = processor.preprocess([Image.fromarray(frame) for frame in frames])
         return pixels.transpose(0, 1)
 
 
-def cell_mask(made: torch.Tensor, autoencoder: Autoencoder) -> torch.Tensor:
-    """``[F, H, W]`` -> ``[spatial^2, T, H / spatial, W / spatial]``: the pixels of a cell side by side as channels.
+def load(card: ModelCard, autoencoder: Autoencoder, device: torch.device) -> VaceConditioner:
+    """Load the conditioner of a checkpoint; see `model.conditioning.load`."""
+    return VaceConditioner(autoencoder, network_config(card))
 
-    Frames are picked as diffusers picks them, which passes over the first and the last one of a clip: a single known
-    frame there shows in the latents, not in the mask.
+
+def cell_mask(made: torch.Tensor, autoencoder: Autoencoder) -> torch.Tensor:
+    """Turn a mask ``[F, H, W]`` into ``[spatial^2, T, H / spatial, W / spatial]``: a cell's pixels become channels.
+
+    Frames are picked as in diffusers, which skips the first and the last one of a clip: a single known frame there
+    shows in the latents but not in the mask.
     """
     side = autoencoder.spatial
     frames, height, width = made.shape

@@ -1,1 +1,1 @@
-"""nano: a small trained Wan-shaped model in the repository. Its world, its training and its evaluation."""
+"""nano: a small trained Wan-shaped model in the repository, with its world, training and evaluation."""

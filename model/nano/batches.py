@@ -1,4 +1,4 @@
-"""Batches for the trainer: which task at which size, and samples as the latents and conditions of a segment.
+"""Draw batches for the trainer: a task, a size, and samples as latents and conditions of segments.
 
 All rows of a batch have one task, size and length, so that they form one dense attention.
 """
@@ -12,15 +12,14 @@ from typing import TypeVar
 
 import torch
 
-from model.conditioning.pixels import GRID_SCALE, shrink_sheet
-from model.conditions import Conditions, Source
-from model.nano.samples import EditKind, Samples, TaskKind, draw
+from zoetrope.model.conditioning.pixels import GRID_SCALE, shrink_sheet
+from zoetrope.model.denoising.conditions import Conditions, Source
+from zoetrope.model.nano.samples import EditKind, Samples, TaskKind, draw
 
 T = TypeVar("T")
 Encode = Callable[[torch.Tensor], torch.Tensor]  # clips [B, 3, F, H, W] -> latents [B, C, T, H, W]
 
-# Shares of the batches. What has to be made from words alone or from a reference comes last in learning, so it comes
-# most often.
+# Shares of the batches. Tasks from words alone or from a reference are learned last, so they are the most frequent.
 TASK_SHARES: dict[TaskKind, float] = {
     "text_to_video": 0.22,
     "image_to_video": 0.04,
@@ -33,12 +32,12 @@ EDIT_SHARES: dict[EditKind, float] = {"edit_color": 0.15, "edit_background": 0.1
 # (height, width) and share
 SIZES = (((24, 40), 0.4), ((40, 24), 0.15), ((32, 32), 0.15), ((24, 32), 0.15), ((32, 24), 0.15))
 FRAMES = ((1, 0.03), (5, 0.07), (9, 0.45), (17, 0.45))
-OVERLAP_SHARE = 0.3  # of the clips with known frames: those that go on from an earlier segment
+OVERLAP_SHARE = 0.3  # of the clips with known frames: those that continue an earlier segment
 OVERLAP = 2  # latent frames known in that case
 
 
 @dataclass(frozen=True)
-class Kind:
+class BatchKind:
     """What all rows of a batch have in common."""
 
     task: TaskKind
@@ -50,28 +49,28 @@ class Kind:
 
 
 def pick(rng: random.Random, choices: Mapping[T, float]) -> T:
-    """One of the keys, by their weights."""
+    """Draw one of the keys by weight."""
     return rng.choices(list(choices), list(choices.values()))[0]
 
 
 def choose(
     rng: random.Random, sizes: tuple[tuple[tuple[int, int], float], ...], lengths: tuple[tuple[int, float], ...]
-) -> Kind:
+) -> BatchKind:
     """Draw what the next batch is."""
 
     task = pick(rng, TASK_SHARES)
     height, width = pick(rng, dict(sizes))
     frames = pick(rng, dict(lengths))
     if task in ("first_last_frame", "grid_to_video", "edit_video"):
-        frames = max(frames, 9)  # shorter ones have too little in between
+        frames = max(frames, 9)  # in shorter ones there is too little in between
     elif task == "image_to_video":
-        frames = max(frames, 5)  # of one frame nothing would be left to make
+        frames = max(frames, 5)  # with one frame nothing would be left to generate
     edit: EditKind = pick(rng, EDIT_SHARES)
-    return Kind(task, height, width, frames, edit, rng.choice((1, 2)))
+    return BatchKind(task, height, width, frames, edit, rng.choice((1, 2)))
 
 
-def cells(kind: Kind, spatial: int, temporal: int) -> int:
-    """Latent cells of one row, the target's and those of its sources."""
+def cells(kind: BatchKind, spatial: int, temporal: int) -> int:
+    """Count the latent cells of one row: the target's and its sources'."""
     frame = (kind.height // spatial) * (kind.width // spatial)
     length = 1 + (kind.frames - 1) // temporal
     still = (min(kind.height, kind.width) // spatial) ** 2
@@ -84,7 +83,7 @@ def cells(kind: Kind, spatial: int, temporal: int) -> int:
     return length * frame + extra.get(kind.task, 0)
 
 
-def sample(kind: Kind, count: int, generator: torch.Generator, rng: random.Random) -> Samples:
+def sample(kind: BatchKind, count: int, generator: torch.Generator, rng: random.Random) -> Samples:
     return draw(
         kind.task,
         count,
@@ -101,7 +100,7 @@ def sample(kind: Kind, count: int, generator: torch.Generator, rng: random.Rando
 def conditions_of(
     samples: Samples, clean: torch.Tensor, texts: torch.Tensor, encode: Encode, overlap: int = 0
 ) -> list[Conditions]:
-    """The conditions of each row, as the service's conditioner makes them from files.
+    """Return the conditions of each row, as the service's conditioner makes them from files.
 
     Args:
         clean: latents of the targets. texts: ``[B, L, text_dim]``. overlap: latent frames known from a segment before.

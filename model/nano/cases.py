@@ -1,7 +1,7 @@
-"""Held-out cases of all six tasks: what is asked of nano, with which media, and what the clip has to show.
+"""Held-out cases of all six tasks: the request, its media, and what the clip must show.
 
-A case is what a client could send: media are uint8 pictures and clips, as files would hold them, of the clip's own
-size, so that nothing is scaled on the way. Everything follows from one seed, which training must not have used.
+A case is what a client could send: media are uint8 pictures and clips, as in files, of the clip's own size, so that
+nothing is scaled. Everything follows from one seed, which training must not have used.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.inputs import Clip, Inputs, Picture
-from model.nano.prompts import words_of
-from model.nano.samples import EDITS, Samples, TaskKind, draw
-from model.resolve import resolve
-from model.tasks import (
+from zoetrope.model.media.inputs import Clip, Inputs, Picture
+from zoetrope.model.nano.prompts import words_of
+from zoetrope.model.nano.samples import EDITS, Samples, TaskKind, draw
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import (
     EditVideo,
     FirstLastFrame,
     GridToVideo,
@@ -45,11 +45,11 @@ GROUPS: dict[TaskKind, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """A request with its media, and what is wanted.
+class NanoCase:
+    """A request with its media, and the expected result.
 
     Attributes:
-        wanted: the words of each shape that the clip has to show, see `model.nano.prompts.words_of`.
+        wanted: the words of each shape that the clip must show, see `model.nano.prompts.words_of`.
         ideal: ``[F, H, W, 3]`` uint8, the generator's own clip, as long as the autoencoder makes it.
     """
 
@@ -63,8 +63,8 @@ class Case:
 
 def held_out(
     kind: TaskKind, card: ModelCard, count: int, seed: int, steps: int | None = None, guidance: float | None = None
-) -> list[Case]:
-    """Cases of the model's default length at all native sizes in turn; the noise seeds follow from ``seed`` too.
+) -> list[NanoCase]:
+    """Draw cases of the model's default length at all native sizes in turn; ``seed`` also determines the noise seeds.
 
     Raises:
         InvalidRequest: the model does not serve the task, or the steps or the guidance break a limit.
@@ -89,23 +89,23 @@ def held_out(
         spec = resolve(request, card, random_seed=0, media=media)
         shown = [samples.scenes] if samples.second is None else [samples.scenes, samples.second]
         wanted = tuple(words_of(scenes, 0) for scenes in shown)
-        cases.append(Case(kind, group, spec, inputs, wanted, pixels_of(samples.clips[0])))
+        cases.append(NanoCase(kind, group, spec, inputs, wanted, pixels_of(samples.clips[0])))
     return cases
 
 
 def draw_one(
     kind: TaskKind, group: str, height: int, width: int, frames: int, generator: torch.Generator, rng: random.Random
 ) -> Samples:
-    """One sample of a group."""
+    """Draw one sample of a group."""
     edit = next((name for name in EDITS if name == group), None)
     while True:
         samples = draw(kind, 1, height, width, frames, generator, rng, edit=edit, references=1 if group == "one" else 2)
         if (samples.second is not None) == (group == "both"):
-            return samples  # two pictures mean both objects or one of them, whichever comes
+            return samples  # with two pictures either both objects or one of them is meant
 
 
 def inputs_of(samples: Samples, fps: int, *, composite: bool) -> Inputs:
-    """The media of a batch of one, a grid as nine pictures or as one sheet."""
+    """Return the media of a batch of one; a grid is nine pictures or one sheet."""
 
     def picture(image: torch.Tensor) -> Picture:  # [3, H, W]
         return Picture(pixels_of(image[:, None])[0])
@@ -126,7 +126,8 @@ def inputs_of(samples: Samples, fps: int, *, composite: bool) -> Inputs:
 
 
 def task_of(kind: TaskKind, prompt: str, inputs: Inputs) -> tuple[Task, dict[str, MediaInfo]]:
-    """The task as a client words it, and what is known of its media, by field; the names of the media mean nothing."""
+    """Return the task as a client words it, and what is known of its media, by field; the media's names are
+    arbitrary."""
     named: dict[str, Picture | Clip | None] = {
         "first": inputs.first,
         "last": inputs.last,
@@ -158,6 +159,6 @@ def _info(medium: Picture | Clip) -> MediaInfo:
 
 
 def pixels_of(clip: torch.Tensor) -> Frames:
-    """``[3, F, H, W]`` in -1..1 -> ``[F, H, W, 3]`` uint8."""
+    """Convert ``[3, F, H, W]`` in -1..1 to ``[F, H, W, 3]`` uint8."""
     frames: Frames = ((clip.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).contiguous().numpy()
     return frames

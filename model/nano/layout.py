@@ -1,4 +1,4 @@
-"""nano on disk: the directory layout of a diffusers Wan checkpoint, and the shapes of its networks."""
+"""Write nano to disk in the layout of a diffusers Wan checkpoint."""
 
 from __future__ import annotations
 
@@ -11,38 +11,18 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
 from transformers import UMT5EncoderModel
 
-from model.nano import prompts
-from model.transformer import MoEConfig, TransformerConfig, WanTransformer
+from zoetrope.model.families.nano import NANO_CONFIG
+from zoetrope.model.nano import prompts
+from zoetrope.model.network.transformer import WanTransformer
 
-TEXT_DIM = 128
 SPATIAL = 4  # pixels per latent cell
 
 
-def nano_transformer_config() -> TransformerConfig:
-    """Four heads, so that gangs of 1, 2 and 4 ranks divide them; the end layers stay dense.
-
-    A token is one cell of 4 x 4 pixels: small tokens learn a picture much sooner than fewer large ones. Positions turn
-    faster than Wan's (theta 100): a clip is at most 10 tokens wide.
-    """
-    return TransformerConfig(
-        patch_size=(1, 1, 1),
-        num_attention_heads=4,
-        attention_head_dim=32,
-        in_channels=32,
-        out_channels=32,
-        text_dim=TEXT_DIM,
-        ffn_dim=384,
-        num_layers=5,
-        rope_theta=100.0,
-        moe=MoEConfig(layers=(1, 2, 3), num_experts=16, top_k=2, expert_dim=128, shared_dim=128),
-    )
-
-
 def text_encoder_config() -> dict[str, Any]:
-    """A UMT5 of two layers."""
+    """Return the configuration of a UMT5 of two layers."""
     return {
         "vocab_size": len(prompts.vocabulary()),
-        "d_model": TEXT_DIM,
+        "d_model": NANO_CONFIG.text_dim,
         "d_kv": 32,
         "num_heads": 4,
         "d_ff": 256,

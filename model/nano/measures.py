@@ -1,7 +1,7 @@
-"""What is measured of the clips that nano makes, task by task, and the targets.
+"""Measures of nano's clips, task by task, with targets.
 
 A share counts the cases that the oracle (`model.nano.oracle`) finds right in the frames of the file. PSNR and IoU are
-means over the cases: of the decibels of each case, and of the mean IoU over the frames of each case.
+means over the cases: of each case's decibels, and of its mean IoU over the frames.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from model.nano.cases import Case, Frames
-from model.nano.oracle import Verdict, judge, judge_pair
-from model.nano.samples import TaskKind
+from zoetrope.model.nano.cases import Frames, NanoCase
+from zoetrope.model.nano.oracle import OracleVerdict, judge, judge_pair
+from zoetrope.model.nano.samples import TaskKind
 
 PARTS = ("color", "background", "shape", "direction")
 MAX_PSNR = 100.0  # dB, of equal pictures
@@ -23,7 +23,7 @@ SINGLE = ("one", "one_of_two")
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class CaseOutcome:
     """A generated clip and what the oracle saw in it.
 
     Attributes:
@@ -31,25 +31,25 @@ class Outcome:
         verdicts: one for each shape that is wanted.
     """
 
-    case: Case
+    case: NanoCase
     frames: Frames
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[OracleVerdict, ...]
 
     def seen(self, part: str, number: int = 0) -> str | None:
         value: str | None = getattr(self.verdicts[number], part)
         return value
 
     def right(self, *parts: str) -> bool:
-        """Every shape has these parts as wanted."""
+        """Tell whether every shape has these parts as wanted."""
         return all(self.seen(p, i) == wanted[p] for i, wanted in enumerate(self.case.wanted) for p in parts)
 
 
-def examine(case: Case, frames: Frames) -> Outcome:
+def examine(case: NanoCase, frames: Frames) -> CaseOutcome:
     """Judge a decoded clip; two shapes each in its lane."""
     shown = frames[: case.spec.frames]
     if len(case.wanted) == 2:
-        return Outcome(case, frames, judge_pair(shown, case.wanted[0]["direction"]))
-    return Outcome(case, frames, (judge(shown),))
+        return CaseOutcome(case, frames, judge_pair(shown, case.wanted[0]["direction"]))
+    return CaseOutcome(case, frames, (judge(shown),))
 
 
 @dataclass(frozen=True)
@@ -58,26 +58,26 @@ class Measure:
 
     Attributes:
         value: of one case; right or wrong count as 1 and 0.
-        target: None where the row only informs.
-        groups: of cases that count, all of the task where empty.
-        part: the attribute it is about, so that the report can list what was seen instead.
+        target: None if the row is only informative.
+        groups: of cases that count; empty: all of the task.
+        part: the attribute that it measures, so that the report can list what was seen instead.
     """
 
     task: TaskKind
     name: str
     unit: Literal["%", "dB", "IoU"]
-    value: Callable[[Outcome], float]
+    value: Callable[[CaseOutcome], float]
     target: float | None = None
     groups: tuple[str, ...] = ()
     part: str | None = None
 
-    def applies(self, outcome: Outcome) -> bool:
+    def applies(self, outcome: CaseOutcome) -> bool:
         case = outcome.case
         return case.kind == self.task and (not self.groups or case.group in self.groups)
 
 
 def psnr(one: Frames, other: Frames) -> float:
-    """In dB, of pixels in 0..1; equal pictures have `MAX_PSNR`.
+    """Return the PSNR in dB of pixels in 0..1; equal pictures have `MAX_PSNR`.
 
     Raises:
         ValueError: the shapes differ.
@@ -88,27 +88,27 @@ def psnr(one: Frames, other: Frames) -> float:
     return MAX_PSNR if error == 0 else min(MAX_PSNR, -10 * math.log10(error))
 
 
-def first_frame_psnr(outcome: Outcome) -> float:
-    """The clip's first frame against the picture that was given."""
+def first_frame_psnr(outcome: CaseOutcome) -> float:
+    """Compare the clip's first frame with the given picture."""
     picture = outcome.case.inputs.first
     if picture is None:
         raise ValueError(f"a case of {outcome.case.kind} has no first frame")
     return psnr(outcome.frames[0], picture.pixels)
 
 
-def last_frame_psnr(outcome: Outcome) -> float:
-    """The last frame that the model made against the picture that was given; the file may end a few frames earlier."""
+def last_frame_psnr(outcome: CaseOutcome) -> float:
+    """Compare the last frame that the model made with the given picture; the file may end a few frames earlier."""
     picture = outcome.case.inputs.last
     if picture is None:
         raise ValueError(f"a case of {outcome.case.kind} has no last frame")
     return psnr(outcome.frames[-1], picture.pixels)
 
 
-def motion_iou(outcome: Outcome) -> float:
-    """Mean over the frames of the IoU of the foreground with that of the clip that was given, as the oracle sees both.
+def motion_iou(outcome: CaseOutcome) -> float:
+    """Return the mean over the frames of the foreground's IoU with that of the given clip, as the oracle sees both.
 
     An edit by reference changes the shape: there the generator's own result, the source's motion with the new shape,
-    takes the place of the source. A frame without foreground in either clip counts 0.
+    replaces the source. A frame without foreground in either clip counts 0.
     """
     case = outcome.case
     if case.inputs.video is None:
@@ -120,7 +120,7 @@ def motion_iou(outcome: Outcome) -> float:
     return float(((wanted & seen).sum((1, 2)) / np.maximum(union, 1)).mean())
 
 
-def _right(*parts: str) -> Callable[[Outcome], float]:
+def _right(*parts: str) -> Callable[[CaseOutcome], float]:
     return lambda outcome: float(outcome.right(*parts))
 
 

@@ -1,4 +1,4 @@
-"""What a clip of nano's world shows, read from its pixels: the judge of generated clips, independent of the model.
+"""Recognise from pixels what a clip of nano's world shows: the judge of generated clips, independent of the model.
 
 All thresholds are fractions (of the colour range, of the shorter side), so that the size of the clip does not matter.
 Large clips are shrunk first: the world has no detail that a shorter side of `WORKING_SIDE` pixels would lose.
@@ -14,25 +14,25 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from model.nano.world import BACKGROUNDS, COLORS, DIRECTIONS, SHAPES, shape_mask
+from zoetrope.model.nano.world import BACKGROUNDS, COLORS, DIRECTIONS, SHAPES, shape_mask
 
 WORKING_SIDE = 96
-MIN_CONTRAST = 0.2  # distance in RGB below which nothing stands out; the closest pair of the world is 0.47 apart
+MIN_CONTRAST = 0.2  # distance in RGB below which there is no foreground; the closest pair of the world is 0.47 apart
 MAX_COLOR_ERROR = 0.35
 MAX_BACKGROUND_ERROR = 0.25
 MAX_BACKGROUND_CHROMA = 0.25
 MAX_BORDER_SPREAD = 0.12  # median absolute deviation; noise has 0.25
 MIN_AREA = 0.01  # of the squared shorter side; the smallest shape of the world has 0.04
 MAX_AREA = 0.6  # of the frame
-MIN_OBJECT_IOU = 0.4  # below it the foreground is no single thing; scattered pixels reach 0.33
+MIN_OBJECT_IOU = 0.4  # below it the foreground is not a single object; scattered pixels reach 0.33
 MIN_IOU = 0.6
 MIN_TRAVEL = 0.05  # of the shorter side
 MAX_SLANT = 0.6  # travel across / travel along
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What was recognised; None where the clip does not show it clearly.
+class OracleVerdict:
+    """What was recognised; None if the clip does not show it clearly.
 
     Attributes:
         centroids: ``[F, 2]`` float64, x and y of the foreground in pixels of the judged frames, NaN where a frame
@@ -51,7 +51,7 @@ class Verdict:
     shape_iou: dict[str, float]
 
 
-def judge(frames: torch.Tensor | npt.NDArray[np.uint8]) -> Verdict:
+def judge(frames: torch.Tensor | npt.NDArray[np.uint8]) -> OracleVerdict:
     """Judge a clip ``[F, H, W, 3]`` uint8.
 
     Raises:
@@ -85,7 +85,7 @@ def judge(frames: torch.Tensor | npt.NDArray[np.uint8]) -> Verdict:
             color = _name_color(object_color)
             shape = best if iou[best] >= MIN_IOU else None
             direction = _direction(centroids, side)
-    return Verdict(
+    return OracleVerdict(
         color=color,
         shape=shape,
         direction=direction,
@@ -96,14 +96,14 @@ def judge(frames: torch.Tensor | npt.NDArray[np.uint8]) -> Verdict:
     )
 
 
-def judge_pair(frames: torch.Tensor | npt.NDArray[np.uint8], direction: str) -> tuple[Verdict, Verdict]:
+def judge_pair(frames: torch.Tensor | npt.NDArray[np.uint8], direction: str) -> tuple[OracleVerdict, OracleVerdict]:
     """Judge a clip ``[F, H, W, 3]`` uint8 of two shapes that move side by side, each half of the frame alone.
 
-    A foreground that lies across the seam in most of the frames is one thing, so that neither is recognised.
+    A foreground across the seam in most frames is a single object, so neither is recognised.
 
     Args:
-        direction: of the movement that was asked for. Lanes run along it: the halves are the upper and the lower one
-            of a horizontal movement, else the left and the right one, in this order.
+        direction: of the requested movement. Lanes run along it: the halves are the upper and the lower one for a
+            horizontal movement, else the left and the right one, in this order.
 
     Raises:
         ValueError: as `judge`; frames that have no two halves; no such direction.
@@ -123,7 +123,7 @@ def judge_pair(frames: torch.Tensor | npt.NDArray[np.uint8], direction: str) -> 
 
 
 def _shrink(pixels: torch.Tensor) -> torch.Tensor:
-    """``[F, 3, H, W]`` with the shorter side at most `WORKING_SIDE`, averaging areas."""
+    """Shrink ``[F, 3, H, W]`` to a shorter side of at most `WORKING_SIDE`, averaging areas."""
     height, width = pixels.shape[2:]
     factor = min(height, width) / WORKING_SIDE
     if factor <= 1:
@@ -132,14 +132,14 @@ def _shrink(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _border(pixels: torch.Tensor) -> torch.Tensor:
-    """All pixels of a frame's rim, ``[3, n]``; the rim is 3 % of the shorter side wide."""
+    """Return all pixels of a frame's rim, ``[3, n]``; the rim is 3 % of the shorter side wide."""
     rim = max(1, round(0.03 * min(pixels.shape[2:])))
     parts = (pixels[:, :, :rim], pixels[:, :, -rim:], pixels[:, :, :, :rim], pixels[:, :, :, -rim:])
     return torch.cat([p.transpose(0, 1).flatten(1) for p in parts], dim=1)
 
 
 def _foreground(pixels: torch.Tensor, back: torch.Tensor, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """How much of each pixel is not background, ``[F, h, w]`` in 0..1, and the colour ``[3]`` of what is not.
+    """Return how much of each pixel is foreground, ``[F, h, w]`` in 0..1, and the foreground's colour ``[3]``.
 
     A pixel on a soft edge is a mix of the two colours: its share is its projection on the line between them.
     """
@@ -158,13 +158,13 @@ def _foreground(pixels: torch.Tensor, back: torch.Tensor, spread: float) -> tupl
 
 
 def _erode(mask: torch.Tensor) -> torch.Tensor:
-    """Pixels whose 3 x 3 neighbourhood lies in the mask ``[F, h, w]``."""
+    """Return the pixels whose 3 x 3 neighbourhood is in the mask ``[F, h, w]``."""
     padded = F.pad((~mask).float()[:, None], (1, 1, 1, 1), value=1.0)
     return F.max_pool2d(padded, 3, stride=1)[:, 0] == 0
 
 
 def _centroids(masks: torch.Tensor) -> torch.Tensor:
-    """``[F, h, w]`` bool -> ``[F, 2]`` float64; 0/0 = NaN for an empty mask."""
+    """Return the centroids of masks ``[F, h, w]`` as ``[F, 2]`` float64; NaN for an empty mask."""
     weight = masks.double()
     height, width = masks.shape[1:]
     total = weight.sum((1, 2))
@@ -189,7 +189,7 @@ def _name_background(color: torch.Tensor) -> str | None:
 
 @lru_cache(maxsize=1)
 def _unit_shapes() -> tuple[tuple[float, float], ...]:
-    """For each shape of radius 1: its area, and how far its centroid lies below its centre. Measured, not derived."""
+    """Measure, for each shape of radius 1, its area and how far its centroid is below its centre."""
     radius, size = 100.0, 320
     along = torch.arange(size) + 0.5 - size / 2
     kinds = torch.arange(len(SHAPES))
@@ -200,10 +200,10 @@ def _unit_shapes() -> tuple[tuple[float, float], ...]:
 
 
 def _shape_iou(alpha: torch.Tensor, masks: torch.Tensor, centroids: torch.Tensor) -> dict[str, float]:
-    """Mean soft IoU of the foreground with each shape of the same centroid and area."""
+    """Return the mean soft IoU of the foreground with each shape of the same centroid and area."""
     frames, height, width = alpha.shape
     area = masks.sum((1, 2)).double()
-    weight = ((alpha - 0.25) * 2).clamp(0, 1)  # neither a soft edge nor ripples around it count
+    weight = ((alpha - 0.25) * 2).clamp(0, 1)  # neither soft edges nor ripples around them count
     result = {}
     for index, (unit_area, unit_drop) in enumerate(_unit_shapes()):
         radius = (area / unit_area).sqrt()
@@ -218,7 +218,7 @@ def _shape_iou(alpha: torch.Tensor, masks: torch.Tensor, centroids: torch.Tensor
 
 
 def _direction(centroids: torch.Tensor, side: int) -> str | None:
-    """From the mean centroid of the first quarter of the frames to that of the last."""
+    """Return the direction from the mean centroid of the first quarter of the frames to that of the last."""
     quarter = max(1, len(centroids) // 4)
     x, y = (centroids[-quarter:].nanmean(0) - centroids[:quarter].nanmean(0)).tolist()
     along, across = max(abs(x), abs(y)), min(abs(x), abs(y))

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from model.nano.world import BACKGROUND_NAMES, COLOR_NAMES, DIRECTION_NAMES, SHAPES, Scenes
+from zoetrope.model.nano.world import BACKGROUND_NAMES, COLOR_NAMES, DIRECTION_NAMES, SHAPES, Scenes
 
 TEMPLATES = (
     "{a} {color} {shape} moving {direction} on a {background} background",
@@ -80,7 +80,7 @@ MAX_TEXT_TOKENS = 32
 
 
 def vocabulary() -> list[str]:
-    """Every word nano knows, in a fixed order."""
+    """Return every word that nano knows, in a fixed order."""
     words = [PAD, EOS, UNK, *COLOR_NAMES, *SHAPES, *DIRECTION_NAMES, *BACKGROUND_NAMES, *_OTHER_WORDS]
     for template in TEMPLATES:
         words += re.findall(r"[a-z]+|,", re.sub(r"\{\w+\}", " ", template))
@@ -88,7 +88,8 @@ def vocabulary() -> list[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer in transformers' layout: lower case, unknown words become <unk>, ends in </s> as T5's."""
+    """Build a word-level tokenizer in transformers' layout: lower case, <unk> for unknown words, </s> at the end as in
+    T5."""
     vocab = {word: index for index, word in enumerate(vocabulary())}
     tokenizer = Tokenizer(WordLevel(vocab, unk_token=UNK))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -104,12 +105,12 @@ def save_tokenizer(directory: Path) -> None:
 
 
 def describe(scenes: Scenes, rng: random.Random, templates: tuple[str, ...] = TEMPLATES) -> list[str]:
-    """One sentence for each scene, the wording drawn from `rng`."""
+    """Return a sentence for each scene, with a wording drawn from `rng`."""
     return [rng.choice(templates).format(**words_of(scenes, i)) for i in range(len(scenes))]
 
 
 def words_of(scenes: Scenes, row: int) -> dict[str, str]:
-    """What the placeholders of a template stand for in one scene."""
+    """Return the values of a template's placeholders for one scene."""
     color = COLOR_NAMES[int(scenes.color[row])]
     return {
         "a": "an" if color[0] in "aeiou" else "a",

@@ -1,16 +1,17 @@
-"""What nano's autoencoder alone loses: PSNR of clips that were encoded and decoded."""
+"""Measure what nano's autoencoder alone loses: PSNR of clips after encoding and decoding."""
 
 from __future__ import annotations
 
 import torch
 
-from model.autoencoder import Autoencoder
-from model.nano.world import render, sample_scenes
-from model.tasks import ModelCard
+from zoetrope.model.codecs.autoencoder import Autoencoder
+from zoetrope.model.nano.world import render, sample_scenes
+from zoetrope.model.request.tasks import ModelCard
 
 
 def autoencoder_psnr(autoencoder: Autoencoder, card: ModelCard, count: int, seed: int) -> list[tuple[str, float]]:
-    """Size and PSNR in dB (for pixels in 0..1) of ``count`` clips, encoded and decoded; sizes as the cases'."""
+    """Return size and PSNR in dB (pixels in 0..1) of ``count`` clips after encoding and decoding; sizes are those of
+    cases."""
     generator = torch.Generator().manual_seed(seed)
     frames = -(-(card.default_frames - 1) // card.temporal) * card.temporal + 1
     values = []

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation: a summary for each task as plain values, and as Markdown tables."""
+"""Report an evaluation: a summary of each task as plain values and as Markdown tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-from model.nano.measures import MEASURES, Measure, Outcome
+from zoetrope.model.nano.measures import MEASURES, CaseOutcome, Measure
 
 PSNR_TARGET = 32.0  # dB, of the autoencoder alone
 DIGITS = {"%": 1, "dB": 2, "IoU": 3}
@@ -16,8 +16,8 @@ NOTE = (
 )
 
 
-def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
-    """Every measure of one task's cases: value, target, and by class where a target is missed.
+def summarise(outcomes: list[CaseOutcome]) -> dict[str, Any]:
+    """Summarise one task's cases: each measure's value and target, and results by class where a target is missed.
 
     Raises:
         ValueError: no outcomes, those of several tasks, or none in a group that is measured.
@@ -33,7 +33,7 @@ def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def _row(measure: Measure, outcomes: list[Outcome]) -> dict[str, Any]:
+def _row(measure: Measure, outcomes: list[CaseOutcome]) -> dict[str, Any]:
     if not outcomes:
         raise ValueError(f"{measure.task} has no cases for {measure.name!r}")
     values = [measure.value(o) for o in outcomes]
@@ -53,9 +53,9 @@ def _row(measure: Measure, outcomes: list[Outcome]) -> dict[str, Any]:
     return row
 
 
-def _classes(part: str, outcomes: list[Outcome]) -> dict[str, Any]:
-    """By the class that was wanted: how many were right, and what was seen instead."""
-    classes: dict[str, list[Outcome]] = defaultdict(list)
+def _classes(part: str, outcomes: list[CaseOutcome]) -> dict[str, Any]:
+    """Count by expected class how many were right, and what was seen instead."""
+    classes: dict[str, list[CaseOutcome]] = defaultdict(list)
     for outcome in outcomes:
         classes[outcome.case.wanted[0][part]].append(outcome)
     return {
@@ -69,7 +69,7 @@ def _classes(part: str, outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def summarise_psnr(psnr: list[tuple[str, float]]) -> dict[str, Any]:
-    """Of the autoencoder alone, by size; see `model.nano.reconstruction`."""
+    """Summarise the autoencoder alone, by size; see `model.nano.reconstruction`."""
     by_size: dict[str, list[float]] = defaultdict(list)
     for size, value in psnr:
         by_size[size].append(value)
@@ -85,7 +85,7 @@ def summarise_psnr(psnr: list[tuple[str, float]]) -> dict[str, Any]:
 
 
 def markdown(summary: dict[str, Any], command: str) -> str:
-    """The whole report for the README: the autoencoder and each task, with what falls short by class."""
+    """Format the whole report: the autoencoder and each task, with shortfalls by class."""
     lines = [f"`{command}`", "", NOTE]
     if "autoencoder" in summary:
         lines += ["", *_autoencoder_table(summary["autoencoder"])]
@@ -95,7 +95,7 @@ def markdown(summary: dict[str, Any], command: str) -> str:
 
 
 def task_table(kind: str, task: dict[str, Any]) -> list[str]:
-    """The lines of one task's tables."""
+    """Return the lines of one task's tables."""
     lines = [f"| {kind}, {task['cases']} cases | measured | target | |", "|---|---|---|---|"]
     for name, row in task["measures"].items():
         of = "" if row["cases"] == task["cases"] else f" ({row['cases']} cases)"

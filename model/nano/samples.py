@@ -12,8 +12,17 @@ from typing import Literal, get_args
 
 import torch
 
-from model.nano.prompts import TASK_TEMPLATES, describe, words_of
-from model.nano.world import BACKGROUND_NAMES, COLORS, SHAPES, Scenes, paint, render, sample_pairs, sample_scenes
+from zoetrope.model.nano.prompts import TASK_TEMPLATES, describe, words_of
+from zoetrope.model.nano.world import (
+    BACKGROUND_NAMES,
+    COLORS,
+    SHAPES,
+    Scenes,
+    paint,
+    render,
+    sample_pairs,
+    sample_scenes,
+)
 
 TaskKind = Literal[
     "text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video", "edit_video"
@@ -22,7 +31,7 @@ EditKind = Literal["edit_color", "edit_background", "edit_object"]
 TASKS: tuple[TaskKind, ...] = get_args(TaskKind)
 EDITS: tuple[EditKind, ...] = get_args(EditKind)
 PANELS = 9  # of a grid, three rows of three
-FULL_PROMPT_SHARE = 0.5  # of the rows whose frames already show what moves
+FULL_PROMPT_SHARE = 0.5  # of the rows whose frames already show the movement
 PAIR_SHARE = 0.7  # of the batches with two references, the rest mean one of them
 
 
@@ -31,7 +40,7 @@ class Samples:
     """A batch of one task. Conditions that the task does not have are None."""
 
     kind: TaskKind
-    clips: torch.Tensor  # [B, 3, F, H, W], what the model shall make
+    clips: torch.Tensor  # [B, 3, F, H, W], the target
     scenes: Scenes  # of `clips`, for the oracle
     prompts: list[str]
     second: Scenes | None = None  # the other shape, where the clip shows two
@@ -57,9 +66,9 @@ def draw(
     """Draw a batch.
 
     Args:
-        generator: decides the scenes. rng: decides the wording, and `edit` and `references` where they are None.
-        edit: which edit all rows of an ``edit_video`` batch ask for.
-        references: how many images each row of a ``reference_to_video`` batch has; a prompt uses one or both.
+        generator: draws the scenes. rng: draws the wording, and `edit` and `references` if they are None.
+        edit: the edit that all rows of an ``edit_video`` batch request.
+        references: images per row of a ``reference_to_video`` batch; a prompt uses one or both.
     """
     scenes = sample_scenes(count, height, width, frames, generator)
     if kind == "edit_video":
@@ -82,7 +91,7 @@ def draw(
 
 
 def sheet_of(clips: torch.Tensor) -> torch.Tensor:
-    """Nine evenly spaced frames of ``[B, 3, F, H, W]``, the first and the last among them -> ``[B, 3, 3H, 3W]``."""
+    """Compose nine evenly spaced frames of ``[B, 3, F, H, W]``, including the first and last, to ``[B, 3, 3H, 3W]``."""
     b, c, frames, height, width = clips.shape
     index = torch.linspace(0, frames - 1, PANELS).round().long()
     panels = clips[:, :, index].reshape(b, c, 3, 3, height, width)
@@ -90,7 +99,7 @@ def sheet_of(clips: torch.Tensor) -> torch.Tensor:
 
 
 def reference_images(color: torch.Tensor, shape: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:
-    """Objects ``[B]`` each centred on gray, ``[B, 3, side, side]``, at a scale that says nothing about the clip's."""
+    """Draw objects ``[B]``, each centred on grey, ``[B, 3, side, side]``, at a scale unrelated to the clip's."""
     count = len(color)
     centre = torch.full((count,), side / 2)
     scenes = Scenes(
@@ -109,8 +118,8 @@ def reference_images(color: torch.Tensor, shape: torch.Tensor, side: int, genera
 def _reference(
     scenes: Scenes, height: int, width: int, frames: int, generator: torch.Generator, rng: random.Random, number: int
 ) -> Samples:
-    """Objects named by image. Of two images a prompt means one, or both: then the clip shows both, the first on top or
-    to the left."""
+    """Draw a sample with reference images. With two images a prompt means one, or both: then the clip shows both, the
+    first on top or to the left."""
     side = min(height, width)
     if number == 2 and rng.random() < PAIR_SHARE:
         first, second = sample_pairs(len(scenes), height, width, frames, generator)
@@ -142,7 +151,7 @@ def _edit(
     rng: random.Random,
     edit: EditKind,
 ) -> Samples:
-    """A clip, an instruction, and the same motion with one thing changed."""
+    """Draw a clip, an instruction, and the same motion with one thing changed."""
     references = None
     if edit == "edit_color":
         target = source.with_(color=_another(source.color, len(COLORS), generator))
@@ -164,5 +173,5 @@ def _edit(
 
 
 def _another(value: torch.Tensor, number: int, generator: torch.Generator) -> torch.Tensor:
-    """For each entry one of the ``number`` choices that it is not."""
+    """Draw for each entry another one of the ``number`` choices."""
     return (value + torch.randint(1, number, value.shape, generator=generator)) % number

@@ -1,4 +1,4 @@
-"""A contact sheet: many clips in one image, each with what it was made from beside it and its prompt below."""
+"""A contact sheet: many clips in one image, each with its inputs beside it and its prompt below."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from model.inputs import Inputs, Picture, compose_sheet
+from zoetrope.model.media.inputs import Inputs, Picture, compose_sheet
 
 Frames = npt.NDArray[np.uint8]
 
 FRAMES_SHOWN = 6
 SOURCE_FRAMES_SHOWN = 3
-COLUMNS = 2  # clips side by side, where they have no conditions
+COLUMNS = 2  # clips side by side, if they have no conditions
 PANEL_HEIGHT = 96
 PANEL_WIDTH = 120  # the widest panel; taller clips get narrower ones
 GAP = 4
@@ -23,12 +23,12 @@ MARGIN = 12
 CAPTION_HEIGHT = 40
 FONT_SIZE = 15
 INK, PAPER = (20, 20, 20), (250, 250, 248)
-EDGE, GIVEN_EDGE = (190, 190, 190), (40, 110, 220)  # around frames: a white clip ends somewhere, too
+EDGE, GIVEN_EDGE = (190, 190, 190), (40, 110, 220)  # around frames, to show the edges of a white clip
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """``frames`` [F, H, W, 3] of a clip, of which some are shown, and the pictures [h, w, 3] it was made from."""
+    """A clip's ``frames`` [F, H, W, 3], some of which are shown, and the pictures [h, w, 3] it was made from."""
 
     frames: Frames
     caption: str
@@ -36,7 +36,7 @@ class Tile:
 
 
 def given_pictures(inputs: Inputs) -> tuple[Frames, ...]:
-    """What a sheet shows of a task's media: three frames of a clip, nine panels as one sheet, pictures as they are."""
+    """Return what to show of a task's media: three frames of a clip, nine panels as one sheet, pictures unchanged."""
     shown: list[Frames] = []
     for medium in (inputs.video, inputs.first, inputs.last):
         if isinstance(medium, Picture):
@@ -52,7 +52,7 @@ def given_pictures(inputs: Inputs) -> tuple[Frames, ...]:
 
 
 def contact_sheet(tiles: list[Tile]) -> Image.Image:
-    """Left what was given, in blue frames; right evenly spaced frames of the clip, first and last among them.
+    """Compose the sheet: inputs left, in blue frames; right evenly spaced frames of the clip, including first and last.
 
     Frames are scaled up by a Lanczos filter, as the decoder scales up a clip.
     """

@@ -1,7 +1,8 @@
-"""Trains nano: ``python -m model.nano.train --out runs/nano``; run again to resume, with more ``--steps`` to go on.
+"""Train nano: ``python -m zoetrope.model.nano.train --out runs/nano``; run it again to resume, or with more ``--steps``
+to continue.
 
-The trainer is `model.training.trainer`; here are the network, the recipe and what a batch is made of. Everything that
-decides the result is written into ``training.json`` beside the weights.
+The trainer is `model.training.trainer`; this module has the network, the recipe and the batches. Everything that
+affects the result is written to ``training.json`` beside the weights.
 """
 
 from __future__ import annotations
@@ -19,21 +20,20 @@ import torch
 from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
-from model.autoencoder import LinearAutoencoder, LinearConfig
-from model.nano import prompts
-from model.nano.batches import FRAMES, OVERLAP, OVERLAP_SHARE, SIZES, cells, choose, conditions_of, sample
-from model.nano.layout import SPATIAL, export, nano_transformer_config, text_encoder_config
-from model.nano.samples import Samples
-from model.nano.world import render, sample_scenes
-from model.text import TextEncoder
-from model.training import trainer as training
-from model.training.balance import twin
-from model.training.flow import draw_levels, flow_loss
-from model.training.optimisers import Recipe, build_optimisers, split_parameters
-from model.training.plain import PlainStepper
-from model.transformer import WanTransformer
-
-__all__ = ["Nano", "NanoBatch", "NanoSource", "TrainConfig", "Trainer", "fit_autoencoder", "split_parameters"]
+from zoetrope.model.codecs.linear_autoencoder import LinearAutoencoder, LinearConfig
+from zoetrope.model.codecs.text import TextEncoder
+from zoetrope.model.families.nano import NANO_CONFIG
+from zoetrope.model.nano import prompts
+from zoetrope.model.nano.batches import FRAMES, OVERLAP, OVERLAP_SHARE, SIZES, cells, choose, conditions_of, sample
+from zoetrope.model.nano.layout import SPATIAL, export, text_encoder_config
+from zoetrope.model.nano.samples import Samples
+from zoetrope.model.nano.world import render, sample_scenes
+from zoetrope.model.network.transformer import WanTransformer
+from zoetrope.model.training import trainer as training
+from zoetrope.model.training.balance import twin
+from zoetrope.model.training.flow import draw_levels, flow_loss
+from zoetrope.model.training.optimisers import Recipe, build_optimisers
+from zoetrope.model.training.plain import PlainStepper
 
 SHORT_FRAMES = ((5, 0.1), (9, 0.8), (17, 0.1))  # of the first part of a run
 
@@ -44,11 +44,11 @@ class TrainConfig:
 
     steps: int = 8000
     batch_tokens: int = 4320  # 24 clips of 9 frames
-    short: float = 0.4  # share of the steps with short clips only; what a shape is does not take long ones
+    short: float = 0.4  # share of the steps with short clips only; shapes can be learned from them
     lr: float = 1e-3  # of AdamW: norms, biases, embeddings
     muon_lr: float = 4e-3  # of the matrices of the blocks
     warmup: int = 100
-    decay: float = 0.3  # share of the steps over which the rates fall to 2 % of their height
+    decay: float = 0.3  # share of the steps over which the rates fall to 2 %
     weight_decay: float = 0.01
     ema: float = 0.996
     text_drop: float = 0.1
@@ -61,7 +61,7 @@ class TrainConfig:
 class NanoBatch:
     """Drawn clips as latents ``[B, C, T, H, W]`` with noise like them, ``sigmas`` [B], and what conditions them.
 
-    ``overlap``: latent frames known from a segment before.
+    ``overlap``: latent frames known from an earlier segment.
     """
 
     samples: Samples
@@ -77,11 +77,11 @@ class NanoBatch:
 
 
 class Nano(nn.Module):
-    """The two networks that train together, and their loss."""
+    """The two networks that are trained together, and their loss."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.transformer = WanTransformer(nano_transformer_config())
+        self.transformer = WanTransformer(NANO_CONFIG)
         self.text_encoder = UMT5EncoderModel(UMT5Config(**text_encoder_config()))
         pass_through(self.transformer)
         look_nearby(self.transformer)
@@ -89,12 +89,12 @@ class Nano(nn.Module):
         self._autoencoder: LinearAutoencoder | None = None
 
     def attach(self, autoencoder: LinearAutoencoder) -> Nano:
-        """Give it what turns the pictures of a batch into latents."""
+        """Set the autoencoder that encodes the pictures of a batch."""
         self._autoencoder = autoencoder
         return self
 
     def forward(self, batch: NanoBatch) -> torch.Tensor:
-        """The loss. Raises ValueError before `attach`."""
+        """Return the loss. Raises ValueError before `attach`."""
         if self._autoencoder is None:
             raise ValueError("nano trains with an autoencoder, see Nano.attach")
         encoder = TextEncoder(self._tokenizer, self.text_encoder, prompts.MAX_TEXT_TOKENS)
@@ -106,10 +106,10 @@ class Nano(nn.Module):
 
 @torch.no_grad()
 def pass_through(transformer: WanTransformer) -> None:
-    """Start as the map that gives back its input: most of the velocity of a noisy token is the token itself.
+    """Initialise the network as the identity: most of a noisy token's velocity is the token itself.
 
-    The embedding is an isometry and the output its transpose. Passing some hundred dimensions on through a network that
-    is hardly wider is what takes a small one longest to learn otherwise.
+    The embedding is an isometry and the output its transpose. Otherwise a small network takes longest to learn to pass
+    some hundred dimensions through a width that is hardly larger.
     """
     config = transformer.config
     inputs = config.in_channels * math.prod(config.patch_size)
@@ -131,11 +131,11 @@ LOCAL_STRENGTH = 2.5
 
 @torch.no_grad()
 def look_nearby(transformer: WanTransformer) -> None:
-    """Start half of the heads of every layer with attention to a neighbouring token.
+    """Initialise half of the heads of every layer to attend to a neighbouring token.
 
-    A constant part of q and k, turned by RoPE, makes the score depend on the distance alone; which neighbour (-1, 0 or
-    1 along each axis) is drawn for each head. Learning to look around takes a small network long otherwise. The idea
-    of starting attention like a convolution is that of mimetic initialisation (Trockman and Kolter, 2305.09828).
+    A constant part of q and k, rotated by RoPE, makes the score depend only on the distance; the neighbour (-1, 0 or 1
+    along each axis) is drawn for each head. A small network takes long to learn this otherwise. Starting attention like
+    a convolution is the idea of mimetic initialisation (Trockman and Kolter, 2305.09828).
     """
     config = transformer.config
     side = 2 * (config.attention_head_dim // 6)
@@ -175,7 +175,7 @@ class NanoSource:
         c, generator, rng = self._config, self.generator, self.rng
         lengths = SHORT_FRAMES if step < c.short * c.steps else FRAMES
         kind = choose(rng, SIZES, lengths)
-        patch = math.prod(nano_transformer_config().patch_size)
+        patch = math.prod(NANO_CONFIG.patch_size)
         tokens = cells(kind, self._autoencoder.spatial, self._autoencoder.temporal) // patch
         count = max(1, c.batch_tokens // tokens)
         samples = sample(kind, count, generator, rng)
@@ -196,7 +196,7 @@ class NanoSource:
         self.rng.setstate(state["rng"])
 
 
-class Trainer(training.Trainer[NanoBatch]):
+class NanoTrainer(training.Trainer[NanoBatch]):
     """nano's run into ``out``, in one process."""
 
     net: Nano
@@ -223,9 +223,9 @@ class Trainer(training.Trainer[NanoBatch]):
         export(self.out, self.ema.transformer, self.ema.text_encoder, self.record())
 
     def record(self) -> dict[str, Any]:
-        """What a reader needs to repeat this run."""
+        """Return what a reader needs to repeat this run."""
         return {
-            "command": "python -m model.nano.train " + " ".join(sys.argv[1:]),
+            "command": "python -m zoetrope.model.nano.train " + " ".join(sys.argv[1:]),
             "config": asdict(self.config),
             "step": self.step,
             "clips": self.clips,
@@ -241,10 +241,10 @@ class Trainer(training.Trainer[NanoBatch]):
 
 
 def fit_autoencoder(seed: int) -> LinearAutoencoder:
-    """A linear autoencoder of 200 clips of every size; a quarter of a minute on two cores."""
+    """Fit a linear autoencoder to 200 clips of every size; 15 seconds on two cores."""
     generator = torch.Generator().manual_seed(seed + 1)
     clips = [render(sample_scenes(200, h, w, 17, generator), h, w, 17) for (h, w), _ in SIZES]
-    config = LinearConfig(z_dim=nano_transformer_config().in_channels, scale_factor_spatial=SPATIAL)
+    config = LinearConfig(z_dim=NANO_CONFIG.in_channels, scale_factor_spatial=SPATIAL)
     return LinearAutoencoder.fit(clips, config)
 
 
@@ -267,7 +267,7 @@ def main() -> None:
     out, device, every = args.pop("out"), torch.device(args.pop("device")), args.pop("save_every")
     out.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("medium")  # products in bfloat16, sums in float32, where the CPU or GPU can
-    trainer = Trainer(TrainConfig(**args), out, device)
+    trainer = NanoTrainer(TrainConfig(**args), out, device)
     if compiled:
         for block in trainer.net.transformer.layers():
             block.compile(dynamic=True)

@@ -54,9 +54,9 @@ class Scenes:
 
 
 def sample_scenes(count: int, height: int, width: int, frames: int, generator: torch.Generator) -> Scenes:
-    """Scenes whose shape stays inside the frame for the whole clip.
+    """Sample scenes whose shape stays inside the frame for the whole clip.
 
-    The speed is 2.5 to 4 % of the shorter side per frame, less where the clip is too long for the way there is.
+    The speed is 2.5 to 4 % of the shorter side per frame, less if the clip is too long for that.
     """
 
     def integers(high: int) -> torch.Tensor:
@@ -91,7 +91,7 @@ def sample_scenes(count: int, height: int, width: int, frames: int, generator: t
 
 
 def coverage(scenes: Scenes, height: int, width: int, frames: int) -> torch.Tensor:
-    """How much of every pixel the shape covers, ``[B, frames, height, width]`` in 0..1, edges antialiased."""
+    """Return how much of every pixel the shape covers, ``[B, frames, height, width]`` in 0..1, antialiased."""
     device = scenes.x.device
     vector = torch.tensor(list(DIRECTIONS.values()), device=device)[scenes.direction]
     time = torch.linspace(0, 1, frames, device=device) if frames > 1 else torch.zeros(1, device=device)
@@ -103,7 +103,7 @@ def coverage(scenes: Scenes, height: int, width: int, frames: int) -> torch.Tens
 
 
 def shape_mask(shape: torch.Tensor, radius: torch.Tensor, dx: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
-    """Coverage from distances to the centre: ``dx`` [B, F, 1, W], ``dy`` [B, F, H, 1] -> [B, F, H, W]."""
+    """Return the coverage from distances to the centre: ``dx`` [B, F, 1, W], ``dy`` [B, F, H, 1] -> [B, F, H, W]."""
     r = radius[:, None, None, None]
     kind = shape[:, None, None, None]
     circle = r - (dx * dx + dy * dy).sqrt()
@@ -114,14 +114,14 @@ def shape_mask(shape: torch.Tensor, radius: torch.Tensor, dx: torch.Tensor, dy: 
 
 
 def render(scenes: Scenes, height: int, width: int, frames: int) -> torch.Tensor:
-    """Clips ``[B, 3, frames, height, width]`` float32 in -1..1."""
+    """Render clips ``[B, 3, frames, height, width]`` float32 in -1..1."""
     background = torch.tensor(list(BACKGROUNDS.values()), device=scenes.x.device)[scenes.background]
     empty = (background * 2 - 1)[:, None, None, None, None].expand(-1, 3, frames, height, width)
     return paint(empty, scenes)
 
 
 def paint(clips: torch.Tensor, scenes: Scenes) -> torch.Tensor:
-    """The shapes of ``scenes`` over clips ``[B, 3, F, H, W]``; the scenes' backgrounds are not used."""
+    """Paint the shapes of ``scenes`` over clips ``[B, 3, F, H, W]``; the scenes' backgrounds are not used."""
     frames, height, width = clips.shape[2:]
     mask = coverage(scenes, height, width, frames)[:, None]
     color = torch.tensor(list(COLORS.values()), device=mask.device)[scenes.color][:, :, None, None, None]
@@ -129,9 +129,9 @@ def paint(clips: torch.Tensor, scenes: Scenes) -> torch.Tensor:
 
 
 def sample_pairs(count: int, height: int, width: int, frames: int, generator: torch.Generator) -> tuple[Scenes, Scenes]:
-    """Two shapes that move side by side, the first above or to the left of the second, each in a lane of its own.
+    """Sample two shapes that move side by side, the first above or to the left of the second, each in its own lane.
 
-    Both have the direction, the background and the travel of the first.
+    Both have the direction, background and travel of the first.
     """
     first = sample_scenes(count, height, width, frames, generator)
     side = min(height, width)

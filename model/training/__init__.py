@@ -1,1 +1,1 @@
-"""Flow-matching training of the transformers that this floor runs."""
+"""Train transformers by flow matching."""

@@ -1,15 +1,15 @@
-"""Fine-tunes a checkpoint: ``python -m model.training RUN.json``; the same again goes on where it stopped.
+"""Fine-tune a checkpoint: ``python -m zoetrope.model.training RUN.json``; the same command resumes a stopped run.
 
 ``RUN.json`` is a `model.training.finetune.FineTuneConfig`::
 
     {"checkpoint": "wan2.7-27b", "dataset": "clips", "out": "runs/first", "steps": 2000, "batch": 8, "zero_stage": 2}
 
-On several GPUs, by either launcher, with a ``zero_stage`` of 1, 2 or 3 and ``pip install 'zoetrope[train]'``::
+On several GPUs with either launcher, a ``zero_stage`` of 1, 2 or 3 and ``pip install 'zoetrope[train]'``::
 
-    torchrun --nproc-per-node 8 -m model.training RUN.json
-    deepspeed --module model.training RUN.json
+    torchrun --nproc-per-node 8 -m zoetrope.model.training RUN.json
+    deepspeed --module zoetrope.model.training RUN.json
 
-Progress is a line of JSON every 25 steps. The result is ``OUT/checkpoint``, which serves as any other.
+Progress is a line of JSON every 25 steps. The result, ``OUT/checkpoint``, can be served like any other.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from pathlib import Path
 
 import torch
 
-from model.presets import ModelError
-from model.training.errors import TrainingError
-from model.training.finetune import FineTuneConfig, build
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.training.errors import TrainingError
+from zoetrope.model.training.finetune import FineTuneConfig, build
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 after one line about what is wrong with the input."""
-    parser = argparse.ArgumentParser(prog="python -m model.training", description=__doc__.split(":")[0] + ".")
+    """Return the exit code: 0, or 2 after one line about a fault in the input."""
+    parser = argparse.ArgumentParser(prog="python -m zoetrope.model.training", description=__doc__.split(":")[0] + ".")
     parser.add_argument("config", type=Path, metavar="RUN.json")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    parser.add_argument("--local_rank", type=int, default=local_rank, help=argparse.SUPPRESS)  # deepspeed gives it
+    parser.add_argument("--local_rank", type=int, default=local_rank, help=argparse.SUPPRESS)  # deepspeed passes it
     args = parser.parse_args(arguments)
     try:
         device = torch.device(args.device)

@@ -1,4 +1,4 @@
-"""What happens to a network after each step besides the optimiser's: load balance of the experts, moving average."""
+"""Update a network after each optimiser step: load balance of the experts, moving average."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TypeVar
 import torch
 from torch import distributed, nn
 
-from model.experts import MoEFeedForward
+from zoetrope.model.network.experts import MoEFeedForward
 
 N = TypeVar("N", bound=nn.Module)
 
 
 def twin(net: N) -> N:
-    """What a moving average starts as. Made before an optimiser puts its hooks on the network."""
+    """Return what a moving average starts as. Call it before an optimiser adds hooks to the network."""
     return copy.deepcopy(net).requires_grad_(False)
 
 
 def balance(net: nn.Module, rate: float) -> None:
-    """Move the load-balance bias of every layer of experts by the rows that they got in the last step on all ranks."""
+    """Move the load-balance bias of every expert layer by the rows of the last step on all ranks."""
     for layer in net.modules():
         if isinstance(layer, MoEFeedForward) and layer.last_counts is not None:
             if distributed.is_initialized():
@@ -31,7 +31,7 @@ def balance(net: nn.Module, rate: float) -> None:
 
 @torch.no_grad()
 def average(ema: nn.Module, net: nn.Module, decay: float, step: int) -> None:
-    """Draw the moving average towards the network, at first faster than ``decay`` says; buffers are copied."""
+    """Move the moving average towards the network, at first faster than ``decay``; buffers are copied."""
     weight = 1 - min(decay, (step + 1) / (step + 10))
     for mean, new in zip(ema.parameters(), net.parameters(), strict=True):
         mean.lerp_(new, weight)

@@ -1,8 +1,8 @@
-"""Clips to learn from, encoded beforehand: a folder with a safetensors file for each of them.
+"""Read training clips encoded beforehand: a folder with a safetensors file for each.
 
-A file holds ``latents`` [C, T, H, W] and ``text`` [L, text_dim], the encoded prompt with its padding, as the service
-gives it to the network. ``empty-prompt.safetensors`` holds the ``text`` of the empty prompt alone, which takes the
-place of others for guidance. `zoetrope prepare` writes such a folder; a clip may be of any size and length.
+A file holds ``latents`` [C, T, H, W] and ``text`` [L, text_dim], the encoded prompt with its padding, as the network
+gets it in service. ``empty-prompt.safetensors`` holds only the ``text`` of the empty prompt, which replaces others to
+train guidance. `zoetrope prepare` writes such a folder; a clip may be of any size and length.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from model.conditions import Conditions
-from model.config import TransformerConfig
-from model.training.errors import TrainingError
-from model.training.flow import draw_levels
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.training.errors import TrainingError
+from zoetrope.model.training.flow import draw_levels
 
 EMPTY_PROMPT = "empty-prompt"
 
 
 @dataclass(frozen=True)
 class FlowBatch:
-    """What `model.training.flow.flow_loss` takes."""
+    """The arguments of `model.training.flow.flow_loss`."""
 
     clean: list[torch.Tensor]
     conditions: list[Conditions]
@@ -38,16 +38,16 @@ class FlowBatch:
 
 
 class LatentDataset:
-    """The files of a folder, in the order of their names. All headers are checked at the start, weights read later."""
+    """The files of a folder, by name. All headers are checked at the start; tensors are read on access."""
 
     def __init__(self, directory: Path, config: TransformerConfig) -> None:
-        """``config``: of the network that is to learn from it.
+        """Check the headers; ``config`` is that of the network to train.
 
         Raises:
-            TrainingError: the folder has no files, or one of them is not as the module says or the network needs.
+            TrainingError: the folder has no files, or one of them does not fit the format or the network.
         """
         if not directory.is_dir():
-            raise TrainingError(f"dataset: {directory} is no directory")
+            raise TrainingError(f"dataset: {directory} is not a directory")
         files = sorted(directory.glob("*.safetensors"))
         self.paths = [path for path in files if path.stem != EMPTY_PROMPT]
         if not self.paths:
@@ -61,7 +61,7 @@ class LatentDataset:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """``latents`` and ``text``, float32.
+        """Return ``latents`` and ``text``, float32.
 
         Raises:
             TrainingError: a value is NaN or infinite.
@@ -76,12 +76,12 @@ class LatentDataset:
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn for each clip of a batch.
+    """What to draw for each clip of a batch.
 
     Attributes:
-        batch: clips of a step over all ranks. text_drop: share of the clips with the empty prompt.
-        first_frame: share of the clips whose first latent frame is given, where they have more than one.
-        levels: between which noise levels.
+        batch: clips per step over all ranks. text_drop: share of the clips with the empty prompt.
+        first_frame: share of the clips with a given first latent frame, if they have more than one.
+        levels: the range of noise levels.
     """
 
     batch: int
@@ -93,14 +93,14 @@ class Draws:
 
 
 class DatasetSource:
-    """Batches of a dataset, each epoch in an order of its own.
+    """Batches of a dataset, each epoch in another order.
 
-    What is drawn for a clip depends on the seed and on its place in the run alone, so nothing has to be saved, and any
-    number of ranks together see the same clips with the same noise.
+    Draws depend only on the seed and on the clip's place in the run, so there is no state to save, and any number of
+    ranks together see the same clips with the same noise.
     """
 
     def __init__(self, dataset: LatentDataset, draws: Draws, rank: int = 0, ranks: int = 1) -> None:
-        """Raises TrainingError when prompts are to be dropped and the dataset has no empty one."""
+        """Raise TrainingError if prompts are to be dropped and the dataset has no empty one."""
         if draws.text_drop and dataset.empty is None:
             raise TrainingError(
                 f"text_drop: is {draws.text_drop:g}, and the dataset has no {EMPTY_PROMPT}.safetensors; use 0"
@@ -118,7 +118,7 @@ class DatasetSource:
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to take up, see the class."""
+        """Do nothing: there is no state, see the class."""
 
     def _clip(self, place: int) -> tuple[torch.Tensor, Conditions, torch.Tensor, torch.Tensor]:
         draws = self._draws
@@ -138,7 +138,7 @@ class DatasetSource:
 
 
 def _generator(seed: int, purpose: int, number: int) -> torch.Generator:
-    """One for each thing that is drawn; neighbouring numbers share nothing (splitmix64's mixing of the counter)."""
+    """Return a generator for each draw; neighbouring numbers are unrelated (splitmix64's mixing of the counter)."""
     mask = 2**64 - 1
     x = (seed * 0x9E3779B97F4A7C15 + purpose * 0xD1B54A32D192ED03 + number + 1) * 0x9E3779B97F4A7C15 & mask
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & mask

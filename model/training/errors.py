@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class TrainingError(Exception):
-    """A run cannot start or go on: one line that names the field, file or key, the value and the limit."""
+    """A run cannot start or resume: one line that names the field, file or key, the value and the limit."""

@@ -1,4 +1,4 @@
-"""A trained transformer as a checkpoint directory: the one it came from, with other weights in the same files."""
+"""Export a trained transformer: the checkpoint directory it came from, with new weights in the same files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from model.directory import is_original, read_transformers
-from model.presets import ModelError
-from model.training.errors import TrainingError
+from zoetrope.model.catalog.checkpoint_layout import read_transformers
+from zoetrope.model.catalog.original_layout import is_original
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.training.errors import TrainingError
 
 RECORD_NAME = "training.json"
 
 
 def check_exportable(source: Path, out: Path) -> None:
-    """That `export_checkpoint` will be able to write.
+    """Check that `export_checkpoint` will be able to write.
 
     Raises:
-        TrainingError: the source is in Wan's own layout, its weights are no safetensors, or it is ``out`` itself.
+        TrainingError: the source is in Wan's own layout, its weights are not safetensors, or it contains ``out``.
     """
     if is_original(source):
         raise TrainingError(f"checkpoint: {source} is in Wan's own layout, training needs the diffusers one")
@@ -33,10 +34,10 @@ def check_exportable(source: Path, out: Path) -> None:
     except ModelError as error:
         raise TrainingError(f"checkpoint: {error}") from None
     if any(part.random for part in parts):
-        raise TrainingError(f"checkpoint: {source} has random weights, there are no files to write new ones like")
+        raise TrainingError(f"checkpoint: {source} has random weights, so there are no files to replace")
     for path in files:
         if path.suffix != ".safetensors":
-            raise TrainingError(f"checkpoint: {path} is no safetensors file, which is what training writes")
+            raise TrainingError(f"checkpoint: {path} is not a safetensors file, the only format that training writes")
     if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
         raise TrainingError(f"out: {out} lies in the checkpoint {source}, choose another directory")
 
@@ -44,11 +45,11 @@ def check_exportable(source: Path, out: Path) -> None:
 def export_checkpoint(
     source: Path, component: str, weights: Mapping[str, torch.Tensor], target: Path, record: Mapping[str, Any]
 ) -> None:
-    """Write ``target``, in place of what an earlier call left there.
+    """Write ``target``, replacing the result of an earlier call.
 
     Args:
         component: ``transformer`` or ``transformer_2``, whose tensors ``weights`` replace. Files, index and dtypes stay
-            as in the source; everything else is copied, once.
+            those of the source; everything else is copied once.
         record: what a reader needs to repeat the run, for ``training.json``.
     """
     if not target.exists():
@@ -62,7 +63,7 @@ def export_checkpoint(
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         _write(source / component, weights, fresh)
-        if (target / component).exists():  # or a run was killed between the next two lines
+        if (target / component).exists():  # a run may have been killed between the next two lines
             (target / component).rename(old)
         fresh.rename(target / component)
         shutil.rmtree(old, ignore_errors=True)
@@ -72,7 +73,7 @@ def export_checkpoint(
 
 
 def _write(source: Path, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """The component's folder, a file of weights at a time."""
+    """Write the component's folder, one weight file at a time."""
     folder.mkdir()
     for path in sorted(source.iterdir()):
         if path.is_dir():
@@ -85,6 +86,6 @@ def _write(source: Path, weights: Mapping[str, torch.Tensor], folder: Path) -> N
                 tensors = {}
                 for name in file.keys():  # noqa: SIM118
                     stored = file.get_tensor(name)
-                    value = weights.get(name, stored)  # tables that nobody reads stay as they are
+                    value = weights.get(name, stored)  # unused tables stay as they are
                     tensors[name] = value.detach().to("cpu", stored.dtype).contiguous()
             save_file(tensors, folder / path.name, metadata=metadata)

@@ -1,4 +1,4 @@
-"""Fine-tunes the transformer of a checkpoint directory, dense or with experts, on clips encoded beforehand."""
+"""Fine-tune the transformer of a checkpoint directory, dense or with experts, on clips encoded beforehand."""
 
 from __future__ import annotations
 
@@ -10,38 +10,39 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from model.card import transformer_config
-from model.checkpoints import load_transformer
-from model.config import TransformerConfig
-from model.directory import read_transformers
-from model.presets import open_model
-from model.tasks import ModelCard
-from model.training.balance import twin
-from model.training.dataset import DatasetSource, Draws, FlowBatch, LatentDataset
-from model.training.errors import TrainingError
-from model.training.export import check_exportable, export_checkpoint
-from model.training.flow import flow_loss
-from model.training.optimisers import Recipe, build_optimisers
-from model.training.plain import STATE_NAME, PlainStepper
-from model.training.trainer import Stepper, Trainer
-from model.training.zero import STATE_INDEX, ZeroStepper, check_zero, join
-from model.transformer import WanTransformer
+from zoetrope.model.catalog.checkpoint_layout import read_transformers
+from zoetrope.model.catalog.model_card import transformer_config
+from zoetrope.model.catalog.presets import open_model
+from zoetrope.model.checkpoints.load import load_transformer
+from zoetrope.model.families import family_of
+from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.network.protocol import Network, module_of
+from zoetrope.model.request.tasks import ModelCard
+from zoetrope.model.training.balance import twin
+from zoetrope.model.training.dataset import DatasetSource, Draws, FlowBatch, LatentDataset
+from zoetrope.model.training.errors import TrainingError
+from zoetrope.model.training.export import check_exportable, export_checkpoint
+from zoetrope.model.training.flow import flow_loss
+from zoetrope.model.training.optimisers import Recipe, build_optimisers
+from zoetrope.model.training.plain import STATE_NAME, PlainStepper
+from zoetrope.model.training.trainer import Stepper, Trainer
+from zoetrope.model.training.zero import STATE_INDEX, ZeroStepper, check_zero, join
 
 CHECKPOINT_NAME = "checkpoint"
 
 
 class FineTuneConfig(BaseModel):
-    """A run, as its JSON file says.
+    """The configuration of a run, from its JSON file.
 
     Attributes:
         checkpoint: a directory in diffusers' layout. dataset: see `model.training.dataset`. out: where saved states go,
             and the result, as a folder ``checkpoint``.
-        batch: clips of a step over all ranks.
+        batch: clips per step over all ranks.
         optimiser: muon takes the blocks' matrices at ``muon_lr`` and leaves the rest to AdamW at ``lr``.
         warmup, decay, ema, balance_rate, clip: see `model.training.optimisers.Recipe`.
         shift, text_drop, first_frame: see `model.training.dataset.Draws`.
-        noise_expert: which of two noise experts to train, on its own share of the noise levels.
-        zero_stage: 0 is one process and torch alone.
+        noise_expert: which of two noise experts to train, on its own range of noise levels.
+        zero_stage: 0 is a single process without DeepSpeed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,7 +71,7 @@ class FineTuneConfig(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> FineTuneConfig:
-        """Raises TrainingError that names the field at fault."""
+        """Read the file. Raises TrainingError that names the field at fault."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
@@ -85,18 +86,19 @@ class FineTuneConfig(BaseModel):
 class FineTuning(nn.Module):
     """The transformer and its loss."""
 
-    def __init__(self, transformer: WanTransformer) -> None:
+    def __init__(self, transformer: Network) -> None:
         super().__init__()
-        self.transformer = transformer.requires_grad_(True)
+        module_of(transformer).requires_grad_(True)
+        self.transformer = transformer
 
     def forward(self, batch: FlowBatch) -> torch.Tensor:
         return flow_loss(self.transformer, batch.clean, batch.conditions, batch.sigmas, batch.noise)
 
 
 def build(config: FineTuneConfig, device: torch.device) -> Trainer[FlowBatch]:
-    """A trainer before its first step, or where an earlier run in ``out`` was saved.
+    """Return a trainer before its first step, or at the saved state of an earlier run in ``out``.
 
-    What can be known from the configuration and the headers of files is told before any weight is read.
+    Faults in the configuration and in the headers of files are reported before any weight is read.
 
     Raises:
         TrainingError, ModelError: the run cannot start.
@@ -139,24 +141,24 @@ def build(config: FineTuneConfig, device: torch.device) -> Trainer[FlowBatch]:
 
 
 def check_state(out: Path, zero_stage: int) -> None:
-    """That an earlier run in ``out`` is one that this one can go on from.
+    """Check that this run can resume an earlier one in ``out``.
 
     Raises:
-        TrainingError: it was saved by torch alone and this one uses ZeRO, or the other way round.
+        TrainingError: that one was saved without ZeRO and this one uses it, or the other way round.
     """
     other = out / (STATE_NAME if zero_stage else STATE_INDEX)
     if other.exists():
         raise TrainingError(
             f"zero_stage: is {zero_stage}, and {other} was saved {'with 0' if zero_stage else 'with another'}; "
-            f"choose that one or another out"
+            f"use that stage or another out"
         )
 
 
 def noise_range(card: ModelCard, expert: Literal["high", "low"] | None) -> tuple[str, tuple[float, float]]:
-    """The component to train and the noise levels that it sees when it serves.
+    """Return the component to train and the noise levels that it works at.
 
     Raises:
-        TrainingError: one of two has to be chosen, or there is only one.
+        TrainingError: one of two must be chosen, or there is only one.
     """
     if card.boundary is None:
         if expert is not None:
@@ -170,7 +172,7 @@ def noise_range(card: ModelCard, expert: Literal["high", "low"] | None) -> tuple
 
 
 def record(trainer: Trainer[FlowBatch], config: FineTuneConfig) -> dict[str, Any]:
-    """What a reader needs to repeat this run."""
+    """Return what a reader needs to repeat this run."""
     return {
         "config": config.model_dump(mode="json"),
         "step": trainer.step,
@@ -184,10 +186,10 @@ def record(trainer: Trainer[FlowBatch], config: FineTuneConfig) -> dict[str, Any
 
 
 def check_network(card: ModelCard, component: str, first_frame: float) -> TransformerConfig:
-    """The network's configuration, where latents and text are all that it has to be given.
+    """Return the network's configuration, if it takes only latents and text.
 
     Raises:
-        TrainingError: it takes more, or known first frames are not its way.
+        TrainingError: it takes more, or does not condition on known first frames.
     """
     part = read_transformers(Path(card.directory))[("transformer", "transformer_2").index(component)]
     config = transformer_config(part)
@@ -201,6 +203,6 @@ def check_network(card: ModelCard, component: str, first_frame: float) -> Transf
         )
     if config.image_dim is not None:
         raise TrainingError(f"{where}: image_dim: CLIP tokens are needed, which a dataset of latents and text lacks")
-    if first_frame and card.conditioner == "bernini":
+    if first_frame and not family_of(card.family).starts_with_frame:
         raise TrainingError(f"first_frame: is {first_frame:g}, but {card.directory} takes pictures as sources; use 0")
     return config

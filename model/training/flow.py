@@ -6,25 +6,25 @@ from collections.abc import Sequence
 
 import torch
 
-from model.conditions import Conditions
-from model.sequences import unpack_targets
-from model.transformer import WanTransformer
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.network.protocol import Network
+from zoetrope.model.network.sequences import unpack_targets
 
 
 def shifted(u: torch.Tensor, shift: float) -> torch.Tensor:
-    """Uniform numbers of 0..1 to noise levels of 0..1, of which a ``shift`` above 1 makes more high ones."""
+    """Map uniform numbers of 0..1 to noise levels of 0..1; a ``shift`` above 1 favours high levels."""
     return shift * u / (1 + (shift - 1) * u)
 
 
 def unshifted(level: float, shift: float) -> float:
-    """The inverse of `shifted`."""
+    """Invert `shifted`."""
     return level / (shift - (shift - 1) * level)
 
 
 def draw_levels(
     count: int, shift: float, generator: torch.Generator, between: tuple[float, float] = (0.0, 1.0)
 ) -> torch.Tensor:
-    """Noise levels ``[count]`` float32: shifted uniform, of those that lie ``between`` two levels."""
+    """Draw noise levels ``[count]`` float32: shifted uniform, restricted to the range ``between``."""
     u = torch.rand(count, generator=generator)
     if between != (0.0, 1.0):
         low, high = (unshifted(level, shift) for level in between)
@@ -33,16 +33,16 @@ def draw_levels(
 
 
 def flow_loss(
-    transformer: WanTransformer,
+    transformer: Network,
     clean: Sequence[torch.Tensor],
     conditions: Sequence[Conditions],
     sigmas: torch.Tensor,
     noise: Sequence[torch.Tensor],
 ) -> torch.Tensor:
-    """The mean squared error of the velocity over all elements of all clips that are not known frames.
+    """Return the mean squared error of the velocity over all elements of all clips, except known frames.
 
-    All clips make one packed forward pass, on a GPU in bfloat16 where autocast allows it. Where every frame of every
-    clip is known (a picture that is its own first frame) the loss is zero and so are the gradients.
+    All clips share one packed forward pass, on a GPU in bfloat16 where autocast allows it. If every frame of every clip
+    is known (a picture that is its own first frame), the loss and the gradients are zero.
 
     Args:
         clean, noise: a tensor ``[C, T, H, W]`` for each clip; the clips may differ in T, H and W.
@@ -52,7 +52,7 @@ def flow_loss(
     Raises:
         ValueError: the network cannot take the conditions.
     """
-    device = transformer.proj_out.weight.device
+    device = transformer.device
     sequences = []
     for x, given, s, e in zip(clean, conditions, sigmas, noise, strict=True):
         noisy = ((1 - s) * x + s * e).to(device)
@@ -63,10 +63,10 @@ def flow_loss(
     errors = []
     outputs = unpack_targets(output.float(), batch, transformer.config.patch_size)
     for predicted, x, given, e in zip(outputs, clean, conditions, noise, strict=True):
-        # The target may be longer than the clip, by the ending.
+        # With an ending the target is longer than the clip.
         error = (predicted[:, : x.shape[1]] - (e - x).to(device)).square()
         if given.known_frames is not None:
             error = error[:, ~given.known_frames.to(device)]
         errors.append(error.flatten())
     every = torch.cat(errors)
-    return every.mean() if every.numel() else every.sum()  # the mean of nothing is no number
+    return every.mean() if every.numel() else every.sum()  # the mean of an empty tensor is NaN

@@ -1,4 +1,4 @@
-"""The Muon optimiser, also for stacked expert matrices."""
+"""The Muon optimiser, including stacked expert matrices."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-# Of the quintic iteration that brings singular values near one (K. Jordan et al., "Muon", 2024).
+# Coefficients of the quintic iteration that brings singular values near one (K. Jordan et al., "Muon", 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal, for weight matrices ``[out, in]`` and stacks ``[experts, in, out]``.
+    """Momentum with orthogonalised updates, for weight matrices ``[out, in]`` and stacks ``[experts, in, out]``.
 
-    torch's own Muon takes matrices only; here each matrix of a stack counts alone. The update is scaled to the size
-    of Adam's (Liu et al., 2502.16982), so that both can share a learning rate.
+    torch's own Muon takes only matrices; here each matrix of a stack is treated separately. The update is scaled to the
+    size of Adam's (Liu et al., 2502.16982), so that both can share a learning rate.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
-    """``[..., r, c]`` -> the same shape, each matrix ``U S V^T`` replaced by about ``U V^T``."""
+    """Replace each matrix ``U S V^T`` of ``[..., r, c]`` by approximately ``U V^T``."""
     a, b, c = COEFFICIENTS
     x = matrices.bfloat16()
     tall = x.shape[-2] > x.shape[-1]

@@ -1,4 +1,4 @@
-"""Which parameters get which optimiser, and how the learning rate goes."""
+"""Assign parameters to optimisers, and schedule the learning rate."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Literal
 import torch
 from torch import nn
 
-from model.training.muon import Muon
+from zoetrope.model.training.muon import Muon
 
 BETAS = (0.9, 0.95)
-FLOOR = 0.02  # of the rate's height, at the end of a run
-SMALL = ("scale_shift_table", "gate.weight", ".b1")  # two axes or more, but no weight matrices
+FLOOR = 0.02  # of the full rate, at the end of a run
+SMALL = ("scale_shift_table", "gate.weight", ".b1")  # with two axes or more, but not weight matrices
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the trainer itself has to know.
+    """The trainer's settings.
 
     Attributes:
-        warmup: steps over which the rate rises. decay: share of the steps over which it falls to 2 % of its height.
-        ema: weight of the past in the moving average of the weights; 0: there is none.
-        balance_rate: by how much the experts' load-balance bias moves in a step; 0: not at all.
+        warmup: steps over which the rate rises. decay: share of the steps over which it falls to 2 % of the full
+            rate.
+        ema: weight of the past in the moving average of the weights; 0: no moving average.
+        balance_rate: how much the experts' load-balance bias moves per step; 0: not at all.
         clip: the largest norm of the gradient.
     """
 
@@ -34,16 +35,16 @@ class Recipe:
     clip: float = 1.0
 
     def rate(self, step: int) -> float:
-        """Share of the learning rates' full height in a step, the first of which is 0.
+        """Return the share of the full learning rates in a step; steps are numbered from 0.
 
-        It stays at its height for long, so that a longer run can start from the saved state of a shorter one.
+        The rate stays at its full value for long, so that a longer run can resume the saved state of a shorter one.
         """
         left = (self.steps - step) / max(1.0, self.decay * self.steps)
         return min(1.0, (step + 1) / max(1, self.warmup), max(FLOOR, left))
 
 
 def split_parameters(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The weight matrices of the blocks of ``net.transformer``, and all other parameters."""
+    """Split the parameters: weight matrices of the blocks of ``net.transformer``, and all others."""
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in net.named_parameters():
@@ -55,7 +56,7 @@ def split_parameters(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
 def build_optimisers(
     net: nn.Module, kind: Literal["muon", "adamw"], lr: float, muon_lr: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices and AdamW for the rest, or AdamW for all, without decay of what is no matrix."""
+    """Build Muon for the matrices and AdamW for the rest, or AdamW for all; only matrices have weight decay."""
     matrices, rest = split_parameters(net)
     if kind == "muon":
         return [

@@ -1,4 +1,4 @@
-"""Optimiser steps and saved states in one process, with torch alone."""
+"""Take optimiser steps and save states in one process, with torch alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.training.errors import TrainingError
+from zoetrope.model.training.errors import TrainingError
 
 STATE_NAME = "state.pt"
 
@@ -62,5 +62,5 @@ class PlainStepper:
                 optimiser.load_state_dict(saved)
         except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise TrainingError(f"{path}: this run cannot go on from it: {reason}") from None
+            raise TrainingError(f"{path}: this run cannot resume from it: {reason}") from None
         return state

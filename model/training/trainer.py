@@ -1,4 +1,4 @@
-"""A run of training: steps, moving average, progress, saved states to go on from, exports."""
+"""Run a training: steps, moving average, progress, resumable states, exports."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import nn
 
-from model.training.balance import average, balance
-from model.training.optimisers import Recipe
+from zoetrope.model.training.balance import average, balance
+from zoetrope.model.training.optimisers import Recipe
 
 REPORT_EVERY = 25  # steps
 
@@ -21,7 +21,7 @@ REPORT_EVERY = 25  # steps
 class Batch(Protocol):
     @property
     def count(self) -> int:
-        """Clips in it, on this rank."""
+        """The number of its clips, on this rank."""
 
 
 B = TypeVar("B", bound=Batch)
@@ -29,43 +29,44 @@ B_co = TypeVar("B_co", bound=Batch, covariant=True)
 
 
 class BatchSource(Protocol[B_co]):
-    """Where batches come from. Its state is part of a run's, so that a resumed run sees what an unbroken one does."""
+    """A source of batches. Its state is saved with the run, so that a resumed run sees what an uninterrupted one
+    would."""
 
     def draw(self, step: int) -> B_co:
-        """The batch of a step, for this rank."""
+        """Return the batch of a step, for this rank."""
 
     def state(self) -> dict[str, Any]:
-        """Plain values and tensors under names of its own, beside `Trainer`'s."""
+        """Return plain values and tensors; names must differ from `Trainer`'s."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Restore the result of `state`."""
 
 
 class Stepper(Protocol):
-    """How gradients become steps: in one process (`plain`) or over many (`zero`)."""
+    """Turns gradients into steps: in one process (`plain`) or in several (`zero`)."""
 
     rank: int
     ranks: int
 
     def step(self, batch: Any, rate: float) -> float:
-        """One step of the optimisers at a share of their learning rates' height; the loss, the mean over the ranks."""
+        """Take one optimiser step at a share of the full learning rates; return the loss, averaged over the ranks."""
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The network's state dict, whole; all ranks call it and rank 0 gets it."""
+        """Return the network's complete state dict on rank 0; all ranks must call it."""
 
     def save(self, out: Path, extra: dict[str, Any]) -> None:
-        """Replace the saved state, at once; all ranks call it."""
+        """Replace the saved state atomically; all ranks must call it."""
 
     def resume(self, out: Path) -> dict[str, Any] | None:
-        """Load the saved state and give what was ``extra``; None: there is none. Raises TrainingError."""
+        """Load the saved state and return its ``extra``; None if there is none. Raises TrainingError."""
 
 
 class Trainer(Generic[B]):
     """Trains ``net``, whose forward takes a batch and returns the loss.
 
     Attributes:
-        ema: the moving average of the weights, None where there is none.
-        loss: smoothed over some fifty steps by `run`. seconds: spent in steps, by `run`.
+        ema: the moving average of the weights, if any.
+        loss: smoothed over about fifty steps by `run`. seconds: spent in steps by `run`.
     """
 
     def __init__(
@@ -78,18 +79,18 @@ class Trainer(Generic[B]):
         export: Callable[[], None],
         ema: nn.Module | None,
     ) -> None:
-        """``export`` writes what a run is for, after each saved state, on all ranks; ``ema`` starts as a `twin`."""
+        """``export`` writes the result after each saved state, on all ranks; ``ema`` starts as a `twin`."""
         self.net, self.source, self.stepper, self.recipe, self.out = net, source, stepper, recipe, out
         self.ema = ema
         self._export = export
         self.step, self.clips, self.seconds, self.loss = 0, 0, 0.0, float("nan")
 
     def rate(self) -> float:
-        """Of the learning rates' full height."""
+        """The current share of the full learning rates."""
         return self.recipe.rate(self.step)
 
     def train_step(self) -> float:
-        """One optimiser step on one batch; returns the loss."""
+        """Take one optimiser step on one batch; return the loss."""
         batch = self.source.draw(self.step)
         self.net.train()
         loss = self.stepper.step(batch, self.rate())
@@ -102,7 +103,7 @@ class Trainer(Generic[B]):
         return loss
 
     def run(self, save_every: int) -> None:
-        """Train to the last step, with a line of JSON on standard output now and then, and save."""
+        """Train to the last step and save; print a line of JSON from time to time."""
         while self.step < self.recipe.steps:
             started = time.monotonic()
             loss = self.train_step()
@@ -127,7 +128,7 @@ class Trainer(Generic[B]):
         }
 
     def save(self) -> None:
-        """The resumable state and the export."""
+        """Save the resumable state and export."""
         extra = {"counters": (self.step, self.clips, self.seconds, self.loss), **self.source.state()}
         if self.ema is not None:
             extra["ema"] = self.ema.state_dict()
@@ -135,7 +136,7 @@ class Trainer(Generic[B]):
         self._export()
 
     def resume(self) -> bool:
-        """Go on from the saved state; false when there is none. Raises TrainingError when it does not fit."""
+        """Resume from the saved state; return false if there is none. Raises TrainingError if it does not fit."""
         extra = self.stepper.resume(self.out)
         if extra is None:
             return False

@@ -1,7 +1,7 @@
-"""Optimiser steps and saved states over many processes with DeepSpeed ZeRO (Rajbhandari et al., 1910.02054).
+"""Take optimiser steps and save states in several processes with DeepSpeed ZeRO (Rajbhandari et al., 1910.02054).
 
-Stage 1 cuts the optimiser's state over the ranks, stage 2 the gradients as well, stage 3 also the weights. Weights,
-gradients and states are float32; on a GPU products are made in bfloat16 by autocast.
+Stage 1 shards the optimiser's state over the ranks, stage 2 also the gradients, stage 3 also the weights. Weights,
+gradients and states are float32; on a GPU autocast computes products in bfloat16.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from model.training.errors import TrainingError
+from zoetrope.model.training.errors import TrainingError
 
 STATE_DIRECTORY = "state"
-STATE_INDEX = "state.json"  # written last: names the folder of the state that counts
+STATE_INDEX = "state.json"  # written last: names the folder of the valid state
 
 
 def check_zero(stage: int, ranks: int, optimiser: str, ema: float, batch: int) -> None:
-    """That the parts of a run can work together, before anything is loaded.
+    """Check that the settings of a run are compatible, before anything is loaded.
 
     Raises:
-        TrainingError: names the field and says what would do.
+        TrainingError: names the field and a value that would work.
     """
     if stage == 0 and ranks > 1:
         raise TrainingError(f"zero_stage: is 0, which is one process, and there are {ranks}; choose 1, 2 or 3")
@@ -37,7 +37,7 @@ def check_zero(stage: int, ranks: int, optimiser: str, ema: float, batch: int) -
         return
     if optimiser == "muon":
         raise TrainingError(
-            f"optimiser: muon needs whole matrices and zero_stage {stage} cuts them up; use adamw, or zero_stage 0"
+            f"optimiser: muon needs whole matrices and zero_stage {stage} shards them; use adamw, or zero_stage 0"
         )
     if stage == 3 and ema:
         raise TrainingError(f"ema: is {ema:g}, but under zero_stage 3 no rank has the whole weights; use 0, or stage 2")
@@ -46,14 +46,14 @@ def check_zero(stage: int, ranks: int, optimiser: str, ema: float, batch: int) -
 
 
 def join(device: torch.device) -> None:
-    """Meet the other ranks, by the variables that torchrun and deepspeed's launcher set; alone without them."""
+    """Join the other ranks by the variables that torchrun and deepspeed's launcher set; without them run alone."""
     deepspeed = _import()
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
         os.environ.setdefault(name, value)
     if os.environ["WORLD_SIZE"] == "1":
         os.environ.setdefault("MASTER_PORT", "0")
     if device.type == "cpu":
-        # It would compile a shared-memory reduction first, which takes minutes; gloo does without.
+        # Otherwise it compiles a shared-memory reduction first, which takes minutes; gloo does not need it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
 
@@ -62,7 +62,7 @@ class ZeroStepper:
     """See `model.training.trainer.Stepper`. `join` comes first."""
 
     def __init__(self, net: nn.Module, optimiser: torch.optim.Optimizer, clip: float, stage: int, batch: int) -> None:
-        """``batch``: clips of a step over all ranks."""
+        """``batch``: clips per step over all ranks."""
         self.net = net
         self.stage = stage
         self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
@@ -120,16 +120,16 @@ class ZeroStepper:
             return None
         loaded, client = self._engine.load_checkpoint(str(out / STATE_DIRECTORY), tag=tag)
         if loaded is None:
-            raise TrainingError(f"{out / STATE_DIRECTORY / tag}: this run cannot go on from it")
+            raise TrainingError(f"{out / STATE_DIRECTORY / tag}: this run cannot resume from it")
         extra: dict[str, Any] = client["extra"]
         return extra
 
 
 def saved_tag(out: Path, stage: int, ranks: int) -> str | None:
-    """The folder of the state that a run in ``out`` left, None when there is none.
+    """Return the folder of the state that a run in ``out`` has saved; None if there is none.
 
     Raises:
-        TrainingError: it was saved under another stage or by another number of ranks, whose parts do not fit.
+        TrainingError: it was saved with another stage or number of ranks.
     """
     path = out / STATE_INDEX
     if not path.exists():
@@ -147,7 +147,7 @@ def saved_tag(out: Path, stage: int, ranks: int) -> str | None:
 
 
 def _import() -> Any:
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")  # or it mixes with the progress on standard output
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")  # it would mix with the progress on standard output
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

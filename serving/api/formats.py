@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-from model.tasks import PICTURE_CONTAINERS, Container
+from zoetrope.model.request.tasks import PICTURE_CONTAINERS, Container
 
 MIME_TYPES: dict[Container, str] = {
     "mp4": "video/mp4",

@@ -1,4 +1,4 @@
-"""How the API names jobs and media: ``operations/vid_...`` and ``media/med_...``."""
+"""How the API names jobs, their videos and media: ``operations/vid_...``, ``videos/vid_...`` and ``media/med_...``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import secrets
 
 OPERATIONS = "operations/"
+VIDEOS = "videos/"  # the id is that of the operation
 MEDIA = "media/"
 JOB_ID = "vid_"
 MEDIA_ID = "med_"
@@ -13,8 +14,9 @@ ID_BYTES = 15  # 120 bits, which base32 writes without padding
 
 
 def full_name(prefix: str, name: str) -> str:
-    """The name with its prefix, of which the part behind that is enough."""
-    return name if name.startswith(prefix) else prefix + name
+    """Return the name with its prefix, which may be missing. A video's name stands for its operation's."""
+    bare = name.removeprefix(VIDEOS) if prefix == OPERATIONS else name
+    return bare if bare.startswith(prefix) else prefix + bare
 
 
 def new_id(prefix: str) -> str:

@@ -1,7 +1,7 @@
-"""``python -m serving.cli``: the same as the command `zoetrope`."""
+"""``python -m zoetrope.serving.cli``: the same as the command `zoetrope`."""
 
 import sys
 
-from serving.cli.app import main
+from zoetrope.serving.cli.app import main
 
 sys.exit(main())

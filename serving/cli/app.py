@@ -1,21 +1,33 @@
-"""The `zoetrope` command: its commands put together, and what becomes of their errors."""
+"""The `zoetrope` command: registers its commands and reports their errors."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
-from serving.cli import generate, keys, machine, media, operations, serve
-from serving.cli.plan import plan
+from zoetrope import __version__
+from zoetrope.serving.cli import doctor, generate, jobs, keys, media, models, plan, prepare, serve, upcycle
+from zoetrope.serving.cli.groups import HELP_NAMES, Group
 
+# What typer says of a value, and how we say it.
+SAID = (
+    (r", unable to parse .*", ""),
+    (r"^Input should be ", "must be "),
+    (r"a valid (?=[aeiou])", "an "),
+    (r"a valid ", "a "),
+    (r"greater than or equal to", "at least"),
+    (r"less than or equal to", "at most"),
+)
+MORE = "`zoetrope COMMAND --help` tells more of a command."
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
+    cls=Group,
+    context_settings=HELP_NAMES,
+    epilog=MORE,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -34,13 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         print(f"error: {_usage_line(error)}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if os.environ.get("ZOETROPE_DEBUG"):
             raise
-        from serving.cli.errors import explain
+        from zoetrope.serving.cli.errors import explain
 
         line, code = explain(error)
         print(f"error: {line}", file=sys.stderr)
@@ -49,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"zoetrope {_version()}")
+        print(f"zoetrope {__version__}")
         raise typer.Exit
 
 
@@ -62,25 +74,23 @@ def options(
     """Zoetrope serves the Wan family of video models on your own GPUs."""
 
 
-serve.register(app)
-generate.register(app)
-operations.register(app)
-app.add_typer(media.app, name="media")
-app.add_typer(keys.app, name="keys")
-machine.register(app)
-app.command()(plan)
+# In the order of `zoetrope --help`.
+for module in (serve, doctor):
+    module.register(app, "Service")
+for module in (generate, jobs):
+    module.register(app, "Jobs")
+for module in (models, plan, upcycle, prepare):
+    module.register(app, "Models")
+app.add_typer(media.app, name="media", rich_help_panel="Files and keys")
+app.add_typer(keys.app, name="keys", rich_help_panel="Files and keys")
 
 
 def _usage_line(error: typer.TyperException) -> str:
-    """What is wrong with the command line, by the name of the option or argument."""
+    """Say what is wrong with the command line, by the name of the option or argument."""
     if isinstance(error, typer.BadParameter) and error.param is not None:
         name = (error.param.name or "").replace("_", "-")
-        return " ".join(f"{name}: {error.message or 'is missing'}".split())
+        said = error.message or "is missing"
+        for words, ours in SAID:
+            said = re.sub(words, ours, said)
+        return " ".join(f"{name}: {said}".split())
     return " ".join(error.format_message().split())
-
-
-def _version() -> str:
-    try:
-        return version("zoetrope")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -1,116 +1,111 @@
-"""How a command reaches a service: the options for that, taken as one value."""
+"""How a command reaches a service."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import typer
+from zoetrope.serving.cli.options import option
 
 if TYPE_CHECKING:
-    from serving.client import Tls, VideoClient
+    from zoetrope.serving.client import Tls, VideoClient
 
-DEFAULT_SERVER = "127.0.0.1:50051"
-SECURE = "https://"
-
-OptionalServer = Annotated[
-    str | None,
-    typer.Option(metavar="HOST:PORT", help="A running service, also from ZOETROPE_SERVER; https:// in front for TLS."),
-]
-Server = Annotated[
-    str,
-    typer.Option(
-        metavar="HOST:PORT",
-        envvar="ZOETROPE_SERVER",
-        help="The service's gRPC address; https:// in front for TLS.",
-    ),
-]
-OPTIONS: dict[str, Any] = {
-    "api_key": Annotated[
-        str | None, typer.Option(metavar="KEY", envvar="ZOETROPE_API_KEY", help="Made by `zoetrope keys create`.")
-    ],
-    "ca": Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", envvar="ZOETROPE_CA", help="Whose certificate the service shows, PEM; TLS."),
-    ],
-    "client_cert": Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", envvar="ZOETROPE_CLIENT_CERT", help="Certificate to show to the service, PEM."),
-    ],
-    "client_key": Annotated[
-        Path | None, typer.Option(metavar="FILE", envvar="ZOETROPE_CLIENT_KEY", help="Its private key, PEM.")
-    ],
-}
+SERVER = "ZOETROPE_SERVER"
+SECURE, PLAIN = "https://", "http://"
+PAGE_SIZE = 100
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Where a service is and who asks. ``server`` is None where none was given."""
+    """Where a service is and who calls."""
 
-    server: str | None
-    api_key: str | None = None
-    ca: Path | None = None
-    client_cert: Path | None = None
-    client_key: Path | None = None
+    server: Annotated[
+        str | None, option("HOST:PORT", "Address of the service's gRPC API; prefix https:// for TLS.", envvar=SERVER)
+    ] = "127.0.0.1:50051"
+    api_key: Annotated[
+        str | None, option("KEY", "API key, as `zoetrope keys create` prints it.", "none", envvar="ZOETROPE_API_KEY")
+    ] = None
+    ca: Annotated[
+        Path | None,
+        option("FILE", "CA certificates to trust, PEM; turns TLS on.", "the system's", envvar="ZOETROPE_CA"),
+    ] = None
+    client_cert: Annotated[
+        Path | None, option("FILE", "Client certificate for mutual TLS, PEM.", "none", envvar="ZOETROPE_CLIENT_CERT")
+    ] = None
+    client_key: Annotated[
+        Path | None, option("FILE", "Private key of --client-cert, PEM.", "none", envvar="ZOETROPE_CLIENT_KEY")
+    ] = None
 
     @property
     def address(self) -> str:
-        return (self.server or "").removeprefix(SECURE)
+        return (self.server or "").removeprefix(SECURE).removeprefix(PLAIN).removesuffix("/")
 
     def tls(self) -> Tls | None:
-        from serving.client import Tls
+        from zoetrope.serving.client import Tls
 
         files = (self.ca, self.client_cert, self.client_key)
         secure = (self.server or "").startswith(SECURE) or any(file is not None for file in files)
         return Tls(*files) if secure else None
 
 
-def connecting(*, optional: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command with a parameter ``connection`` the options that make one.
+@dataclass(frozen=True)
+class OptionalConnection(Connection):
+    """Of a command that also works without a service; ``server`` is None if none was given on the command line."""
 
-    Args:
-        optional: the command has something to do without a service; then ZOETROPE_SERVER is its own to read.
-    """
+    server: Annotated[
+        str | None,
+        option(
+            "HOST:PORT", f"Address of a service's gRPC API, also from {SERVER}; prefix https:// for TLS.", "no service"
+        ),
+    ] = None
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any, **values: Any) -> Any:
-            taken = {name: values.pop(name) for name in ("server", *OPTIONS)}
-            return command(*arguments, connection=Connection(**taken), **values)
-
-        kind = inspect.Parameter.KEYWORD_ONLY
-        parameters = [
-            parameter.replace(kind=kind)
-            for parameter in inspect.signature(command, eval_str=True).parameters.values()
-            if parameter.name != "connection"
-        ]
-        server = OptionalServer if optional else Server
-        default = None if optional else DEFAULT_SERVER
-        parameters.append(inspect.Parameter("server", kind, default=default, annotation=server))
-        parameters += [inspect.Parameter(name, kind, default=None, annotation=a) for name, a in OPTIONS.items()]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        return run
-
-    return decorate
+    def resolved(self) -> Connection | None:
+        """Return the connection to the service of the command line or the environment, or None."""
+        server = self.server or os.environ.get(SERVER)
+        return replace(self, server=server) if server else None
 
 
 @contextmanager
 def connect(connection: Connection, patience: float = 0.0) -> Iterator[VideoClient]:
-    """A client of a service that answers now; its patient calls would wait for one that is not there.
+    """Open a client of a service that answers now: its calls would wait long for one that is down.
 
     Raises:
-        AddressError, ClientError: it is no address, or nothing answers there.
+        AddressError, ClientError, CliError: the address is none, or no service answers there.
     """
-    from serving.addresses import parse_address
-    from serving.client import VideoClient
+    from zoetrope.serving.client import ClientError, VideoClient
+    from zoetrope.serving.config.addresses import parse_address
 
-    parse_address(connection.address, "server")
-    tls = connection.tls()
-    with VideoClient(connection.address, api_key=connection.api_key or "", tls=tls, patience=patience) as client:
-        client.models()
-        yield client
+    address, tls = connection.address, connection.tls()
+    parse_address(address, "server")
+    with VideoClient(address, api_key=connection.api_key or "", tls=tls, patience=patience) as client:
+        try:
+            client.models()
+            yield client
+        except ClientError as error:
+            if error.message.startswith(f"no answer from {address}"):
+                from zoetrope.serving.cli.errors import CliError
+                from zoetrope.serving.cli.unreachable import why
+
+                raise CliError(f"no answer from {address}: {why(address, tls=tls is not None)}") from None
+            raise
+
+
+def newest(limit: int, page: Callable[[int, str], tuple[Sequence[T], str]]) -> list[T]:
+    """Fetch at most ``limit`` items of a list.
+
+    Args:
+        page: takes a page's size and token; returns its items and the token of the next page.
+    """
+    found: list[T] = []
+    token = ""
+    while len(found) < limit:
+        items, token = page(min(PAGE_SIZE, limit - len(found)), token)
+        found += items
+        if not token:
+            break
+    return found

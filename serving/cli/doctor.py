@@ -1,4 +1,4 @@
-"""`zoetrope doctor`: what a service needs of this machine, and what to do where something is missing."""
+"""`zoetrope doctor`: what a service needs of this machine, and what to do if something is missing."""
 
 from __future__ import annotations
 
@@ -12,25 +12,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
-from packaging.requirements import Requirement
+import typer
 
-from model.presets import ModelError, open_model
-from model.tasks import ModelCard
-from serving.addresses import bind_problem
-from serving.settings import Settings
+from zoetrope.model.catalog.presets import open_model
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.tasks import ModelCard
+from zoetrope.serving.cli.options import JsonOption, ListingOptions, add_commands
+from zoetrope.serving.cli.settings import CheckedOptions, settings_of
+
+if TYPE_CHECKING:
+    from zoetrope.serving.config.settings import Settings
 
 GIB = 1 << 30
 MIN_PYTHON = (3, 11)
 SHM = Path("/dev/shm")
 SHOWN_CHARS = 40  # of a negative prompt
-MIN_SHM_BYTES = GIB // 2  # Ray's object store lives there; ours takes 256 MiB
+REPORT_WIDTH = 100  # characters of a line, at most
+MIN_SHM_BYTES = GIB // 2  # for Ray's object store; ours takes 256 MiB
 OPTIONAL = {"triton": "faster kernels on NVIDIA GPUs", "flash_attn": "faster attention on NVIDIA GPUs"}
 
 
 class Status(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"  # the service runs, but not everything will work or work well
@@ -39,7 +44,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table. ``advice`` says what to do where the status is not ok."""
+    """One line of the table. ``advice`` says what to do if the status is not ok."""
 
     name: str
     status: Status
@@ -47,10 +52,28 @@ class Check:
     advice: str = ""
 
 
+def doctor(options: CheckedOptions, json: JsonOption = False) -> int:
+    """Check what a service needs of this machine, and say what to do.
+
+    The exit code is 1 if a service could not run.
+    """
+    from zoetrope.serving.cli.listing import show
+    from zoetrope.serving.cli.tables import checks_listing
+
+    checks = list(run_checks(settings_of(options)))
+    show(checks_listing(checks), ListingOptions(json), width=REPORT_WIDTH)
+    return int(any(check.status is Status.FAIL for check in checks))
+
+
+def register(app: typer.Typer, section: str) -> None:
+    add_commands(app, section, doctor)
+
+
 def run_checks(settings: Settings) -> Iterator[Check]:
-    """Every check, in order; one that breaks down itself is a failed check."""
+    """Run every check, in order; one that raises is a failed check."""
     steps: list[tuple[str, Callable[[], Iterator[Check]]]] = [
         ("python", _python),
+        ("variables", _variables),
         ("packages", _packages),
         ("device", _device),
         ("kernels", lambda: _kernels(settings)),
@@ -65,7 +88,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     for name, step in steps:
         try:
             yield from step()
-        except Exception as error:  # a doctor must not die of what it finds
+        except Exception as error:  # the other checks still run
             yield Check(name, Status.FAIL, f"{type(error).__name__}: {error}", "reinstall with make install")
 
 
@@ -77,8 +100,21 @@ def _python() -> Iterator[Check]:
         yield Check("python", Status.FAIL, version, f"install Python {'.'.join(map(str, MIN_PYTHON))} or newer")
 
 
+def _variables() -> Iterator[Check]:
+    """Look for misspelt settings."""
+    from zoetrope.serving.config.variables import unknown_variables
+
+    unknown = unknown_variables(os.environ)
+    for line in unknown:
+        yield Check("variables", Status.WARN, line, "correct its name, or unset it")
+    if not unknown:
+        yield Check("variables", Status.OK, "every ZOETROPE_ variable is a setting")
+
+
 def _packages() -> Iterator[Check]:
-    """Compare what is installed with what our own metadata asks for."""
+    """Compare what is installed with what our own metadata requires."""
+    from packaging.requirements import Requirement
+
     try:
         requirements = [Requirement(line) for line in importlib.metadata.requires("zoetrope") or ()]
     except importlib.metadata.PackageNotFoundError:
@@ -89,7 +125,7 @@ def _packages() -> Iterator[Check]:
     bad = []
     versions = {}
     for requirement in requirements:
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker and not requirement.marker.evaluate({"extra": "serve"}):
             continue
         try:
             version = importlib.metadata.version(requirement.name)
@@ -100,7 +136,7 @@ def _packages() -> Iterator[Check]:
         if not requirement.specifier.contains(version, prereleases=True):
             bad.append(f"{requirement.name} is {version}, needs {requirement.specifier}")
     if bad:
-        yield Check("packages", Status.FAIL, "; ".join(bad), "run make install, or pip install -U zoetrope")
+        yield Check("packages", Status.FAIL, "; ".join(bad), "run make install, or pip install -U 'zoetrope[serve]'")
         return
     main = ", ".join(f"{name} {versions[name]}" for name in ("torch", "ray", "diffusers", "grpcio") if name in versions)
     yield Check("packages", Status.OK, f"{len(versions)} found: {main}, ...")
@@ -122,10 +158,10 @@ def _device() -> Iterator[Check]:
 
 
 def _kernels(settings: Settings) -> Iterator[Check]:
-    """Which implementation of each operation a step runs, and which of ours could run but are not trusted here."""
+    """Show which implementation of each operation a step runs, and which could but are not proved here."""
     import torch
 
-    from kernels.backends import VARIABLE, Choice, parse, report, use
+    from zoetrope.kernels.select.backends import VARIABLE, Choice, parse, report, use
 
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -140,8 +176,8 @@ def _kernels(settings: Settings) -> Iterator[Check]:
     if unproved:
         names = ", ".join(f"{choice.op}={choice.backend}" for choice in unproved)
         advice = (
-            f"not proved on this device, so not chosen: {names}. Prove them with python -m benchmarks.kernels "
-            f"--correctness-only, or ask for them with {VARIABLE}"
+            f"not proved on this device, so not used: {names}. Prove them with python -m zoetrope.benchmarks.kernels "
+            f"--correctness-only, or select them with {VARIABLE}"
         )
         yield Check("kernels", Status.WARN, detail, advice)
     else:
@@ -149,12 +185,14 @@ def _kernels(settings: Settings) -> Iterator[Check]:
 
 
 def _memory() -> Iterator[Check]:
+    import psutil
+
     memory = psutil.virtual_memory()
     detail = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
     if memory.available >= 3 * GIB:
         yield Check("memory", Status.OK, detail)
     else:
-        yield Check("memory", Status.WARN, detail, "nano's service needs about 3 GiB; end other programs")
+        yield Check("memory", Status.WARN, detail, "a service of nano needs about 3 GiB; end other programs")
     if not SHM.is_dir():
         yield Check("shared memory", Status.WARN, f"there is no {SHM}", "Ray will use files in the temporary directory")
         return
@@ -183,9 +221,9 @@ def _codecs() -> Iterator[Check]:
 
 
 def _sandbox(settings: Settings) -> Iterator[Check]:
-    """Start a process that decodes clients' files, and have it say what keeps it in, layer by layer."""
-    from serving.media.confine import lacking
-    from serving.media.sandbox import confinement
+    """Start a process that decodes clients' files, and have it report what confines it, layer by layer."""
+    from zoetrope.serving.media.sandbox.confine import lacking
+    from zoetrope.serving.media.sandbox.sandbox import confinement
 
     name = "media sandbox"
     try:
@@ -203,7 +241,7 @@ def _sandbox(settings: Settings) -> Iterator[Check]:
         advice = f"clients' files are decoded without {', '.join(lacks)}: take only those that you trust"
         yield Check(name, Status.WARN, detail, advice)
     else:
-        advice = f"a service needs {', '.join(lacks)}: let the container have it, or take the risk with --unsafe-media"
+        advice = f"a service needs {', '.join(lacks)}: allow it in the container, or risk --unsafe-media"
         yield Check(name, Status.FAIL, detail, advice)
 
 
@@ -213,14 +251,14 @@ def _model(settings: Settings) -> Iterator[Check]:
     except ModelError as error:
         yield Check("model", Status.FAIL, str(error), "restore the file, or name another model with --model")
         return
-    yield Check("model", Status.OK, f"{card.name} at {card.directory}, all files there and readable")
+    yield Check("model", Status.OK, f"{card.name} at {card.directory}, all files are readable")
     for warning in card.warnings:
-        yield Check("model", Status.WARN, warning, "look whether it is meant; the model runs without it")
+        yield Check("model", Status.WARN, warning, "check whether this is intended; the model runs without it")
     yield Check("model card", Status.OK, _described(card))
 
 
 def _described(card: ModelCard) -> str:
-    """What is taken where a request names nothing."""
+    """Describe the model's defaults."""
     shift = "none" if card.default_flow_shift is None else f"{card.default_flow_shift:g}"
     note = f" ({card.flow_shift_note})" if card.flow_shift_note else ""
     negative = card.default_negative_prompt
@@ -234,7 +272,7 @@ def _described(card: ModelCard) -> str:
 
 def _data_dir(settings: Settings) -> Iterator[Check]:
     directory = settings.directory
-    # Nothing is made by looking: where the directory does not exist yet, its nearest parent must be writable.
+    # A check creates nothing: if the folder does not exist yet, its nearest parent must be writable.
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -251,6 +289,8 @@ def _data_dir(settings: Settings) -> Iterator[Check]:
 
 
 def _ports(settings: Settings) -> Iterator[Check]:
+    from zoetrope.serving.config.addresses import bind_problem
+
     for field, address in (("grpc", settings.grpc), ("http", settings.http)):
         problem = bind_problem(address, field)
         if problem is None:

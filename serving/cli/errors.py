@@ -1,21 +1,21 @@
-"""What a user sees of an error: one line and an exit code."""
+"""Turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
 
-from model.presets import ModelError
-from model.tasks import TASK_KINDS, InvalidRequest, Violation
-from serving.addresses import AddressError
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.tasks import TASK_KINDS, InvalidRequest, Violation
+from zoetrope.serving.config.addresses import AddressError
 
 BAD_INPUT = 2
 FAILURE = 1
 INTERRUPTED = 130
 
-# google.rpc.Code names of errors that another input would have avoided.
+# google.rpc.Code names of errors that other input avoids.
 INPUT_CODES = ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ALREADY_EXISTS", "OUT_OF_RANGE")
-# The API's names of fields -> the options that set them.
+# Fields of the API -> the options that set them, where these have other names.
 OPTIONS = {
     "duration_seconds": "duration",
     "negative_prompt": "negative",
@@ -26,9 +26,6 @@ OPTIONS = {
     "panels": "panel",
     "references": "reference",
     "labels": "label",
-    "guidance_low": "guidance-low",
-    "flow_shift": "flow-shift",
-    "keep_audio": "keep-audio",
 }
 
 
@@ -41,12 +38,12 @@ class CliError(Exception):
 
 
 def bad_input(field: str, description: str) -> CliError:
-    """An argument or option at fault."""
+    """Make the error for a bad argument or option."""
     return CliError(f"{field}: {description}", BAD_INPUT)
 
 
 def explain(error: Exception) -> tuple[str, int]:
-    """The line, without its "error: ", and the exit code for whatever a command raised."""
+    """Return the line, without its "error: ", and the exit code for whatever a command raised."""
     if isinstance(error, CliError):
         line, code = str(error), error.exit_code
     elif isinstance(error, AddressError):
@@ -60,6 +57,8 @@ def explain(error: Exception) -> tuple[str, int]:
         line, code = _explain_client_error(error)
     elif _is_store_error(error):
         line, code = str(error), FAILURE
+    elif isinstance(error, ModuleNotFoundError) and not (error.name or "zoetrope").startswith("zoetrope"):
+        line, code = f"{error.name} is not installed; this command needs pip install 'zoetrope[serve]'", FAILURE
     elif isinstance(error, OSError) and error.filename is not None:
         line, code = f"{error.filename}: {error.strerror}", FAILURE
     else:
@@ -68,32 +67,32 @@ def explain(error: Exception) -> tuple[str, int]:
 
 
 def describe_violations(violations: Iterable[Violation]) -> str:
-    """Each field by the name of its option."""
+    """Join them, each field under the name of its option."""
     return "; ".join(f"{option_name(v.field)}: {v.description}" for v in violations)
 
 
 def option_name(field: str) -> str:
-    """``text_to_video.prompt`` -> ``prompt``, ``references.0`` -> ``reference 1``."""
+    """Return the option of a field: ``text_to_video.prompt`` -> ``prompt``, ``references.0`` -> ``reference 1``."""
     parts = field.split(".")
     while len(parts) > 1 and parts[0] in ("task", *TASK_KINDS):
         del parts[0]
-    name = OPTIONS.get(parts[0], parts[0])
+    name = OPTIONS.get(parts[0], parts[0].replace("_", "-"))
     return f"{name} {int(parts[1]) + 1}" if len(parts) > 1 and parts[1].isdecimal() else name
 
 
 def _is_client_error(error: Exception) -> bool:
-    """Without importing grpc where no command has needed it."""
-    client = sys.modules.get("serving.client")
+    """Tell without importing grpc, which few commands need."""
+    client = sys.modules.get("zoetrope.serving.client")
     return client is not None and isinstance(error, client.ClientError)
 
 
 def _is_store_error(error: Exception) -> bool:
-    errors = sys.modules.get("serving.jobs.errors")
+    errors = sys.modules.get("zoetrope.serving.jobs.db.errors")
     return errors is not None and isinstance(error, errors.StoreError)
 
 
 def _explain_client_error(error: Exception) -> tuple[str, int]:
-    from serving.client import ClientError
+    from zoetrope.serving.client import ClientError
 
     assert isinstance(error, ClientError)
     if error.code == "UNAUTHENTICATED":

@@ -1,19 +1,22 @@
-"""`zoetrope keys`: API keys, in the database that a service works on."""
+"""`zoetrope keys`: API keys, in the database of a service."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.cli.options import DatabaseOption, DataDirOption, settings_of, stderr, stdout
+from zoetrope.serving.cli.console import stderr
+from zoetrope.serving.cli.errors import bad_input
+from zoetrope.serving.cli.groups import Group
+from zoetrope.serving.cli.options import ListingOptions, option, with_options
+from zoetrope.serving.cli.settings import DatabaseOptions, settings_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from serving.jobs.key_table import KeyTable
+    from zoetrope.serving.jobs.key_table import KeyTable
 
 MAX_NAME_CHARS = 100
 # Fields of KeyLimits -> options.
@@ -24,42 +27,41 @@ OPTIONS = {
     "max_priority": "max-priority",
     "result_bytes": "result-bytes",
 }
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Create, list and revoke API keys.")
+app = typer.Typer(cls=Group, rich_markup_mode=None, help="Create, list and revoke API keys.")
 
 
 @app.command()
+@with_options
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="For people.")],
+    options: DatabaseOptions,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the key, shown to people.")],
     tenant: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Whose jobs it makes and sees; NAME of the key by default."),
+        str | None, option("NAME", "Tenant whose jobs the key makes and sees.", "NAME of the key")
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="Calls a second, on average.")] = None,
-    burst: Annotated[int, typer.Option(help="Calls at once on top of that.")] = 20,
-    concurrent_jobs: Annotated[int | None, typer.Option(help="Jobs at a time that are not done.")] = None,
-    queued_seconds: Annotated[float | None, typer.Option(help="Seconds of clips in those jobs.")] = None,
-    models: Annotated[str | None, typer.Option(metavar="A,B", help="The only models that it may use.")] = None,
-    max_priority: Annotated[int, typer.Option(help="The highest priority, 0 to 9.")] = 9,
+    rate: Annotated[float | None, option("N", "Calls per second, on average.", "no limit")] = None,
+    burst: Annotated[int, option("N", "Calls at once on top of --rate.")] = 20,
+    concurrent_jobs: Annotated[int | None, option("N", "Unfinished jobs at a time.", "no limit")] = None,
+    queued_seconds: Annotated[
+        float | None, option("SECONDS", "Total length of the clips in unfinished jobs.", "no limit")
+    ] = None,
+    models: Annotated[str | None, option("A,B", "Models that the key may use.", "all")] = None,
+    max_priority: Annotated[int, option("N", "Highest queue priority, 0-9.")] = 9,
     result_bytes: Annotated[
-        int | None,
-        typer.Option(help="Bytes of results that its tenant may keep; ZOETROPE_MAX_RESULT_BYTES by default."),
+        int | None, option("BYTES", "Size of all the tenant's results.", "ZOETROPE_MAX_RESULT_BYTES")
     ] = None,
-    data_dir: DataDirOption = None,
-    database: DatabaseOption = None,
 ) -> None:
-    """Make a key and print its secret, which is shown this once.
+    """Create a key and print its secret, which is shown only this once.
 
-    Jobs that were made without a key belong to the tenant "".
+    Jobs that are made without a key belong to the tenant "".
     """
-    from serving.cli.errors import bad_input
-    from serving.jobs.key_table import RESERVED, KeyLimits
+    from zoetrope.serving.jobs.key_table import RESERVED, KeyLimits
 
     owner = name if tenant is None else tenant
     if owner.startswith(RESERVED):
         raise bad_input("name" if tenant is None else "tenant", f"{owner[:80]!r} begins with {RESERVED!r}")
     for field, text in (("name", name), ("tenant", owner)):
         if len(text) > MAX_NAME_CHARS or not text.isprintable():
-            raise bad_input(field, f"{text[:80]!r} has more than {MAX_NAME_CHARS} characters or some that do not print")
+            raise bad_input(field, f"{text[:80]!r} has more than {MAX_NAME_CHARS} characters or unprintable ones")
     if not name.strip():
         raise bad_input("name", "is empty")
     allowed = None if models is None else tuple(part.strip() for part in models.split(","))
@@ -78,52 +80,58 @@ def create(
     except ValueError as error:
         field, _, description = str(error).partition(" is ")
         raise bad_input(OPTIONS.get(field, field), description) from None
-    with _keys(data_dir, database) as table:
+    with _keys(options, make=True) as table:
         key, secret = table.create(name, owner, limits)
-    stderr().print(f"{key.id} of tenant {owner!r}; its secret is shown this once:")
+    stderr().print(f"{key.id} of tenant {owner!r}; its secret is shown only this once:")
     print(secret)
 
 
 @app.command("list")
-def list_keys(data_dir: DataDirOption = None, database: DatabaseOption = None) -> None:
+@with_options
+def list_keys(options: DatabaseOptions, output: ListingOptions) -> None:
     """List keys and their limits."""
-    from serving.cli.tables import keys_table
+    from zoetrope.serving.cli.listing import show
+    from zoetrope.serving.cli.tables import keys_listing
 
-    with _keys(data_dir, database) as table:
-        stdout().print(keys_table(table.list()))
+    with _keys(options) as table:
+        show(keys_listing(table.list()), output)
 
 
 @app.command()
+@with_options
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `zoetrope keys list` shows it.")],
-    data_dir: DataDirOption = None,
-    database: DatabaseOption = None,
+    options: DatabaseOptions,
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Key, as `zoetrope keys list` shows it.")],
 ) -> None:
-    """End a key for good; services take notice within two seconds."""
-    from serving.cli.errors import bad_input
+    """Revoke a key for good; services refuse it within two seconds."""
 
-    with _keys(data_dir, database) as table:
+    with _keys(options) as table:
         if not table.revoke(key_id):
-            raise bad_input("id", f"{key_id!r} is no key, or one that was revoked before")
+            raise bad_input("id", f"{key_id!r} is not a key, or was revoked before")
     print(f"{key_id} revoked")
 
 
 @contextmanager
-def _keys(data_dir: Path | None, database: str | None) -> Iterator[KeyTable]:
-    """
+def _keys(options: DatabaseOptions, *, make: bool = False) -> Iterator[KeyTable]:
+    """Open the table of keys, and ``make`` a database in a data folder that has none.
+
     Raises:
         CliError, StoreError: the database cannot be used.
     """
-    from serving.cli.errors import bad_input
-    from serving.jobs.open import open_stores
-    from serving.startup import StartError, make_directory
+    from zoetrope.serving.config.startup_checks import StartError, make_directory
+    from zoetrope.serving.jobs.open import open_stores
 
-    settings = settings_of(data_dir=data_dir, database=database)
+    settings = settings_of(options)
+    missing = settings.own_database and not settings.database_file.exists()
+    if missing and not make:
+        raise bad_input("data-dir", f"{settings.directory} has no database: no service or key was ever made there")
     try:
         make_directory(settings)
     except StartError as error:
         field, _, reason = str(error).partition(": ")
         raise bad_input(field, reason) from None
+    if missing:
+        print(f"making a database in {settings.directory}", file=sys.stderr)
     stores = open_stores(settings.database_url)
     try:
         yield stores.keys

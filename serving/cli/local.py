@@ -1,4 +1,4 @@
-"""`zoetrope generate --local`: the same model code in this process, without Ray."""
+"""`zoetrope generate --local`: runs the model in this process, without Ray."""
 
 from __future__ import annotations
 
@@ -6,36 +6,35 @@ import secrets
 import time
 from pathlib import Path
 
-from model.presets import open_model
-from model.resolve import resolve
-from model.tasks import MAX_DRAWN_SEED, parse_request
-from serving.cli.errors import CliError
-from serving.cli.order import DEFAULT_MODEL, Order, replacing, result_line
-from serving.cli.progress import ProgressView
-from serving.task_media import examine, load
+from zoetrope.model.catalog.presets import open_model
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import MAX_DRAWN_SEED, parse_request
+from zoetrope.serving.cli.errors import CliError
+from zoetrope.serving.cli.generate_request import DEFAULT_MODEL, GenerateRequest, replacing, result_line
+from zoetrope.serving.cli.progress import ProgressView
+from zoetrope.serving.media.task_inputs import examine, load
 
 
-def generate_locally(order: Order, view: ProgressView) -> str:
+def generate_locally(request: GenerateRequest, view: ProgressView) -> str:
     """Make the file.
 
     Returns:
         The line to print.
 
     Raises:
-        InvalidRequest, ModelError, CliError: what can be known from the options and the checkpoint's headers
-            is told before torch is loaded.
+        InvalidRequest, ModelError, CliError: what the options and the checkpoint's headers reveal is raised before
+            torch is loaded.
     """
-    card = open_model(order.model or DEFAULT_MODEL, order.family or "")
-    request = parse_request(order.request())
-    media = examine(request.task, audio=request.audio)
-    spec = resolve(request, card, secrets.randbelow(MAX_DRAWN_SEED + 1), media)
-    order.prepare_files()
+    card = open_model(request.model or DEFAULT_MODEL, request.family or "")
+    parsed = parse_request(request.request())
+    media = examine(parsed.task, audio=parsed.audio)
+    spec = resolve(parsed, card, secrets.randbelow(MAX_DRAWN_SEED + 1), media)
 
     view.message(f"loading {card.name}")
-    from model.denoise import NotFinite
-    from model.pipeline import LocalPipeline
-    from serving.media import MediaError
-    from serving.stages.render import render_video, save_latents
+    from zoetrope.model.denoising.denoise import NotFinite
+    from zoetrope.model.pipeline import LocalPipeline
+    from zoetrope.serving.media import MediaError
+    from zoetrope.serving.stages.render import render_video, save_latents
 
     inputs = load(spec, card, media)
     pipeline = LocalPipeline.load(card, view.loading)
@@ -53,18 +52,18 @@ def generate_locally(order: Order, view: ProgressView) -> str:
         latents = pipeline.run(spec, inputs, on_step)
     except NotFinite as error:
         raise CliError(f"{card.name}: {error}") from None
-    if order.latents_out is not None:
-        with replacing(order.latents_out) as path:
+    if request.latents_out is not None:
+        with replacing(request.latents_out) as path:
             save_latents(latents, path)
     view.update("decoding", steps, steps)
-    with replacing(order.out) as path:
+    with replacing(request.out) as path:
         audio = None if spec.audio is None else Path(spec.audio)
         try:
             render_video(spec, pipeline.decode_spans(spec, latents), path, audio)
         except MediaError as error:
             raise CliError(f"{card.name}: {error}") from None
     return result_line(
-        order,
+        request,
         size=(spec.width, spec.height),
         native_size=(spec.native_width, spec.native_height),
         frames=spec.frames,

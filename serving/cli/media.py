@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.api.names import MEDIA, full_name
-from serving.cli.connection import Connection, connect, connecting
-from serving.cli.options import stderr, stdout
+from zoetrope.serving.api.names import MEDIA, full_name
+from zoetrope.serving.cli.connection import Connection, connect, newest
+from zoetrope.serving.cli.console import stderr
+from zoetrope.serving.cli.errors import CliError, bad_input, explain
+from zoetrope.serving.cli.groups import Group
+from zoetrope.serving.cli.options import LimitOption, ListingOptions, QuietOption, option, with_options
+from zoetrope.serving.cli.progress import ProgressView
 
-PAGE_SIZE = 100
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Upload, list and delete pictures, clips, sounds.")
+if TYPE_CHECKING:
+    from zoetrope.serving.client import MediaFile
+
+app = typer.Typer(cls=Group, rich_markup_mode=None, help="Upload, list and delete pictures, clips, sounds.")
 
 
 @app.command()
-@connecting()
+@with_options
 def upload(
     connection: Connection,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Pictures, clips or sounds.")],
-    resume: Annotated[
-        str, typer.Option(metavar="NAME", help="Go on with an upload of the same file that was broken off.")
-    ] = "",
+    resume: Annotated[str, option("NAME", "Resume an interrupted upload of the same file.", "start a new one")] = "",
+    quiet: QuietOption = False,
 ) -> None:
-    """Upload files; prints a name for each, which `zoetrope generate` takes in place of a file."""
-    from serving.cli.errors import bad_input, explain
-    from serving.cli.progress import ProgressView
+    """Upload files, and print a name for each.
 
+    `zoetrope generate` takes the name in place of a file.
+    """
     if resume and len(files) > 1:
-        raise bad_input("resume", f"goes with one file, {len(files)} are given")
-    with connect(connection) as client, ProgressView(stderr()) as view:
+        raise bad_input("resume", f"takes one file, {len(files)} are given")
+    with connect(connection) as client, ProgressView(stderr(), quiet=quiet) as view:
         for path in files:
             if not path.is_file():
-                raise bad_input("file", f"{str(path)!r} is no file that can be read")
+                raise bad_input("file", f"{str(path)!r} is not a readable file")
 
             def show(sent: int, total: int, path: Path = path) -> None:
                 view.uploading(str(path), sent, total)
@@ -42,39 +47,30 @@ def upload(
                 done = client.upload(path, on_progress=show, resume=full_name(MEDIA, resume) if resume else "")
             except Exception as error:
                 line, code = explain(error)
-                from serving.cli.errors import CliError
-
                 raise CliError(f"{path}: {line.removeprefix('source: ')}", code) from None
             print(done.name, flush=True)
 
 
 @app.command("list")
-@connecting()
-def list_media(
-    connection: Connection,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most, the newest first.")] = 50,
-) -> None:
-    """List uploaded files."""
-    from serving.cli.tables import media_table
-    from serving.client import MediaFile
+@with_options
+def list_media(connection: Connection, output: ListingOptions, limit: LimitOption = 50) -> None:
+    """List uploaded files, newest first."""
+    from zoetrope.serving.cli.listing import show
+    from zoetrope.serving.cli.tables import media_listing
 
-    found: list[MediaFile] = []
-    token = ""
+    def page(size: int, token: str) -> tuple[tuple[MediaFile, ...], str]:
+        found = client.list_media(size, token)
+        return found.media, found.next_page_token
+
     with connect(connection) as client:
-        while len(found) < limit:
-            page = client.list_media(min(PAGE_SIZE, limit - len(found)), token)
-            found += page.media
-            token = page.next_page_token
-            if not token:
-                break
-    stdout().print(media_table(found))
+        show(media_listing(newest(limit, page)), output)
 
 
 @app.command()
-@connecting()
+@with_options
 def delete(
     connection: Connection,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `zoetrope media list` shows them.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Files, as `zoetrope media list` shows them.")],
 ) -> None:
     """Delete uploaded files that no unfinished job uses."""
     with connect(connection) as client:

@@ -1,87 +1,78 @@
-"""Options that several commands share, the settings that they make, and where output goes."""
+"""Options: those that several commands share, and how a command takes a data class of them."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
-from rich.console import Console
 
-if TYPE_CHECKING:
-    from serving.settings import Settings
 
-ModelOption = Annotated[str | None, typer.Option(metavar="NAME_OR_DIR", help="A preset or a checkpoint folder.")]
+def option(metavar: str, help: str, default: str = "", *names: str, **more: Any) -> Any:
+    """Describe an option.
+
+    Args:
+        default: what takes the place of an absent value, where it is not the default of the parameter.
+        names: such as --panel, where it is not the name of the parameter.
+    """
+    return typer.Option(*names, metavar=metavar, help=help, show_default=default or True, **more)
+
+
+ModelOption = Annotated[str | None, option("NAME_OR_DIR", "Preset or checkpoint folder.", "nano")]
 FamilyOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", envvar="ZOETROPE_FAMILY", help="The preset that a folder holds, if it does not say."),
+    option(
+        "NAME",
+        "Preset that the folder at --model holds, where its files do not say.",
+        "detected",
+        envvar="ZOETROPE_FAMILY",
+    ),
 ]
-GrpcOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="gRPC address; port 0 picks a free one.")]
-HttpOption = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="HTTP address; port 0 picks a free one.")]
-DataDirOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Where jobs and files are kept.")]
-DatabaseOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="postgresql://...; else a SQLite file in the data folder.")
+ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help="Same as --model.", show_default=False)]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Job, as `zoetrope jobs` lists it.")]
+LimitOption = Annotated[int, option("N", "Show at most this many, newest first.", min=1)]
+SeedOption = Annotated[
+    int | None, option("N", "Random seed; the same seed gives the same clip, -1 draws one.", "random")
 ]
-ArtifactStoreOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="s3://BUCKET/PREFIX; else a folder of the data folder.")
-]
-PublicUrlOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="How clients reach the HTTP side, where that is not its address.")
-]
-TlsCertOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate chain, PEM.")]
-TlsKeyOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key, PEM.")]
-TlsClientCaOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Whose certificates clients have to show, PEM.")
-]
-KeysOption = Annotated[
-    str | None, typer.Option(metavar="WHEN", help="auto: ask for API keys once there is one; required: always.")
-]
-UnsafeMediaOption = Annotated[
-    bool | None,
-    typer.Option("--unsafe-media", help="Decode media even where the processes that do it cannot be confined."),
-]
-LabelOption = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find the job by; repeatable.")]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The job, as `zoetrope jobs` lists it.")]
+LabelOption = Annotated[Sequence[str], option("KEY=VALUE", "Label to find the job by; repeatable.", "none")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; warnings and errors stay.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, with everything that is known.")]
 
 
-def settings_of(**options: Any) -> Settings:
-    """What was given on the command line, over ZOETROPE_* variables, over the defaults.
+@dataclass(frozen=True)
+class ListingOptions:
+    """How a listing is printed."""
+
+    json: JsonOption = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the names alone, one a line.")] = False
+
+
+def one_model(argument: str | None, given: str | None) -> str | None:
+    """Return the model that the command line names, as its argument or as --model.
 
     Raises:
-        CliError, AddressError: a value that no service can have.
+        CliError: it names two.
     """
-    from pydantic import ValidationError
+    from zoetrope.serving.cli.errors import bad_input
 
-    from serving.addresses import parse_address
-    from serving.cli.errors import bad_input
-    from serving.settings import Settings
-
-    try:
-        settings = Settings(**{name: value for name, value in options.items() if value is not None})
-    except ValidationError as error:
-        item = error.errors(include_url=False)[0]
-        field = ".".join(map(str, item["loc"])).replace("_", "-")
-        raise bad_input(field, f"{item['input']!r}: {item['msg'].lower()}") from None
-    for field in ("grpc", "http"):
-        parse_address(getattr(settings, field), field)
-    if (settings.tls_cert is None) != (settings.tls_key is None):
-        missing = "tls-key" if settings.tls_key is None else "tls-cert"
-        raise bad_input(missing, "is missing; a certificate and its key belong together")
-    if settings.tls_client_ca is not None and settings.tls_cert is None:
-        raise bad_input("tls-client-ca", "needs --tls-cert and --tls-key")
-    return settings
+    if argument is not None and given is not None and argument != given:
+        raise bad_input("model", f"is named twice: {argument!r} and --model {given!r}")
+    return given if argument is None else argument
 
 
-def labels_of(given: list[str] | None) -> dict[str, str]:
-    """``KEY=VALUE`` each.
+def labels_of(given: Sequence[str]) -> dict[str, str]:
+    """Parse labels, ``KEY=VALUE`` each.
 
     Raises:
-        CliError: one is not.
+        CliError: one is malformed.
     """
-    from serving.cli.errors import bad_input
+    from zoetrope.serving.cli.errors import bad_input
 
     labels = {}
-    for text in given or ():
+    for text in given:
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise bad_input("label", f"{text!r} is not KEY=VALUE")
@@ -89,11 +80,58 @@ def labels_of(given: list[str] | None) -> dict[str, str]:
     return labels
 
 
-def stderr() -> Console:
-    return Console(stderr=True, highlight=False)
+def add_commands(app: typer.Typer, section: str, *commands: Callable[..., Any], **settings: Any) -> None:
+    """Register commands under the names of their functions, in a section of the help; see `with_options`."""
+    for command in commands:
+        app.command(rich_help_panel=section, **settings)(with_options(command))
 
 
-def stdout() -> Console:
-    """Tables keep their columns whole where the output is not a terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=400)
+def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Replace each parameter of a command that is a data class by options, one for each of its fields.
+
+    They follow the command's own options. A field may be such a data class again. An option that can be repeated has
+    the type ``Annotated[Sequence[...], typer.Option(...)]``.
+    """
+    signature = inspect.signature(command, eval_str=True).parameters.values()
+    groups = {p.name: p.annotation for p in signature if dataclasses.is_dataclass(p.annotation)}
+    own = [_parameter(p.name, p.annotation, p.default) for p in signature if p.name not in groups]
+    parameters = [*own, *(option for kind in groups.values() for option in _expanded(kind))]
+
+    def run(**values: Any) -> Any:
+        given = {name: () if value is None and name in repeated else value for name, value in values.items()}
+        return command(**{name: _build(kind, given) for name, kind in groups.items()}, **given)
+
+    repeated = {p.name for p in parameters if p.default == ()}
+    shown = [p.replace(default=None) if p.name in repeated else p for p in parameters]
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+def _expanded(kind: Any) -> list[inspect.Parameter]:
+    """Return the options of a data class."""
+    hints = get_type_hints(kind, include_extras=True)
+    found: list[inspect.Parameter] = []
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        nested = dataclasses.is_dataclass(hint)
+        found += _expanded(hint) if nested else [_parameter(field.name, hint, field.default)]
+    return found
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind, *info = get_args(annotation) or [annotation]
+    if get_origin(kind) is Sequence:  # typer knows lists alone
+        annotation = Annotated[(list[get_args(kind)[0]] | None, *info)]  # type: ignore
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _build(kind: Any, values: dict[str, Any]) -> Any:
+    """Make a data class of the values of its options, which are taken out of ``values``."""
+    hints = get_type_hints(kind)
+    fields = {
+        name: _build(hint, values) if dataclasses.is_dataclass(hint) else values.pop(name)
+        for name, hint in ((field.name, hints[field.name]) for field in dataclasses.fields(kind))
+    }
+    return kind(**fields)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 
-from model.sizes import RATIOS
-from serving.cli.options import FamilyOption, stderr
+from zoetrope.model.request.sizes import RATIOS
+from zoetrope.serving.cli.console import stderr, stdout
+from zoetrope.serving.cli.generate_request import DEFAULT_MODEL
+from zoetrope.serving.cli.options import (
+    FamilyOption,
+    JsonOption,
+    ModelArgument,
+    ModelOption,
+    add_commands,
+    one_model,
+    option,
+)
 
 if TYPE_CHECKING:
-    from cluster.plan import GangPlan
+    from zoetrope.cluster.planning.gang_plan import GangPlan
 
 GIB = 2**30
 KINDS = {
@@ -36,55 +45,68 @@ MEMORY = {
 
 
 def plan(
-    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="A preset or a checkpoint folder.")] = "nano",
+    argument: ModelArgument = None,
+    model: ModelOption = None,
     family: FamilyOption = None,
-    gpus: Annotated[int, typer.Option(help="Of one engine.")] = 8,
-    size: Annotated[str, typer.Option(metavar="SIZE", help="480p, 720p, 1080p or WIDTHxHEIGHT.")] = "720p",
-    ratio: Annotated[str, typer.Option(metavar="RATIO", help=f"{', '.join(RATIOS)}.")] = "16:9",
-    duration: Annotated[float, typer.Option(help="Length of the clip in seconds.")] = 5.0,
-    gpu: Annotated[str, typer.Option(metavar="KIND", help="h100, h200 or cpu.")] = "h100",
-    nvlink: Annotated[int, typer.Option(help="GPUs that NVLink joins.")] = 8,
+    gpus: Annotated[int, option("N", "GPUs of one engine.")] = 8,
+    size: Annotated[str, option("SIZE", "480p, 720p, 1080p or WIDTHxHEIGHT.")] = "720p",
+    ratio: Annotated[str, option("RATIO", f"Aspect ratio: {', '.join(RATIOS)}.")] = RATIOS[0],
+    duration: Annotated[float, option("SECONDS", "Length of the clip in seconds.")] = 5.0,
+    gpu: Annotated[str, option("KIND", "Kind of GPU: h100, h200 or cpu.")] = "h100",
+    nvlink: Annotated[int, option("N", "GPUs that NVLink connects.")] = 8,
+    json: JsonOption = False,
 ) -> None:
-    """Show how an engine would share a model's work: memory, bytes on the wire, time of a step, and why."""
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=200)
-    console.print(*plan_tables(model, gpus, size, ratio, duration, gpu, nvlink, family or ""), sep="\n")
+    """Show how an engine would share a model's work.
+
+    Memory, bytes on the wire, time of a step, and why.
+    """
+    from zoetrope.serving.cli.listing import print_json
+
+    named = one_model(argument, model) or DEFAULT_MODEL
+    made = make_plan(named, gpus, size, ratio, duration, gpu, nvlink, family or "")
+    if json:
+        print_json(made)
+    else:
+        stdout().print(*_rendered(made), sep="\n")
 
 
-def plan_tables(
+def register(app: typer.Typer, section: str) -> None:
+    add_commands(app, section, plan)
+
+
+def make_plan(
     model: str, gpus: int, size: str, ratio: str, duration: float, gpu: str, nvlink: int, family: str = ""
-) -> list[RenderableType]:
-    """What is printed.
+) -> GangPlan:
+    """Return the plan of an engine.
 
     Raises:
-        CliError: bad input, or nothing that works; the message says what would. ModelError: no such model.
+        CliError: bad input, or no plan works; the message says which would.
+        ModelError: there is no such model.
     """
-    from model.tasks import MAX_DURATION_SECONDS, ModelCard
-    from serving.cli.errors import bad_input
-    from serving.cli.presets import clip_size
+    from zoetrope.model.request.tasks import ModelCard
+    from zoetrope.serving.cli.errors import bad_input
+    from zoetrope.serving.cli.models import check_duration, clip_size
 
-    if not (math.isfinite(duration) and 0 < duration <= MAX_DURATION_SECONDS):
-        raise bad_input("duration", f"{duration} is not above 0 and at most {MAX_DURATION_SECONDS:g}")
+    check_duration(duration)
     width, height = clip_size(size, ratio)
 
-    from cluster.plan import PlanError, plan_gang
-    from model.family import FAMILY
-    from model.presets import PRESETS, open_model
+    from zoetrope.cluster.planning.gang_plan import PlanError, plan_gang
+    from zoetrope.model.catalog.presets import open_model
+    from zoetrope.model.families import BUNDLED, PRESETS
 
-    if model not in (*FAMILY, *PRESETS) and not Path(model).is_dir() and "/" not in model:
-        raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*FAMILY, *PRESETS))}) nor a directory")
-    wanted = FAMILY[model] if model in FAMILY else open_model(model, family)
+    if model not in (*PRESETS, *BUNDLED) and not Path(model).is_dir() and "/" not in model:
+        raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*PRESETS, *BUNDLED))}) nor a directory")
+    wanted = PRESETS[model] if model in PRESETS else open_model(model, family)
     for warning in wanted.warnings if isinstance(wanted, ModelCard) else ():
         stderr().print(f"warning: {warning}", markup=False)
     try:
-        made = plan_gang(wanted, gpus, gpu, width, height, duration, nvlink_domain=nvlink)
+        return plan_gang(wanted, gpus, gpu, width, height, duration, nvlink_domain=nvlink)
     except PlanError as error:
         raise bad_input(error.field, str(error)) from None
-    return list(_rendered(made))
 
 
 def _rendered(plan: GangPlan) -> Iterator[RenderableType]:
-    from serving.cli.tables import plain_table
+    from zoetrope.serving.cli.tables import plain_table
 
     kind = plan.gpu.upper()
     yield escape(
@@ -98,7 +120,7 @@ def _rendered(plan: GangPlan) -> Iterator[RenderableType]:
     table = plain_table("memory of a rank", "GiB")
     for name, words in MEMORY.items():
         table.add_row(words, f"{getattr(plan.memory, name) / GIB:.1f}")
-    table.add_row(f"together, of {plan.memory.available / GIB:.1f}", f"{plan.memory.total / GIB:.1f}")
+    table.add_row(f"total, of {plan.memory.available / GIB:.1f}", f"{plan.memory.total / GIB:.1f}")
     yield table
     yield ""
 
@@ -112,7 +134,7 @@ def _rendered(plan: GangPlan) -> Iterator[RenderableType]:
     table = plain_table(f"predicted step ({plan.origin})", "seconds", "share")
     for name, seconds in plan.time.parts().items():
         table.add_row(KINDS[name], f"{seconds:.4f}", f"{seconds / plan.time.total:.1%}")
-    table.add_row("together", f"{plan.time.total:.4f}", "")
+    table.add_row("total", f"{plan.time.total:.4f}", "")
     yield table
     yield ""
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LABELS = {
     "queued": "queued",
@@ -19,14 +27,22 @@ LABELS = {
 PLAIN_LINES = 4  # while denoising, where no bar can be drawn
 
 
-class ProgressView:
-    """Shows one job. Use as a context manager; `update` with whatever is known."""
+def count_bar(console: Console, description: str, count: ProgressColumn, *, quiet: bool) -> Progress:
+    """Make a bar for something other than a job; it shows nothing if ``quiet`` or where there is no terminal."""
+    columns = (TextColumn(description), BarColumn(), count, TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
 
-    def __init__(self, console: Console) -> None:
+
+class ProgressView:
+    """Shows one job. Use it as a context manager, and `update` it with whatever is known."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        """``quiet`` shows warnings alone."""
         self._console = console
+        self._quiet = quiet
         self._live: Progress | None = None
         self._shown: tuple[str, int, str] | None = None
-        if console.is_terminal:
+        if console.is_terminal and not quiet:
             self._live = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
@@ -50,30 +66,30 @@ class ProgressView:
             self._live.stop()
 
     def warn(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         (self._live.console if self._live else self._console).print(f"warning: {text}")
 
     def message(self, text: str) -> None:
-        """What is going on before there is a job."""
+        """Show what is happening before there is a job."""
         if self._live:
             self._live.update(self._task, description=text)
         else:
-            self._console.print(text)
+            self._print(text)
 
     def loading(self, done: int, total: int) -> None:
-        """Parameters of the model read so far; only a bar shows them."""
+        """Show the parameters of the model read so far; needs a terminal."""
         if self._live:
             self._live.update(
                 self._task, completed=done, total=total, detail=f"{done / 1e9:.2f} of {total / 1e9:.2f} B"
             )
 
     def uploading(self, what: str, sent: int, total: int) -> None:
-        """Bytes of a file that the service has. May be called from any thread."""
+        """Show the bytes of a file sent so far. May be called from any thread."""
         if self._live:
             detail = f"{sent / 1e6:.1f} of {total / 1e6:.1f} MB"
             self._live.update(self._task, description=f"uploading {what}", completed=sent, total=total, detail=detail)
         elif sent >= total:
-            self._console.print(f"uploaded {what}")
+            self._print(f"uploaded {what}")
 
     def update(
         self,
@@ -86,7 +102,7 @@ class ProgressView:
         attempt: int = 1,
         notice: str = "",
     ) -> None:
-        """``state`` is one of `LABELS`; others are shown as they are."""
+        """Show the job's state, one of `LABELS` or another as it is."""
         label = LABELS.get(state, state)
         detail = describe(
             state, step, steps, queue_position=queue_position, eta_seconds=eta_seconds, attempt=attempt, notice=notice
@@ -97,7 +113,11 @@ class ProgressView:
         mark = (state, step * PLAIN_LINES // steps if steps else 0, notice)
         if mark != self._shown:
             self._shown = mark
-            self._console.print(f"{label} {detail}".strip())
+            self._print(f"{label} {detail}".strip())
+
+    def _print(self, line: str) -> None:
+        if not self._quiet:
+            self._console.print(line)
 
 
 def describe(
@@ -110,7 +130,7 @@ def describe(
     attempt: int,
     notice: str = "",
 ) -> str:
-    """``12/30 steps, 8 s left``."""
+    """Describe progress: ``12/30 steps, 8 s left``."""
     parts = []
     if state == "queued":
         parts.append(f"{queue_position} ahead")
@@ -126,7 +146,7 @@ def describe(
 
 
 def format_seconds(seconds: float) -> str:
-    """``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """Format a duration: ``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""A service of one's own, as a child process."""
+"""Runs a private service as a child process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,10 +19,11 @@ from typing import IO
 
 import psutil
 
-from serving.cli.errors import BAD_INPUT, FAILURE, CliError
+from zoetrope.serving.cli.errors import BAD_INPUT, FAILURE, CliError
+from zoetrope.serving.config.process_marks import POLL_SECONDS, is_alive
 
 READY = re.compile(r"^ready grpc=(\S+) http=(\S+)")
-# What an operator sets of a service for others means nothing for a private one: it asks for no keys, for one.
+# Settings of a service for others that do not apply to a private one, which asks for no keys, for example.
 PUBLIC = (
     "DATABASE",
     "ARTIFACT_STORE",
@@ -36,8 +37,8 @@ PUBLIC = (
     "PROMPT_CHECK_URL",
     "OUTPUT_CHECK_URL",
 )
-STOP_SECONDS = 30.0  # what a service gets to stop by itself
-LINGER_SECONDS = 3.0  # what its processes get to end after it
+STOP_SECONDS = 30.0  # for a service to stop by itself
+LINGER_SECONDS = 3.0  # for its processes to end after it
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ class Addresses:
 
 
 def serve_command(model: str, data_dir: Path, family: str = "") -> list[str]:
-    """`zoetrope serve` on free ports; ``family`` is what the model's folder holds, where that has to be said."""
+    """Return the command for a service on free ports; ``family`` is for folders that do not say what they hold."""
     options = ["--model", model, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", str(data_dir)]
     options += ["--family", family] if family else []
-    return [sys.executable, "-m", "serving.cli", "serve", "--stop-with-stdin", *options]
+    return [sys.executable, "-m", "zoetrope.serving.cli", "serve", "--stop-with-stdin", *options]
 
 
 def private_env() -> dict[str, str]:
-    """Our variables, less the settings of a service for others."""
+    """Return our environment without the settings in `PUBLIC`."""
     public = {f"ZOETROPE_{name}" for name in PUBLIC}
     return {name: value for name, value in os.environ.items() if name.upper() not in public}
 
@@ -64,12 +65,12 @@ def private_env() -> dict[str, str]:
 class ServiceProcess:
     """A running `serve_command`.
 
-    It leads a session of its own, so that a Ctrl-C in the terminal is ours alone to handle and every process that it
-    starts can be found. It stops by itself when this process dies, because it watches its standard input.
+    It leads its own session, so that only we handle a Ctrl-C in the terminal and every process that it starts can be
+    found. It stops by itself when this process dies, because it watches its standard input.
     """
 
     def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
-        """Start it. ``log`` gets what it writes to standard error; ``env`` is ours by default."""
+        """Start it. ``log`` receives its standard error; ``env`` is ours by default."""
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as errors:
@@ -92,10 +93,10 @@ class ServiceProcess:
         return self._process.pid
 
     def wait_ready(self, timeout_seconds: float | None = None) -> Addresses:
-        """Block until a job would be served.
+        """Block until it can serve jobs.
 
         Raises:
-            CliError: it ended or the time is over; the message holds its last words.
+            CliError: it ended or the time is up; the message ends with the last line of its log.
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
@@ -105,7 +106,7 @@ class ServiceProcess:
                 raise CliError(f"the service was not ready after {timeout_seconds:g} s, see {self._log}") from None
             if line is None:
                 code = self._process.wait()
-                reason = self._last_words() or f"exit code {code}"
+                reason = self._last_line() or f"exit code {code}"
                 if code == BAD_INPUT:
                     raise CliError(reason, BAD_INPUT)
                 raise CliError(f"the service did not start: {reason}", FAILURE)
@@ -113,10 +114,10 @@ class ServiceProcess:
                 return Addresses(match[1], match[2])
 
     def stop(self) -> list[str]:
-        """Ask it to stop and wait; kill what is left.
+        """Ask it to stop, wait, and kill what is left.
 
         Returns:
-            The names of processes that had to be killed; empty when it stopped well.
+            The names of processes that had to be killed; empty if it stopped cleanly.
         """
         family = _descendants(self._process.pid)
         names = []
@@ -127,26 +128,25 @@ class ServiceProcess:
             self._process.kill()
             names.append("the service")
         left = {process.pid: process for process in [*family, *_session(self._process.pid)]}
-        _, stubborn = psutil.wait_procs(left.values(), timeout=LINGER_SECONDS)
+        stubborn = wait_gone(left.values(), LINGER_SECONDS)
         for process in stubborn:
             with contextlib.suppress(psutil.Error):
-                if process.status() != psutil.STATUS_ZOMBIE:  # dead, though nobody has looked
-                    names.append(process.name())
-                    process.kill()
-        psutil.wait_procs(stubborn, timeout=LINGER_SECONDS)
+                names.append(process.name())
+                process.kill()
+        wait_gone(stubborn, LINGER_SECONDS)
         self._process.wait()
         self._reader.join()
         return names
 
-    def _last_words(self) -> str:
-        """The last line of its log, without the "error: " that the command line puts in front."""
+    def _last_line(self) -> str:
+        """Return the last line of its log, without a leading "error: "."""
         lines = self._log.read_text(errors="replace").split("\n")
         return next((line.strip().removeprefix("error: ") for line in reversed(lines) if line.strip()), "")
 
 
 @contextlib.contextmanager
 def private_service(command: Sequence[str], log: Path) -> Iterator[ServiceProcess]:
-    """A service for the length of a block. A SIGTERM or a closed terminal ends the block as Ctrl-C does."""
+    """Run a service for the length of a block, which SIGTERM and a closed terminal end as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -164,11 +164,22 @@ def private_service(command: Sequence[str], log: Path) -> Iterator[ServiceProces
 
 
 def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:
-    """Read on after the ready line, so that the service never blocks on a full pipe; None marks the end."""
+    """Keep reading after the ready line, so that the service never blocks on a full pipe; None marks the end."""
     with stream:
         for line in stream:
             lines.put(line.rstrip("\n"))
     lines.put(None)
+
+
+def wait_gone(processes: Collection[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until processes have ended, and return those that have not within ``seconds``. A zombie has ended.
+
+    It polls: `psutil.wait_procs` opens a pidfd, which on Linux 6.18 fails with ENOENT while a process is ending.
+    """
+    end = time.monotonic() + seconds
+    while (left := [process for process in processes if is_alive(process)]) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+    return left
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
@@ -180,7 +191,7 @@ def _descendants(pid: int) -> list[psutil.Process]:
 
 
 def _session(leader: int) -> list[psutil.Process]:
-    """Processes of the session that ``leader`` started, also those whose parent is gone."""
+    """Return the processes of the session that ``leader`` started, including those whose parent is gone."""
     found = []
     for pid in psutil.pids():
         with contextlib.suppress(OSError, psutil.NoSuchProcess):

@@ -1,12 +1,12 @@
-"""The client of the gRPC API: plain data classes in and out, and calls that outlive a gateway's restart.
+"""The client of the gRPC API: plain data classes in and out, and calls that survive the restart of a gateway.
 
 `VideoClient` blocks; `AsyncVideoClient` has the same methods as coroutines and asynchronous iterators.
 """
 
-from model.tasks import Violation
-from serving.client.aio import AsyncVideoClient
-from serving.client.sync import VideoClient
-from serving.client.types import (
+from zoetrope.model.request.tasks import Violation
+from zoetrope.serving.client.async_client import AsyncVideoClient
+from zoetrope.serving.client.sync_client import VideoClient
+from zoetrope.serving.client.types import (
     AccountInfo,
     ClientError,
     MediaFile,

@@ -1,4 +1,4 @@
-"""The client's requests as messages, and which files have to be uploaded for them. Pure functions."""
+"""Encodes the client's requests as messages and finds the files to upload for them. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from model.tasks import TASK_KINDS, VideoRequest, Violation, short
-from serving.api.formats import MIME_TYPES, enum_name
-from serving.api.names import MEDIA, OPERATIONS
-from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
-from serving.client.types import MediaFile, Request, Webhook, invalid
+from zoetrope.model.request.schema_errors import short
+from zoetrope.model.request.tasks import TASK_KINDS, VideoRequest, Violation
+from zoetrope.serving.api.formats import MIME_TYPES, enum_name
+from zoetrope.serving.api.names import MEDIA, OPERATIONS, VIDEOS
+from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, video_pb2
+from zoetrope.serving.client.types import MediaFile, Request, Webhook, invalid
 
-CONTAINERS = {container: video_pb2.VideoFormat.Value(enum_name(container)) for container in MIME_TYPES}
-FITS = {"cover": video_pb2.FIT_COVER, "contain": video_pb2.FIT_CONTAIN}
+# Fields that take a word: the message's field and the values of its enum.
+WORDS: dict[str, tuple[str, dict[str, int]]] = {
+    "container": ("format", {word: video_pb2.VideoFormat.Value(enum_name(word)) for word in MIME_TYPES}),
+    "fit": ("fit", {"cover": video_pb2.FIT_COVER, "contain": video_pb2.FIT_CONTAIN}),
+}
 PROMPTS = ("prompt", "negative_prompt")
-INLINE_BYTES = 512 << 10  # that travel in the request itself: nine panels of them are well below its limit
-ADDRESSES = ("http://", "https://", "data:")
+INLINE_BYTES = 512 << 10  # at most this travels in the request itself: nine such panels stay well below its limit
+URLS = ("http://", "https://", "data:")
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that has to be there before the request can be sent; its name then goes into ``media``."""
+    """A file to upload before the request is sent; its name then goes into ``media``."""
 
     field: str
     source: Path | bytes
@@ -42,13 +46,14 @@ class Draft:
 
 
 def draft(request: Request | None, fields: Mapping[str, Any]) -> Draft:
-    """
+    """Encode a request to create a job. All limits but those of the message are left to the service.
+
     Args:
-        request: a request, a task, or fields. fields: more of them, which win.
+        request: a request, a task, or fields.
+        fields: more of them, which win.
 
     Raises:
-        ClientError: INVALID_ARGUMENT, for names that are not known and values that the message cannot hold.
-        All other limits are the service's to check.
+        ClientError: INVALID_ARGUMENT, a name is not known or the message cannot hold a value.
     """
     made, bad = Draft(video_pb2.CreateVideoRequest()), []
     given = {name: value for name, value in {**_fields(request), **fields}.items() if value is not None}
@@ -66,9 +71,10 @@ def draft(request: Request | None, fields: Mapping[str, Any]) -> Draft:
 
 
 def extension(name: str, prompt: str, fields: Mapping[str, Any]) -> video_pb2.ExtendVideoRequest:
-    """
+    """Encode a request to continue a video.
+
     Raises:
-        ClientError: INVALID_ARGUMENT, as `draft`.
+        ClientError: INVALID_ARGUMENT, as for `draft`.
     """
     message, bad = video_pb2.ExtendVideoRequest(name=name), []
     for key, value in {"prompt": prompt, **fields}.items():
@@ -85,10 +91,10 @@ def extension(name: str, prompt: str, fields: Mapping[str, Any]) -> video_pb2.Ex
 def changes(
     name: str, labels: Mapping[str, str] | None, priority: int | None, expire_time: float | datetime | None
 ) -> video_pb2.UpdateVideoRequest:
-    """What is None stays as it is.
+    """Encode a request to change a job; what is None stays as it is.
 
     Raises:
-        ClientError: INVALID_ARGUMENT, as `draft`.
+        ClientError: INVALID_ARGUMENT, as for `draft`.
     """
     message, bad = video_pb2.UpdateVideoRequest(name=name), []
     for key, value in (("labels", labels), ("priority", priority), ("expire_time", expire_time)):
@@ -113,13 +119,13 @@ def _plain(value: object) -> dict[str, Any]:
         return {name: getattr(value, name) for name in type(value).model_fields}
     if isinstance(value, Mapping):
         return dict(value)
-    raise invalid(Violation("task", f"{short(value)} is no task"))
+    raise invalid(Violation("task", f"{short(value)} must be a task or its fields"))
 
 
 def _put_task(made: Draft, parts: dict[str, Any]) -> list[Violation]:
     kind = parts.pop("kind", "text_to_video")
     if kind not in TASK_KINDS:
-        return [Violation("task", f"{short(kind)} is not known, give one of {', '.join(TASK_KINDS)}")]
+        return [Violation("task", f"{short(kind)} is not one of {', '.join(TASK_KINDS)}")]
     message = getattr(made.message, kind)
     message.SetInParent()
     bad = []
@@ -130,48 +136,44 @@ def _put_task(made: Draft, parts: dict[str, Any]) -> list[Violation]:
         elif known.message_type is None:
             bad += _set(message, name, value)
         elif not known.is_repeated:
-            bad += _put_medium(made, getattr(message, name), value, name)
+            bad += _put_media(made, getattr(message, name), value, name)
         elif isinstance(value, (list, tuple)):
             for i, item in enumerate(value):
-                bad += _put_medium(made, getattr(message, name).add(), item, f"{name}.{i}")
+                bad += _put_media(made, getattr(message, name).add(), item, f"{name}.{i}")
         else:
-            bad.append(Violation(name, f"{short(value)} is no list"))
+            bad.append(Violation(name, f"{short(value)} must be a list"))
     return bad
 
 
 def _put_option(made: Draft, name: str, value: Any) -> list[Violation]:
     message = made.message
-    if name == "container":
-        if value not in tuple(CONTAINERS):
-            return [Violation("format", f"{short(value)} is not one of {', '.join(CONTAINERS)}")]
-        message.format = CONTAINERS[value]
-        return []
-    if name == "fit":
-        if value not in tuple(FITS):
-            return [Violation(name, f"{short(value)} is not one of {', '.join(FITS)}")]
-        message.fit = FITS[value]
+    if name in WORDS:
+        field, values = WORDS[name]
+        if value not in tuple(values):
+            return [Violation(field, f"{short(value)} is not one of {', '.join(values)}")]
+        setattr(message, field, values[value])
         return []
     if name == "audio":
-        return _put_medium(made, message.audio, value, name)
+        return _put_media(made, message.audio, value, name)
     if name == "webhook":
         hook = Webhook(value) if isinstance(value, str) else value
         if not isinstance(hook, Webhook):
-            return [Violation(name, f"{short(value)} is neither an address nor a Webhook")]
+            return [Violation(name, f"{short(value)} must be a URL or a Webhook")]
         return [*_set(message.webhook, "url", hook.url), *_set(message.webhook, "events", hook.events)]
     if name in TASK_KINDS or name == "format" or name not in message.DESCRIPTOR.fields_by_name:
         return [Violation(name, "is not a known field")]
     return _set(message, name, value)
 
 
-def _put_medium(made: Draft, media: media_pb2.Media, source: Any, name: str) -> list[Violation]:
+def _put_media(made: Draft, media: media_pb2.Media, source: Any, name: str) -> list[Violation]:
     match source:
         case MediaFile():
             media.name = source.name
         case str() if source.startswith(MEDIA):
             media.name = source
-        case str() if source.startswith(OPERATIONS):
+        case str() if source.startswith((OPERATIONS, VIDEOS)):
             media.video = source
-        case str() if source.startswith(ADDRESSES):
+        case str() if source.startswith(URLS):
             media.uri = source
         case bytes() if source and len(source) <= INLINE_BYTES:
             media.data = source
@@ -180,7 +182,7 @@ def _put_medium(made: Draft, media: media_pb2.Media, source: Any, name: str) -> 
         case str() if source:
             made.uploads.append(Upload(name, Path(source), media))
         case _:
-            return [Violation(name, f"{short(source)} names no medium: give a file, bytes, a name or an address")]
+            return [Violation(name, f"{short(source)} must be a file, bytes, a name or a URL")]
     return []
 
 
@@ -202,5 +204,5 @@ def _set(message: Any, name: str, value: Any) -> list[Violation]:
     except UnicodeEncodeError:
         return [Violation(name, "holds bytes that are not UTF-8")]
     except (TypeError, ValueError, OverflowError, AttributeError):  # of another type, or beyond 32 or 64 bits
-        return [Violation(name, f"{str(value)[:80]!r} is not a possible value")]
+        return [Violation(name, f"{str(value)[:80]!r} is not a valid value")]
     return []

@@ -1,15 +1,16 @@
-"""What the client takes and gives: plain data classes, and its error. Times are seconds since the epoch."""
+"""What the client takes and returns: plain data classes, and its error. Times are seconds since the epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
-from model.errors import Picklable
-from model.tasks import Task, VideoRequest, Violation
+from zoetrope.model.request.tasks import Task, VideoRequest, Violation
+from zoetrope.model.runtime.errors import Picklable
+from zoetrope.serving.api.zoetrope.video.v1 import video_pb2
 
 
 class ClientError(Picklable):
@@ -18,9 +19,9 @@ class ClientError(Picklable):
     Attributes:
         code: a google.rpc.Code name.
         violations: the fields at fault, as the proto names them.
-        reason: what happened, for programs (UPPER_SNAKE_CASE); "" where the service did not say.
-        retry_seconds: when it is worth trying again; None where the service did not say.
-        metadata: what belongs to the reason, such as the limit of a quota.
+        reason: what happened, for programs (UPPER_SNAKE_CASE); "" if the service did not say.
+        retry_seconds: after how long to try again; None if the service did not say.
+        metadata: details of the reason, such as the limit of a quota.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class ClientError(Picklable):
 
 
 def invalid(*violations: Violation) -> ClientError:
-    """Found by the client itself."""
+    """Make the error for what the client itself refuses."""
     return ClientError(
         "INVALID_ARGUMENT", "; ".join(f"{v.field}: {v.description}" for v in violations), tuple(violations)
     )
@@ -51,16 +52,16 @@ def invalid(*violations: Violation) -> ClientError:
 
 @dataclass(frozen=True)
 class Tls:
-    """Files in PEM. Without a root certificate those of the system are trusted."""
+    """PEM files. Without a root certificate those of the system are trusted."""
 
     root: Path | None = None
-    certificate: Path | None = None  # of the client, where the service asks for one
+    certificate: Path | None = None  # of the client, if the service asks for one
     key: Path | None = None  # of that certificate
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """Whom to tell of a job; the events are of start, output and completed, by default start and completed."""
+    """A URL that receives a job's events: start, output and completed; by default start and completed."""
 
     url: str
     events: tuple[str, ...] = ()
@@ -87,16 +88,16 @@ class MediaFile:
     expire_time: float
 
 
-# A picture, clip or sound: a local file (a text that is none of the following is its path), the bytes, what was
-# uploaded ("media/..."), an http, https or data address, or a finished job ("operations/...").
+# A picture, clip or sound: the path of a local file, the bytes, an uploaded file ("media/..."), an http, https or data
+# URL, or a finished job ("operations/..." or "videos/...").
 Source: TypeAlias = Path | bytes | str | MediaFile
 
 
 class VideoFields(TypedDict, total=False):
     """Fields of a request; see CreateVideoRequest in the proto. None means not set.
 
-    Where a task names media, each is a `Source`. ``prompt`` and ``negative_prompt`` belong to the task, and stand for a
-    task of words alone where there is none. A negative prompt that is not set is the model's own default; "" is none.
+    Media of a task are each a `Source`. ``prompt`` and ``negative_prompt`` belong to the task; without one they make a
+    text_to_video task. An unset negative prompt is the model's own default; "" is none.
     """
 
     task: Task | Mapping[str, Any] | None
@@ -118,7 +119,7 @@ class VideoFields(TypedDict, total=False):
     keep_latents: bool | None
     audio: Source | None
     generate_audio: bool | None
-    request_id: str | None  # repeating a request with the same one gives the same job; made up where it is missing
+    request_id: str | None  # repeating a request with the same id returns the same job; random by default
     labels: Mapping[str, str] | None
     priority: int | None
     deadline: float | datetime | None
@@ -127,7 +128,7 @@ class VideoFields(TypedDict, total=False):
 
 
 class ExtendFields(TypedDict, total=False):
-    """Fields of ExtendVideoRequest; None means not set, which is as the video was made."""
+    """Fields of ExtendVideoRequest; None means as for the first video."""
 
     negative_prompt: str | None
     duration_seconds: float | None
@@ -146,7 +147,7 @@ Request: TypeAlias = VideoRequest | Task | Mapping[str, Any]
 class VideoInfo:
     """A finished video, or picture."""
 
-    name: str
+    name: str  # videos/...
     width: int
     height: int
     native_width: int
@@ -162,34 +163,18 @@ class VideoInfo:
     model: str
     task: str
     expire_time: float
-    uri: str  # where it can be fetched by HTTP without a key, "" where the store signs no addresses
+    uri: str  # fetches it by HTTP without a key; "" if the store signs no URLs
     timings: dict[str, float]  # seconds by stage
     flow_shift: float | None = None  # None: the model has none
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a check of a prompt or a video said."""
-
-    check: str
-    outcome: str  # passed, flagged, refused or changed
-    note: str
-
-
-@dataclass(frozen=True)
-class PreviewImage:
-    """A small picture of a clip in the making."""
-
-    data: bytes = field(repr=False)
-    mime_type: str
-    width: int
-    height: int
-    step: int
+Verdict: TypeAlias = video_pb2.Verdict
+PreviewImage: TypeAlias = video_pb2.Preview
 
 
 @dataclass(frozen=True)
 class OperationStatus:
-    """A job, as get, list, wait and watch give it."""
+    """A job's state, as get, list, wait and watch return it."""
 
     name: str
     state: str  # queued, conditioning, denoising, decoding, succeeded, failed or cancelled
@@ -204,22 +189,23 @@ class OperationStatus:
     attempt: int
     cancel_requested: bool
     done: bool
-    error: ClientError | None  # why a job that is done made no video
+    error: ClientError | None  # why a finished job made no video
     video: VideoInfo | None
     warnings: tuple[str, ...] = ()
     task: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     priority: int = 0
     deadline: float | None = None
-    expire_time: float | None = None  # of the job and its files; set when it is done
+    expire_time: float | None = None  # of the job and its files; set once it is done
     verdicts: tuple[Verdict, ...] = ()
-    preview: PreviewImage | None = None  # a new one, where watch was asked for them
-    notice: str = ""  # why it does not go on now, while something is away that it needs
+    preview: PreviewImage | None = None  # a new one, if watch was asked for previews
+    notice: str = ""  # why it is held up, while something that it needs is down
+    prompt: str = ""  # its first 500 characters
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some operations, newest first; an empty token says that there are no more."""
+    """Some operations, newest first; an empty token means there are no more."""
 
     operations: tuple[OperationStatus, ...]
     next_page_token: str
@@ -227,7 +213,7 @@ class Page:
 
 @dataclass(frozen=True)
 class MediaPage:
-    """Some uploaded files, newest first; an empty token says that there are no more."""
+    """Some uploaded files, newest first; an empty token means there are no more."""
 
     media: tuple[MediaFile, ...]
     next_page_token: str
@@ -247,7 +233,7 @@ class VideoEvent:
 
 @dataclass(frozen=True)
 class AccountInfo:
-    """The caller's limits and what is used of them; None: no limit. See the proto."""
+    """The caller's limits and their usage; None: no limit. See the proto."""
 
     tenant: str
     key_name: str
@@ -265,10 +251,10 @@ class AccountInfo:
     max_upload_bytes: int
     media_retention: float
     media_formats: tuple[str, ...]
-    max_media_bytes: int  # of all files that a tenant keeps
-    queued_jobs: int  # that the tenant may have queued now
+    max_media_bytes: int  # of all the tenant's uploaded files
+    queued_jobs: int  # the most that the tenant may have queued now
     queued_jobs_used: int
-    max_result_bytes: int  # of all results that the tenant keeps
+    max_result_bytes: int  # of all the tenant's results
     result_bytes_used: int
 
 
@@ -296,9 +282,7 @@ class ModelInfo:
     max_seed: int
     default_size: str = ""
     default_negative_prompt: str = ""
-    default_flow_shift: float | None = None  # None: it has none
+    default_flow_shift: float | None = None  # None: the model has none
     flow_shift_note: str = ""
     formats: tuple[str, ...] = ()  # of `VideoFields.container`
-
-
-Requests: TypeAlias = Sequence[Request]
+    aliases: tuple[str, ...] = ()  # other names by which requests may call it

@@ -1,1 +1,1 @@
-"""The faces of the service: gRPC and HTTP. Touches the job store and the artifact store, nothing else."""
+"""The service's APIs, gRPC and HTTP. Touches the job store and the artifact store, nothing else."""

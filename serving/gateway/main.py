@@ -1,4 +1,4 @@
-"""The gateway's process: ``python -m serving.gateway.main`` with the settings as JSON in ZOETROPE_SETTINGS.
+"""The gateway's process: ``python -m zoetrope.serving.gateway.main`` with the settings as JSON in ZOETROPE_SETTINGS.
 
 Prints ``{"grpc": "HOST:PORT", "http": "HOST:PORT"}`` on stdout once both ports are bound, and then signs of
 life. Ends on SIGTERM, on SIGINT, and when its stdin does, for then the supervisor has died. Exit status 2 and one line
@@ -22,34 +22,43 @@ from pathlib import Path
 
 import uvicorn
 
-from model.presets import ModelError, find_model
-from model.tasks import ModelCard
-from serving.addresses import AddressError, parse_address
-from serving.artifacts import ArtifactError, open_artifacts
-from serving.gateway.core import Core
-from serving.gateway.doorkeeper import Doorkeeper
-from serving.gateway.grpc_guard import Gate
-from serving.gateway.health_service import HealthService, Status
-from serving.gateway.http.app import http_app
-from serving.gateway.http.connections import Connections
-from serving.gateway.http.patience import BoundedProtocol
-from serving.gateway.intake import Intake
-from serving.gateway.liveness import Liveness
-from serving.gateway.media_desk import MediaDesk
-from serving.gateway.server import VIDEO_SERVICE, credentials, grpc_server, keep_health, stop_server
-from serving.gateway.sockets import Sockets
-from serving.gateway.standing import Standing
-from serving.gateway.threads import FairThreads
-from serving.gateway.watching import Watching
-from serving.jobs.open import open_stores
-from serving.jobs.store import StoreError
-from serving.media.sandbox import Sandbox
-from serving.moderation import Moderation
-from serving.net import Guard
-from serving.pulse import keep_beating
-from serving.settings import Settings
-from serving.startup import StartError, check_keys, check_media, check_tls, make_directory, read_settings
-from serving.stopping import stop_on_signals
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.tasks import ModelCard
+from zoetrope.serving.config.addresses import AddressError, parse_address
+from zoetrope.serving.config.heartbeat import keep_beating
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.config.shutdown import stop_on_signals
+from zoetrope.serving.config.startup_checks import (
+    StartError,
+    check_keys,
+    check_media,
+    check_tls,
+    make_directory,
+    read_settings,
+)
+from zoetrope.serving.gateway.auth.authenticator import Authenticator
+from zoetrope.serving.gateway.core.core import Core
+from zoetrope.serving.gateway.grpc.auth_interceptor import Gate
+from zoetrope.serving.gateway.grpc.health_service import HealthService, Status
+from zoetrope.serving.gateway.grpc.server import VIDEO_SERVICE, credentials, grpc_server, keep_health, stop_server
+from zoetrope.serving.gateway.grpc.sockets import Sockets
+from zoetrope.serving.gateway.http.app import http_app
+from zoetrope.serving.gateway.http.transport.connections import Connections
+from zoetrope.serving.gateway.http.transport.listener import PacedListener
+from zoetrope.serving.gateway.http.transport.timeouts import BoundedProtocol
+from zoetrope.serving.gateway.limits.threads import FairThreads
+from zoetrope.serving.gateway.submit.media import ClientMedia
+from zoetrope.serving.gateway.submit.submission import Submitter
+from zoetrope.serving.gateway.watch.liveness import Liveness
+from zoetrope.serving.gateway.watch.revocation import RevocationWatch
+from zoetrope.serving.gateway.watch.watcher import Watcher
+from zoetrope.serving.jobs.db.errors import StoreError
+from zoetrope.serving.jobs.open import open_stores
+from zoetrope.serving.media.sandbox.sandbox import Sandbox
+from zoetrope.serving.outbound import Guard
+from zoetrope.serving.outbound.hooks import Moderation
+from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
 STOP_SECONDS = 3.0  # what calls get to end
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
@@ -105,7 +114,7 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
 
 @contextlib.contextmanager
 def open_core(settings: Settings, card: ModelCard) -> Iterator[Core]:
-    """Everything that the faces work with.
+    """Open everything that the APIs work with.
 
     Raises:
         StartError, StoreError, ArtifactError: a store cannot be used, or the settings contradict each other.
@@ -126,18 +135,18 @@ def open_core(settings: Settings, card: ModelCard) -> Iterator[Core]:
         required = check_keys(settings, stores)
         sandbox = Sandbox(MEDIA_WORKERS, unsafe=settings.unsafe_media)
         stack.callback(sandbox.close)
-        desk = MediaDesk(settings, stores.media, stores.jobs, artifacts, sandbox, guard)
+        client_media = ClientMedia(settings, stores.media, stores.jobs, artifacts, sandbox, guard)
         yield Core(
             settings=settings,
             card=card,
             stores=stores,
             artifacts=artifacts,
-            intake=Intake(settings, card, stores.jobs, desk, moderation),
-            desk=desk,
-            doorkeeper=Doorkeeper(stores.keys, required=required),
+            submitter=Submitter(settings, card, stores.jobs, client_media, moderation, guard),
+            client_media=client_media,
+            authenticator=Authenticator(stores.keys, required=required),
             liveness=Liveness(stores.jobs, card.name),
-            watching=Watching(stores.jobs),
-            standing=Standing(stores.keys),
+            watcher=Watcher(stores.jobs),
+            revocations=RevocationWatch(stores.keys),
         )
 
 
@@ -161,7 +170,7 @@ async def run(core: Core, supervised: bool = True) -> None:
         grpc_port = server.add_secure_port(address, secured) if secured else server.add_insecure_port(address)
     except (RuntimeError, OSError) as error:
         raise StartError(f"grpc: cannot listen at {settings.grpc}: {error}") from None
-    with listen(settings.http, "http") as listener:
+    with PacedListener.of(listen(settings.http, "http"), core.pace) as listener:
         bound = {
             "grpc": join_address(grpc_host, grpc_port),
             "http": join_address(parse_address(settings.http, "http")[0], listener.getsockname()[1]),
@@ -174,7 +183,7 @@ async def run(core: Core, supervised: bool = True) -> None:
             asyncio.create_task(web.serve([listener])),
             asyncio.create_task(keep_health(liveness, status)),
         ]
-        runs = (core.watching.run(), core.standing.run(), gate.sockets.run(grpc_port))
+        runs = (core.pace.run(), core.watcher.run(), core.revocations.run(), gate.sockets.run(grpc_port))
         background = [asyncio.create_task(run) for run in runs]
         for task in (*tasks, *background):  # none ends by itself; if one does, the supervisor starts another gateway
             task.add_done_callback(lambda _: liveness.stop())
@@ -219,6 +228,7 @@ def http_config(core: Core) -> uvicorn.Config:
     return uvicorn.Config(
         http_app(core),
         http=partial(BoundedProtocol, connections=Connections()),  # type: ignore[arg-type]  # it is only called
+        ws="none",  # an upgraded connection would be bounded by nothing of ours
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=int(STOP_SECONDS),

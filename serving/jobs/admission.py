@@ -1,70 +1,95 @@
-"""How a new job gets in: replays, limits, media, and the row."""
+"""Queues new jobs: replays, limits, media and the row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from serving.jobs.database import Tx
-from serving.jobs.errors import QueueFull, QuotaExceeded, RequestConflict, UnknownMedia
-from serving.jobs.job import Job, Limits, NewJob, State
-from serving.jobs.migrations import LABEL_CHARS
-from serving.jobs.rows import INSERT, Encoded, job_of
-from serving.jobs.trail import in_state, queued_by, record
+from zoetrope.serving.jobs.audit_log import in_state, queued_by, record
+from zoetrope.serving.jobs.db.database import Tx
+from zoetrope.serving.jobs.db.migrations import LABEL_CHARS
+from zoetrope.serving.jobs.db.records import columns, from_row, insert, to_values
+from zoetrope.serving.jobs.errors import QueueFull, QuotaExceeded, RequestConflict, UnknownMedia
+from zoetrope.serving.jobs.job import Job, JobRequest, NewJob, QueueLimits, State
 
-LOCK = "admission"  # nobody else adds to a tally before the commit
+LOCK = "admission"  # nobody else changes a tally before the commit
+_INSERT = (
+    insert("job", (*columns(NewJob), "kind", "state", "created_at"))
+    + " ON CONFLICT (owner, request_id) WHERE request_id IS NOT NULL DO NOTHING"
+)
+
+
+@dataclass(frozen=True)
+class EncodedJob:
+    """A new job as it is stored and read, except for its time of creation."""
+
+    new: NewJob
+    values: tuple[Any, ...]
+    job: Job
+
+    @classmethod
+    def of(cls, new: NewJob) -> EncodedJob:
+        """Encode a new job. Done before the transaction, because others wait for that.
+
+        Raises:
+            TypeError: the spec, the origin or a verdict is not JSON.
+        """
+        values, task = to_values(replace(new, media=tuple(dict.fromkeys(new.media)))), new.spec.get("task")
+        kind = str(task.get("kind", "")) if isinstance(task, dict) else ""
+        job = Job(**vars(from_row(JobRequest, values)), state=State.QUEUED, created_at=0.0)
+        return cls(new, (*values.values(), kind, str(State.QUEUED)), job)
 
 
 def live(key_id: str) -> str:
-    """The tally of a key's jobs that have not ended."""
+    """Name the tally of a key's jobs that have not ended."""
     return f"live {key_id}"
 
 
 def results_of(owner: str) -> str:
-    """The tally of a tenant's results; it counts bytes."""
+    """Name the tally of a tenant's results; it counts bytes."""
     return f"results {owner}"
 
 
 def queue_share(max_queued: int, queued: int, own: int) -> int:
-    """How many jobs a tenant may have queued: half of the places that others leave free, so that there is always room
-    for one more tenant, and n that want all get an n + 1st each.
+    """Return how many jobs a tenant may have queued: half of the places that others leave free, so that there is always
+    room for one more tenant, and n tenants that want everything get 1 / (n + 1) each.
 
     Args:
-        queued: by all, ``own`` by this one.
+        queued: jobs queued by all tenants. own: by this one.
     """
     return -((queued - own - max_queued) // 2)
 
 
-def admit(tx: Tx, encoded: Encoded, limits: Limits) -> Job:
-    """Queue a job, or return the one that an earlier request with its id made. Needs `LOCK`."""
+def enqueue_job(tx: Tx, encoded: EncodedJob, limits: QueueLimits) -> Job:
+    """Queue a job, or return the one that an earlier request with its request id created. Needs `LOCK`."""
     new = encoded.new
-    refusal = _refusal(tx, new, limits) or _missing(tx, new.owner, encoded.media)
+    refusal = _refusal(tx, new, limits) or _missing(tx, new.owner, encoded.job.media)
     if refusal is not None:
         known = _known(tx, new)
         if known is None:
             raise refusal
         return known
     now = tx.now()
-    if tx.run(INSERT, encoded.values(now)) == 0:
+    if tx.run(_INSERT, (*encoded.values, now)) == 0:
         known = _known(tx, new)
         if known is None:
             raise AssertionError(f"job {new.id} conflicts with a request that does not exist")
         return known
-    put_labels(tx, new.id, new.owner, new.labels, now)
-    for media_id in encoded.media:
-        tx.run("INSERT INTO job_media (job_id, media_id) VALUES (?, ?)", (new.id, media_id))
-    record(tx, "created", None, State.QUEUED, "client", at=now, job_id=new.id, owner=new.owner)
-    if new.key_id is not None:
-        tx.count(live(new.key_id), 1, new.seconds)
-    return encoded.job(now)
+    job = replace(encoded.job, created_at=now)
+    put_labels(tx, job)
+    for media_id in job.media:
+        tx.run(insert("job_media", ("job_id", "media_id")), (job.id, media_id))
+    record(tx, job, "created", None, State.QUEUED, "client", at=now)
+    if job.key_id is not None:
+        tx.count(live(job.key_id), 1, job.seconds)
+    return job
 
 
-def put_labels(tx: Tx, job_id: str, owner: str, labels: Mapping[str, str], created_at: float) -> None:
-    """Note a new job's labels, or a job's new labels once those before are gone, for lists by them."""
-    for key, value in labels.items():
-        tx.run(
-            "INSERT INTO job_label (job_id, owner, key, value, created_at) VALUES (?, ?, ?, ?, ?)",
-            (job_id, owner, key[:LABEL_CHARS], value[:LABEL_CHARS], created_at),
-        )
+def put_labels(tx: Tx, job: Job) -> None:
+    """Index a job's labels for lists by them."""
+    sql = insert("job_label", ("job_id", "owner", "key", "value", "created_at"))
+    for key, value in job.labels.items():
+        tx.run(sql, (job.id, job.owner, key[:LABEL_CHARS], value[:LABEL_CHARS], job.created_at))
 
 
 def _known(tx: Tx, new: NewJob) -> Job | None:
@@ -75,10 +100,10 @@ def _known(tx: Tx, new: NewJob) -> Job | None:
         return None
     if row["fingerprint"] != new.fingerprint:
         raise RequestConflict(new.request_id)
-    return job_of(row)
+    return from_row(Job, row)
 
 
-def _refusal(tx: Tx, new: NewJob, limits: Limits) -> Exception | None:
+def _refusal(tx: Tx, new: NewJob, limits: QueueLimits) -> Exception | None:
     queued = tx.tally(in_state(State.QUEUED))[0]
     if queued >= limits.max_queued:
         return QueueFull(limits.max_queued)
@@ -86,7 +111,7 @@ def _refusal(tx: Tx, new: NewJob, limits: Limits) -> Exception | None:
         kept = tx.tally(results_of(new.owner))[0]
         if kept >= limits.result_bytes:
             return QuotaExceeded("result_bytes", limits.result_bytes, kept)
-    if new.key_id is not None:  # without keys there is one tenant
+    if new.key_id is not None:  # without keys there is only one tenant
         own = tx.tally(queued_by(new.owner))[0]
         share = queue_share(limits.max_queued, queued, own)
         if own >= share:
@@ -105,7 +130,7 @@ def _missing(tx: Tx, owner: str, media: tuple[str, ...]) -> Exception | None:
     if not media:
         return None
     among, value = tx.among("id", media)
-    # Held until the commit, so that none is deleted before the job's use of it shows.
+    # Locked until the commit, so that none is deleted before the job's use of it is visible.
     rows = tx.all(
         f"SELECT id FROM media WHERE owner = ? AND state = 'ready' AND {among} ORDER BY id{tx.dialect.for_share}",
         (owner, value),

@@ -1,24 +1,16 @@
-"""What the job store refuses, each an outcome by name with the values that a caller needs."""
+"""What the job store refuses: one class for each reason, with the values that a caller needs."""
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from model.errors import Picklable
+from zoetrope.model.runtime.errors import Picklable
 
 Quota: TypeAlias = Literal["concurrent_jobs", "queued_seconds", "queued_jobs", "media_bytes", "result_bytes"]
 
 
-class StoreError(Exception):
-    """The database cannot be opened, read or written; the message names it (no password) and fits on one line."""
-
-
-class StoreRefused(StoreError):
-    """The database refuses a value or a row, and would refuse it again: trying once more is of no use."""
-
-
 class RequestConflict(Picklable):
-    """The request id was used before, for a request with another content."""
+    """The request id was used before for a request with other content."""
 
     def __init__(self, request_id: str) -> None:
         super().__init__(f"request id {request_id!r} was used before for another request")
@@ -26,7 +18,7 @@ class RequestConflict(Picklable):
 
 
 class QueueFull(Picklable):
-    """As many jobs are queued as are allowed."""
+    """The queue holds as many jobs as are allowed."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"the queue is full: {limit} jobs are waiting, which is the limit")
@@ -34,7 +26,7 @@ class QueueFull(Picklable):
 
 
 class QuotaExceeded(Picklable):
-    """The API key has as much under way as it may, or its tenant does; `used` does not count what was refused."""
+    """The API key or its tenant has reached a quota; `used` does not count what was refused."""
 
     def __init__(self, quota: Quota, limit: float, used: float) -> None:
         super().__init__(f"quota {quota}: {used:.15g} of {limit:.15g} are used")
@@ -60,15 +52,15 @@ class MediaInUse(Picklable):
 
 
 class OffsetMismatch(Picklable):
-    """An upload goes on elsewhere than where it stopped; `expected` is the byte to go on from."""
+    """An upload resumes elsewhere than where it stopped; `expected` is the byte to resume from."""
 
     def __init__(self, expected: int) -> None:
-        super().__init__(f"the upload goes on at byte {expected}")
+        super().__init__(f"the upload resumes at byte {expected}")
         self.expected = expected
 
 
 class NotAllowed(Picklable):
-    """The job is past changing this field."""
+    """This field of the job can no longer, or not yet, be changed."""
 
     def __init__(self, field: str, why: str) -> None:
         super().__init__(f"{field}: {why}")

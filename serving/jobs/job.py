@@ -1,8 +1,8 @@
-"""What a job is: its states, and the row that the store keeps of it."""
+"""A job: its states and stages, the row that the store keeps of it, and the values around it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
@@ -13,11 +13,11 @@ DEFAULT_PRIORITY = 0
 
 WebhookEvent: TypeAlias = Literal["start", "output", "logs", "completed"]
 DEFAULT_EVENTS: tuple[WebhookEvent, ...] = ("start", "completed")
-Need: TypeAlias = Literal["lost", "cancel", "deadline"]  # why the holder of a lease has to act
+Need: TypeAlias = Literal["lost", "cancel", "deadline"]  # why the holder of a lease must act
 
 
 class State(StrEnum):
-    """Where a job is; which changes are allowed is in `serving.jobs.states`."""
+    """A job's state; `serving.jobs.states` says which changes are allowed."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -29,9 +29,17 @@ class State(StrEnum):
     def final(self) -> bool:
         return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
+    @property
+    def public(self) -> State:
+        """The state that every API shows: a new one is shown as one that clients know."""
+        return PUBLIC.get(self, self)
+
+
+PUBLIC: dict[State, State] = {}  # states without a name of their own in the APIs
+
 
 class Stage(StrEnum):
-    """What a running job is at."""
+    """The stage of a running job."""
 
     CONDITIONING = "conditioning"
     DENOISING = "denoising"
@@ -39,8 +47,8 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True)
-class Webhook:
-    """Where a client wants to be told; without events it gets `DEFAULT_EVENTS`."""
+class JobWebhook:
+    """Where a client wants to receive events; without ``events`` it gets `DEFAULT_EVENTS`."""
 
     url: str
     events: tuple[WebhookEvent, ...] = ()
@@ -48,7 +56,7 @@ class Webhook:
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture of a clip that is being made."""
+    """A picture of a clip in progress."""
 
     key: str
     mime_type: str
@@ -58,125 +66,120 @@ class Preview:
     step: int
 
 
-@dataclass(frozen=True)
-class Job:
-    """One row. Times are seconds since the epoch (UTC)."""
+@dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """What a client asked for. Times are seconds since the epoch (UTC)."""
 
     id: str
     owner: str  # the tenant; "" while there are no keys
-    state: State
-    stage: Stage | None
-    model: str
-    spec: dict[str, Any]  # a model.tasks.VideoSpec as a dict
-    step: int
-    steps: int
-    created_at: float
-    started_at: float | None
-    finished_at: float | None
-    attempt: int  # claims so far, without those whose holder stopped in good order
-    lease_epoch: int  # grows with every claim; a holder of an older one can change nothing
-    lease_owner: str | None
-    lease_until: float | None
-    cancel_requested: bool
-    error_code: str | None  # a google.rpc.Code name
-    error_message: str | None
-    result: dict[str, Any] | None  # a serving.jobs.job.Result as a dict
-    eta_seconds: float | None  # written with progress while running
-    warnings: tuple[str, ...] = ()  # what the client should know of how the task was understood
     key_id: str | None = None  # the API key that made it
+    model: str
+    spec: dict[str, Any]  # a model.request.tasks.VideoSpec as a dict
+    steps: int
+    seconds: float = 0.0  # length of the clip asked for; what quotas count
     labels: dict[str, str] = field(default_factory=dict)
     priority: int = DEFAULT_PRIORITY  # 0..9, higher first among the owner's jobs
-    deadline_at: float | None = None  # a job that is not done by then fails with DEADLINE_EXCEEDED
-    retention_seconds: float = DAY_SECONDS  # how long it is kept after its end
-    expire_at: float | None = None  # finished_at + retention_seconds
-    seconds: float = 0.0  # length of the clip asked for; what quotas count
-    origin: dict[str, Any] = field(default_factory=dict)  # what the API face that took it wants to echo; opaque here
-    webhook: Webhook | None = None
-    preview: Preview | None = None
+    deadline_at: float | None = None  # a job not done by then fails with DEADLINE_EXCEEDED
+    retention_seconds: float = DAY_SECONDS  # how long the job is kept after its end
+    origin: dict[str, Any] = field(default_factory=dict)  # what the API that received it wants to echo; opaque here
+    webhook: JobWebhook | None = None
     verdicts: tuple[dict[str, Any], ...] = ()  # of moderation; opaque here
-    media: tuple[str, ...] = ()  # ids of the media that it uses
+    media: tuple[str, ...] = ()  # ids of the media that the job uses
     traceparent: str | None = None  # W3C trace context of the request
-    notice: str = ""  # what it waits for, while something that it needs is away
+    warnings: tuple[str, ...] = ()  # what the client should know about how the task was understood
 
 
-@dataclass(frozen=True)
-class NewJob:
-    """What a job is made of; the meaning of each field is `Job`'s."""
+@dataclass(frozen=True, kw_only=True)
+class NewJob(JobRequest):
+    """A job to queue."""
 
-    id: str
-    owner: str
-    key_id: str | None
-    model: str
-    spec: dict[str, Any]
-    steps: int
-    seconds: float
-    request_id: str | None  # a repeated one (of this owner) returns the first job
-    fingerprint: str  # of the request's content: the same request id with another one is a conflict
-    labels: Mapping[str, str] = field(default_factory=dict)
-    priority: int = DEFAULT_PRIORITY
-    deadline_at: float | None = None
-    retention_seconds: float = DAY_SECONDS
-    origin: Mapping[str, Any] = field(default_factory=dict)
-    webhook: Webhook | None = None
-    verdicts: Sequence[Mapping[str, Any]] = ()
-    media: Sequence[str] = ()
-    traceparent: str | None = None
-    warnings: Sequence[str] = ()
+    request_id: str | None  # repeated by the same owner, it returns the first job
+    fingerprint: str  # of the request's content: the same request id with another fingerprint is a conflict
 
     def __post_init__(self) -> None:
         if self.priority not in PRIORITIES:
             raise ValueError(f"priority is {self.priority}, must be from {PRIORITIES[0]} to {PRIORITIES[-1]}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job(JobRequest):
+    """A row of the table ``job``, whose columns are these fields: a new one needs a migration (`jobs.db.migrations`)
+    and no more."""
+
+    state: State
+    stage: Stage | None = None
+    step: int = 0
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    expire_at: float | None = None  # finished_at + retention_seconds
+    attempt: int = 0  # claims so far, not counting those whose holder stopped in good order
+    lease_epoch: int = 0  # grows with every claim; a holder of an older one can change nothing
+    lease_owner: str | None = None
+    lease_until: float | None = None
+    cancel_requested: bool = False
+    error_code: str | None = None  # a google.rpc.Code name
+    error_message: str | None = None
+    result: dict[str, Any] | None = None  # a serving.jobs.job.Result as a dict
+    eta_seconds: float | None = None  # written with progress while running
+    preview: Preview | None = None
+    notice: str = ""  # what it is waiting for, while something that it needs is unavailable
+
+    @property
+    def asked_model(self) -> str:
+        """The model's name as the client wrote it, or its own."""
+        return str(self.origin.get("model") or self.model)
+
+
 @dataclass(frozen=True)
 class DeletedJob:
-    """A job that is gone and whose files may not be: the keys that its row named, and when it was deleted."""
+    """A deleted job whose files may still exist."""
 
     id: str
-    keys: tuple[str, ...]
+    keys: tuple[str, ...]  # of the files that its row named
     deleted_at: float
 
 
 def file_keys(job: Job) -> list[str]:
-    """Keys of the files that a job's row names, wherever they lie."""
+    """Return the keys of the files that a job's row names."""
     files = [job.result[which] for which in ("video", "latents")] if job.result else []
     keys = {str(file["key"]) for file in files if file}
     return sorted(keys if job.preview is None else {*keys, job.preview.key})
 
 
 def result_bytes(result: Mapping[str, Any] | None) -> int:
-    """The size of a result's files, as `Job.result` has it."""
+    """Return the size in bytes of the files of a `Job.result`."""
     files = [result[which] for which in ("video", "latents")] if result else []
     return sum(int(file["size_bytes"]) for file in files if file)
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What may be under way before a new job is refused; None: no limit."""
+class QueueLimits:
+    """The limits above which a new job is refused; None: no limit."""
 
-    max_queued: int  # jobs of the whole database that wait
-    concurrent_jobs: int | None = None  # of the job's key, that have not ended
-    queued_seconds: float | None = None  # of the job's key: clip seconds of jobs that have not ended
-    result_bytes: int | None = None  # of the tenant: files of results that it keeps
+    max_queued: int  # queued jobs in the whole database
+    concurrent_jobs: int | None = None  # unfinished jobs of the key
+    queued_seconds: float | None = None  # clip seconds in unfinished jobs of the key
+    result_bytes: int | None = None  # files of results that the tenant keeps
 
 
 @dataclass(frozen=True)
-class Usage:
-    """What counts against limits now."""
+class TenantUsage:
+    """What counts against the limits now."""
 
-    live_jobs: int  # of a key, that have not ended
-    live_seconds: float  # of clips in those
-    queued_jobs: int  # of its tenant
-    queue_share: int  # how many those may be
+    live_jobs: int  # unfinished jobs of a key
+    live_seconds: float  # clip seconds in those
+    queued_jobs: int  # of the key's tenant
+    queue_share: int  # how many queued jobs the tenant may have
     result_bytes: int  # that the tenant keeps
 
 
 @dataclass(frozen=True)
 class JobFilter:
-    """Which jobs a list shows: those for which every condition holds."""
+    """Which jobs a list contains: those that meet every condition."""
 
     states: tuple[State, ...] = ()  # all when empty
-    labels: Mapping[str, str] = field(default_factory=dict)  # each of these, with this value
+    labels: Mapping[str, str] = field(default_factory=dict)  # every one of these labels, with this value
     model: str | None = None
     kind: str | None = None  # of the task, such as "text_to_video"
     created_after: float | None = None  # at or after
@@ -185,13 +188,13 @@ class JobFilter:
 
 @dataclass(frozen=True)
 class JobEvent:
-    """One line of a job's audit trail."""
+    """One line of a job's audit log."""
 
     job_id: str
     at: float
     what: str  # the name of a `serving.jobs.states.Transition`
-    from_state: State | None  # None: it did not exist
-    to_state: State | None  # None: it exists no more
+    from_state: State | None  # None: the job did not exist
+    to_state: State | None  # None: the job was deleted
     actor: str  # "client", "router:<lease owner>", "sweeper" or "service"
     attempt: int
     epoch: int
@@ -210,7 +213,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished job made."""
+    """The result of a finished job."""
 
     video: Artifact
     latents: Artifact | None
@@ -223,12 +226,13 @@ class Result:
 
 @dataclass(frozen=True)
 class EngineRow:
-    """An engine as the gateway sees it: the router writes one each time that an engine reports."""
+    """An engine as the gateway sees it; the router writes this row whenever an engine reports."""
 
     id: str
     model: str
     gang_epoch: int
     ranks: int
     seen_at: float
-    state: str = "ready"  # a cluster.messages.State: only a ready engine gets work
-    restarts: dict[str, int] = field(default_factory=dict)  # gangs that it lost, by what became of them
+    state: str = "ready"  # a cluster.protocol.messages.State: only a ready engine gets work
+    restarts: dict[str, int] = field(default_factory=dict)  # gangs that it lost, by cause
+    jobs: tuple[str, ...] = ()  # that it denoises

@@ -1,33 +1,33 @@
-"""API keys: who may call, and how much. A key's secret is stored only as a hash."""
+"""API keys and their limits. Only a hash of a key's secret is stored."""
 
 from __future__ import annotations
 
 import builtins
 import hashlib
-import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
-from serving.jobs.database import Database, Row
-from serving.jobs.job import PRIORITIES
+from zoetrope.serving.jobs.db.database import Database, Tx
+from zoetrope.serving.jobs.db.records import columns, from_row, insert, to_values
+from zoetrope.serving.jobs.job import PRIORITIES
 
 PREFIX = "zk_"
 SECRET_BYTES = 32
-RESERVED = "#"  # of tenants under which the service keeps secrets of its own
+RESERVED = "#"  # prefix of tenants under which the service keeps its own secrets
 
 
 @dataclass(frozen=True)
 class KeyLimits:
-    """What one key may do; None: no limit."""
+    """The limits of a key; None: no limit."""
 
-    requests_per_second: float | None = None  # how fast the bucket fills
-    burst: int = 20  # how much the bucket holds
-    concurrent_jobs: int | None = None  # that have not ended
-    queued_seconds: float | None = None  # of clips whose jobs have not ended
+    requests_per_second: float | None = None  # rate at which the bucket fills
+    burst: int = 20  # capacity of the bucket
+    concurrent_jobs: int | None = None  # unfinished
+    queued_seconds: float | None = None  # of clips in unfinished jobs
     models: tuple[str, ...] | None = None
     max_priority: int = PRIORITIES[-1]
-    result_bytes: int | None = None  # that its tenant may keep before it makes no more; None: as the settings say
+    result_bytes: int | None = None  # of results that its tenant may keep; None: as the settings say
 
     def __post_init__(self) -> None:
         for name in ("requests_per_second", "concurrent_jobs", "queued_seconds", "result_bytes"):
@@ -46,7 +46,7 @@ class ApiKey:
 
     id: str
     name: str
-    owner: str  # the tenant whose jobs it makes and sees
+    owner: str  # the tenant whose jobs it creates and sees
     created_at: float
     revoked_at: float | None
     limits: KeyLimits
@@ -59,39 +59,40 @@ class KeyTable:
         self._db = database
 
     def create(self, name: str, owner: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
-        """Make a key; its secret is shown this once. It has 256 random bits, so that a plain hash of it is safe.
+        """Create a key. Its secret is shown only once; it has 256 random bits, so that a plain hash of it is safe.
 
         Raises:
-            ValueError: the tenant's name is one of the service's own (`RESERVED`).
+            ValueError: the tenant's name is reserved for the service (`RESERVED`).
         """
         if owner.startswith(RESERVED):
             raise ValueError(f"tenant {owner!r}: names that begin with {RESERVED!r} are the service's own")
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
-        key_id, text = f"key_{secrets.token_hex(8)}", json.dumps(asdict(limits or KeyLimits()))
-        row = self._db.write(
-            lambda tx: tx.all(
-                "INSERT INTO api_key (id, name, owner, hash, limits, created_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING *",
-                (key_id, name, owner, _hash(secret), text, tx.now()),
-            )[0]
-        )
-        return _key(row), secret
+        key = ApiKey(f"key_{secrets.token_hex(8)}", name, owner, 0.0, None, limits or KeyLimits())
+        sql = insert("api_key", (*columns(ApiKey), "hash"))
+
+        def body(tx: Tx) -> ApiKey:
+            made = replace(key, created_at=tx.now())
+            tx.run(sql, (*to_values(made).values(), _hash(secret)))
+            return made
+
+        return self._db.write(body), secret
 
     def find(self, secret: str) -> ApiKey | None:
-        """The key of a secret; None for one that is unknown or revoked."""
+        """Return the key of a secret; None if it is unknown or revoked."""
         rows = self._db.read("SELECT * FROM api_key WHERE hash = ? AND revoked_at IS NULL", (_hash(secret),))
-        return _key(rows[0]) if rows else None
+        return from_row(ApiKey, rows[0]) if rows else None
 
     def list(self) -> builtins.list[ApiKey]:
-        """All keys, revoked ones as well, oldest first."""
-        return [_key(row) for row in self._db.read("SELECT * FROM api_key ORDER BY created_at, id")]
+        """Return all keys, including revoked ones, oldest first."""
+        return [from_row(ApiKey, row) for row in self._db.read("SELECT * FROM api_key ORDER BY created_at, id")]
 
     def revoke(self, key_id: str) -> bool:
-        """End a key for good. False where there is no such key, or it was revoked before."""
+        """Revoke a key for good. Returns False if there is no such key, or it was revoked before."""
         sql = "UPDATE api_key SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
         return self._db.write(lambda tx: tx.run(sql, (tx.now(), key_id))) == 1
 
     def revoked(self, key_ids: Sequence[str]) -> builtins.list[str]:
-        """Which of some keys are no longer good."""
+        """Return which of these keys are revoked."""
         if not key_ids:
             return []
         marks = ", ".join("?" * len(key_ids))
@@ -99,26 +100,14 @@ class KeyTable:
         return [row["id"] for row in self._db.read(sql, tuple(key_ids))]
 
     def ever(self) -> bool:
-        """Whether there was ever a key: what asked for keys once does not fall open when the last one is revoked."""
+        """Return whether there has ever been a key: a service that required keys does not open up when the last one is
+        revoked."""
         return bool(self._db.read("SELECT id FROM api_key LIMIT 1"))
 
     def any(self) -> bool:
-        """Whether there is a key that is not revoked."""
+        """Return whether there is a key that is not revoked."""
         return bool(self._db.read("SELECT id FROM api_key WHERE revoked_at IS NULL LIMIT 1"))
 
 
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _key(row: Row) -> ApiKey:
-    limits = json.loads(row["limits"])
-    models = None if limits["models"] is None else tuple(limits["models"])
-    return ApiKey(
-        id=row["id"],
-        name=row["name"],
-        owner=row["owner"],
-        created_at=row["created_at"],
-        revoked_at=row["revoked_at"],
-        limits=KeyLimits(**{**limits, "models": models}),
-    )

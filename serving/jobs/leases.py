@@ -1,91 +1,253 @@
-"""Claims, heartbeats and ends: what a job's holder and its deadlines do to it, each inside a transaction."""
+"""Claims, heartbeats and ends of jobs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from serving.jobs.admission import live, results_of
-from serving.jobs.database import Row, Tx
-from serving.jobs.job import Job, Need, Result, Stage, State, result_bytes
-from serving.jobs.outbox import enqueue
-from serving.jobs.rows import job_of, webhook_of
-from serving.jobs.shares import in_turn, note_turns, turns, waiting_tenants
-from serving.jobs.trail import record_row
+from zoetrope.serving.jobs.admission import live, results_of
+from zoetrope.serving.jobs.audit_log import record
+from zoetrope.serving.jobs.db.database import Database, Row, Tx
+from zoetrope.serving.jobs.db.records import from_row, to_column
+from zoetrope.serving.jobs.fair_shares import QUEUE_ORDER, in_turn, note_turns, queue_key, turns, waiting_tenants
+from zoetrope.serving.jobs.job import Job, Need, Preview, Result, Stage, State, result_bytes
+from zoetrope.serving.jobs.outbox import enqueue
 
-# What makes somebody the holder of a job: its epoch is the newest. A lease that ran out counts until the next claim.
+# The holder of a job is whoever has the newest epoch. A lease that ran out counts until the next claim.
 HELD = "id = ? AND state = 'running' AND lease_epoch = ?"
 LAPSED = "state = 'running' AND lease_until <= ?"
 TOO_LATE = ("DEADLINE_EXCEEDED", "the deadline of the request passed")
+RAN_OUT = "its lease had run out"
 
 
-def claim(
-    tx: Tx,
-    lease_owner: str,
-    limit: int,
-    lease_seconds: float,
-    max_attempts: int,
-    models: Sequence[str],
-    in_hand: Sequence[str],
-) -> list[Job]:
-    """See `JobStore.claim`."""
-    now, actor = tx.now(), f"router:{lease_owner}"
-    lapsed = "its lease had run out"
-    end(tx, f"{LAPSED} AND cancel_requested = 1", (now,), State.RUNNING, State.CANCELLED, "cancelled", actor, lapsed)
+class JobLeases:
+    """The part of `JobStore` that the holders of leases use."""
+
+    _db: Database
+
+    def claim(
+        self,
+        lease_owner: str,
+        limit: int,
+        lease_seconds: float,
+        max_attempts: int,
+        models: Sequence[str],
+        in_hand: Sequence[str] = (),
+    ) -> list[Job]:
+        """Claim up to ``limit`` jobs of these models: queued ones, and running ones whose lease ran out. Tenants take
+        turns; of one tenant's jobs those of a higher priority come first, then the oldest.
+
+        A claimed job starts a new attempt with a new epoch, from step 0. A running job whose lease ran out is not
+        claimed but ended if its cancellation was requested, if its deadline passed, or (as failed) after
+        ``max_attempts`` attempts in a row in which it got no further than before.
+
+        Args:
+            in_hand: jobs that must not be claimed, because the caller is working on them.
+        """
+
+        def body(tx: Tx) -> list[Job]:
+            now, actor = tx.now(), f"router:{lease_owner}"
+            _end_lapsed(tx, now, actor, max_attempts, in_hand)
+            found = _next_jobs(tx, limit, models, in_hand, now)
+            if not found:
+                return []
+            among, value = tx.among("id", found)
+            rows = tx.all(
+                "UPDATE job SET state = 'running', stage = ?, step = 0, eta_seconds = NULL, notice = '',"
+                " attempt = attempt + 1, fruitless = fruitless + 1, lease_epoch = lease_epoch + 1, lease_owner = ?,"
+                f" lease_until = ?, started_at = coalesce(started_at, ?) WHERE {among} RETURNING *",
+                (str(Stage.CONDITIONING), lease_owner, now + lease_seconds, now, value),
+            )
+            claimed = sorted((from_row(Job, row) for row in rows), key=lambda job: found.index(job.id))
+            for job in claimed:
+                if job.lease_epoch == 1:
+                    record(tx, job, "claimed", State.QUEUED, State.RUNNING, actor, at=now)
+                    enqueue(tx, job, ("start",), now)
+                else:
+                    record(tx, job, "claimed again", State.RUNNING, State.RUNNING, actor, at=now, note=RAN_OUT)
+            return claimed
+
+        return self._db.write(body)
+
+    def release(self, lease_owner: str, leases: Sequence[tuple[str, int]]) -> int:
+        """Give back leases, as (job id, epoch), before they run out: the holder stops in good order, which does not
+        count as a failed attempt.
+
+        Returns:
+            How many there were.
+        """
+        held = list(leases)
+        return self._db.write(lambda tx: sum(_release(tx, lease_owner, HELD, lease) for lease in held)) if held else 0
+
+    def release_unheard(self, lease_owner: str, in_hand: Sequence[str]) -> int:
+        """`release` whatever this owner was given in a claim whose answer it did not hear; ``in_hand`` are the jobs
+        that it knows of."""
+
+        def body(tx: Tx) -> int:
+            known, value = tx.among("id", in_hand)
+            return _release(tx, lease_owner, f"state = 'running' AND NOT ({known})", (value,))
+
+        return self._db.write(body)
+
+    def heartbeat(self, lease_owner: str, leases: Sequence[tuple[str, int]], lease_seconds: float) -> dict[str, Need]:
+        """Extend leases, given as (job id, epoch), from now on.
+
+        Returns:
+            What needs the holder's attention: "lost" if the job is not this owner's any more, or was released (stop,
+            and change nothing), "cancel" if its cancellation was requested, "deadline" if its deadline passed (end it).
+        """
+        held = list(leases)
+        places = ", ".join(["(?, ?)"] * len(held))
+
+        def body(tx: Tx) -> dict[str, Need]:
+            now = tx.now()
+            rows = tx.all(
+                f"WITH held (id, epoch) AS (VALUES {places}) UPDATE job SET lease_until = ? FROM held"
+                " WHERE job.id = held.id AND state = 'running' AND lease_epoch = held.epoch AND lease_owner = ?"
+                " AND lease_until > 0"  # one that was given back stays so
+                " RETURNING job.id AS id, cancel_requested, deadline_at",
+                (*(value for lease in held for value in lease), now + lease_seconds, lease_owner),
+            )
+            needs: dict[str, Need] = dict.fromkeys((job_id for job_id, _ in held), "lost")
+            for row in rows:
+                if row["cancel_requested"]:
+                    needs[row["id"]] = "cancel"
+                elif row["deadline_at"] is not None and row["deadline_at"] <= now:
+                    needs[row["id"]] = "deadline"
+                else:
+                    del needs[row["id"]]
+            return needs
+
+        return self._db.write(body, synced=False) if held else {}
+
+    def progress(self, job_id: str, epoch: int, *, stage: Stage, step: int, eta_seconds: float | None) -> bool:
+        """Record how far a job is. A repeated step does not show: within an attempt the number never goes back. A step
+        that was never reached before is progress: earlier attempts no longer count against the job. Returns False if
+        the lease is lost."""
+        sql = (
+            "UPDATE job SET stage = ?, step = CASE WHEN step > ? THEN step ELSE ? END, eta_seconds = ?,"
+            " fruitless = CASE WHEN ? > furthest THEN 0 ELSE fruitless END,"
+            f" furthest = CASE WHEN ? > furthest THEN ? ELSE furthest END WHERE {HELD}"
+        )
+        values = (str(stage), step, step, eta_seconds, step, step, step, job_id, epoch)
+        return self._db.write(lambda tx: tx.run(sql, values), synced=False) == 1
+
+    def warn(self, job_id: str, epoch: int, warnings: Sequence[str]) -> None:
+        """Record what the client should know; it replaces what an earlier attempt recorded."""
+        values = (to_column(warnings), job_id, epoch)
+        self._db.write(lambda tx: tx.run(f"UPDATE job SET warnings = ? WHERE {HELD}", values), synced=False)
+
+    def put_notice(self, job_id: str, epoch: int, notice: str) -> None:
+        """Record what the job waits for; "": nothing any more."""
+        sql = f"UPDATE job SET notice = ? WHERE {HELD}"
+        self._db.write(lambda tx: tx.run(sql, (notice, job_id, epoch)), synced=False)
+
+    def put_preview(self, job_id: str, epoch: int, preview: Preview) -> tuple[bool, Preview | None]:
+        """Record the newest preview.
+
+        Returns:
+            Whether the lease is still held (if not, nothing changed and the caller deletes what it stored), and the
+            preview that this one replaces, whose file the caller deletes.
+        """
+
+        def body(tx: Tx) -> tuple[bool, Preview | None]:
+            job = held_job(tx, job_id, epoch)
+            if job is None:
+                return False, None
+            tx.run("UPDATE job SET preview = ? WHERE id = ?", (to_column(preview), job_id))
+            return True, job.preview
+
+        return self._db.write(body, synced=False)
+
+    def finish(
+        self,
+        job_id: str,
+        epoch: int,
+        state: State,
+        *,
+        result: Result | None = None,
+        error_code: str | None = None,
+        error_message: str | None = None,
+        verdict: Mapping[str, str] | None = None,
+    ) -> bool:
+        """End a job; ``verdict`` is added to those that it has. A caller that did not hear the outcome may repeat the
+        call.
+
+        Returns:
+            False if the lease is lost (or the job has ended otherwise): then nothing changed.
+
+        Raises:
+            ValueError: the state is not final, a result without success or the reverse, an error code without failure
+                or the reverse.
+        """
+        if not state.final:
+            raise ValueError(f"a job cannot finish as {state}")
+        if (state is State.SUCCEEDED) != (result is not None) or (state is State.FAILED) != (error_code is not None):
+            raise ValueError("success has a result, failure an error code, and nothing else has either")
+        what = str(state)
+        if error_code is not None:
+            what = "deadline" if error_code == TOO_LATE[0] else "failed"
+
+        def body(tx: Tx) -> bool:
+            job = held_job(tx, job_id, epoch)
+            if job is None:
+                return _ended_so(tx, job_id, epoch, state, result)
+            if verdict is not None:
+                verdicts = to_column([*job.verdicts, dict(verdict)])
+                tx.run("UPDATE job SET verdicts = ? WHERE id = ?", (verdicts, job_id))
+            actor, error = f"router:{job.lease_owner}", (error_code, error_message)
+            end(tx, HELD, (job_id, epoch), State.RUNNING, state, what, actor, result=result, error=error)
+            return True
+
+        return self._db.write(body)
+
+
+def held_job(tx: Tx, job_id: str, epoch: int) -> Job | None:
+    """Return a job whose newest epoch this is, locked; None if the lease is lost."""
+    row = tx.one(f"SELECT * FROM job WHERE {HELD}{tx.dialect.for_update}", (job_id, epoch))
+    return None if row is None else from_row(Job, row)
+
+
+def _end_lapsed(tx: Tx, now: float, actor: str, max_attempts: int, in_hand: Sequence[str]) -> None:
+    """End the jobs whose lease ran out and that must not be claimed again."""
+    cancelled = f"{LAPSED} AND cancel_requested = 1"
+    end(tx, cancelled, (now,), State.RUNNING, State.CANCELLED, "cancelled", actor, RAN_OUT)
     late = f"{LAPSED} AND deadline_at <= ?"
-    end(tx, late, (now, now), State.RUNNING, State.FAILED, "deadline", actor, lapsed, error=TOO_LATE)
+    end(tx, late, (now, now), State.RUNNING, State.FAILED, "deadline", actor, RAN_OUT, error=TOO_LATE)
     error = ("UNAVAILABLE", f"given up after {max_attempts} attempts in a row without progress")
-    held, held_value = tx.among("id", in_hand)
-    spent, of = f"{LAPSED} AND fruitless >= ? AND NOT ({held})", (now, max_attempts, held_value)
-    end(tx, spent, of, State.RUNNING, State.FAILED, "given up", actor, lapsed, error=error)
-    found = _in_turn(tx, limit, models, in_hand, now)
-    if not found:
-        return []
-    among, value = tx.among("id", found)
-    rows = tx.all(
-        "UPDATE job SET state = 'running', stage = ?, step = 0, eta_seconds = NULL, notice = '', attempt = attempt + 1,"
-        " fruitless = fruitless + 1,"
-        " lease_epoch = lease_epoch + 1, lease_owner = ?, lease_until = ?, started_at = coalesce(started_at, ?)"
-        f" WHERE {among} RETURNING *",
-        (str(Stage.CONDITIONING), lease_owner, now + lease_seconds, now, value),
-    )
-    for row in rows:
-        if row["lease_epoch"] == 1:
-            record_row(tx, "claimed", State.QUEUED, State.RUNNING, actor, row, at=now)
-            enqueue(tx, row["id"], row["owner"], webhook_of(row), ("start",), now)
-        else:
-            record_row(tx, "claimed again", State.RUNNING, State.RUNNING, actor, row, at=now, note=lapsed)
-    return sorted((job_of(row) for row in rows), key=lambda job: found.index(job.id))
+    known, value = tx.among("id", in_hand)
+    spent, of = f"{LAPSED} AND fruitless >= ? AND NOT ({known})", (now, max_attempts, value)
+    end(tx, spent, of, State.RUNNING, State.FAILED, "given up", actor, RAN_OUT, error=error)
 
 
-def _in_turn(tx: Tx, limit: int, models: Sequence[str], in_hand: Sequence[str], now: float) -> list[str]:
-    """Ids of jobs to claim: one tenant's after the other's (`serving.jobs.shares`), each tenant's own by priority and
-    age. What it takes grows with the tenants and with what they have running, not with what waits."""
+def _next_jobs(tx: Tx, limit: int, models: Sequence[str], in_hand: Sequence[str], now: float) -> list[str]:
+    """Ids of jobs to claim: tenants in turn (`serving.jobs.fair_shares`), each tenant's own in the order of the queue.
+    The cost grows with the tenants and with what they have running, not with what waits."""
     found: list[str] = []
 
-    def take(owner: str) -> Row | None:
-        held, value = tx.among("id", [*in_hand, *found])
+    def next_of(owner: str) -> Row | None:
+        known, value = tx.among("id", [*in_hand, *found])
         heads: list[Row] = []
         for model in models:  # one after the other, so that each follows its own part of the index
             heads += tx.all(
                 "SELECT id, priority, created_at FROM job WHERE finished_at IS NULL AND model = ? AND owner = ?"
                 " AND (state = 'queued' OR lease_until <= ?) AND (deadline_at IS NULL OR deadline_at > ?)"
-                f" AND NOT ({held}) ORDER BY priority DESC, created_at, id LIMIT 1{tx.dialect.skip_locked}",
+                f" AND NOT ({known}) ORDER BY {QUEUE_ORDER} LIMIT 1{tx.dialect.skip_locked}",
                 (model, owner, now, now, value),
             )
-        return min(heads, key=lambda row: (-row["priority"], row["created_at"], row["id"]), default=None)
+        return min(heads, key=lambda row: queue_key(row["priority"], row["created_at"], row["id"]), default=None)
 
-    live = "finished_at IS NULL AND model = ?"
-    owners = sorted({owner for model in models for owner in waiting_tenants(tx, "job", live, (model,))})
+    unfinished = "finished_at IS NULL AND model = ?"
+    owners = sorted({owner for model in models for owner in waiting_tenants(tx, "job", unfinished, (model,))})
     if limit <= 0 or not owners:
         return found
     running = "SELECT owner, count(*) AS jobs FROM job WHERE state = 'running' AND lease_until > ? GROUP BY owner"
     busy = {row["owner"]: int(row["jobs"]) for row in tx.all(running, (now,))}
     loads = {owner: (busy.get(owner, 0), turn) for owner, turn in turns(tx, owners).items()}
     served: list[str] = []
-    for owner, row in in_turn(loads, take):
+    for owner, row in in_turn(loads, next_of):
         found.append(row["id"])
         served.append(owner)
         if len(found) == limit:
@@ -93,50 +255,6 @@ def _in_turn(tx: Tx, limit: int, models: Sequence[str], in_hand: Sequence[str], 
     if served:
         note_turns(tx, served)
     return found
-
-
-def heartbeat(tx: Tx, lease_owner: str, leases: Sequence[tuple[str, int]], lease_seconds: float) -> dict[str, Need]:
-    """See `JobStore.heartbeat`."""
-    now = tx.now()
-    places = ", ".join(["(?, ?)"] * len(leases))
-    rows = tx.all(
-        f"WITH held (id, epoch) AS (VALUES {places}) UPDATE job SET lease_until = ? FROM held"
-        " WHERE job.id = held.id AND state = 'running' AND lease_epoch = held.epoch AND lease_owner = ?"
-        " AND lease_until > 0"  # one that was given back stays so
-        " RETURNING job.id AS id, cancel_requested, deadline_at",
-        (*(value for lease in leases for value in lease), now + lease_seconds, lease_owner),
-    )
-    needs: dict[str, Need] = dict.fromkeys((job_id for job_id, _ in leases), "lost")
-    for row in rows:
-        if row["cancel_requested"]:
-            needs[row["id"]] = "cancel"
-        elif row["deadline_at"] is not None and row["deadline_at"] <= now:
-            needs[row["id"]] = "deadline"
-        else:
-            del needs[row["id"]]
-    return needs
-
-
-def finish(
-    tx: Tx,
-    job_id: str,
-    epoch: int,
-    state: State,
-    result: Result | None,
-    error_code: str | None,
-    error_message: str | None,
-) -> bool:
-    """See `JobStore.finish`."""
-    held = tx.one(f"SELECT lease_owner FROM job WHERE {HELD}{tx.dialect.for_update}", (job_id, epoch))
-    if held is None:
-        return _ended_so(tx, job_id, epoch, state, result)
-    if state is State.FAILED:
-        what = "deadline" if error_code == TOO_LATE[0] else "failed"
-    else:
-        what = str(state)
-    actor, error = f"router:{held['lease_owner']}", (error_code, error_message)
-    end(tx, HELD, (job_id, epoch), State.RUNNING, state, what, actor, result=result, error=error)
-    return True
 
 
 def _ended_so(tx: Tx, job_id: str, epoch: int, state: State, result: Result | None) -> bool:
@@ -147,17 +265,6 @@ def _ended_so(tx: Tx, job_id: str, epoch: int, state: State, result: Result | No
     return result is None or json.loads(row["result"])["video"]["key"] == result.video.key
 
 
-def release(tx: Tx, lease_owner: str, leases: Sequence[tuple[str, int]]) -> int:
-    """See `JobStore.release`."""
-    return sum(_release(tx, lease_owner, HELD, lease) for lease in leases)
-
-
-def release_unheard(tx: Tx, lease_owner: str, in_hand: Sequence[str]) -> int:
-    """See `JobStore.release_unheard`."""
-    held, value = tx.among("id", in_hand)
-    return _release(tx, lease_owner, f"state = 'running' AND NOT ({held})", (value,))
-
-
 def _release(tx: Tx, lease_owner: str, where: str, values: Sequence[Any]) -> int:
     rows = tx.all(
         "UPDATE job SET lease_until = 0, notice = '', attempt = attempt - 1,"
@@ -166,12 +273,13 @@ def _release(tx: Tx, lease_owner: str, where: str, values: Sequence[Any]) -> int
         (*values, lease_owner),
     )
     for row in rows:
-        record_row(tx, "released", State.RUNNING, State.RUNNING, f"router:{lease_owner}", row, at=tx.now())
+        actor = f"router:{lease_owner}"
+        record(tx, from_row(Job, row), "released", State.RUNNING, State.RUNNING, actor, at=tx.now())
     return len(rows)
 
 
 def fail_overdue(tx: Tx) -> int:
-    """See `JobStore.fail_overdue`."""
+    """See `Maintenance.fail_overdue`."""
     now = tx.now()
     waiting = "state = 'queued' AND finished_at IS NULL AND deadline_at <= ?"
     queued = end(tx, waiting, (now,), State.QUEUED, State.FAILED, "deadline", "sweeper", error=TOO_LATE)
@@ -192,25 +300,28 @@ def end(
     *,
     result: Result | None = None,
     error: tuple[str | None, str | None] = (None, None),
-) -> list[Row]:
-    """End the jobs that a condition names, with all that belongs to an end: the trail, when they expire, and the
-    messages to their clients."""
+) -> list[Job]:
+    """End the jobs that a condition selects, with all that belongs to an end: the audit log, the tallies, when they
+    expire, and the messages to their clients.
+
+    Returns:
+        The jobs as they are now.
+    """
     now = tx.now()
     made = None if result is None else asdict(result)
-    text = None if made is None else json.dumps(made)
     step = "steps" if target is State.SUCCEEDED else "step"
     rows = tx.all(
         f"UPDATE job SET state = ?, result = ?, error_code = ?, error_message = ?, step = {step}, lease_owner = NULL,"
         " lease_until = NULL, stage = NULL, eta_seconds = NULL, notice = '', finished_at = ?,"
         " expire_at = retention_seconds + ?"
         f" WHERE {where} RETURNING *",
-        (str(target), text, *error, now, now, *values),
+        (str(target), to_column(made), *error, now, now, *values),
     )
-    for row in rows:
-        if row["key_id"] is not None:
-            tx.count(live(row["key_id"]), -1, -row["seconds"])
-        tx.count(results_of(row["owner"]), result_bytes(made))
-        record_row(tx, what, source, target, actor, row, at=now, note=note or error[0] or "")
-        events = ("output", "completed") if target is State.SUCCEEDED else ("completed",)
-        enqueue(tx, row["id"], row["owner"], webhook_of(row), events, now)
-    return rows
+    ended = [from_row(Job, row) for row in rows]
+    for job in ended:
+        if job.key_id is not None:
+            tx.count(live(job.key_id), -1, -job.seconds)
+        tx.count(results_of(job.owner), result_bytes(made))
+        record(tx, job, what, source, target, actor, at=now, note=note or error[0] or "")
+        enqueue(tx, job, ("output", "completed") if target is State.SUCCEEDED else ("completed",), now)
+    return ended

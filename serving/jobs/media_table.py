@@ -1,17 +1,17 @@
-"""What clients uploaded, and inputs that were fetched for them: the rows; the files are the artifact store's."""
+"""The rows of media: clients' uploads and inputs fetched for them. The artifact store has the files."""
 
 from __future__ import annotations
 
 import builtins
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from serving.jobs.database import Database, Row, Tx
-from serving.jobs.errors import MediaInUse, OffsetMismatch, QuotaExceeded, UnknownMedia
+from zoetrope.serving.jobs.db.database import Database, Tx
+from zoetrope.serving.jobs.db.records import from_row, insert, to_column, to_values
+from zoetrope.serving.jobs.errors import MediaInUse, OffsetMismatch, QuotaExceeded, UnknownMedia
 
-LOCK = "media"  # whose key is whose stays so until the commit
+LOCK = "media"  # which media share a key does not change before the commit
 USED = (
     "EXISTS (SELECT 1 FROM job_media JOIN job ON job.id = job_media.job_id"
     " WHERE job_media.media_id = media.id AND job.finished_at IS NULL)"
@@ -27,11 +27,11 @@ class Media:
     state: Literal["uploading", "ready"]
     key: str | None  # of the file in the artifact store; several media of an owner may share one
     sha256: str | None
-    size_bytes: int | None  # None while an upload of unknown length goes on
+    size_bytes: int | None  # None during an upload of unknown length
     received_bytes: int
     mime_type: str | None
     filename: str | None
-    info: dict[str, Any] | None  # what the decoder found: sides, length and so on; opaque here
+    info: dict[str, Any] | None  # what the decoder found: size, length and so on; opaque here
     created_at: float
     expire_at: float
 
@@ -42,47 +42,30 @@ class MediaTable:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def begin(self, media: Media, max_bytes: int | None = None) -> Media:
-        """Store a new row, with ``created_at`` set to now; what is already complete may begin as ready.
+    def create(self, media: Media, max_bytes: int | None = None) -> Media:
+        """Store a new row, with ``created_at`` set to now; its state is "ready" if the file is complete.
 
         Raises:
-            QuotaExceeded: the announced sizes of all media of the owner would be more than ``max_bytes``.
+            QuotaExceeded: the announced sizes of all the owner's media would exceed ``max_bytes``.
         """
 
         def body(tx: Tx) -> Media:
-            now = tx.now()
             if max_bytes is not None:
                 row = tx.one("SELECT sum(size_bytes) AS size FROM media WHERE owner = ?", (media.owner,))
                 used = int((row["size"] if row is not None else None) or 0)
                 if used + (media.size_bytes or 0) > max_bytes:
                     raise QuotaExceeded("media_bytes", max_bytes, used)
-            tx.run(
-                "INSERT INTO media (id, owner, state, key, sha256, size_bytes, received_bytes, mime_type, filename,"
-                " info, created_at, expire_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    media.id,
-                    media.owner,
-                    media.state,
-                    media.key,
-                    media.sha256,
-                    media.size_bytes,
-                    media.received_bytes,
-                    media.mime_type,
-                    media.filename,
-                    None if media.info is None else json.dumps(media.info),
-                    now,
-                    media.expire_at,
-                ),
-            )
+            values = to_values(replace(media, created_at=tx.now()))
+            tx.run(insert("media", tuple(values)), tuple(values.values()))
             return _get(tx, media.id, media.owner)
 
         return self._db.write(body, lock=LOCK)
 
     def advance(self, media_id: str, owner: str, offset: int, count: int) -> Media:
-        """Note that ``count`` more bytes of an upload, from ``offset`` on, are safe.
+        """Record that ``count`` more bytes of an upload, starting at ``offset``, are stored.
 
         Raises:
-            OffsetMismatch: it goes on elsewhere, or the upload has ended.
+            OffsetMismatch: the upload continues at another byte, or has ended.
             UnknownMedia: this owner has no such medium.
         """
 
@@ -99,11 +82,9 @@ class MediaTable:
 
         return self._db.write(body)
 
-    def ready(
-        self, media_id: str, owner: str, *, sha256: str, key: str, info: dict[str, Any], mime_type: str
-    ) -> Media:
-        """End an upload. Where the owner has a ready medium of the same content, this one takes that one's key: the
-        caller then deletes its own copy.
+    def ready(self, media_id: str, owner: str, *, sha256: str, key: str, info: dict[str, Any], mime_type: str) -> Media:
+        """End an upload. If the owner has a ready medium with the same content, this one takes its key: the caller then
+        deletes its own copy.
 
         Raises:
             UnknownMedia: this owner has no such medium.
@@ -118,38 +99,38 @@ class MediaTable:
             tx.run(
                 "UPDATE media SET state = 'ready', sha256 = ?, key = ?, info = ?, mime_type = ?,"
                 " size_bytes = coalesce(size_bytes, received_bytes) WHERE id = ? AND owner = ?",
-                (sha256, key if same is None else same["key"], json.dumps(info), mime_type, media_id, owner),
+                (sha256, key if same is None else same["key"], to_column(info), mime_type, media_id, owner),
             )
             return _get(tx, media_id, owner)
 
         return self._db.write(body, lock=LOCK)
 
     def get(self, media_id: str, owner: str) -> Media | None:
-        """The medium, or None where this owner has no such medium."""
+        """Return the medium, or None if this owner has no such medium."""
         rows = self._db.read("SELECT * FROM media WHERE id = ? AND owner = ?", (media_id, owner))
-        return _media(rows[0]) if rows else None
+        return from_row(Media, rows[0]) if rows else None
 
     def list(self, owner: str, page_size: int, before: tuple[float, str] | None = None) -> builtins.list[Media]:
-        """An owner's media, newest first; ``before`` is (created_at, id) of the last one of the page before."""
+        """List an owner's media, newest first; ``before`` is (created_at, id) of the last one of the previous page."""
         sql, values = "SELECT * FROM media WHERE owner = ?", [owner, *(before or ())]
         if before is not None:
             sql += " AND (created_at, id) < (?, ?)"
         sql += " ORDER BY created_at DESC, id DESC LIMIT ?"
-        return [_media(row) for row in self._db.read(sql, (*values, max(page_size, 0)))]
+        return [from_row(Media, row) for row in self._db.read(sql, (*values, max(page_size, 0)))]
 
     def delete(self, media_id: str, owner: str) -> str | None:
-        """Forget a medium.
+        """Delete a medium.
 
         Returns:
-            The key of the file that nobody needs any more, for the caller to delete; None where there is none.
+            The key of the file that nobody needs any longer, for the caller to delete; None if there is none.
 
         Raises:
-            MediaInUse: a job that has not ended needs it.
+            MediaInUse: an unfinished job needs it.
             UnknownMedia: this owner has no such medium.
         """
 
         def body(tx: Tx) -> str | None:
-            # Locked before its use is looked up: a job that is just coming in waits for this, or this for it.
+            # Locked before its use is looked up: a job that is just being created waits for this, or this for it.
             where = f"id = ? AND owner = ?{tx.dialect.for_update}"
             row = tx.one(f"SELECT key FROM media WHERE {where}", (media_id, owner))
             if row is None:
@@ -161,10 +142,10 @@ class MediaTable:
         return self._db.write(body, lock=LOCK)
 
     def expired(self, limit: int) -> builtins.list[tuple[Media, str | None]]:
-        """Forget up to ``limit`` media whose time is over and that no job needs that has not ended.
+        """Delete up to ``limit`` expired media that no unfinished job needs.
 
         Returns:
-            Each with the key of its file where nobody else needs it, for the caller to delete.
+            Each with the key of its file if nobody else needs it, for the caller to delete.
         """
 
         def body(tx: Tx) -> builtins.list[tuple[Media, str | None]]:
@@ -176,13 +157,13 @@ class MediaTable:
             gone = []
             for row in rows:
                 if tx.one(f"SELECT id FROM media WHERE id = ? AND {USED}", (row["id"],)) is None:
-                    gone.append((_media(row), _delete(tx, row["id"], row["key"])))
+                    gone.append((from_row(Media, row), _delete(tx, row["id"], row["key"])))
             return gone
 
         return self._db.write(body, lock=LOCK)
 
     def touch(self, media_ids: Sequence[str], owner: str, expire_at: float) -> int:
-        """Keep media at least until then; how many of them there are."""
+        """Keep media at least until ``expire_at``. Returns how many of them there are."""
 
         def body(tx: Tx) -> int:
             among, value = tx.among("id", media_ids)
@@ -199,7 +180,7 @@ def _get(tx: Tx, media_id: str, owner: str) -> Media:
     row = tx.one("SELECT * FROM media WHERE id = ? AND owner = ?", (media_id, owner))
     if row is None:
         raise UnknownMedia(media_id)
-    return _media(row)
+    return from_row(Media, row)
 
 
 def _delete(tx: Tx, media_id: str, key: str | None) -> str | None:
@@ -208,20 +189,3 @@ def _delete(tx: Tx, media_id: str, key: str | None) -> str | None:
     if key is None or tx.one("SELECT id FROM media WHERE key = ? LIMIT 1", (key,)) is not None:
         return None
     return key
-
-
-def _media(row: Row) -> Media:
-    return Media(
-        id=row["id"],
-        owner=row["owner"],
-        state=row["state"],
-        key=row["key"],
-        sha256=row["sha256"],
-        size_bytes=row["size_bytes"],
-        received_bytes=row["received_bytes"],
-        mime_type=row["mime_type"],
-        filename=row["filename"],
-        info=None if row["info"] is None else json.loads(row["info"]),
-        created_at=row["created_at"],
-        expire_at=row["expire_at"],
-    )

@@ -1,4 +1,4 @@
-"""Opens the database that a URL names, and everything that is kept in it."""
+"""Opens the database that a URL names, with all of its tables."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from serving.jobs.database import Clock, Database
-from serving.jobs.errors import StoreError
-from serving.jobs.key_table import KeyTable
-from serving.jobs.media_table import MediaTable
-from serving.jobs.outbox import Outbox
-from serving.jobs.sqlite import open_sqlite
-from serving.jobs.store import JobStore
+from zoetrope.serving.jobs.db.database import Clock, Database
+from zoetrope.serving.jobs.db.errors import StoreError
+from zoetrope.serving.jobs.db.sqlite import open_sqlite
+from zoetrope.serving.jobs.key_table import KeyTable
+from zoetrope.serving.jobs.media_table import MediaTable
+from zoetrope.serving.jobs.outbox import Outbox
+from zoetrope.serving.jobs.store import JobStore
 
 SQLITE = "sqlite:///"
 POSTGRES = ("postgresql://", "postgres://")
@@ -21,7 +21,7 @@ POSTGRES = ("postgresql://", "postgres://")
 
 @dataclass(frozen=True)
 class Stores:
-    """Everything that is kept in one database; its parts share one connection for writing."""
+    """The tables of one database; they share one connection for writing."""
 
     jobs: JobStore
     media: MediaTable
@@ -30,7 +30,7 @@ class Stores:
     database: Database
 
     def close(self) -> None:
-        """Finish what is under way and close; calls after that raise StoreError."""
+        """Finish what is in progress and close; later calls raise StoreError."""
         self.database.close()
 
 
@@ -39,17 +39,17 @@ def open_stores(database: str, clock: Clock = time.time) -> Stores:
 
     Args:
         database: ``sqlite:///`` and an absolute path, or ``postgresql://user@host/name``.
-        clock: seconds since the epoch. PostgreSQL's own is used where none is given, for its users may sit on
-            machines whose clocks differ.
+        clock: seconds since the epoch. PostgreSQL's own is used if none is given, because its users may be on
+            machines with different clocks.
 
     Raises:
-        StoreError: it cannot be opened, or is not ours; the message has no password in it.
+        StoreError: it cannot be opened, or is another program's; the message contains no password.
     """
     if database.startswith(SQLITE):
         path = Path(unquote(database.removeprefix("sqlite://")))
         opened = open_sqlite(path, clock)
     elif database.startswith(POSTGRES):
-        from serving.jobs.postgres import open_postgres  # its driver is only needed here
+        from zoetrope.serving.jobs.db.postgres import open_postgres  # imported here because its driver is optional
 
         opened = open_postgres(database, None if clock is time.time else clock)
     else:

@@ -1,4 +1,4 @@
-"""The outbox: webhook messages that were stored with the change that they tell of, until they are delivered."""
+"""The outbox: webhook messages, stored with the change that they report, until they are delivered."""
 
 from __future__ import annotations
 
@@ -10,28 +10,26 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from serving.jobs.database import Database, Row, Tx
-from serving.jobs.job import DEFAULT_EVENTS, Webhook
-from serving.jobs.shares import in_turn, waiting_tenants
+from zoetrope.serving.jobs.db.database import Database, Row, Tx
+from zoetrope.serving.jobs.db.records import from_row, insert
+from zoetrope.serving.jobs.fair_shares import in_turn, waiting_tenants
+from zoetrope.serving.jobs.job import DEFAULT_EVENTS, Job, WebhookEvent
 
 Lane: TypeAlias = tuple[str, str]
 
 SECRET_BYTES = 24
-_INSERT = (
-    "INSERT INTO outbox (id, job_id, owner, event, url, host, created_at, next_at, ended_at)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_INSERT = insert("outbox", ("id", "job_id", "owner", "event", "url", "host", "created_at", "next_at"))
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """What a sender has under way, and how much it may have, so that a host that never answers holds up little: some of
+class OutboxTraffic:
+    """What a sender has in flight, and how much it may have, so that a host that never answers delays little: some of
     one tenant's messages to it.
 
     Attributes:
-        under_way: by lane: a tenant and a host.
-        per_lane: of these; per_tenant: to all hosts; per_host: of all tenants. None: any number.
-        lanes: how many of these, where it is not ``per_lane``.
+        under_way: messages in flight by lane: a tenant and a host.
+        per_lane, per_tenant, per_host: the most that may be in flight; None: any number.
+        lanes: exceptions from ``per_lane``.
     """
 
     under_way: Mapping[Lane, int] = field(default_factory=dict)
@@ -44,7 +42,7 @@ class Traffic:
         return sum(count for (known, _), count in under_way.items() if known == owner)
 
     def closed(self, owner: str, under_way: Mapping[Lane, int]) -> set[str] | None:
-        """Hosts to which no more of a tenant's messages go; None: it has enough under way."""
+        """Return the hosts to which no more of a tenant's messages may go; None: the tenant has enough in flight."""
         if self.per_tenant is not None and self.of_tenant(owner, under_way) >= self.per_tenant:
             return None
         closed = {
@@ -62,7 +60,7 @@ class Traffic:
         return closed
 
 
-NO_TRAFFIC = Traffic()
+NO_TRAFFIC = OutboxTraffic()
 
 
 @dataclass(frozen=True)
@@ -76,22 +74,23 @@ class Delivery:
     url: str
     host: str
     body: str | None  # None until `Outbox.set_body`
-    attempts: int  # that came before
+    attempts: int  # so far
     created_at: float
 
 
-def enqueue(tx: Tx, job_id: str, owner: str, webhook: Webhook | None, events: Sequence[str], now: float) -> None:
-    """Store a message for each of these events that the client asked for."""
+def enqueue(tx: Tx, job: Job, events: Sequence[WebhookEvent], now: float) -> None:
+    """Store a message for each of these events of a job that its client asked for."""
+    webhook = job.webhook
     if webhook is None:
         return
     for event in events:
         if event in (webhook.events or DEFAULT_EVENTS):
             message_id, host = f"msg_{secrets.token_hex(16)}", host_of(webhook.url)
-            tx.later(_INSERT, (message_id, job_id, owner, event, webhook.url, host, now, now, None))
+            tx.later(_INSERT, (message_id, job.id, job.owner, event, webhook.url, host, now, now))
 
 
 def host_of(url: str) -> str:
-    """The host of an address, in one spelling; "" where there is none."""
+    """Return the normalised host of a URL; "" if there is none."""
     try:
         return (urlsplit(url).hostname or "").removesuffix(".")
     except ValueError:
@@ -100,20 +99,20 @@ def host_of(url: str) -> str:
 
 class Outbox:
     """Messages in the order in which they are due, tenants in turn. Several senders may work at once: a message is
-    leased to one of them, and comes up again when that one says nothing. Every method may raise StoreError."""
+    leased to one of them, and is due again if that one does not report. Every method may raise StoreError."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def due(self, limit: int, lease_seconds: float, traffic: Traffic = NO_TRAFFIC) -> list[Delivery]:
-        """Take up to ``limit`` messages that are due; each is due again in ``lease_seconds``. Tenants take turns, and
-        those with less under way come first."""
+    def due(self, limit: int, lease_seconds: float, traffic: OutboxTraffic = NO_TRAFFIC) -> list[Delivery]:
+        """Claim up to ``limit`` messages that are due; each is due again in ``lease_seconds``. Tenants take turns, and
+        those with less in flight come first."""
 
         def body(tx: Tx) -> list[Row]:
             now, taken = tx.now(), list[str]()
             under_way = Counter(traffic.under_way)
 
-            def take(owner: str) -> Row | None:
+            def next_of(owner: str) -> Row | None:
                 closed = traffic.closed(owner, under_way)
                 if closed is None:
                     return None
@@ -126,7 +125,7 @@ class Outbox:
 
             owners = waiting_tenants(tx, "outbox", "next_at IS NOT NULL")
             loads = {owner: (traffic.of_tenant(owner, under_way), turn) for turn, owner in enumerate(owners)}
-            for owner, row in in_turn(loads, take) if limit > 0 else ():
+            for owner, row in in_turn(loads, next_of) if limit > 0 else ():
                 taken.append(row["id"])
                 under_way[owner, row["host"]] += 1
                 if len(taken) == limit:
@@ -137,18 +136,20 @@ class Outbox:
             return tx.all(f"UPDATE outbox SET next_at = ? WHERE {among} RETURNING *", (now + lease_seconds, value))
 
         rows = self._db.write(body, synced=False)
-        return sorted((_delivery(row) for row in rows), key=lambda delivery: (delivery.created_at, delivery.id))
+        return sorted(
+            (from_row(Delivery, row) for row in rows), key=lambda delivery: (delivery.created_at, delivery.id)
+        )
 
     def next_at(self) -> float | None:
-        """When the next message is due (it may be past); None where none waits."""
+        """Return when the next message is due (possibly in the past); None if none is waiting."""
         (row,) = self._db.read("SELECT min(next_at) AS next_at FROM outbox WHERE next_at IS NOT NULL")
         return None if row["next_at"] is None else float(row["next_at"])
 
     def set_body(self, message_id: str, body: str) -> str:
-        """Fix what a message says, before it is first sent; what was fixed before stays.
+        """Set a message's body before it is first sent; a body set earlier stays.
 
         Returns:
-            What it says.
+            The body.
         """
 
         def change(tx: Tx) -> str:
@@ -158,20 +159,20 @@ class Outbox:
         return self._db.write(change)
 
     def delivered(self, message_id: str, status: int) -> None:
-        """It arrived: the receiver answered with this HTTP status."""
+        """Record that a message arrived: the receiver answered with this HTTP status."""
         self._end(message_id, status, "")
 
     def give_up(self, message_id: str, note: str) -> None:
-        """It will not arrive; say why."""
+        """Record that a message will not arrive, and why."""
         self._end(message_id, None, note)
 
     def retry(self, message_id: str, at: float, note: str) -> None:
-        """It did not arrive (say why) and is due again at ``at``."""
+        """Record that a message did not arrive, and why; it is due again at ``at``."""
         sql = "UPDATE outbox SET next_at = ?, ended_at = NULL, attempts = attempts + 1, note = ? WHERE id = ?"
         self._db.write(lambda tx: tx.run(sql, (at, note, message_id)))
 
     def replay(self, job_id: str, owner: str) -> int:
-        """Send all messages of a job again, with the same ids and bodies; how many they are."""
+        """Send all messages of a job again, with the same ids and bodies. Returns how many there are."""
         sql = (
             "UPDATE outbox SET next_at = ?, ended_at = NULL, status = NULL, attempts = 0, note = ''"
             " WHERE job_id = ? AND owner = ?"
@@ -179,11 +180,11 @@ class Outbox:
         return self._db.write(lambda tx: tx.run(sql, (tx.now(), job_id, owner)))
 
     def forget(self, older_than: float) -> int:
-        """Delete messages that were delivered or given up more than ``older_than`` seconds ago; how many."""
+        """Delete messages that were delivered or given up more than ``older_than`` seconds ago. Returns how many."""
         return self._db.write(lambda tx: tx.run("DELETE FROM outbox WHERE ended_at <= ?", (tx.now() - older_than,)))
 
     def secret(self, owner: str) -> str:
-        """What signs a tenant's messages (Standard Webhooks), made at the first call."""
+        """Return the secret that signs a tenant's messages (Standard Webhooks), created at the first call."""
         rows = self._db.read("SELECT secret FROM webhook_secret WHERE owner = ?", (owner,))
         if rows:
             return str(rows[0]["secret"])
@@ -202,17 +203,3 @@ class Outbox:
             " WHERE id = ? AND ended_at IS NULL"
         )
         self._db.write(lambda tx: tx.run(sql, (tx.now(), status, note, message_id)))
-
-
-def _delivery(row: Row) -> Delivery:
-    return Delivery(
-        id=row["id"],
-        job_id=row["job_id"],
-        owner=row["owner"],
-        event=row["event"],
-        url=row["url"],
-        host=row["host"],
-        body=row["body"],
-        attempts=row["attempts"],
-        created_at=row["created_at"],
-    )

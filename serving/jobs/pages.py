@@ -1,13 +1,13 @@
-"""The query for a page of an owner's jobs."""
+"""Builds the query for a page of an owner's jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from serving.jobs.database import Dialect
-from serving.jobs.job import JobFilter
-from serving.jobs.migrations import LABEL_CHARS
+from zoetrope.serving.jobs.db.database import Dialect
+from zoetrope.serving.jobs.db.migrations import LABEL_CHARS
+from zoetrope.serving.jobs.job import JobFilter
 
 
 def query(
@@ -18,10 +18,10 @@ def query(
     before: tuple[float, str] | None,
     oldest_first: bool = False,
 ) -> tuple[str, Sequence[Any]]:
-    """For the rows of `job` and the values of its placeholders; arguments as of `JobStore.list`."""
+    """Return the query for rows of `job`, and its values. Arguments as in `JobStore.list`."""
     source, by = "job", "job"
     conditions: list[tuple[str, Sequence[Any]]] = []
-    if where.labels:  # the page is found along one label's index; the row has to have all of them
+    if where.labels:  # the page is found along one label's index; the row must have all labels
         source, by = "job_label JOIN job ON job.id = job_label.job_id", "job_label"
         first = next(iter(where.labels.items()))
         conditions.append(("job_label.key = ? AND job_label.value = ?", [text[:LABEL_CHARS] for text in first]))

@@ -1,15 +1,15 @@
-"""Every change that a job's state may make: the one table that the store follows and the documentation shows."""
+"""The allowed changes of a job's state: the one table that the store follows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.jobs.job import State
+from zoetrope.serving.jobs.job import State
 
 
 @dataclass(frozen=True)
 class Transition:
-    """One allowed change. `None` stands for a job that does not exist (yet, or any more)."""
+    """One allowed change. `None` stands for a job that does not exist (yet, or any longer)."""
 
     what: str
     source: State | None
@@ -19,35 +19,35 @@ class Transition:
 
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = State
-FINAL = (SUCCEEDED, FAILED, CANCELLED)
+FINAL = tuple(state for state in State if state.final)
 
 TRANSITIONS: tuple[Transition, ...] = (
     Transition("created", None, QUEUED, "client", "a request was accepted"),
     Transition("claimed", QUEUED, RUNNING, "router", "a router took it with a lease: attempt 1"),
     Transition("claimed again", RUNNING, RUNNING, "router", "its lease ran out; the next attempt starts at step 0"),
-    Transition("released", RUNNING, RUNNING, "router", "the holder stopped in good order; anybody may go on"),
-    Transition("lease voided", RUNNING, RUNNING, "service", "the service started; nobody holds it any more"),
+    Transition("released", RUNNING, RUNNING, "router", "the holder stopped in good order; any router may resume it"),
+    Transition("lease voided", RUNNING, RUNNING, "service", "the service started; nobody holds it any longer"),
     Transition("cancelled", QUEUED, CANCELLED, "client", "its client cancelled it before a router took it"),
     Transition("cancel requested", RUNNING, RUNNING, "client", "its client cancelled it; the holder learns of it"),
     Transition("cancelled", RUNNING, CANCELLED, "router", "the holder stopped it, or its lease ran out meanwhile"),
     Transition("succeeded", RUNNING, SUCCEEDED, "router", "the holder stored its checked result"),
-    Transition("failed", RUNNING, FAILED, "router", "the holder could not make it"),
-    Transition("given up", RUNNING, FAILED, "router", "its lease ran out and it had all of its attempts"),
+    Transition("failed", RUNNING, FAILED, "router", "the holder could not complete it"),
+    Transition("given up", RUNNING, FAILED, "router", "its lease ran out and it had used all of its attempts"),
     Transition("deadline", QUEUED, FAILED, "sweeper", "its deadline passed before a router took it"),
     Transition("deadline", RUNNING, FAILED, "router", "its deadline passed; the holder stopped it"),
     Transition("deadline", RUNNING, FAILED, "sweeper", "its deadline passed and nobody held it"),
     *(Transition("deleted", state, None, "client", "its client deleted it") for state in FINAL),
-    *(Transition("deleted", state, None, "sweeper", "it was kept as long as asked for") for state in FINAL),
+    *(Transition("deleted", state, None, "sweeper", "it was kept as long as requested") for state in FINAL),
 )
 
 _BY_KEY = {(t.what, t.source, t.target, t.by): t for t in TRANSITIONS}
 
 
 def transition(what: str, source: State | None, target: State | None, actor: str) -> Transition:
-    """The row of the table.
+    """Return a row of the table.
 
     Args:
-        actor: who does it; what follows a colon names one of its kind.
+        actor: who makes the change; after a colon may follow which one of its kind.
 
     Raises:
         ValueError: the table has no such row.
@@ -56,10 +56,3 @@ def transition(what: str, source: State | None, target: State | None, actor: str
     if found is None:
         raise ValueError(f"a job cannot go from {source} to {target} as {what!r} by {actor!r}")
     return found
-
-
-def transitions_table() -> str:
-    """The table in Markdown."""
-    rows = [(t.source or "-", t.target or "-", t.what, t.by, t.when) for t in TRANSITIONS]
-    lines = ["| from | to | event | by | when |", "| --- | --- | --- | --- | --- |"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"

@@ -1,110 +1,80 @@
-"""The durable job: one database, shared by gateways and routers."""
+"""The job store: one database, shared by gateways and routers."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from typing import TypeAlias
+from dataclasses import replace
+from typing import Any, TypeAlias
 
-from serving.jobs import changes, leases, pages
-from serving.jobs.admission import LOCK, admit, live, queue_share, results_of
-from serving.jobs.database import Tx
-from serving.jobs.errors import (
-    MediaInUse,
-    OffsetMismatch,
-    QueueFull,
-    QuotaExceeded,
-    RequestConflict,
-    StoreError,
-    UnknownMedia,
-)
-from serving.jobs.job import (
-    Job,
-    JobEvent,
-    JobFilter,
-    Limits,
-    Need,
-    NewJob,
-    Preview,
-    Result,
-    Stage,
-    State,
-    Usage,
-)
-from serving.jobs.leases import HELD
-from serving.jobs.rows import Encoded, job_of, preview_of
-from serving.jobs.shares import PLACES
-from serving.jobs.trail import event_of, in_state, queued_by
-from serving.jobs.upkeep import Upkeep, delete
-
-__all__ = [
-    "JobStore",
-    "MediaInUse",
-    "OffsetMismatch",
-    "QueueFull",
-    "QuotaExceeded",
-    "RequestConflict",
-    "StoreError",
-    "UnknownMedia",
-]
+from zoetrope.serving.jobs import pages
+from zoetrope.serving.jobs.admission import LOCK, EncodedJob, enqueue_job, live, put_labels, queue_share, results_of
+from zoetrope.serving.jobs.audit_log import in_state, queued_by, record
+from zoetrope.serving.jobs.db.database import Database, Tx
+from zoetrope.serving.jobs.db.records import from_row, to_column
+from zoetrope.serving.jobs.errors import NotAllowed
+from zoetrope.serving.jobs.fair_shares import PLACES
+from zoetrope.serving.jobs.job import Job, JobEvent, JobFilter, NewJob, QueueLimits, State, TenantUsage
+from zoetrope.serving.jobs.leases import JobLeases, end
+from zoetrope.serving.jobs.maintenance import Maintenance, delete
 
 Marks: TypeAlias = dict[str, list[tuple[int, int, float, str]]]
 Jobs: TypeAlias = list[Job]  # inside JobStore the name `list` is a method
 Events: TypeAlias = list[JobEvent]
 
 
-class JobStore(Upkeep):
+class JobStore(JobLeases, Maintenance):
     """Jobs and engines in a database that several processes may use at the same time.
 
-    Every change is seen whole or not at all, and once a method has returned it survives a SIGKILL of any process. It
-    also survives a loss of power, for changes that a client was told of or that start a new epoch; what only keeps a
-    running lease going (``heartbeat``, ``progress``, ``warn``, ``put_notice``, ``put_preview``, ``put_engine``) is not
-    synced to the disk, because its loss costs nothing.
+    Every change is atomic, and once a method has returned it survives a SIGKILL of any process. Changes that a client
+    was told about or that start a new epoch also survive a loss of power; what only maintains a running lease
+    (``heartbeat``, ``progress``, ``warn``, ``put_notice``, ``put_preview``, ``put_engine``) is not synced to the disk,
+    because its loss costs nothing.
 
-    Whoever claims a job gets a lease and the job's new epoch; each write of a holder names its epoch and does nothing
-    when a newer one exists. Leases are timed by the clock that the users of the database share. A jump of that clock
-    may end a lease early, which the epochs make harmless. Each change of state is a row of `states.TRANSITIONS` and
-    leaves a line in the job's audit trail.
+    A claim gives its caller a lease and the job a new epoch; each write of a holder names its epoch and does nothing if
+    there is a newer one. Leases are timed by the clock that the users of the database share. A jump of that clock may
+    end a lease early, which the epochs make harmless. Each change of state is a row of `states.TRANSITIONS` and adds a
+    line to the job's audit log.
 
     Safe to use from several threads. Readers never wait for writers. Every method may raise StoreError.
     """
 
-    # What a client does.
+    def __init__(self, database: Database) -> None:
+        self._db = database
 
-    def create(self, job: NewJob, limits: Limits) -> Job:
-        """Queue a job, or return the one that an earlier call with this owner and request id made (its id then differs
-        from ``job.id``).
+    def create(self, job: NewJob, limits: QueueLimits) -> Job:
+        """Queue a job, or return the one that an earlier call with this owner and request id created (its id then
+        differs from ``job.id``).
 
         Raises:
             RequestConflict: the request id is known with another fingerprint.
             QueueFull, QuotaExceeded: a limit is reached. Replays are not refused.
             UnknownMedia: the owner has no such medium that is ready.
-            TypeError: the spec, the origin or a verdict is no JSON.
+            TypeError: the spec, the origin or a verdict is not JSON.
         """
         return self.create_batch([job], limits)[0]
 
-    async def acreate(self, job: NewJob, limits: Limits) -> Job:
-        """`create`, without a thread that waits."""
+    async def acreate(self, job: NewJob, limits: QueueLimits) -> Job:
+        """`create` without blocking a thread."""
         return (await self.acreate_batch([job], limits))[0]
 
-    def create_batch(self, jobs: Sequence[NewJob], limits: Limits) -> Jobs:
+    def create_batch(self, jobs: Sequence[NewJob], limits: QueueLimits) -> Jobs:
         """Queue all of these jobs or none; raises as `create`."""
-        return self._db.write(_admission(jobs, limits), lock=LOCK)
+        return self._db.write(_creation(jobs, limits), lock=LOCK)
 
-    async def acreate_batch(self, jobs: Sequence[NewJob], limits: Limits) -> Jobs:
-        """`create_batch`, without a thread that waits."""
-        return await self._db.awrite(_admission(jobs, limits), lock=LOCK)
+    async def acreate_batch(self, jobs: Sequence[NewJob], limits: QueueLimits) -> Jobs:
+        """`create_batch` without blocking a thread."""
+        return await self._db.awrite(_creation(jobs, limits), lock=LOCK)
 
     def get(self, job_id: str, owner: str) -> Job | None:
-        """The job, or None where this owner has no such job."""
+        """Return the job, or None if this owner has no such job."""
         rows = self._db.read("SELECT * FROM job WHERE id = ? AND owner = ?", (job_id, owner))
-        return job_of(rows[0]) if rows else None
+        return from_row(Job, rows[0]) if rows else None
 
     def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
-        """Those of these jobs that exist, whosever they are."""
+        """Return those of these jobs that exist, whoever owns them."""
         among, value = self._db.among("id", job_ids)
-        return {row["id"]: job_of(row) for row in self._db.read(f"SELECT * FROM job WHERE {among}", (value,))}
+        return {row["id"]: from_row(Job, row) for row in self._db.read(f"SELECT * FROM job WHERE {among}", (value,))}
 
     def list(
         self,
@@ -115,29 +85,29 @@ class JobStore(Upkeep):
         before: tuple[float, str] | None = None,
         oldest_first: bool = False,
     ) -> Jobs:
-        """An owner's jobs, newest first unless told otherwise.
+        """List an owner's jobs, newest first by default.
 
         Args:
             where: only these.
-            before: (created_at, id) of the last job of the page before; jobs made or deleted in between neither repeat
-                nor hide others.
+            before: (created_at, id) of the last job of the previous page; jobs created or deleted in between neither
+                repeat nor hide others.
         """
         sql, values = pages.query(self._db.dialect, owner, page_size, where, before, oldest_first)
-        return [job_of(row) for row in self._db.read(sql, values)]
+        return [from_row(Job, row) for row in self._db.read(sql, values)]
 
     def queue_position(self, job: Job) -> int:
-        """How many queued jobs are in front of it; 0 when it is next, or no longer queued."""
+        """Return how many queued jobs are ahead of it; 0 if it is next, or no longer queued."""
         return self.positions([job.id]).get(job.id, 0)
 
     def positions(self, job_ids: Sequence[str]) -> dict[str, int]:
-        """`queue_position` of those of these jobs that are queued."""
+        """Return the `queue_position` of each of these jobs that is queued."""
         among, value = self._db.among("id", job_ids)
         rows = self._db.read(f"SELECT id, place FROM ({PLACES}) AS places WHERE {among}", (value,))
         return {row["id"]: int(row["place"]) for row in rows}
 
     def marks(self, every: int) -> Marks:
-        """One queued job in ``every`` of each tenant's, the first one among them: places by tenant, each with the job's
-        priority, created_at and id, in the order of the queue."""
+        """Return, by tenant, every so manieth of its queued jobs, starting with the first: the job's place, priority,
+        created_at and id, in the order of the queue."""
         sql = (
             f"SELECT owner, place, priority, created_at, id FROM ({PLACES}) AS places WHERE own % ? = 0 ORDER BY place"
         )
@@ -151,15 +121,26 @@ class JobStore(Upkeep):
         """Cancel a queued job at once; tell the holder of a running one (see ``heartbeat``); leave a final one alone.
 
         Returns:
-            The job as it is now, or None where this owner has no such job.
+            The job as it is now, or None if this owner has no such job.
         """
-        return self._db.write(lambda tx: changes.cancel(tx, job_id, owner))
+
+        def body(tx: Tx) -> Job | None:
+            job = _locked(tx, job_id, owner)
+            if job is None or job.state.final or job.cancel_requested:
+                return job
+            tx.run("UPDATE job SET cancel_requested = 1 WHERE id = ?", (job_id,))
+            if job.state is State.QUEUED:
+                return end(tx, "id = ?", (job_id,), State.QUEUED, State.CANCELLED, "cancelled", "client")[0]
+            record(tx, job, "cancel requested", State.RUNNING, State.RUNNING, "client", at=tx.now())
+            return replace(job, cancel_requested=True)
+
+        return self._db.write(body)
 
     def delete(self, job_id: str, owner: str) -> Job | None:
-        """Forget a final job and its request id. Its files are known by `deleted` from then on.
+        """Delete a final job and its request id. Its files are listed by `deleted` from then on.
 
         Returns:
-            The job as it was; None where this owner has no such job or it is not final.
+            The job as it was; None if this owner has no such job or it is not final.
         """
         return self._db.write(
             lambda tx: delete(tx, "id = ? AND owner = ? AND finished_at IS NOT NULL", (job_id, owner), "client")
@@ -173,154 +154,67 @@ class JobStore(Upkeep):
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
         expire_at: float | None = None,
+        max_retention_seconds: float = math.inf,
     ) -> Job | None:
-        """Change what is not None. The job as it is then, or None where this owner has no such job.
+        """Change what is not None.
+
+        Args:
+            max_retention_seconds: the latest expiry, from the job's end.
+
+        Returns:
+            The job as it is then, or None if this owner has no such job.
 
         Raises:
-            NotAllowed: the priority of a job that is not queued, or the expiry of one that is not done.
+            NotAllowed: the priority of a job that is not queued, or the expiry of one that is not final, or too late.
         """
-        return self._db.write(lambda tx: changes.update(tx, job_id, owner, labels, priority, expire_at))
+        given = {"labels": None if labels is None else dict(labels), "priority": priority, "expire_at": expire_at}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
-    def usage(self, owner: str, key_id: str | None, max_queued: int) -> Usage:
-        """What a tenant has, and one key of it."""
+        def body(tx: Tx) -> Job | None:
+            job = _locked(tx, job_id, owner)
+            if job is None:
+                return None
+            if priority is not None and job.state is not State.QUEUED:
+                raise NotAllowed("priority", f"the job is {job.state}, only that of a queued one can be changed")
+            if expire_at is not None and not job.state.final:
+                raise NotAllowed("expire_time", f"the job is {job.state}, it has one when it is done")
+            if expire_at is not None and expire_at > (job.finished_at or 0.0) + max_retention_seconds:
+                raise NotAllowed("expire_time", f"is not within {max_retention_seconds:g} s from the job's end")
+            for column, value in changes.items():
+                tx.run(f"UPDATE job SET {column} = ? WHERE id = ?", (to_column(value), job_id))
+            changed = replace(job, **changes)
+            if labels is not None:
+                tx.run("DELETE FROM job_label WHERE job_id = ?", (job_id,))
+                put_labels(tx, changed)
+            return changed
 
-        def body(tx: Tx) -> Usage:
+        return self._db.write(body)
+
+    def usage(self, owner: str, key_id: str | None, max_queued: int) -> TenantUsage:
+        """Return what counts against the limits of a tenant and one of its keys."""
+
+        def body(tx: Tx) -> TenantUsage:
             jobs, seconds = (0, 0.0) if key_id is None else tx.tally(live(key_id))
             queued = tx.tally(queued_by(owner))[0]
             share = max_queued
             if key_id is not None:
                 share = queue_share(max_queued, tx.tally(in_state(State.QUEUED))[0], queued)
-            return Usage(jobs, seconds, queued, share, tx.tally(results_of(owner))[0])
+            return TenantUsage(jobs, seconds, queued, share, tx.tally(results_of(owner))[0])
 
         return self._db.write(body, synced=False)
 
     def events(self, job_id: str, owner: str) -> Events:
-        """A job's audit trail, oldest first; kept for seven days after the job was deleted."""
+        """Return a job's audit log, oldest first; it is kept for seven days after the job was deleted."""
         rows = self._db.read("SELECT * FROM job_event WHERE job_id = ? AND owner = ? ORDER BY seq", (job_id, owner))
-        return [event_of(row) for row in rows]
-
-    # What the holder of a lease does.
-
-    def claim(
-        self,
-        lease_owner: str,
-        limit: int,
-        lease_seconds: float,
-        max_attempts: int,
-        models: Sequence[str],
-        in_hand: Sequence[str] = (),
-    ) -> Jobs:
-        """Take up to ``limit`` jobs of these models: queued ones, and running ones whose lease ran out. Tenants
-        take turns; of one tenant's jobs those of a higher priority come first, then the oldest.
-
-        A claimed job begins a new attempt with a new epoch, from step 0. A running job whose lease ran out is not
-        claimed but ended where its cancellation was asked for, where its deadline passed, or (as failed) after
-        ``max_attempts`` attempts in a row in which it got no further than before.
-
-        Args:
-            in_hand: jobs that are not to be claimed, for the caller is at work on them.
-        """
-        return self._db.write(
-            lambda tx: leases.claim(tx, lease_owner, limit, lease_seconds, max_attempts, models, in_hand)
-        )
-
-    def release(self, lease_owner: str, leases_held: Sequence[tuple[str, int]]) -> int:
-        """Give leases, as (job id, epoch), back before they run out: the holder stops in good order, which counts as no
-        failure of the job's. How many there were."""
-        held = list(leases_held)
-        return self._db.write(lambda tx: leases.release(tx, lease_owner, held)) if held else 0
-
-    def release_unheard(self, lease_owner: str, in_hand: Sequence[str]) -> int:
-        """`release` whatever this owner was given in a claim whose answer it did not hear; ``in_hand`` are the jobs
-        that it knows of."""
-        return self._db.write(lambda tx: leases.release_unheard(tx, lease_owner, in_hand))
-
-    def heartbeat(
-        self, lease_owner: str, leases_held: Sequence[tuple[str, int]], lease_seconds: float
-    ) -> dict[str, Need]:
-        """Prolong leases, given as (job id, epoch), from now on.
-
-        Returns:
-            What needs the holder's attention: "lost" where the job is not this owner's any more, or was released (stop,
-            and change nothing), "cancel" where its cancellation was asked for and "deadline" where its deadline passed
-            (end it).
-        """
-        if not leases_held:
-            return {}
-        held = list(leases_held)
-        return self._db.write(lambda tx: leases.heartbeat(tx, lease_owner, held, lease_seconds), synced=False)
-
-    def progress(self, job_id: str, epoch: int, *, stage: Stage, step: int, eta_seconds: float | None) -> bool:
-        """Note how far a job is. A step that is taken again does not show: within an attempt the number never goes
-        back. A step that was never reached before is progress: earlier attempts no longer count against the job.
-        False when the lease is lost."""
-        sql = (
-            "UPDATE job SET stage = ?, step = CASE WHEN step > ? THEN step ELSE ? END, eta_seconds = ?,"
-            " fruitless = CASE WHEN ? > furthest THEN 0 ELSE fruitless END,"
-            f" furthest = CASE WHEN ? > furthest THEN ? ELSE furthest END WHERE {HELD}"
-        )
-        values = (str(stage), step, step, eta_seconds, step, step, step, job_id, epoch)
-        return self._db.write(lambda tx: tx.run(sql, values), synced=False) == 1
-
-    def warn(self, job_id: str, epoch: int, warnings: Sequence[str]) -> None:
-        """Note what the client should know; what an earlier attempt noted goes."""
-        values = (json.dumps(list(warnings)), job_id, epoch)
-        self._db.write(lambda tx: tx.run(f"UPDATE job SET warnings = ? WHERE {HELD}", values), synced=False)
-
-    def put_notice(self, job_id: str, epoch: int, notice: str) -> None:
-        """Note what the job waits for; nothing any more where that is empty."""
-        sql = f"UPDATE job SET notice = ? WHERE {HELD}"
-        self._db.write(lambda tx: tx.run(sql, (notice, job_id, epoch)), synced=False)
-
-    def put_preview(self, job_id: str, epoch: int, preview: Preview) -> tuple[bool, Preview | None]:
-        """Note the newest preview.
-
-        Returns:
-            Whether the lease is still held (if not, nothing changed and the caller deletes what it stored), and the
-            preview that this one replaces, whose file the caller deletes.
-        """
-
-        def body(tx: Tx) -> tuple[bool, Preview | None]:
-            row = tx.one(f"SELECT preview FROM job WHERE {HELD}{tx.dialect.for_update}", (job_id, epoch))
-            if row is None:
-                return False, None
-            tx.run("UPDATE job SET preview = ? WHERE id = ?", (json.dumps(asdict(preview)), job_id))
-            return True, preview_of(row)
-
-        return self._db.write(body, synced=False)
-
-    def finish(
-        self,
-        job_id: str,
-        epoch: int,
-        state: State,
-        *,
-        result: Result | None = None,
-        error_code: str | None = None,
-        error_message: str | None = None,
-        verdict: Mapping[str, str] | None = None,
-    ) -> bool:
-        """End a job; ``verdict`` joins those that it has. False when the lease is lost (or the job has ended
-        otherwise): then nothing changed. Who did not hear what came of a call may repeat it.
-
-        Raises:
-            ValueError: the state is not final, a result without success or the reverse, an error code without failure
-                or the reverse.
-        """
-        if not state.final:
-            raise ValueError(f"a job cannot finish as {state}")
-        if (state is State.SUCCEEDED) != (result is not None) or (state is State.FAILED) != (error_code is not None):
-            raise ValueError("success has a result, failure an error code, and nothing else has either")
-
-        def body(tx: Tx) -> bool:
-            if verdict is not None:
-                changes.add_verdict(tx, job_id, epoch, verdict)
-            return leases.finish(tx, job_id, epoch, state, result, error_code, error_message)
-
-        return self._db.write(body)
+        return [from_row(JobEvent, row) for row in rows]
 
 
-def _admission(jobs: Sequence[NewJob], limits: Limits) -> Callable[[Tx], list[Job]]:
-    """What a create does in its transaction; all that needs none is done at once."""
-    encoded = [Encoded(job) for job in jobs]
-    return lambda tx: [admit(tx, one, limits) for one in encoded]
+def _creation(jobs: Sequence[NewJob], limits: QueueLimits) -> Callable[[Tx], list[Job]]:
+    """Return what a create does in its transaction; everything else is done at once."""
+    encoded = [EncodedJob.of(job) for job in jobs]
+    return lambda tx: [enqueue_job(tx, one, limits) for one in encoded]
+
+
+def _locked(tx: Tx, job_id: str, owner: str) -> Job | None:
+    row = tx.one(f"SELECT * FROM job WHERE id = ? AND owner = ?{tx.dialect.for_update}", (job_id, owner))
+    return None if row is None else from_row(Job, row)

@@ -1,35 +1,26 @@
-"""Media files: read pictures and clips, write videos and pictures, look into files, check them.
+"""Read, write, probe and verify media files: pictures, clips and sound.
 
 Frames are uint8 RGB ``[n, H, W, 3]``.
 """
 
-from model.fit import Frames, resize_cover
-from serving.media.clips import read_clip
-from serving.media.errors import MediaError
-from serving.media.formats import MAX_UPLOAD_BYTES
-from serving.media.info import MediaInfo, probe, probe_any, verify
-from serving.media.picture_writer import PictureContainer, write_picture
-from serving.media.pictures import MAX_PICTURE_PIXELS, read_picture
-from serving.media.sound import SoundInfo, probe_sound, write_sound
-from serving.media.streams import MAX_CLIP_BYTES, MAX_CLIP_FRAMES, MAX_CLIP_PIXELS, MAX_CLIP_SECONDS
-from serving.media.tags import read_metadata
-from serving.media.writer import ENCODINGS, Container, Encoding, VideoWriter
+from zoetrope.model.media.resize import resize_cover
+from zoetrope.serving.media.clips import read_clip
+from zoetrope.serving.media.errors import MediaError
+from zoetrope.serving.media.info import ProbedMedia, probe, probe_any, verify
+from zoetrope.serving.media.picture_writer import PictureContainer, write_picture
+from zoetrope.serving.media.pictures import MAX_PICTURE_PIXELS, read_picture
+from zoetrope.serving.media.sound import probe_sound, write_sound
+from zoetrope.serving.media.streams import MAX_CLIP_SECONDS
+from zoetrope.serving.media.tags import read_metadata
+from zoetrope.serving.media.writer import Container, VideoWriter
 
 __all__ = [
-    "ENCODINGS",
-    "MAX_CLIP_BYTES",
-    "MAX_CLIP_FRAMES",
-    "MAX_CLIP_PIXELS",
     "MAX_CLIP_SECONDS",
     "MAX_PICTURE_PIXELS",
-    "MAX_UPLOAD_BYTES",
     "Container",
-    "Encoding",
-    "Frames",
     "MediaError",
-    "MediaInfo",
     "PictureContainer",
-    "SoundInfo",
+    "ProbedMedia",
     "VideoWriter",
     "probe",
     "probe_any",

@@ -1,4 +1,4 @@
-"""Animated pictures as clips: GIF, WebP, PNG and AVIF of several frames."""
+"""Decode animated pictures as clips: GIF, WebP, PNG and AVIF with several frames."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import BinaryIO
 import av
 from PIL import ImageFile
 
-from serving.media.errors import MediaError
-from serving.media.formats import ANIMATED
-from serving.media.pictures import first_frame, frame_count, open_picture, picture_format, pixels
-from serving.media.streams import MAX_CLIP_FRAMES, Timed, check_count, check_seconds, check_size
+from zoetrope.serving.media.errors import MediaError
+from zoetrope.serving.media.formats import ANIMATED
+from zoetrope.serving.media.pictures import first_frame, frame_count, open_picture, picture_format, pixels
+from zoetrope.serving.media.streams import MAX_CLIP_FRAMES, TimedFrame, check_count, check_seconds, check_size
 
-# Browsers show a frame that asks for 10 ms or less for 100 ms: files say 0 where their makers did not care.
+# As browsers do, show frames with a duration of 10 ms or less for 100 ms: many files say 0.
 SHORTEST_MS = 10
 DEFAULT_MS = 100
 GIF_TRAILER = b";"
-MAX_ANIMATION_PIXELS = 4_000_000_000  # of all frames: Pillow would take longer for more than a file is given
+MAX_ANIMATION_PIXELS = 4_000_000_000  # of all frames; decoding more would exceed the time limit of a file
 
 
 def is_animation(path: Path) -> bool:
-    """Tell whether a file is a picture of several frames, which is a clip where a clip is wanted.
+    """Tell whether a file is a picture with several frames, which can be used as a clip.
 
     Raises:
-        MediaError: it is a picture and its head is damaged, or it is too large.
+        MediaError: it is a picture whose header is damaged, or it is too large.
     """
     if picture_format(path) not in ANIMATED:
         return False
@@ -36,23 +36,23 @@ def is_animation(path: Path) -> bool:
 
 
 def count_frames(image: ImageFile.ImageFile, path: Path, at_most: int = MAX_CLIP_FRAMES + 1) -> int:
-    """Count the frames of a picture by what its container says, and no further than ``at_most``."""
+    """Count the frames that a picture's container declares, up to ``at_most``."""
     return _gif_frames(path, at_most) if image.format == "GIF" else min(frame_count(image), at_most)
 
 
 def _gif_frames(path: Path, at_most: int) -> int:
-    """Go through the blocks, which Pillow does as well but for a hundred times as long."""
+    """Count the image blocks of a GIF, a hundred times faster than Pillow."""
     count = 0
     with path.open("rb") as file:
         head = file.read(13)
-        _skip_colours(file, head[10] if len(head) == 13 else 0)
+        _skip_colour_table(file, head[10] if len(head) == 13 else 0)
         while count < at_most and (kind := file.read(1)) not in (b"", GIF_TRAILER):
             if kind == b"!":
                 file.seek(1, io.SEEK_CUR)
             elif kind == b",":
                 count += 1
                 descriptor = file.read(9)
-                _skip_colours(file, descriptor[8] if len(descriptor) == 9 else 0)
+                _skip_colour_table(file, descriptor[8] if len(descriptor) == 9 else 0)
                 file.seek(1, io.SEEK_CUR)
             else:
                 continue
@@ -61,27 +61,27 @@ def _gif_frames(path: Path, at_most: int) -> int:
     return count
 
 
-def _skip_colours(file: BinaryIO, flags: int) -> None:
-    """Go past a table of colours, if there is one."""
+def _skip_colour_table(file: BinaryIO, flags: int) -> None:
+    """Skip a colour table, if ``flags`` announce one."""
     if flags & 0x80:
         file.seek(3 << (flags & 7) + 1, io.SEEK_CUR)
 
 
-def decode_animation(image: ImageFile.ImageFile, path: Path, max_seconds: float) -> Iterator[Timed]:
-    """Yield all frames, in RGB; alpha is laid over white.
+def decode_animation(image: ImageFile.ImageFile, path: Path, max_seconds: float) -> Iterator[TimedFrame]:
+    """Yield all frames in RGB, with alpha composited over white.
 
     Raises:
-        MediaError: see `serving.media.read_clip`.
+        MediaError: as `serving.media.read_clip`.
     """
     check_size(path, image.width, image.height)
     if image.format == "GIF" and not _ends_with(path, GIF_TRAILER):
-        raise MediaError(f"{path} is cut short or damaged: it has no end")
+        raise MediaError(f"{path} is truncated or damaged: the GIF trailer is missing")
     count = count_frames(image, path)
     check_count(path, count)
     if image.width * image.height * count > MAX_ANIMATION_PIXELS:
         raise MediaError(
-            f"{path} has {count} frames of {image.width}x{image.height}, all together more than {MAX_ANIMATION_PIXELS}"
-            " pixels, the limit"
+            f"{path} has {count} frames of {image.width}x{image.height}; all frames together may have at most"
+            f" {MAX_ANIMATION_PIXELS} pixels"
         )
     end = Fraction(0)
     first = first_frame(image)
@@ -92,7 +92,7 @@ def decode_animation(image: ImageFile.ImageFile, path: Path, max_seconds: float)
         start = end
         end += (milliseconds if milliseconds > SHORTEST_MS else DEFAULT_MS) / Fraction(1_000)
         check_seconds(path, end, max_seconds)
-        yield Timed(frame, start, end)
+        yield TimedFrame(frame, start, end)
 
 
 def _ends_with(path: Path, trailer: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Clips from outside to RGB frames at a constant rate."""
+"""Decode clips to RGB frames at a constant rate."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 import av
 import numpy as np
 
-from model.fit import Frames, resize_cover
-from model.inputs import Clip
-from serving.media.animations import decode_animation, is_animation
-from serving.media.colours import Colours, ToRgb, declared_colours
-from serving.media.containers import container_name
-from serving.media.errors import MediaError
-from serving.media.pictures import open_picture, picture_format
-from serving.media.streams import (
+from zoetrope.model.media.inputs import Clip
+from zoetrope.model.media.resize import Frames, resize_cover
+from zoetrope.serving.media.animations import decode_animation, is_animation
+from zoetrope.serving.media.colours import Colours, RgbConverter, declared_colours
+from zoetrope.serving.media.containers import container_name
+from zoetrope.serving.media.errors import MediaError
+from zoetrope.serving.media.pictures import open_picture, picture_format
+from zoetrope.serving.media.streams import (
     MAX_CLIP_BYTES,
-    Shape,
-    Timed,
+    TimedFrame,
+    VideoShape,
     declared_seconds,
     decode,
     open_media,
@@ -33,13 +33,13 @@ from serving.media.streams import (
 
 @dataclass(frozen=True)
 class OpenClip:
-    """A clip whose first frame is decoded.
+    """An open clip whose first frame has been decoded.
 
     Attributes:
-        container, codec, pixel_format: as `serving.media.info.MediaInfo` names them.
-        seconds: how long it is by the file's word; None: it does not say.
-        rate: the average of frames a second, by the file's word; None: it does not say.
-        frames: all, from the first one on, in the order in which they are shown.
+        container, codec, pixel_format: as in `serving.media.info.ProbedMedia`.
+        seconds: the duration that the file declares, if any.
+        rate: the average frame rate that the file declares, if any.
+        frames: all frames in presentation order, including the first.
     """
 
     container: str
@@ -48,12 +48,12 @@ class OpenClip:
     seconds: Fraction | None
     rate: Fraction | None
     metadata: dict[str, str]
-    shape: Shape
-    frames: Iterator[Timed]
-    convert: ToRgb
+    shape: VideoShape
+    frames: Iterator[TimedFrame]
+    convert: RgbConverter
 
     def rgb(self, frame: av.VideoFrame) -> Frames:
-        """Convert to ``[H, W, 3]`` as displayed."""
+        """Convert a frame to ``[H, W, 3]`` as displayed."""
         pixels = self.convert(frame)
         if self.shape.transposed:
             pixels = pixels.swapaxes(0, 1)
@@ -66,10 +66,10 @@ class OpenClip:
 
 @contextmanager
 def open_clip(path: Path, max_seconds: float) -> Iterator[OpenClip]:
-    """Open a video, or an animated picture.
+    """Open a video or an animated picture.
 
     Raises:
-        MediaError: see `read_clip`; also from `OpenClip.frames`, and from within the context.
+        MediaError: as `read_clip`; also raised by `OpenClip.frames` within the context.
     """
     name = picture_format(path)
     if name is None:
@@ -80,7 +80,7 @@ def open_clip(path: Path, max_seconds: float) -> Iterator[OpenClip]:
             timed = decode(file, stream, path, max_seconds)
             first = next(timed)
             shape = shape_of(first.frame, stream)
-            convert = ToRgb(path, declared, tag, shape.width, shape.height)
+            convert = RgbConverter(path, declared, tag, shape.width, shape.height)
             convert.check(first.frame)
             yield OpenClip(
                 container=container_name(file, path),
@@ -97,7 +97,7 @@ def open_clip(path: Path, max_seconds: float) -> Iterator[OpenClip]:
         with open_picture(path) as image:
             timed = decode_animation(image, path, max_seconds)
             first = next(timed)
-            shape = Shape(first.frame.width, first.frame.height)
+            shape = VideoShape(first.frame.width, first.frame.height)
             yield OpenClip(
                 container=name.lower(),
                 codec=name.lower(),
@@ -107,7 +107,7 @@ def open_clip(path: Path, max_seconds: float) -> Iterator[OpenClip]:
                 metadata={},
                 shape=shape,
                 frames=chain((first,), timed),
-                convert=ToRgb(path, Colours(), "", shape.width, shape.height),
+                convert=RgbConverter(path, Colours(), "", shape.width, shape.height),
             )
     else:
         raise MediaError(f"{path} is a picture ({name}), not a clip")
@@ -116,26 +116,26 @@ def open_clip(path: Path, max_seconds: float) -> Iterator[OpenClip]:
 def read_clip(path: Path, *, fps: float | None = None, max_seconds: float, size: tuple[int, int] | None = None) -> Clip:
     """Decode a clip: upright, square pixels, 8-bit RGB for an SDR display, constant rate.
 
-    Any size, chroma and bit depth is taken; sizes may be odd. High dynamic range and wide gamuts are converted
-    (`serving.media.colours`), alpha is dropped, of animated pictures laid over white; sound is left out
+    Accepts any size (odd ones too), chroma subsampling and bit depth. Converts high dynamic range and wide gamuts
+    (`serving.media.colours`). Drops alpha, except that animated pictures are composited over white. Ignores sound
     (`serving.media.sound` reads it).
 
     Args:
-        fps: the rate of the result: at each of its ticks, the frame whose presentation time is the nearest (the earlier
-            one of two). None: the frames as they are, at their average rate.
-        max_seconds: a longer clip is refused.
-        size: width and height that the frames are fitted to as they come (`model.fit.resize_cover`), so that a large
-            clip is never in memory as a whole.
+        fps: the rate of the result: each tick gets the frame with the nearest presentation time (the earlier one of
+            two). None keeps the frames as they are, at their average rate.
+        max_seconds: the maximum duration.
+        size: width and height to which each frame is fitted as it is decoded (`model.media.resize.resize_cover`), so
+            that a large clip is never in memory as a whole.
 
     Raises:
-        MediaError: the file cannot be read, is a picture that does not move, has no video, is cut short or damaged,
-            changes its size, has colours that cannot be read, lasts longer than ``max_seconds``, or breaks
-            MAX_CLIP_PIXELS, MAX_CLIP_FRAMES or MAX_CLIP_BYTES. What it declares is checked before anything is decoded,
-            and again as it is decoded, which ends at the limit.
+        MediaError: the file cannot be read, is a still picture, has no video, is truncated or damaged, changes its
+            frame size, has an unsupported colour encoding, lasts longer than ``max_seconds``, or exceeds
+            MAX_CLIP_PIXELS, MAX_CLIP_FRAMES or MAX_CLIP_BYTES. What the file declares is checked before decoding, and
+            again while decoding, which stops at the limit.
     """
     rate = None if fps is None else Fraction(fps).limit_denominator(1001)
     if rate is not None and rate <= 0:
-        raise MediaError(f"{fps} is no rate to read {path} at")
+        raise MediaError(f"cannot read {path}: fps is {fps}, must be above 0")
     with open_clip(path, max_seconds) as clip:
         wide, high = size or clip.shape.displayed
         each = wide * high * 3
@@ -156,13 +156,13 @@ def read_clip(path: Path, *, fps: float | None = None, max_seconds: float, size:
     result = np.empty((len(frames), high, wide, 3), np.uint8)
     for index in range(len(frames)):
         result[index] = frames[index]
-        frames[index] = pixels  # let go of it, or all would be there twice
+        frames[index] = pixels  # release it, or all frames would be in memory twice
     return Clip(result, float(rate or len(frames) / end))
 
 
-def nearest(timed: Iterable[Timed], rate: Fraction) -> Iterator[Timed]:
-    """For each tick ``k / rate`` until the end of the last frame, the frame that starts nearest to it; at least one."""
-    before: Timed | None = None
+def nearest(timed: Iterable[TimedFrame], rate: Fraction) -> Iterator[TimedFrame]:
+    """Yield, for each tick ``k / rate`` until the last frame ends, the frame starting nearest to it; at least one."""
+    before: TimedFrame | None = None
     tick = 0
     for item in timed:
         while before is not None and Fraction(tick) / rate <= (before.start + item.start) / 2:
@@ -178,5 +178,5 @@ def nearest(timed: Iterable[Timed], rate: Fraction) -> Iterator[Timed]:
 def _check_bytes(path: Path, count: int, each: int, width: int, height: int) -> None:
     if count * each > MAX_CLIP_BYTES:
         raise MediaError(
-            f"{path} takes {count * each} bytes as {count} frames of {width}x{height}, the limit is {MAX_CLIP_BYTES}"
+            f"{path} needs {count * each} bytes for {count} frames of {width}x{height}, the limit is {MAX_CLIP_BYTES}"
         )

@@ -1,4 +1,4 @@
-"""What the numbers of a video's frames mean, and the frames as RGB for an SDR display."""
+"""Find the colour encoding of video frames and convert them to RGB for an SDR display."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from model.fit import Frames
-from serving.media.errors import MediaError
-from serving.media.tone import BT709, BT2020, CHROMATICITIES, HDR, LINEAR, tone_map
+from zoetrope.model.media.resize import Frames
+from zoetrope.serving.media.errors import MediaError
+from zoetrope.serving.media.tone import BT709, BT2020, CHROMATICITIES, HDR, LINEAR, tone_map
 
 T = TypeVar("T", np.uint8, np.uint16)
 
 TO_RGB = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.BITEXACT)
-HD_HEIGHT = 720  # from here on players take an unspecified colour space for BT.709, below for BT.601
+HD_HEIGHT = 720  # players take an unspecified colour space for BT.709 from this height on, for BT.601 below
 
 # Code points of ITU-T H.273.
 UNSPECIFIED: Final = 2
-NOT_SAID: Final = (0, UNSPECIFIED, 3)  # 0 and 3 are reserved, but for the matrix, where 0 is RGB
+UNKNOWN: Final = (0, UNSPECIFIED, 3)  # 0 and 3 are reserved, except for the matrix, where 0 is RGB
 MATRIX_BT709: Final = 1
 MATRIX_BT601: Final = 5
 MATRIX_BT2020: Final = 9
-CHROMA_DERIVED: Final = 12  # the matrix of the primaries
-# Not Y, Cb and Cr as others are; FFmpeg would refuse them or take them for BT.601.
-NOT_READ: Final = {
+CHROMA_DERIVED: Final = 12  # the matrix derived from the primaries
+# Not YCbCr; FFmpeg would refuse them or treat them as BT.601.
+UNSUPPORTED_MATRICES: Final = {
     8: "YCgCo",
     10: "BT.2020 with constant luminance",
     11: "SMPTE ST 2085",
-    13: "constant luminance of its own primaries",
+    13: "constant luminance derived from the primaries",
     14: "ICtCp",
     15: "IPT-PQ-C2",
     16: "YCgCo-R",
     17: "YCgCo-R",
 }
-# Of Dolby Vision without a picture that other players can show (profile 5), which says nothing of its colours.
+# Dolby Vision without a base layer that other players can show (profile 5); it does not declare its colours.
 DOLBY_TAGS: Final = ("dvh1", "dvhe", "dva1", "dvav", "dav1")
 
 
 @dataclass(frozen=True)
 class Colours:
-    """Code points of ITU-T H.273, and FFmpeg's of the range (1 limited, 2 full)."""
+    """A colour encoding: code points of ITU-T H.273, and FFmpeg's range (1 limited, 2 full)."""
 
     primaries: int = UNSPECIFIED
     transfer: int = UNSPECIFIED
@@ -53,32 +53,31 @@ class Colours:
     range: int = 0
 
     @property
-    def said(self) -> bool:
-        """Tell whether anything is known but the range, for which decoders have a default."""
+    def known(self) -> bool:
+        """Tell whether anything but the range is known; for the range, decoders have a default."""
         return not (
-            self.primaries in NOT_SAID and self.transfer in NOT_SAID and self.matrix in (UNSPECIFIED, NOT_SAID[-1])
+            self.primaries in UNKNOWN and self.transfer in UNKNOWN and self.matrix in (UNSPECIFIED, UNKNOWN[-1])
         )
 
 
 def declared_colours(context: VideoCodecContext) -> Colours:
-    """Take what a container says, before anything is decoded: decoders put their own word in its place, or nothing."""
+    """Return what the container declares. Call before decoding: decoders overwrite these fields."""
     return Colours(context.color_primaries, context.color_trc, context.colorspace, context.color_range)
 
 
-class ToRgb:
-    """Convert frames of one stream to 8-bit RGB that an SDR display shows as it should.
+class RgbConverter:
+    """Converts frames of one stream to 8-bit RGB for an SDR display.
 
-    Signals of high dynamic range (PQ, HLG) and of wide gamuts (BT.2020, Display P3) are converted
-    (`serving.media.tone`). The primaries of standard definition (SMPTE 170M, BT.470BG) are taken for BT.709's, as
-    players do: they are nearly the same.
+    High dynamic range (PQ, HLG) and wide gamuts (BT.2020, Display P3) are tone mapped (`serving.media.tone`). The
+    primaries of standard definition (SMPTE 170M, BT.470BG) are treated as BT.709's, as players do: they nearly match.
     """
 
     def __init__(self, path: Path, declared: Colours, tag: str, width: int, height: int) -> None:
         """
         Args:
-            declared: by the container; counts where frames say nothing themselves.
-            tag: the container's name of the codec.
-            width, height: to scale frames to.
+            declared: the container's colours, used if a frame has none of its own.
+            tag: the container's codec tag.
+            width, height: size to scale frames to.
         """
         self._path = path
         self._declared = declared
@@ -87,22 +86,22 @@ class ToRgb:
         self._reformatter = VideoReformatter()
 
     def check(self, frame: av.VideoFrame) -> None:
-        """Make sure that frames such as this one can be converted.
+        """Check that frames like this one can be converted.
 
         Raises:
-            MediaError: colours of this kind cannot be read; names it.
+            MediaError: the colour encoding is not supported; the message names it.
         """
         self._colours(frame)
 
     def __call__(self, frame: av.VideoFrame) -> Frames:
-        """Convert to ``[H, W, 3]``, not yet upright.
+        """Convert a frame to ``[H, W, 3]``, not yet rotated.
 
         Raises:
             MediaError: as `check`.
         """
         colours = self._colours(frame)
         primaries = colours.primaries if colours.primaries in CHROMATICITIES else BT709
-        # In planes, for which FFmpeg calculates; for pixels of 4:2:0 it looks up tables that are some levels off.
+        # To planar formats, which FFmpeg computes; for packed ones it uses tables that are some levels off for 4:2:0.
         if colours.transfer in (*HDR, LINEAR) or primaries != BT709:
             deep = self._reformat(frame, colours, "gbrp16le")
             green, blue, red = (_plane(deep, index, np.uint16) for index in range(3))
@@ -114,28 +113,28 @@ class ToRgb:
         return result
 
     def _colours(self, frame: av.VideoFrame) -> Colours:
-        """Find what the numbers mean, with nothing left unspecified that matters."""
-        said = Colours(frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range)
-        if not said.said and (self._declared.said or not said.range):
-            said = self._declared
-        primaries = _either(said.primaries, self._declared.primaries)
-        transfer = _either(said.transfer, self._declared.transfer)
-        matrix = _either(said.matrix, self._declared.matrix)
-        if self._dolby and transfer in NOT_SAID:
-            raise MediaError(f"{self._path} is Dolby Vision without a base layer (profile 5), which cannot be read")
-        if transfer in HDR and primaries in NOT_SAID:
+        """Find a frame's colour encoding, with defaults for what is unspecified."""
+        own = Colours(frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range)
+        if not own.known and (self._declared.known or not own.range):
+            own = self._declared
+        primaries = _first_known(own.primaries, self._declared.primaries)
+        transfer = _first_known(own.transfer, self._declared.transfer)
+        matrix = _first_known(own.matrix, self._declared.matrix)
+        if self._dolby and transfer in UNKNOWN:
+            raise MediaError(f"{self._path} is Dolby Vision without a base layer (profile 5), which is not supported")
+        if transfer in HDR and primaries in UNKNOWN:
             primaries = BT2020
         if frame.format.is_rgb:
-            return Colours(primaries, transfer, 0, said.range)
-        if matrix in NOT_READ:
-            raise MediaError(f"{self._path} has colours as {NOT_READ[matrix]}, which cannot be read")
+            return Colours(primaries, transfer, 0, own.range)
+        if matrix in UNSUPPORTED_MATRICES:
+            raise MediaError(f"{self._path} has an unsupported colour matrix: {UNSUPPORTED_MATRICES[matrix]}")
         if matrix == CHROMA_DERIVED:
             matrix = {BT709: MATRIX_BT709, BT2020: MATRIX_BT2020}.get(primaries, MATRIX_BT601)
-        elif matrix in NOT_SAID:
+        elif matrix in UNKNOWN:
             hd = MATRIX_BT709 if frame.height >= HD_HEIGHT else MATRIX_BT601
             matrix = MATRIX_BT2020 if primaries == BT2020 else hd
         full = frame.format.name.startswith("yuvj")
-        return Colours(primaries, transfer, matrix, ColorRange.JPEG if full else said.range)
+        return Colours(primaries, transfer, matrix, ColorRange.JPEG if full else own.range)
 
     def _reformat(self, frame: av.VideoFrame, colours: Colours, format: str) -> av.VideoFrame:
         frame.colorspace, frame.color_range = colours.matrix, colours.range
@@ -148,20 +147,20 @@ class ToRgb:
         )
 
 
-def _either(said: int, declared: int) -> int:
-    return declared if said in NOT_SAID else said
+def _first_known(own: int, declared: int) -> int:
+    return declared if own in UNKNOWN else own
 
 
 def _white(frame: av.VideoFrame, colours: Colours) -> int:
-    """Give the number that FFmpeg makes of white in 16 bits: it shifts what has less to the left."""
+    """Return FFmpeg's 16-bit value of white: it shifts smaller bit depths to the left."""
     bits = min(16, frame.format.components[0].bits)
     if colours.matrix and colours.range != ColorRange.JPEG:
-        bits = 8  # limited range becomes full range by the rule of 8 bits
+        bits = 8  # limited range is expanded by the rule for 8 bits
     return ((1 << bits) - 1) << (16 - bits)
 
 
 def _plane(frame: av.VideoFrame, index: int, kind: type[T]) -> NDArray[T]:
-    """Give ``[H, W]``, the frame's own memory."""
+    """Return a plane ``[H, W]`` as a view of the frame's memory."""
     plane = frame.planes[index]
     rows = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)
     return rows[:, : plane.width]

@@ -1,26 +1,26 @@
-"""What is wrong with a file."""
+"""Errors of media files."""
 
 from pathlib import Path
 
-from model.errors import Picklable
+from zoetrope.model.runtime.errors import Picklable
 
 
 class MediaError(Exception):
-    """A file or frames are not what they have to be; one line."""
+    """A file or its frames are invalid; the message is one line."""
 
 
 class NoVideo(MediaError):
-    """It has sound, and no pictures that move."""
+    """The file has sound but no video."""
 
 
 class TookTooLong(MediaError):
-    """It was not read to its end within the time that there was for it."""
+    """The file could not be read within the time limit."""
 
 
 class NotWritable(Picklable, MediaError):
-    """A file cannot be written. ``errno``: what the system says, if it is the system's fault."""
+    """A file cannot be written. ``errno``: the system's error number, if there is one."""
 
     def __init__(self, path: Path, error: Exception) -> None:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else error
-        super().__init__(f"cannot write {path}: {said}")
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        super().__init__(f"cannot write {path}: {reason}")
         self.errno = error.errno if isinstance(error, OSError) else None

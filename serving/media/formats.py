@@ -1,6 +1,6 @@
-"""Which files are taken: by a service as uploads, by `--local` from the disk, by `zoetrope prepare`.
+"""Media formats that are accepted: in uploads, by `--local` and by `zoetrope prepare`.
 
-A file's first bytes say what it is; its name does not matter.
+The first bytes of a file determine its format; its name does not matter.
 """
 
 from __future__ import annotations
@@ -9,32 +9,32 @@ from functools import cache
 
 import av
 
-from serving.media.errors import MediaError
+from zoetrope.serving.media.errors import MediaError
 
 MAX_UPLOAD_BYTES = 100_000_000
-TAKEN = (
+SUPPORTED = (
     "pictures (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, HEIC), "
     "clips (MP4, MOV, 3GP, MKV, WebM, AVI, MPEG-TS, MPEG-PS, FLV, Ogg, WMV; animated GIF, WebP, PNG, AVIF) and "
     "sounds (WAV, W64, AIFF, CAF, MP3, FLAC, AAC, M4A, Ogg, WMA, AMR, or the track of a clip)"
 )
 
-# What FFmpeg may take a file for. Playlists are not among them: they name other files, and addresses.
+# Formats that FFmpeg may detect. No playlists: they refer to other files and to URLs.
 CONTAINERS = (
     *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "ogg", "asf"),
     *("wav", "w64", "aiff", "caf", "mp3", "flac", "aac", "amr"),
 )
-# Codecs by FFmpeg's names. It knows some hundreds more, of games and old systems: each another way to be attacked.
+# Codecs by FFmpeg's names. It has hundreds more, of games and old systems; each adds attack surface.
 VIDEO_CODECS = (
     *("h264", "hevc", "vvc", "av1", "vp8", "vp9", "theora"),
     *("mpeg1video", "mpeg2video", "mpeg4", "h263", "flv1", "msmpeg4v3", "wmv1", "wmv2", "wmv3", "vc1"),
     *("prores", "dnxhd", "cfhd", "dvvideo", "mjpeg", "jpeg2000", "png", "qtrle"),
     *("ffv1", "ffvhuff", "huffyuv", "utvideo", "magicyuv", "rawvideo", "v210"),
 )
-SOUND_CODECS = (  # and all of PCM
+SOUND_CODECS = (  # and all PCM codecs
     *("aac", "mp3", "mp2", "opus", "vorbis", "flac", "alac", "ac3", "eac3", "dts", "truehd"),
     *("wmav1", "wmav2", "wmapro", "amr_nb", "amr_wb", "speex", "adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt"),
 )
-# Pictures by Pillow's names. Those that may be animated are clips where they are.
+# Pictures by Pillow's names. ANIMATED ones are clips if they have several frames.
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 ANIMATED = ("PNG", "WEBP", "GIF", "AVIF")
 
@@ -80,7 +80,7 @@ SOUND_TYPES = {
     "amr": "audio/amr",
 }
 MEDIA_TYPES = tuple(sorted({*PICTURE_TYPES.values(), *CLIP_TYPES.values(), *SOUND_TYPES.values()}))
-# Of the names of clips in a folder, which may hold other things, too.
+# File name suffixes of clips, to find them in a folder that also holds other files.
 CLIP_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".flv"),
     *(".ogv", ".wmv", ".gif"),
@@ -89,28 +89,28 @@ CLIP_SUFFIXES = (
 
 @cache
 def decoders() -> tuple[str, ...]:
-    """List FFmpeg's names of the decoders of these codecs."""
+    """Return FFmpeg's names of the decoders for these codecs."""
     return tuple(sorted(name for name in av.codecs_available if _decodes(name)))
 
 
 def _decodes(name: str) -> bool:
     try:
         codec = av.Codec(name, "r").canonical_name
-    except ValueError:  # it only encodes
+    except ValueError:  # an encoder only
         return False
     return codec in VIDEO_CODECS or is_sound_codec(codec)
 
 
 def is_sound_codec(codec: str) -> bool:
-    """Tell whether sound of this codec is taken."""
+    """Tell whether sound of this codec is accepted."""
     return codec in SOUND_CODECS or codec.startswith("pcm_")
 
 
 def media_type(container: str, kind: str) -> str:
-    """Name the media type of a file that can be read.
+    """Return the media type of a file.
 
     Args:
-        container: as `serving.media.info` names it.
+        container: as in `serving.media.info.ProbedMedia`.
         kind: "image", "clip" or "sound".
     """
     if container in PICTURE_TYPES:
@@ -119,9 +119,10 @@ def media_type(container: str, kind: str) -> str:
 
 
 def check_size(size_bytes: int) -> None:
-    """
+    """Check the size of an upload.
+
     Raises:
-        MediaError: nothing, or more than MAX_UPLOAD_BYTES.
+        MediaError: it is 0 or exceeds MAX_UPLOAD_BYTES.
     """
     if size_bytes < 1:
         raise MediaError("is empty")

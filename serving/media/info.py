@@ -1,4 +1,4 @@
-"""What a file holds, found by decoding it."""
+"""Probe a media file by decoding it."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from serving.media.animations import count_frames, is_animation
-from serving.media.clips import OpenClip, open_clip
-from serving.media.containers import BOXES, is_faststart
-from serving.media.contrast import ENOUGH, Contrast
-from serving.media.errors import MediaError, NoVideo
-from serving.media.pictures import open_picture, picture_format, upright_size
-from serving.media.sound import SoundInfo, has_sound, probe_sound
-from serving.media.streams import MAX_CLIP_SECONDS, Timed, declared_seconds, open_media, video_stream
-from serving.media.writer import ENCODINGS, Container
+from zoetrope.serving.media.animations import count_frames, is_animation
+from zoetrope.serving.media.clips import OpenClip, open_clip
+from zoetrope.serving.media.containers import BOXES, is_faststart
+from zoetrope.serving.media.contrast import ENOUGH, Contrast
+from zoetrope.serving.media.errors import MediaError, NoVideo
+from zoetrope.serving.media.pictures import open_picture, picture_format, upright_size
+from zoetrope.serving.media.sound import SoundInfo, has_sound, probe_sound
+from zoetrope.serving.media.streams import MAX_CLIP_SECONDS, TimedFrame, declared_seconds, open_media, video_stream
+from zoetrope.serving.media.writer import ENCODINGS, Container
 
 
 @dataclass(frozen=True)
-class MediaInfo:
-    """What a file holds."""
+class ProbedMedia:
+    """What a picture or clip contains."""
 
-    container: str  # as `serving.media.formats` lists them; of a picture its format, "png"
+    container: str  # a name from `serving.media.formats`; a picture's is its format, "png"
     codec: str
     pixel_format: str
     width: int  # as displayed: upright, with square pixels
     height: int
     frames: int  # counted by decoding them
     fps: float  # the average; 0 for a picture
-    duration_seconds: float  # of the video, whatever the length of the sound; 0 for a picture
-    # The index precedes the data, so that players start before the end has arrived; None: not MP4
+    duration_seconds: float  # of the video track; 0 for a picture
+    # Whether the index precedes the data, so that players can start before the whole file arrives; None: not MP4
     faststart: bool | None
-    metadata: dict[str, str]  # the file's tags, their names in lower case
+    metadata: dict[str, str]  # the file's tags, by lower-case name
     kind: Literal["image", "clip"] = "clip"
-    has_audio: bool = False  # a track that can be decoded, and holds something
+    has_audio: bool = False  # a sound track that can be decoded and is not empty
 
 
-def probe(path: Path, look: Callable[[OpenClip, Timed], None] | None = None) -> MediaInfo:
-    """Decode a whole file and say what it holds. Animated pictures (GIF, WebP, PNG, AVIF) are clips.
+def probe(path: Path, on_frame: Callable[[OpenClip, TimedFrame], None] | None = None) -> ProbedMedia:
+    """Decode a whole picture or clip and describe it. Animated pictures (GIF, WebP, PNG, AVIF) are clips.
 
     Args:
-        look: is shown each frame of a clip.
+        on_frame: called with each frame of a clip.
 
     Raises:
-        MediaError: it cannot be read, is neither a picture nor a video, is cut short, a frame has another size, it is
-            damaged as far as the decoder notices, or it breaks a limit of `serving.media.pictures` or
-            `serving.media.clips`, which is found before everything is decoded.
+        MediaError: the file cannot be read, is neither a picture nor a video, is truncated or damaged as far as the
+            decoder notices, changes its frame size, or exceeds a limit of `serving.media.pictures` or
+            `serving.media.streams`, which ends decoding early.
     """
     picture = picture_format(path)
     if picture is not None and not is_animation(path):
@@ -58,9 +58,9 @@ def probe(path: Path, look: Callable[[OpenClip, Timed], None] | None = None) -> 
         frames, end = 0, Fraction(0)
         for item in clip.frames:
             frames, end = frames + 1, item.end
-            if look is not None:
-                look(clip, item)
-        info = MediaInfo(
+            if on_frame is not None:
+                on_frame(clip, item)
+        info = ProbedMedia(
             container=clip.container,
             codec=clip.codec,
             pixel_format=clip.pixel_format,
@@ -75,11 +75,11 @@ def probe(path: Path, look: Callable[[OpenClip, Timed], None] | None = None) -> 
     return replace(info, has_audio=picture is None and has_sound(path, MAX_CLIP_SECONDS))
 
 
-def probe_any(path: Path) -> MediaInfo | SoundInfo:
-    """Decode a whole picture, clip or sound and say what it is.
+def probe_any(path: Path) -> ProbedMedia | SoundInfo:
+    """Decode a whole picture, clip or sound and describe it.
 
     Raises:
-        MediaError: none of them that can be used; a sound lasts longer than MAX_CLIP_SECONDS.
+        MediaError: it is none of these, or as `probe` and `probe_sound`.
     """
     try:
         return probe(path)
@@ -88,8 +88,8 @@ def probe_any(path: Path) -> MediaInfo | SoundInfo:
 
 
 def pixels_to_decode(path: Path) -> int | None:
-    """Estimate, by what a file says of itself and with none of it decoded, how many pixels `probe_any` will decode in
-    all frames together: 0 for sound alone, and where nothing will come of it. None: it does not say."""
+    """Estimate, without decoding, how many pixels `probe_any` will decode in all frames: 0 for sound alone and for
+    files that will be refused, None if the file does not declare enough."""
     try:
         if picture_format(path) is not None:
             with open_picture(path) as image:
@@ -113,24 +113,23 @@ def verify(
     fps: int,
     audio: bool = False,
     contrast: int = 0,
-) -> MediaInfo:
-    """Check that a file is complete and what VideoWriter was to write, with a sound track or without. It is decoded
-    once.
+) -> ProbedMedia:
+    """Verify, by decoding it once, that a file is complete and has the given properties.
 
     Args:
-        contrast: `Contrast.levels` of the frames that were written. Where there was much to see in them, the file must
-            not be one colour throughout; where there was little (a prompt may ask for black), it may.
+        contrast: `Contrast.levels` of the frames that were written. If it is ENOUGH, the file must not be a single
+            colour throughout; with less, it may (a prompt may ask for black).
 
     Raises:
-        MediaError: names everything that differs.
+        MediaError: something differs; the message lists everything that does.
     """
     seen = Contrast()
 
-    def look(clip: OpenClip, item: Timed) -> None:
+    def measure(clip: OpenClip, item: TimedFrame) -> None:
         if seen.levels < ENOUGH:
             seen.add(clip.rgb(item.frame)[None])
 
-    info = probe(path, look if contrast >= ENOUGH else None)
+    info = probe(path, measure if contrast >= ENOUGH else None)
     encoding = ENCODINGS[container]
     wanted: dict[str, Any] = {
         "container": container,
@@ -149,22 +148,22 @@ def verify(
     ]
     if not math.isclose(info.fps, fps, rel_tol=1e-3):
         wrong.append(f"fps {info.fps:g} instead of {fps}")
-    # Half a frame: Matroska counts whole milliseconds.
+    # Half a frame of tolerance: Matroska counts whole milliseconds.
     if abs(info.duration_seconds - frames / fps) > 0.5 / fps:
         wrong.append(f"duration_seconds {info.duration_seconds:g} instead of {frames / fps:g}")
     if contrast >= ENOUGH and not seen.levels:
-        wrong.append(f"nothing but the colour {seen.colour}, which the frames had not")
+        wrong.append(f"nothing but the colour {seen.colour}, unlike the frames written")
     if wrong:
         raise MediaError(f"{path} has {', '.join(wrong)}")
     return info
 
 
-def _probe_picture(path: Path, name: str) -> MediaInfo:
+def _probe_picture(path: Path, name: str) -> ProbedMedia:
     with open_picture(path) as image:
         image.load()
         width, height = upright_size(image)
         mode = image.mode
-    return MediaInfo(
+    return ProbedMedia(
         container=name.lower(),
         codec=name.lower(),
         pixel_format=mode,

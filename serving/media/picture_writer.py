@@ -1,7 +1,7 @@
-"""A frame to a picture file, checked by reading it back, with what made it in its tags.
+"""Write a frame as a tagged picture file, verified by reading it back.
 
-PNG and WebP are without loss; JPEG has quality 95 and colours at full resolution (4:4:4). PNG keeps tags in text
-chunks; the others in EXIF: all of them as JSON in the user comment, title and comment in the fields that viewers show.
+PNG and WebP are lossless; JPEG has quality 95 and full-resolution chroma (4:4:4). PNG stores tags in text chunks. The
+others store them in EXIF: all as JSON in the user comment, title and comment also in the fields that viewers show.
 """
 
 from __future__ import annotations
@@ -16,55 +16,55 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
-from model.fit import Frames
-from serving.media.errors import MediaError, NotWritable
-from serving.media.info import MediaInfo
+from zoetrope.model.media.resize import Frames
+from zoetrope.serving.media.errors import MediaError, NotWritable
+from zoetrope.serving.media.info import ProbedMedia
 
 PictureContainer: TypeAlias = Literal["png", "webp", "jpg"]
 
 
 @dataclass(frozen=True)
-class Saving:
-    """How Pillow writes and names a format; ``worst`` is how far values may be from the frame's, on average."""
+class PictureEncoding:
+    """Pillow's name and options of a format; ``max_error`` is the allowed mean absolute error of the values."""
 
     format: str
     options: Mapping[str, Any]
-    worst: float
+    max_error: float
 
 
-SAVING: dict[PictureContainer, Saving] = {
-    "png": Saving("PNG", {}, 0.0),
-    "webp": Saving("WEBP", {"lossless": True}, 0.0),
-    "jpg": Saving("JPEG", {"quality": 95, "subsampling": "4:4:4"}, 8.0),
+PICTURE_ENCODINGS: dict[PictureContainer, PictureEncoding] = {
+    "png": PictureEncoding("PNG", {}, 0.0),
+    "webp": PictureEncoding("WEBP", {"lossless": True}, 0.0),
+    "jpg": PictureEncoding("JPEG", {"quality": 95, "subsampling": "4:4:4"}, 8.0),
 }
-ASCII = b"ASCII\0\0\0"  # how EXIF's user comments say what they are made of
+ASCII = b"ASCII\0\0\0"  # character code at the start of an EXIF user comment
 FIELDS = {"title": ExifTags.Base.DocumentName, "comment": ExifTags.Base.ImageDescription}
 
 
 def write_picture(
     path: Path, frame: Frames, width: int, height: int, container: PictureContainer, metadata: Mapping[str, str]
-) -> MediaInfo:
-    """Write a frame as a picture and read it back.
+) -> ProbedMedia:
+    """Write a frame as a picture and verify it by reading it back.
 
     Args:
         frame: uint8 ``[height, width, 3]``.
         metadata: tags; see `read_tags`.
 
     Returns:
-        What the finished file holds.
+        What the finished file contains.
 
     Raises:
-        MediaError: the frame is of another shape, or the file does not hold the frame; there is no file then.
-        NotWritable.
+        MediaError: the frame has another shape, or the file does not match it; no file is left.
+        NotWritable: the file cannot be written.
     """
     if frame.dtype != np.uint8 or frame.shape != (height, width, 3):
         wanted = f"uint8 [{height}, {width}, 3]"
         raise MediaError(f"the frame is {frame.dtype} {list(frame.shape)}, the file takes {wanted}")
-    saving = SAVING[container]
+    encoding = PICTURE_ENCODINGS[container]
     tags: dict[str, Any] = {"pnginfo": _chunks(metadata)} if container == "png" else {"exif": _exif(metadata)}
     try:
-        content = io.BytesIO()  # not the file: Pillow says nothing of a JPEG that a full disk cut short
-        Image.fromarray(np.ascontiguousarray(frame)).save(content, saving.format, **saving.options, **tags)
+        content = io.BytesIO()  # not directly to the file: Pillow does not report a JPEG truncated by a full disk
+        Image.fromarray(np.ascontiguousarray(frame)).save(content, encoding.format, **encoding.options, **tags)
         path.write_bytes(content.getbuffer())
         return _verify(path, frame, container)
     except (MediaError, OSError, ValueError) as error:
@@ -75,17 +75,17 @@ def write_picture(
 
 
 def read_tags(path: Path) -> dict[str, str] | None:
-    """Give the tags that `write_picture` put there; None where the file is none of its formats. No pixel is decoded."""
+    """Read the tags that `write_picture` wrote, without decoding pixels; None if the file has none of its formats."""
     try:
-        with Image.open(path, formats=[saving.format for saving in SAVING.values()]) as image:
+        with Image.open(path, formats=[encoding.format for encoding in PICTURE_ENCODINGS.values()]) as image:
             return _tags(image)
-    except (OSError, ValueError, SyntaxError):  # Pillow's for broken files
+    except (OSError, ValueError, SyntaxError):  # what Pillow raises for broken files
         return None
 
 
-def _verify(path: Path, frame: Frames, container: PictureContainer) -> MediaInfo:
-    saving, (height, width) = SAVING[container], frame.shape[:2]
-    with Image.open(path, formats=[saving.format]) as image:
+def _verify(path: Path, frame: Frames, container: PictureContainer) -> ProbedMedia:
+    encoding, (height, width) = PICTURE_ENCODINGS[container], frame.shape[:2]
+    with Image.open(path, formats=[encoding.format]) as image:
         image.load()
         found = (image.size, image.mode, getattr(image, "n_frames", 1))
         tags = _tags(image)
@@ -95,18 +95,18 @@ def _verify(path: Path, frame: Frames, container: PictureContainer) -> MediaInfo
     wrong = [f"{name} {a} instead of {b}" for name, a, b in zip(names, found, wanted, strict=True) if a != b]
     if not wrong:
         distance = float(np.abs(pixels.astype(np.int16) - frame).mean())
-        if distance > saving.worst:
-            wrong.append(f"pixels that are {distance:.1f} from the frame's on average")
+        if distance > encoding.max_error:
+            wrong.append(f"pixels that differ from the frame by {distance:.1f} on average")
     if wrong:
         raise MediaError(f"{path} has {', '.join(wrong)}")
-    name = saving.format.lower()
-    return MediaInfo(name, name, "RGB", width, height, 1, 0.0, 0.0, None, tags, "image")
+    name = encoding.format.lower()
+    return ProbedMedia(name, name, "RGB", width, height, 1, 0.0, 0.0, None, tags, "image")
 
 
 def _chunks(metadata: Mapping[str, str]) -> PngImagePlugin.PngInfo:
     chunks = PngImagePlugin.PngInfo()
     for name, value in metadata.items():
-        keyword = name.capitalize() if name in FIELDS else name  # PNG has Title and Comment among its own
+        keyword = name.capitalize() if name in FIELDS else name  # PNG predefines Title and Comment
         chunks.add_text(keyword, value)
     return chunks
 
@@ -121,7 +121,7 @@ def _exif(metadata: Mapping[str, str]) -> Image.Exif:
 
 
 def _tags(image: Image.Image) -> dict[str, str]:
-    """By their names, in lower case."""
+    """Return the tags by lower-case name."""
     if image.format == "PNG":
         return {name.lower(): value for name, value in getattr(image, "text", {}).items()}
     comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)

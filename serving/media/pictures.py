@@ -1,4 +1,4 @@
-"""Picture files to RGB pixels."""
+"""Decode picture files to RGB pixels."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile
 from pillow_heif import register_heif_opener
 
-from model.fit import Frames
-from model.inputs import Picture
-from serving.media.errors import MediaError
-from serving.media.formats import ANIMATED, PICTURES
-from serving.media.tone import BT709, BT2020, CHROMATICITIES, HDR, tone_map
+from zoetrope.model.media.inputs import Picture
+from zoetrope.model.media.resize import Frames
+from zoetrope.serving.media.errors import MediaError
+from zoetrope.serving.media.formats import ANIMATED, PICTURES
+from zoetrope.serving.media.tone import BT709, BT2020, CHROMATICITIES, HDR, tone_map
 
 MAX_PICTURE_PIXELS = 64_000_000
-MAX_CHUNKS = 1_000  # of a PNG, beside those of pixels and frames
-HEAD_BYTES = 64  # that tell what a file is
+MAX_CHUNKS = 1_000  # of a PNG, not counting those of pixels and frames
+HEAD_BYTES = 64  # enough to detect a format
 AVIF_BRANDS = (b"avif", b"avis")
 AVIF_OPTIONS = {"format_whitelist": "mov,mp4", "codec_whitelist": "libdav1d,av1", "protocol_whitelist": "none"}
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 
-# EXIF's orientation: what has to be done to a stored picture to see it upright.
+# EXIF orientation -> the operation that turns the picture upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,42 +37,42 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-register_heif_opener()  # HEIC by way of Image.OPEN, as all others
+register_heif_opener()  # adds HEIC to Image.OPEN
 
 
 def read_picture(path: Path) -> Picture:
     """Decode a picture, upright and in 8-bit RGB.
 
-    * EXIF's orientation is applied, and what HEIC and AVIF have in its place.
-    * A colour profile (ICC) is converted to sRGB; high dynamic range (PQ or HLG by cICP in PNG, by nclx in AVIF and
-      HEIC) to SDR, as that of clips. What has neither is taken for sRGB.
-    * Alpha, or a transparent colour, is laid over white.
-    * Grey, palette and CMYK become RGB; 16-bit values are divided by 257 (colour ones
-      by Pillow, which cuts the low byte).
-    * Of an animation (GIF, WebP, PNG, AVIF) it is the first frame, or the one that programs show that know none.
+    * The orientation in EXIF, or its equivalent in HEIC and AVIF, is applied.
+    * An ICC colour profile is converted to sRGB. High dynamic range (PQ or HLG, declared by cICP in PNG and by nclx in
+      AVIF and HEIC) is converted to SDR as in clips. A picture with neither is taken as sRGB.
+    * Alpha, or a transparent colour, is composited over white.
+    * Grey, palette and CMYK become RGB; 16-bit values are divided by 257 (colour ones by Pillow, which drops the low
+      byte).
+    * Animations (GIF, WebP, PNG, AVIF) give their first frame, or the default image if they have one.
 
     Raises:
-        MediaError: the file cannot be read, is no picture of `serving.media.formats.PICTURES`, has more than
-            MAX_PICTURE_PIXELS (found before any is decoded), is cut short or damaged, or holds floating-point values,
-            which have no fixed range.
+        MediaError: the file cannot be read, is not one of `serving.media.formats.PICTURES`, exceeds MAX_PICTURE_PIXELS
+            (checked before decoding), is truncated or damaged, or holds floating-point values, which have no fixed
+            range.
     """
     with open_picture(path) as image:
         return Picture(pixels(image, path))
 
 
 def picture_format(path: Path) -> str | None:
-    """Tell which of `serving.media.formats.PICTURES` a file's first bytes announce; its name does not matter.
+    """Detect a picture's format, one of `serving.media.formats.PICTURES`, from its first bytes; None if it is another.
 
     Raises:
-        MediaError: it cannot be read at all.
+        MediaError: the file cannot be read at all.
     """
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         raise MediaError(f"cannot read {path}: {error.strerror}") from error
-    Image.init()  # loads the plugins: for who reads an AVIF first, too
-    if head[4:8] == b"ftyp":  # a box of brands: the major one may be of both
+    Image.init()  # loads the plugins, which the first file may need
+    if head[4:8] == b"ftyp":  # a list of brands; the major one may be shared by both formats
         brands = [head[8:12], *(head[at : at + 4] for at in range(16, min(int.from_bytes(head[:4]), HEAD_BYTES), 4))]
         if any(brand in AVIF_BRANDS for brand in brands):
             return "AVIF"
@@ -86,16 +86,16 @@ def picture_format(path: Path) -> str | None:
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open a picture, of which nothing is decoded yet.
+    """Open a picture without decoding it.
 
     Raises:
-        MediaError: as `read_picture`, also from within the context, where decoders meet what is damaged.
+        MediaError: as `read_picture`; also raised from within the context, where decoding happens.
     """
     name = picture_format(path)
     if name is None:
-        raise MediaError(f"{path} is no picture that can be read ({', '.join(PICTURES)})")
+        raise MediaError(f"{path} is not a supported picture ({', '.join(PICTURES)})")
     try:
-        # Not Image.open: its own limit warns or raises before ours can tell the size. No name, or Pillow may open it.
+        # Not Image.open, whose own limit would apply before ours. Without a name, or Pillow may reopen the file.
         with path.open("rb") as file:
             if name == "PNG":
                 _check_chunks(file, path)
@@ -108,41 +108,42 @@ def open_picture(path: Path) -> Iterator[ImageFile.ImageFile]:
             yield image
     except (MediaError, MemoryError):
         raise
-    except Exception as error:  # decoders meet damaged files with errors of almost any kind
+    except Exception as error:  # damaged files make decoders raise almost anything
         reason = " ".join(str(error).split())[:200]
         raise MediaError(f"{path} cannot be decoded as {name}: {reason or type(error).__name__}") from error
 
 
 def frame_count(image: ImageFile.ImageFile) -> int:
-    """Count the frames of an animation; 1 of any other picture, also of one that has pages or a gallery."""
+    """Count the frames of an animation; 1 for any other picture, even one with pages or a gallery."""
     count = int(getattr(image, "n_frames", 1)) if image.format in ANIMATED else 1
     return count - first_frame(image)
 
 
 def first_frame(image: ImageFile.ImageFile) -> int:
-    """Give the index of an animation's first frame: 1 where the first picture is only for programs that know none."""
+    """Return the index of an animation's first frame: 1 if picture 0 is a default image for viewers without
+    animation."""
     return int(bool(image.info.get("default_image")))
 
 
 def pixels(image: ImageFile.ImageFile, path: Path) -> Frames:
-    """Decode the frame that the picture is at to ``[H, W, 3]``, as `read_picture` describes it."""
+    """Decode the current frame to ``[H, W, 3]``, as described in `read_picture`."""
     signal = _signal(image, path)
     image.load()
     try:
         return _rgb(_upright(image), path, signal)
     except ValueError as error:
-        raise MediaError(f"{path} of mode {image.mode} cannot be made RGB: {error}") from error
+        raise MediaError(f"{path}: cannot convert mode {image.mode} to RGB: {error}") from error
 
 
 def upright_size(image: ImageFile.ImageFile) -> tuple[int, int]:
-    """Give width and height of a picture that is loaded, as displayed."""
+    """Return the displayed width and height of a loaded picture."""
     return _upright(image).size
 
 
 def _upright(image: ImageFile.ImageFile) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # a picture is worth showing when its EXIF data are damaged
+    except Exception:  # damaged EXIF data do not make the picture unusable
         orientation = None
     method = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if method is None else image.transpose(method)
@@ -166,14 +167,14 @@ def _rgb(image: Image.Image, path: Path, signal: tuple[int, int] | None) -> Fram
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """Convert from the colour profile that the file holds, if it holds one for its own mode that can be read."""
+    """Convert from the file's colour profile, if it has a readable one for its mode."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "L", "CMYK") or "transparency" in image.info:
         return image
     target = "RGBA" if image.mode == "RGBA" else "RGB"
     try:
         return ImageCms.profileToProfile(image, io.BytesIO(profile), SRGB, outputMode=target) or image
-    except (ImageCms.PyCMSError, OSError, ValueError):  # then its numbers are as good as those of a file without one
+    except (ImageCms.PyCMSError, OSError, ValueError):  # treat it as a file without a profile
         return image
 
 
@@ -185,7 +186,7 @@ def _in_sdr(rgb: Frames, signal: tuple[int, int] | None) -> Frames:
 
 
 def _signal(image: ImageFile.ImageFile, path: Path) -> tuple[int, int] | None:
-    """Find transfer and primaries (ITU-T H.273) of a picture of high dynamic range or a wide gamut; None: any other."""
+    """Return transfer and primaries (ITU-T H.273) of a picture with high dynamic range or a wide gamut, else None."""
     if "icc_profile" in image.info:
         return None
     transfer, primaries = 0, 0
@@ -204,7 +205,7 @@ def _signal(image: ImageFile.ImageFile, path: Path) -> tuple[int, int] | None:
 
 
 def _check_chunks(file: BinaryIO, path: Path) -> None:
-    """Refuse a PNG with so many chunks beside those of its pixels that looking at them takes longer than the pixels.
+    """Refuse a PNG with so many extra chunks that reading them takes longer than decoding the pixels.
 
     Raises:
         MediaError: there are more than MAX_CHUNKS.
@@ -214,13 +215,13 @@ def _check_chunks(file: BinaryIO, path: Path) -> None:
     while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
         others += head[4:] not in (b"IDAT", b"fdAT", b"fcTL")
         if others > MAX_CHUNKS:
-            raise MediaError(f"{path} has more than {MAX_CHUNKS} chunks beside its pixels, the limit")
+            raise MediaError(f"{path} has more than {MAX_CHUNKS} chunks besides its pixels, the limit")
         file.seek(int.from_bytes(head[:4]) + 4, io.SEEK_CUR)
     file.seek(0)
 
 
 def _png_signal(path: Path) -> tuple[int, int]:
-    """Read the chunk cICP (PNG, third edition), which stands before the pixels."""
+    """Read transfer and primaries from the cICP chunk (PNG, third edition), which precedes the pixels."""
     with path.open("rb") as file:
         file.seek(8)
         while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
@@ -231,7 +232,7 @@ def _png_signal(path: Path) -> tuple[int, int]:
 
 
 def _avif_signal(path: Path) -> tuple[int, int]:
-    """Read the box colr, as FFmpeg finds it."""
+    """Read transfer and primaries from the colr box, as FFmpeg finds it."""
     try:
         with path.open("rb") as source, av.open(source, "r", container_options=AVIF_OPTIONS) as file:
             context = file.streams.video[0].codec_context

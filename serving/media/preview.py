@@ -1,4 +1,4 @@
-"""Small moving pictures, for a look at a clip in the making."""
+"""Small animations that preview a clip while it is being generated."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ QUALITY = 60
 
 
 def animate(frames: npt.NDArray[np.uint8], seconds: float) -> tuple[bytes, int, int]:
-    """An animated WebP of frames ``[T, h, w, 3]`` that shows each for so long.
+    """Encode frames as an animated WebP.
+
+    Args:
+        frames: uint8 ``[T, h, w, 3]``.
+        seconds: how long each frame is shown.
 
     Returns:
-        The file, and its width and height: a multiple of the frames', LONG_SIDE at most where they are smaller.
+        The file, its width and its height: the frames' size times an integer, up to LONG_SIDE for smaller frames.
     """
     _, height, width, _ = frames.shape
     scale = max(1, LONG_SIDE // max(height, width))

@@ -1,4 +1,4 @@
-"""The sound track of a video that is being written."""
+"""Read, copy and encode sound tracks."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from numpy.typing import NDArray
 
-from serving.media.containers import container_name
-from serving.media.errors import MediaError
-from serving.media.streams import SLACK_SECONDS, open_media, sound_stream, video_stream
+from zoetrope.serving.media.containers import container_name
+from zoetrope.serving.media.errors import MediaError
+from zoetrope.serving.media.streams import SLACK_SECONDS, open_media, sound_stream, video_stream
 
-RATE = 48_000  # samples a second
+RATE = 48_000  # samples per second
 LAYOUT = "stereo"
 CHANNELS = 2
-BLOCK = 1_024  # samples that are encoded at a time, at most
-MAX_SOUND_BYTES = 1 << 30  # of a WAV file of ours
+BLOCK = 1_024  # samples encoded at a time, at most
+MAX_SOUND_BYTES = 1 << 30  # of a WAV file from `write_sound`
 
 Samples: TypeAlias = NDArray[Any]  # float32 or int16 [channels, n]
 
 
 @dataclass(frozen=True)
 class SoundInfo:
-    """What the first sound track of a file is."""
+    """Describes the first sound track of a file."""
 
-    container: str  # as `serving.media.info` names it
+    container: str  # as in `serving.media.info.ProbedMedia`
     codec: str
     sample_rate: int  # of the file
     channels: int
@@ -41,10 +41,10 @@ class SoundInfo:
 
 
 def probe_sound(path: Path, max_seconds: float) -> SoundInfo:
-    """Decode the first sound track of a file, of whatever FFmpeg reads of `serving.media.formats.CONTAINERS`.
+    """Decode the first sound track of a file and describe it.
 
     Raises:
-        MediaError: it cannot be read, has no sound, is damaged, or lasts longer than ``max_seconds``.
+        MediaError: the file cannot be read, has no sound, is damaged, or its sound lasts longer than ``max_seconds``.
     """
     with closing(Soundtrack(path, "fltp")) as track:
         count = 0
@@ -53,28 +53,29 @@ def probe_sound(path: Path, max_seconds: float) -> SoundInfo:
             if count > (max_seconds + float(SLACK_SECONDS)) * RATE:
                 raise MediaError(f"the sound of {path} lasts longer than {max_seconds:g} s, the limit")
         if not count:
-            raise MediaError(f"{path} has no sound that can be decoded")
+            raise MediaError(f"{path} has no decodable sound")
         return SoundInfo(track.container, track.codec, track.sample_rate, track.channels, count / RATE)
 
 
 def has_sound(path: Path, max_seconds: float) -> bool:
-    """Tell whether a file has a sound track that can be put beside frames: all of it decodes, or the first
-    ``max_seconds`` of a longer one, and there is at least one sample from the first frame of the video on."""
-    heard = 0
+    """Tell whether a file has a usable sound track: it, or its first ``max_seconds``, can be decoded, and it has at
+    least one sample after the start of the video."""
+    count = 0
     try:
         with closing(Soundtrack(path, "fltp")) as track:
             for samples in track.samples():
-                heard += samples.shape[1]
-                if heard > max_seconds * RATE:
+                count += samples.shape[1]
+                if count > max_seconds * RATE:
                     break
     except MediaError:
         return False
-    return heard > 0
+    return count > 0
 
 
 def write_sound(path: Path, to: Path, max_seconds: float) -> float:
-    """Write the first sound track of a file, or the beginning of it, as plain 48 kHz stereo float WAV, from the first
-    frame of the file's video on. `VideoWriter` makes the same of it as of the file itself.
+    """Copy up to ``max_seconds`` of a file's first sound track to a plain WAV file: 48 kHz, stereo, float32.
+
+    The copy starts with the first frame of the file's video. `VideoWriter` treats it like the original.
 
     Returns:
         The seconds written.
@@ -103,7 +104,7 @@ def write_sound(path: Path, to: Path, max_seconds: float) -> float:
                 if not left:
                     break
             if left == count:
-                raise MediaError(f"{path} has no sound that can be decoded")
+                raise MediaError(f"{path} has no decodable sound")
             output.mux(stream.encode(None))
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"cannot copy the sound of {path}: {error.strerror}") from error
@@ -111,11 +112,11 @@ def write_sound(path: Path, to: Path, max_seconds: float) -> float:
 
 
 class Soundtrack:
-    """Reads the first sound track of a file and encodes it as far as the pictures have got, so that both lie side by
-    side in the output; silence where the source has none (any more)."""
+    """Reads the first sound track of a file and encodes it in step with the video, so that both are interleaved in the
+    output. Silence follows the end of the source."""
 
     def __init__(self, source: Path, sample_format: str) -> None:
-        """``sample_format``: FFmpeg's name of what the encoder takes, "fltp" or "s16".
+        """Open the file. ``sample_format``: FFmpeg's name of the encoder's input, "fltp" or "s16".
 
         Raises:
             MediaError: the file cannot be read or has no sound.
@@ -137,14 +138,14 @@ class Soundtrack:
         self._written = 0
 
     def attach(self, output: OutputContainer, encoder: str, options: dict[str, str]) -> None:
-        """Add the stream that `until` encodes for, before the output is started."""
+        """Add an encoded stream to an output that has not started yet; `until` produces its packets."""
         stream = output.add_stream(encoder, rate=RATE, options=options)
         assert isinstance(stream, AudioStream)
         stream.layout, stream.format, stream.time_base = LAYOUT, self._format, Fraction(1, RATE)
         self._stream = stream
 
     def until(self, seconds: Fraction) -> Iterator[av.Packet[AudioStream]]:
-        """Packets of the sound up to this time, to the sample.
+        """Yield the packets up to this time, exact to the sample.
 
         Raises:
             MediaError: the source is damaged there, or cannot be encoded.
@@ -159,19 +160,19 @@ class Soundtrack:
             yield from self._stream.encode(frame)
 
     def finish(self) -> Iterator[av.Packet[AudioStream]]:
-        """What the encoder still holds."""
+        """Yield the packets that the encoder still holds."""
         yield from self._stream.encode(None)
 
     def samples(self) -> Iterator[Samples]:
-        """All of it, ``[channels, n]`` at a time; instead of `attach` and `until`.
+        """Yield all samples in blocks ``[channels, n]``. An alternative to `attach` and `until`.
 
         Raises:
-            MediaError: the source is damaged there.
+            MediaError: the source is damaged.
         """
         return self._chunks
 
     def close(self) -> None:
-        """Let go of the source; more than once is fine."""
+        """Close the source. May be called repeatedly."""
         self._open.close()
 
     @property
@@ -179,7 +180,7 @@ class Soundtrack:
         return np.float32 if self._format == "fltp" else np.int16
 
     def _take(self, count: int) -> Samples:
-        """``[channels, count]``; silence after the end of the source."""
+        """Return the next ``[channels, count]`` samples; silence after the end of the source."""
         parts, missing = [], count
         while missing:
             if not self._rest.shape[1]:
@@ -190,13 +191,14 @@ class Soundtrack:
         return np.concatenate(parts, axis=1)
 
     def _decode(self, file: InputContainer, stream: AudioStream) -> Iterator[Samples]:
-        """``[channels, n]`` from the first frame of the video on, or, without a video, from the first sample."""
+        """Yield blocks ``[channels, n]``, starting with the first frame of the video or, without one, the first
+        sample."""
         try:
             video = video_stream(file, self._source)
             origin = None if video.start_time is None or video.time_base is None else video.start_time * video.time_base
         except MediaError:
             origin = None
-        # FFmpeg would make stereo of mono with 3 dB less on each side; it stays as loud as it is.
+        # FFmpeg would lower mono by 3 dB when it makes stereo; `_stereo` keeps the level.
         layout = "mono" if stream.channels == 1 else LAYOUT
         resampler = AudioResampler(format="fltp" if self._format == "fltp" else "s16p", layout=layout, rate=RATE)
         skip: int | None = None  # samples before the video starts
@@ -205,7 +207,7 @@ class Soundtrack:
                 if skip is None:
                     start = frame.pts * frame.time_base if frame.pts is not None and frame.time_base else Fraction(0)
                     skip = 0 if origin is None else round((origin - start) * RATE)
-                    while skip < 0:  # piece by piece: a damaged file may start in a thousand years
+                    while skip < 0:  # in pieces: a damaged file may start in a thousand years
                         silence = np.zeros((CHANNELS, min(-skip, RATE)), self._dtype)
                         skip += silence.shape[1]
                         yield silence
@@ -218,7 +220,7 @@ class Soundtrack:
                 yield self._stereo(piece)[:, skip or 0 :]
         except (av.FFmpegError, OSError) as error:
             raise MediaError(f"cannot read the sound of {self._source}: {error.strerror}") from error
-        except ValueError as error:  # how PyAV tells that the channels or their rate change midway
+        except ValueError as error:  # PyAV's error if channels or rate change midway
             raise MediaError(f"cannot read the sound of {self._source}: {error}") from error
 
     def _stereo(self, frame: av.AudioFrame) -> Samples:

@@ -1,4 +1,4 @@
-"""Files that FFmpeg reads: their streams, and the frames of a video in order."""
+"""Open media files with FFmpeg, select streams, and decode video frames in order."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from serving.media.containers import BOXES, ELEMENTS, check_segment, container_name, is_faststart
-from serving.media.errors import MediaError, NoVideo
-from serving.media.formats import CONTAINERS, SOUND_CODECS, TAKEN, VIDEO_CODECS, decoders, is_sound_codec
+from zoetrope.serving.media.containers import BOXES, ELEMENTS, check_segment, container_name, is_faststart
+from zoetrope.serving.media.errors import MediaError, NoVideo
+from zoetrope.serving.media.formats import CONTAINERS, SOUND_CODECS, SUPPORTED, VIDEO_CODECS, decoders, is_sound_codec
 
-MAX_CLIP_PIXELS = 4096 * 2304  # of a frame
-MAX_CLIP_FRAMES = 7_200  # of a file
-MAX_CLIP_SECONDS = 120.0  # of a file
-MAX_CLIP_BYTES = 4 << 30  # of the frames that are read from it
-# A clip may be this much longer than asked for: containers round, and a last frame may last a little longer.
+MAX_CLIP_PIXELS = 4096 * 2304  # per frame
+MAX_CLIP_FRAMES = 7_200
+MAX_CLIP_SECONDS = 120.0
+MAX_CLIP_BYTES = 4 << 30  # of the decoded frames
+# Tolerance for durations: containers round, and the last frame may last a little longer.
 SLACK_SECONDS = Fraction(1, 20)
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How the frames of a stream are shown."""
+class VideoShape:
+    """How the frames of a stream are displayed."""
 
-    width: int  # of the frame as it is decoded, with square pixels
+    width: int  # of the decoded frame, with square pixels
     height: int
-    transposed: bool = False  # then, rows become columns
-    mirrored: bool = False  # then, left and right change places
-    upside_down: bool = False  # and above and below
+    transposed: bool = False  # applied first: rows become columns
+    mirrored: bool = False  # then, left and right are swapped
+    upside_down: bool = False  # and top and bottom
 
     @property
     def displayed(self) -> tuple[int, int]:
@@ -45,8 +45,8 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A decoded frame and when it is shown, in seconds from the first one."""
+class TimedFrame:
+    """A decoded frame and its presentation interval, in seconds from the first frame."""
 
     frame: av.VideoFrame
     start: Fraction
@@ -55,11 +55,11 @@ class Timed:
 
 @contextmanager
 def open_media(path: Path) -> Iterator[InputContainer]:
-    """Open a file with pictures in motion or sound, for reading.
+    """Open a clip or sound for reading.
 
     Raises:
-        MediaError: it cannot be read, or is an MP4 or Matroska file that is cut short; FFmpeg's errors inside the
-            context become one, too.
+        MediaError: the file cannot be read, or is a truncated MP4 or Matroska file; also replaces FFmpeg's errors
+            inside the context.
     """
     with ExitStack() as stack:
         try:
@@ -71,12 +71,12 @@ def open_media(path: Path) -> Iterator[InputContainer]:
                 container_options={
                     "format_whitelist": ",".join(CONTAINERS),
                     "codec_whitelist": ",".join(decoders()),
-                    "protocol_whitelist": "none",  # nothing beside the file
+                    "protocol_whitelist": "none",  # nothing but the file
                 },
             )
             stack.enter_context(file)
         except (av.error.ArgumentError, av.error.InvalidDataError) as error:
-            raise MediaError(f"cannot read {path}: damaged, or none of the {TAKEN}") from error
+            raise MediaError(f"cannot read {path}: damaged, or not one of the supported {SUPPORTED}") from error
         except (av.FFmpegError, OSError) as error:
             raise MediaError(f"cannot read {path}: {error.strerror}") from error
         try:
@@ -91,20 +91,20 @@ def open_media(path: Path) -> Iterator[InputContainer]:
 
 
 def video_stream(file: InputContainer, path: Path) -> VideoStream:
-    """Find the first video of a file; cover pictures are none.
+    """Return the first video stream of a file, ignoring cover pictures.
 
     Raises:
         NoVideo: there is only sound.
-        MediaError: there is none, or none that can be decoded.
+        MediaError: there is no video, or its codec is not supported.
     """
     for stream in file.streams.video:
         if Disposition.attached_pic in stream.disposition:
             continue
         if stream.codec_context is None:
-            raise MediaError(f"{path} has video of an unknown codec")
+            raise MediaError(f"{path} has video with an unknown codec")
         codec = stream.codec_context.codec.canonical_name
         if codec not in VIDEO_CODECS:
-            raise MediaError(f"{path} has video as {codec}, which is none of {', '.join(VIDEO_CODECS)}")
+            raise MediaError(f"{path} has {codec} video; supported codecs: {', '.join(VIDEO_CODECS)}")
         return stream
     if file.streams.audio:
         raise NoVideo(f"{path} has no video, only sound")
@@ -112,10 +112,10 @@ def video_stream(file: InputContainer, path: Path) -> VideoStream:
 
 
 def sound_stream(file: InputContainer, path: Path) -> AudioStream:
-    """Find the first sound that can be decoded: phones put tracks of their own kinds beside those for everybody.
+    """Return the first sound stream that can be decoded: phones also write tracks with codecs of their own.
 
     Raises:
-        MediaError: there is none.
+        MediaError: there is no sound, or none with a supported codec.
     """
     codecs = []
     for stream in file.streams.audio:
@@ -125,12 +125,12 @@ def sound_stream(file: InputContainer, path: Path) -> AudioStream:
         codecs.append(codec)
     if codecs:
         known = ", ".join(SOUND_CODECS)
-        raise MediaError(f"{path} has sound as {', '.join(codecs)}, which is neither PCM nor one of {known}")
+        raise MediaError(f"{path} has {', '.join(codecs)} sound; supported codecs: PCM, {known}")
     raise MediaError(f"{path} has no sound")
 
 
 def declared_seconds(file: InputContainer, stream: VideoStream) -> Fraction | None:
-    """Tell how long the video is by the container's word. None: it does not say, or may mean the sound."""
+    """Return the duration of the video that the container declares; None if it does not, or may mean the sound."""
     if stream.duration is not None and stream.time_base is not None:
         return stream.duration * stream.time_base
     if file.duration is not None and not file.streams.audio:
@@ -138,26 +138,26 @@ def declared_seconds(file: InputContainer, stream: VideoStream) -> Fraction | No
     return None
 
 
-def decode(file: InputContainer, stream: VideoStream, path: Path, max_seconds: float) -> Iterator[Timed]:
-    """Yield all frames in the order in which they are shown; at least one.
+def decode(file: InputContainer, stream: VideoStream, path: Path, max_seconds: float) -> Iterator[TimedFrame]:
+    """Yield all frames in presentation order; at least one.
 
     Raises:
-        MediaError: see `serving.media.read_clip`.
+        MediaError: as `serving.media.read_clip`.
     """
     declared = declared_seconds(file, stream)
     if declared is not None:
         check_seconds(path, declared, max_seconds)
-    check_count(path, stream.frames)  # by the container's word, 0 where it does not say
+    check_count(path, stream.frames)  # the declared number, 0 if the container has none
     context = stream.codec_context
     check_size(path, context.width, context.height)
-    context.options = {"err_detect": "explode"}  # otherwise a decoder covers up what it finds damaged
+    context.options = {"err_detect": "explode"}  # otherwise decoders conceal damage
     period = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
     size: tuple[int, int] | None = None
     origin = end = Fraction(0)
     count = 0
     for packet in file.demux(stream):
         if packet.is_corrupt:
-            raise MediaError(f"{path} is cut short or damaged after frame {count}")
+            raise MediaError(f"{path} is truncated or damaged after frame {count}")
         for frame in packet.decode():
             if size is None:
                 size = (frame.width, frame.height)
@@ -166,7 +166,7 @@ def decode(file: InputContainer, stream: VideoStream, path: Path, max_seconds: f
                 raise MediaError(f"{path}: frame {count} is {frame.width}x{frame.height}, not {size[0]}x{size[1]}")
             base = frame.time_base or stream.time_base
             if frame.pts is None or base is None:
-                start = end  # right after the one before
+                start = end  # right after the previous frame
             else:
                 time = frame.pts * base
                 if count == 0:
@@ -176,27 +176,27 @@ def decode(file: InputContainer, stream: VideoStream, path: Path, max_seconds: f
             check_seconds(path, end, max_seconds)
             count += 1
             check_count(path, count)
-            yield Timed(frame, start, end)
+            yield TimedFrame(frame, start, end)
     if not count:
-        raise MediaError(f"{path} has no frame that can be decoded")
+        raise MediaError(f"{path} has no decodable frame")
 
 
-def shape_of(frame: av.VideoFrame, stream: VideoStream) -> Shape:
-    """Derive it from the size, the aspect ratio of a pixel and the display matrix of a stream's first frame."""
+def shape_of(frame: av.VideoFrame, stream: VideoStream) -> VideoShape:
+    """Derive the display shape from the size, pixel aspect ratio and display matrix of a stream's first frame."""
     width = frame.width
     aspect = stream.sample_aspect_ratio
     if aspect:
         width = max(1, round(width * aspect))
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    # Row by row a, b, u, c, d, v, x, y, w: a pixel (p, q) is shown at (a p + c q, b p + d q).
+    # Rows of the matrix are a b u, c d v, x y w: pixel (p, q) is displayed at (a p + c q, b p + d q).
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist() if matrix is not None else (1, 0, 0, 0, 1)
     transposed = abs(b) + abs(c) > abs(a) + abs(d)
     across, down = (c, b) if transposed else (a, d)
-    return Shape(width, frame.height, transposed, across < 0, down < 0)
+    return VideoShape(width, frame.height, transposed, across < 0, down < 0)
 
 
 def check_size(path: Path, width: int, height: int) -> None:
-    """Raise MediaError when frames are larger than MAX_CLIP_PIXELS."""
+    """Raise MediaError if frames have more than MAX_CLIP_PIXELS."""
     if width * height > MAX_CLIP_PIXELS:
         raise MediaError(
             f"{path} has frames of {width}x{height}, {width * height} pixels; the limit is {MAX_CLIP_PIXELS}"
@@ -204,12 +204,12 @@ def check_size(path: Path, width: int, height: int) -> None:
 
 
 def check_count(path: Path, count: int) -> None:
-    """Raise MediaError when there are more than MAX_CLIP_FRAMES."""
+    """Raise MediaError if there are more than MAX_CLIP_FRAMES."""
     if count > MAX_CLIP_FRAMES:
         raise MediaError(f"{path} has more than {MAX_CLIP_FRAMES} frames, the limit")
 
 
 def check_seconds(path: Path, seconds: Fraction, limit: float) -> None:
-    """Raise MediaError when a clip lasts longer than ``limit``."""
+    """Raise MediaError if a clip lasts longer than ``limit`` seconds."""
     if seconds > Fraction(limit) + SLACK_SECONDS:
         raise MediaError(f"{path} lasts {float(seconds):.3f} s or more, the limit is {limit:g} s")

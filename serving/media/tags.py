@@ -1,4 +1,4 @@
-"""What a finished video or picture says of how it was made."""
+"""Tags of a finished video or picture that record how it was made."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from serving.media.errors import MediaError
-from serving.media.picture_writer import read_tags
-from serving.media.streams import open_media
+from zoetrope.serving.media.errors import MediaError
+from zoetrope.serving.media.picture_writer import read_tags
+from zoetrope.serving.media.streams import open_media
 
 PREFIX = "zoetrope_"
-NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # Matroska shows names in capitals; these survive it
+NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # survives Matroska, which shows names in upper case
 MAX_VALUE_CHARS = 1_024
 
 
 def tagged(values: Mapping[str, str]) -> dict[str, str]:
-    """Values as tags of a file.
+    """Convert values to tags of a file.
 
     Raises:
-        MediaError: a name is not of lower-case letters, digits and underscores, or a value too long or of several
-            lines.
+        MediaError: a name does not match NAME, or a value is too long or not printable.
     """
     for name, value in values.items():
         if not NAME.fullmatch(name):
-            raise MediaError(f"{name!r} is no name of a tag: up to 64 of a-z, 0-9 and _, a letter first")
+            raise MediaError(f"tag name {name!r} must have 1 to 64 characters of a-z, 0-9 and _, a letter first")
         if len(value) > MAX_VALUE_CHARS or not value.isprintable():
-            limit = f"at most {MAX_VALUE_CHARS}, all printable"
-            raise MediaError(f"the value of the tag {name} has {len(value)} characters; {limit}, are allowed")
+            limit = f"must have at most {MAX_VALUE_CHARS} characters, all printable"
+            raise MediaError(f"the value of tag {name} has {len(value)} characters; it {limit}")
     return {PREFIX + name: value for name, value in values.items()}
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The values that `tagged` put there, by their names; empty for a file that is not ours. Nothing is decoded.
+    """Read the values that `tagged` wrote, without decoding; empty for a file that has none.
 
     Raises:
         MediaError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""Colours of high dynamic range or a wide gamut to SDR: BT.709's primaries, 8 bits, full range."""
+"""Tone map high dynamic range and wide gamuts to SDR: BT.709 primaries, 8 bits, full range."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from model.fit import Frames
+from zoetrope.model.media.resize import Frames
 
 Floats: TypeAlias = NDArray[np.float32]
 Plane: TypeAlias = NDArray[np.uint16]
 
-# Code points of ITU-T H.273, which FFmpeg, MP4, Matroska and PNG share.
+# Code points of ITU-T H.273, as used by FFmpeg, MP4, Matroska and PNG.
 LINEAR: Final = 8
 PQ: Final = 16  # SMPTE ST 2084
 HLG: Final = 18  # ARIB STD-B67
@@ -23,10 +23,10 @@ BT2020: Final = 9
 DISPLAY_P3: Final = 12
 
 WHITE: Final = 203.0  # cd/m2 of HDR reference white: 58 % of a PQ signal, 75 % of an HLG signal (ITU-R BT.2408)
-HLG_PEAK: Final = 1_000.0  # cd/m2 of the display that HLG is shown on
+HLG_PEAK: Final = 1_000.0  # cd/m2, peak of the reference display for HLG
 HLG_SYSTEM_GAMMA: Final = 1.2  # of that display (ITU-R BT.2100-2, table 5)
-SDR_GAMMA: Final = 2.4  # of the display of SDR (ITU-R BT.1886)
-KNEE: Final = 0.96  # of reference white: up to here light stays as it is, all that is brighter shares the rest
+SDR_GAMMA: Final = 2.4  # of an SDR display (ITU-R BT.1886)
+KNEE: Final = 0.96  # of reference white: light is unchanged up to here, everything brighter is compressed into the rest
 LEAST: Final = 1e-12  # keeps logarithms finite
 
 LEVELS: Final = 1 << 16
@@ -42,22 +42,22 @@ D65: Final = (0.3127, 0.3290)
 
 
 class ToneMap:
-    """Show what a signal's own display would, as nearly as an SDR display can.
+    """Converts a signal to what an SDR display can show of it.
 
-    The light of the display (ITU-R BT.2100: PQ's EOTF; HLG's inverse OETF and OOTF) is taken relative to reference
-    white, brought to BT.709's primaries, and coded for BT.1886. So white paper is SDR's white, 18 % grey stays where an
-    SDR camera puts it, and what fits into SDR comes out as its SDR version would (the inverse of the direct mapping of
-    BT.2408). What is brighter than white rolls off by its largest component, the other two in proportion, which keeps
-    hue and saturation; it has the three levels up to 255 to itself. Colours outside of BT.709 lose what is negative of
-    them (clipping, ITU-R BT.2407).
+    Display light (ITU-R BT.2100: PQ's EOTF; HLG's inverse OETF and OOTF) is taken relative to reference white,
+    converted to BT.709's primaries, and encoded for BT.1886. So reference white becomes SDR white, 18 % grey stays
+    where an SDR camera puts it, and everything within SDR's range matches its SDR version (the inverse of the direct
+    mapping of BT.2408). Brighter light rolls off by its largest component, the other two in proportion, which keeps hue
+    and saturation; it uses the top three levels. Colours outside BT.709 have negative components clipped (ITU-R
+    BT.2407).
     """
 
     def __init__(self, transfer: int, primaries: int, white: int = LEVELS - 1) -> None:
         """
         Args:
-            transfer: PQ, HLG, LINEAR; any other one is SDR, whose display is BT.1886's.
+            transfer: PQ, HLG or LINEAR; any other is treated as SDR (BT.1886).
             primaries: one of CHROMATICITIES.
-            white: the number of a full signal, 1 to LEVELS - 1.
+            white: the value of a full signal, 1 to LEVELS - 1.
         """
         self._light = light(transfer, white)
         to_xyz = rgb_to_xyz(primaries)
@@ -76,9 +76,9 @@ class ToneMap:
         return result
 
     def _convert(self, planes: list[Plane], result: Frames) -> None:
-        given = [np.take(self._light, plane, mode="clip") for plane in planes]  # far faster than indexing
+        given = [np.take(self._light, plane, mode="clip") for plane in planes]  # much faster than indexing
         shown = [sum_of(row, given) for row in self._matrix]
-        if self._luminance is not None:  # HLG's OOTF: the light of the scene to that of the display
+        if self._luminance is not None:  # HLG's OOTF: scene light to display light
             scene = power(sum_of(self._luminance, given), HLG_SYSTEM_GAMMA - 1)
             for component in shown:
                 component *= scene
@@ -90,18 +90,18 @@ class ToneMap:
             coded = power(component, 1 / SDR_GAMMA)
             coded *= 255
             coded += 0.5
-            result[..., index] = coded.astype(np.uint8)  # first into a plane, which is faster, too
+            result[..., index] = coded.astype(np.uint8)  # faster via a plane
 
 
 @lru_cache(maxsize=8)
 def tone_map(transfer: int, primaries: int, white: int = LEVELS - 1) -> ToneMap:
-    """Give the one `ToneMap` of these."""
+    """Return a cached `ToneMap`."""
     return ToneMap(transfer, primaries, white)
 
 
 def light(transfer: int, white: int) -> Floats:
-    """Give the light of each of LEVELS numbers, where reference white is 1: of the display; of HLG, whose display mixes
-    components, that of the scene, scaled so that the OOTF leads there."""
+    """Return the light of each of LEVELS values, relative to reference white: display light, or for HLG scene light,
+    because its OOTF mixes components, scaled so that the OOTF gives display light."""
     signal = np.minimum(np.arange(LEVELS) / white, 1.0)
     if transfer == PQ:  # BT.2100-2, table 4
         m1, m2 = 2610 / 16384, 2523 / 4096 * 128
@@ -120,7 +120,7 @@ def light(transfer: int, white: int) -> Floats:
 
 
 def rolled_off(strongest: Floats, knee: float) -> Floats:
-    """Bring light of at least ``knee`` into the rest of SDR's range, the brighter the denser, without a kink."""
+    """Compress light of at least ``knee`` smoothly into the rest of SDR's range."""
     if knee == 1.0:
         return np.ones_like(strongest)
     room = np.float32(1 - knee)
@@ -129,7 +129,7 @@ def rolled_off(strongest: Floats, knee: float) -> Floats:
 
 
 def rgb_to_xyz(primaries: int) -> NDArray[np.float64]:
-    """Give the 3 x 3 matrix to CIE XYZ, its middle row the luminance of each component (SMPTE RP 177)."""
+    """Return the 3 x 3 matrix to CIE XYZ; its middle row is the luminance of each component (SMPTE RP 177)."""
 
     def xyz(x: float, y: float) -> list[float]:
         return [x / y, 1.0, (1 - x - y) / y]
@@ -139,7 +139,7 @@ def rgb_to_xyz(primaries: int) -> NDArray[np.float64]:
 
 
 def sum_of(weights: list[float], planes: list[Floats]) -> Floats:
-    """Add three planes by their weights."""
+    """Return the weighted sum of three planes."""
     total: Floats = planes[0] * np.float32(weights[0])
     for weight, plane in zip(weights[1:], planes[1:], strict=True):
         total += plane * np.float32(weight)
@@ -147,7 +147,7 @@ def sum_of(weights: list[float], planes: list[Floats]) -> Floats:
 
 
 def power(base: Floats, exponent: float) -> Floats:
-    """Raise in place, by logarithms, which NumPy has for whole vectors; what is negative becomes 0."""
+    """Raise to a power in place, by vectorised logarithms; negative values become 0."""
     np.maximum(base, np.float32(LEAST), out=base)
     np.log(base, out=base)
     base *= np.float32(exponent)

@@ -1,7 +1,7 @@
-"""Whether a file is the plain WAV that `serving.media.write_sound` makes, to the last byte.
+"""Check that a file is exactly the plain WAV that `serving.media.write_sound` writes.
 
-What a worker has written is decoded outside of it. One that was taken over could write anything, so that the file is
-read here, without a decoder, before FFmpeg sees it.
+A worker's output is decoded outside the sandbox, but a compromised worker could write anything. So the file is parsed
+here, without a decoder, before FFmpeg reads it.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from typing import BinaryIO, Final
 
 import av
 
-from serving.media.errors import MediaError
-from serving.media.sound import CHANNELS, RATE
+from zoetrope.serving.media.errors import MediaError
+from zoetrope.serving.media.sound import CHANNELS, RATE
 
 FRAME_BYTES: Final = 4 * CHANNELS
-# Format (WAVE_FORMAT_EXTENSIBLE or _IEEE_FLOAT), channels, rate, bytes a second, bytes a frame, bits a sample.
+# Format (WAVE_FORMAT_EXTENSIBLE or _IEEE_FLOAT), channels, rate, bytes per second, bytes per frame, bits per sample.
 FORMATS: Final = [
     struct.pack("<HHIIHH", tag, CHANNELS, RATE, RATE * FRAME_BYTES, FRAME_BYTES, 32) for tag in (0xFFFE, 3)
 ]
-# Of an extensible one: bits that count, front left and right, and the identifier of IEEE float.
+# Of the extensible format: valid bits, front left and right, and the GUID of IEEE float.
 EXTENSION: Final = struct.pack("<HHI", 22, 32, 3) + bytes.fromhex("0300000000001000800000aa00389b71")
 MAX_NOTE_BYTES: Final = 64  # the encoder's name
-WRONG: Final = "the decoder has not written the sound that it should"
+WRONG: Final = "the decoder wrote an invalid WAV file"
 
 
 def check_wav(path: Path) -> float:
-    """Read all of the file but its samples.
+    """Parse all of the file except its samples.
 
     Returns:
-        Its length in seconds.
+        Its duration in seconds.
 
     Raises:
-        MediaError: it is something else.
+        MediaError: it is anything else.
     """
     with path.open("rb") as file:
         seconds = _length(file)
         file.seek(0)
-        try:  # that FFmpeg takes it for nothing else, whatever the samples look like
+        try:  # make sure that FFmpeg detects nothing else, whatever the samples look like
             options = {"format_whitelist": "wav", "codec_whitelist": "pcm_f32le", "protocol_whitelist": "none"}
             with av.open(file, container_options=options) as sound:
                 if [stream.type for stream in sound.streams] != ["audio"]:

@@ -1,4 +1,4 @@
-"""Frames, and a sound track if there is one, to a file."""
+"""Encode frames, and optionally a sound track, to a video file."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from av.audio.stream import AudioStream
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from av.video.stream import VideoStream
 
-from model.fit import Frames
-from serving.media.errors import MediaError, NotWritable
-from serving.media.sound import Soundtrack
+from zoetrope.model.media.resize import Frames
+from zoetrope.serving.media.errors import MediaError, NotWritable
+from zoetrope.serving.media.sound import Soundtrack
 
 Container: TypeAlias = Literal["mp4", "mkv"]
 
@@ -27,12 +27,12 @@ class Encoding:
     """How a container's video is stored."""
 
     encoder: str
-    codec: str  # as a probe names it
+    codec: str  # as in `serving.media.info.ProbedMedia`
     pixel_format: str
     options: Mapping[str, str]
     container_options: Mapping[str, str]
     sound_encoder: str
-    sound_format: str  # of the samples that the encoder takes
+    sound_format: str  # of the encoder's input samples
     sound_options: Mapping[str, str]
 
 
@@ -68,9 +68,9 @@ TO_YUV = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.
 class VideoWriter:
     """Writes frames to a file: "mp4" is H.264 yuv420p (BT.709, limited range, faststart), "mkv" lossless FFV1 RGB.
 
-    Sound, where there is any, becomes 48 kHz stereo AAC in "mp4", 16-bit FLAC in "mkv".
+    Sound becomes 48 kHz stereo, AAC in "mp4" and 16-bit FLAC in "mkv".
 
-    A context manager. The file is complete once the context is left without an error; after an error there is none.
+    A context manager: leaving it without an error completes the file, after an error no file is left.
     """
 
     def __init__(
@@ -87,21 +87,21 @@ class VideoWriter:
         """Create the file.
 
         Args:
-            metadata: tags of the file; Matroska readers may show their names in capitals.
-            audio: a file whose first sound track accompanies the video: cut to its length, or filled up with silence.
-                Of a video file, its sound starts where it does there, relative to the first frame.
+            metadata: tags of the file; Matroska readers may show their names in upper case.
+            audio: a file whose first sound track is added, cut or padded with silence to the length of the video. It
+                keeps its offset from the first frame if the file is a video.
 
         Raises:
-            MediaError: an unknown container, a size or rate that it cannot hold, or ``audio`` cannot be read or has no
+            MediaError: the container is unknown or cannot have this size or rate, or ``audio`` cannot be read or has no
                 sound.
-            NotWritable.
+            NotWritable: the file cannot be created.
         """
         if container not in ENCODINGS:
-            raise MediaError(f"{container!r} is not one of {', '.join(ENCODINGS)}")
+            raise MediaError(f"container {container!r} must be one of {', '.join(ENCODINGS)}")
         if width < 1 or height < 1 or fps < 1:
-            raise MediaError(f"{width}x{height} at {fps} fps is no video")
+            raise MediaError(f"width, height and fps must be at least 1, not {width}x{height} at {fps} fps")
         if container == "mp4" and (width % 2 or height % 2):
-            raise MediaError(f"{width}x{height} has an odd side, which yuv420p does not allow")
+            raise MediaError(f"width and height must be even in mp4 (yuv420p), not {width}x{height}")
         self._path = path
         self._shape = (height, width, 3)
         self._encoding = ENCODINGS[container]
@@ -109,9 +109,9 @@ class VideoWriter:
         self._written = 0
         container_options = dict(self._encoding.container_options)
         if container == "mp4":
-            # Otherwise the file's length is rounded to milliseconds.
+            # Otherwise the duration is rounded to milliseconds.
             container_options["movie_timescale"] = str(1_000 * fps)
-        # The name need not end in the container's own suffix.
+        # Explicit, because the file name may have any suffix.
         muxer = {"mp4": "mp4", "mkv": "matroska"}[container]
         self._sound = None if audio is None else Soundtrack(audio, self._encoding.sound_format)
         try:
@@ -157,7 +157,7 @@ class VideoWriter:
 
         Raises:
             MediaError: they are not uint8 ``[n, height, width, 3]``.
-            NotWritable: or cannot be encoded.
+            NotWritable: they cannot be encoded or written.
         """
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != self._shape:
             wanted = ", ".join(str(side) for side in self._shape)
@@ -205,6 +205,6 @@ class VideoWriter:
         try:
             self._output.close()
         except (av.FFmpegError, OSError):
-            pass  # the reason is on its way already
+            pass  # the original error is already being raised
         finally:
             self._path.unlink(missing_ok=True)

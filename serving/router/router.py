@@ -1,4 +1,4 @@
-"""The router: a Serve deployment that leases jobs, sends them through the stages and drives the engines."""
+"""The router: a Serve deployment that leases jobs, sends them through the stages and schedules the engines."""
 
 from __future__ import annotations
 
@@ -14,99 +14,100 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from cluster.messages import Owner, Plan, Previewed, Report
-from cluster.shelf import Shelf, SnapshotError
-from model.tasks import ModelCard, SegmentSpec, VideoSpec, needs_negative
-from serving.artifacts import ArtifactError, open_artifacts
-from serving.jobs.errors import StoreError
-from serving.jobs.job import EngineRow, Job, Stage, State
-from serving.router.board import Active, Board
-from serving.router.books import Books, Ending
-from serving.router.hands import Hands
-from serving.router.notes import Notes
-from serving.router.pauses import pauses
-from serving.router.scheduler import order_of
-from serving.router.work import ConditionsLost, JobFailed, Ways, lease_prefix, make
-from serving.settings import Settings
-from serving.stages.ward import Ward
+from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPlan
+from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
+from zoetrope.model.request.tasks import ModelCard, SegmentSpec, VideoSpec, needs_negative
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.jobs.db.errors import StoreError
+from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
+from zoetrope.serving.router.backoff import backoff
+from zoetrope.serving.router.claims import ClaimedJobs
+from zoetrope.serving.router.job_database import Ending, RouterDatabase
+from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
+from zoetrope.serving.router.progress import ProgressWriter
+from zoetrope.serving.router.scheduler import order_of
+from zoetrope.serving.router.state import Active, RouterState
+from zoetrope.serving.stages.isolation import IsolatedStage
+from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
 log = logging.getLogger("zoetrope.router")
 
 POLL_SECONDS = 0.1  # how often new jobs and cancellations are looked for
 LONG_POLL_SECONDS = 1.0  # how long an idle engine waits for work; also its heartbeat
 ENGINE_TIMEOUT_SECONDS = 10.0
-SIGHT_SECONDS = 1.0  # between two notes that an engine in a long step is alive
+SIGHT_SECONDS = 1.0  # between two records that an engine in a long step is alive
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0  # before a database that did not answer is asked again
-STOP_SECONDS = 5.0  # for a database to take leases back
+STOP_SECONDS = 5.0  # for the database to release leases
+PREVIEW_SECONDS = 5.0  # that the end of a job waits for a preview in the making
 
 
 class Router:
-    """One replica. Everything it knows it can learn again: jobs from the store, segments from the engines.
+    """One replica. It can recover its whole state: jobs from the store, segments from the engines.
 
-    It never waits for the database where an engine waits for it. While the database is away it goes on with what it
-    has; how jobs end is written once it is back. A lease that runs out meanwhile is renewed then, unless somebody else
-    took the job, which the renewal tells.
+    It never waits for the database while an engine waits for it. While the database is unavailable it continues with
+    the jobs it has; their ends are written once it is back. A lease that runs out meanwhile is renewed then, unless
+    somebody else has claimed the job, as the renewal says.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: Settings, card: ModelCard, conditioner: Any, decoder: Any
     ) -> None:
-        """``conditioner`` and ``decoder`` are handles of the deployments in `serving.stages`."""
+        """Start the loops. ``conditioner`` and ``decoder`` are handles of the deployments in `serving.stages`."""
         self._settings = settings
         self._card = card
-        self._books = await _open(settings, card.name)
-        self._notes = Notes(self._books)
+        self._database = await _open(settings, card.name)
+        self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
-        self._snapshots = Shelf(str(settings.snapshots))
-        self._board = Board(settings.step_tokens, ENGINE_TIMEOUT_SECONDS, settings.preview_steps)
+        self._snapshots = SnapshotObjects(str(settings.snapshots))
+        self._state = RouterState(settings.step_tokens, ENGINE_TIMEOUT_SECONDS, settings.preview_steps)
         self._work = asyncio.Event()
         self._outcomes: dict[str, asyncio.Future[Any]] = {}
         self._previews: set[asyncio.Task[None]] = set()
         self._rows: dict[str, EngineRow] = {}
-        self._decoder = Ward("decoder", decoder)
-        self._ways = Ways(
-            Ward("conditioner", conditioner),
+        self._decoder = IsolatedStage("decoder", decoder)
+        self._stages = Stages(
+            IsolatedStage("conditioner", conditioner),
             self._decoder,
-            self._books.media,
+            self._database.media,
             self._denoise,
             self._at_stage,
             self._warn,
             self._waiting,
         )
-        self._hands = Hands(self._books, settings.max_running, self._outcome, self._drop, self._clear)
+        self._claimed = ClaimedJobs(self._database, settings.max_running, self._outcome, self._drop, self._clear)
         self._stopping = False
         self._loops = [
-            asyncio.create_task(self._hands.claim()),
-            asyncio.create_task(self._hands.renew()),
+            asyncio.create_task(self._claimed.claim()),
+            asyncio.create_task(self._claimed.renew()),
             asyncio.create_task(self._watch_engines()),
-            asyncio.create_task(self._notes.run()),
+            asyncio.create_task(self._writer.run()),
         ]
 
     def check_health(self) -> None:
-        """Serve replaces the replica when one of its loops has ended."""
+        """Raise RuntimeError if one of the loops has ended: Serve then replaces the replica."""
         if not self._stopping and any(loop.done() for loop in self._loops):
             raise RuntimeError("a loop of the router has stopped")
 
     async def ready(self) -> bool:
-        """An engine has asked for work."""
-        return bool(self._board.engines)
+        """Return whether an engine has asked for work."""
+        return bool(self._state.engines)
 
     async def stop(self) -> None:
-        """Give all leases back: whoever goes on with the jobs does so at once, and it counts as no attempt of theirs.
-        Jobs that have ended are written first."""
+        """Release all leases, so that others can resume the jobs at once, without counting an attempt. The ends of
+        finished jobs are written first."""
         self._stopping = True
-        await self._hands.put_down(STOP_SECONDS)
+        await self._claimed.release_all(STOP_SECONDS)
         for task in (*self._loops, *self._previews):
             task.cancel()
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
-                await self._notes.flush()
-                await self._books.close()
+                await self._writer.flush()
+                await self._database.close()
 
     async def tell(self, report: Report) -> None:
-        """An engine reports what came of its last plan."""
+        """Receive an engine's report on its last plan."""
         now = time.monotonic()
-        news = self._board.take(report, now)
+        news = self._state.apply(report, now)
         if report.broken is not None:
             log.warning("engine %s broke in epoch %d: %s", report.engine, report.gang_epoch, report.broken.reason)
         self._note_engine(report)
@@ -120,28 +121,27 @@ class Router:
             self._settle(segment_id, ConditionsLost())
         for preview in report.previews:
             self._show(preview)
-        self._hands.look()
+        self._claimed.look()
 
-    async def next_plan(self, report: Report) -> Plan:
-        """An engine reports and gets its next plan; an idle one waits a while for it."""
+    async def next_plan(self, report: Report) -> StepPlan:
+        """Receive an engine's report and return its next plan; an idle engine waits a while for it."""
         await self.tell(report)
-        plan = self._board.plan(report)
+        plan = self._state.plan(report)
         if report.state == "ready" and report.running is None and not (plan.advance or plan.drop):
             self._work.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._work.wait(), LONG_POLL_SECONDS)
-            plan = self._board.plan(report)
+            plan = self._state.plan(report)
         return plan
 
     async def _watch_engines(self) -> None:
-        """Give up those that are silent. Of those in a step that takes longer than an engine is otherwise silent, note
-        that they are alive."""
+        """Give up engines that are silent. Record that those in a step longer than the usual timeout are alive."""
         while True:
             now = time.monotonic()
-            for engine_id in self._board.lose_silent_engines(now):
-                log.warning("engine %s is silent, its segments go on elsewhere", engine_id)
+            for engine_id in self._state.lose_silent_engines(now):
+                log.warning("engine %s is silent, its segments resume elsewhere", engine_id)
                 self._forget_engine(engine_id)
-            for engine_id, view in self._board.engines.items():
+            for engine_id, view in self._state.engines.items():
                 row = self._rows.get(engine_id)
                 long = view.due > view.seen_at + ENGINE_TIMEOUT_SECONDS
                 if row is not None and long and time.time() > row.seen_at + SIGHT_SECONDS:
@@ -149,11 +149,11 @@ class Router:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _outcome(self, job: Job) -> Ending:
-        """Take one job through the stages; what came of it."""
-        waits = pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+        """Take a job through the stages and return how it ended."""
+        waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         while True:
             try:
-                rendered = await make(job, self._ways)
+                rendered = await make(job, self._stages)
             except JobFailed as error:
                 log.warning("job %s failed: %s", job.id, error)
                 return Ending(State.FAILED, error_code=error.code, error_message=str(error) or None)
@@ -165,15 +165,17 @@ class Router:
                 message = f"internal error: {type(error).__name__}"
                 return Ending(State.FAILED, error_code="INTERNAL", error_message=message)
             else:
+                if previews := [task for task in self._previews if task.get_name() == job.id]:
+                    await asyncio.wait(previews, timeout=PREVIEW_SECONDS)  # a job that is over takes none
                 return Ending(State.SUCCEEDED, rendered.result, verdict=rendered.verdict)
 
     def _drop(self, job: Job) -> None:
-        """Have no plan made with a job's segments any more."""
-        for segment_id in [i for i in self._board.active if i.startswith(lease_prefix(job))]:
-            self._board.remove(segment_id)
+        """Remove a job's segments from all further plans."""
+        for segment_id in [i for i in self._state.active if i.startswith(lease_prefix(job))]:
+            self._state.remove(segment_id)
 
     async def _clear(self, job: Job, over: bool, files: list[str]) -> None:
-        """Delete files that a job left, and its snapshots where it is over; what stays is swept."""
+        """Delete files that a job left, and its snapshots if it is over; the sweeper deletes what remains."""
         try:
             if over:
                 await asyncio.to_thread(self._snapshots.discard, job.id)
@@ -183,35 +185,41 @@ class Router:
             log.warning("job %s: %s", job.id, error)
 
     async def _denoise(self, job: Job, index: int, segment: SegmentSpec, conditions: Any) -> Any:
-        """Have the engines make one segment; returns the reference to its latents."""
+        """Have the engines denoise one segment; returns a reference to its latents."""
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
         owner = Owner(job.id, index, job.lease_epoch)
-        self._board.add(Active(segment, order_of(job), self._tokens(segment), conditions, owner))
+        self._state.add(Active(segment, order_of(job), self._tokens(segment), conditions, owner))
         self._work.set()
         try:
-            return await outcome
+            latents = await outcome
         finally:
-            self._board.remove(segment.id)
+            self._state.remove(segment.id)
             self._outcomes.pop(segment.id, None)
+        if index == 0 and segment.steps <= self._settings.preview_steps:  # too few for one on the way
+            self._start_preview(job, segment.steps, latents)
+        return latents
 
     def _show(self, preview: Previewed) -> None:
-        """Have a picture made of a segment, beside everything else."""
+        """Have a preview of a segment made in the background."""
         job_id = preview.id.partition("/")[0]
-        job = self._hands.job(job_id)
-        if job is not None and preview.id in self._board.active:
-            step = self._board.active[preview.id].spec.steps * int(preview.id.rpartition("/")[2]) + preview.step
-            task = asyncio.create_task(self._preview(job, step, preview.latents))
-            self._previews.add(task)
-            task.add_done_callback(self._previews.discard)
+        job = self._claimed.job(job_id)
+        if job is not None and preview.id in self._state.active:
+            step = self._state.active[preview.id].spec.steps * int(preview.id.rpartition("/")[2]) + preview.step
+            self._start_preview(job, step, preview.latents)
+
+    def _start_preview(self, job: Job, step: int, latents: Any) -> None:
+        task = asyncio.create_task(self._preview(job, step, latents), name=job.id)
+        self._previews.add(task)
+        task.add_done_callback(self._previews.discard)
 
     async def _preview(self, job: Job, step: int, latents: Any) -> None:
-        """A job goes on without one that fails."""
+        """Make a preview; if that fails, the job continues without it."""
         try:
             spec = VideoSpec.from_dict(job.spec)
-            async with self._decoder.beside() as decoder:
+            async with self._decoder.shared() as decoder:
                 picture = await decoder.preview.remote(spec, [latents], f"jobs/{job.id}/{job.lease_epoch}", step)
-            held, old = await self._books.put_preview(job, picture)
+            held, old = await self._database.put_preview(job, picture)
             useless = old if held else picture
             if useless is not None:
                 await asyncio.to_thread(self._artifacts.delete, [useless.key])
@@ -228,26 +236,26 @@ class Router:
             future.set_result(outcome)
 
     def _note_progress(self, segment_id: str) -> None:
-        job = self._hands.job(segment_id.partition("/")[0])
+        job = self._claimed.job(segment_id.partition("/")[0])
         if job is not None:
-            active = self._board.active[segment_id]
+            active = self._state.active[segment_id]
             step = active.spec.steps * int(segment_id.rpartition("/")[2]) + active.furthest
-            self._progress(job, Stage.DENOISING, step, self._board.eta_seconds(segment_id))
+            self._progress(job, Stage.DENOISING, step, self._state.eta_seconds(segment_id))
 
     def _at_stage(self, job: Job, stage: Stage, step: int) -> None:
         self._progress(job, stage, step, None)
 
     def _progress(self, job: Job, stage: Stage, step: int, eta_seconds: float | None) -> None:
-        write, epoch = self._books.jobs.progress, job.lease_epoch
-        self._notes.put(
+        write, epoch = self._database.jobs.progress, job.lease_epoch
+        self._writer.put(
             "progress", job.id, lambda: write(job.id, epoch, stage=stage, step=step, eta_seconds=eta_seconds)
         )
 
     def _warn(self, job: Job, warnings: tuple[str, ...]) -> None:
-        self._notes.put("warnings", job.id, lambda: self._books.jobs.warn(job.id, job.lease_epoch, warnings))
+        self._writer.put("warnings", job.id, lambda: self._database.jobs.warn(job.id, job.lease_epoch, warnings))
 
     def _waiting(self, job: Job, notice: str) -> None:
-        self._notes.put("notice", job.id, lambda: self._books.jobs.put_notice(job.id, job.lease_epoch, notice))
+        self._writer.put("notice", job.id, lambda: self._database.jobs.put_notice(job.id, job.lease_epoch, notice))
 
     def _note_engine(self, report: Report) -> None:
         if report.state != "ready":
@@ -264,31 +272,39 @@ class Router:
                 seen_at=time.time(),
                 state=report.state,
                 restarts=asdict(report.restarts),
+                jobs=jobs_on(report),
             )
         )
 
     def _put_engine(self, row: EngineRow) -> None:
         self._rows[row.id] = row
-        self._notes.put("engine", row.id, lambda: self._books.jobs.put_engine(row))
+        self._writer.put("engine", row.id, lambda: self._database.jobs.put_engine(row))
 
     def _forget_engine(self, engine_id: str) -> None:
         self._rows.pop(engine_id, None)
-        self._notes.put("engine", engine_id, lambda: self._books.jobs.remove_engine(engine_id))
+        self._writer.put("engine", engine_id, lambda: self._database.jobs.remove_engine(engine_id))
 
     def _tokens(self, segment: SegmentSpec) -> int:
-        """Tokens of a step, both guidance branches counted."""
+        """Count the tokens of a step, including both guidance branches."""
         patch = self._card.size_multiple // self._card.spatial
         _, t, h, w = segment.latent_shape
         branches = 2 if needs_negative(segment.guidance) else 1
         return branches * t * math.ceil(h / patch) * math.ceil(w / patch)
 
 
-async def _open(settings: Settings, model: str) -> Books:
-    """The database, as soon as it answers."""
-    waits = pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+def jobs_on(report: Report) -> tuple[str, ...]:
+    """Return the ids of the jobs that an engine denoises, each once."""
+    admitted = () if report.running is None else report.running.admitted
+    segments = (*(held.id for held in report.held), *admitted)
+    return tuple(sorted({segment.partition("/")[0] for segment in segments}))
+
+
+async def _open(settings: Settings, model: str) -> RouterDatabase:
+    """Open the database as soon as it answers."""
+    waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
     while True:
         try:
-            return await asyncio.to_thread(Books, settings, f"router-{uuid.uuid4().hex[:12]}", model)
+            return await asyncio.to_thread(RouterDatabase, settings, f"router-{uuid.uuid4().hex[:12]}", model)
         except StoreError as error:
             log.warning("%s", error)
             await asyncio.sleep(next(waits))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.jobs.job import Job
+from zoetrope.serving.jobs.fair_shares import queue_key
+from zoetrope.serving.jobs.job import Job
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Decision:
-    """``trial``: the step is one of suspects, so what the engine holds besides should be safe before it."""
+    """``trial``: the step is one of suspects, so everything else that the engine holds should be checkpointed first."""
 
     admit: tuple[str, ...]
     advance: tuple[str, ...]
@@ -33,20 +34,20 @@ class Decision:
 
 
 def order_of(job: Job) -> tuple[float | str, ...]:
-    """What was claimed first goes first, for claims take turns between tenants (`serving.jobs.shares`): were it the
-    priority, those of one tenant could keep another's job waiting here, however soon it was claimed."""
-    return (job.started_at or 0.0, -job.priority, job.created_at, job.id)
+    """Order jobs by when they were claimed, because claims take turns between tenants (`serving.jobs.fair_shares`): by
+    priority, one tenant's jobs could keep another's waiting here, however early it was claimed."""
+    return (job.started_at or 0.0, *queue_key(job.priority, job.created_at, job.id))
 
 
 def decide(held: Sequence[Candidate], waiting: Sequence[Candidate], step_tokens: int) -> Decision:
     """Continuous batching, first come first served.
 
     Everything the engine holds takes a step; waiting segments join, oldest first, while the batch stays within
-    ``step_tokens``. A segment larger than that runs alone. A large one at the front is never overtaken for good: while
-    it does not fit, nothing behind it is admitted.
+    ``step_tokens``. A segment larger than that runs alone. A large one at the front is never starved: while it does not
+    fit, nothing behind it is admitted.
 
-    Suspects go first, one cohort at a time and with nobody else, so that their failure tells something and costs the
-    others nothing but the wait for one step.
+    Suspects go first, one cohort at a time and on their own, so that a failure is informative and costs the others only
+    the wait for one step.
     """
     trial = min((c.cohort for c in (*held, *waiting) if c.cohort), default=0)
     running = [c for c in held if c.cohort == trial]

@@ -1,1 +1,1 @@
-"""Serve deployments around the engine: prompts to conditions, latents to files."""
+"""Serve deployments around the engine: the conditioner (prompts to conditions) and the decoder (latents to files)."""

@@ -1,4 +1,4 @@
-"""Prompts and media to conditions."""
+"""The conditioner: encodes prompts and media as conditions."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from model.inputs import Clip, Inputs
-from model.tasks import ModelCard, VideoSpec
-from serving.artifacts import open_artifacts
-from serving.media.sandbox import Sandbox
-from serving.settings import Settings
-from serving.stages.failures import apart
-from serving.stages.stored import Stored, files, infos
-from serving.task_media import load
+from zoetrope.model.media.inputs import Clip, Inputs
+from zoetrope.model.request.tasks import ModelCard, VideoSpec
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.media.sandbox.sandbox import Sandbox
+from zoetrope.serving.media.task_inputs import load
+from zoetrope.serving.stages.failures import in_thread
+from zoetrope.serving.stages.media_files import StoredMedia, files, infos
+from zoetrope.serving.storage.store import open_artifacts
 
 if TYPE_CHECKING:
-    from model.conditions import Conditions
+    from zoetrope.model.denoising.conditions import Conditions
 
 
-class Conditioner:
-    """A Serve deployment around the text encoder and the autoencoder. Imports them in its own process: who deploys it
-    does without torch."""
+class ConditionerReplica:
+    """Serve deployment of the text encoder and the autoencoder. Loads them in its own process, so that the process that
+    deploys it needs no torch."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
-        from model.checkpoints import configure_torch, load_autoencoder, load_text_encoder
-        from model.conditioning.load import load_conditioner
+        from zoetrope.model.checkpoints.load import configure_torch, load_autoencoder, load_text_encoder
+        from zoetrope.model.conditioning.load import load_conditioner
 
         device = configure_torch(card)
         self._card = card
@@ -40,42 +40,46 @@ class Conditioner:
         self._last: tuple[object, Inputs] | None = None
 
     async def encode(
-        self, spec: VideoSpec, media: dict[str, Stored], index: int, before: list[Any]
+        self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: list[Any]
     ) -> list[ray.ObjectRef]:  # type: ignore[type-arg]
-        """A reference to the `model.conditions.Conditions` of one span of a clip.
+        """Encode one span of a clip.
 
-        References travel in lists so that nobody on the way opens them; the one in ``before`` is of the frames that
-        the span takes over, or None.
+        Args:
+            before: one reference to the frames that the span overlaps, or None. References travel in lists so that Ray
+                does not resolve them on the way.
+
+        Returns:
+            One reference to a `model.denoising.conditions.Conditions`.
 
         Raises:
-            StageError: a medium cannot be used after all, for one.
+            StageError: for example, a medium turns out to be unusable.
         """
-        return [ray.put(await apart(spec, self._condition, spec, media, index, before[0]))]
+        return [ray.put(await in_thread(spec, self._condition, spec, media, index, before[0]))]
 
     async def warnings(self, spec: VideoSpec) -> tuple[str, ...]:
-        """What the client should know of how its prompt was read. Raises StageError."""
-        from model.pipeline import prompt_warnings
+        """Return warnings for the client about its prompt. Raises StageError."""
+        from zoetrope.model.pipeline import prompt_warnings
 
-        return await apart(spec, prompt_warnings, self._text, self._conditioner, spec)
+        return await in_thread(spec, prompt_warnings, self._text, self._conditioner, spec)
 
     async def alive(self) -> None:
-        """Answer, as a process that is there does."""
+        """Answer, to show that the process runs."""
 
-    def _condition(self, spec: VideoSpec, media: dict[str, Stored], index: int, before: Any) -> Conditions:
-        from model.pipeline import condition_span
+    def _condition(self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: Any) -> Conditions:
+        from zoetrope.model.pipeline import condition_span
 
         overlap: Clip | None = None if before is None else ray.get(before)
         return condition_span(self._text, self._conditioner, spec, self._inputs(spec, media), index, overlap)
 
-    def _inputs(self, spec: VideoSpec, media: dict[str, Stored]) -> Inputs:
-        """Decoded once for all spans of a clip."""
+    def _inputs(self, spec: VideoSpec, media: dict[str, StoredMedia]) -> Inputs:
+        """Decode the media, once for all spans of a clip."""
         named = {name: stored for name, stored in media.items() if stored.info is not None}
         if not named:
             return Inputs()
-        of = (spec.task, spec.fps, spec.model_frames, tuple(stored.key for stored in named.values()))
+        key = (spec.task, spec.fps, spec.model_frames, tuple(stored.key for stored in named.values()))
         with self._lock:
-            if self._last is None or self._last[0] != of:
+            if self._last is None or self._last[0] != key:
                 with files(named, self._artifacts, self._scratch) as paths:
-                    found = load(spec, self._card, infos(spec, named), paths.__getitem__, self._sandbox.blocking)
-                self._last = (of, found)
+                    found = load(spec, self._card, infos(spec, named), paths.__getitem__, self._sandbox)
+                self._last = (key, found)
             return self._last[1]

@@ -1,4 +1,4 @@
-"""Latents to a stored file."""
+"""The decoder: turns latents into a stored file."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from model.inputs import Clip
-from model.tasks import InvalidRequest, ModelCard, VideoSpec, Violation
-from serving.api.formats import MIME_TYPES, file_name
-from serving.artifacts import ArtifactError, open_artifacts
-from serving.jobs.job import Preview, Result
-from serving.media import MediaError
-from serving.media.preview import animate
-from serving.media.sandbox import Sandbox
-from serving.moderation import Moderation
-from serving.settings import Settings
-from serving.stages.failures import OutputRefused, Told, apart
-from serving.stages.rendered import Rendered
-from serving.stages.stored import Stored, files
-from serving.task_media import SOUND
+from zoetrope.model.media.inputs import Clip
+from zoetrope.model.request.tasks import InvalidRequest, ModelCard, VideoSpec, Violation
+from zoetrope.serving.api.formats import MIME_TYPES, file_name
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.jobs.job import Preview, Result
+from zoetrope.serving.media import MediaError
+from zoetrope.serving.media.preview import animate
+from zoetrope.serving.media.sandbox.sandbox import Sandbox
+from zoetrope.serving.media.task_inputs import SOUND
+from zoetrope.serving.outbound.hooks import Moderation
+from zoetrope.serving.stages.failures import OutputRefused, in_thread, stage_errors
+from zoetrope.serving.stages.media_files import StoredMedia, files
+from zoetrope.serving.stages.rendered import Rendered
+from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
 if TYPE_CHECKING:
     import torch
 
 
-class Decoder:
-    """A Serve deployment around the autoencoder and the artifact store. Imports what it computes with in its own
-    process: who deploys it does without torch."""
+class DecoderReplica:
+    """Serve deployment of the autoencoder and the artifact store. Loads the model in its own process, so that the
+    process that deploys it needs no torch."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
-        from model.checkpoints import configure_torch, load_autoencoder
-        from model.preview import LatentView
+        from zoetrope.model.checkpoints.load import configure_torch, load_autoencoder
+        from zoetrope.model.codecs.preview import LatentView
 
         self._autoencoder = load_autoencoder(card, configure_torch(card))
         self._view = LatentView.fit(self._autoencoder) if settings.preview_steps else None
@@ -54,30 +54,30 @@ class Decoder:
         spec: VideoSpec,
         latents: list[ray.ObjectRef],  # type: ignore[type-arg]
         prefix: str,
-        media: dict[str, Stored],
+        media: dict[str, StoredMedia],
         timings: dict[str, float],
         earlier: tuple[str, ...] = (),
     ) -> Rendered:
-        """Decode, encode, verify, have checked and store under ``prefix``, which names the job and its lease epoch. A
-        video that the check refuses is not stored.
+        """Decode, encode, verify, check and store a video. One that the output check refuses is not stored.
 
         Args:
+            prefix: key prefix of the results; names the job and its lease epoch.
             timings: seconds by stage so far.
-            earlier: prefixes under which calls for the same job may have stored something.
+            earlier: prefixes of earlier calls for the same job, whose files are deleted.
 
         Raises:
-            StageError.
+            StageError: as `serving.stages.failures.classify` makes of any failure.
         """
-        await apart(spec, self._artifacts.healthy)  # before all the work
-        with Told(spec), tempfile.TemporaryDirectory(dir=self._scratch) as directory:
+        await in_thread(spec, self._artifacts.healthy)  # before spending time on decoding
+        with stage_errors(spec), tempfile.TemporaryDirectory(dir=self._scratch) as directory:
             folder = Path(directory)
-            spent = await apart(spec, self._render, spec, latents, folder, media, timings)
+            spent = await in_thread(spec, self._render, spec, latents, folder, media, timings)
             name = file_name(spec.container)
             job_id = prefix.split("/")[1]
             verdict = await self._moderation.check_output(job_id, folder / name, MIME_TYPES[spec.container])
             if verdict is not None and verdict["outcome"] == "refused":
                 raise OutputRefused(verdict["note"])
-            result = await apart(spec, self._store, spec, folder, prefix, spent)
+            result = await in_thread(spec, self._store, spec, folder, prefix, spent)
         await asyncio.to_thread(self._forget, [f"{old}/{name}" for old in earlier for name in _files(spec)])
         return Rendered(result, verdict)
 
@@ -88,29 +88,32 @@ class Decoder:
         prefix: str,
         step: int,
     ) -> Preview:
-        """Store a small moving picture of a segment in the making. Raises StageError."""
-        return await apart(spec, self._preview, spec, latents[0], prefix, step)
+        """Store a small animation of a running segment. Raises StageError."""
+        return await in_thread(spec, self._preview, spec, latents[0], prefix, step)
 
     async def alive(self) -> None:
-        """Answer, as a process that is there does."""
+        """Answer, to show that the process runs."""
 
     def _preview(self, spec: VideoSpec, reference: ray.ObjectRef, prefix: str, step: int) -> Preview:  # type: ignore[type-arg]
-        assert self._view is not None, "nobody asks for previews of this service"
+        assert self._view is not None, "previews are off"
         frames = self._view.frames(ray.get(reference))
         data, width, height = animate(frames, spec.temporal / spec.fps)
         file = self._artifacts.put_bytes(f"{prefix}/preview-{step}.webp", data, "image/webp")
         return Preview(file.key, file.mime_type, width, height, file.size_bytes, step)
 
     async def tail(self, spec: VideoSpec, latents: list[ray.ObjectRef], frames: int) -> list[ray.ObjectRef]:  # type: ignore[type-arg]
-        """A reference to the last frames of a segment (`model.inputs.Clip`), for the next one to go on from.
+        """Decode the last frames of a segment, which the next one continues.
+
+        Returns:
+            One reference to a `model.media.inputs.Clip`.
 
         Raises:
-            StageError.
+            StageError: as for `render`.
         """
-        return [ray.put(await apart(spec, self._tail, spec, latents[0], frames))]
+        return [ray.put(await in_thread(spec, self._tail, spec, latents[0], frames))]
 
     def _tail(self, spec: VideoSpec, reference: ray.ObjectRef, frames: int) -> Clip:  # type: ignore[type-arg]
-        from model.pipeline import tail
+        from zoetrope.model.pipeline import tail
 
         return tail(self._autoencoder, spec, ray.get(reference), frames)
 
@@ -119,12 +122,12 @@ class Decoder:
         spec: VideoSpec,
         references: list[ray.ObjectRef],  # type: ignore[type-arg]
         folder: Path,
-        media: Mapping[str, Stored],
+        media: Mapping[str, StoredMedia],
         timings: Mapping[str, float],
     ) -> dict[str, float]:
-        """Write the files; returns the seconds by stage."""
-        from model.pipeline import decode_spans
-        from serving.stages.render import check_finite, render_video, save_latents
+        """Write the files to ``folder``; returns the seconds by stage."""
+        from zoetrope.model.pipeline import decode_spans
+        from zoetrope.serving.stages.render import check_finite, render_video, save_latents
 
         latents: list[torch.Tensor] = ray.get(references)
         check_finite(latents)
@@ -137,7 +140,7 @@ class Decoder:
                 paths = stack.enter_context(files(sound, self._artifacts, self._scratch))
                 audio = folder / "sound.wav"
                 try:
-                    self._sandbox.blocking.write_sound(paths[spec.audio], audio, spec.frames / spec.fps)
+                    self._sandbox.write_sound(paths[spec.audio], audio, spec.frames / spec.fps)
                 except MediaError as error:
                     raise InvalidRequest(Violation(SOUND, str(error))) from error
             tags = {f"{stage}_seconds": f"{seconds:.3f}" for stage, seconds in timings.items()}
@@ -155,19 +158,19 @@ class Decoder:
         return Result(video, more[0] if more else None, spec.frames, spec.width, spec.height, spec.fps, timings)
 
     def _forget(self, keys: list[str]) -> None:
-        """Delete what may be there, or not: all strays go with the job at the latest."""
+        """Delete keys that may exist. Failures do not matter: leftovers are deleted with the job."""
         with suppress(ArtifactError):
             self._artifacts.delete(keys)
 
 
 def _files(spec: VideoSpec) -> dict[str, str]:
-    """Names and types of what is stored of a job, the video first."""
+    """Return names and media types of the files stored for a job, the video first."""
     video = {file_name(spec.container): MIME_TYPES[spec.container]}
     return {**video, "latents.safetensors": "application/octet-stream"} if spec.keep_latents else video
 
 
 class Stopwatch:
-    """An iterator of frames that counts the seconds spent in it."""
+    """An iterator over frames that measures the seconds spent producing them."""
 
     def __init__(self, frames: Iterator[npt.NDArray[np.uint8]]) -> None:
         self._frames = frames

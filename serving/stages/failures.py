@@ -1,7 +1,7 @@
-"""What came of a failure, whatever it is: the one place that says what is done about it and what a client is told.
+"""Classify failures: the one place that decides what is done about one and what the client is told.
 
-A stage raises a `StageError` for everything, so that the router hears of it whether or not Python can pickle it. What
-Ray raises for lost processes and objects is no stage's to say and told apart by the router, by the same function.
+A stage raises a `StageError` for every failure, so that the router gets it even if Python cannot pickle the original.
+The router classifies Ray's errors for lost processes and objects by the same function.
 """
 
 from __future__ import annotations
@@ -10,52 +10,52 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
-from types import TracebackType
 from typing import Any, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
-from cluster.losses import AWAY, DEATHS, GONE, original
-from model.errors import Picklable, device_lost
-from model.tasks import InvalidRequest, VideoSpec
-from serving.artifacts import ArtifactMissing, ArtifactUnavailable
-from serving.gateway.logs import describe
-from serving.jobs.errors import StoreError, StoreRefused
-from serving.media import MediaError
-from serving.media.errors import NotWritable, TookTooLong
-from serving.media.worker_process import RequestKilled, WorkerLost
-from serving.moderation import CheckUnavailable
-from serving.stages.wording import presentable, reason
+from zoetrope.cluster.protocol.losses import AWAY, DEATHS, GONE, original
+from zoetrope.model.request.tasks import InvalidRequest, VideoSpec
+from zoetrope.model.runtime.errors import Picklable, device_lost
+from zoetrope.serving.config.logs import describe
+from zoetrope.serving.jobs.db.errors import StoreError, StoreRefused
+from zoetrope.serving.media import MediaError
+from zoetrope.serving.media.errors import NotWritable, TookTooLong
+from zoetrope.serving.media.sandbox.worker_process import RequestKilled, WorkerLost
+from zoetrope.serving.outbound.hooks import CheckUnavailable
+from zoetrope.serving.stages.messages import presentable, reason
+from zoetrope.serving.storage.store import ArtifactMissing, ArtifactUnavailable
 
 T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# Of the machine, its disks and its network, and of nothing that a job could be at fault for.
+# Faults of the machine, its disks and its network, which no job can cause.
 MACHINE = {
     *FULL, errno.EIO, errno.EROFS, errno.ESTALE, errno.EREMOTEIO, errno.ENODEV, errno.ENXIO, errno.EBUSY,
     errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN,
     errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ENOTCONN, errno.ETIMEDOUT,
     errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL,
 }  # fmt: skip
-LOST = "what was lost with a process that died, which is made again"
+LOST = "data that was lost with a process and is being recreated"
 DISK = "disk space: the disk is full"
 log = logging.getLogger("zoetrope.stages")
 
 
 class Remedy(StrEnum):
-    """What is done about a failure."""
+    """What to do about a failure."""
 
-    END = "end"  # the job fails: it or our code is at fault, and it would happen again
-    WAIT = "wait"  # and ask again: something that the stage needs is away
-    REMAKE = "remake"  # what an earlier stage made is gone with a process: from the start, which snapshots shorten
-    ALONE = "alone"  # the process died, or ran out of memory or time, with the job in it: again, with nobody else there
+    END = "end"  # fail the job: it or our code is at fault, and it would happen again
+    WAIT = "wait"  # and retry: something that the stage needs is unavailable
+    REMAKE = "remake"  # an earlier stage's result was lost with a process: start over, from snapshots if there are any
+    ALONE = "alone"  # the process died, or ran out of memory or time, with the job in it: retry without other jobs
 
 
 class StageError(Picklable):
-    """A stage cannot do its work on a job; the message is fit for the client. Of a failure that passes, it says what is
-    waited for.
+    """A stage failed on a job. The message is presentable to the client; for a transient failure it names what the job
+    is waiting for.
 
     Attributes:
         code: a google.rpc.Code name.
@@ -68,54 +68,45 @@ class StageError(Picklable):
 
 
 class OutputRefused(Exception):
-    """The check of videos refused this one; the message is its note."""
+    """The output check refused this video; the message is its note."""
 
 
-class Told:
-    """A context that raises a `StageError` for whatever is raised inside, whether or not that can be pickled.
-
-    What Ray says of lost processes and objects passes: it is no fault of the job's.
-    """
-
-    def __init__(self, spec: VideoSpec) -> None:
-        self._spec = spec
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, (RayError, StageError)):
-            raise told(error, self._spec) from None
+@contextmanager
+def stage_errors(spec: VideoSpec) -> Iterator[None]:
+    """Turn exceptions into a `StageError`, except Ray's for lost processes and objects, which no job causes."""
+    try:
+        yield
+    except (RayError, StageError):
+        raise
+    except Exception as error:
+        raise classify(error, spec) from None
 
 
-async def apart(spec: VideoSpec, work: Callable[..., T], *arguments: Any) -> T:
-    """``work(*arguments)`` in a thread; what it raises becomes a `StageError` there, as an exception such as
-    StopIteration would never come out of the thread. Where the process has lost its device, it ends: another can take
-    its place."""
+async def in_thread(spec: VideoSpec, work: Callable[..., T], *arguments: Any) -> T:
+    """Run ``work(*arguments)`` in a thread; its exceptions become a `StageError` there, because some, such as
+    StopIteration, never leave the thread. If the process has lost its device, it exits to be replaced."""
 
     def run() -> T:
         try:
             return work(*arguments)
         except (RayError, StageError):
             raise
-        except BaseException as error:  # also one that would end the process: this is a thread of its own
+        except BaseException as error:  # including SystemExit, which must not end this thread silently
             if device_lost(error):
-                log.critical("the device is lost, this process ends:\n%s", describe(error))
+                log.critical("the device is lost, exiting:\n%s", describe(error))
                 os._exit(1)
-            raise told(error, spec) from None
+            raise classify(error, spec) from None
 
     return await asyncio.to_thread(run)
 
 
-def told(error: BaseException, spec: VideoSpec) -> StageError:
-    """What is done about an exception, as it was raised in a stage or as Ray delivers it, and what is said of it. One
-    that nobody foresaw goes to the log as well."""
+def classify(error: BaseException, spec: VideoSpec) -> StageError:
+    """Decide what to do about an exception, raised in a stage or delivered by Ray, and what to tell the client.
+    Unexpected exceptions are also logged."""
     inner = original(error)
     if isinstance(inner, StageError):
         return inner
-    if isinstance(error, RayTaskError) and isinstance(inner, DEATHS):  # of another process, whose work a stage needed
+    if isinstance(error, RayTaskError) and isinstance(inner, DEATHS):  # another process died whose work a stage needed
         return StageError("UNAVAILABLE", LOST, Remedy.REMAKE)
     match inner:
         case InvalidRequest():
@@ -128,22 +119,22 @@ def told(error: BaseException, spec: VideoSpec) -> StageError:
         case MemoryError():
             return StageError("INTERNAL", reason(inner, spec), Remedy.ALONE)
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(inner).__mro__) and not isinstance(inner, RayError):
-        return StageError("INTERNAL", reason(inner, spec), Remedy.ALONE)  # torch's, which need not be there
+        return StageError("INTERNAL", reason(inner, spec), Remedy.ALONE)  # torch's; torch may not be installed
     if isinstance(inner, (*DEATHS, RequestKilled)):
-        return StageError("UNAVAILABLE", "a process that died to start again", Remedy.ALONE)
+        return StageError("UNAVAILABLE", "a process that died to restart", Remedy.ALONE)
     if isinstance(inner, GONE):
         return StageError("UNAVAILABLE", LOST, Remedy.REMAKE)
     if (awaited := _awaited(inner)) is not None:
         log.warning("a stage waits for %s: %s", awaited, describe(inner))
         return StageError("UNAVAILABLE", awaited, Remedy.WAIT)
-    if isinstance(inner, MediaError) and not isinstance(inner, NotWritable):  # files from outside: InvalidRequest
-        return StageError("INTERNAL", presentable(str(inner), spec) or "the result is not what it should be")
+    if isinstance(inner, MediaError) and not isinstance(inner, NotWritable):  # bad input files are InvalidRequest
+        return StageError("INTERNAL", presentable(str(inner), spec) or "the result failed verification")
     log.error("a stage failed:\n%s", describe(inner))
     return StageError("INTERNAL", reason(inner, spec))
 
 
 def _awaited(error: BaseException) -> str | None:
-    """What has to come back before work goes on after this exception; None: it is not for want of anything."""
+    """Name what must become available again before a retry can succeed; None if the exception is not transient."""
     match error:
         case StoreRefused():
             return None
@@ -153,11 +144,11 @@ def _awaited(error: BaseException) -> str | None:
         case StoreError():
             return "storage: the job database cannot be reached"
         case CheckUnavailable():
-            return "the check of videos: it does not answer"
+            return "the output check: it does not answer"
         case WorkerLost():
-            return "the processes that decode files: they do not start"
+            return "media workers: they do not start"
         case RayServeException():
-            return "a process to start again"
+            return "a process to restart"
     if isinstance(error, AWAY):
         return "this machine: its object store is full or does not answer"
     if isinstance(error, (ConnectionError, TimeoutError)):

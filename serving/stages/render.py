@@ -1,10 +1,8 @@
-"""Frames to a verified file: cut to length, scaled to the requested size, encoded, with what made them in its tags."""
+"""Render frames to a verified file: cut to length, scaled to the requested size, encoded and tagged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +10,19 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save
 
-from model.tasks import VideoSpec
-from serving.media import (
+from zoetrope import __version__
+from zoetrope.model.request.tasks import VideoSpec
+from zoetrope.serving.media import (
     MediaError,
-    MediaInfo,
     PictureContainer,
+    ProbedMedia,
     VideoWriter,
     resize_cover,
     verify,
     write_picture,
 )
-from serving.media.contrast import Contrast
-from serving.media.tags import tagged
+from zoetrope.serving.media.contrast import Contrast
+from zoetrope.serving.media.tags import tagged
 
 
 def render_video(
@@ -33,24 +32,22 @@ def render_video(
     audio: Path | None = None,
     *,
     metadata: Mapping[str, str] | None = None,
-) -> MediaInfo:
-    """Write ``chunks`` of frames ``[n, H, W, 3]`` as the file that ``spec`` asks for, a video or a picture of one
-    frame, and check it by decoding it.
+) -> ProbedMedia:
+    """Write frames as the file that ``spec`` asks for, a video or a picture, and verify it by decoding it.
 
-    What counts as blank: frames that are all exactly one colour, every pixel of every frame. That is what a
-    computation gone wrong leaves behind (NaN becomes 0), and no model paints it, not even when asked for black. Dark
-    or plain clips with the least noise pass.
+    Frames are blank if every pixel of every frame has exactly the same colour. A failed computation leaves that behind
+    (NaN becomes 0); no model paints it, not even when asked for black. Dark or plain clips pass with the least noise.
 
     Args:
-        audio: a file whose sound track goes beside the frames.
-        metadata: tags beside those that come from ``spec``, such as timings; lower-case names. See
-            `serving.media.tags.read_metadata`.
+        chunks: uint8 frames ``[n, H, W, 3]``.
+        audio: a file whose sound track is added.
+        metadata: additional tags, such as timings, with lower-case names. See `serving.media.tags.read_metadata`.
 
     Returns:
-        What the finished file holds.
+        What the finished file contains.
 
     Raises:
-        MediaError: the frames are blank, or the file does not hold what was asked for; there is no file then.
+        MediaError: the frames are blank, or the file is not what was asked for; no file is left.
     """
     tags = _tags(spec, metadata or {})
     if spec.container != "mp4" and spec.container != "mkv":
@@ -88,7 +85,7 @@ def _render_picture(
     chunks: Iterable[npt.NDArray[np.uint8]],
     path: Path,
     tags: Mapping[str, str],
-) -> MediaInfo:
+) -> ProbedMedia:
     frame = next((chunk[:1] for chunk in chunks if len(chunk)), None)
     if frame is None:
         raise MediaError(f"no frames were written to {path}")
@@ -101,7 +98,7 @@ def _render_picture(
 
 
 def _tags(spec: VideoSpec, metadata: Mapping[str, str]) -> dict[str, str]:
-    """What the file tells of how it was made."""
+    """Return the tags that record how the file was made."""
     shift = {} if spec.flow_shift is None else {"flow_shift": f"{spec.flow_shift:g}"}
     return {
         "title": "Zoetrope",
@@ -109,7 +106,7 @@ def _tags(spec: VideoSpec, metadata: Mapping[str, str]) -> dict[str, str]:
         f"denoised_at={spec.native_width}x{spec.native_height}",
         **tagged(
             {
-                "version": zoetrope_version(),
+                "version": __version__,
                 "task": spec.task.kind,
                 "model": spec.model,
                 "seed": str(spec.seed),
@@ -124,9 +121,10 @@ def _tags(spec: VideoSpec, metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_finite(latents: Sequence[torch.Tensor]) -> None:
-    """
+    """Check that latents have no infinities or NaN, which would become blank or broken frames.
+
     Raises:
-        MediaError: a segment's latents hold infinities or NaN, which would come out as blank or broken frames.
+        MediaError: they have; the message names the segment and the count.
     """
     for index, part in enumerate(latents):
         broken = part.numel() - int(torch.isfinite(part).sum())
@@ -135,15 +133,7 @@ def check_finite(latents: Sequence[torch.Tensor]) -> None:
 
 
 def save_latents(latents: Sequence[torch.Tensor], path: Path) -> None:
-    """The latents ``[C, T, H, W]`` float32 of each segment as safetensors: ``latents``, ``latents.1``, ..."""
+    """Write the float32 latents ``[C, T, H, W]`` of each segment as safetensors: ``latents``, ``latents.1``, ..."""
     names = ["latents", *(f"latents.{i}" for i in range(1, len(latents)))]
-    # Written by ourselves: what safetensors raises for a full disk does not say so.
+    # Not by save_file, whose error for a full disk does not say so.
     path.write_bytes(save({name: part.contiguous() for name, part in zip(names, latents, strict=True)}))
-
-
-@cache
-def zoetrope_version() -> str:
-    try:
-        return version("zoetrope")
-    except PackageNotFoundError:
-        return "unknown"

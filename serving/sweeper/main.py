@@ -1,7 +1,7 @@
-"""The sweeper's process: ``python -m serving.sweeper.main`` with the settings as JSON in ZOETROPE_SETTINGS.
+"""The sweeper's process: ``python -m zoetrope.serving.sweeper.main`` with the settings as JSON in ZOETROPE_SETTINGS.
 
-Prints ``ready`` once it works, and then signs of life. Ends on SIGTERM, on SIGINT, and when its stdin does, for then
-the supervisor has died.
+Prints ``ready`` once it works, and heartbeats after that. Ends on SIGTERM, on SIGINT, and when its stdin closes,
+because then the supervisor has died.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from cluster.shelf import Shelf, SnapshotError
-from serving.artifacts import ArtifactError, ArtifactStore, open_artifacts
-from serving.gateway.logs import describe
-from serving.jobs.errors import StoreError
-from serving.jobs.open import Stores, open_stores
-from serving.net import Guard
-from serving.pulse import keep_beating
-from serving.settings import Settings
-from serving.startup import StartError, read_settings
-from serving.stopping import stop_on_signals
-from serving.sweeper.sender import AT_ONCE, Sender
-from serving.sweeper.sweep import sweep, tidy
+from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
+from zoetrope.serving.config.heartbeat import keep_beating
+from zoetrope.serving.config.logs import describe
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.config.shutdown import stop_on_signals
+from zoetrope.serving.config.startup_checks import StartError, read_settings
+from zoetrope.serving.jobs.db.errors import StoreError
+from zoetrope.serving.jobs.open import Stores, open_stores
+from zoetrope.serving.outbound import Guard
+from zoetrope.serving.storage.store import ArtifactError, ArtifactStore, open_artifacts
+from zoetrope.serving.sweeper.sender import AT_ONCE, Sender
+from zoetrope.serving.sweeper.sweep import sweep, tidy
 
 SEND_SECONDS = 0.1  # between two looks at the outbox
 SWEEP_SECONDS = 5.0
 TIDY_SECONDS = 60.0
-THREADS = 2 * AT_ONCE  # that may wait for names to be looked up, and for the database beside them
+THREADS = 2 * AT_ONCE  # which may wait for DNS lookups, and for the database at the same time
 log = logging.getLogger("zoetrope.sweeper")
 
 
@@ -53,7 +53,7 @@ async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore) -> N
     stop_on_signals(stopping.set)
     scheme = "https" if settings.tls_cert else "http"
     sender = Sender(stores, Guard(allow=settings.allow_networks), settings.public_url or f"{scheme}://{settings.http}")
-    snapshots = Shelf(str(settings.snapshots))
+    snapshots = SnapshotObjects(str(settings.snapshots))
     sweeping = [
         asyncio.create_task(_repeat(lambda: sweep(stores, artifacts, snapshots), SWEEP_SECONDS)),
         asyncio.create_task(_repeat(lambda: tidy(stores, artifacts, snapshots), TIDY_SECONDS)),

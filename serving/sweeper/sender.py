@@ -1,4 +1,4 @@
-"""Sends what waits in the outbox."""
+"""Send the messages in the outbox."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serving.jobs.errors import StoreError
-from serving.jobs.open import Stores
-from serving.jobs.outbox import Delivery, Lane, Traffic
-from serving.net import Guard
-from serving.sweeper.bodies import body_of
-from serving.webhooks import TIMEOUT_SECONDS, deliver, next_delay
+from zoetrope.serving.gateway.http.common.signing import open_signer
+from zoetrope.serving.jobs.db.errors import StoreError
+from zoetrope.serving.jobs.open import Stores
+from zoetrope.serving.jobs.outbox import Delivery, Lane, OutboxTraffic
+from zoetrope.serving.outbound import Guard
+from zoetrope.serving.outbound.webhooks import TIMEOUT_SECONDS, deliver, next_delay
+from zoetrope.serving.sweeper.webhook_bodies import body_of
 
 AT_ONCE = 64  # deliveries at a time
 TENANT_AT_ONCE = 8  # of one tenant's
 HOST_AT_ONCE = 16  # to one host
 LANE_AT_ONCE = 4  # of one tenant's to one host
-# For which a lane rests after one, two, ... deliveries in a row without any answer; then one is tried.
+# How long a lane rests after one, two, ... deliveries in a row without an answer; then one is tried.
 RESTS = (5.0, 15.0, 60.0, 300.0)
-FORGET_SECONDS = 3_600.0  # after a rest, what is known of the lane
-LEASE_SECONDS = TIMEOUT_SECONDS + 30.0  # after which another sender takes a message up
+FORGET_SECONDS = 3_600.0  # after a rest, until the lane counts as new
+LEASE_SECONDS = TIMEOUT_SECONDS + 30.0  # after which another sender may claim a message
 log = logging.getLogger("zoetrope.sweeper")
 
 
 @dataclass
 class Silence:
-    """Of a lane on which nobody answers."""
+    """A lane on which nobody answers."""
 
     times: int
     until: float
 
 
 class Sender:
-    """One of maybe several. No tenant and no host takes all of its time, nor does one that never answers. A message may
-    arrive twice, when a sender died after it sent one; its id tells."""
+    """One of possibly several senders. No tenant and no host takes all of its time, not even one that never answers. A
+    message may arrive twice if a sender dies after sending it; receivers can tell by its id."""
 
     def __init__(
         self, stores: Stores, guard: Guard, base_url: str, clock: Callable[[], float] = time.monotonic
@@ -53,7 +54,7 @@ class Sender:
         self._silent: dict[Lane, Silence] = {}
 
     async def send_due(self) -> int:
-        """Start sending what is due, as far as there is room; returns how many messages."""
+        """Start sending what is due, as far as there is room; return how many messages."""
         room = AT_ONCE - len(self._under_way)
         if room <= 0:
             return 0
@@ -66,18 +67,18 @@ class Sender:
         return len(due)
 
     async def drain(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the deliveries in flight."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    def _traffic(self) -> Traffic:
+    def _traffic(self) -> OutboxTraffic:
         now = self._clock()
         for lane in [lane for lane, silence in self._silent.items() if silence.until + FORGET_SECONDS < now]:
             del self._silent[lane]
         lanes = {lane: 0 if silence.until > now else 1 for lane, silence in self._silent.items()}
-        return Traffic(dict(self._lanes), LANE_AT_ONCE, TENANT_AT_ONCE, HOST_AT_ONCE, lanes)
+        return OutboxTraffic(dict(self._lanes), LANE_AT_ONCE, TENANT_AT_ONCE, HOST_AT_ONCE, lanes)
 
     def _heard(self, lane: Lane, answered: bool) -> None:
-        """Note whether there was an answer; those that went out before a rest count once."""
+        """Record whether there was an answer; deliveries sent before a rest count once."""
         if answered:
             self._silent.pop(lane, None)
             return
@@ -91,7 +92,7 @@ class Sender:
         try:
             await self._try(delivery)
         except StoreError as error:
-            log.warning("message %s: %s; it is sent again when its lease is over", delivery.id, error)
+            log.warning("message %s: %s; it is sent again when its lease runs out", delivery.id, error)
         except Exception:
             log.exception("message %s could not be sent", delivery.id)
         finally:
@@ -103,7 +104,8 @@ class Sender:
         outbox = self._stores.outbox
         if delivery.body is None:
             job = (await asyncio.to_thread(self._stores.jobs.get_many, [delivery.job_id])).get(delivery.job_id)
-            text = body_of(delivery, job, self._base_url)
+            signer = await asyncio.to_thread(open_signer, outbox)
+            text = body_of(delivery, job, self._base_url, signer)
             text = await asyncio.to_thread(outbox.set_body, delivery.id, text)
             delivery = Delivery(**{**delivery.__dict__, "body": text})
         secret = await asyncio.to_thread(outbox.secret, delivery.owner)

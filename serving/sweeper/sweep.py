@@ -1,28 +1,31 @@
-"""Ends what is overdue and deletes what has expired: jobs with their files, media, old messages and trails."""
+"""End what is overdue and delete what has expired: jobs with their files, media, old messages and audit logs."""
 
 from __future__ import annotations
 
 import logging
 
-from cluster.shelf import Shelf, SnapshotError
-from serving.artifacts import ArtifactError, ArtifactStore
-from serving.gateway.media_desk import part_keys
-from serving.job_files import STRAY_SECONDS, delete_files, delete_strays
-from serving.jobs.open import Stores
+from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
+from zoetrope.serving.jobs.open import Stores
+from zoetrope.serving.storage.job_files import RECENT_SECONDS, STRAY_SECONDS, delete_files, delete_strays
+from zoetrope.serving.storage.store import ArtifactError, ArtifactStore
+from zoetrope.serving.storage.upload_parts import part_keys
 
 BATCH = 100
-MESSAGE_SECONDS = 7 * 86_400.0  # that messages are kept after they were delivered or given up, for a replay
+MESSAGE_SECONDS = 7 * 86_400.0  # how long messages are kept after delivery or giving up, for a replay
 log = logging.getLogger("zoetrope.sweeper")
 
 
-def sweep(stores: Stores, artifacts: ArtifactStore, snapshots: Shelf | None = None) -> int:
-    """One round; returns how many jobs and media were deleted. What cannot be deleted now is left for the next round.
+def sweep(stores: Stores, artifacts: ArtifactStore, snapshots: SnapshotObjects | None = None) -> int:
+    """Sweep once. What cannot be deleted now is left for the next round.
+
+    Returns:
+        How many jobs and media were deleted.
 
     Raises:
-        StoreError.
+        StoreError: the database does not answer.
     """
     stores.jobs.fail_overdue()
-    # The rows go first, in one transaction: nobody is told of files that are going. What is left of a job is known.
+    # The rows go first, in one transaction, so that nobody is offered files being deleted; `deleted` lists the rest.
     deleted = stores.jobs.delete_expired(BATCH)
     for job in stores.jobs.deleted(BATCH):
         try:
@@ -47,24 +50,24 @@ def sweep(stores: Stores, artifacts: ArtifactStore, snapshots: Shelf | None = No
     return deleted
 
 
-def tidy(stores: Stores, artifacts: ArtifactStore, snapshots: Shelf | None = None) -> None:
-    """Delete what holders that lost their leases left beside the files of jobs that ended lately, and snapshots of jobs
-    that are over. Lists the files of every such job, which a bucket charges for: for longer intervals than `sweep`.
+def tidy(stores: Stores, artifacts: ArtifactStore, snapshots: SnapshotObjects | None = None) -> None:
+    """Delete stray files that holders without a lease left among those of jobs that ended lately, and snapshots of jobs
+    that are over. It lists the files of every such job, which a bucket charges for, so it runs less often than `sweep`.
 
     Raises:
-        StoreError.
+        StoreError: the database does not answer.
     """
     if snapshots is not None:
         _discard_snapshots(stores, snapshots)
-    for job in stores.jobs.maybe_littered(STRAY_SECONDS):
+    for job in stores.jobs.maybe_littered(STRAY_SECONDS, RECENT_SECONDS):
         try:
             delete_strays(artifacts, job)
         except ArtifactError as error:
             log.warning("job %s: strays may lie among its files: %s", job.id, error)
 
 
-def _discard_snapshots(stores: Stores, snapshots: Shelf) -> None:
-    """Delete those of jobs that have ended or are gone: an engine may write one after the job's end."""
+def _discard_snapshots(stores: Stores, snapshots: SnapshotObjects) -> None:
+    """Delete snapshots of jobs that have ended or are gone: an engine may write one after the job's end."""
     try:
         written = snapshots.jobs()
         known = stores.jobs.get_many(sorted(written))

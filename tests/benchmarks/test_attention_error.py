@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.attention_error import Error, adversarial, block_mask, density, main, study, top_mass
-from benchmarks.attention_report import markdown
+from zoetrope.benchmarks.attention_error import Error, adversarial, block_mask, density, main, study, top_mass
+from zoetrope.benchmarks.attention_report import markdown
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "attention-error.json"
 

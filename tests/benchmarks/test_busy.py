@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks import busy
-from benchmarks.busy import LOOP, busy_loops, environment, main
-from model.threads import WAITING, usable_cores
+from zoetrope.benchmarks import busy
+from zoetrope.benchmarks.busy import LOOP, busy_loops, environment, main
+from zoetrope.model.runtime.threads import WAITING, usable_cores
 
 
 def loops() -> list[psutil.Process]:
@@ -20,6 +20,7 @@ def loops() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if LOOP in child.cmdline()]
 
 
+@pytest.mark.integration
 def test_ways_run_in_turns_quiet_and_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +58,7 @@ def test_each_way_has_an_environment_of_its_own(monkeypatch: pytest.MonkeyPatch)
     assert environment("spinning")["ZOETROPE_THREADS"] == str(usable_cores())
 
 
+@pytest.mark.integration
 def test_loops_end_with_their_block() -> None:
     with pytest.raises(RuntimeError), busy_loops(2):
         assert len(loops()) == 2

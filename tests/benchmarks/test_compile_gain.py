@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import compile_gain
-from benchmarks.compile_gain import main, network_of
-from model.config import TransformerConfig
-from model.family import FAMILY
-from tests.tiny import TRANSFORMER
+from tests.fixtures.transformer_shape import TRANSFORMER
+from zoetrope.benchmarks import compile_gain
+from zoetrope.benchmarks.compile_gain import main, network_of
+from zoetrope.model.families import PRESETS
+from zoetrope.model.families.config import TransformerConfig
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_it_is_measured_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixtu
     command = ["--device", "cpu", "--tokens", "64", "--tokens", "16", "--out", str(out)]
     assert main(command, backend="eager") == 0
     record = json.loads((out.parent / "compile-gain-0.1.json").read_text())
-    assert record["environment"]["command"] == "python -m benchmarks.compile_gain " + " ".join(command)
+    assert record["environment"]["command"] == "python -m zoetrope.benchmarks.compile_gain " + " ".join(command)
     about = record["measured_on"]
     assert (about["model"], about["dtype"]) == ("nano", "torch.float32")
     assert (about["longest_sequence"], about["text_tokens"]) == (320, 32)
@@ -56,15 +56,15 @@ def test_without_a_compiler_nothing_is_recorded(tmp_path: Path, capsys: pytest.C
 
 def test_other_presets_have_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "wan2.1-t2v-1.3b"
-    small = replace(FAMILY[name], config=TransformerConfig.model_validate(TRANSFORMER))
+    small = replace(PRESETS[name], config=TransformerConfig.model_validate(TRANSFORMER))
     monkeypatch.setattr(compile_gain, "all_presets", lambda: {name: small})
     network, longest, words = network_of(name, torch.device("cpu"))
     assert network.config == small.config
-    assert network.proj_out.weight.dtype == torch.float32 and 0.01 < float(network.proj_out.weight.std()) < 0.03
+    assert network.dtype == torch.float32 and 0.01 < float(network.state_dict()["proj_out.weight"].std()) < 0.03
     assert (longest, words) == (21 * 68 * 120, 512)  # 81 frames of 1080p
 
 
 def test_nothing_is_measured_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--tokens", "0"])
-    assert "--tokens is 0, at least 1" in capsys.readouterr().err
+    assert "--tokens: must be at least 1, not 0" in capsys.readouterr().err

@@ -13,18 +13,19 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gateway.__main__ import main
-from benchmarks.gateway.client import WatchSeen, message, run
-from benchmarks.gateway.phases import LoadRow, Measured, Sizes, StoreRow, Times
-from benchmarks.gateway.processes import helper
-from benchmarks.gateway.report import bounds, goal_met, machine, warning
-from serving.artifacts import open_artifacts
-from serving.gateway.main import open_core
-from serving.jobs.job import Limits, State
-from serving.jobs.open import open_stores
-from serving.settings import Settings
+from zoetrope.benchmarks.gateway.__main__ import main
+from zoetrope.benchmarks.gateway.client import WatchResult, message, run
+from zoetrope.benchmarks.gateway.phases import LoadRow, PhaseResult, PhaseSizes, StoreRow, Times
+from zoetrope.benchmarks.gateway.processes import helper
+from zoetrope.benchmarks.gateway.report import bounds, goal_met, warning
+from zoetrope.benchmarks.provenance import machine
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.gateway.main import open_core
+from zoetrope.serving.jobs.job import QueueLimits, State
+from zoetrope.serving.jobs.open import open_stores
+from zoetrope.serving.storage.store import open_artifacts
 
-QUICK = Sizes.quick()
+QUICK = PhaseSizes.quick()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
 @pytest.mark.long
 def test_a_run_says_where_and_how_it_was_made(measured: tuple[dict[str, Any], str]) -> None:
     values, page = measured
-    assert values["command"].startswith("python -m benchmarks.gateway --quick --database sqlite --streams 10")
+    assert values["command"].startswith("python -m zoetrope.benchmarks.gateway --quick --database sqlite --streams 10")
     assert values["machine"]["cores"] == os.cpu_count() and len(values["machine"]["load_average"]) == 3
     assert values["packages"]["grpcio"] and values["sizes"]["streams"] == 10
     assert values["command"] in page and values["machine"]["processor"] in page
@@ -95,15 +96,16 @@ def test_memory_is_told_after_each_part(measured: tuple[dict[str, Any], str]) ->
     assert all(f"| {part} | {value:.0f} |" in page for part, value in memory.items())
 
 
+@pytest.mark.integration
 def test_the_null_engine_ends_jobs_with_a_video_that_plays(tmp_path: Path) -> None:
     import av
 
-    from benchmarks.gateway.jobs import JobMaker
+    from zoetrope.benchmarks.gateway.jobs import JobMaker
 
     settings = Settings(data_dir=tmp_path)
     with closing(open_stores(settings.database_url)) as stores:
-        jobs = stores.jobs.create_batch(list(JobMaker("test").many(5)), Limits(10))
-        with helper("benchmarks.gateway.null_engine", "2", "3", "0", settings=settings) as engine:
+        jobs = stores.jobs.create_batch(list(JobMaker("test").many(5)), QueueLimits(10))
+        with helper("zoetrope.benchmarks.gateway.null_engine", "2", "3", "0", settings=settings) as engine:
             while stores.jobs.counts()["succeeded"] < len(jobs):
                 assert engine.process.poll() is None
             engine.stop()
@@ -118,14 +120,14 @@ def test_the_null_engine_ends_jobs_with_a_video_that_plays(tmp_path: Path) -> No
 
 
 def test_jobs_are_those_that_the_gateway_makes(tmp_path: Path) -> None:
-    from benchmarks.gateway.jobs import MODEL, JobMaker
-    from model.presets import find_model
-    from serving.gateway.doorkeeper import Principal
-    from serving.gateway.requests import order_of
+    from zoetrope.benchmarks.gateway.jobs import MODEL, JobMaker
+    from zoetrope.model.catalog.presets import find_model
+    from zoetrope.serving.gateway.auth.authenticator import Principal
+    from zoetrope.serving.gateway.grpc.decode import order_of
 
     with open_core(Settings(data_dir=tmp_path), find_model(MODEL)) as core:
-        real = asyncio.run(core.intake.submit(order_of(message("one-000001")), Principal()))
-        ours = core.stores.jobs.create(JobMaker("one").make({}), Limits(10))
+        real = asyncio.run(core.submitter.submit(order_of(message("one-000001")), Principal()))
+        ours = core.stores.jobs.create(JobMaker("one").make({}), QueueLimits(10))
     assert real.spec.keys() == ours.spec.keys() and real.spec["task"].keys() == ours.spec["task"].keys()
     same = ("model", "steps", "seconds", "priority", "origin", "owner")
     assert [getattr(real, name) for name in same] == [getattr(ours, name) for name in same]
@@ -144,13 +146,13 @@ def test_the_goal_is_met_only_where_the_figures_say_so(
     flood: float, paced: float, get_ms: float, creates: bool, gets: bool
 ) -> None:
     loads = [_row(flood, None, 500.0), _row(paced, 1_000.0, get_ms)]
-    found = Measured("SQLite", "3", StoreRow(5_000, 64, 0.5), loads)
+    found = PhaseResult("SQLite", "3", StoreRow(5_000, 64, 0.5), loads)
     assert goal_met(found) == {"creates_per_second": creates, "get_p99_ms": gets}
 
 
 def test_the_goal_is_of_single_creates_or_of_batches_alone() -> None:
     loads = [_row(1_200, None, 1.0), replace(_row(990, 1_000.0, 15.0), batch=10)]
-    found = Measured("SQLite", "3", StoreRow(5_000, 64, 0.5), loads)
+    found = PhaseResult("SQLite", "3", StoreRow(5_000, 64, 0.5), loads)
     assert goal_met(found) == {"creates_per_second": True, "get_p99_ms": False}
     assert goal_met(found, 10) == {"creates_per_second": True, "get_p99_ms": True}
 
@@ -159,7 +161,7 @@ def test_what_bounds_it_is_read_from_the_cores() -> None:
     empty, store = _row(4_000, None, 1.0, server=1.0), StoreRow(5_000, 64, 0.5)
 
     def said(**shares: float) -> str:
-        return bounds(Measured("SQLite", "3", store, [_row(1_000, None, 1.0, **shares)]), empty)
+        return bounds(PhaseResult("SQLite", "3", store, [_row(1_000, None, 1.0, **shares)]), empty)
 
     assert "whose one interpreter used 0.97" in said(gateway=0.97, clients=0.9)
     assert "the commits on the disk" in said(gateway=0.2, clients=0.2, machine=0.4)
@@ -193,6 +195,6 @@ def test_options_are_checked(option: list[str], capsys: pytest.CaptureFixture[st
 def test_calls_that_fail_are_counted(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     seen = asyncio.run(run({"target": "127.0.0.1:1", "names": ["operations/vid_none"] * 3}))
-    assert isinstance(seen, WatchSeen) and seen.failures == {"UNAVAILABLE": 3} and seen.lags == []
+    assert isinstance(seen, WatchResult) and seen.failures == {"UNAVAILABLE": 3} and seen.lags == []
     json.dumps(asdict(seen))
     assert capfd.readouterr().err.count("UNAVAILABLE") == 1

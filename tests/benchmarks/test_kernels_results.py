@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kernels import plot, tune
-from benchmarks.kernels.contenders import Contender, Row, Work, race
-from benchmarks.kernels.correctness import Finding
-from benchmarks.kernels.report import markdown
-from benchmarks.kernels.results import Results
-from benchmarks.kernels.targets import Verdict
-from benchmarks.kernels.timing import Timing, WallClock
-from kernels.tiles import AttentionTile, RowTile
+from zoetrope.benchmarks.kernels import plot, tune
+from zoetrope.benchmarks.kernels.contenders import Contender, ContenderRow, ContenderWork, race
+from zoetrope.benchmarks.kernels.correctness import Finding
+from zoetrope.benchmarks.kernels.report import markdown
+from zoetrope.benchmarks.kernels.results import Results
+from zoetrope.benchmarks.kernels.targets import TargetResult
+from zoetrope.benchmarks.kernels.timing import Timing, WallClock
+from zoetrope.kernels.gpu.tiles import AttentionTile, RowTile
 
 
 def header(date: str, device: str = "a GPU") -> dict[str, Any]:
@@ -34,11 +34,13 @@ def finding(error: float, name: str = "one", dtype: str = "bf16") -> Finding:
 
 def test_a_new_run_replaces_the_cases_it_measured_and_no_others(tmp_path: Path) -> None:
     first = results(tmp_path, "1")
-    first.add_rows([Row("moe", "a", "x", 1.0), Row("moe", "a", "y", 2.0), Row("moe", "b", "x", 3.0)], [])
-    first.add_rows([], [Verdict("t", "a", 1.0, "y", 0.5), Verdict("t", "b", 1.0, "y", 0.5)])
+    first.add_rows(
+        [ContenderRow("moe", "a", "x", 1.0), ContenderRow("moe", "a", "y", 2.0), ContenderRow("moe", "b", "x", 3.0)], []
+    )
+    first.add_rows([], [TargetResult("t", "a", 1.0, "y", 0.5), TargetResult("t", "b", 1.0, "y", 0.5)])
     first.add_findings([finding(1e-3), finding(1e-3, dtype="fp16")])
     second = results(tmp_path, "2")
-    second.add_rows([Row("moe", "a", "x", 9.0)], [Verdict("t", "a", 1.0, "y", 2.0)])
+    second.add_rows([ContenderRow("moe", "a", "x", 9.0)], [TargetResult("t", "a", 1.0, "y", 2.0)])
     second.add_findings([finding(2e-3, "two")])
     stored = json.loads((tmp_path / "h100.json").read_text())
     rows = [(row["case"], row["name"], row["seconds"], row["run"]) for row in stored["rows"]]
@@ -53,13 +55,13 @@ def test_a_new_run_replaces_the_cases_it_measured_and_no_others(tmp_path: Path) 
 
 
 def test_runs_of_which_nothing_is_left_go(tmp_path: Path) -> None:
-    results(tmp_path, "1").add_rows([Row("moe", "a", "x", 1.0)], [])
-    results(tmp_path, "2").add_rows([Row("moe", "a", "x", 2.0)], [])
+    results(tmp_path, "1").add_rows([ContenderRow("moe", "a", "x", 1.0)], [])
+    results(tmp_path, "2").add_rows([ContenderRow("moe", "a", "x", 2.0)], [])
     assert list(json.loads((tmp_path / "h100.json").read_text())["runs"]) == ["2"]
 
 
 def test_another_device_does_not_mix_in(tmp_path: Path) -> None:
-    results(tmp_path, "1").add_rows([Row("moe", "a", "x", 1.0)], [])
+    results(tmp_path, "1").add_rows([ContenderRow("moe", "a", "x", 1.0)], [])
     other = results(tmp_path, "2", device="another GPU")
     other.save()
     assert json.loads(other.path.read_text())["rows"] == []
@@ -69,16 +71,16 @@ def test_the_page_tells_targets_bounds_errors_and_absences(tmp_path: Path) -> No
     run = results(tmp_path, "1")
     run.add_rows(
         [
-            Row("bounds", "product", "cuBLAS bfloat16", 1.0, flops=8e14),
-            Row("bounds", "copy", "copy", 1.0, moved=3e12),
-            Row("attention", "self", "triton", 0.5, 0.4, 0.6, 9, flops=2e14, difference=1e-3),
-            Row("attention", "self", "flash_attn 3", absent="not installed"),
-            Row("passes", "norm", "triton", 1.0, 1.0, 1.0, 9, moved=2.4e12),
+            ContenderRow("bounds", "product", "cuBLAS bfloat16", 1.0, flops=8e14),
+            ContenderRow("bounds", "copy", "copy", 1.0, moved=3e12),
+            ContenderRow("attention", "self", "triton", 0.5, 0.4, 0.6, 9, flops=2e14, difference=1e-3),
+            ContenderRow("attention", "self", "flash_attn 3", absent="not installed"),
+            ContenderRow("passes", "norm", "triton", 1.0, 1.0, 1.0, 9, moved=2.4e12),
         ],
         [
-            Verdict("first", "self", 0.85, "sdpa cudnn", 0.68),
-            Verdict("second", "self", 1.1, "sdpa", 1.2),
-            Verdict("third", "self", 1.0, None, None, "no peer"),
+            TargetResult("first", "self", 0.85, "sdpa cudnn", 0.68),
+            TargetResult("second", "self", 1.1, "sdpa", 1.2),
+            TargetResult("third", "self", 1.0, None, None, "no peer"),
         ],
     )
     run.add_findings([finding(1e-3), finding(float("inf"), "bad | case")])
@@ -102,7 +104,7 @@ def test_a_contender_that_raises_is_absent_and_the_others_go_on() -> None:
         Contender("missing", absent="not installed"),
         Contender("works", lambda i: lambda: None),
     ]
-    rows = race(Work("s", "c", flops=6.0), contenders, WallClock(), 0.001)
+    rows = race(ContenderWork("s", "c", flops=6.0), contenders, WallClock(), 0.001)
     assert [row.name for row in rows] == ["fails", "missing", "works"]
     assert [row.seconds is None for row in rows] == [True, True, False]
     assert rows[0].absent == "RuntimeError: no such kernel here" and rows[1].absent == "not installed"
@@ -114,8 +116,8 @@ def test_the_middle_of_the_times_counts() -> None:
 
 
 def test_the_table_of_tiles_is_merged(tmp_path: Path) -> None:
-    tune.write("h100", [tune.Tried("b", RowTile(2, 4), 1.1, 1.0, 0)], {"date": "1"}, tmp_path)
-    tried = [tune.Tried("a", AttentionTile(64, 64), 1.1, 1.0, 0), tune.Tried("b", None, 1.0, 1.0, 2)]
+    tune.write("h100", [tune.TuningResult("b", RowTile(2, 4), 1.1, 1.0, 0)], {"date": "1"}, tmp_path)
+    tried = [tune.TuningResult("a", AttentionTile(64, 64), 1.1, 1.0, 0), tune.TuningResult("b", None, 1.0, 1.0, 2)]
     path = tune.write("h100", tried, {"date": "2"}, tmp_path)
     stored = json.loads(path.read_text())
     assert list(stored["tiles"]) == ["a", "b"] and stored["run"] == {"date": "2"}
@@ -136,8 +138,8 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
     run = results(tmp_path, "1")
     path = tmp_path / "plot.png"
     assert plot.plot(run.as_dict(), path) == "nothing was timed"
-    bound = Row("bounds", "product", "cuBLAS bfloat16", 1.0, flops=8e14)
-    run.add_rows([bound, Row("moe", "a", "x", 1.0, flops=1e14)], [])
+    bound = ContenderRow("bounds", "product", "cuBLAS bfloat16", 1.0, flops=8e14)
+    run.add_rows([bound, ContenderRow("moe", "a", "x", 1.0, flops=1e14)], [])
     assert plot.plot(run.as_dict(), path) is None
     assert path.read_bytes().startswith(b"\x89PNG")
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kernels import correctness, tune
-from benchmarks.kernels.__main__ import SECTIONS, main
-from benchmarks.kernels.cases import Case, Inputs, case, worst_error
-from benchmarks.kernels.correctness import SETS, cases_of, examine, needed_by, proofs_of, wrong_kernels
-from benchmarks.kernels.results import NOTICE
-from benchmarks.kernels.section import Bench
-from benchmarks.kernels.section_layer import layer_flops
-from benchmarks.kernels.shapes import TINY, WAN_14B, WAN_27B
-from kernels.proofs import MODULES
+from zoetrope.benchmarks.kernels import correctness, tune
+from zoetrope.benchmarks.kernels.__main__ import SECTIONS, main
+from zoetrope.benchmarks.kernels.cases import KernelCase, KernelInputs, case, worst_error
+from zoetrope.benchmarks.kernels.correctness import SETS, cases_of, examine, needed_by, proofs_of, wrong_kernels
+from zoetrope.benchmarks.kernels.results import NOTICE
+from zoetrope.benchmarks.kernels.section import Bench
+from zoetrope.benchmarks.kernels.section_layer import layer_flops
+from zoetrope.benchmarks.kernels.shapes import TINY, WAN_14B, WAN_27B
+from zoetrope.kernels.select.proofs import MODULES
 
 CPU = torch.device("cpu")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
@@ -35,7 +35,7 @@ def test_a_tiny_run_writes_results_and_neither_proofs_nor_tiles(
     arguments = ["--tiny", "--device", "cpu", "--tokens", "48", "--out", str(tmp_path), "--data", str(data)]
     assert main([*arguments, "--seed", "7"]) == 0
     output = capsys.readouterr().out
-    assert NOTICE in output and "all is done" in output
+    assert NOTICE in output and "all done" in output
     assert not data.exists()
     stored = json.loads((tmp_path / "cpu-smoke-test.json").read_text())
     assert stored["notice"] == NOTICE
@@ -43,7 +43,7 @@ def test_a_tiny_run_writes_results_and_neither_proofs_nor_tiles(
     assert all(entry["right"] for entry in stored["correctness"])
     assert stored["verdicts"] and all(verdict["measured"] is None for verdict in stored["verdicts"])
     (run,) = stored["runs"].values()
-    assert run["seed"] == 7 and run["command"].startswith("python -m benchmarks.kernels --tiny")
+    assert run["seed"] == 7 and run["command"].startswith("python -m zoetrope.benchmarks.kernels --tiny")
     rows = {(row["section"], row["name"]): row for row in stored["rows"]}
     assert rows["moe", "triton"]["seconds"] > 0
     assert rows["moe", "torch grouped_mm + permutes"]["difference"] < 1e-5
@@ -66,7 +66,7 @@ def test_a_part_is_merged_into_the_others(tmp_path: Path) -> None:
 def test_without_a_gpu_it_says_what_a_run_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert "no CUDA device" in error and "python -m benchmarks.kernels --tune" in error
+    assert "no CUDA device" in error and "python -m zoetrope.benchmarks.kernels --tune" in error
     assert not list(tmp_path.iterdir())
 
 
@@ -84,13 +84,13 @@ def test_bad_arguments_are_refused(arguments: list[str]) -> None:
 
 
 def test_every_kernel_is_examined() -> None:
-    inputs = Inputs(0, CPU, tiny=True, kernels=False)
+    inputs = KernelInputs(0, CPU, tiny=True, kernels=False)
     examined = {(one.op, one.backend) for part in SETS for one in cases_of(part, inputs)}
     assert examined == set(MODULES)
     assert needed_by(["layer"]) == list(SETS) and needed_by(["passes"]) == ["passes"]
 
 
-def broken(result: torch.Tensor, name: str = "broken") -> Case:
+def broken(result: torch.Tensor, name: str = "broken") -> KernelCase:
     return case("combine", "triton", torch.float32, name, lambda: result, lambda: [torch.ones(64, 8)])
 
 
@@ -185,10 +185,10 @@ def test_the_tuner_takes_the_fastest_right_tile() -> None:
     def call(tile: object) -> torch.Tensor:
         return torch.full((4, 4), 7.0 if tile == wrong else 1.0)
 
-    problem = tune.Problem("key", [0.9, "large", wrong, 0.5], call)
+    problem = tune.TuningProblem("key", [0.9, "large", wrong, 0.5], call)
     tried = tune.solve(problem, bench)
     assert tried.tile == 0.5 and tried.gain == pytest.approx(2.0) and tried.failed == 2
-    assert tune.solve(tune.Problem("key", [0.999, 1.5], call), bench).tile is None
+    assert tune.solve(tune.TuningProblem("key", [0.999, 1.5], call), bench).tile is None
 
 
 def test_flops_of_a_layer_by_hand() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.kernels.contenders import Row
-from benchmarks.kernels.targets import COPY, TARGETS, Target, judge
+from zoetrope.benchmarks.kernels.contenders import ContenderRow
+from zoetrope.benchmarks.kernels.targets import COPY, TARGETS, SpeedTarget, judge
 
-GLUON = Target("gluon / best", "attention", "gluon", ("flash_attn 3", "sdpa cudnn"), 0.95, cases="self")
+GLUON = SpeedTarget("gluon / best", "attention", "gluon", ("flash_attn 3", "sdpa cudnn"), 0.95, cases="self")
 
 
-def row(name: str, seconds: float | None, *, section: str = "attention", case: str = "self", moved: float = 0.0) -> Row:
-    return Row(section, case, name, seconds, moved=moved, absent=None if seconds else "not installed")
+def row(
+    name: str, seconds: float | None, *, section: str = "attention", case: str = "self", moved: float = 0.0
+) -> ContenderRow:
+    return ContenderRow(section, case, name, seconds, moved=moved, absent=None if seconds else "not installed")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_each_case_is_judged_by_itself_and_other_cases_are_left_out() -> None:
 
 
 def test_passes_are_held_against_the_copy() -> None:
-    target = Target("pass", "passes", "triton", (COPY,), 0.9)
+    target = SpeedTarget("pass", "passes", "triton", (COPY,), 0.9)
     copy = row(COPY, 1.0, section="bounds", moved=3e12)
     mine = row("triton", 2.0, section="passes", moved=5.7e12)
     (verdict,) = judge([copy, mine], [target])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.parallel_peers import LABEL, main
+from zoetrope.benchmarks.parallel_peers import LABEL, main
 
 
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
@@ -20,7 +20,7 @@ def test_both_sides_make_the_same_and_are_timed_in_one_run(tmp_path: Path, capsy
     record = json.loads(out.read_text())
     assert LABEL in capsys.readouterr().out
     assert record["label"] == LABEL
-    assert record["command"] == "python -m benchmarks.parallel_peers " + " ".join(command)
+    assert record["command"] == "python -m zoetrope.benchmarks.parallel_peers " + " ".join(command)
     assert (record["ranks"], record["shape"]["tokens"]) == (2, 24)
     assert [row["what"] for row in record["rows"]] == ["experts", "attention"]
     for row in record["rows"]:
@@ -30,5 +30,6 @@ def test_both_sides_make_the_same_and_are_timed_in_one_run(tmp_path: Path, capsy
 
 
 def test_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--tokens", "0"]) == 2
-    assert "error: " in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["--tokens", "0"])
+    assert ended.value.code == 2 and "error: " in capsys.readouterr().err

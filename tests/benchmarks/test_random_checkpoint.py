@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.random_checkpoint import main, write_random_checkpoint
-from model.card import FAMILY_TASKS, transformer_config
-from model.checkpoints import load_scheduler_config
-from model.directory import ModelError, read_transformers
-from model.family import FAMILY
-from model.inputs import Clip, Inputs, Picture
-from model.pipeline import LocalPipeline
-from model.presets import all_presets, check_files, find_model
-from model.resolve import resolve
-from model.tasks import ModelCard, parse_request
-from tests.shrunk import shrunk
+from tests.fixtures.small_presets import small_preset
+from zoetrope.benchmarks.random_checkpoint import main, write_random_checkpoint
+from zoetrope.model.catalog.checkpoint_layout import read_transformers
+from zoetrope.model.catalog.checks import check_files
+from zoetrope.model.catalog.model_card import scheduler_config, transformer_config
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.families import PRESETS, all_presets, family_of
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.media.inputs import Clip, Inputs, Picture
+from zoetrope.model.pipeline import LocalPipeline
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import ModelCard, parse_request
 
 RANDOM = np.random.default_rng(0)
 PICTURE = Picture(RANDOM.integers(0, 256, (32, 32, 3), dtype=np.uint8))
@@ -34,7 +35,7 @@ TASKS: dict[str, tuple[dict[str, Any], Inputs]] = {
     "reference_to_video": ({"references": ["a"]}, Inputs(references=(PICTURE,))),
     "edit_video": ({"video": "a"}, Inputs(video=CLIP)),
 }
-NAMES = sorted(FAMILY)
+NAMES = sorted(PRESETS)
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +43,21 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelCard]:
     """Of all presets, narrow ones."""
     root, made = tmp_path_factory.mktemp("random"), {}
     for name in NAMES:
-        write_random_checkpoint(shrunk(FAMILY[name]), root / name)
+        write_random_checkpoint(small_preset(PRESETS[name]), root / name)
         made[name] = find_model(str(root / name))
     return made
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_card_is_that_of_the_preset(cards: dict[str, ModelCard], name: str) -> None:
-    card, preset = cards[name], FAMILY[name]
+    card, preset = cards[name], PRESETS[name]
     check_files(card)
     assert card.name == f"{name}-random-weights"
     assert (card.latent_channels, card.spatial, card.temporal) == (preset.vae.z_dim, preset.vae.spatial, 4)
-    assert card.conditioner == preset.conditioner and set(card.tasks) <= set(FAMILY_TASKS[preset.conditioner])
+    assert card.conditioner == family_of(name).conditioner and card.tasks == family_of(name).tasks(preset.config)
     assert (card.fps, card.default_steps) == (preset.sampling.fps, preset.sampling.steps)
     assert (card.default_guidance, card.boundary) == (preset.sampling.guidance, preset.sampling.boundary)
-    assert load_scheduler_config(card)["flow_shift"] == preset.sampling.shift
+    assert scheduler_config(card)["flow_shift"] == preset.sampling.shift
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,7 +82,7 @@ def test_a_preset_at_full_size_takes_no_space(tmp_path: Path, capsys: pytest.Cap
     card = find_model(str(out))
     check_files(card)
     (part,) = read_transformers(out)
-    assert transformer_config(part) == FAMILY["wan2.7-27b"].config
+    assert transformer_config(part) == PRESETS["wan2.7-27b"].config
     assert part.random is not None and part.random.seed == 7
     vae = json.loads((out / "vae" / "config.json").read_text())
     assert (vae["z_dim"], vae["scale_factor_spatial"], vae["is_residual"]) == (48, 16, True)
@@ -92,7 +93,7 @@ def test_a_preset_at_full_size_takes_no_space(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_same_seed_writes_the_same_files(tmp_path: Path) -> None:
-    preset = shrunk(FAMILY["wan2.1-t2v-1.3b"])
+    preset = small_preset(PRESETS["wan2.1-t2v-1.3b"])
     for folder, state in (("a", 1), ("b", 2)):
         torch.manual_seed(state)
         write_random_checkpoint(preset, tmp_path / folder, seed=4)
@@ -104,17 +105,19 @@ def test_the_same_seed_writes_the_same_files(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    preset = shrunk(FAMILY["wan2.1-t2v-1.3b"])
-    with pytest.raises(ModelError, match=r"R-1\.3B: a folder of this name would be taken for bernini-r-1\.3b, call"):
+    preset = small_preset(PRESETS["wan2.1-t2v-1.3b"])
+    with pytest.raises(
+        ModelError, match=r"R-1\.3B: a folder with this name would be detected as bernini-r-1\.3b; name"
+    ):
         write_random_checkpoint(preset, tmp_path / "Bernini-R-1.3B")
-    with pytest.raises(ModelError, match="is no directory"):
+    with pytest.raises(ModelError, match="is not a directory"):
         write_random_checkpoint(preset, tmp_path / "missing" / "bernini")
     with pytest.raises(ModelError, match="autoencoder linear is not one of Wan's"):
         write_random_checkpoint(all_presets()["nano"], tmp_path / "nano")
     (tmp_path / "there").touch()
     assert main(["--preset", "wan2.1-t2v-1.3b", "--out", str(tmp_path / "there")]) == 2
-    assert f"error: {tmp_path / 'there'}: exists already" in capsys.readouterr().err
+    assert f"error: {tmp_path / 'there'} already exists" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"there"}
     with pytest.raises(SystemExit):
         main(["--preset", "wan2.1-t2v-1.3b", "--out", str(tmp_path / "x"), "--std", "0"])
-    assert "--std is 0.0" in capsys.readouterr().err
+    assert "--std must be above 0 and finite, not 0.0" in capsys.readouterr().err

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scaling import CALIBRATED, COMPUTED, GPUS, MODELS, main, points
-from cluster.hardware import hardware
-from cluster.rates import roofline
-from cluster.step_time import step_seconds
-from model.family import FAMILY
+from zoetrope.benchmarks.scaling import CALIBRATED, COMPUTED, GPUS, MODELS, main, points
+from zoetrope.cluster.planning.hardware import hardware
+from zoetrope.cluster.planning.rates import roofline
+from zoetrope.cluster.planning.step_time import step_seconds
+from zoetrope.model.families import PRESETS
 
 H100 = roofline(hardware("h100"))
 
 
 def test_a_point_for_every_number_of_gpus_and_way_to_use_them() -> None:
-    found = list(points(H100, FAMILY["wan2.7-27b"], "1080p"))
+    found = list(points(H100, PRESETS["wan2.7-27b"], "1080p"))
     assert [p.gpus for p in found] == [1, 2, 4, 8, 16, 16, 32, 32, 64, 64]
-    assert found[0].seconds == step_seconds(FAMILY["wan2.7-27b"].config, [63_240] * 2, H100)
+    assert found[0].seconds == step_seconds(PRESETS["wan2.7-27b"].config, [63_240] * 2, H100)
     assert [p.fits for p in found] == [False, *[True] * 9]
     for p in found:
         assert p.gangs * p.cfg_groups * p.sequence_ranks == p.gpus
@@ -41,17 +41,17 @@ def test_files_are_labelled_as_computed(tmp_path: Path, capsys: pytest.CaptureFi
     assert COMPUTED in capsys.readouterr().out
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["label"] == COMPUTED
-    assert record["command"] == "python -m benchmarks.scaling " + " ".join(command)
+    assert record["command"] == "python -m zoetrope.benchmarks.scaling " + " ".join(command)
     assert {point["model"] for point in record["points"]} == set(MODELS)
     assert {point["gpus"] for point in record["points"]} == set(GPUS)
     table = out.with_suffix(".md").read_text()
     assert COMPUTED in table
     assert "| 8 | 2 x 4 | 0.935 |" in table
-    assert "No step of this kind of GPU is among the results." in table
+    assert "There are no results for this kind of GPU." in table
 
 
 def test_a_measured_step_is_compared_and_calibrates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tokens, config = 12_090, FAMILY["wan2.7-27b"].config
+    tokens, config = 12_090, PRESETS["wan2.7-27b"].config
     measured = 1.25 * step_seconds(config, [tokens] * 2, H100)
     row = {"preset": "wan2.7-27b", "size": "480p", "tokens": tokens, "forwards": 2, "seconds": measured}
     (tmp_path / "step.json").write_text(json.dumps({"device": "NVIDIA H100 80GB HBM3", "rows": [row]}))

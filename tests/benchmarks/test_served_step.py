@@ -10,27 +10,27 @@ from pathlib import Path
 
 import pytest
 
-import benchmarks.served_step.__main__ as command
-from benchmarks.gateway.processes import BenchmarkError
-from benchmarks.gateway.report import machine
-from benchmarks.random_checkpoint import write_random_checkpoint
-from benchmarks.served_step import bare, report
-from benchmarks.served_step.__main__ import main
-from benchmarks.served_step.bare import Bare
-from benchmarks.served_step.served import Served, pace
-from benchmarks.served_step.work import Work, task_of
-from model.family import FAMILY
-from model.presets import find_model
-from model.tasks import FirstLastFrame, ImageToVideo, TextToVideo
-from serving.client import OperationStatus
-from serving.client.types import ClientError
-from tests.shrunk import shrunk
+import zoetrope.benchmarks.served_step.__main__ as command
+from tests.fixtures.small_presets import small_preset
+from zoetrope.benchmarks.gateway.processes import BenchmarkError
+from zoetrope.benchmarks.provenance import machine
+from zoetrope.benchmarks.random_checkpoint import write_random_checkpoint
+from zoetrope.benchmarks.served_step import bare, report
+from zoetrope.benchmarks.served_step.__main__ import main
+from zoetrope.benchmarks.served_step.bare import BareTiming
+from zoetrope.benchmarks.served_step.served import ServedTiming, pace
+from zoetrope.benchmarks.served_step.work import ServedWork, task_of
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.families import PRESETS
+from zoetrope.model.request.tasks import FirstLastFrame, ImageToVideo, TextToVideo
+from zoetrope.serving.client import OperationStatus
+from zoetrope.serving.client.types import ClientError
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     root = tmp_path_factory.mktemp("random") / "wan2.7-27b"
-    write_random_checkpoint(shrunk(FAMILY["wan2.7-27b"]), root)
+    write_random_checkpoint(small_preset(PRESETS["wan2.7-27b"]), root)
     return str(root)
 
 
@@ -46,7 +46,7 @@ def test_a_run_from_end_to_end(
     assert main([*given, "--repeats", "1", "--out", str(out)]) == 0
     record = json.loads(out.with_suffix(".json").read_text())
     page = out.with_suffix(".md").read_text()
-    assert record["environment"]["command"].startswith("python -m benchmarks.served_step --model ")
+    assert record["environment"]["command"].startswith("python -m zoetrope.benchmarks.served_step --model ")
     clip = record["clip"]
     assert (clip["model"], clip["weights"]) == ("wan2.7-27b-random-weights", "random weights")
     assert clip["latent_shape"] == [48, 2, 4, 4]
@@ -65,13 +65,13 @@ def test_a_run_from_end_to_end(
 
 @pytest.mark.long
 def test_the_bare_model_in_a_process_of_its_own(tiny: str) -> None:
-    found = command._bare(Work(tiny, "64x64", 0.2, steps=6, repeats=2))
+    found = command._bare(ServedWork(tiny, "64x64", 0.2, steps=6, repeats=2))
     assert len(found.runs) == 2 and all(seconds > 0 for seconds in found.runs)
     assert (found.tokens, found.peak_gib) == (16, None) and found.threads >= 1
 
 
 def test_the_steps_at_both_ends_of_a_run_do_not_count(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Work(tiny, "64x64", 0.2, steps=4, repeats=2)
+    work = ServedWork(tiny, "64x64", 0.2, steps=4, repeats=2)
     seconds = iter([[9.0, 9.0, 9.0], [5.0, 1.0, 2.0, 7.0], [6.0, 3.0, 3.5, 8.0]])
     monkeypatch.setattr(bare, "_run", lambda *_: (next(seconds), 16))
     found = bare.measure(work, *bare.load(work))
@@ -120,8 +120,8 @@ def test_the_pace_is_from_the_first_step_seen_to_the_last() -> None:
     ("end", "said"),
     [
         (status("failed", 4, error="out of memory"), "a job did not succeed: out of memory"),
-        (status("succeeded", 8, attempt=2), "a job was begun 2 times"),
-        (status("succeeded", 8), "1 of 8 steps were seen: they are too short, take more --steps"),
+        (status("succeeded", 8, attempt=2), "a job was started 2 times"),
+        (status("succeeded", 8), "1 of 8 steps were observed: they are too short, use more --steps"),
     ],
 )
 def test_a_job_that_tells_nothing_is_an_error(end: OperationStatus, said: str) -> None:
@@ -129,13 +129,13 @@ def test_a_job_that_tells_nothing_is_an_error(end: OperationStatus, said: str) -
         pace(at((1.0, status("denoising", 7)), (2.0, end)))
 
 
-def _bare(*runs: float) -> Bare:
-    return Bare(list(runs), runs[0], 100, 2, 1.0, None)
+def _bare(*runs: float) -> BareTiming:
+    return BareTiming(list(runs), runs[0], 100, 2, 1.0, None)
 
 
 def test_each_round_lies_between_two_of_the_bare_model() -> None:
     bares = [_bare(0.9, 0.8, 5.0), _bare(1.1), _bare(1.3)]
-    first, second = report.rounds_of(bares, [Served([9.0, 1.25, 1.0], 6, 10.0), Served([1.2], 6, 10.0)])
+    first, second = report.rounds_of(bares, [ServedTiming([9.0, 1.25, 1.0], 6, 10.0), ServedTiming([1.2], 6, 10.0)])
     assert (first.before, first.served, first.after) == (0.9, 1.25, 1.1)
     assert first.ratio == pytest.approx(0.8) and first.overhead == pytest.approx(0.25)
     assert first.drift == pytest.approx(0.2 / 0.9)
@@ -174,7 +174,7 @@ def test_the_goal_is_of_one_model_on_one_device(
         "changed": "",
         "torch": "",
     }
-    monkeypatch.setattr("benchmarks.kernels.environment.header", lambda *_: environment)
+    monkeypatch.setattr("zoetrope.benchmarks.environment.header", lambda *_: environment)
     clip = {
         "model": model,
         "weights": "random",
@@ -185,13 +185,17 @@ def test_the_goal_is_of_one_model_on_one_device(
         "steps": 8,
         "repeats": 1,
     }
-    values = report.record("c", machine((0.0, 0.0, 0.0)), clip, [_bare(1.0), _bare(1.0)], [Served([served], 6, 60.0)])
+    values = report.record(
+        "c", machine((0.0, 0.0, 0.0)), clip, [_bare(1.0), _bare(1.0)], [ServedTiming([served], 6, 60.0)]
+    )
     assert values["goal"]["met"] is met
     page = report.markdown(values)
     assert said in page and device in page and "not idle" not in page and "drifted" not in page
-    apart = report.record("c", machine((0.0, 0.0, 0.0)), clip, [_bare(1.0), _bare(0.9)], [Served([served], 6, 60.0)])
+    apart = report.record(
+        "c", machine((0.0, 0.0, 0.0)), clip, [_bare(1.0), _bare(0.9)], [ServedTiming([served], 6, 60.0)]
+    )
     assert "**The bare model itself drifted by -10.0 % within a round" in report.markdown(apart)
-    assert apart["goal"]["met"] is None and "such a run tells nothing of it" in report.markdown(apart)
+    assert apart["goal"]["met"] is None and "this run is too unsteady to tell" in report.markdown(apart)
     assert report.markdown(values | {"machine": machine((3.5, 0.0, 0.0))}).count("load average was 3.50") == 1
 
 
@@ -216,8 +220,8 @@ def test_a_busy_machine_is_refused_and_named(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--model", "nano", "--duration", "5"], "takes nano 3 segments, choose at most 2.12 s"),
-        (["--model", "nano", "--duration", "99"], "duration_seconds: 99.0 is not above 0"),
+        (["--model", "nano", "--duration", "5"], "needs 3 segments of nano; must be at most 2.12"),
+        (["--model", "nano", "--duration", "99"], "duration_seconds: 99.0 must be above 0"),
         (["--model", "none"], "'none' is neither a preset"),
         (["--model", "wan2.7-27b", "--size", "101x100"], "size: 101x100 has an odd side, sides must be even"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.snapshot_cost import main
+from zoetrope.benchmarks.snapshot_cost import main
 
 
 def test_it_is_measured_and_computed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,7 +16,7 @@ def test_it_is_measured_and_computed(tmp_path: Path, capsys: pytest.CaptureFixtu
     command = ["--steps", "4", "--rounds", "1", "--out", str(out)]
     assert main(command) == 0
     record = json.loads(out.read_text())
-    assert record["environment"]["command"] == "python -m benchmarks.snapshot_cost " + " ".join(command)
+    assert record["environment"]["command"] == "python -m zoetrope.benchmarks.snapshot_cost " + " ".join(command)
     rows = {row["variant"]: row for row in record["measured"]}
     assert [(name, row["snapshots"]) for name, row in rows.items()] == [
         ("none", 0),

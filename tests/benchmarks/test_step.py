@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.step import main
+from zoetrope.benchmarks.step import main
 
 
 def test_a_step_is_measured_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,5 +22,5 @@ def test_a_step_is_measured_and_recorded(tmp_path: Path, capsys: pytest.CaptureF
     assert sum(row["shares"].values()) == pytest.approx(1)
     assert {"attention", "experts", "dense feed-forward", "rest"} == set(row["shares"])
     assert all(share > 0 for share in row["shares"].values())
-    assert record["command"] == "python -m benchmarks.step " + " ".join(command)
+    assert record["command"] == "python -m zoetrope.benchmarks.step " + " ".join(command)
     assert "nano 480p 17 frames, 300 tokens" in capsys.readouterr().out

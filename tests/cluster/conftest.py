@@ -9,12 +9,12 @@ import pytest
 
 
 @pytest.fixture
-def hub(ray_session: None) -> Iterator[Any]:
+def router(ray_session: None) -> Iterator[Any]:
     """The router's side, as an actor."""
     import ray
 
-    from tests.cluster.hub import start_hub
+    from tests.cluster.fake_router import start_fake_router
 
-    actor = start_hub()
+    actor = start_fake_router()
     yield actor
     ray.kill(actor)

@@ -1,6 +1,7 @@
 """A Ray cluster of fake 4-GPU nodes, in a process of its own: prints where gangs were placed, as JSON.
 
-Nodes: two in the NVLink domain ``a``, one in ``b``. Ray allows one cluster a process; `tests.cluster.test_placement`
+Nodes: two in the NVLink domain ``a``, one in ``b``. Ray allows one cluster a process;
+    `tests.cluster.planning.test_placement`
 starts this one with the environment that it needs.
 """
 
@@ -14,10 +15,10 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.placement import DOMAIN_LABEL, PlacementError, placements, sort_ranks
-from cluster.plan import GangPlan, Overrides, plan_gang
-from model.family import FAMILY
 from tests.cluster.own_cluster import NODE
+from zoetrope.cluster.planning.gang_plan import GangPlan, Overrides, plan_gang
+from zoetrope.cluster.planning.placement import DOMAIN_LABEL, PlacementError, placements, sort_ranks
+from zoetrope.model.families import PRESETS
 
 SECONDS = 60
 
@@ -55,7 +56,7 @@ def look() -> dict[str, Any]:
 
 def _plan(gpus: int, *, nvlink_domain: int, cfg_groups: int = 1, model: str = "wan2.7-27b") -> GangPlan:
     overrides = Overrides(cfg_groups=cfg_groups)
-    return plan_gang(FAMILY[model], gpus, "h100", 832, 480, 5, nvlink_domain=nvlink_domain, overrides=overrides)
+    return plan_gang(PRESETS[model], gpus, "h100", 832, 480, 5, nvlink_domain=nvlink_domain, overrides=overrides)
 
 
 def _placed(*plans: GangPlan) -> list[list[list[tuple[str, str]]]]:

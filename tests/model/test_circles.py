@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from model.card import transformer_config
-from model.conditioning import Conditioner
-from model.conditioning.bernini import BerniniConditioner
-from model.conditioning.channels import ChannelsConditioner
-from model.conditioning.first_latent import FirstLatentConditioner
-from model.conditioning.streams import StreamsConditioner
-from model.conditioning.vace import VaceConditioner
-from model.directory import read_transformers
-from model.fit import Frames, resize_cover
-from model.image_encoder import ImageEncoder
-from model.inputs import GRID, Clip, Inputs, Picture
-from model.resolve import resolve
-from model.tasks import TASK_KINDS, MediaInfo, ModelCard, VideoSpec, parse_request
-from tests.families import EVERY_MODEL, MODELS, card_in
+from tests.fixtures.family_checkpoints import EVERY_MODEL, MODELS, card_in
+from zoetrope.model.catalog.checkpoint_layout import read_transformers
+from zoetrope.model.catalog.model_card import transformer_config
+from zoetrope.model.codecs.image_encoder import ImageEncoder
+from zoetrope.model.conditioning import Conditioner
+from zoetrope.model.conditioning.bernini import BerniniConditioner
+from zoetrope.model.conditioning.channels import ChannelsConditioner
+from zoetrope.model.conditioning.first_latent import FirstLatentConditioner
+from zoetrope.model.conditioning.streams import StreamsConditioner
+from zoetrope.model.conditioning.vace import VaceConditioner
+from zoetrope.model.media.inputs import GRID, Clip, Inputs, Picture
+from zoetrope.model.media.resize import Frames, resize_cover
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import TASK_KINDS, MediaInfo, ModelCard, VideoSpec, parse_request
 
 LIMIT = 0.02
 FRAMES = 5

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.inputs import Clip, Inputs, Picture
-from model.pipeline import LocalPipeline, condition_span
-from model.presets import find_model
-from model.resolve import resolve
-from model.tasks import (
+from tests.fixtures.random_checkpoints import write_i2v, write_t2v, write_ti2v, write_vace
+from tests.model.parity.harness import picture
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.media.inputs import Clip, Inputs, Picture
+from zoetrope.model.pipeline import LocalPipeline, condition_span
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import (
     EditVideo,
     FirstLastFrame,
     GridToVideo,
@@ -29,8 +31,6 @@ from model.tasks import (
     VideoSpec,
     segment_of,
 )
-from tests.model.parity import picture
-from tests.tiny import tiny_first_latent, tiny_image_to_video, tiny_vace, tiny_wan
 
 STILL = Picture(picture(1, 40, 24))
 OTHER = Picture(picture(2, 30, 50))
@@ -45,6 +45,7 @@ GIVEN: dict[str, Given] = {
     "picture": (ImageToVideo(image="1"), Inputs(first=STILL)),
     "loop": (ImageToVideo(image="1", loop=True), Inputs(first=STILL, last=STILL)),
     "clip": (ImageToVideo(clip="1"), Inputs(before=SHORT)),
+    "clip and last": (ImageToVideo(clip="1", last_frame="2"), Inputs(before=SHORT, last=OTHER)),
     "first and last": (FirstLastFrame(first_frame="1", last_frame="2"), Inputs(first=STILL, last=OTHER)),
     "grid": (GridToVideo(panels=("1",) * 9), Inputs(panels=(STILL, OTHER, OTHER) * 3)),
     "reference": (ReferenceToVideo(prompt="image 1", references=("1",)), Inputs(references=(OTHER,))),
@@ -129,11 +130,11 @@ def test_only_the_last_segment_ends_with_the_last_picture(nano: LocalPipeline) -
 def tiny(family: str, directory: Path) -> tuple[LocalPipeline, ModelCard]:
     """A small checkpoint of a family whose segments are nine frames long."""
     make: dict[str, Callable[[Path], object]] = {
-        "bernini": tiny_wan,
-        "first_latent": tiny_first_latent,
-        "channels": lambda path: tiny_image_to_video(path, experts=True),
-        "clip_tokens": lambda path: tiny_image_to_video(path, clip=True),
-        "vace": tiny_vace,
+        "bernini": write_t2v,
+        "first_latent": write_ti2v,
+        "channels": lambda path: write_i2v(path, experts=True),
+        "clip_tokens": lambda path: write_i2v(path, clip=True),
+        "vace": write_vace,
     }
     path = directory / ("bernini-r" if family == "bernini" else family)
     make[family](path)
@@ -145,8 +146,8 @@ def tiny(family: str, directory: Path) -> tuple[LocalPipeline, ModelCard]:
 CASES = {
     "bernini": ("words", "grid", "reference", "reference and first", "reference clip", "edit", "edit with a reference"),
     "first_latent": ("words", "picture", "clip"),
-    "channels": ("picture", "loop", "clip", "first and last"),
-    "clip_tokens": ("picture", "loop", "clip"),
+    "channels": ("picture", "loop", "clip", "clip and last", "first and last"),
+    "clip_tokens": ("picture", "loop", "clip", "clip and last"),
     "vace": tuple(what for what in GIVEN if what != "reference clip"),
 }
 
@@ -160,13 +161,15 @@ def test_other_families_take_their_tasks_at_every_length(family: str, tmp_path_f
             check_conditions(pipeline, spec_of(card, GIVEN[what][0], "32x32", frames), GIVEN[what][1])
 
 
-@pytest.mark.parametrize("what", ["loop", "reference clip"])
+@pytest.mark.parametrize("what", ["loop", "clip and last", "reference clip"])
 def test_what_a_family_cannot_take_is_refused_before(what: str) -> None:
     """Not by its conditioner, when the job is under way."""
     task, inputs = GIVEN[what]
-    card = replace(find_model("nano"), conditioner="vace" if inputs.references else "first_latent")
+    nano = find_model("nano")
+    pictures_only = bool(inputs.references)
+    card = replace(nano, reference_clips=False) if pictures_only else replace(nano, ends_with_frame=False)
     media = {"references.0": MediaInfo("clip", 32, 24, 24, 8)} if inputs.references else {}
-    with pytest.raises(InvalidRequest, match=r"cannot end with|takes pictures"):
+    with pytest.raises(InvalidRequest, match=r"cannot end with|takes only pictures"):
         resolve(VideoRequest(task=task), card, 0, media)
 
 

@@ -11,13 +11,15 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from model.checkpoints import load_text_encoder, load_transformer
-from model.conditioning.streams import StreamsConditioner
-from model.pipeline import NOTHING, LocalPipeline, condition_span, tail
-from model.presets import ModelError, check_files, find_model
-from model.resolve import resolve
-from model.tasks import TextToVideo, VideoRequest, VideoSpec
-from tests.tiny import tiny_wan
+from tests.fixtures.random_checkpoints import write_t2v
+from zoetrope.model.catalog.checks import check_files
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.checkpoints.load import load_text_encoder, load_transformer
+from zoetrope.model.conditioning.streams import StreamsConditioner
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.pipeline import NOTHING, LocalPipeline, condition_span, tail
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest, VideoSpec
 
 PROMPT = "a red circle moving right"
 
@@ -25,7 +27,7 @@ PROMPT = "a red circle moving right"
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, WanPipeline]:
     directory = tmp_path_factory.mktemp("tiny-wan")
-    return directory, tiny_wan(directory)
+    return directory, write_t2v(directory)
 
 
 def spec_for(directory: Path, **changes: object) -> VideoSpec:
@@ -120,7 +122,7 @@ def test_the_same_seed_gives_the_same_bytes(checkpoint: tuple[Path, WanPipeline]
 def test_a_damaged_directory_is_refused_by_the_name_of_the_file(
     tmp_path: Path, file: str, content: bytes | None
 ) -> None:
-    tiny_wan(tmp_path)
+    write_t2v(tmp_path)
     if content is None:
         (tmp_path / file).unlink()
     else:
@@ -132,7 +134,7 @@ def test_a_damaged_directory_is_refused_by_the_name_of_the_file(
 def test_weights_that_lack_a_key_or_have_another_shape_are_refused(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    tiny_wan(tmp_path)
+    write_t2v(tmp_path)
     path = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
     card = find_model(str(tmp_path))
@@ -149,7 +151,7 @@ def test_weights_that_lack_a_key_or_have_another_shape_are_refused(tmp_path: Pat
 
 
 def test_another_family_is_refused(tmp_path: Path) -> None:
-    tiny_wan(tmp_path)
+    write_t2v(tmp_path)
     path = tmp_path / "transformer" / "config.json"
     path.write_text(path.read_text().replace("WanTransformer3DModel", "FluxTransformer2DModel"))
     with pytest.raises(ModelError, match="FluxTransformer2DModel"):
@@ -157,7 +159,7 @@ def test_another_family_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_transformer_without_its_files_is_refused(tmp_path: Path) -> None:
-    tiny_wan(tmp_path)
+    write_t2v(tmp_path)
     (tmp_path / "transformer_2").mkdir()
     with pytest.raises(ModelError, match=r"transformer_2: is there, but model_index\.json does not name it"):
         find_model(str(tmp_path))

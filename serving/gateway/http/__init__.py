@@ -1,1 +1,1 @@
-"""The HTTP faces: Replicate, OpenAI videos, DashScope, the dashboard and probes, over the same jobs as gRPC."""
+"""The HTTP APIs: Replicate, OpenAI videos, DashScope, the dashboard and probes, over the same jobs as gRPC."""

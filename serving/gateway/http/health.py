@@ -1,18 +1,34 @@
-"""Liveness and readiness for probes."""
+"""Liveness and readiness for probes, and metrics."""
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse, Response
+from typing import Any
 
-from serving.gateway.errors import ApiError
-from serving.gateway.http.base import Call, Endpoint
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from zoetrope.serving.gateway.errors.api_error import ApiError
+from zoetrope.serving.gateway.http.common.calls import CurrentCall
+from zoetrope.serving.gateway.http.common.compatibility import ErrorFormat
+from zoetrope.serving.gateway.http.common.routes import api_router
 
 
-async def healthz(call: Call) -> Response:
+def render_error(error: ApiError) -> tuple[int, dict[str, Any]]:
+    """Return the status and ``{"error": MESSAGE}``."""
+    return error.http_status, {"error": error.message}
+
+
+ERRORS = ErrorFormat(render_error)
+router = api_router("health", ERRORS, needs_key=False)
+
+
+@router.get("/healthz", summary="200 while the process answers.")
+async def healthz() -> Response:
     return JSONResponse({"status": "ok"})
 
 
-async def readyz(call: Call) -> Response:
+@router.get("/health", summary="The same as /readyz, where vLLM's and SGLang's clients look for it.")
+@router.get("/readyz", summary="200 while an engine is up, else 503.")
+async def readyz(call: CurrentCall) -> Response:
     liveness = call.core.liveness
     rows = await liveness.seen()
     engines = [
@@ -29,16 +45,6 @@ async def readyz(call: Call) -> Response:
     return JSONResponse(body, status_code=200 if engines else 503)
 
 
-async def metrics(call: Call) -> Response:
+@router.get("/metrics", summary="For Prometheus.", response_class=PlainTextResponse)
+async def metrics(call: CurrentCall) -> Response:
     return Response(await call.core.metrics.get(None), media_type="text/plain; version=0.0.4")
-
-
-def render_error(error: ApiError) -> Response:
-    return JSONResponse({"error": error.message}, status_code=error.http_status)
-
-
-ENDPOINTS = (
-    Endpoint("GET", "/healthz", healthz, "200 while the process answers.", open=True),
-    Endpoint("GET", "/readyz", readyz, "200 while an engine is up, else 503.", open=True),
-    Endpoint("GET", "/metrics", metrics, "For Prometheus.", answer_type="text/plain", open=True),
-)

@@ -1,151 +1,52 @@
-"""The OpenAPI document of all HTTP faces, made of their endpoints.
-
-A face that defines ``ERROR_MODEL`` (and ``ERROR_TYPE``, where that is not JSON) beside its ``render_error`` has its
-errors described.
-"""
+"""The OpenAPI document of the HTTP side, as FastAPI makes it of the routes."""
 
 from __future__ import annotations
 
-import functools
-import re
-import sys
-from collections.abc import Sequence
-from importlib import metadata
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from fastapi import FastAPI
 from starlette.responses import Response
 
-from serving.gateway.http.base import Call, Endpoint, RenderError, base_url
-from serving.gateway.http.health import render_error
-from serving.gateway.http.replicate_errors import answer
+from zoetrope.serving.gateway.http.common.calls import CurrentCall
+from zoetrope.serving.gateway.http.common.routes import AsciiResponse, GatewayRoute, api_router
+from zoetrope.serving.gateway.http.health import ERRORS
 
-__all__ = ["ENDPOINTS", "document", "openapi_path", "render_error"]
-
-REF = "#/components/schemas/{model}"
 KEY = "key"  # the security scheme
-JSON = "application/json"
-PLACEHOLDER = re.compile(r"\{(\w+)(?::\w+)?\}")  # in Starlette's paths, with or without a convertor
-SKIPPED_HEADERS = ("accept", "authorization", "content-type")  # which OpenAPI has elsewhere
-Face = tuple[Sequence[Endpoint], RenderError]
+router = api_router("openapi", ERRORS, needs_key=False)
 
 
-async def openapi(call: Call) -> Response:
-    """GET /openapi.json"""
-    return answer({**_document_of_app(), "servers": [{"url": base_url(call)}]})
+@router.get("/openapi.json", summary="This document.")
+async def openapi(call: CurrentCall) -> Response:
+    document: dict[str, Any] = call.request.app.openapi()
+    return AsciiResponse({**document, "servers": [{"url": call.base_url}]})
 
 
-@functools.cache
-def _document_of_app() -> dict[str, Any]:
-    from serving.gateway.http.app import FACES  # which imports this module
+class DocumentedApp(FastAPI):
+    """An application whose document also says which routes need a key, and holds the schemas of forms and errors."""
 
-    return document(FACES)
-
-
-def document(faces: Sequence[Face]) -> dict[str, Any]:
-    """OpenAPI 3.1. Of two endpoints with the same method and path the first one counts, as it does for the router."""
-    models = {model: mode for endpoints, render in faces for model, mode in _models(endpoints, render)}
-    refs, definitions = models_json_schema(list(models.items()), ref_template=REF)
-    schemas = {model: refs[model, mode] for model, mode in models.items()}
-    paths: dict[str, dict[str, Any]] = {}
-    for endpoints, render in faces:
-        for endpoint in endpoints:
-            operations = paths.setdefault(openapi_path(endpoint.path), {})
-            operations.setdefault(endpoint.method.lower(), _operation(endpoint, render, schemas))
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Zoetrope",
-            "version": metadata.version("zoetrope"),
-            "description": "Videos by the Wan family of models. The same jobs by the APIs of Replicate, OpenAI and"
-            " DashScope.",
-        },
-        "paths": paths,
-        "components": {
-            "schemas": definitions.get("$defs", {}),
-            "securitySchemes": {
-                KEY: {"type": "http", "scheme": "bearer", "description": "An API key, where the service asks for one."}
-            },
-        },
-    }
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            components = document.setdefault("components", {})
+            for route in self.routes:
+                if isinstance(route, GatewayRoute):
+                    for method in route.methods or ():
+                        operation = document["paths"][route.path_format][method.lower()]
+                        # {}: a service without keys asks for none.
+                        operation["security"] = [] if route.open else [{KEY: []}, {}]
+            schemas = components.setdefault("schemas", {})
+            _collect_definitions(document["paths"], schemas)
+            components["securitySchemes"] = {
+                KEY: {"type": "http", "scheme": "bearer", "description": "An API key, if the service asks for one."}
+            }
+        assert self.openapi_schema is not None
+        return self.openapi_schema
 
 
-def openapi_path(path: str) -> str:
-    """Starlette's notation without convertors."""
-    return PLACEHOLDER.sub(r"{\1}", path)
-
-
-def _models(endpoints: Sequence[Endpoint], render: RenderError) -> list[tuple[type[BaseModel], JsonSchemaMode]]:
-    found: list[tuple[type[BaseModel], JsonSchemaMode]] = []
-    for endpoint in endpoints:
-        if endpoint.body is not None:
-            found.append((endpoint.body, "validation"))
-        if endpoint.answer is not None:
-            found.append((endpoint.answer, "serialization"))
-    error = _error_model(render)
-    return [*found, (error, "serialization")] if error is not None else found
-
-
-def _operation(
-    endpoint: Endpoint, render: RenderError, schemas: dict[type[BaseModel], dict[str, Any]]
-) -> dict[str, Any]:
-    parameters = [_parameter(name, "path", "", required=True) for name in PLACEHOLDER.findall(endpoint.path)]
-    parameters += [_parameter(name, "query", meaning) for name, meaning in endpoint.query]
-    parameters += [
-        _parameter(name, "header", meaning)
-        for name, meaning in endpoint.headers
-        if name.lower() not in SKIPPED_HEADERS
-    ]
-    operation: dict[str, Any] = {
-        "operationId": _operation_id(endpoint),
-        "summary": endpoint.summary,
-        "tags": [endpoint.handler.__module__.rpartition(".")[2].partition("_")[0]],
-        "responses": {str(endpoint.status): _success(endpoint, schemas), "default": _failure(render, schemas)},
-    }
-    if parameters:
-        operation["parameters"] = parameters
-    if endpoint.body is not None:
-        content = {endpoint.body_type: {"schema": schemas[endpoint.body]}}
-        operation["requestBody"] = {"required": True, "content": content}
-    operation["security"] = [] if endpoint.open else [{KEY: []}, {}]  # {}: a service without keys asks for none
-    return operation
-
-
-def _parameter(name: str, place: str, meaning: str, *, required: bool = False) -> dict[str, Any]:
-    parameter: dict[str, Any] = {"name": name, "in": place, "required": required, "schema": {"type": "string"}}
-    return parameter | ({"description": meaning} if meaning else {})
-
-
-def _operation_id(endpoint: Endpoint) -> str:
-    words = re.sub(r"\W+", "_", openapi_path(endpoint.path)).strip("_")
-    return f"{endpoint.method.lower()}_{words}"
-
-
-def _success(endpoint: Endpoint, schemas: dict[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:
-    response: dict[str, Any] = {"description": endpoint.summary}
-    if endpoint.status == 204:
-        return response
-    if endpoint.answer is not None:
-        content: dict[str, Any] = schemas[endpoint.answer]
-    else:
-        content = {} if endpoint.answer_type == JSON else {"type": "string", "format": "binary"}
-    return response | {"content": {endpoint.answer_type: {"schema": content}}}
-
-
-def _failure(render: RenderError, schemas: dict[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:
-    model = _error_model(render)
-    kind = getattr(_module(render), "ERROR_TYPE", JSON)
-    content = {"type": "object"} if model is None else schemas[model]
-    return {"description": "What is wrong.", "content": {kind: {"schema": content}}}
-
-
-def _error_model(render: RenderError) -> type[BaseModel] | None:
-    return getattr(_module(render), "ERROR_MODEL", None)
-
-
-def _module(render: RenderError) -> Any:
-    return sys.modules[render.__module__]
-
-
-ENDPOINTS: Sequence[Endpoint] = (Endpoint("GET", "/openapi.json", openapi, "This document.", open=True),)
+def _collect_definitions(part: Any, schemas: dict[str, Any]) -> None:
+    """Move the definitions that stand beside references to where the references point."""
+    if isinstance(part, dict):
+        for name, definition in part.pop("$defs", {}).items():
+            assert schemas.setdefault(name, definition) == definition, f"two models are named {name}: rename one"
+    for item in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        _collect_definitions(item, schemas)

@@ -10,13 +10,13 @@ import ray
 import torch.distributed as dist
 from ray.exceptions import ObjectLostError
 
-from cluster.messages import Admit, Owner, Plan
-from cluster.rank import Rank
-from cluster.rank_process import Outcome
-from cluster.settings import EngineSettings
-from model.conditions import Conditions
-from model.tasks import ModelCard, SegmentSpec
 from tests.cluster.parallel.gangs import EXCHANGE
+from zoetrope.cluster.engine.rank import Rank
+from zoetrope.cluster.engine.rank_process import StepOutcome
+from zoetrope.cluster.protocol.messages import Admit, Owner, StepPlan
+from zoetrope.cluster.protocol.settings import EngineSettings
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.request.tasks import ModelCard, SegmentSpec
 
 OWNER = Owner("vid_admitted", 0, 1)
 
@@ -45,7 +45,7 @@ def spec_of(card: ModelCard, name: str, steps: int) -> SegmentSpec:
     return SegmentSpec(name, (card.latent_channels, 1, side, side), steps + 2, 1.0, 3)
 
 
-def admitted(card: ModelCard, groups: int, given: dict[str, Given], steps: int) -> list[Outcome]:
+def admitted(card: ModelCard, groups: int, given: dict[str, Given], steps: int) -> list[StepOutcome]:
     """A segment for each of ``given``, all in one plan, and then steps with them; what each plan came to."""
     number, ranks = dist.get_rank(), dist.get_world_size()
     settings = EngineSettings(ranks=ranks, cfg_groups=groups, start_seconds=EXCHANGE.total_seconds())
@@ -57,7 +57,9 @@ def admitted(card: ModelCard, groups: int, given: dict[str, Given], steps: int) 
     rank.join(number, address[0])
     admits = tuple(Admit(spec_of(card, name, steps), what, OWNER, what.kept) for name, what in given.items())
     with patch.object(ray, "get", partial(_get, number)):
-        return [rank.execute(Plan(admit=admits if step == 0 else (), advance=tuple(given))) for step in range(steps)]
+        return [
+            rank.execute(StepPlan(admit=admits if step == 0 else (), advance=tuple(given))) for step in range(steps)
+        ]
 
 
 def _get(rank: int, given: Given | Kept) -> Conditions | bytes:

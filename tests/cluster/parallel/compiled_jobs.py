@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from cluster import compiled
-from cluster.compiled import Chooser, Gains, Rung, measure
-from cluster.parallel.mesh import Mesh
-from cluster.parallel.runner import run_gang
-from model.denoise import Denoiser
-from model.running import Runner, run_alone
-from model.tasks import ModelCard
 from tests.cluster.parallel.gangs import EXCHANGE
 from tests.cluster.parallel.jobs import CPU, Wish, load, take_steps
+from zoetrope.cluster.parallel import compiled
+from zoetrope.cluster.parallel.compiled import Chooser, Gains, Rung, measure
+from zoetrope.cluster.parallel.mesh import Mesh
+from zoetrope.cluster.parallel.runner import run_gang
+from zoetrope.model.denoising.denoise import Denoiser
+from zoetrope.model.denoising.forward import Runner, run_alone
+from zoetrope.model.request.tasks import ModelCard
 
 STEPS = 2
 LADDER = (64, 256)

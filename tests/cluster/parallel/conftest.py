@@ -13,12 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.config import MoEConfig, TransformerConfig
-from model.presets import find_model
-from model.tasks import ModelCard
-from model.transformer import WanTransformer
-from tests import tiny
 from tests.cluster.parallel.gangs import Gangs
+from tests.fixtures import random_checkpoints
+from tests.fixtures.transformer_shape import TRANSFORMER
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.families.config import MoEConfig, TransformerConfig
+from zoetrope.model.network.transformer import WanTransformer
+from zoetrope.model.request.tasks import ModelCard
 
 Checkpoint = Callable[[str], ModelCard]
 HEADS = {"num_attention_heads": 4, "attention_head_dim": 12}
@@ -48,20 +49,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
         root = tmp_path_factory.mktemp(name)
         with pytest.MonkeyPatch.context() as patch:
             for key, value in HEADS.items():
-                patch.setitem(tiny.TRANSFORMER, key, value)
+                patch.setitem(TRANSFORMER, key, value)
             match name:
                 case "two noise experts":
-                    tiny.tiny_a14b(root)
+                    random_checkpoints.write_a14b(root)
                 case "clip":
-                    tiny.tiny_image_to_video(root, clip=True)
+                    random_checkpoints.write_i2v(root, clip=True)
                 case "two pictures":
-                    tiny.tiny_image_to_video(root, clip=True, last=True)
+                    random_checkpoints.write_i2v(root, clip=True, last=True)
                 case "vace":
-                    tiny.tiny_vace(root)
+                    random_checkpoints.write_vace(root)
                 case _:
-                    tiny.tiny_wan(root)
+                    random_checkpoints.write_t2v(root)
             if name in ROUTERS:
-                _write_experts(root / "transformer", {**tiny.TRANSFORMER, "num_layers": 3, "moe": ROUTERS[name]})
+                _write_experts(root / "transformer", {**TRANSFORMER, "num_layers": 3, "moe": ROUTERS[name]})
         return replace(find_model(str(root)), name=name)
 
     return make

@@ -8,13 +8,13 @@ import os
 import torch
 from torch import nn
 
-from cluster.parallel.exchange import GangExchange
-from cluster.parallel.mesh import Mesh
-from kernels import CuSeqlens
-from kernels.reference.routing import permute_by_expert
-from model.experts import DenseFeedForward, MoEFeedForward
 from tests.cluster.parallel.exchange_jobs import attend_all, qkv
 from tests.cluster.parallel.gangs import EXCHANGE
+from zoetrope.cluster.parallel.exchange import GangExchange
+from zoetrope.cluster.parallel.mesh import Mesh
+from zoetrope.kernels import CuSeqlens
+from zoetrope.kernels.reference.routing import permute_by_expert
+from zoetrope.model.network.experts import DenseFeedForward, MoEFeedForward
 
 DIM, HIDDEN, EXPERTS = 12, 10, 8
 Pair = tuple[torch.Tensor, torch.Tensor]  # what DeepSpeed makes, and what we do

@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from cluster.parallel.exchange import GangExchange
-from cluster.parallel.mesh import Mesh
-from kernels import CuSeqlens
-from model.exchange import ALONE, Exchange
-from model.experts import MoEFeedForward
 from tests.cluster.parallel.gangs import EXCHANGE
+from zoetrope.cluster.parallel.exchange import GangExchange
+from zoetrope.cluster.parallel.mesh import Mesh
+from zoetrope.kernels import CuSeqlens
+from zoetrope.model.network.exchange import ALONE, Exchange
+from zoetrope.model.network.experts import MoEFeedForward
 
 DIM, EXPERTS = 16, 8
 

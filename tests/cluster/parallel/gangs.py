@@ -20,7 +20,7 @@ T = TypeVar("T")
 LIMIT = 110.0  # seconds for a job, the start of the workers included
 EXCHANGE = timedelta(seconds=60)  # for one collective
 # The server imports this once, and its children, the workers, have it.
-PRELOAD = ["cluster.parallel.runner", "model.checkpoints", "tests.cluster.parallel.jobs"]
+PRELOAD = ["zoetrope.cluster.parallel.runner", "zoetrope.model.checkpoints.load", "tests.cluster.parallel.jobs"]
 
 
 class Gangs:

@@ -8,19 +8,21 @@ from typing import Any
 
 import torch
 
-from cluster.overlap import WHOLE, Chunking
-from cluster.parallel.mesh import Mesh
-from cluster.parallel.runner import run_gang
-from model.checkpoints import load_scheduler_config, load_transformer
-from model.conditions import Conditions, Source
-from model.config import TransformerConfig
-from model.denoise import Denoiser, NotFinite, Segment
-from model.guidance import Mode
-from model.running import Run, Runner, run_alone
-from model.sequences import Sequence
-from model.tasks import ModelCard, SegmentSpec
-from model.transformer import WanTransformer
 from tests.cluster.parallel.gangs import EXCHANGE
+from zoetrope.cluster.parallel.mesh import Mesh
+from zoetrope.cluster.parallel.runner import run_gang
+from zoetrope.cluster.planning.overlap import WHOLE, Chunking
+from zoetrope.model.catalog.model_card import scheduler_config
+from zoetrope.model.checkpoints.load import load_transformer
+from zoetrope.model.denoising.conditions import Conditions, Source
+from zoetrope.model.denoising.denoise import Denoiser, NotFinite, Segment
+from zoetrope.model.denoising.forward import ForwardRun, Runner, run_alone
+from zoetrope.model.denoising.guidance import Mode
+from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.network.protocol import Network
+from zoetrope.model.network.sequences import Sequence
+from zoetrope.model.network.transformer import WanTransformer
+from zoetrope.model.request.tasks import ModelCard, SegmentSpec
 
 CPU = torch.device("cpu")
 
@@ -57,15 +59,13 @@ class Result:
     latents: list[torch.Tensor]
 
 
-def denoise(
-    card: ModelCard, wishes: list[Wish], steps: int, groups: int = 0, chunking: Chunking = WHOLE
-) -> Result:
+def denoise(card: ModelCard, wishes: list[Wish], steps: int, groups: int = 0, chunking: Chunking = WHOLE) -> Result:
     """Steps with all segments. ``groups``: of CFG parallel in the gang; 0: in this process alone."""
     mesh = Mesh.build(CPU, groups, EXCHANGE) if groups else Mesh()
     made: list[torch.Tensor] = []
     runner: Runner = partial(run_gang, mesh, chunking=chunking) if groups else run_alone
 
-    def record(network: WanTransformer, sequences: list[Sequence]) -> Run:
+    def record(network: Network, sequences: list[Sequence]) -> ForwardRun:
         run = runner(network, sequences)
         made.extend(run.velocities)
         return run
@@ -129,13 +129,11 @@ def uneven(config: TransformerConfig, groups: int) -> str:
 def load(card: ModelCard, mesh: Mesh, runner: Runner, device: torch.device = CPU) -> Denoiser:
     """In float32."""
 
-    def part(component: str) -> WanTransformer:
-        return load_transformer(
-            card, device, component, dtype=torch.float32, rank=mesh.place, ranks=mesh.ranks
-        )
+    def part(component: str) -> Network:
+        return load_transformer(card, device, component, dtype=torch.float32, rank=mesh.place, ranks=mesh.ranks)
 
     low = part("transformer_2") if card.boundary is not None else None
-    return Denoiser(part("transformer"), load_scheduler_config(card), low, card.boundary, runner)
+    return Denoiser(part("transformer"), scheduler_config(card), low, card.boundary, runner)
 
 
 def start(denoiser: Denoiser, card: ModelCard, wish: Wish) -> Segment:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cluster.messages import Failed, Held
-from cluster.snapshots import Fingerprint, Snapshot, encode
-from model.checkpoints import load_denoiser
-from model.conditions import Conditions
-from model.resume import state_of
 from tests.cluster.parallel.admission_jobs import OWNER, Given, Kept, admitted, spec_of
 from tests.cluster.parallel.conftest import Checkpoint
 from tests.cluster.parallel.gangs import Gangs
-from tests.tiny import TEXT_DIM
+from tests.fixtures.transformer_shape import TEXT_DIM
+from zoetrope.cluster.protocol.messages import Failed, HeldSegment
+from zoetrope.cluster.snapshots.format import Fingerprint, Snapshot, encode
+from zoetrope.model.checkpoints.load import load_denoiser
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.denoising.resume import state_of
 
 STEPS = 2
 
@@ -31,7 +31,7 @@ def test_ranks_agree_on_what_they_take(groups: int, ranks: int, gangs: Gangs, ch
     }
     told = gangs.run(groups * ranks, admitted, checkpoint("top-k"), groups, given, STEPS)
     for outcomes in told:
-        assert [outcome.held for outcome in outcomes] == [(Held("good", step + 1),) for step in range(STEPS)]
+        assert [outcome.held for outcome in outcomes] == [(HeldSegment("good", step + 1),) for step in range(STEPS)]
         assert [failed.id for failed in outcomes[0].failed] == ["lost", "lost by all", "refused", "both"]
         assert [failed.lost for failed in outcomes[0].failed] == [True, True, False, False]
         assert outcomes[1].failed == ()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from cluster import compiled
 from tests.cluster.parallel import compiled_jobs
 from tests.cluster.parallel.compiled_jobs import LADDER, Way, denoise_both_ways
 from tests.cluster.parallel.conftest import Checkpoint
 from tests.cluster.parallel.gangs import Gangs
 from tests.cluster.parallel.jobs import Wish
 from tests.cluster.parallel.test_gang import MIX, distance
+from zoetrope.cluster.parallel import compiled
 
 LONG = pytest.mark.long
 PAIR = [Wish("x", (4, 3, 3), words=(9, 5), known=2), Wish("y", (2, 2, 2), words=(4, 3), guidance=1.0)]

@@ -6,8 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cluster.parallel.exchange import GangExchange
-from kernels import CuSeqlens
 from tests.cluster.parallel.exchange_jobs import (
     EXPERTS,
     Routing,
@@ -19,6 +17,8 @@ from tests.cluster.parallel.exchange_jobs import (
     tokens_of,
 )
 from tests.cluster.parallel.gangs import Gangs
+from zoetrope.cluster.parallel.exchange import GangExchange
+from zoetrope.kernels import CuSeqlens
 
 CASES = {
     2: [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cluster.overlap import Chunking
-from model.config import TransformerConfig
 from tests.cluster.parallel.conftest import HEADS, ROUTERS, Checkpoint
 from tests.cluster.parallel.gangs import Gangs
 from tests.cluster.parallel.jobs import Result, Wish, denoise, poisoned, refused, uneven
+from zoetrope.cluster.planning.overlap import Chunking
+from zoetrope.model.families.config import TransformerConfig
 
 FAMILIES = ("nano", "dense", "top-k", "grouped", "two noise experts", "clip", "two pictures", "vace")
 SHAPES = ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2))  # groups of CFG parallel, ranks of each

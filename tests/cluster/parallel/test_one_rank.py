@@ -9,18 +9,19 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from cluster.overlap import WHOLE, Chunking
-from cluster.parallel.exchange import GangExchange
-from cluster.parallel.mesh import Mesh
-from cluster.parallel.runner import run_gang
-from kernels import CuSeqlens, backends
-from model.running import Runner, run_alone
-from model.tasks import ModelCard
 from tests.cluster.parallel.conftest import ROUTERS, Checkpoint
 from tests.cluster.parallel.exchange_jobs import Routing, layer_of, tokens_of
 from tests.cluster.parallel.gangs import EXCHANGE
 from tests.cluster.parallel.jobs import load, take_steps
 from tests.cluster.parallel.test_gang import FAMILIES, MIX, STEPS, distance
+from zoetrope.cluster.parallel.exchange import GangExchange
+from zoetrope.cluster.parallel.mesh import Mesh
+from zoetrope.cluster.parallel.runner import run_gang
+from zoetrope.cluster.planning.overlap import WHOLE, Chunking
+from zoetrope.kernels import CuSeqlens
+from zoetrope.kernels.select import backends
+from zoetrope.model.denoising.forward import Runner, run_alone
+from zoetrope.model.request.tasks import ModelCard
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -63,7 +64,7 @@ def test_a_layer_of_a_gang_by_our_kernels(router: str, mesh: Mesh, monkeypatch: 
     chosen: dict[str, str] = {}
     choose = backends._choose
 
-    def watch(op: str, call: backends.Call, asked: str | None) -> str:
+    def watch(op: str, call: backends.KernelCall, asked: str | None) -> str:
         chosen[op] = choose(op, call, asked)
         return chosen[op]
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.autoencoder import WanAutoencoder
-from model.conditioning.bernini import BerniniConditioner
-from model.inputs import Clip, Inputs, Picture
-from model.tasks import EditVideo, FirstLastFrame, InvalidRequest, ReferenceToVideo, TextToVideo
-from tests.model.parity import FRAMES, HEIGHT, WIDTH, picture, spec_of
-from tests.tiny import tiny_vae
+from tests.fixtures.random_checkpoints import small_vae
+from tests.model.parity.harness import FRAMES, HEIGHT, WIDTH, picture, spec_of
+from zoetrope.model.codecs.autoencoder import WanAutoencoder
+from zoetrope.model.conditioning.bernini import BerniniConditioner
+from zoetrope.model.media.inputs import Clip, Inputs, Picture
+from zoetrope.model.request.tasks import EditVideo, FirstLastFrame, InvalidRequest, ReferenceToVideo, TextToVideo
 
 TEXT = torch.zeros(2, 4)
 VIDEO = Clip(np.stack([picture(i, WIDTH, HEIGHT) for i in range(FRAMES)]), 16)
@@ -20,7 +20,7 @@ VIDEO = Clip(np.stack([picture(i, WIDTH, HEIGHT) for i in range(FRAMES)]), 16)
 @pytest.fixture(scope="module")
 def conditioner() -> BerniniConditioner:
     torch.manual_seed(0)
-    return BerniniConditioner(WanAutoencoder(tiny_vae()))
+    return BerniniConditioner(WanAutoencoder(small_vae()))
 
 
 def test_an_edit_with_references(conditioner: BerniniConditioner) -> None:

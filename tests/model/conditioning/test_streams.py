@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from model.autoencoder import LinearAutoencoder, LinearConfig
-from model.conditioning.streams import StreamsConditioner
-from model.conditions import Conditions
-from model.fit import Frames
-from model.inputs import Clip, Inputs, Picture
-from model.nano.batches import conditions_of
-from model.nano.samples import EditKind, Samples, TaskKind, draw
-from model.tasks import (
+from zoetrope.model.codecs.linear_autoencoder import LinearAutoencoder, LinearConfig
+from zoetrope.model.conditioning.streams import StreamsConditioner
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.media.inputs import Clip, Inputs, Picture
+from zoetrope.model.media.resize import Frames
+from zoetrope.model.nano.batches import conditions_of
+from zoetrope.model.nano.samples import EditKind, Samples, TaskKind, draw
+from zoetrope.model.request.tasks import (
     EditVideo,
     FirstLastFrame,
     GridToVideo,
     ImageToVideo,
     InvalidRequest,
     ReferenceToVideo,
-    Span,
+    SegmentFrames,
     Task,
     TextToVideo,
     VideoSpec,
@@ -55,7 +55,7 @@ def spec_of(task: Task) -> VideoSpec:
         model_frames=FRAMES,
         latent_shape=(Z, 3, HEIGHT // 4, WIDTH // 4),
         temporal=4,
-        spans=(Span(0, FRAMES, 0),),
+        spans=(SegmentFrames(0, FRAMES, 0),),
         steps=4,
         guidance=3.0,
         guidance_low=None,

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.autoencoder import LinearAutoencoder, LinearConfig
-from model.nano import train
-from model.nano.batches import SIZES
-from model.nano.layout import SPATIAL, nano_transformer_config
-from model.nano.world import render, sample_scenes
-from model.presets import NANO_CARD
-from model.tasks import ModelCard
-from model.transformer import MoEConfig
 from tests.model.conftest import one_thread
+from zoetrope.model.codecs.linear_autoencoder import LinearAutoencoder, LinearConfig
+from zoetrope.model.families.config import MoEConfig
+from zoetrope.model.families.nano import NANO_CARD, NANO_CONFIG
+from zoetrope.model.nano import train
+from zoetrope.model.nano.batches import SIZES
+from zoetrope.model.nano.layout import SPATIAL
+from zoetrope.model.nano.world import render, sample_scenes
+from zoetrope.model.request.tasks import ModelCard
 
-Z_DIM = nano_transformer_config().in_channels
+Z_DIM = NANO_CONFIG.in_channels
 CARD = ModelCard(
     name="nano",
     directory="",
@@ -40,7 +40,7 @@ def autoencoder() -> LinearAutoencoder:
 
 def shrink_training(patch: pytest.MonkeyPatch, out: Path, autoencoder: LinearAutoencoder) -> None:
     """Make `train.Trainer` train a toy on toy clips into ``out``."""
-    config = nano_transformer_config().model_copy(
+    config = NANO_CONFIG.model_copy(
         update={
             "num_attention_heads": 2,
             "attention_head_dim": 24,
@@ -49,7 +49,7 @@ def shrink_training(patch: pytest.MonkeyPatch, out: Path, autoencoder: LinearAut
             "moe": MoEConfig(layers=(1,), num_experts=4, top_k=2, expert_dim=32, shared_dim=32),
         }
     )
-    patch.setattr(train, "nano_transformer_config", lambda: config)
+    patch.setattr(train, "NANO_CONFIG", config)
     patch.setattr(train, "SIZES", (((16, 24), 0.5), ((24, 16), 0.5)))
     patch.setattr(train, "FRAMES", ((5, 0.5), (9, 0.5)))
     patch.setattr(train, "SHORT_FRAMES", ((1, 0.5), (5, 0.5)))
@@ -62,7 +62,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory, autoencoder: LinearAutoenc
     out = tmp_path_factory.mktemp("toy-nano")
     with pytest.MonkeyPatch.context() as patch, one_thread():
         shrink_training(patch, out, autoencoder)
-        trainer = train.Trainer(train.TrainConfig(steps=3, batch_tokens=256), out, torch.device("cpu"))
+        trainer = train.NanoTrainer(train.TrainConfig(steps=3, batch_tokens=256), out, torch.device("cpu"))
         for _ in range(3):
             trainer.loss = trainer.train_step()
         trainer.save()

@@ -6,16 +6,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.nano.cases import Case, Frames, pixels_of
-from model.nano.oracle import Verdict
-from model.nano.prompts import words_of
-from model.nano.world import BACKGROUNDS, COLORS, SHAPES, Scenes, shape_mask
+from zoetrope.model.nano.cases import Frames, NanoCase, pixels_of
+from zoetrope.model.nano.oracle import OracleVerdict
+from zoetrope.model.nano.prompts import words_of
+from zoetrope.model.nano.world import BACKGROUNDS, COLORS, SHAPES, Scenes, shape_mask
 
 PARTS = ("color", "shape", "direction", "background")
 pixels = pixels_of
 
 
-def misjudged(verdict: Verdict, scenes: Scenes, row: int) -> list[str]:
+def misjudged(verdict: OracleVerdict, scenes: Scenes, row: int) -> list[str]:
     """One line for each attribute of the scene that the oracle did not see."""
     words = words_of(scenes, row)
     return [
@@ -30,7 +30,9 @@ def other(names: tuple[str, ...], name: str) -> str:
     return names[(names.index(name) + 1) % len(names)]
 
 
-def redraw(case: Case, *, color: str | None = None, background: str | None = None, shape: str | None = None) -> Frames:
+def redraw(
+    case: NanoCase, *, color: str | None = None, background: str | None = None, shape: str | None = None
+) -> Frames:
     """The ideal clip of a case with one shape, in which one thing is another; the motion stays."""
     (words,) = case.wanted
     back, front = np.full(3, BACKGROUNDS[words["background"]]), np.array(COLORS[words["color"]])

@@ -8,25 +8,25 @@ from collections import Counter
 import pytest
 import torch
 
-from model.autoencoder import LinearAutoencoder
-from model.conditioning.pixels import GRID_SCALE, shrink_sheet
-from model.conditions import Conditions
-from model.nano.batches import (
+from tests.model.nano.conftest import Z_DIM
+from zoetrope.model.codecs.linear_autoencoder import LinearAutoencoder
+from zoetrope.model.conditioning.pixels import GRID_SCALE, shrink_sheet
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.nano.batches import (
     EDIT_SHARES,
     FRAMES,
     OVERLAP,
     SIZES,
     TASK_SHARES,
-    Kind,
+    BatchKind,
     cells,
     choose,
     conditions_of,
     pick,
     sample,
 )
-from model.nano.layout import SPATIAL
-from model.nano.samples import EDITS, TASKS, EditKind, Samples, TaskKind
-from tests.model.nano.conftest import Z_DIM
+from zoetrope.model.nano.layout import SPATIAL
+from zoetrope.model.nano.samples import EDITS, TASKS, EditKind, Samples, TaskKind
 
 TEXT = torch.zeros(2, 3, 16)
 
@@ -39,9 +39,9 @@ def build(
     edit: EditKind = "edit_color",
     references: int = 1,
     overlap: int = 0,
-) -> tuple[Kind, Samples, torch.Tensor, list[Conditions]]:
+) -> tuple[BatchKind, Samples, torch.Tensor, list[Conditions]]:
     """Two rows of 24 x 32 with their latents and conditions."""
-    kind = Kind(task, 24, 32, frames, edit, references)
+    kind = BatchKind(task, 24, 32, frames, edit, references)
     samples = sample(kind, 2, torch.Generator().manual_seed(1), random.Random(1))
     clean = autoencoder.encode_batch(samples.clips)
     return kind, samples, clean, conditions_of(samples, clean, TEXT, autoencoder.encode_batch, overlap)

@@ -7,13 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from model.inputs import Inputs, Picture, compose_sheet
-from model.nano.cases import GROUPS, Case, held_out
-from model.nano.measures import examine
-from model.nano.prompts import MAX_TEXT_TOKENS, build_tokenizer
-from model.nano.samples import TASKS, TaskKind
-from model.tasks import InvalidRequest, VideoSpec, media_of
 from tests.model.nano.conftest import CARD
+from zoetrope.model.media.inputs import Inputs, Picture, compose_sheet
+from zoetrope.model.nano.cases import GROUPS, NanoCase, held_out
+from zoetrope.model.nano.measures import examine
+from zoetrope.model.nano.prompts import MAX_TEXT_TOKENS, build_tokenizer
+from zoetrope.model.nano.samples import TASKS, TaskKind
+from zoetrope.model.request.tasks import InvalidRequest, VideoSpec, media_of
 
 
 def media_count(inputs: Inputs) -> int:
@@ -21,7 +21,7 @@ def media_count(inputs: Inputs) -> int:
     return sum(x is not None for x in single) + len(inputs.panels) + len(inputs.references)
 
 
-def same(one: Case, two: Case) -> bool:
+def same(one: NanoCase, two: NanoCase) -> bool:
     return one.spec == two.spec and one.wanted == two.wanted and np.array_equal(one.ideal, two.ideal)
 
 

@@ -7,15 +7,15 @@ import random
 import pytest
 import torch
 
-from model.autoencoder import LinearAutoencoder
-from model.conditioning.streams import StreamsConditioner
-from model.conditions import Conditions
-from model.nano.batches import conditions_of
-from model.nano.cases import GROUPS, draw_one, inputs_of, task_of
-from model.nano.samples import TASKS, TaskKind
-from model.resolve import resolve
-from model.tasks import VideoRequest
 from tests.model.nano.conftest import CARD
+from zoetrope.model.codecs.linear_autoencoder import LinearAutoencoder
+from zoetrope.model.conditioning.streams import StreamsConditioner
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.nano.batches import conditions_of
+from zoetrope.model.nano.cases import GROUPS, draw_one, inputs_of, task_of
+from zoetrope.model.nano.samples import TASKS, TaskKind
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import VideoRequest
 
 TEXT = torch.zeros(1, 3, 16)
 

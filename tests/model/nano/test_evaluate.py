@@ -12,27 +12,27 @@ import pytest
 import torch
 from PIL import Image
 
-from model.autoencoder import LinearAutoencoder
-from model.inputs import Inputs
-from model.nano import evaluate
-from model.nano.cases import Case, Frames, held_out
-from model.nano.evaluate import OnStep, generate
-from model.nano.measures import MEASURES, examine, psnr
-from model.nano.reconstruction import autoencoder_psnr
-from model.nano.report import markdown, summarise, summarise_psnr
-from model.nano.samples import TASKS, TaskKind
-from model.nano.world import BACKGROUND_NAMES, COLOR_NAMES, DIRECTIONS, SHAPES
-from model.tasks import VideoSpec
 from tests.model.nano.conftest import CARD
 from tests.model.nano.helpers import other, redraw
+from zoetrope.model.codecs.linear_autoencoder import LinearAutoencoder
+from zoetrope.model.media.inputs import Inputs
+from zoetrope.model.nano import evaluate
+from zoetrope.model.nano.cases import Frames, NanoCase, held_out
+from zoetrope.model.nano.evaluate import OnStep, generate
+from zoetrope.model.nano.measures import MEASURES, examine, psnr
+from zoetrope.model.nano.reconstruction import autoencoder_psnr
+from zoetrope.model.nano.report import markdown, summarise, summarise_psnr
+from zoetrope.model.nano.samples import TASKS, TaskKind
+from zoetrope.model.nano.world import BACKGROUND_NAMES, COLOR_NAMES, DIRECTIONS, SHAPES
+from zoetrope.model.request.tasks import VideoSpec
 
-Change = Callable[[Case], Frames]
+Change = Callable[[NanoCase], Frames]
 
 
 class Illustrator:
     """Stands in for the pipeline: draws what each case wants, or a changed clip; its latents are the frames."""
 
-    def __init__(self, cases: list[Case], change: Change = lambda case: case.ideal) -> None:
+    def __init__(self, cases: list[NanoCase], change: Change = lambda case: case.ideal) -> None:
         self.cases = {case.spec.seed: case for case in cases}
         self.change = change
         self.batches: list[int] = []
@@ -50,13 +50,13 @@ class Illustrator:
         yield latents[1:].numpy()
 
 
-def back_again(case: Case) -> Frames:
+def back_again(case: NanoCase) -> Frames:
     """Starts as wanted, then goes the other way; ends as wanted, too."""
     return np.concatenate([case.ideal[:1], case.ideal[-2:0:-1], case.ideal[-1:]])
 
 
 def dimmed(*frames: int) -> Change:
-    def change(case: Case) -> Frames:
+    def change(case: NanoCase) -> Frames:
         clip = case.ideal.copy()
         for index in frames:
             clip[index] = (clip[index] * 0.8 + 20).astype(np.uint8)
@@ -65,29 +65,29 @@ def dimmed(*frames: int) -> Change:
     return change
 
 
-def still(case: Case) -> Frames:
+def still(case: NanoCase) -> Frames:
     return case.ideal[:1].repeat(len(case.ideal), axis=0)
 
 
-def recolored(case: Case) -> Frames:
+def recolored(case: NanoCase) -> Frames:
     """Other colours, none of which is the one that was there; the backgrounds have no colour."""
     return np.roll(case.ideal, 1, axis=3)
 
 
-def on_another_background(case: Case) -> Frames:
+def on_another_background(case: NanoCase) -> Frames:
     return redraw(case, background=other(BACKGROUND_NAMES, case.wanted[0]["background"]))
 
 
-def reshaped(case: Case) -> Frames:
+def reshaped(case: NanoCase) -> Frames:
     return redraw(case, shape=other(SHAPES, case.wanted[0]["shape"]))
 
 
-def lanes(case: Case) -> int:
+def lanes(case: NanoCase) -> int:
     """The axis across the lanes."""
     return 1 if DIRECTIONS[case.wanted[0]["direction"]][1] == 0 else 2
 
 
-def only_first(case: Case) -> Frames:
+def only_first(case: NanoCase) -> Frames:
     """The second object of two is missing, of one in a picture nothing is."""
     clip = case.ideal.copy()
     if len(case.wanted) == 2:
@@ -96,11 +96,11 @@ def only_first(case: Case) -> Frames:
     return clip
 
 
-def lanes_swapped(case: Case) -> Frames:
+def lanes_swapped(case: NanoCase) -> Frames:
     return np.roll(case.ideal, case.ideal.shape[lanes(case)] // 2, lanes(case)) if len(case.wanted) == 2 else case.ideal
 
 
-def source_itself(case: Case) -> Frames:
+def source_itself(case: NanoCase) -> Frames:
     assert case.inputs.video is not None
     return case.inputs.video.frames
 
@@ -171,7 +171,7 @@ def test_what_is_misread_is_missed_and_nothing_else(kind: TaskKind, change: Chan
 def test_a_wrong_shape_of_one_reference_is_missed() -> None:
     cases = held_out(R2V, CARD, 20, 4, steps=1)
 
-    def change(case: Case) -> Frames:
+    def change(case: NanoCase) -> Frames:
         return case.ideal if len(case.wanted) == 2 else reshaped(case)
 
     rows = summarise(generate(Illustrator(cases, change), cases, 20, lambda step, steps: None))["measures"]
@@ -190,7 +190,7 @@ def test_shares_and_means_are_those_of_the_definition() -> None:
     cases = held_out(T2V, CARD, 20, 6, steps=1)
     wrong = {case.spec.seed for case in cases[:3]}
 
-    def change(case: Case) -> Frames:
+    def change(case: NanoCase) -> Frames:
         color = other(COLOR_NAMES, case.wanted[0]["color"]) if case.spec.seed in wrong else None
         return redraw(case, color=color)
 
@@ -243,7 +243,7 @@ def test_the_report_names_what_falls_short() -> None:
     cases = held_out(T2V, CARD, 30, 4, steps=1)
     circles = sum(c.wanted[0]["shape"] == "circle" for c in cases)
 
-    def change(case: Case) -> Frames:
+    def change(case: NanoCase) -> Frames:
         return redraw(case, shape="square") if case.wanted[0]["shape"] == "circle" else case.ideal
 
     task = summarise(generate(Illustrator(cases, change), cases, 30, lambda step, steps: None))

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from model.autoencoder import LinearAutoencoder
-from model.nano.oracle import judge, judge_pair
-from model.nano.world import DIRECTION_NAMES, Scenes, paint, render, sample_pairs, sample_scenes
-from model.presets import NANO_CARD
 from tests.model.nano.helpers import misjudged, pixels
+from zoetrope.model.codecs.linear_autoencoder import LinearAutoencoder
+from zoetrope.model.families.nano import NANO_CARD
+from zoetrope.model.nano.oracle import judge, judge_pair
+from zoetrope.model.nano.world import DIRECTION_NAMES, Scenes, paint, render, sample_pairs, sample_scenes
 
 SIZES = tuple((height, width) for width, height in NANO_CARD["native_sizes"])
 LARGE = ((64, 112), (112, 64), (80, 80))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from model.nano.prompts import (
+from zoetrope.model.nano.prompts import (
     MAX_TEXT_TOKENS,
     TASK_TEMPLATES,
     TEMPLATES,
@@ -22,7 +22,7 @@ from model.nano.prompts import (
     vocabulary,
     words_of,
 )
-from model.nano.world import BACKGROUND_NAMES, COLOR_NAMES, DIRECTION_NAMES, SHAPES, sample_scenes
+from zoetrope.model.nano.world import BACKGROUND_NAMES, COLOR_NAMES, DIRECTION_NAMES, SHAPES, sample_scenes
 
 PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "a": ("a", "an"),

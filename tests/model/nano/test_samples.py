@@ -10,11 +10,11 @@ from typing import Literal
 import pytest
 import torch
 
-from model.nano.oracle import judge, judge_pair
-from model.nano.prompts import MAX_TEXT_TOKENS, build_tokenizer
-from model.nano.samples import EDITS, TASKS, EditKind, Samples, TaskKind, draw, sheet_of
-from model.nano.world import COLOR_NAMES, DIRECTION_NAMES, SHAPES, Scenes
 from tests.model.nano.helpers import misjudged, pixels
+from zoetrope.model.nano.oracle import judge, judge_pair
+from zoetrope.model.nano.prompts import MAX_TEXT_TOKENS, build_tokenizer
+from zoetrope.model.nano.samples import EDITS, TASKS, EditKind, Samples, TaskKind, draw, sheet_of
+from zoetrope.model.nano.world import COLOR_NAMES, DIRECTION_NAMES, SHAPES, Scenes
 
 CONDITIONS = {
     "text_to_video": set(),

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.inputs import Inputs
-from model.nano.cases import held_out
-from model.nano.samples import TASKS, TaskKind
-from model.nano.sheet import GIVEN_EDGE, Frames, Tile, contact_sheet, given_pictures
 from tests.model.nano.conftest import CARD
+from zoetrope.model.media.inputs import Inputs
+from zoetrope.model.nano.cases import held_out
+from zoetrope.model.nano.samples import TASKS, TaskKind
+from zoetrope.model.nano.sheet import GIVEN_EDGE, Frames, Tile, contact_sheet, given_pictures
 
 RED, GREEN = (200, 30, 30), (30, 200, 30)
 LONG = "a red circle moving right on a white background " * 6

@@ -12,26 +12,29 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.autoencoder import LinearAutoencoder
-from model.checkpoints import load_autoencoder, load_text_encoder, load_transformer
-from model.nano import batches, train
-from model.nano.batches import Kind
-from model.nano.train import TrainConfig, Trainer
-from model.presets import NANO_CARD, find_model
-from model.sequences import Sequence, Stream, unpack_targets
 from tests.model.nano.conftest import Z_DIM, shrink_training
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.checkpoints.load import load_autoencoder, load_text_encoder, load_transformer
+from zoetrope.model.codecs.linear_autoencoder import LinearAutoencoder
+from zoetrope.model.families.nano import NANO_CARD
+from zoetrope.model.nano import batches, train
+from zoetrope.model.nano.batches import BatchKind
+from zoetrope.model.nano.train import NanoTrainer, TrainConfig
+from zoetrope.model.network.experts import MoEFeedForward
+from zoetrope.model.network.sequences import Sequence, Stream, unpack_targets
+from zoetrope.model.training.optimisers import split_parameters
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(steps=4, batch_tokens=256, warmup=2)
 
 
-def run(out: Path, parts: tuple[int, ...]) -> Trainer:
+def run(out: Path, parts: tuple[int, ...]) -> NanoTrainer:
     """Train in parts, each by a new trainer that resumes from the file that the one before it wrote."""
-    trainer = Trainer(CONFIG, out, CPU)
+    trainer = NanoTrainer(CONFIG, out, CPU)
     for number, steps in enumerate(parts):
         if number:
             torch.manual_seed(number)  # another process starts with another global generator
-            trainer = Trainer(CONFIG, out, CPU)
+            trainer = NanoTrainer(CONFIG, out, CPU)
             assert trainer.resume()
         for _ in range(steps):
             trainer.loss = trainer.train_step()
@@ -62,7 +65,7 @@ def test_a_run_leaves_a_checkpoint_that_loads(toy_run: Path) -> None:
     card = find_model(str(toy_run))
     assert card.latent_channels == Z_DIM
     transformer = load_transformer(card, CPU)
-    assert len(transformer.moe_layers()) == 1
+    assert sum(isinstance(block.ffn, MoEFeedForward) for block in transformer.layers()) == 1
     stored = torch.load(toy_run / "state.pt", weights_only=False)["ema"]
     for name, tensor in transformer.state_dict().items():
         assert torch.equal(tensor, stored[f"transformer.{name}"].half().float()), name
@@ -78,7 +81,7 @@ def test_the_record_tells_how_the_weights_were_made(toy_run: Path) -> None:
     assert 3 <= record["clips"] <= 3 * 10  # of 256 tokens; a clip has 24 for each of its latent frames
     assert record["config"]["seed"] == TrainConfig().seed
     assert math.isfinite(record["loss"])
-    assert record["command"].startswith("python -m model.nano.train")
+    assert record["command"].startswith("python -m zoetrope.model.nano.train")
     assert {"device", "torch", "seconds", "parameters", "autoencoder"} <= set(record)
 
 
@@ -86,7 +89,7 @@ def test_the_rate_warms_up_stays_and_falls(
     tmp_path: Path, autoencoder: LinearAutoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shrink_training(monkeypatch, tmp_path, autoencoder)
-    trainer = Trainer(TrainConfig(steps=1000, warmup=100, decay=0.3, batch_tokens=256), tmp_path, CPU)
+    trainer = NanoTrainer(TrainConfig(steps=1000, warmup=100, decay=0.3, batch_tokens=256), tmp_path, CPU)
 
     def rate(step: int) -> float:
         trainer.step = step
@@ -106,8 +109,8 @@ def test_every_parameter_has_one_optimiser_and_the_matrices_have_muon(
     tmp_path: Path, autoencoder: LinearAutoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shrink_training(monkeypatch, tmp_path, autoencoder)
-    trainer = Trainer(CONFIG, tmp_path, CPU)
-    matrices, rest = train.split_parameters(trainer.net)
+    trainer = NanoTrainer(CONFIG, tmp_path, CPU)
+    matrices, rest = split_parameters(trainer.net)
     assert {id(p) for p in matrices} | {id(p) for p in rest} == {id(p) for p in trainer.net.parameters()}
     assert len(matrices) + len(rest) == len(list(trainer.net.parameters()))
     names = {id(p): name for name, p in trainer.net.named_parameters()}
@@ -126,12 +129,12 @@ def test_a_run_starts_with_short_clips(
     shrink_training(monkeypatch, tmp_path, autoencoder)
     seen: list[tuple[tuple[int, float], ...]] = []
 
-    def choose(rng: random.Random, sizes: Any, lengths: tuple[tuple[int, float], ...]) -> Kind:
+    def choose(rng: random.Random, sizes: Any, lengths: tuple[tuple[int, float], ...]) -> BatchKind:
         seen.append(lengths)
         return batches.choose(rng, sizes, lengths)
 
     monkeypatch.setattr(train, "choose", choose)
-    trainer = Trainer(TrainConfig(steps=4, batch_tokens=128, short=0.5), tmp_path, CPU)
+    trainer = NanoTrainer(TrainConfig(steps=4, batch_tokens=128, short=0.5), tmp_path, CPU)
     for _ in range(4):
         assert math.isfinite(trainer.train_step())
     assert seen == [((1, 0.5), (5, 0.5))] * 2 + [((5, 0.5), (9, 0.5))] * 2
@@ -142,7 +145,7 @@ def test_training_lowers_the_loss(
 ) -> None:
     """On one batch, which every step sees again with the same noise."""
     shrink_training(monkeypatch, tmp_path, autoencoder)
-    trainer = Trainer(TrainConfig(steps=100, batch_tokens=256, warmup=1, lr=3e-3), tmp_path, CPU)
+    trainer = NanoTrainer(TrainConfig(steps=100, batch_tokens=256, warmup=1, lr=3e-3), tmp_path, CPU)
     generator, rng = trainer.generator.get_state(), trainer.rng.getstate()
     losses = []
     for _ in range(15):
@@ -156,7 +159,7 @@ def test_without_a_saved_state_there_is_nothing_to_resume(
     tmp_path: Path, autoencoder: LinearAutoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shrink_training(monkeypatch, tmp_path, autoencoder)
-    assert not Trainer(CONFIG, tmp_path, CPU).resume()
+    assert not NanoTrainer(CONFIG, tmp_path, CPU).resume()
 
 
 def test_the_committed_recipe_covers_the_sizes_that_are_served() -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.nano.world import (
+from zoetrope.model.nano.world import (
     BACKGROUNDS,
     COLORS,
     DIRECTIONS,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from model.training.finetune import FineTuneConfig, build
+from zoetrope.model.training.finetune import FineTuneConfig, build
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.training.dataset import DatasetSource, Draws, LatentDataset
-from model.training.errors import TrainingError
 from tests.model.training.toys import CONFIG, write_dataset
+from zoetrope.model.training.dataset import DatasetSource, Draws, LatentDataset
+from zoetrope.model.training.errors import TrainingError
 
 
 def folder(root: Path) -> Path:
@@ -47,7 +47,7 @@ def test_bad_files_are_named(tmp_path: Path, damage: Callable[[Path], object], m
 
 
 def test_a_missing_folder_and_a_missing_empty_prompt(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"dataset: .* is no directory"):
+    with pytest.raises(TrainingError, match=r"dataset: .* is not a directory"):
         LatentDataset(tmp_path / "none", CONFIG)
     clips = folder(tmp_path)
     (clips / "empty-prompt.safetensors").unlink()

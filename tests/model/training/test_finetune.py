@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoints import load_transformer
-from model.presets import check_files, find_model
-from model.training.__main__ import main
-from model.training.errors import TrainingError
-from model.training.finetune import FineTuneConfig, build, noise_range
+from tests.fixtures.random_checkpoints import write_a14b, write_i2v, write_t2v, write_vace
 from tests.model.training.toys import upcycled_checkpoint, write_dataset
-from tests.tiny import tiny_a14b, tiny_image_to_video, tiny_vace, tiny_wan
+from zoetrope.model.catalog.checks import check_files
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.checkpoints.load import load_transformer
+from zoetrope.model.training.__main__ import main
+from zoetrope.model.training.errors import TrainingError
+from zoetrope.model.training.finetune import FineTuneConfig, build, noise_range
 
 CPU = torch.device("cpu")
 
@@ -81,7 +82,7 @@ def test_an_upcycled_checkpoint_becomes_a_trained_one(tmp_path: Path, capsys: py
 
 
 def test_a_dense_checkpoint_trains_too_and_without_an_average(tmp_path: Path) -> None:
-    tiny_wan(tmp_path / "moe")
+    write_t2v(tmp_path / "moe")
     write_dataset(tmp_path / "clips", [(2, 4, 4)] * 2, channels=16)
     trainer = build(FineTuneConfig.read(write_run(tmp_path, ema=0, optimiser="muon", muon_lr=1e-3)), CPU)
     trainer.run(save_every=2)
@@ -92,7 +93,7 @@ def test_a_dense_checkpoint_trains_too_and_without_an_average(tmp_path: Path) ->
 
 
 def test_one_of_two_noise_experts_trains_on_its_levels(tmp_path: Path) -> None:
-    tiny_a14b(tmp_path / "moe")
+    write_a14b(tmp_path / "moe")
     write_dataset(tmp_path / "clips", [(1, 4, 4)] * 2, channels=16)
     card = find_model(str(tmp_path / "moe"))
     with pytest.raises(TrainingError, match=r"noise_expert: .* has two noise experts"):
@@ -114,16 +115,16 @@ def test_one_of_two_noise_experts_trains_on_its_levels(tmp_path: Path) -> None:
         ({"speed": 9}, "run.json: speed: Extra inputs are not permitted"),
         ({"checkpoint": "nowhere"}, "model 'nowhere' is neither a preset"),
         ({"zero_stage": 4}, "run.json: zero_stage: Input should be 0, 1, 2 or 3, not 4"),
-        ({"zero_stage": 1, "optimiser": "muon"}, "optimiser: muon needs whole matrices and zero_stage 1 cuts them up"),
+        ({"zero_stage": 1, "optimiser": "muon"}, "optimiser: muon needs whole matrices and zero_stage 1 shards them"),
         ({"zero_stage": 3}, "ema: is 0.5, but under zero_stage 3 no rank has the whole weights"),
         ({"noise_expert": "high"}, "noise_expert: is 'high', but"),
-        ({"dataset": "nowhere"}, "dataset: nowhere is no directory"),
+        ({"dataset": "nowhere"}, "dataset: nowhere is not a directory"),
     ],
 )
 def test_a_bad_run_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, Any], message: str
 ) -> None:
-    tiny_wan(tmp_path / "moe")
+    write_t2v(tmp_path / "moe")
     capsys.readouterr()  # saving draws bars
     assert main([str(write_run(tmp_path, **fields)), "--device", "cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -132,7 +133,7 @@ def test_a_bad_run_is_refused_in_one_line(
 
 
 def test_a_run_cannot_write_into_its_checkpoint(tmp_path: Path) -> None:
-    tiny_wan(tmp_path / "moe")
+    write_t2v(tmp_path / "moe")
     with pytest.raises(TrainingError, match=r"out: .* lies in the checkpoint"):
         build(FineTuneConfig.read(write_run(tmp_path, out=str(tmp_path / "moe" / "runs"))), CPU)
 
@@ -157,8 +158,8 @@ def test_several_processes_need_a_stage_and_an_even_batch(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (tiny_vace, "vace_layers: VACE trains on hints"),
-        (tiny_image_to_video, "in_channels: is 36, 20 of them beside the latents"),
+        (write_vace, "vace_layers: VACE trains on hints"),
+        (write_i2v, "in_channels: is 36, 20 of them beside the latents"),
     ],
 )
 def test_networks_that_need_more_than_latents_and_text_are_refused(tmp_path: Path, make: Any, message: str) -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.conditions import Conditions, Source
-from model.training.flow import draw_levels, flow_loss
 from tests.model.training.toys import CONFIG, network
+from zoetrope.model.denoising.conditions import Conditions, Source
+from zoetrope.model.training.flow import draw_levels, flow_loss
 
 SHAPES = ((1, 4, 4), (3, 4, 6), (2, 6, 4))
 

@@ -7,7 +7,7 @@ import io
 import pytest
 import torch
 
-from model.training.muon import Muon, orthogonalise
+from zoetrope.model.training.muon import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(64, 24), (24, 64), (4, 48, 16), (3, 16, 48)])

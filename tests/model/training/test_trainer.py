@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.experts import MoEFeedForward
-from model.training.balance import average, balance, twin
-from model.training.dataset import DatasetSource, Draws, FlowBatch, LatentDataset
-from model.training.errors import TrainingError
-from model.training.finetune import FineTuning
-from model.training.optimisers import Recipe, build_optimisers, split_parameters
-from model.training.plain import PlainStepper
-from model.training.trainer import Trainer
 from tests.model.training.toys import CONFIG, network, write_dataset
+from zoetrope.model.network.experts import MoEFeedForward
+from zoetrope.model.training.balance import average, balance, twin
+from zoetrope.model.training.dataset import DatasetSource, Draws, FlowBatch, LatentDataset
+from zoetrope.model.training.errors import TrainingError
+from zoetrope.model.training.finetune import FineTuning
+from zoetrope.model.training.optimisers import Recipe, build_optimisers, split_parameters
+from zoetrope.model.training.plain import PlainStepper
+from zoetrope.model.training.trainer import Trainer
 
 SHAPES = [(1, 4, 4), (2, 4, 6), (2, 4, 4), (1, 6, 4)]
 
@@ -62,10 +62,10 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"no state")
-    with pytest.raises(TrainingError, match=r"state\.pt: this run cannot go on from it"):
+    with pytest.raises(TrainingError, match=r"state\.pt: this run cannot resume from it"):
         trainer(tmp_path, tmp_path, 2).resume()
     torch.save({"net": {}, "optimizers": []}, tmp_path / "state.pt")
-    with pytest.raises(TrainingError, match=r"this run cannot go on from it: .*Missing key"):
+    with pytest.raises(TrainingError, match=r"this run cannot resume from it: .*Missing key"):
         trainer(tmp_path, tmp_path, 2).resume()
 
 

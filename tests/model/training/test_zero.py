@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoints import load_transformer
-from model.presets import find_model
-from model.training.errors import TrainingError
-from model.training.finetune import FineTuneConfig, build
-from model.training.zero import saved_tag
 from tests.model.training.toys import upcycled_checkpoint, write_dataset
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.checkpoints.load import load_transformer
+from zoetrope.model.training.errors import TrainingError
+from zoetrope.model.training.finetune import FineTuneConfig, build
+from zoetrope.model.training.zero import saved_tag
 
 pytest.importorskip("deepspeed", reason="the extra `train` is not installed")
 ROOT = Path(__file__).resolve().parents[3]
@@ -61,6 +61,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_transformer(find_model(str(folder)), CPU).state_dict()
 
 
+@pytest.mark.integration
 @pytest.mark.timeout(300)
 def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     upcycled_checkpoint(tmp_path)

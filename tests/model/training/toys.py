@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from model.config import MoEConfig, TransformerConfig
-from model.training.dataset import EMPTY_PROMPT
-from model.transformer import WanTransformer
-from model.upcycle import upcycle
-from tests.narrow import source_directory
-from tests.tiny import TEXT_DIM
+from tests.fixtures.dense_networks import write_dense_ti2v
+from tests.fixtures.transformer_shape import TEXT_DIM
+from zoetrope.model.checkpoints.upcycle import upcycle
+from zoetrope.model.families.config import MoEConfig, TransformerConfig
+from zoetrope.model.network.transformer import WanTransformer
+from zoetrope.model.training.dataset import EMPTY_PROMPT
 
 CONFIG = TransformerConfig(
     patch_size=(1, 2, 2),
@@ -38,10 +38,9 @@ def write_dataset(
     shapes: list[tuple[int, int, int]],
     channels: int = 48,
     text_dim: int = TEXT_DIM,
-    seed: int = 0,
 ) -> Path:
     """A file for each of the shapes T, H, W, and the empty prompt."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     folder.mkdir(parents=True)
     for number, shape in enumerate(shapes):
         latents = torch.randn(channels, *shape, generator=generator)
@@ -53,6 +52,6 @@ def write_dataset(
 
 def upcycled_checkpoint(folder: Path) -> Path:
     """A narrow TI2V-5B whose two inner layers have experts, in several files of weights."""
-    source_directory(folder / "dense")
+    write_dense_ti2v(folder / "dense")
     upcycle(folder / "dense", folder / "moe", "wan2.7-27b", max_shard_bytes=200_000)
     return folder / "moe"

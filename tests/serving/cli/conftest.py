@@ -7,6 +7,12 @@ import pytest
 from tests.serving.gateway.harness import Service, running_service
 
 
+@pytest.fixture(autouse=True)
+def unlimited_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tables be as wide as they like; the workers of pytest-xdist say how wide their terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A gateway on its own; the test plays the router."""

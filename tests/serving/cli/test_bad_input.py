@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.presets import NANO_DIRECTORY
-from serving.cli import main
 from tests.serving.gateway.harness import ROOT
+from zoetrope.model.families.nano import NANO_DIRECTORY
+from zoetrope.serving.cli import main
 
 Run = Callable[..., str]
 LONG = "a" * 5_001
@@ -38,14 +38,14 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Run:
 
 # Arguments after `generate`, and how the line begins.
 BAD_REQUESTS: list[tuple[Sequence[str], str]] = [
-    (["x", "--duration", "0"], "duration: 0.0 is not above 0 and at most 15"),
-    (["x", "--duration", "16"], "duration: 16.0 is not above 0 and at most 15"),
-    (["x", "--duration", "-1"], "duration: -1.0 is not above 0"),
-    (["x", "--duration", "nan"], "duration: nan is not above 0"),
-    (["x", "--duration", "inf"], "duration: inf is not above 0"),
-    (["x", "--frames", "0"], "frames: 0 is not within 1 to 120"),
-    (["x", "--frames", "121"], "frames: 121 is not within 1 to 120"),
-    (["x", "--frames", "8", "--duration", "1"], "frames: 8 given together with"),
+    (["x", "--duration", "0"], "duration: 0.0 must be above 0 and at most 15"),
+    (["x", "--duration", "16"], "duration: 16.0 must be above 0 and at most 15"),
+    (["x", "--duration", "-1"], "duration: -1.0 must be above 0"),
+    (["x", "--duration", "nan"], "duration: nan must be above 0"),
+    (["x", "--duration", "inf"], "duration: inf must be above 0"),
+    (["x", "--frames", "0"], "frames: 0 must be from 1 to 120"),
+    (["x", "--frames", "121"], "frames: 121 must be from 1 to 120"),
+    (["x", "--frames", "8", "--duration", "1"], "frames: 8 cannot be combined with"),
     ([""], "prompt: is empty"),
     ([" \n"], "prompt: is empty"),
     ([LONG], "prompt: has 5001 characters, at most 5000"),
@@ -53,21 +53,21 @@ BAD_REQUESTS: list[tuple[Sequence[str], str]] = [
     (["x", "--negative", "b\x00"], "negative: has the control character U+0000"),
     (["x", "--negative", LONG], "negative: has 5001 characters, at most 500"),
     (["x", "--size", "4k"], "size: '4k' is not one of 480p, 720p, 1080p or WIDTHxHEIGHT"),
-    (["x", "--size", "0x0"], "size: '0x0' has a side that is not within"),
+    (["x", "--size", "0x0"], "size: '0x0' must have sides from"),
     (["x", "--size", "101x64"], "size: 101x64 has an odd side"),
     (["x", "--ratio", "2:1"], "ratio: '2:1' is not one of 16:9"),
-    (["x", "--seed", "9223372036854775808"], "seed: 9223372036854775808 is not within 0 to 9223372036854775807, and "),
-    (["x", "--seed", "-2"], "seed: -2 is not within 0"),
-    (["x", "--fit", "stretch"], "fit: Input should be 'cover' or 'contain', got 'stretch'"),
-    (["x", "--flow-shift", "0"], "flow-shift: 0.0 is not within 0.01 to 100"),
-    (["x", "--flow-shift", "inf"], "flow-shift: inf is not within 0.01"),
+    (["x", "--seed", "9223372036854775808"], "seed: 9223372036854775808 must be from 0 to 9223372036854775807, or "),
+    (["x", "--seed", "-2"], "seed: -2 must be from 0"),
+    (["x", "--fit", "stretch"], "fit: 'stretch' must be 'cover' or 'contain'"),
+    (["x", "--flow-shift", "0"], "flow-shift: 0.0 must be from 0.01 to 100"),
+    (["x", "--flow-shift", "inf"], "flow-shift: inf must be from 0.01"),
     (["x", "--out", "a.PNG", "--frames", "2"], "out: png holds one frame, but 2 are asked for"),
     (["x", "--out", "a.jpeg", "--duration", "1"], "out: jpg holds one frame, but 8 are asked for"),
     (["x", "--out", "a.webp", "--audio", "a.wav"], "audio: cannot read a.wav: No such file or directory"),
-    (["x", "--steps", "0"], "steps: 0 is not within 1 to 1000"),
-    (["x", "--steps", "1001"], "steps: 1001 is not within 1 to 1000"),
-    (["x", "--guidance", "nan"], "guidance: nan is not within 0 to 30"),
-    (["x", "--fps", "0"], "fps: 0 is not within 1 to 60"),
+    (["x", "--steps", "0"], "steps: 0 must be from 1 to 1000"),
+    (["x", "--steps", "1001"], "steps: 1001 must be from 1 to 1000"),
+    (["x", "--guidance", "nan"], "guidance: nan must be from 0 to 30"),
+    (["x", "--fps", "0"], "fps: 0 must be from 1 to 60"),
     (["x", "--model", "nobody"], "model: 'nobody' is neither a preset (nano) nor a directory"),
     (["x", "--out", "clip.avi"], "out: 'clip.avi' does not end in one of .mp4, .mkv, .png, .webp, .jpg, .jpeg"),
     (["x", "--latents-out", "clip.npy"], "latents-out: 'clip.npy' does not end in .safetensors"),
@@ -84,7 +84,7 @@ def test_request(
     def start(*_: object) -> None:
         raise AssertionError("a service was started")
 
-    monkeypatch.setattr("serving.cli.remote.private_service", start)
+    monkeypatch.setattr("zoetrope.serving.cli.service.private_service", start)
     assert refused("generate", *arguments, *(["--local"] if local else [])).startswith(line)
 
 
@@ -95,7 +95,7 @@ def test_all_fields_at_fault_are_told_at_once(refused: Run) -> None:
 
 def test_local_checks_come_before_torch() -> None:
     code = (
-        "import sys; from serving.cli import main\n"
+        "import sys; from zoetrope.serving.cli import main\n"
         "codes = [main(['generate', 'x', '--local', *a]) for a in (['--steps', '0'], ['--model', 'nobody'])]\n"
         "print(codes, 'torch' in sys.modules, 'ray' in sys.modules)"
     )
@@ -107,21 +107,22 @@ def test_local_checks_come_before_torch() -> None:
     ("arguments", "line"),
     [
         (["generate"], "prompt: is empty"),
-        (["generate", "x", "--steps", "many"], "steps: "),
+        (["generate", "x", "--steps", "many"], "steps: must be an integer"),
         (["generate", "x", "--steps"], "Option '--steps' requires an argument"),
         (["generate", "x", "--pace", "3"], "No such option: --pace"),
         (["generate", "x", "y"], "Got unexpected extra argument"),
         (["generate", "x", "--local", "--server", "127.0.0.1:1"], "local: cannot be used together with --server"),
-        (["generate", "x", "--server", "here"], "server: 'here' is not HOST:PORT"),
+        (["generate", "x", "--server", "here"], "server: 'here' must be HOST:PORT"),
         (["dance"], "No such command 'dance'"),
-        (["jobs", "--limit", "0"], "limit: "),
-        (["jobs", "--server", "127.0.0.1:70000"], "server: '127.0.0.1:70000' is not HOST:PORT"),
+        (["help", "dance"], "No such command 'dance'"),
+        (["jobs", "--limit", "0"], "limit: must be at least 1"),
+        (["jobs", "--server", "127.0.0.1:70000"], "server: '127.0.0.1:70000' must be HOST:PORT"),
         (["download", "vid_1"], "out: name a file with --out or --latents-out"),
         (["download", "vid_1", "--latents-out", "x.mp4"], "latents-out: 'x.mp4' does not end in .safetensors"),
-        (["serve", "--ranks", "0"], "ranks: 0: "),
-        (["serve", "--grpc", "50051"], "grpc: '50051' is not HOST:PORT"),
-        (["serve", "--http", "127.0.0.1:"], "http: '127.0.0.1:' is not HOST:PORT"),
-        (["doctor", "--grpc", "50051"], "grpc: '50051' is not HOST:PORT"),
+        (["serve", "--ranks", "0"], "ranks: 0 must be at least 1"),
+        (["serve", "--grpc", "50051"], "grpc: '50051' must be HOST:PORT"),
+        (["serve", "--http", "127.0.0.1:"], "http: '127.0.0.1:' must be HOST:PORT"),
+        (["doctor", "--grpc", "50051"], "grpc: '50051' must be HOST:PORT"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -131,7 +132,7 @@ def test_usage(arguments: Sequence[str], line: str, refused: Run) -> None:
 
 def test_setting_from_the_environment(refused: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOETROPE_RANKS", "none")
-    assert refused("serve").startswith("ranks: 'none': ")
+    assert refused("serve").startswith("ZOETROPE_RANKS: 'none' must be an integer")
 
 
 def test_taken_port(refused: Run) -> None:
@@ -211,7 +212,7 @@ def test_serve_with_a_broken_checkpoint(checkpoint: Path, tmp_path: Path) -> Non
     path = checkpoint / "vae" / "diffusion_pytorch_model.safetensors"
     path.unlink()
     options = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", str(tmp_path / "data")]
-    command = [sys.executable, "-m", "serving.cli", "serve", "--model", str(checkpoint), *options]
+    command = [sys.executable, "-m", "zoetrope.serving.cli", "serve", "--model", str(checkpoint), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {path}: the file is missing\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import socket
 from dataclasses import replace
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from model.presets import NANO_DIRECTORY
-from serving.cli import main
-from serving.cli.doctor import Check, Status, run_checks
-from serving.media.sandbox import confinement
-from serving.settings import Settings
+from zoetrope.model.families.nano import NANO_DIRECTORY
+from zoetrope.serving.cli import main
+from zoetrope.serving.cli.doctor import Check, Status, run_checks
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.media.sandbox.sandbox import confinement
 
 
 @pytest.fixture
@@ -30,8 +31,9 @@ def test_healthy(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None
     options = ["--grpc", settings.grpc, "--http", settings.http, "--data-dir", str(settings.data_dir)]
     assert main(["doctor", *options]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["check", "status", "found", "what", "to", "do"]
-    statuses = {row.split("  ")[0]: row[14:].split()[0] for row in rows}
+    assert header.split()[:3] == ["check", "status", "found"]
+    assert max(map(len, rows)) <= 100
+    statuses = {row.split("  ")[0]: row[14:].split()[0] for row in rows if not row.startswith(" ")}
     expected = {"python", "packages", "device", "memory", "codecs", "model", "data dir", "grpc port", "http port"}
     assert {*expected, "media sandbox"} <= set(statuses)
     assert "fail" not in statuses.values()
@@ -40,6 +42,21 @@ def test_healthy(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_advice_for_everything_that_is_not_well(settings: Settings) -> None:
     assert all(check.advice for check in run_checks(settings) if check.status is not Status.OK)
+
+
+def test_json(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "--host", "localhost", "--port", "0", "--data-dir", str(settings.data_dir)]) == 0
+    checks = json.loads(capsys.readouterr().out)
+    assert {check["status"] for check in checks} <= {"ok", "warn"}
+    (port,) = [check for check in checks if check["name"] == "http port"]
+    assert port == {"name": "http port", "status": "ok", "detail": "localhost:0 is free", "advice": ""}
+
+
+def test_a_misspelt_variable(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find(settings, "variables").status is Status.OK
+    monkeypatch.setenv("ZOETROPE_MODLE", "nano")
+    check = find(settings, "variables")
+    assert check.status is Status.WARN and "did you mean ZOETROPE_MODEL?" in check.detail
 
 
 def test_broken_model(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +90,7 @@ def test_media_sandbox(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> N
     # As on a machine without the filter.
     layers = [replace(layer, holds=layer.holds and layer.name != "system call filter") for layer in confinement()]
     layers = [layer if layer.holds else replace(layer, note="Invalid argument") for layer in layers]
-    monkeypatch.setattr("serving.media.sandbox.confinement", lambda unsafe: layers)
+    monkeypatch.setattr("zoetrope.serving.media.sandbox.sandbox.confinement", lambda unsafe: layers)
     check = find(settings, "media sandbox")
     assert (check.status, "system call filter (Invalid argument)" in check.detail) == (Status.FAIL, True)
     assert check.advice.startswith("a service needs system call filter (Invalid argument)")
@@ -104,12 +121,18 @@ def test_data_dir_below_a_file(settings: Settings, tmp_path: Path) -> None:
 
 def test_packages(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against whatever our metadata asks for."""
-    wanted = ["numpy>=2", "numpy<1", "no-such-package>=3", "pytest<1; extra == 'test'"]
+    wanted = ["numpy>=2", "numpy<1; extra == 'serve'", "no-such-package>=3", "pytest<1; extra == 'test'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
     check = find(settings, "packages")
     assert check.status is Status.FAIL
     version = importlib.metadata.version("numpy")
     assert check.detail == f"numpy is {version}, needs <1; no-such-package is missing"
+
+
+def test_the_packages_of_a_service_are_checked(settings: Settings) -> None:
+    check = find(settings, "packages")
+    assert check.status is Status.OK
+    assert {"torch", "ray", "diffusers", "grpcio"} <= set(check.detail.replace(",", "").split())
 
 
 def test_models_lists_the_presets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.cli.errors import option_name
+from zoetrope.serving.cli.errors import option_name
 
 
 @pytest.mark.parametrize(

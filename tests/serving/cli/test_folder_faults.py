@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-import serving.app
-from model.presets import ModelError
-from serving.cli import main
-from serving.cli.doctor import Status, run_checks
-from serving.settings import Settings
-from tests.folder_faults import FAULTS, Fault, add, broken, write_bases
+from tests.fixtures.folder_faults import FAULTS, Fault, add, broken, write_bases
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.serving.cli import main
+from zoetrope.serving.cli.doctor import Status, run_checks
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.supervisor import supervisor
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 3.0  # beyond imports
@@ -40,9 +40,15 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return run
 
 
+@pytest.fixture(autouse=True)
+def no_media_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`zoetrope doctor` would start one on its way to the model."""
+    monkeypatch.setattr("zoetrope.serving.media.sandbox.sandbox.confinement", lambda unsafe: [])
+
+
 def serve_check(folder: Path, work: Path) -> str:
     with pytest.raises(ModelError) as error:
-        serving.app._check(Settings(model=str(folder), data_dir=work / "data"))
+        supervisor._check(Settings(model=str(folder), data_dir=work / "data"))
     assert not (work / "data").exists()
     return str(error.value)
 
@@ -95,7 +101,7 @@ def test_in_processes_of_their_own(command: str, bases: Path, tmp_path: Path) ->
     folder = broken(bases, fault, tmp_path / "model")
     options = ["--model", str(folder)]
     options += ["--local", "x"] if command == "generate" else ["--data-dir", str(tmp_path / "data")]
-    arguments = [sys.executable, "-m", "serving.cli", command, *options]
+    arguments = [sys.executable, "-m", "zoetrope.serving.cli", command, *options]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{folder / 'transformer_2'}: the directory is missing" in done.stderr
@@ -113,7 +119,7 @@ def test_a_warning_is_told_once_by_every_command(odd: Path, tmp_path: Path, caps
     local = ("generate", "a red circle", "--local", "--size", "48x32", "--frames", "5", "--steps", "1", "--out", out)
     with ExitStack() as stack:
         settings = Settings(model=str(odd), data_dir=tmp_path / "data", grpc="127.0.0.1:0", http="127.0.0.1:0")
-        serving.app._prepare(settings, stack)
+        supervisor._prepare(settings, stack)
     told = [capsys.readouterr().err]
     for arguments in (local, ("plan", "--size", "64x32", "--gpu", "cpu", "--gpus", "1")):
         assert main([*arguments, "--model", str(odd)]) == 0
@@ -143,6 +149,6 @@ def test_doctor_shows_the_card(odd: Path, tmp_path: Path) -> None:
 def test_a_family_at_fault_is_named(bases: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["generate", "x", "--local"], ["generate", "x"], ["plan"]):
         assert main([*command, "--model", str(bases / "t2v"), "--family", "bernini-r"]) == 2
-        assert capsys.readouterr().err.startswith("error: family: bernini-r is not what lies in ")
+        assert capsys.readouterr().err.startswith("error: family: bernini-r does not match ")
     assert main(["generate", "x", "--server", "127.0.0.1:1", "--family", "bernini-r"]) == 2
-    assert capsys.readouterr().err.startswith("error: family: is of a model's folder here")
+    assert capsys.readouterr().err.startswith("error: family: describes a local model folder")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from serving.cli import main
-from serving.client import ClientError, VideoClient
 from tests.serving.gateway.harness import Service, running_service, until
+from zoetrope.serving.cli import main
+from zoetrope.serving.client import ClientError, VideoClient
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_create_use_list_revoke(
     assert main(["keys", "revoke", key_id]) == 0
     assert capsys.readouterr().out == f"{key_id} revoked\n"
     assert main(["keys", "revoke", key_id]) == 2
-    assert capsys.readouterr().err == f"error: id: '{key_id}' is no key, or one that was revoked before\n"
+    assert capsys.readouterr().err == f"error: id: '{key_id}' is not a key, or was revoked before\n"
 
     def refused() -> bool:
         with VideoClient(service.target, api_key=secret) as client:
@@ -96,7 +97,8 @@ def test_create_use_list_revoke(
         (["create", "a", "--max-priority", "10"], "max-priority: 10, must be from 0 to 9"),
         (["create", "a", "--models", "tiny,,"], "models: 'tiny,,' holds an empty name"),
         (["create", "a", "--data-dir", "/dev/null/x"], "data-dir: /dev/null/x cannot be created"),
-        (["revoke", "key_none"], "id: 'key_none' is no key"),
+        (["list"], "data-dir: "),
+        (["revoke", "key_none"], "data-dir: "),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
@@ -109,11 +111,37 @@ def test_bad_input(
     assert captured.out == ""
     assert captured.err.startswith(f"error: {line}")
     assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_create_makes_a_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A data folder that is misspelt is told, and not made."""
+    folder = tmp_path / "typo"
+    there = ["--data-dir", str(folder)]
+    for command in (["list"], ["revoke", "key_none"]):
+        assert main(["keys", *command, *there]) == 2
+        line = f"error: data-dir: {folder} has no database: no service or key was ever made there\n"
+        assert capsys.readouterr().err == line
+    assert not folder.exists()
+    assert main(["keys", "create", "first", *there]) == 0
+    assert capsys.readouterr().err.startswith(f"making a database in {folder}\n")
+    assert main(["keys", "create", "second", *there]) == 0
+    assert "making" not in capsys.readouterr().err
+    assert main(["keys", "revoke", "key_none", *there]) == 2
+    assert capsys.readouterr().err.startswith("error: id: 'key_none' is not a key")
+    assert main(["keys", "list", "--quiet", *there]) == 0
+    ids = capsys.readouterr().out.split()
+    assert main(["keys", "list", "--json", *there]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [key["id"] for key in shown] == ids
+    assert [key["name"] for key in shown] == ["first", "second"]
+    assert shown[0]["revoked_at"] is None and shown[0]["created_at"].endswith("Z")
+    assert not {"secret", "hash"} & set(shown[0])
 
 
 def test_a_database_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["keys", "list", "--data-dir", str(tmp_path), "--database", "mysql://me:secret@host/x"]
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: a database URL starts with sqlite:/// or postgresql://")
+    assert captured.err.startswith("error: database: 'mysql://...' must be postgresql://USER:PASSWORD@HOST/DATABASE")
     assert "secret" not in captured.err

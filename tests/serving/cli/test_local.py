@@ -12,15 +12,21 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from serving.cli import main
-from serving.cli.progress import ProgressView, format_seconds
-from serving.media import probe, read_metadata
 from tests.serving.gateway.harness import ROOT
+from zoetrope.serving.cli import main
+from zoetrope.serving.cli.progress import ProgressView, format_seconds
+from zoetrope.serving.media import probe, read_metadata
 
 
 def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A process of its own, as a user runs it; ``--local`` wins over a server in the environment."""
-    command = [sys.executable, "-m", "serving.cli", "generate", "a red circle moving right on a white background"]
+    command = [
+        sys.executable,
+        "-m",
+        "zoetrope.serving.cli",
+        "generate",
+        "a red circle moving right on a white background",
+    ]
     return subprocess.run(
         [*command, "--local", "--size", "320x180", "--frames", "6", "--steps", "4", *arguments],
         cwd=ROOT,

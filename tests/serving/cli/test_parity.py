@@ -12,24 +12,24 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
-from serving.cli.local import generate_locally
-from serving.cli.order import Order, TaskMedia
-from serving.cli.progress import ProgressView
-from tests.model.parity import FRAMES, HEIGHT, NEGATIVE, PROMPT, SEED, STEPS, WIDTH, error, picture, pil, theirs
-from tests.tiny import tiny_a14b, tiny_first_latent, tiny_image_to_video, tiny_vace, tiny_wan
+from tests.fixtures.random_checkpoints import write_a14b, write_i2v, write_t2v, write_ti2v, write_vace
+from tests.model.parity.harness import FRAMES, HEIGHT, NEGATIVE, PROMPT, SEED, STEPS, WIDTH, error, picture, pil, theirs
+from zoetrope.serving.cli.generate_request import GenerateRequest, TaskMedia
+from zoetrope.serving.cli.local import generate_locally
+from zoetrope.serving.cli.progress import ProgressView
 
 FIRST, LAST = picture(1, 60, 40), picture(2, 72, 48)  # of the clip's ratio: diffusers stretches all others
 CASES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], dict[str, Any]]] = {
-    "t2v": (tiny_wan, (), {}),
-    "t2v-a14b": (tiny_a14b, (), {}),
-    "i2v-clip": (lambda d: tiny_image_to_video(d, clip=True), ("image",), {"image": pil(FIRST)}),
+    "t2v": (write_t2v, (), {}),
+    "t2v-a14b": (write_a14b, (), {}),
+    "i2v-clip": (lambda d: write_i2v(d, clip=True), ("image",), {"image": pil(FIRST)}),
     "flf2v": (
-        lambda d: tiny_image_to_video(d, clip=True, last=True),
+        lambda d: write_i2v(d, clip=True, last=True),
         ("image", "last_image"),
         {"image": pil(FIRST), "last_image": pil(LAST)},
     ),
-    "ti2v": (tiny_first_latent, ("image",), {"image": pil(FIRST)}),
-    "vace": (tiny_vace, ("references",), {"reference_images": [pil(LAST)]}),
+    "ti2v": (write_ti2v, ("image",), {"image": pil(FIRST)}),
+    "vace": (write_vace, ("references",), {"reference_images": [pil(LAST)]}),
 }
 
 
@@ -43,7 +43,7 @@ def test_the_command_gives_the_latents_of_diffusers(tmp_path: Path, name: str) -
     given: dict[str, Any] = {field: files[field] for field in media if field in files}
     if "references" in media:
         given["references"] = (files["last_image"],)
-    order = Order(
+    order = GenerateRequest(
         PROMPT,
         tmp_path / "out.mkv",
         latents_out=tmp_path / "out.safetensors",

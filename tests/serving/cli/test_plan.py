@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli import main
-from tests.tiny import tiny_wan
+from tests.fixtures.random_checkpoints import write_t2v
+from zoetrope.serving.cli import main
 
 
 @pytest.fixture(autouse=True)
 def no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans from the roofline, whatever was measured since."""
-    monkeypatch.setattr("cluster.calibration.RESULTS", tmp_path / "results")
+    monkeypatch.setattr("zoetrope.cluster.planning.calibration.RESULTS", tmp_path / "results")
 
 
 def test_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,7 +24,7 @@ def test_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0] == "wan2.7-27b on 8 H100s: 2 x 4 (guidance groups x sequence ranks), experts over 4"
     assert lines[1] == "a step: 2 x 63,240 tokens, 1920x1088, 121 frames"
     assert row(lines, "weights, exact") == ["16.3"]
-    assert row(lines, "together, of 80.0") == ["27.3"]
+    assert row(lines, "total, of 80.0") == ["27.3"]
     assert row(lines, "experts: rows there and back") == ["NVLink", "15.228"]
     assert any(line.startswith("predicted step (roofline)") for line in lines)
     assert "- One group of 8 would take" in out
@@ -37,7 +37,7 @@ def test_nano_on_this_machine_and_a_checkpoint_folder(tmp_path: Path, capsys: py
     assert lines[0] == "nano on 1 CPU: 1 x 1 (guidance groups x sequence ranks)"
     assert "40x24, 17 frames" in lines[1]
     assert not any(line.startswith("on the wire") for line in lines)
-    tiny_wan(tmp_path / "wan")
+    write_t2v(tmp_path / "wan")
     assert main(["plan", "--model", str(tmp_path / "wan"), "--gpus", "2", "--size", "64x32", "--gpu", "h200"]) == 0
     assert capsys.readouterr().out.startswith("wan on 2 H200s: 2 x 1")
 
@@ -62,8 +62,8 @@ def test_two_gangs_for_noise_experts(capsys: pytest.CaptureFixture[str]) -> None
         (["--gpu", "a100"], "gpu: 'a100': it must be one of h100, h200, cpu"),
         (["--size", "4k"], "size: '4k' is not one of 480p, 720p, 1080p or WIDTHxHEIGHT"),
         (["--ratio", "2:1"], "ratio: '2:1' is not one of 16:9"),
-        (["--duration", "0"], "duration: 0.0 is not above 0 and at most 15"),
-        (["--duration", "nan"], "duration: nan is not above 0 and at most 15"),
+        (["--duration", "0"], "duration: 0.0 must be above 0 and at most 15"),
+        (["--duration", "nan"], "duration: nan must be above 0 and at most 15"),
         (["--model", "absent"], "model: 'absent' is neither a preset (wan2.7-27b, "),
         (["--gpus", "many"], "gpus: "),
     ],

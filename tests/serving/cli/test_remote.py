@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -11,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from model.family import WAN_NEGATIVE_PROMPT
-from serving.cli import main
-from serving.jobs.job import Job, JobFilter, Stage, State
 from tests.serving.gateway.harness import ROOT, Service, until
+from zoetrope.model.families.wan import NEGATIVE_PROMPT
+from zoetrope.serving.cli import main
+from zoetrope.serving.jobs.job import Job, JobFilter, Stage, State
 
 
 def run_while(command: list[str], act: Callable[[], object]) -> int:
@@ -31,7 +34,7 @@ def queued(service: Service) -> Job:
 
 
 def test_generate(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, latents = tmp_path / "new" / "clip.mp4", tmp_path / "clip.safetensors"
+    out, latents = tmp_path / "clip.mp4", tmp_path / "clip.safetensors"
     made: list[Job] = []
 
     def route() -> None:
@@ -60,18 +63,18 @@ def test_generate(service: Service, tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["x", "--duration", "nan"], "duration: nan is not above 0"),
-        (["x", "--frames", "0"], "frames: 0 is not within 1 to 81 for tiny"),
+        (["x", "--duration", "nan"], "duration: nan must be above 0"),
+        (["x", "--frames", "0"], "frames: 0 must be from 1 to 81 for tiny"),
         ([""], "prompt: is empty"),
         (["x", "--negative", "b\x00"], "negative: has the control character U+0000"),
-        (["x", "--seed", "-2"], "seed: -2 is not within 0 to 9223372036854775807"),
-        (["x", "--seed", "9223372036854775808"], "seed: '9223372036854775808' is not a possible value"),
-        (["x", "--flow-shift", "-1"], "flow-shift: -1.0 is not within 0.01"),
+        (["x", "--seed", "-2"], "seed: -2 must be from 0 to 9223372036854775807"),
+        (["x", "--seed", "9223372036854775808"], "seed: '9223372036854775808' is not a valid value"),
+        (["x", "--flow-shift", "-1"], "flow-shift: -1.0 must be from 0.01"),
         (["x", "--fit", "stretch"], "fit: 'stretch' is not one of cover, contain"),
         (["x", "--out", "x.png", "--frames", "9"], "out: png holds one frame, but 9 are asked for"),
         (["x", "--steps", "99999999999"], "steps: "),
         (["x", "--size", "121x60"], "size: 121x60 has an odd side"),
-        (["x", "--ratio", "1:2", "--fps", "0"], "fps: 0 is not within 1 to 60; ratio: '1:2' is not one of"),
+        (["x", "--ratio", "1:2", "--fps", "0"], "fps: 0 must be from 1 to 60; ratio: '1:2' is not one of"),
         (["x", "--model", "nobody"], "model: "),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -103,7 +106,7 @@ def test_failed_job(service: Service, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_interrupt_leaves_the_job(service: Service, tmp_path: Path) -> None:
     command = ["generate", "x", "--size", "832x480", "--out", str(tmp_path / "x.mp4"), "--server", service.target]
     process = subprocess.Popen(
-        [sys.executable, "-m", "serving.cli", *command],
+        [sys.executable, "-m", "zoetrope.serving.cli", *command],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -115,7 +118,10 @@ def test_interrupt_leaves_the_job(service: Service, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130, line
-    assert (out, err) == ("", f"error: interrupted, {job.id} goes on; see zoetrope watch, download and cancel\n")
+    assert (out, err) == (
+        "",
+        f"error: interrupted; {job.id} is still running, see zoetrope watch, download and cancel\n",
+    )
     assert service.job(job.id).state is State.QUEUED
 
 
@@ -129,6 +135,13 @@ def test_watch(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert captured.err.startswith("done ")
 
 
+def test_quiet(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = service.make(b"data", tmp_path)
+    assert main(["watch", name, "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "" and " succeeded size=832x480 " in captured.out
+
+
 def test_cancel(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = service.client.create(prompt="x", size="832x480").removeprefix("operations/")
     assert main(["cancel", name]) == 0
@@ -137,7 +150,7 @@ def test_cancel(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {name} cancelled: ")
     done = service.make(b"data", tmp_path).removeprefix("operations/")
     assert main(["cancel", done]) == 0
-    assert capsys.readouterr().out == f"{done} was done before: succeeded\n"
+    assert capsys.readouterr().out == f"{done} had already ended: succeeded\n"
     running = service.client.create(prompt="x", size="832x480").removeprefix("operations/")
     service.claim(running)
     assert main(["cancel", running]) == 0
@@ -146,18 +159,54 @@ def test_cancel(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_jobs(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = service.make(b"data", tmp_path, steps=5).removeprefix("operations/")
-    waiting = service.client.create(prompt="x", size="832x480", steps=7).removeprefix("operations/")
+    prompt = "a red circle\nthat moves " + "far " * 200
+    waiting = service.client.create(prompt=prompt, size="832x480", steps=7).removeprefix("operations/")
     assert main(["jobs", "--limit", "2"]) == 0
     header, first, second = capsys.readouterr().out.splitlines()
-    assert header.split() == ["job", "state", "step", "model", "created", "note"]
-    assert first.split()[:4] == [waiting, "queued", "0/7", "tiny"]
+    assert header.split() == ["job", "state", "step", "task", "prompt", "model", "created", "note"]
+    assert first.split()[:4] == [waiting, "queued", "0/7", "text_to_video"]
+    assert "a red circle that moves far far" in first and "..." in first
     assert first.rstrip().endswith("0 ahead, no engine serves tiny now")
     assert second.split()[:2] == [done, "succeeded"]
+
+    assert main(["jobs", "--limit", "2", "--quiet"]) == 0
+    assert capsys.readouterr().out.split() == [waiting, done]
+    assert main(["jobs", "--limit", "2", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [job["name"] for job in shown] == [f"operations/{waiting}", f"operations/{done}"]
+    assert (shown[0]["task"], shown[0]["prompt"]) == ("text_to_video", prompt[:500])
+    assert shown[0]["create_time"].endswith("Z") and shown[1]["video"]["frames"] == 33
+    assert main(["jobs", "--json", "--quiet"]) == 2
+    assert capsys.readouterr().err == "error: quiet: cannot be used together with --json\n"
+
+
+def test_jobs_in_80_columns(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = service.client.create(prompt="a red circle that moves far", size="832x480").removeprefix("operations/")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["jobs", "--limit", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    words = " ".join(lines).split()
+    assert {name, "queued", "text_to_video", "ahead,", "engine"} <= set(words)
+
+
+def test_events(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = service.make(b"data", tmp_path)
+    assert main(["events", name, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown[0]["to_state"], shown[-1]["to_state"]) == ("queued", "succeeded")
+    assert shown[0]["time"].endswith("Z")
 
 
 def test_download(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = service.make(b"data", tmp_path, b"latents", keep_latents=True).removeprefix("operations/")
-    out, latents = tmp_path / "new" / "x.mp4", tmp_path / "new" / "x.safetensors"
+    folder = tmp_path / "new"
+    out, latents = folder / "x.mp4", folder / "x.safetensors"
+    assert main(["download", name, "--out", str(out)]) == 2
+    assert capsys.readouterr().err == f"error: out: the folder '{folder}' does not exist; make it first\n"
+    folder.mkdir()
     assert main(["download", name, "--out", str(out), "--latents-out", str(latents)]) == 0
     assert capsys.readouterr().out == f"saved {out} latents={latents}\n"
     assert (out.read_bytes(), latents.read_bytes()) == (b"data", b"latents")
@@ -171,7 +220,7 @@ def test_download(service: Service, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_download_before_the_end(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = service.client.create(prompt="x", size="832x480").removeprefix("operations/")
     assert main(["download", name, "--out", str(tmp_path / "x.mp4")]) == 2
-    assert capsys.readouterr().err == f"error: name: {name} has no file, its state is queued\n"
+    assert capsys.readouterr().err == f"error: name: {name} has no file; its state is queued\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -186,7 +235,36 @@ def test_models(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
     header, row, *more = capsys.readouterr().out.splitlines()
     assert row.split()[:4] == ["tiny", "no", "text_to_video", "480p"]
     assert "multiples of 16" in row
-    assert "flow shift" in header and "negative prompt" in header
+    assert "flow shift" in header and "negative prompt" in header and "other names" not in header
     shown = " ".join([row, *more])
     assert "3 (scheduler_config.json; Wan's own code takes 5)" in shown
-    assert WAN_NEGATIVE_PROMPT[:21] + "..." in shown.replace(" ", "")
+    assert NEGATIVE_PROMPT[:21] + "..." in shown.replace(" ", "")
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2)])
+def test_a_missing_folder_is_asked_about_at_a_terminal(
+    answer: str, code: int, service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the service is asked; a pseudo-terminal stands for the person's."""
+    name = service.make(b"data", tmp_path)
+    out = tmp_path / "new" / "below" / "x.mp4"
+    controller, terminal = pty.openpty()
+    try:
+        command = [sys.executable, "-m", "zoetrope.serving.cli", "download", name, "--out", str(out)]
+        os.write(controller, answer.encode())
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            stdin=terminal,
+            stdout=subprocess.PIPE,
+            stderr=terminal,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        said = os.read(controller, 4_096).decode()
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    assert f"the folder '{out.parent}' does not exist. Make it?" in said
+    assert (done.returncode, out.exists(), out.parent.exists()) == (code, code == 0, code == 0)

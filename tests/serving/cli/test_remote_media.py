@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.cli import main
-from serving.cli.service import Addresses
-from serving.jobs.job import Job, JobFilter, Result, State
-from serving.media import VideoWriter
 from tests.serving.cli.test_remote import run_while
 from tests.serving.gateway.harness import Service, running_service, until
+from zoetrope.serving.cli import main
+from zoetrope.serving.cli.service import Addresses
+from zoetrope.serving.jobs.job import Job, JobFilter, Result, State
+from zoetrope.serving.media import VideoWriter
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_every_kind_of_task(
         def start(command: list[str], log: Path) -> Iterator[Private]:
             yield Private()
 
-        monkeypatch.setattr("serving.cli.remote.private_service", start)
+        monkeypatch.setattr("zoetrope.serving.cli.service.private_service", start)
     jobs: list[Job] = []
     out = tmp_path / "out.mp4"
     command = ["generate", "make it blue", *OPTIONS[kind], "--steps", "2", "--out", str(out)]
@@ -127,13 +127,13 @@ def test_options_of_a_job_and_detach(service: Service, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--priority", "11"], "priority: 11 is not within 0 to 9"),
+        (["--priority", "11"], "priority: 11 must be from 0 to 9"),
         (["--label", "team"], "label: 'team' is not KEY=VALUE"),
         (["--label", "a b=c"], "label: the key 'a b' does not match"),
-        (["--deadline", "0"], "deadline: 0 is not above 0"),
-        (["--deadline", "nan"], "deadline: nan is not above 0"),
-        (["--webhook", "ftp://x"], "webhook: 'ftp://x' is no http or https address"),
-        (["--image", "nowhere.png"], "image: 'nowhere.png' is no file that can be read"),
+        (["--deadline", "0"], "deadline: 0 must be above 0"),
+        (["--deadline", "nan"], "deadline: nan must be above 0"),
+        (["--webhook", "ftp://x"], "webhook: 'ftp://x' must be an http or https URL"),
+        (["--image", "nowhere.png"], "image: 'nowhere.png' is not a readable file"),
         (["--image", "media/med_none"], "image: 'media/med_none' is not a known file"),
         (["--reference", "picture.png", "--reference", "text.txt"], "reference 2: "),
         (["--image", "clip.mp4"], "image: "),
@@ -183,7 +183,7 @@ def test_extend(service: Service, files: Path, tmp_path: Path, capsys: pytest.Ca
         ([name], f"{name} has no file: its state is CANCELLED"),
         ([short, "--out", "x.mkv"], "out: 'x.mkv' does not end in .mp4, the file is video/mp4"),
         (["vid_none"], "name: 'operations/vid_none' is not a known operation"),
-        ([short, "x", "--steps", "0"], "steps: 0 is not within 1 to 1000"),
+        ([short, "x", "--steps", "0"], "steps: 0 must be from 1 to 1000"),
     ):
         assert main(["extend", *arguments]) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {line}")
@@ -217,8 +217,8 @@ def test_media(
     assert capsys.readouterr().out.splitlines() == [f"{picture} deleted", f"{clip} deleted"]
     bad: list[tuple[list[str], str]] = [
         (["delete", picture], "name: "),
-        (["upload", "none.png"], "file: 'none.png' is no file that can be read"),
-        (["upload", "clip.mp4", "picture.png", "--resume", clip], "resume: goes with one file, 2 are given"),
+        (["upload", "none.png"], "file: 'none.png' is not a readable file"),
+        (["upload", "clip.mp4", "picture.png", "--resume", clip], "resume: takes one file, 2 are given"),
         (["upload", "clip.mp4", "--resume", "med_none"], "clip.mp4: name: "),
     ]
     (files / "text.txt").write_text("no picture")

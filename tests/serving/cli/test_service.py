@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.cli import service as service_module
-from serving.cli.errors import CliError
-from serving.cli.service import Addresses, ServiceProcess, private_service, serve_command
 from tests.serving.gateway.harness import ROOT, until
+from zoetrope.serving.cli import service as service_module
+from zoetrope.serving.cli.errors import CliError
+from zoetrope.serving.cli.service import Addresses, ServiceProcess, private_service, serve_command
 
 READY = "print('hello', flush=True); print('ready grpc=127.0.0.1:1 http=127.0.0.1:2', flush=True)"
 WAIT = "import threading; threading.Event().wait()"
@@ -119,9 +119,11 @@ def test_the_service_ends_with_its_parent(tmp_path: Path) -> None:
     """Even when the parent is killed and can clean up nothing."""
     pid = tmp_path / "pid"
     note = f"import os, pathlib; pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))"
-    service = script(note, "from serving.stopping import stop_with_stdin; stop_with_stdin()", READY, WAIT)
+    service = script(
+        note, "from zoetrope.serving.config.shutdown import stop_with_stdin; stop_with_stdin()", READY, WAIT
+    )
     parent = [
-        "import pathlib; from serving.cli.service import ServiceProcess",
+        "import pathlib; from zoetrope.serving.cli.service import ServiceProcess",
         f"service = ServiceProcess({service!r}, pathlib.Path({str(tmp_path / 'log')!r}))",
         "service.wait_ready(30); print('up', flush=True)",
         WAIT,
@@ -139,6 +141,6 @@ def test_the_service_ends_with_its_parent(tmp_path: Path) -> None:
 def test_command() -> None:
     """What the parts above run is understood by the command line."""
     command = serve_command("nano", Path("here"))
-    assert command[:4] == [sys.executable, "-m", "serving.cli", "serve"]
+    assert command[:4] == [sys.executable, "-m", "zoetrope.serving.cli", "serve"]
     done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

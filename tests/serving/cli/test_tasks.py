@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from model.tasks import InvalidRequest, parse_request
-from serving.cli.errors import CliError
-from serving.cli.local import generate_locally
-from serving.cli.order import Order, TaskMedia
-from serving.cli.progress import ProgressView
-from serving.media import VideoWriter, probe, read_clip
-from tests.serving.media_files import without_sound, write_sound
+from tests.serving.media.files import without_sound, write_sound
+from zoetrope.model.request.tasks import InvalidRequest, parse_request
+from zoetrope.serving.cli.errors import CliError
+from zoetrope.serving.cli.generate_request import GenerateRequest, TaskMedia
+from zoetrope.serving.cli.local import generate_locally
+from zoetrope.serving.cli.progress import ProgressView
+from zoetrope.serving.media import VideoWriter, probe, read_clip
 
 A, B = Path("a.png"), Path("b.mp4")
 
@@ -30,6 +30,7 @@ A, B = Path("a.png"), Path("b.mp4")
         (TaskMedia(image=A), "image_to_video", {"image": "a.png", "loop": False}),
         (TaskMedia(image=A, loop=True), "image_to_video", {"image": "a.png", "loop": True}),
         (TaskMedia(clip=B), "image_to_video", {"clip": "b.mp4"}),
+        (TaskMedia(clip=B, last_image=A), "image_to_video", {"clip": "b.mp4", "last_frame": "a.png"}),
         (TaskMedia(image=A, last_image=A), "first_last_frame", {"first_frame": "a.png", "last_frame": "a.png"}),
         (TaskMedia(panels=(A,)), "grid_to_video", {"panels": ["a.png"]}),
         (TaskMedia(references=(A, B)), "reference_to_video", {"references": ["a.png", "b.mp4"]}),
@@ -47,7 +48,7 @@ A, B = Path("a.png"), Path("b.mp4")
 )
 def test_the_files_decide_the_kind_of_task(media: TaskMedia, kind: str, fields: dict[str, Any]) -> None:
     assert media.task() == {"kind": kind, **fields}
-    parse_request(Order("a word", Path("x.mp4"), media=media).request())
+    parse_request(GenerateRequest("a word", Path("x.mp4"), media=media).request())
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def make(out: Path, media: TaskMedia, **options: Any) -> str:
-    order = Order("make it blue", out, steps=1, guidance=1.0, seed=1, size="320x180", media=media, **options)
+    order = GenerateRequest("make it blue", out, steps=1, guidance=1.0, seed=1, size="320x180", media=media, **options)
     with ProgressView(Console(file=io.StringIO())) as view:
         return generate_locally(order, view)
 
@@ -125,7 +126,7 @@ def test_what_a_service_has_already_is_named(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / "here.png").touch()
     given = (Path("media/here.png"), Path("media/med_1"), Path("operations/vid_1"), Path("a.png"))
-    order = Order("p", Path("x.mp4"), media=TaskMedia(references=given), audio=Path("media/med_2"))
+    order = GenerateRequest("p", Path("x.mp4"), media=TaskMedia(references=given), audio=Path("media/med_2"))
     request = order.upload_request()
     assert request["task"]["references"] == [given[0], "media/med_1", "operations/vid_1", given[3]]
     assert request["audio"] == "media/med_2"
@@ -164,7 +165,7 @@ def test_sound_that_is_none_is_refused_before_anything_is_loaded(
     def load(*_: object) -> None:
         raise Loaded
 
-    monkeypatch.setattr("model.pipeline.LocalPipeline.load", load)
+    monkeypatch.setattr("zoetrope.model.pipeline.LocalPipeline.load", load)
     for what, path in without_sound(tmp_path).items():
         with pytest.raises(InvalidRequest) as refused:
             make(tmp_path / "x.mp4", TaskMedia(), audio=path)
@@ -178,7 +179,7 @@ def test_a_silent_clip_has_no_sound_to_keep(files: dict[str, Path], tmp_path: Pa
     console = Console(file=io.StringIO())
     media = TaskMedia(video=files["clip.mp4"], keep_audio=True)
     with ProgressView(console) as view:
-        generate_locally(Order("a", tmp_path / "x.mp4", steps=1, seed=1, size="320x180", media=media), view)
+        generate_locally(GenerateRequest("a", tmp_path / "x.mp4", steps=1, seed=1, size="320x180", media=media), view)
     assert not probe(tmp_path / "x.mp4").has_audio
     assert "keep_audio" in console.file.getvalue()  # type: ignore[attr-defined]
 

@@ -23,14 +23,14 @@ from google.longrunning import operations_pb2_grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
-from serving.artifacts import ArtifactStore, open_artifacts
-from serving.client import VideoClient
-from serving.jobs.job import EngineRow, Job, JobFilter, Result, Stage, State
-from serving.jobs.open import Stores, open_stores
-from serving.jobs.store import JobStore
-from serving.settings import Settings
-from tests.tiny import TRANSFORMER
+from tests.fixtures.transformer_shape import TRANSFORMER
+from zoetrope.serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
+from zoetrope.serving.client import VideoClient
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.jobs.job import EngineRow, Job, JobFilter, Result, Stage, State
+from zoetrope.serving.jobs.open import Stores, open_stores
+from zoetrope.serving.jobs.store import JobStore
+from zoetrope.serving.storage.store import ArtifactStore, open_artifacts
 
 ROOT = Path(__file__).parents[3]
 MODEL = "tiny"  # 16 fps, at most 81 frames, denoises at any multiple of 16 pixels; Wan's own negative prompt
@@ -71,12 +71,12 @@ def write_checkpoint(directory: Path) -> Path:
 
 
 class GatewayProcess:
-    """``python -m serving.gateway.main`` as the supervisor starts it."""
+    """``python -m zoetrope.serving.gateway.main`` as the supervisor starts it."""
 
     def __init__(self, settings: Settings) -> None:
         self.errors = tempfile.TemporaryFile("a+")  # noqa: SIM115  # not a pipe: nobody reads it while the gateway runs
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving.gateway.main"],
+            [sys.executable, "-m", "zoetrope.serving.gateway.main"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

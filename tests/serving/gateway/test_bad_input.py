@@ -10,20 +10,20 @@ import pytest
 from google.longrunning import operations_pb2
 from google.rpc import error_details_pb2
 
-from serving.api.zoetrope.video.v1 import video_pb2
-from serving.client import ClientError
 from tests.serving.gateway.harness import Service, detail, failure, reason, running_service, text_request, violations
+from zoetrope.serving.api.zoetrope.video.v1 import video_pb2
+from zoetrope.serving.client import ClientError
 
 PROMPT = "text_to_video.prompt"
 BAD: list[tuple[str, dict[str, Any], str, str]] = [
-    ("duration 0", {"duration_seconds": 0}, "duration_seconds", "0.0 is not above 0 and at most 5.062"),
-    ("duration 16", {"duration_seconds": 16}, "duration_seconds", "16.0 is not above 0 and at most 5.062"),
-    ("duration -1", {"duration_seconds": -1}, "duration_seconds", "-1.0 is not above 0"),
-    ("duration NaN", {"duration_seconds": math.nan}, "duration_seconds", "nan is not above 0"),
-    ("duration infinite", {"duration_seconds": math.inf}, "duration_seconds", "inf is not above 0"),
-    ("frames 0", {"frames": 0}, "frames", "0 is not within 1 to 81"),
-    ("frames too many", {"frames": 82}, "frames", "82 is not within 1 to 81"),
-    ("frames and duration", {"frames": 8, "duration_seconds": 1}, "frames", "together with duration_seconds"),
+    ("duration 0", {"duration_seconds": 0}, "duration_seconds", "0.0 must be above 0 and at most 5.062"),
+    ("duration 16", {"duration_seconds": 16}, "duration_seconds", "16.0 must be above 0 and at most 5.062"),
+    ("duration -1", {"duration_seconds": -1}, "duration_seconds", "must be above 0"),
+    ("duration NaN", {"duration_seconds": math.nan}, "duration_seconds", "nan must be above 0"),
+    ("duration infinite", {"duration_seconds": math.inf}, "duration_seconds", "inf must be above 0"),
+    ("frames 0", {"frames": 0}, "frames", "0 must be from 1 to 81"),
+    ("frames too many", {"frames": 82}, "frames", "82 must be from 1 to 81"),
+    ("frames and duration", {"frames": 8, "duration_seconds": 1}, "frames", "cannot be combined with duration_seconds"),
     ("prompt empty", {"prompt": ""}, PROMPT, "is empty"),
     ("prompt blank", {"prompt": " \n "}, PROMPT, "is empty"),
     ("prompt long", {"prompt": "x" * 5_001}, PROMPT, "has 5001 characters, at most 5000"),
@@ -32,22 +32,22 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("size unknown", {"size": "481p"}, "size", "'481p' is not one of 480p, 720p, 1080p or WIDTHxHEIGHT"),
     ("size odd digits", {"size": "４８０p"}, "size", "is not one of 480p"),
     ("size odd side", {"size": "101x64"}, "size", "101x64 has an odd side, sides must be even"),
-    ("size too large", {"size": "4096x64"}, "size", "not within 24 to 1920"),
+    ("size too large", {"size": "4096x64"}, "size", "must have sides from 24 to 1920"),
     ("ratio unknown", {"ratio": "2:1"}, "ratio", "'2:1' is not one of 16:9"),
     ("ratio of one's own", {"ratio": "854:480"}, "ratio", "'854:480' is not one of 16:9"),
-    ("seed -2", {"seed": -2}, "seed", "-2 is not within 0 to 9223372036854775807, and not -1 for a random one"),
-    ("seed -2^63", {"seed": -(2**63)}, "seed", "-9223372036854775808 is not within 0"),
-    ("flow shift 0", {"flow_shift": 0}, "flow_shift", "0.0 is not within 0.01 to 100"),
-    ("flow shift 101", {"flow_shift": 101}, "flow_shift", "101.0 is not within 0.01 to 100"),
-    ("flow shift NaN", {"flow_shift": math.nan}, "flow_shift", "nan is not within 0.01"),
+    ("seed -2", {"seed": -2}, "seed", "-2 must be from 0 to 9223372036854775807, or -1 for a random seed"),
+    ("seed -2^63", {"seed": -(2**63)}, "seed", "-9223372036854775808 must be from 0"),
+    ("flow shift 0", {"flow_shift": 0}, "flow_shift", "0.0 must be from 0.01 to 100"),
+    ("flow shift 101", {"flow_shift": 101}, "flow_shift", "101.0 must be from 0.01 to 100"),
+    ("flow shift NaN", {"flow_shift": math.nan}, "flow_shift", "nan must be from 0.01"),
     ("fit unknown", {"fit": 9}, "fit", "9 is not a known way, give COVER or CONTAIN"),
     ("picture of frames", {"format": 3, "frames": 2}, "format", "png holds one frame, but 2 are asked for"),
     ("picture of seconds", {"format": 5, "duration_seconds": 2}, "format", "jpg holds one frame, but 32 are asked for"),
-    ("steps 0", {"steps": 0}, "steps", "0 is not within 1 to 1000"),
-    ("steps 1001", {"steps": 1_001}, "steps", "1001 is not within 1 to 1000"),
-    ("guidance NaN", {"guidance": math.nan}, "guidance", "nan is not within 0 to 30"),
-    ("fps 0", {"fps": 0}, "fps", "0 is not within 1 to 60"),
-    ("format unknown", {"format": 99}, "format", "99 is not a known format, give one of MP4, MKV, PNG, WEBP, JPG"),
+    ("steps 0", {"steps": 0}, "steps", "0 must be from 1 to 1000"),
+    ("steps 1001", {"steps": 1_001}, "steps", "1001 must be from 1 to 1000"),
+    ("guidance NaN", {"guidance": math.nan}, "guidance", "nan must be from 0 to 30"),
+    ("fps 0", {"fps": 0}, "fps", "0 must be from 1 to 60"),
+    ("format unknown", {"format": 99}, "format", "99 must be one of MP4, MKV, PNG, WEBP, JPG"),
     ("request id long", {"request_id": "r" * 129}, "request_id", "has 129 characters, at most 128"),
 ]
 
@@ -159,6 +159,7 @@ def test_bad_list(service: Service) -> None:
         assert list(refused(page_token=token)) == ["page_token"]
 
 
+@pytest.mark.integration
 def test_queue_full(tmp_path: Path) -> None:
     with running_service(tmp_path, max_queued=2) as service:
         first = service.client.create(prompt="one", request_id="first")

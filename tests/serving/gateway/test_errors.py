@@ -13,23 +13,24 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from model.presets import find_model
-from serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
-from serving.gateway.core import Core
-from serving.gateway.doorkeeper import Principal
-from serving.gateway.errors import as_api_error
-from serving.gateway.health_service import HealthService
-from serving.gateway.intake import Intake
-from serving.gateway.liveness import Liveness
-from serving.gateway.logs import describe
-from serving.gateway.server import grpc_server
-from serving.gateway.standing import Standing
-from serving.gateway.watching import Watching
-from serving.jobs.open import Stores
-from serving.jobs.store import StoreError
-from serving.moderation import Moderation
-from serving.settings import Settings
 from tests.serving.gateway.harness import MODEL, detail, reason, text_request, write_checkpoint
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
+from zoetrope.serving.config.logs import describe
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.gateway.auth.authenticator import Principal
+from zoetrope.serving.gateway.core.core import Core
+from zoetrope.serving.gateway.core.error_mapping import as_api_error
+from zoetrope.serving.gateway.grpc.health_service import HealthService
+from zoetrope.serving.gateway.grpc.server import grpc_server
+from zoetrope.serving.gateway.submit.submission import Submitter
+from zoetrope.serving.gateway.watch.liveness import Liveness
+from zoetrope.serving.gateway.watch.revocation import RevocationWatch
+from zoetrope.serving.gateway.watch.watcher import Watcher
+from zoetrope.serving.jobs.db.errors import StoreError
+from zoetrope.serving.jobs.open import Stores
+from zoetrope.serving.outbound import Guard
+from zoetrope.serving.outbound.hooks import Moderation
 
 SECRET = "a secret prompt"
 
@@ -50,7 +51,7 @@ class Doorkeeper:
     def remembers(self, secret: str | None) -> bool:
         return True
 
-    def admit(self, secret: str | None) -> Principal:
+    def authenticate(self, secret: str | None) -> Principal:
         return Principal()
 
 
@@ -58,19 +59,19 @@ class Doorkeeper:
 async def broken(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
     card = find_model(str(write_checkpoint(tmp_path / MODEL)))
     broken: Any = BrokenStore()
-    doorkeeper: Any = Doorkeeper()
+    authenticator: Any = Doorkeeper()
     settings = Settings(data_dir=tmp_path)
     core = Core(
         settings=settings,
         card=card,
         stores=Stores(broken, broken, broken, broken, broken),
         artifacts=broken,
-        intake=Intake(settings, card, broken, broken, Moderation(settings)),
-        desk=broken,
-        doorkeeper=doorkeeper,
+        submitter=Submitter(settings, card, broken, broken, Moderation(settings), Guard()),
+        client_media=broken,
+        authenticator=authenticator,
         liveness=Liveness(broken, MODEL),
-        watching=Watching(broken),
-        standing=Standing(broken),
+        watcher=Watcher(broken),
+        revocations=RevocationWatch(broken),
     )
     server = grpc_server(core, HealthService())
     port = server.add_insecure_port("127.0.0.1:0")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from google.rpc import error_details_pb2
 
-from serving.api.zoetrope.video.v1 import media_pb2, media_pb2_grpc, video_pb2
-from serving.jobs.job import JobFilter
 from tests.serving.gateway.harness import Service, detail, failure, reason, running_service, text_request, until
 from tests.serving.gateway.http.samples import picture
+from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, media_pb2_grpc, video_pb2
+from zoetrope.serving.jobs.job import JobFilter
 
 SMALL_BYTES = 6 << 20
 

@@ -19,15 +19,12 @@ from typing import Any
 import grpc
 import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from serving.api.zoetrope.video.v1 import video_pb2
-from serving.client import VideoClient
-from serving.jobs.job import Stage
-from serving.jobs.open import open_stores
-from serving.settings import Settings
 from tests.serving.gateway.harness import (
     MODEL,
     ROOT,
@@ -40,6 +37,11 @@ from tests.serving.gateway.harness import (
     until,
     write_checkpoint,
 )
+from zoetrope.serving.api.zoetrope.video.v1 import video_pb2
+from zoetrope.serving.client import VideoClient
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.jobs.job import Stage
+from zoetrope.serving.jobs.open import open_stores
 
 VIDEO_SERVICE = "zoetrope.video.v1.VideoService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -118,6 +120,7 @@ def test_reflection_without_stubs(service: Service) -> None:
         "zoetrope.video.v1.AccountService",
         "google.longrunning.Operations",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     }
     pool = DescriptorPool(database)
@@ -128,6 +131,7 @@ def test_reflection_without_stubs(service: Service) -> None:
     assert methods(VIDEO_SERVICE) == {
         "CreateVideo",
         "BatchCreateVideos",
+        "GetVideo",
         "ExtendVideo",
         "UpdateVideo",
         "ListVideoEvents",
@@ -138,7 +142,7 @@ def test_reflection_without_stubs(service: Service) -> None:
     }
     assert methods("zoetrope.video.v1.MediaService") == {
         "CreateMedia",
-        "UploadMedia",
+        "WriteMedia",
         "GetMedia",
         "ListMedia",
         "DeleteMedia",
@@ -154,6 +158,26 @@ def test_reflection_without_stubs(service: Service) -> None:
     request = pool.FindMessageTypeByName("zoetrope.video.v1.CreateVideoRequest")
     assert request.fields_by_name["text_to_video"].message_type.full_name == "zoetrope.video.v1.TextToVideo"
     assert pool.FindMessageTypeByName("google.longrunning.Operation")
+
+
+def test_reflection_v1(service: Service) -> None:
+    """What newer tools ask for first; its messages are those of v1alpha."""
+    ask = service.channel.stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    request = reflection_pb2.ServerReflectionRequest
+    services, symbol = ask(
+        iter([request(list_services=""), request(file_containing_symbol="grpc.reflection.v1.ServerReflection")])
+    )
+    assert {VIDEO_SERVICE, "grpc.reflection.v1.ServerReflection"} < {
+        service.name for service in services.list_services_response.service
+    }
+    (data,) = symbol.file_descriptor_response.file_descriptor_proto
+    file = DescriptorPool().Add(descriptor_pb2.FileDescriptorProto.FromString(data))
+    method = file.services_by_name["ServerReflection"].methods_by_name["ServerReflectionInfo"]
+    assert method.input_type.full_name == "grpc.reflection.v1.ServerReflectionRequest"
 
 
 def test_gateway_killed_in_mid_job(tmp_path: Path) -> None:
@@ -261,19 +285,19 @@ def test_taken_port(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"grpc": "nowhere"}, "error: grpc: 'nowhere' is not HOST:PORT"),
-        ({"grpc": "256.1.1.1:0"}, "error: grpc, http: others can connect to an address that is not of this machine"),
-        ({"http": "0.0.0.0:0"}, "error: grpc, http: others can connect to an address that is not of this machine"),
-        ({"tls_cert": "c.pem"}, "error: tls_cert, tls_key: give both, or neither"),
-        ({"tls_client_ca": "c.pem"}, "error: tls_cert, tls_key: give both, or neither; tls_client_ca needs them"),
+        ({"grpc": "nowhere"}, "error: grpc: 'nowhere' must be HOST:PORT"),
+        ({"grpc": "256.1.1.1:0"}, "error: grpc, http: other machines can connect to these addresses"),
+        ({"http": "0.0.0.0:0"}, "error: grpc, http: other machines can connect to these addresses"),
+        ({"tls_cert": "c.pem"}, "error: tls_cert and tls_key must be given together"),
+        ({"tls_client_ca": "c.pem"}, "error: tls_cert and tls_key must be given together; tls_client_ca requires both"),
         ({"tls_cert": "c.pem", "tls_key": "k.pem"}, "error: tls_cert, tls_key, tls_client_ca: cannot be used: "),
         ({"database": "mysql://x"}, "error: a database URL starts with sqlite:/// or postgresql://"),
         ({"blocked_words": "/nowhere/words"}, "error: blocked_words: "),
         ({"allow_networks": ["10.0.0.0/99"]}, "error: allow_networks: "),
-        ({"http": "127.0.0.1:65536"}, "error: http: '127.0.0.1:65536' is not HOST:PORT"),
+        ({"http": "127.0.0.1:65536"}, "error: http: '127.0.0.1:65536' must be HOST:PORT"),
         ({"model": "no-such-model"}, "error: model 'no-such-model' is neither a preset"),
         ({"data_dir": "/dev/null/x"}, "error: data-dir: /dev/null/x cannot be created: Not a directory"),
-        ({"max_queued": 0}, "error: ZOETROPE_SETTINGS: max_queued: Input should be greater than or equal to 1"),
+        ({"max_queued": 0}, "error: ZOETROPE_SETTINGS: max_queued: 0 must be at least 1"),
     ],
 )
 def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -312,7 +336,8 @@ def test_damaged_database(tmp_path: Path) -> None:
 
 
 def test_gateway_imports_neither_torch_nor_ray() -> None:
-    code = "import sys, serving.gateway.main; print([m for m in ('torch', 'ray', 'diffusers') if m in sys.modules])"
+    heavy = ("torch", "ray", "diffusers")
+    code = f"import sys, zoetrope.serving.gateway.main; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]"
 
@@ -320,7 +345,7 @@ def test_gateway_imports_neither_torch_nor_ray() -> None:
 def run_gateway(settings: str) -> tuple[int, str, str]:
     """Exit status, stdout and the one line on stderr of a gateway that cannot start."""
     done = subprocess.run(
-        [sys.executable, "-m", "serving.gateway.main"],
+        [sys.executable, "-m", "zoetrope.serving.gateway.main"],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         env={**os.environ, "ZOETROPE_SETTINGS": settings},

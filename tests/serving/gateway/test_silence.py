@@ -1,4 +1,4 @@
-"""Sound that is asked for and not there is known when a job is created, by every face."""
+"""Sound that is asked for and not there is known when a job is created, by every API."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.client import ClientError
 from tests.serving.gateway.harness import Service, running_service
-from tests.serving.media_files import without_sound, write_clip, write_clip_with_sound, write_sound
+from tests.serving.media.files import without_sound, write_clip, write_clip_with_sound, write_sound
+from zoetrope.serving.client import ClientError
 
 DASHSCOPE = "/api/v1/services/aigc/video-generation/video-synthesis"
 EDIT = {"kind": "edit_video", "prompt": "make it blue"}

@@ -23,11 +23,12 @@ import grpc
 import httpx
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
-from serving.api.zoetrope.video.v1 import media_pb2, media_pb2_grpc, video_pb2, video_pb2_grpc
 from tests.serving.gateway.harness import text_request
 from tests.serving.hostile.http2 import Connection, connect, message
+from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, media_pb2_grpc, video_pb2, video_pb2_grpc
 
 NICE = 19
+ELSEWHERE = "127.0.0.2"  # whoever floods a service with connections does so from a machine of his own
 MIB = 1 << 20
 VIDEOS = "/zoetrope.video.v1.VideoService/"
 OPERATIONS = "/google.longrunning.Operations/"
@@ -106,7 +107,7 @@ class Flood:
         async def one() -> None:
             while True:
                 with contextlib.suppress(OSError):
-                    reader, writer = await asyncio.open_connection(host, int(port))
+                    reader, writer = await asyncio.open_connection(host, int(port), local_addr=(ELSEWHERE, 0))
                     self.sent["connections"] += 1
                     writer.write(first)
                     trickle = asyncio.create_task(self._trickle(writer, more)) if more else None
@@ -182,9 +183,9 @@ class Flood:
                 announced = media_pb2.CreateMediaRequest(size_bytes=50 * MIB, sha256=hashlib.sha256().hexdigest())
                 try:
                     made = await media.CreateMedia(announced, metadata=self.metadata)
-                    call = media.UploadMedia(metadata=self.metadata)
+                    call = media.WriteMedia(metadata=self.metadata)
                     for number in range(5):
-                        piece = media_pb2.UploadMediaRequest(name=made.name, offset=number * MIB, data=bytes(MIB))
+                        piece = media_pb2.WriteMediaRequest(name=made.name, offset=number * MIB, data=bytes(MIB))
                         await call.write(piece)
                     return str((await call.code()).name)
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:

@@ -40,6 +40,7 @@ NAMES: dict[str, Sequence[str]] = {
     "model": ("nano", "wan2.7-t2v", "wan2.7-i2v", "wan-video/wan-2.7-t2v"),
     "filename": ("video.mp4",),
     "version": ("wan-video/nano",),
+    "app": ("nano", "wan-t2v", "wan-i2v"),
 }
 # Bodies that are taken, for endpoints that Schemathesis seldom finds one for; then they are spoilt in one place.
 TASK = {"kind": "text_to_video", "prompt": "x"}
@@ -51,6 +52,8 @@ TEMPLATES: dict[str, Any] = {
     "/v1/videos/{video_id}/remix": {"prompt": "x", "seed": 1, "num_inference_steps": 2, "guidance_scale": 1.5},
     "/api/v1/services/aigc/video-generation/video-synthesis": SYNTHESIS,
     "/api/v1/services/aigc/image2video/video-synthesis": SYNTHESIS,
+    "/fal-ai/{app}": {"prompt": "x", "seed": 1, "num_inference_steps": 2, "resolution": "480p", "duration": "2"},
+    "/zoetrope/{app}": {"task": TASK, "steps": 2, "seed": 1, "fps": 8},
     "/dashboard/jobs": {"prompt": "x", "seed": 1, "steps": 2, "size": "480p", "duration_seconds": 2},
 }
 EMPTY_EVERY = 250  # cases, so that lists stay short

@@ -25,9 +25,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
-from serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
 from tests.serving.gateway.http.samples import picture
 from tests.serving.hostile.kit import Broken, Target, finished_job, target
+from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
 
 FILES: Sequence[Any] = (video_pb2, media_pb2, account_pb2, operations_pb2, health_pb2, reflection_pb2)
 SECONDS = 1.0  # for calls that wait for what does not happen

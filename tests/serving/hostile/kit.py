@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 
-from serving.jobs.job import Job, Result, State
 from tests.serving.gateway.harness import ROOT, Service, running_service
+from zoetrope.serving.jobs.job import Job, Result, State
 
 VIDEO = bytes(range(256)) * 8
 TRACES = ("Traceback (most recent call last)", 'File "', "site-packages", ".py:", "asyncio.exceptions", "sqlite3.")
 # Without an engine this is the right answer; a service that cannot do its work has no other 5xx.
-EXPECTED_5XX = {("GET", "/readyz", 503)}
+EXPECTED_5XX = {("GET", "/readyz", 503), ("GET", "/health", 503)}
 
 
 class Broken(AssertionError):
@@ -75,10 +75,10 @@ def target(directory: Path, **changes: Any) -> Iterator[Target]:
         yield Target(service, (str(directory), str(ROOT)))
 
 
-def finished_job(service: Service, name: str, model: str = "nano") -> Job:
+def finished_job(service: Service, name: str) -> Job:
     """Take up a job, whichever others wait, and end it with a file."""
     job_id = name.removeprefix("operations/")
-    for job in service.store.claim("hostile", 1_000, 60.0, 5, (model,)):
+    for job in service.store.claim("hostile", 1_000, 60.0, 5, ("nano",)):
         if job.id == job_id:
             stored = service.artifacts.put_bytes(f"jobs/{job.id}/1/video.mp4", VIDEO, "video/mp4")
             result = Result(stored, None, 16, job.spec["width"], job.spec["height"], 8)

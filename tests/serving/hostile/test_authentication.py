@@ -11,11 +11,12 @@ import grpc
 import httpx
 import pytest
 
-from serving.client import VideoClient
 from tests.serving.gateway.harness import until
+from tests.serving.gateway.http.samples import picture
 from tests.serving.hostile.grpc_fuzz import Method, methods
 from tests.serving.hostile.kit import VIDEO, Target, finished_job, target
 from tests.serving.hostile.test_raw_http import exchange, get, status_of
+from zoetrope.serving.client import VideoClient
 
 SECRET = "a prompt that nobody else may see"
 OPEN_RPC = ("/grpc.health.v1.", "/grpc.reflection.")
@@ -102,7 +103,7 @@ def test_odd_headers(locked: Locked, name: str) -> None:
         assert status(path) == 401
 
 
-@pytest.mark.parametrize("how", ["bearer KEY", "BEARER  KEY", "Token KEY", "KEY"])
+@pytest.mark.parametrize("how", ["bearer KEY", "BEARER  KEY", "Token KEY", "Key KEY", "KEY"])
 def test_spellings_that_are_taken(locked: Locked, how: str) -> None:
     headers = {"authorization": how.replace("KEY", locked.key)}
     assert httpx.get(f"{locked.found.service.http}/v1/videos/{locked.job}", headers=headers).status_code == 200
@@ -226,12 +227,16 @@ def test_open_endpoints_reveal_nothing(locked: Locked) -> None:
     known = {
         "/",
         "/dashboard",
+        "/health",
         "/healthz",
         "/readyz",
         "/metrics",
         "/openapi.json",
         "/files/{job_id}",
+        "/files/{job_id}/{filename}",
         "/api/v1/uploads/{policy}",
+        "/fal/rest/storage/upload/{grant}",
+        "/fal/proxy",  # passes on to routes that authenticate
     }
     assert set(opened) <= known, "a new endpoint needs no key: is that meant?"
 
@@ -283,3 +288,19 @@ def test_paths_of_rpcs(locked: Locked) -> None:
     ):
         odd = Method(path, watched.request, False, False)
         assert rpc(locked, odd) in ("UNIMPLEMENTED", "UNAUTHENTICATED"), path
+
+
+def test_a_policy_ends_with_the_key_that_asked_for_it(locked: Locked) -> None:
+    http, keys = locked.found.service.http, locked.found.service.stores.keys
+    key, secret = keys.create("uploader", "uploader")
+    headers = {"authorization": f"Bearer {secret}"}
+    policy = httpx.get(f"{http}/api/v1/uploads", params={"action": "getPolicy"}, headers=headers).json()["data"]
+
+    def upload(name: str) -> int:
+        fields = {"key": f"{policy['upload_dir']}/{name}"}
+        return httpx.post(policy["upload_host"], data=fields, files={"file": (name, picture())}).status_code
+
+    assert upload("a.png") == 200
+    assert keys.revoke(key.id)
+    assert upload("b.png") == 403
+    assert [medium.owner for medium in locked.found.service.stores.media.list("uploader", 9)] == ["uploader"]

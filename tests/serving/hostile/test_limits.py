@@ -11,15 +11,15 @@ import httpx
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from model.presets import find_model
-from model.resolve import resolve
-from model.tasks import InvalidRequest, MediaInfo, parse_request
-from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
-from serving.gateway.http import patience
 from tests.serving.gateway.harness import failure, text_request, violations
 from tests.serving.gateway.http.samples import picture
-from tests.serving.gateway.http.test_patience import server
+from tests.serving.gateway.http.test_timeouts import server
 from tests.serving.hostile.kit import Target
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import InvalidRequest, MediaInfo, parse_request
+from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, video_pb2
+from zoetrope.serving.gateway.http.transport import timeouts
 
 YEAR = 366 * 86_400
 
@@ -64,9 +64,7 @@ def test_messages_that_are_none(found: Target, sent: bytes) -> None:
     calls: dict[str, Any] = {
         "/zoetrope.video.v1.VideoService/CreateVideo": lambda path: channel.unary_unary(path)(sent, timeout=10),
         "/zoetrope.video.v1.VideoService/WatchVideo": lambda path: list(channel.unary_stream(path)(sent, timeout=10)),
-        "/zoetrope.video.v1.MediaService/UploadMedia": lambda path: channel.stream_unary(path)(
-            iter([sent]), timeout=10
-        ),
+        "/zoetrope.video.v1.MediaService/WriteMedia": lambda path: channel.stream_unary(path)(iter([sent]), timeout=10),
         "/grpc.health.v1.Health/Check": lambda path: channel.unary_unary(path)(sent, timeout=10),
         "/grpc.health.v1.Health/Watch": lambda path: list(channel.unary_stream(path)(sent, timeout=10)),
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": lambda path: list(
@@ -86,8 +84,8 @@ def test_an_upload_that_breaks_in_the_middle(found: Target) -> None:
         "/zoetrope.video.v1.MediaService/CreateMedia", None, media_pb2.MediaFile.FromString
     )
     made = create(media_pb2.CreateMediaRequest(size_bytes=len(data), sha256=media.sha256).SerializeToString())
-    first = media_pb2.UploadMediaRequest(name=made.name, data=data[:100]).SerializeToString()
-    call = service.channel.stream_unary("/zoetrope.video.v1.MediaService/UploadMedia")
+    first = media_pb2.WriteMediaRequest(name=made.name, data=data[:100]).SerializeToString()
+    call = service.channel.stream_unary("/zoetrope.video.v1.MediaService/WriteMedia")
     code, _ = failure(lambda: call(iter([first, b"\xff\xff"]), timeout=10))
     assert code == "INVALID_ARGUMENT"
     state = service.client.get_media(made.name)
@@ -140,6 +138,41 @@ def test_the_same_upload_twice_at_once(found: Target) -> None:
     assert statuses == [200, *[409] * 5]
 
 
+def test_uploads_to_one_address_at_once(found: Target) -> None:
+    """Of several files for one upload address of fal's, one counts; the others found the database out of order."""
+    rest = f"{found.service.http}/fal/rest"
+    grants = [httpx.post(f"{rest}/storage/upload/initiate", json={}).json()["upload_url"] for _ in range(6)]
+
+    def put(i: int) -> int:
+        answer = httpx.put(grants[i // 6], content=picture(seed=i), timeout=30)
+        found.check(answer.status_code, answer.headers, answer.content, "PUT /fal/rest/storage/upload")
+        return answer.status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        statuses = sorted(pool.map(put, range(36)))
+    assert statuses == [200] * 6 + [400] * 30
+
+
+@pytest.mark.parametrize("name", ["." * 100_000, "x" * 11_000_000])
+def test_fields_with_names_without_end(found: Target, name: str) -> None:
+    """What no form has is named by its first letters; the dots of one name kept everybody waiting for minutes."""
+    host, given = found.service.http, {"prompt": "a", name: 1}
+    bodies: dict[str, dict[str, Any]] = {
+        "/zoetrope/nano": given,
+        "/fal-ai/wan/v2.7/text-to-video": given,
+        "/v1/videos": given,
+        "/dashboard/jobs": given,
+        "/v1/predictions": {"version": "wan-video/wan-2.2-t2v-fast", "input": given},
+        "/api/v1/services/aigc/video-generation/video-synthesis": {"model": "wan2.5-t2v-preview", "input": given},
+    }
+    for path, body in bodies.items():
+        answer = httpx.post(host + path, json=body, timeout=60)
+        assert answer.status_code in (400, 422), answer.text[:500]
+        found.check(answer.status_code, answer.headers, answer.content, f"POST {path}")
+        assert len(answer.content) < 4_000, path
+        assert answer.elapsed.total_seconds() < 5, path
+
+
 def test_a_file_that_is_gone(found: Target) -> None:
     """Its bytes were deleted, its row not yet: an answer, not half of one."""
     service = found.service
@@ -152,7 +185,7 @@ def test_a_file_that_is_gone(found: Target) -> None:
 
 async def test_bodies_that_trickle(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause is long, and yet it would take for ever."""
-    monkeypatch.setattr(patience, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(timeouts, "GRACE_SECONDS", 0.3)
     async with server() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n")

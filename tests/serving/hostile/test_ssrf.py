@@ -1,4 +1,4 @@
-"""Addresses that lead inside, through every door that takes one. What the rules say of an address is serving/net's."""
+"""Addresses that lead inside, through every door that takes one. The rules themselves: tests/serving/outbound."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ import grpc
 import httpx
 import pytest
 
-from model.presets import find_model
-from model.tasks import InvalidRequest
-from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
-from serving.artifacts import open_artifacts
-from serving.gateway.doorkeeper import Principal
-from serving.gateway.intake import Intake, Order
-from serving.gateway.media_desk import MediaDesk
-from serving.gateway.options import Options
-from serving.jobs.open import open_stores
-from serving.media.sandbox import Sandbox
-from serving.moderation import Moderation
-from serving.net import Guard
-from serving.settings import Settings
-from serving.sweeper.sender import Sender
 from tests.serving.gateway.harness import until
 from tests.serving.gateway.http.samples import picture
 from tests.serving.hostile.kit import Target
+from tests.serving.jobs.harness import new_job
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.request.tasks import InvalidRequest
+from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, video_pb2
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.gateway.auth.authenticator import Principal
+from zoetrope.serving.gateway.submit.media import ClientMedia
+from zoetrope.serving.gateway.submit.options import Options
+from zoetrope.serving.gateway.submit.submission import Submission, Submitter
+from zoetrope.serving.jobs.job import JobWebhook, QueueLimits
+from zoetrope.serving.jobs.open import open_stores
+from zoetrope.serving.media.sandbox.sandbox import Sandbox
+from zoetrope.serving.outbound import Guard
+from zoetrope.serving.outbound.hooks import Moderation
+from zoetrope.serving.storage.store import open_artifacts
+from zoetrope.serving.sweeper.sender import Sender
 
 # PORT is that of a server of this machine that nobody may reach.
 INSIDE = [
@@ -67,7 +69,7 @@ INSIDE = [
     *("http://[64:ff9b::7f00:1]/", "http://[2002:7f00:1::]/", "http://224.0.0.1/", "http://255.255.255.255/"),
     *("http://192.0.2.1:22/", "http://8.8.8.8:25/", "http://8.8.8.8:6379/", "https://127.0.0.1:PORT/"),
 ]
-# What is no http or https address at all.
+# What must be an http or https URL at all.
 SCHEMES = [
     *(
         "file:///etc/passwd",
@@ -139,6 +141,7 @@ def test_media_through_every_door(found: Target, inside: Inside) -> None:
                     "/api/v1/services/aigc/video-generation/video-synthesis",
                     {"model": "wan2.7-i2v", "input": {"img_url": address}},
                 ),
+                ("/fal-ai/wan-i2v", {"image_url": address}),
             ]
             for path, body in doors:
                 answer = web.post(path, json=body)
@@ -178,50 +181,89 @@ def test_webhooks_that_are_no_addresses(found: Target) -> None:
             assert caught.value.code().name == "INVALID_ARGUMENT" and "webhook.url" in caught.value.details()
 
 
-async def test_webhooks_that_lead_inside(found: Target, inside: Inside, caplog: pytest.LogCaptureFixture) -> None:
-    """Given up at once, without a connection, and the client is told why."""
+def test_webhooks_that_lead_inside_are_refused(found: Target, inside: Inside) -> None:
     service, asked = found.service, len(inside.asked)
-    jobs = {}
     for address in [address.replace("PORT", str(inside.port)) for address in INSIDE]:
         body = {"input": {"prompt": "x"}, "webhook": address, "webhook_events_filter": ["start"]}
         answer = httpx.post(f"{service.http}/v1/models/wan-video/wan-2.7-t2v/predictions", json=body, timeout=30)
-        assert answer.status_code in (201, 422), (address, answer.text)
-        if answer.status_code == 201:
-            jobs[answer.json()["id"]] = address
-    assert jobs
+        assert answer.status_code == 422, (address, answer.text)
+        [problem] = answer.json()["invalid_fields"]
+        assert problem["field"] == "webhook", problem
+    assert len(inside.asked) == asked
+
+
+async def test_stored_webhooks_that_lead_inside(
+    found: Target, inside: Inside, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given up at once, without a connection: what was public once may lead inside when it is sent."""
+    service, asked = found.service, len(inside.asked)
+    addresses = [address.replace("PORT", str(inside.port)) for address in INSIDE]
+    hooks = [JobWebhook(url, ("start",)) for url in addresses]
+    spec = {"task": {"kind": "text_to_video", "prompt": "x"}}
+    jobs = [new_job(f"inside{n}", webhook=hook, spec=spec) for n, hook in enumerate(hooks)]
+    service.store.create_batch(jobs, QueueLimits(max_queued=1_000))
     service.store.claim("hostile", 1_000, 60.0, 5, ("nano",))
     sender = Sender(service.stores, Guard(), service.http)
     while await sender.send_due():
         await sender.drain()
     given_up = [record.getMessage() for record in caplog.records if "is given up" in record.getMessage()]
     assert len(given_up) == len(jobs)
-    reasons = ("is not public", "unusual spelling", "this machine", "no host name", "not a URL", "not for web servers")
+    reasons = (
+        *("is not public", "unusual spelling", "this machine", "no host name", "not a URL", "not for web servers"),
+        *("a user name", "backslashes"),
+    )
     assert all(any(reason in line for reason in reasons) for line in given_up), given_up
     assert await sender.send_due() == 0, "none is tried again"
     assert len(inside.asked) == asked
     service.empty_queue()
 
 
+async def test_a_webhook_whose_name_leads_inside_is_refused(tmp_path: Path) -> None:
+    looked: list[str] = []
+
+    async def resolve(name: str, port: int) -> Sequence[str]:
+        looked.append(name)
+        return {"inside.example.com": ["10.1.2.3"], "outside.example.com": ["93.184.216.34"]}.get(name, [])
+
+    with submitter(tmp_path, Guard(resolve=resolve)) as door:
+
+        def order(host: str) -> Submission:
+            task = {"kind": "text_to_video", "prompt": "x"}
+            return Submission({"task": task}, Options(webhook=JobWebhook(f"https://{host}/hook?{len(looked)}")))
+
+        for _ in range(2):
+            with pytest.raises(InvalidRequest) as caught:
+                await door.submit(order("inside.example.com"), Principal("us"))
+            [violation] = caught.value.violations
+            assert violation.field == "webhook.url"
+            assert violation.description.startswith("the address of inside.example.com is not public; the setting ")
+        assert looked == ["inside.example.com"]  # remembered for a batch of many
+        await door.submit_all([order("outside.example.com"), order("later.example.com")], Principal("them"))
+
+
 # Names: a resolver of ours in the gateway's own intake.
 
 
 @contextmanager
-def intake(directory: Path, guard: Guard) -> Iterator[Intake]:
+def submitter(directory: Path, guard: Guard) -> Iterator[Submitter]:
+    """Submit in this process; nothing may be left of the tenant \"us\"."""
     settings, sandbox = Settings(data_dir=directory), Sandbox()
     stores = open_stores(settings.database_url)
-    desk = MediaDesk(settings, stores.media, stores.jobs, open_artifacts(settings.artifacts_url), sandbox, guard)
+    client_media = ClientMedia(
+        settings, stores.media, stores.jobs, open_artifacts(settings.artifacts_url), sandbox, guard
+    )
     try:
-        yield Intake(settings, find_model("nano"), stores.jobs, desk, Moderation(settings))
+        yield Submitter(settings, find_model("nano"), stores.jobs, client_media, Moderation(settings), guard)
         assert stores.jobs.list("us", page_size=1) == []
         assert stores.media.list("us", 1) == []
-        assert list(settings.scratch.iterdir()) == []
+        assert list(settings.scratch.glob("*")) == []
     finally:
         sandbox.close()
         stores.close()
 
 
-async def refused(door: Intake, address: str) -> str:
-    order = Order({"task": {"kind": "image_to_video", "prompt": "x", "image": address}}, Options())
+async def refused(door: Submitter, address: str) -> str:
+    order = Submission({"task": {"kind": "image_to_video", "prompt": "x", "image": address}}, Options())
     with pytest.raises(InvalidRequest) as caught:
         await door.submit(order, Principal("us"))
     [violation] = caught.value.violations
@@ -246,7 +288,7 @@ async def test_names_that_lead_inside(tmp_path: Path, inside: Inside, answers: l
         return answers
 
     asked = len(inside.asked)
-    with intake(tmp_path, Guard(resolve=resolve)) as door:
+    with submitter(tmp_path, Guard(resolve=resolve)) as door:
         said = await refused(door, f"http://pictures.example.com:{inside.port}/a.png")
     assert said == "the address of pictures.example.com is not public"
     assert all(answer not in said for answer in answers if answer != "x")
@@ -269,7 +311,7 @@ async def test_a_name_that_changes_its_mind(tmp_path: Path, inside: Inside, monk
 
     monkeypatch.setattr("httpcore.AnyIOBackend.connect_tcp", _as_connect_error(connect))
     asked = len(inside.asked)
-    with intake(tmp_path, Guard(resolve=resolve)) as door:
+    with submitter(tmp_path, Guard(resolve=resolve)) as door:
         said = await refused(door, f"http://rebind.example.com:{inside.port}/a.png")
     assert "rebind.example.com cannot be reached" in said
     assert connected == ["93.184.216.34"] and len(looked) == 1
@@ -316,7 +358,7 @@ async def test_redirects(tmp_path: Path, location: str) -> None:
         return ["127.0.0.1" if name.startswith("front") else "127.0.0.2"]
 
     try:
-        with intake(tmp_path, Guard(allow=("127.0.0.1/32",), resolve=resolve)) as door:
+        with submitter(tmp_path, Guard(allow=("127.0.0.1/32",), resolve=resolve)) as door:
             said = await refused(door, f"http://front.example.com:{front.port}/go")
     finally:
         await asyncio.to_thread(front.server.shutdown)

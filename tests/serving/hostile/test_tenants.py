@@ -13,16 +13,16 @@ import grpc
 import httpx
 import pytest
 
-from serving.api.zoetrope.video.v1 import media_pb2, video_pb2
-from serving.client import VideoClient
-from serving.jobs.job import JobFilter
 from tests.serving.gateway.http.samples import picture
 from tests.serving.hostile.grpc_fuzz import methods
 from tests.serving.hostile.kit import VIDEO, Target, finished_job, target
+from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, video_pb2
+from zoetrope.serving.client import VideoClient
+from zoetrope.serving.jobs.job import JobFilter
 
-IDS = ("prediction_id", "video_id", "task_id", "job_id", "file_id")
+IDS = ("prediction_id", "video_id", "task_id", "job_id", "file_id", "request_id")
 # Ids in the path that are no secrets of a tenant: models, and policies, which are their own key.
-OTHERS = ("owner", "name", "version_id", "model", "filename", "policy")
+OTHERS = ("owner", "name", "version_id", "model", "filename", "policy", "app", "alias", "grant")
 
 
 @dataclass
@@ -152,7 +152,7 @@ def test_every_rpc_with_a_name(two: Two) -> None:
             assert caught.value.code().name == "NOT_FOUND", (method.path, value, caught.value)
             assert "secret of" not in str(caught.value)
         tried.add(method.path.rpartition("/")[2])
-    assert {"GetOperation", "DeleteOperation", "WatchVideo", "DownloadVideo", "ExtendVideo", "UploadMedia"} <= tried
+    assert {"GetOperation", "DeleteOperation", "WatchVideo", "DownloadVideo", "ExtendVideo", "WriteMedia"} <= tried
     assert len(tried) >= 13
     assert two.state() == before
 

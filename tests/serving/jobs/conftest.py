@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from serving.jobs.job import Job, Limits
-from serving.jobs.open import Stores, open_stores
-from serving.jobs.store import JobStore
 from tests.serving.jobs.harness import Clock, new_job
+from zoetrope.serving.jobs.job import Job, QueueLimits
+from zoetrope.serving.jobs.open import Stores, open_stores
+from zoetrope.serving.jobs.store import JobStore
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a new database."""
     if request.param == "postgres":
@@ -43,8 +43,8 @@ def store(stores: Stores) -> JobStore:
 def create(store: JobStore, clock: Clock) -> Callable[..., Job]:
     """Queues a job, a second after the one before."""
 
-    def call(job_id: str, *, limits: Limits | None = None, max_queued: int = 1_000, **changes: Any) -> Job:
+    def call(job_id: str, *, limits: QueueLimits | None = None, max_queued: int = 1_000, **changes: Any) -> Job:
         clock.now += 1
-        return store.create(new_job(job_id, **changes), limits or Limits(max_queued))
+        return store.create(new_job(job_id, **changes), limits or QueueLimits(max_queued))
 
     return call

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.jobs.job import Artifact, Job, Limits, NewJob, Result
-from serving.jobs.store import JobStore
+from zoetrope.serving.jobs.job import Artifact, Job, NewJob, QueueLimits, Result
+from zoetrope.serving.jobs.store import JobStore
 
 RESULT = Result(Artifact("jobs/a/1/video.mp4", 7, "00", "video/mp4"), None, frames=9, width=96, height=64, fps=12)
-LIMITS = Limits(max_queued=1_000)
+LIMITS = QueueLimits(max_queued=1_000)
 
 
 class Clock:

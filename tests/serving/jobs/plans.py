@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from serving.jobs.database import Row
-from serving.jobs.open import Stores
+from zoetrope.serving.jobs.db.database import Row
+from zoetrope.serving.jobs.open import Stores
 
 
 @contextmanager

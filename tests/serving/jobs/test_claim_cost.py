@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from serving.jobs.database import Tx
-from serving.jobs.job import Limits
-from serving.jobs.open import Stores
-from serving.jobs.sqlite import SqliteSession
-from serving.jobs.store import JobStore
 from tests.serving.jobs.harness import claim, ids, new_job
+from zoetrope.serving.jobs.db.database import Tx
+from zoetrope.serving.jobs.db.sqlite import SqliteSession
+from zoetrope.serving.jobs.job import QueueLimits
+from zoetrope.serving.jobs.open import Stores
+from zoetrope.serving.jobs.store import JobStore
 
 FOREIGN = 6_000
 BATCH = 2_000
@@ -49,7 +49,7 @@ class Meter:
 
 def cost_of_a_claim(store: JobStore, meter: Meter, job_id: str) -> int:
     """Of one that finds a job, and one that finds none."""
-    store.create(new_job(job_id), Limits(10 * FOREIGN))
+    store.create(new_job(job_id), QueueLimits(10 * FOREIGN))
     before = meter.read()
     assert ids(claim(store, 3)) == [job_id]
     assert claim(store, 3) == []
@@ -62,7 +62,7 @@ def test_jobs_of_other_models_cost_a_claim_nothing(stores: Stores) -> None:
     alone = cost_of_a_claim(store, meter, "before")
     for first in range(0, FOREIGN, BATCH):
         jobs = [new_job(f"f{number}", model="other", priority=9) for number in range(first, first + BATCH)]
-        store.create_batch(jobs, Limits(FOREIGN))
+        store.create_batch(jobs, QueueLimits(FOREIGN))
     if not meter.sqlite:
         stores.database.write(lambda tx: tx.run("ANALYZE job"))  # as the server does now and then: plans change with it
     among_foreign = cost_of_a_claim(store, meter, "after")

@@ -9,11 +9,22 @@ from typing import Any
 
 import pytest
 
-from serving.jobs.errors import StoreRefused
-from serving.jobs.job import DeletedJob, Job, JobFilter, Limits, NewJob, Preview, State, Webhook, file_keys
-from serving.jobs.open import Stores
-from serving.jobs.store import JobStore, QueueFull, QuotaExceeded, RequestConflict, StoreError
 from tests.serving.jobs.harness import LIMITS, RESULT, Clock, claim, ids, new_job
+from zoetrope.serving.jobs.db.errors import StoreError, StoreRefused
+from zoetrope.serving.jobs.errors import NotAllowed, QueueFull, QuotaExceeded, RequestConflict
+from zoetrope.serving.jobs.job import (
+    DeletedJob,
+    Job,
+    JobFilter,
+    JobWebhook,
+    NewJob,
+    Preview,
+    QueueLimits,
+    State,
+    file_keys,
+)
+from zoetrope.serving.jobs.open import Stores
+from zoetrope.serving.jobs.store import JobStore
 
 Create = Callable[..., Job]
 PREVIEW = Preview("jobs/a/1/preview-3.webp", "image/webp", 96, 64, 1_234, step=3)
@@ -46,7 +57,7 @@ def test_every_field_is_kept(store: JobStore) -> None:
         deadline_at=2_000.5,
         retention_seconds=60,
         origin={"api": "replicate", "input": {"seed": 3}},
-        webhook=Webhook("https://example.com/hook?x=1", ("output", "completed")),
+        webhook=JobWebhook("https://example.com/hook?x=1", ("output", "completed")),
         verdicts=({"check": "words", "allowed": True},),
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
@@ -233,7 +244,7 @@ def test_an_orphan_past_its_deadline_is_not_run_again(store: JobStore, create: C
 
 
 def test_a_key_may_have_so_many_jobs_under_way(store: JobStore, create: Create) -> None:
-    limits = Limits(100, concurrent_jobs=2)
+    limits = QueueLimits(100, concurrent_jobs=2)
     create("a", key_id="k", limits=limits, request_id="r")
     create("b", key_id="k", limits=limits)
     with pytest.raises(QuotaExceeded) as caught:
@@ -251,7 +262,7 @@ def test_a_key_may_have_so_many_jobs_under_way(store: JobStore, create: Create) 
 
 
 def test_a_key_may_have_so_many_seconds_under_way(store: JobStore, create: Create) -> None:
-    limits = Limits(100, queued_seconds=0.3)
+    limits = QueueLimits(100, queued_seconds=0.3)
     for job_id in "abc":
         create(job_id, key_id="k", seconds=0.1, limits=limits)  # three times 0.1 is exactly 0.3 here
     with pytest.raises(QuotaExceeded) as caught:
@@ -266,7 +277,7 @@ def test_a_batch_is_stored_whole_or_not_at_all(store: JobStore, clock: Clock) ->
     jobs = store.create_batch([new_job("b"), new_job("c", request_id="r"), new_job("d")], LIMITS)
     assert ids(jobs) == ["b", "a", "d"] and jobs[1] == known
     with pytest.raises(QueueFull):
-        store.create_batch([new_job("e"), new_job("f")], Limits(max_queued=4))
+        store.create_batch([new_job("e"), new_job("f")], QueueLimits(max_queued=4))
     with pytest.raises(StoreError):
         store.create_batch([new_job("e"), new_job("a")], LIMITS)
     with pytest.raises(RequestConflict):
@@ -276,14 +287,14 @@ def test_a_batch_is_stored_whole_or_not_at_all(store: JobStore, clock: Clock) ->
     assert sorted(store.get_many(list("abcdef"))) == ["a", "b", "d"]
     assert store.events("e", "") == []
     assert store.create_batch([], LIMITS) == []
-    assert ids(store.create_batch([new_job("e")], Limits(max_queued=4))) == ["e"]
+    assert ids(store.create_batch([new_job("e")], QueueLimits(max_queued=4))) == ["e"]
 
 
 async def test_jobs_are_created_without_a_thread_for_each(store: JobStore) -> None:
-    jobs = await asyncio.gather(*(store.acreate(new_job(f"j{n}"), Limits(40)) for n in range(40)))
+    jobs = await asyncio.gather(*(store.acreate(new_job(f"j{n}"), QueueLimits(40)) for n in range(40)))
     assert ids(jobs) == [f"j{n}" for n in range(40)]
     with pytest.raises(QueueFull):
-        await store.acreate(new_job("more"), Limits(40))
+        await store.acreate(new_job("more"), QueueLimits(40))
 
 
 def test_what_a_review_of_the_output_said_joins_the_verdicts(store: JobStore, create: Create) -> None:
@@ -296,6 +307,19 @@ def test_what_a_review_of_the_output_said_joins_the_verdicts(store: JobStore, cr
 
 
 # Retention
+
+
+def test_an_expiry_has_a_limit_from_the_jobs_end(store: JobStore, create: Create, clock: Clock) -> None:
+    """Whoever sets it may have seen the job before its end."""
+    create("a")
+    run(store, "a")
+    job = store.get("a", "")
+    assert job is not None and job.finished_at is not None
+    with pytest.raises(NotAllowed, match="expire_time"):
+        store.update("a", "", expire_at=job.finished_at + 100.5, max_retention_seconds=100)
+    assert store.get("a", "") == job
+    changed = store.update("a", "", expire_at=job.finished_at + 100, max_retention_seconds=100)
+    assert changed is not None and changed.expire_at == job.finished_at + 100
 
 
 def test_a_job_expires_after_its_own_time(store: JobStore, create: Create, clock: Clock) -> None:

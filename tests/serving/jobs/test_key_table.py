@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from serving.jobs.key_table import KeyLimits
-from serving.jobs.open import Stores
 from tests.serving.jobs.harness import Clock
+from zoetrope.serving.jobs.key_table import KeyLimits
+from zoetrope.serving.jobs.open import Stores
 
 LIMITS = KeyLimits(2.5, 10, 4, 60.0, ("nano",), 5)
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from serving.jobs.job import Job, State
-from serving.jobs.media_table import Media
-from serving.jobs.open import Stores, open_stores
-from serving.jobs.store import MediaInUse, OffsetMismatch, QuotaExceeded, StoreError, UnknownMedia
 from tests.serving.jobs.harness import LIMITS, RESULT, Clock, claim, new_job
+from zoetrope.serving.jobs.db.errors import StoreError
+from zoetrope.serving.jobs.errors import MediaInUse, OffsetMismatch, QuotaExceeded, UnknownMedia
+from zoetrope.serving.jobs.job import Job, State
+from zoetrope.serving.jobs.media_table import Media
+from zoetrope.serving.jobs.open import Stores, open_stores
 
 Create = Callable[..., Job]
 
@@ -38,14 +39,14 @@ def media(media_id: str = "med_1", **changes: Any) -> Media:
 
 
 def uploaded(stores: Stores, media_id: str, sha256: str = "aa", owner: str = "o", **changes: Any) -> Media:
-    stores.media.begin(media(media_id, owner=owner, **changes))
+    stores.media.create(media(media_id, owner=owner, **changes))
     return stores.media.ready(
         media_id, owner, sha256=sha256, key=f"media/{media_id}", info={"frames": 9}, mime_type="video/mp4"
     )
 
 
 def test_an_upload_goes_on_where_it_stopped(stores: Stores, clock: Clock) -> None:
-    begun = stores.media.begin(media())
+    begun = stores.media.create(media())
     assert begun == media(created_at=clock.now) == stores.media.get("med_1", "o")
     assert stores.media.get("med_1", "other") is None
     assert stores.media.advance("med_1", "o", 0, 10).received_bytes == 10
@@ -68,7 +69,7 @@ def test_an_upload_goes_on_where_it_stopped(stores: Stores, clock: Clock) -> Non
     with pytest.raises(OffsetMismatch):
         stores.media.advance("med_1", "o", 30, 1)
     with pytest.raises(StoreError):
-        stores.media.begin(media())
+        stores.media.create(media())
     for call in (
         lambda: stores.media.advance("med_1", "other", 0, 1),
         lambda: stores.media.ready("med_2", "o", sha256="a", key="k", info={}, mime_type="m"),
@@ -102,7 +103,7 @@ def test_pages_are_newest_first(stores: Stores, clock: Clock) -> None:
 
 def test_a_job_needs_ready_media_of_its_owner(stores: Stores) -> None:
     uploaded(stores, "med_1")
-    stores.media.begin(media("med_2"))
+    stores.media.create(media("med_2"))
     for media_id, owner in (("med_1", "other"), ("med_2", "o"), ("med_3", "o")):
         with pytest.raises(UnknownMedia) as caught:
             stores.jobs.create(new_job("a", owner=owner, media=["med_1", media_id][-1:]), LIMITS)
@@ -142,7 +143,7 @@ def test_a_medium_is_kept_while_a_live_job_needs_it(stores: Stores, clock: Clock
 def test_media_expire_unless_they_are_touched(stores: Stores, clock: Clock) -> None:
     uploaded(stores, "med_1", expire_at=1_500.0)
     uploaded(stores, "med_2", expire_at=1_600.0)  # the same file
-    stores.media.begin(media("med_3", expire_at=1_700.0))  # an upload that was given up
+    stores.media.create(media("med_3", expire_at=1_700.0))  # an upload that was given up
     uploaded(stores, "med_4", sha256="bb", expire_at=1_700.0)
     assert stores.media.touch(["med_4", "med_9"], "o", 1_800.0) == 1
     assert stores.media.touch(["med_4"], "o", 1_750.0) == 1  # never shorter
@@ -200,7 +201,7 @@ def test_sharing_and_sweeping_at_once_loses_no_file(database: str, stores: Store
 def test_announcements_at_once_stay_within_the_quota(stores: Stores) -> None:
     def announce(number: int) -> bool:
         try:
-            stores.media.begin(media(f"med_{number:02}", size_bytes=30), max_bytes=100)
+            stores.media.create(media(f"med_{number:02}", size_bytes=30), max_bytes=100)
         except QuotaExceeded as error:
             assert (error.quota, error.limit, error.used) == ("media_bytes", 100, 90)
             return False

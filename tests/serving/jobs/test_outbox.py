@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serving.jobs.database import Tx
-from serving.jobs.job import Job, Limits, State, Webhook, WebhookEvent
-from serving.jobs.open import Stores, open_stores
-from serving.jobs.outbox import SECRET_BYTES, Delivery, Traffic
 from tests.serving.jobs.harness import LIMITS, RESULT, Clock, claim, new_job
 from tests.serving.jobs.plans import check, plan, statements
+from zoetrope.serving.jobs.db.database import Tx
+from zoetrope.serving.jobs.job import Job, JobWebhook, QueueLimits, State, WebhookEvent
+from zoetrope.serving.jobs.open import Stores, open_stores
+from zoetrope.serving.jobs.outbox import SECRET_BYTES, Delivery, OutboxTraffic
 
 Create = Callable[..., Job]
 URL = "https://example.com/hook"
@@ -36,7 +36,7 @@ def told(stores: Stores) -> list[tuple[str, str]]:
 def test_a_success_tells_what_was_asked_for(
     stores: Stores, create: Create, events: tuple[WebhookEvent, ...], expected: list[str]
 ) -> None:
-    create("a", webhook=Webhook(URL, events))
+    create("a", webhook=JobWebhook(URL, events))
     create("silent")
     assert told(stores) == []
     for job in claim(stores.jobs, 2):
@@ -46,7 +46,7 @@ def test_a_success_tells_what_was_asked_for(
 
 
 def test_every_end_is_told_once(stores: Stores, create: Create, clock: Clock) -> None:
-    hook = Webhook(URL, ("completed",))
+    hook = JobWebhook(URL, ("completed",))
     for job_id in ("cancelled", "overdue", "failed", "given up", "stopped", "late"):
         deadline = {"overdue": 1_050.0, "late": 1_050.0}.get(job_id)
         create(job_id, webhook=hook, deadline_at=deadline, priority=0 if job_id == "overdue" else 4)
@@ -65,7 +65,7 @@ def test_every_end_is_told_once(stores: Stores, create: Create, clock: Clock) ->
 
 
 def test_another_attempt_does_not_start_again(stores: Stores, create: Create, clock: Clock) -> None:
-    create("a", webhook=Webhook(URL))
+    create("a", webhook=JobWebhook(URL))
     claim(stores.jobs)
     clock.now += 10
     assert claim(stores.jobs)[0].attempt == 2
@@ -73,14 +73,14 @@ def test_another_attempt_does_not_start_again(stores: Stores, create: Create, cl
 
 
 def test_a_change_that_is_refused_tells_nothing(stores: Stores, create: Create) -> None:
-    create("a", webhook=Webhook(URL, ("completed",)))
+    create("a", webhook=JobWebhook(URL, ("completed",)))
     claim(stores.jobs)
     assert not stores.jobs.finish("a", 2, State.SUCCEEDED, result=RESULT)
     assert told(stores) == []
 
 
 def one(stores: Stores, create: Create) -> Delivery:
-    create("a", webhook=Webhook(URL))
+    create("a", webhook=JobWebhook(URL))
     claim(stores.jobs)
     (message,) = stores.outbox.due(9, 30)
     return message
@@ -149,7 +149,7 @@ def test_messages_that_ended_are_forgotten(stores: Stores, create: Create, clock
 
 
 def test_senders_at_once_never_share_a_message(database: str, stores: Stores) -> None:
-    stores.jobs.create_batch([new_job(f"j{n}", webhook=Webhook(URL, ("start",))) for n in range(120)], LIMITS)
+    stores.jobs.create_batch([new_job(f"j{n}", webhook=JobWebhook(URL, ("start",))) for n in range(120)], LIMITS)
     assert len(stores.jobs.claim("r", 200, 60, 5, ["nano"])) == 120
     others = [stores, *(open_stores(database, lambda: 1_000_000.0) for _ in range(2))]
 
@@ -179,10 +179,10 @@ def test_a_tenant_has_one_secret(database: str, stores: Stores) -> None:
 
 def notify(stores: Stores, owner: str, urls: list[str]) -> None:
     """Have a message for each."""
-    hooks = [Webhook(url, ("start",)) for url in urls]
+    hooks = [JobWebhook(url, ("start",)) for url in urls]
     jobs = [new_job(f"{owner}{number}", owner=owner, webhook=hook) for number, hook in enumerate(hooks)]
     for start in range(0, len(jobs), 250):
-        stores.jobs.create_batch(jobs[start : start + 250], Limits(1_000_000))
+        stores.jobs.create_batch(jobs[start : start + 250], QueueLimits(1_000_000))
     assert len(stores.jobs.claim("r", len(urls), 60, 5, ["nano"])) == len(urls)
 
 
@@ -196,21 +196,21 @@ def test_tenants_messages_go_out_in_turn(stores: Stores, clock: Clock) -> None:
     notify(stores, "b", [URL] * 2)
     notify(stores, "c", [URL] * 9)
     assert Counter(delivery.owner for delivery in stores.outbox.due(8, 30)) == {"a": 3, "b": 2, "c": 3}
-    busy = Traffic({("a", "elsewhere"): 4})
+    busy = OutboxTraffic({("a", "elsewhere"): 4})
     assert Counter(delivery.owner for delivery in stores.outbox.due(4, 30, busy)) == {"c": 4}
 
 
 def test_lanes_tenants_and_hosts_have_limits(stores: Stores) -> None:
     notify(stores, "a", ["https://x.example/1", "http://X.example.:8080/2", "https://y.example/"] * 3)
     notify(stores, "b", ["https://x.example/3"] * 3)
-    limits = Traffic({("a", "x.example"): 1}, per_lane=2)
+    limits = OutboxTraffic({("a", "x.example"): 1}, per_lane=2)
     lanes = {("a", "x.example"): 1, ("a", "y.example"): 2, ("b", "x.example"): 2}
     assert taken(stores.outbox.due(99, 0, limits)) == lanes
-    limits = Traffic({("a", "z.example"): 1}, per_tenant=3)
+    limits = OutboxTraffic({("a", "z.example"): 1}, per_tenant=3)
     assert Counter(delivery.owner for delivery in stores.outbox.due(99, 0, limits)) == {"a": 2, "b": 3}
-    limits = Traffic({("c", "x.example"): 1}, per_host=4)
+    limits = OutboxTraffic({("c", "x.example"): 1}, per_host=4)
     assert Counter(delivery.host for delivery in stores.outbox.due(99, 0, limits)) == {"x.example": 3, "y.example": 3}
-    limits = Traffic(per_lane=9, lanes={("a", "x.example"): 0, ("b", "x.example"): 1})
+    limits = OutboxTraffic(per_lane=9, lanes={("a", "x.example"): 0, ("b", "x.example"): 1})
     assert taken(stores.outbox.due(99, 0, limits)) == {("a", "y.example"): 3, ("b", "x.example"): 1}
     assert len(stores.outbox.due(99, 0)) == 12
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from serving.jobs.job import DAY_SECONDS, JobFilter, Limits, State, Usage, Webhook
-from serving.jobs.migrations import APPLICATION_ID, MIGRATIONS
-from serving.jobs.open import Stores, open_stores
-from serving.jobs.store import QueueFull, StoreError
 from tests.serving.jobs.harness import LIMITS, claim, ids, new_job
+from zoetrope.serving.jobs.db.errors import StoreError
+from zoetrope.serving.jobs.db.migrations import APPLICATION_ID, MIGRATIONS
+from zoetrope.serving.jobs.errors import QueueFull
+from zoetrope.serving.jobs.job import DAY_SECONDS, JobFilter, JobWebhook, QueueLimits, State, TenantUsage
+from zoetrope.serving.jobs.open import Stores, open_stores
 
 
 @pytest.fixture
@@ -173,13 +174,13 @@ def test_an_older_file_keeps_its_jobs(path: Path, version: int) -> None:
         assert expire_at is None or expire_at >= int(begun) + DAY_SECONDS
     assert stores.jobs.delete_expired(9) == 0
     assert stores.jobs.counts() == dict.fromkeys(map(str, State), 1)
-    assert stores.jobs.usage("", None, 9) == Usage(0, 0.0, queued_jobs=1, queue_share=9, result_bytes=0)
+    assert stores.jobs.usage("", None, 9) == TenantUsage(0, 0.0, queued_jobs=1, queue_share=9, result_bytes=0)
     # Request ids, limits and claims go on.
     assert stores.jobs.create(new_job("again", request_id="request failed"), LIMITS) == jobs["failed"]
     with pytest.raises(QueueFull):
-        stores.jobs.create(new_job("more"), Limits(max_queued=1))
+        stores.jobs.create(new_job("more"), QueueLimits(max_queued=1))
     assert ids(claim(stores.jobs, 9)) == ["queued", "running"]
-    stores.jobs.create(new_job("more", webhook=Webhook("http://127.0.0.1/")), Limits(max_queued=1))
+    stores.jobs.create(new_job("more", webhook=JobWebhook("http://127.0.0.1/")), QueueLimits(max_queued=1))
     stores.close()
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from serving.jobs.job import Limits, Need, Stage, State, Webhook
-from serving.jobs.open import Stores, open_stores
-from serving.jobs.states import TRANSITIONS
-from serving.jobs.store import JobStore, QuotaExceeded
 from tests.serving.jobs.harness import RESULT, new_job
+from zoetrope.serving.jobs.errors import QuotaExceeded
+from zoetrope.serving.jobs.job import JobWebhook, Need, QueueLimits, Stage, State
+from zoetrope.serving.jobs.open import Stores, open_stores
+from zoetrope.serving.jobs.states import TRANSITIONS
+from zoetrope.serving.jobs.store import JobStore
 
 LEASE_SECONDS, MAX_ATTEMPTS, MAX_QUEUED, MAX_SECONDS = 10.0, 2, 8, 12.5
 
@@ -115,9 +116,9 @@ class Leases(RuleBasedStateMachine):
                     seconds=2.5,
                     deadline_at=deadline,
                     request_id=name,
-                    webhook=Webhook("http://127.0.0.1/"),
+                    webhook=JobWebhook("http://127.0.0.1/"),
                 ),
-                Limits(MAX_QUEUED, queued_seconds=MAX_SECONDS),
+                QueueLimits(MAX_QUEUED, queued_seconds=MAX_SECONDS),
             )
         except QuotaExceeded as error:
             if error.quota == "queued_jobs":
@@ -322,7 +323,5 @@ def test_the_same_holds_in_postgres(postgres: str) -> None:
                 connection.execute("DROP SCHEMA IF EXISTS zoetrope CASCADE")
             return postgres
 
-    few = settings(
-        max_examples=8, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
+    few = settings(max_examples=8, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     run_state_machine_as_test(InPostgres, settings=few)

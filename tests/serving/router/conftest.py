@@ -11,7 +11,7 @@ import pytest
 from tests.serving.router.harness import House
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
 def database(request: pytest.FixtureRequest) -> str:
     """The URL of a new database; empty for a file of the house's own."""
     return str(request.getfixturevalue("postgres")) if request.param == "postgres" else ""

@@ -8,17 +8,17 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.messages import Finished, Held, Report
-from model.presets import find_model
-from model.resolve import resolve
-from model.tasks import TextToVideo, VideoRequest
-from serving.artifacts import open_artifacts
-from serving.jobs.job import Job, Result
-from serving.jobs.open import open_stores
-from serving.router.router import Router
-from serving.settings import Settings
-from serving.stages.rendered import Rendered
 from tests.serving.jobs.harness import LIMITS, new_job
+from zoetrope.cluster.protocol.messages import Finished, HeldSegment, Report
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.jobs.job import Job, Preview, Result
+from zoetrope.serving.jobs.open import open_stores
+from zoetrope.serving.router.router import Router
+from zoetrope.serving.stages.rendered import Rendered
+from zoetrope.serving.storage.store import open_artifacts
 
 T = TypeVar("T")
 CARD = find_model("nano")
@@ -33,15 +33,16 @@ class Method:
 
 
 class Stages:
-    """A conditioner and a decoder. ``encoding`` is called for each segment, and may wait or raise; ``rendering`` is
-    waited for."""
+    """A conditioner and a decoder. ``encoding`` is called for each segment, and may wait or raise; ``rendering``
+    and ``showing`` are waited for."""
 
     def __init__(self, artifacts: str) -> None:
         self._artifacts = open_artifacts(artifacts)
         self.encoding: Callable[[], Any] = _nothing
         self.rendering: asyncio.Event | None = None
+        self.showing: asyncio.Event | None = None
         self.encode, self.render, self.tail, self.preview, self.warnings = (
-            Method(call) for call in (self._encode, self._render, _nothing, _nothing, self._warnings)
+            Method(call) for call in (self._encode, self._render, _nothing, self._preview, self._warnings)
         )
 
     async def _encode(self, *_: Any) -> list[str]:
@@ -53,6 +54,12 @@ class Stages:
             await self.rendering.wait()
         video = self._artifacts.put_bytes(f"{prefix}/video.mp4", b"a video", "video/mp4")
         return Rendered(Result(video, None, frames=9, width=96, height=64, fps=12), None)
+
+    async def _preview(self, spec: Any, latents: Any, prefix: str, step: int) -> Preview:
+        if self.showing is not None:
+            await self.showing.wait()
+        file = self._artifacts.put_bytes(f"{prefix}/preview-{step}.webp", b"a picture", "image/webp")
+        return Preview(file.key, file.mime_type, 12, 8, file.size_bytes, step)
 
     async def _warnings(self, *_: Any) -> tuple[str, ...]:
         return ()
@@ -77,7 +84,7 @@ class EngineDouble:
     async def run(self) -> None:
         finished: tuple[Finished, ...] = ()
         while True:
-            held = tuple(Held(i, step) for i, (_, _, step) in self._held.items())
+            held = tuple(HeldSegment(i, step) for i, (_, _, step) in self._held.items())
             plan = await self.ask(Report(self._name, 1, "nano", held=held, finished=finished))
             finished = ()
             for segment_id in plan.drop:

@@ -12,9 +12,9 @@ from typing import TypeAlias
 import psycopg
 import pytest
 
-from cluster.messages import Held, Report
-from serving.jobs.job import State
 from tests.serving.router.harness import House, until
+from zoetrope.cluster.protocol.messages import HeldSegment, Report
+from zoetrope.serving.jobs.job import State
 
 pytestmark = pytest.mark.timeout(60)
 Build: TypeAlias = Callable[..., House]
@@ -95,7 +95,7 @@ async def test_a_claim_that_waits_delays_no_renewal(postgres_house: House, postg
             for _ in range(3):
                 seen = house.job("a").lease_until
                 await until(lambda: house.job("a").lease_until != seen)  # noqa: B023
-            plan = await engine.ask(Report("e2", 1, "nano", held=(Held("unknown", 1),)))
+            plan = await engine.ask(Report("e2", 1, "nano", held=(HeldSegment("unknown", 1),)))
             assert plan.drop == ("unknown",)
             assert stuck.somebody_waits(), "all that happened while the claim waited"
             stuck.let_go()
@@ -119,7 +119,7 @@ async def test_what_is_claimed_while_the_router_stops_is_given_back(postgres_hou
 async def test_a_database_that_never_answers_does_not_keep_a_stop(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.router.router.STOP_SECONDS", 0.3)
+    monkeypatch.setattr("zoetrope.serving.router.router.STOP_SECONDS", 0.3)
     house = build(lease_seconds=600.0)
     house.create("a")
     router = await house.open_router()

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.messages import Broken, Finished, Held, Plan, Report
-from model.tasks import SegmentSpec
-from serving.router.board import Active, Board
+from zoetrope.cluster.protocol.messages import Broken, Finished, HeldSegment, Report, StepPlan
+from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.serving.router.state import Active, RouterState
 
 STEPS = 9
 SNAPSHOT_STEPS = 2
@@ -18,7 +18,7 @@ SNAPSHOT_STEPS = 2
 
 @dataclass
 class Engine:
-    """As `cluster.engine` and its ranks: takes plans, snapshots every other step, breaks when told to."""
+    """As `cluster.engine.engine` and its ranks: takes plans, snapshots every other step, breaks when told to."""
 
     name: str
     snapshots: dict[str, int]
@@ -30,13 +30,13 @@ class Engine:
     def first(self) -> Report:
         return Report(self.name, self.epoch, "nano")
 
-    def carry_out(self, plan: Plan, dies: bool) -> list[Report]:
+    def carry_out(self, plan: StepPlan, dies: bool) -> list[Report]:
         """The reports that follow, a lost gang's first."""
         for segment_id in plan.drop:
             self.held.pop(segment_id, None)
         for admit in plan.admit:
             self.held[admit.spec.id] = self.snapshots.get(admit.spec.id, 0)
-        if plan.put_away:
+        if plan.checkpoint:
             self.snapshots |= self.held
         culprit = any(i in self.bad and self.held[i] >= 3 for i in plan.advance)
         if plan.advance and (dies or culprit):
@@ -52,7 +52,7 @@ class Engine:
         done = [i for i, step in self.held.items() if step >= STEPS]
         for segment_id in done:
             del self.held[segment_id]
-        held = tuple(Held(i, step) for i, step in self.held.items())
+        held = tuple(HeldSegment(i, step) for i, step in self.held.items())
         finished = tuple(Finished(i, i) for i in done)
         return [Report(self.name, self.epoch, "nano", held=held, finished=finished, step_seconds=0.1, step_tokens=10)]
 
@@ -72,7 +72,7 @@ def test_everything_ends_and_only_the_bad_fail(
     rng = random.Random(seed)
     ids = [f"s{i}" for i in range(count)]
     bad = frozenset(rng.sample(ids, min(bad_count, count)))
-    board = Board(step_tokens=10 * room, engine_timeout=1e9)
+    board = RouterState(step_tokens=10 * room, engine_timeout=1e9)
     for number, segment_id in enumerate(ids):
         spec = SegmentSpec(segment_id, (1, 1, 1, 1), STEPS, 1.0, 0)
         board.add(Active(spec, (float(number), segment_id), 10, None))
@@ -88,7 +88,7 @@ def test_everything_ends_and_only_the_bad_fail(
         engine = rng.choice(engines)
         report = pending[engine.name].pop(0)
         before = sum(s.redone for s in board.active.values())
-        news = board.take(report, float(tick))
+        news = board.apply(report, float(tick))
         redone += max(0, sum(s.redone for s in board.active.values()) - before)
         ended |= {i for i, _ in news.finished}
         failed |= {i for i, _ in news.failed}

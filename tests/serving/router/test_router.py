@@ -8,15 +8,15 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from serving.jobs.errors import StoreError
-from serving.jobs.job import Job, State
-from serving.jobs.open import Stores
-from serving.jobs.store import JobStore
-from serving.router.books import Books, Ending
-from serving.router.hands import Hands
-from serving.stages.failures import Remedy, StageError
 from tests.serving.jobs.harness import RESULT, ids
 from tests.serving.router.harness import CARD, House, until
+from zoetrope.serving.jobs.db.errors import StoreError
+from zoetrope.serving.jobs.job import Job, State
+from zoetrope.serving.jobs.open import Stores
+from zoetrope.serving.jobs.store import JobStore
+from zoetrope.serving.router.claims import ClaimedJobs
+from zoetrope.serving.router.job_database import Ending, RouterDatabase
+from zoetrope.serving.stages.failures import Remedy, StageError
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -64,6 +64,23 @@ async def test_a_long_job_ends_after_twenty_restarts(build: Build, steps: int) -
     assert len(engine.taken) == 22 - 20 * steps
 
 
+@pytest.mark.parametrize(("steps", "shown"), [(1, 1), (5, 5), (6, None)])
+async def test_a_job_of_few_steps_shows_its_clip(build: Build, steps: int, shown: int | None) -> None:
+    """Too few for a preview on the way; the engine's double makes none of those."""
+    house = build()
+    house.create("a", steps=steps)
+    house.stages.showing = asyncio.Event()
+    async with house.router() as (_, engine):
+        engine.steps = steps
+        if shown is not None:
+            await until(lambda: house.files() == ["jobs/a/1/video.mp4"])
+            assert not house.job("a").state.final, "it waits for its picture, for a job that is over takes none"
+            house.stages.showing.set()
+        await until(is_done(house, "a"))
+    preview = house.job("a").preview
+    assert (None if preview is None else preview.step) == shown
+
+
 async def test_a_job_that_has_ended_is_written_before_the_stop(build: Build) -> None:
     house = build()
     house.create("a", steps=1)
@@ -99,7 +116,7 @@ async def test_a_lost_lease_ends_the_work_and_a_cancellation_the_job(build: Buil
 async def test_a_job_that_somebody_else_has_keeps_its_snapshots(build: Build) -> None:
     house = build()
     house.create("a")
-    books = Books(house.settings, "r1", CARD.name)
+    books = RouterDatabase(house.settings, "r1", CARD.name)
     cleared: asyncio.Queue[tuple[str, bool, list[str]]] = asyncio.Queue()
 
     async def work(job: Job) -> Ending:
@@ -109,7 +126,7 @@ async def test_a_job_that_somebody_else_has_keeps_its_snapshots(build: Build) ->
     async def clear(job: Job, over: bool, files: list[str]) -> None:
         cleared.put_nowait((job.id, over, files))
 
-    claiming = asyncio.create_task(Hands(books, 1, work, lambda _: None, clear).claim())
+    claiming = asyncio.create_task(ClaimedJobs(books, 1, work, lambda _: None, clear).claim())
     assert await asyncio.wait_for(cleared.get(), 30) == ("a", False, [RESULT.video.key])
     claiming.cancel()
     await books.close()
@@ -207,7 +224,7 @@ class Deaf(JobStore):
 async def test_a_claim_that_was_not_heard_of_is_given_back(build: Build) -> None:
     house = build(lease_seconds=600.0)
     house.create("a")
-    books = Books(house.settings, "r1", CARD.name)
+    books = RouterDatabase(house.settings, "r1", CARD.name)
     heard, books.jobs = books.jobs, Deaf(house.stores.database)
     for _ in range(3):
         with pytest.raises(StoreError):

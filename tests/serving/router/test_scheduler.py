@@ -7,9 +7,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.jobs.open import open_stores
-from serving.router.scheduler import Candidate, decide, order_of
 from tests.serving.jobs.harness import LIMITS, Clock, claim, ids, new_job
+from zoetrope.serving.jobs.open import open_stores
+from zoetrope.serving.router.scheduler import Candidate, decide, order_of
 
 candidates = st.lists(
     st.builds(

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.presets import find_model
-from model.resolve import resolve
-from model.tasks import TextToVideo, VideoRequest, VideoSpec
-from serving.artifacts import ArtifactStore, open_artifacts
-from serving.stages.failures import Remedy, StageError, told
-from serving.stages.render import render_video, save_latents
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest, VideoSpec
+from zoetrope.serving.stages.failures import Remedy, StageError, classify
+from zoetrope.serving.stages.render import render_video, save_latents
+from zoetrope.serving.storage.store import ArtifactStore, open_artifacts
 
 FULL = "disk space: the disk is full"
 
@@ -31,7 +31,7 @@ def spec_of(container: str) -> VideoSpec:
 def failure(call: Callable[[], object]) -> StageError:
     with pytest.raises(Exception) as failed:
         call()
-    return told(failed.value, spec_of("mp4"))
+    return classify(failed.value, spec_of("mp4"))
 
 
 def frames() -> np.ndarray:

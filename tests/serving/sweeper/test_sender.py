@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from serving.jobs.job import Limits, Webhook
-from serving.jobs.open import Stores, open_stores
-from serving.net import Guard
-from serving.sweeper import sender as sending
-from serving.sweeper.sender import HOST_AT_ONCE, LANE_AT_ONCE, RESTS, TENANT_AT_ONCE, Sender
 from tests.serving.jobs.harness import new_job
-from tests.serving.receiver import Answer, receiving
+from tests.serving.outbound.receiver import Answer, receiving
+from zoetrope.serving.jobs.job import JobWebhook, QueueLimits
+from zoetrope.serving.jobs.open import Stores, open_stores
+from zoetrope.serving.outbound import Guard
+from zoetrope.serving.sweeper import sender as sending
+from zoetrope.serving.sweeper.sender import HOST_AT_ONCE, LANE_AT_ONCE, RESTS, TENANT_AT_ONCE, Sender
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
 
 def send(stores: Stores, owner: str, urls: list[str]) -> None:
     """Have a message for each."""
-    hooks = [Webhook(url, ("start",)) for url in urls]
+    hooks = [JobWebhook(url, ("start",)) for url in urls]
     spec = {"task": {"kind": "text_to_video"}}
     jobs = [new_job(f"{owner}{number}", owner=owner, webhook=hook, spec=spec) for number, hook in enumerate(hooks)]
-    stores.jobs.create_batch(jobs, Limits(100_000))
+    stores.jobs.create_batch(jobs, QueueLimits(100_000))
     assert len(stores.jobs.claim("r", 1_000, 1_000.0, 5, ["nano"])) == len(urls)
 
 

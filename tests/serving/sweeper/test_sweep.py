@@ -7,18 +7,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import obstore
 import pytest
 
-from cluster.shelf import Shelf
-from serving.artifacts import ArtifactStore, ArtifactUnavailable
-from serving.job_files import delete_files
-from serving.jobs.job import Artifact, Job, Preview, Result, State, file_keys
-from serving.jobs.open import Stores, open_stores
-from serving.settings import Settings
-from serving.sweeper import main
-from serving.sweeper.sweep import sweep, tidy
 from tests.serving.jobs.harness import LIMITS, Clock, claim, new_job
+from zoetrope.cluster.snapshots.objects import SnapshotObjects
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.jobs.job import Artifact, Job, Preview, Result, State, file_keys
+from zoetrope.serving.jobs.open import Stores, open_stores
+from zoetrope.serving.storage.job_files import delete_files
+from zoetrope.serving.storage.store import ArtifactStore, ArtifactUnavailable
+from zoetrope.serving.sweeper import main
+from zoetrope.serving.sweeper.sweep import sweep, tidy
 
 
 class Counting(ArtifactStore):
@@ -88,6 +87,24 @@ def test_strays_go_and_what_the_job_names_stays(stores: Stores, artifacts: Count
     assert artifacts.listed == []
 
 
+def test_a_preview_that_could_not_be_deleted_goes_after_the_end(
+    stores: Stores, artifacts: Counting, clock: Clock
+) -> None:
+    """The store was away when the one holder of a job replaced it."""
+    stores.jobs.create(new_job("a"), LIMITS)
+    claim(stores.jobs)
+    put(artifacts, "jobs/a/1/preview-5.webp")
+    video = put(artifacts, "jobs/a/1/video.mp4")
+    result = Result(video, None, frames=9, width=96, height=64, fps=12)
+    assert stores.jobs.finish("a", 1, State.SUCCEEDED, result=result)
+    tidy(stores, artifacts)
+    assert files(artifacts) == ["jobs/a/1/video.mp4"]
+    clock.now += 601
+    artifacts.listed = []
+    tidy(stores, artifacts)
+    assert artifacts.listed == [], "nothing else is looked at for long"
+
+
 def test_a_folder_that_cannot_be_listed_stops_nothing_else(
     stores: Stores, artifacts: Counting, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -126,14 +143,14 @@ def test_what_is_written_after_a_job_was_deleted_goes_too(
     stores: Stores, artifacts: Counting, clock: Clock, tmp_path: Path
 ) -> None:
     """Its holder was at work when it was cancelled and deleted."""
-    snapshots = Shelf(str(tmp_path / "snapshots"))
+    snapshots = SnapshotObjects(str(tmp_path / "snapshots"))
     stores.jobs.create(new_job("a"), LIMITS)
     claim(stores.jobs)
     assert stores.jobs.finish("a", 1, State.CANCELLED)
     assert stores.jobs.delete("a", "") is not None
     sweep(stores, artifacts, snapshots)
     put(artifacts, "jobs/a/1/video.mp4")
-    obstore.put(snapshots.objects, "snapshots/a/0/1-1", b"late")
+    snapshots.objects.put("snapshots/a/0/1-1", [b"late"])
     clock.now += 3_601
     sweep(stores, artifacts, snapshots)
     assert files(artifacts) == [] and snapshots.jobs() == set()
@@ -141,13 +158,13 @@ def test_what_is_written_after_a_job_was_deleted_goes_too(
 
 
 def test_snapshots_of_jobs_that_are_over_go(stores: Stores, artifacts: Counting, clock: Clock, tmp_path: Path) -> None:
-    snapshots = Shelf(str(tmp_path / "snapshots"))
+    snapshots = SnapshotObjects(str(tmp_path / "snapshots"))
     for job_id in ("a", "b"):
         stores.jobs.create(new_job(job_id), LIMITS)
     claim(stores.jobs, 2)
     assert stores.jobs.finish("a", 1, State.CANCELLED)
     for job_id in ("a", "b", "unknown"):
-        obstore.put(snapshots.objects, f"snapshots/{job_id}/0/1-1", b"bytes")
+        snapshots.objects.put(f"snapshots/{job_id}/0/1-1", [b"bytes"])
     tidy(stores, artifacts, snapshots)
     assert snapshots.jobs() == {"b"}
 
@@ -159,7 +176,7 @@ async def test_files_are_listed_less_often_than_jobs_are_swept(
     artifacts.away = {"jobs/a"}
     rounds = []
 
-    def count(stores: Stores, artifacts: ArtifactStore, snapshots: Shelf) -> None:
+    def count(stores: Stores, artifacts: ArtifactStore, snapshots: SnapshotObjects) -> None:
         rounds.append(time.monotonic())
 
     assert main.TIDY_SECONDS >= 10 * main.SWEEP_SECONDS
@@ -180,7 +197,7 @@ async def test_a_sweep_that_breaks_ends_the_sweeper(
 ) -> None:
     """The supervisor then starts another; else nothing would be swept any more, and nobody would know."""
 
-    def breaks(stores: Stores, artifacts: ArtifactStore, snapshots: Shelf) -> None:
+    def breaks(stores: Stores, artifacts: ArtifactStore, snapshots: SnapshotObjects) -> None:
         raise ZeroDivisionError("no such luck")
 
     monkeypatch.setattr(main, "sweep", breaks)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from serving.jobs.key_table import KeyTable
 from tests.serving.gateway.harness import Service
+from zoetrope.serving.jobs.key_table import KeyTable
 
 EVIL = [
     "0.0.0.0:8080",
@@ -41,7 +41,11 @@ def test_forms_of_other_sites_are_refused(gateway: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "http://localhost:1", "null", "https://127.0.0.1.evil.example"]
+    "origin",
+    [
+        *("http://evil.example", "http://localhost:1", "null", "https://127.0.0.1.evil.example"),
+        *("file://", "", "x:", "http://[", "http://user@127.0.0.1"),
+    ],
 )
 def test_posts_of_other_origins_are_refused(gateway: Service, origin: str) -> None:
     """Also from browsers that say nothing of where a request comes from but its origin."""

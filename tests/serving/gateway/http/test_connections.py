@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from serving.gateway.http import connections
-from serving.gateway.http.connections import Connections
-from tests.serving.gateway.http.test_patience import server
+from tests.serving.gateway.http.test_timeouts import server
+from zoetrope.serving.gateway.http.transport import connections
+from zoetrope.serving.gateway.http.transport.connections import Connections
 
 
 @dataclass(eq=False)
@@ -51,7 +51,7 @@ def test_whoever_was_admitted_is_not_among_strangers() -> None:
     table = Connections()
     known = opened(table, "a", 3)
     for line in known:
-        table.admit(line, "key")
+        table.authenticated(line, "key")
     opened(table, "a", 10)
     assert not any(line.dropped for line in known)
 
@@ -60,7 +60,7 @@ def test_of_all_those_who_have_the_most_lose_one() -> None:
     table = Connections()
     known = opened(table, "a", 1) + opened(table, "b", 1)
     for line in known:
-        table.admit(line, "key")
+        table.authenticated(line, "key")
     crowd = opened(table, "c", 3)
     opened(table, "d", 1)
     opened(table, "e", 1)

@@ -1,174 +1,368 @@
-"""The dashboard in a real browser. `python -m tests.serving.gateway.http.test_dashboard` makes docs/dashboard.png."""
+"""The dashboard in a real browser: what a user does with it."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
-from serving.jobs.job import Job, Preview, Stage, State
-from serving.media import VideoWriter
-from serving.media.preview import animate
-from tests.serving.gateway.harness import Service, engine, running_service, until
+from tests.serving.gateway.harness import Service, running_service, until
+from tests.serving.gateway.http.desk import NANO, Desk, asset, page_of, running_browser
+from tests.serving.gateway.http.samples import clip, picture, sound
+from zoetrope.serving.jobs.job import Job, Stage, State
+from zoetrope.serving.jobs.key_table import KeyTable
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--no-first-run")  # fmt: skip
-SECONDS = 20_000
-
-
-def browser_path() -> str | None:
-    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
-
-
-pytestmark = [
-    pytest.mark.skipif(browser_path() is None, reason="no Chromium is installed (Debian: apt install chromium)"),
-    pytest.mark.timeout(180),
-]
-
-
-def colours(count: int, height: int, width: int) -> np.ndarray[Any, Any]:
-    """A bright disc that moves right over a dark ground."""
-    y, x = np.mgrid[:height, :width]
-    frames = np.full((count, height, width, 3), (24, 28, 60), np.uint8)
-    for i in range(count):
-        centre = width * (0.2 + 0.6 * i / max(1, count - 1))
-        frames[i][(x - centre) ** 2 + (y - height / 2) ** 2 < (height / 5) ** 2] = (240, 180, 40)
-    return frames
-
-
-class Desk:
-    """The router's part, for the page to show."""
-
-    def __init__(self, service: Service, scratch: Path) -> None:
-        self.service = service
-        self.scratch = scratch
-
-    def claim(self) -> Job:
-        def claimed() -> list[Job]:
-            self.service.store.put_engine(engine(self.service.store._db.now()))
-            return self.service.store.claim("test", 1, 60.0, 5, ("tiny",))
-
-        (job,) = until(claimed)
-        return job
-
-    def preview(self, job: Job, step: int) -> None:
-        data, width, height = animate(colours(5, 15, 26), 0.25)
-        key = f"jobs/{job.id}/{job.lease_epoch}/preview-{step}.webp"
-        file = self.service.artifacts.put_bytes(key, data, "image/webp")
-        held, _ = self.service.store.put_preview(
-            job.id, job.lease_epoch, Preview(key, file.mime_type, width, height, file.size_bytes, step)
-        )
-        assert held
-
-    def finish(self, job: Job) -> None:
-        path = self.scratch / "made.mp4"
-        with VideoWriter(path, 320, 180, 16, "mp4", {}) as writer:
-            writer.write(colours(33, 180, 320))
-        self.service.succeed(job, path.read_bytes(), self.scratch)
-
-
-@contextmanager
-def page_of(service: Service) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path(), args=list(FLAGS))
-        page = browser.new_page(viewport={"width": 1100, "height": 900})
-        page.set_default_timeout(SECONDS)
-        expect.set_options(timeout=SECONDS)
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        refused = "the server responded with a status of 4"  # the browser's own note of what the page shows
-        page.goto(service.http + "/")
-        try:
-            yield page
-            assert [problem for problem in problems if refused not in problem] == []
-        finally:
-            browser.close()
+pytestmark = pytest.mark.timeout(180)
+PICTURE = asset("cat.png", "image/png", picture(64, 40))
+CLIP = asset("walk.mp4", "video/mp4", clip(2.0))
+SOUND = asset("tone.wav", "audio/wav", sound())
+# What a user chooses for each task, by slot, and what becomes of it.
+GIVEN: dict[str, dict[str, list[FilePayload]]] = {
+    "Text": {},
+    "Image": {"image": [PICTURE]},
+    "First & last": {"first_frame": [PICTURE], "last_frame": [asset("dog.png", "image/png", picture(64, 40, 1))]},
+    "Grid": {"panels": [asset(f"{i}.png", "image/png", picture(48, 32, i)) for i in range(9)]},
+    "References": {"references": [PICTURE, CLIP]},
+    "Edit": {"video": [CLIP]},  # and the references, which stay in the form
+}
+KINDS = dict(zip(GIVEN, ("text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video",
+                         "edit_video"), strict=True))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running_service(tmp_path_factory.mktemp("dashboard")) as running:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running_service(tmp_path_factory.mktemp("dashboard"), model=NANO) as running:
         yield running
 
 
-def make_video(page: Page, desk: Desk, prompt: str) -> Job:
-    page.get_by_label("Prompt").fill(prompt)
-    page.get_by_label("Steps").fill("20")
-    page.get_by_role("button", name="Make video").click()
-    card = page.locator(".job", has_text=prompt)
-    expect(card).to_contain_text("queued")
-    job = desk.claim()
-    desk.service.progress(job, Stage.DENOISING, 5, 12.0)
-    expect(card).to_contain_text("step 5 of 20")
-    expect(card).to_contain_text("about 12 s left")
-    assert card.locator("progress").evaluate("bar => bar.value / bar.max") == 0.25
-    return job
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_browser() as running:
+        yield running
 
 
-def test_a_video_from_the_form_to_the_screen(service: Service, tmp_path: Path) -> None:
-    desk = Desk(service, tmp_path)
-    with page_of(service) as page:
-        expect(page.locator("#empty")).to_be_visible()
-        job = make_video(page, desk, "an amber disc moves right")
-        card = page.locator(".job")
-        expect(page.locator("#engines")).to_have_text("1")
-        desk.preview(job, 10)
-        desk.service.progress(job, Stage.DENOISING, 10, 6.0)
-        expect(card).to_contain_text("step 10 of 20")
-        picture = card.locator("img")
-        expect(picture).to_have_attribute("alt", "preview after step 10")
-        until(lambda: page.evaluate("document.querySelector('.job img')?.naturalWidth > 0"))
-        desk.finish(job)
-        expect(card).to_contain_text("succeeded")
-        until(lambda: page.evaluate("document.querySelector('.job video')?.currentTime > 0.2"))
-        assert page.evaluate("document.querySelector('.job video').videoWidth") == 320
+@pytest.fixture
+def desk(service: Service, tmp_path: Path) -> Iterator[Desk]:
+    yield Desk(service, tmp_path)
+    service.empty_queue()
+    for job in service.store.list("", page_size=1_000):
+        service.store.delete(job.id, "")
+
+
+def choose(page: Page, task: str, prompt: str, files: dict[str, list[FilePayload]]) -> None:
+    page.get_by_role("radio", name=task).check()
+    for slot, chosen in files.items():
+        page.set_input_files(f"#slot-{slot}", chosen)
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+
+
+def submit(page: Page) -> None:
+    page.get_by_role("button", name="Make video").click()  # once every upload is there
+
+
+def card_of(page: Page, text: str) -> Locator:
+    return page.locator(".job", has_text=text)
+
+
+def has_loaded(card: Locator) -> None:
+    """Its video plays, or has played."""
+    until(lambda: card.evaluate("card => card.querySelector('video')?.currentTime > 0"))
+
+
+def test_every_task_from_the_form_to_the_file(browser: Browser, desk: Desk) -> None:
+    service, jobs = desk.service, []
+    with page_of(browser, service.http) as page:
+        page.get_by_text("Sampling").click()
+        page.get_by_text("Sound and file").click()
+        for task, files in GIVEN.items():
+            choose(page, task, f"a disc, by {task}", files)
+            if task == "Text":
+                fill_settings(page)
+            submit(page)
+            job = desk.claim()
+            check_media(job, task)
+            service.progress(job, Stage.DENOISING, 5, 12.0)
+            jobs.append(job)
+        check_settings(jobs[0])
+        cards = [page.locator(f"[data-id={job.id}]") for job in jobs]
+        for card in cards:
+            expect(card).to_contain_text("step 5 of 20")
+            expect(card).to_contain_text("about 12 s left")
+        follow_preview(cards[-1], desk, jobs[-1])
+        for job in jobs:
+            desk.finish(job)
+        for job, card in zip(jobs, cards, strict=True):
+            expect(card).to_contain_text("succeeded")
+            card.scroll_into_view_if_needed()
+            has_loaded(card)
+            with page.expect_download() as download:
+                card.get_by_role("link", name="Download").click()
+            assert Path(download.value.path()).read_bytes() == desk.video
+            assert download.value.suggested_filename == f"{job.id}.mp4"
+        card.get_by_text("Details").click()
+        expect(card.locator("dl")).to_contain_text("9007199254740993")
+        card.get_by_role("button", name="Delete").click()
+        expect(card.get_by_role("button", name="Delete")).to_have_text("Delete for good")
         card.get_by_role("button", name="Delete").click()
         expect(card).to_have_count(0)
-    assert service.store.get(job.id, "") is None
+        expect(page.locator(".job")).to_have_count(5)
+    assert service.store.get(jobs[-1].id, "") is None
 
 
-def test_cancel_and_errors_are_shown(service: Service) -> None:
-    with page_of(service) as page:
-        page.get_by_label("Prompt").fill("to be cancelled <b>not bold</b>")
-        page.get_by_role("button", name="Make video").click()
-        card = page.locator(".job")
-        expect(card).to_contain_text("<b>not bold</b>")
-        card.get_by_role("button", name="Cancel").click()
-        expect(card).to_contain_text("cancelled")
-        page.get_by_label("Prompt").fill("too long")
-        page.locator("[name=duration_seconds]").evaluate("field => { field.max = ''; field.value = '1000'; }")
-        page.get_by_role("button", name="Make video").click()
+def fill_settings(page: Page) -> None:
+    """They stay for the tasks that follow."""
+    page.get_by_label("Steps").fill("20")
+    page.get_by_label("Guidance", exact=True).fill("2.5")
+    page.get_by_label("Negative prompt", exact=True).fill("blur")
+    page.get_by_label("Seed").fill("9007199254740993")
+    page.set_input_files("#slot-audio", SOUND)
+
+
+def check_settings(job: Job) -> None:
+    spec = job.spec
+    assert (spec["steps"], spec["guidance"], spec["seed"]) == (20, 2.5, 2**53 + 1)
+    assert spec["task"]["negative_prompt"] == "blur"
+    assert spec["audio"] in job.media
+
+
+def check_media(job: Job, task: str) -> None:
+    asked = job.spec["task"]
+    assert (asked["kind"], asked["prompt"]) == (KINDS[task], f"a disc, by {task}")
+    for name, files in GIVEN[task].items():
+        found = [asked[name]] if isinstance(asked[name], str) else asked[name]
+        assert len(found) == len(files)
+    if task == "Edit":
+        assert len(asked["references"]) == 2
+
+
+def follow_preview(card: Locator, desk: Desk, job: Job) -> None:
+    assert card.locator("progress").evaluate("bar => bar.value / bar.max") == 0.25
+    desk.preview(job, 10)
+    desk.service.progress(job, Stage.DENOISING, 10, 6.0)
+    expect(card).to_contain_text("step 10 of 20")
+    expect(card.locator("img")).to_have_attribute("alt", "preview after step 10")
+    until(lambda: card.evaluate("card => card.querySelector('img')?.naturalWidth > 0"))
+
+
+def test_what_is_wrong_is_said_where_it_is(browser: Browser, desk: Desk) -> None:
+    service = desk.service
+    with page_of(browser, service.http) as page:
+        choose(page, "Edit", "", {"video": [PICTURE]})
+        page.get_by_label("Seconds").fill("1000")
+        submit(page)
         expect(page.locator("#message")).to_contain_text("duration_seconds")
-        (job,) = service.store.list("", page_size=5)
-        assert job.state is State.CANCELLED
+        expect(page.get_by_label("Seconds")).to_have_attribute("aria-invalid", "true")
+        expect(page.locator("#fault-video")).to_contain_text("is a picture, give a clip")
+        expect(page.get_by_label("Prompt", exact=True)).to_have_attribute("aria-describedby", "fault-prompt")
+        page.set_input_files("#slot-video", asset("notes.mp4", "video/mp4", b"no clip at all"))
+        expect(page.locator("#slots .files .fault")).to_contain_text("file:")
+        submit(page)  # not without it
+        expect(page.locator("#fault-video")).to_contain_text("remove it or choose another")
+        page.get_by_role("radio", name="First & last").check()
+        page.get_by_role("radio", name="References").check()
+        page.set_input_files("#slot-references", [PICTURE] * 3)
+        expect(page.locator("[data-field=references]")).to_contain_text("3 files, 2 of them are taken")
+        page.get_by_role("button", name="Clear").click()
+        expect(page.locator(".fault:visible")).to_have_count(0)
+        assert service.store.list("", page_size=5) == []
+
+        choose(page, "Text", "a disc <b>not bold</b>", {})
+        submit(page)
+        card = card_of(page, "<b>not bold</b>")
+        desk.fail(desk.claim(), "the engine ran out of memory at 832x480")
+        expect(card.locator(".error")).to_have_text("the engine ran out of memory at 832x480")
+        expect(card.locator(".badge")).to_have_text("failed")
+        assert card.get_by_role("link", name="Download").count() == 0
+        choose(page, "Text", "to be cancelled", {})
+        submit(page)
+        card = card_of(page, "to be cancelled")
+        card.get_by_role("button", name="Cancel").click()
+        expect(card.locator(".badge")).to_have_text("cancelled")
+    assert {job.state for job in service.store.list("", page_size=5)} == {State.FAILED, State.CANCELLED}
 
 
-def main() -> None:
-    """The screenshot in the docs."""
-    target = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/dashboard.png")
-    with tempfile.TemporaryDirectory() as folder, running_service(Path(folder)) as service:
-        desk = Desk(service, Path(folder))
-        with page_of(service) as page:
-            for prompt in ("an amber disc drifts over a night sky", "the same disc at dawn"):
-                desk.finish(make_video(page, desk, prompt))
-            until(lambda: page.evaluate("[...document.querySelectorAll('.job video')].every(v => v.currentTime > 0.4)"))
-            job = make_video(page, desk, "a disc rolls along the horizon, seen from afar")
-            desk.preview(job, 10)
-            desk.service.progress(job, Stage.DENOISING, 12, 12.0)
-            until(lambda: page.evaluate("document.querySelector('.job img')?.naturalWidth > 0"))
-            page.get_by_label("Prompt").fill("a lantern swings in the wind")
-            page.screenshot(path=target)
+def test_again_with_a_new_seed_and_on(browser: Browser, desk: Desk) -> None:
+    service = desk.service
+    with page_of(browser, service.http) as page:
+        choose(page, "References", "Image 1 meets Image 2", {"references": [PICTURE, CLIP]})
+        page.get_by_role("button", name="Move walk.mp4 forward").click()
+        page.get_by_role("combobox", name="Size", exact=True).select_option("720p")
+        page.get_by_role("combobox", name="Ratio", exact=True).select_option("9:16")
+        page.get_by_label("Seconds").fill("1.5")
+        page.get_by_label("Seed").fill("9007199254740993")
+        submit(page)
+        first = desk.claim()
+        desk.finish(first)
+        card = page.locator(f"[data-id={first.id}]")
+        assert (first.spec["width"], first.spec["height"], first.spec["frames"]) == (720, 1280, 12)
+
+        page.get_by_role("radio", name="Text").check()
+        card.get_by_role("button", name="Again").click()
+        expect(page.get_by_role("radio", name="References")).to_be_checked()
+        expect(page.locator("#slots .files li").first).to_contain_text("Video 1")
+        expect(page.locator("#slots .files li").first).to_contain_text("walk.mp4")
+        expect(page.get_by_role("combobox", name="Ratio", exact=True)).to_have_value("9:16")
+        submit(page)
+        same = desk.claim()
+        assert untimed(same) == untimed(first)
+        service.store.finish(same.id, same.lease_epoch, State.CANCELLED)
+
+        card.get_by_role("button", name="New seed").click()
+        other = desk.claim()
+        assert other.spec["seed"] != first.spec["seed"] == 2**53 + 1 and untimed(other) == {
+            **untimed(first),
+            "seed": other.spec["seed"],
+        }
+        desk.finish(other)
+
+        card.get_by_role("button", name="Extend").click()
+        expect(page.get_by_role("radio", name="Image")).to_be_checked()
+        expect(page.locator("#slots .files").first).to_contain_text(f"operations/{first.id}")
+        expect(page.get_by_label("Seed")).to_have_value("")
+        page.get_by_label("Prompt", exact=True).fill("and then it stops")
+        submit(page)
+        longer = desk.claim()
+        clip_id = longer.spec["task"]["clip"]
+        assert (longer.spec["task"]["kind"], longer.spec["task"]["prompt"]) == ("image_to_video", "and then it stops")
+        media = service.stores.media.get(clip_id, "")
+        assert media is not None and media.size_bytes == len(desk.video)
+        assert (longer.spec["width"], longer.spec["height"]) == (720, 1280)
 
 
-if __name__ == "__main__":
-    main()
+def untimed(job: Job) -> dict[str, Any]:
+    return {name: value for name, value in job.spec.items() if name != "warnings"}
+
+
+def test_search_pages_and_videos_that_are_seen(browser: Browser, desk: Desk) -> None:
+    service = desk.service
+    for i in range(30):
+        service.client.create(prompt=f"disc number {i}", steps=2)
+        job = desk.claim()
+        if i == 3:
+            desk.fail(job, "it broke")
+        else:
+            desk.finish(job)
+    with page_of(browser, service.http) as page:
+        cards = page.locator(".job")
+        expect(cards).to_have_count(24)
+        has_loaded(card_of(page, "disc number 29"))
+        last = card_of(page, "disc number 6")
+        assert 0 < page.locator(".job video").count() < 20 and last.locator("video").count() == 0
+        last.scroll_into_view_if_needed()
+        has_loaded(last)
+        until(lambda: card_of(page, "disc number 29").evaluate("card => card.querySelector('video').paused"))
+
+        page.get_by_role("button", name="Older").click()
+        expect(cards).to_have_count(6)
+        expect(page.locator("#place")).to_have_text("page 2")
+        expect(page.get_by_role("button", name="Older")).to_be_disabled()
+        page.get_by_role("button", name="Newer").click()
+        expect(cards).to_have_count(24)
+
+        page.get_by_role("searchbox").fill("NUMBER 3")
+        expect(cards).to_have_count(1)
+        expect(cards).to_contain_text("disc number 3")
+        page.get_by_role("searchbox").fill("")
+        page.get_by_role("combobox", name="State", exact=True).select_option("failed")
+        expect(cards).to_have_count(1)
+        page.reload()  # the address has it
+        expect(cards).to_have_count(1)
+        page.get_by_role("combobox", name="Of task", exact=True).select_option("Edit")
+        expect(page.locator("#empty")).to_have_text("No video matches.")
+
+
+def test_engines_and_what_they_run(browser: Browser, desk: Desk) -> None:
+    service = desk.service
+    service.client.create(prompt="mine")
+    job = desk.claim()
+    service.progress(job, Stage.DENOISING, 3)
+    with page_of(browser, service.http) as page:
+        page.get_by_role("button", name="engine").click()
+        shows = ("1 engine", NANO, "ready", "1 died", "mine", "step 3 of")
+        until(lambda: told(desk, page, *shows, jobs=(job.id,)))
+        until(lambda: told(desk, page, "0 of 1 engines ready", "nothing now", state="out"))
+
+
+def told(desk: Desk, page: Page, *texts: str, **report: Any) -> bool:
+    """Whether the page says all this after an engine's report, which is good for some seconds."""
+    desk.engine(**report)
+    header = page.locator("header").inner_text()
+    return all(text in header for text in texts)
+
+
+CONTRAST = """() => {
+  const context = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const rgb = colour => {
+    context.clearRect(0, 0, 1, 1); context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
+    return [...context.getImageData(0, 0, 1, 1).data];
+  };
+  const light = colour => colour.slice(0, 3).map(v => v / 255)
+    .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const bad = [];
+  for (const node of document.querySelectorAll('body *')) {
+    const text = [...node.childNodes].some(child => child.nodeType === 3 && child.data.trim());
+    if (!text || !node.checkVisibility() || node.closest(':disabled, script, style, option')) continue;
+    const under = node => rgb(getComputedStyle(node).backgroundColor);
+    let ground = node;
+    while (ground.parentElement && under(ground)[3] < 255) ground = ground.parentElement;
+    const pair = [rgb(getComputedStyle(node).color), under(ground)].map(light);
+    const ratio = (Math.max(...pair) + .05) / (Math.min(...pair) + .05);
+    if (ratio < 4.5) bad.push([node.className || node.tagName, node.textContent.slice(0, 30), ratio]);
+  }
+  return bad;
+}"""
+NAMELESS = """() => [...document.querySelectorAll('input, select, textarea, button, a, video, progress')]
+  .filter(node => !(node.labels?.length || node.getAttribute('aria-label') || node.textContent.trim()))
+  .map(node => node.outerHTML)"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_it(browser: Browser, desk: Desk, scheme: Any) -> None:
+    """On a phone, by keyboard alone, with names for what reads the page out, in colours that can be told apart."""
+    service = desk.service
+    service.client.create(prompt="a disc" * 40)
+    desk.fail(desk.claim(), "x" * 200)
+    phone = {"width": 360, "height": 740}
+    with page_of(browser, service.http, viewport=phone, color_scheme=scheme, reduced_motion="reduce") as page:
+        expect(page.locator(".job .error")).to_be_visible()
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the videos")).to_be_focused()
+        page.get_by_role("radio", name="Text").focus()
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_role("radio", name="Image")).to_be_checked()
+        page.set_input_files("#slot-image", PICTURE)
+        expect(page.locator("#slots .files").first).to_contain_text("64×40")
+        page.get_by_text("Sampling").click()
+        page.get_by_text("Sound and file").click()
+        page.get_by_role("button", name="engine").click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= phone["width"]
+        assert page.evaluate(CONTRAST) == []
+        assert page.evaluate(NAMELESS) == []
+
+
+def test_a_key_is_asked_for_when_it_is_needed(browser: Browser, desk: Desk) -> None:
+    """The last test: once there is a key, the service asks everybody for one."""
+    keys: KeyTable = desk.service.stores.keys
+    _, secret = keys.create("browser", "acme")
+    with page_of(browser, desk.service.http, known=False) as page:
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_be_visible()  # by itself
+        expect(page.locator("#link")).to_contain_text("an API key is needed")
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="API key").click()
+        page.get_by_label("Key", exact=True).fill("zk_wrong")
+        page.keyboard.press("Enter")
+        expect(dialog.get_by_role("alert")).to_contain_text("API key")
+        page.get_by_label("Key", exact=True).fill(secret)
+        page.keyboard.press("Enter")
+        expect(page.locator("#link")).to_be_empty()
+        expect(dialog).to_be_hidden()
+        choose(page, "Image", "of acme", {"image": [PICTURE]})
+        submit(page)
+        expect(card_of(page, "of acme")).to_have_count(1)
+    (job,) = desk.service.store.list("acme", page_size=5)
+    desk.service.store.request_cancel(job.id, "acme")

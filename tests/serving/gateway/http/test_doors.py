@@ -1,4 +1,4 @@
-"""What every door has to take alike: gRPC, the command line, the three HTTP APIs and the dashboard's form."""
+"""What every door has to take alike: gRPC, the command line, the HTTP APIs and the dashboard's form."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any, get_args
 import httpx
 import pytest
 
-from model.family import WAN_NEGATIVE_PROMPT
-from model.sizes import RATIOS, SIZES
-from model.tasks import MAX_DRAWN_SEED, MAX_SEED, PICTURE_CONTAINERS
-from serving.api.formats import file_name
-from serving.cli import main
-from serving.gateway.http.dashboard import PAGE
-from serving.gateway.http.replicate_inputs import AspectRatio
-from serving.jobs.job import JobFilter, Result, State
 from tests.serving.gateway.harness import MODEL, Service, running_service
 from tests.serving.gateway.http.samples import picture
+from zoetrope.model.families.wan import NEGATIVE_PROMPT
+from zoetrope.model.request.sizes import RATIOS, SIZES
+from zoetrope.model.request.tasks import MAX_DRAWN_SEED, MAX_SEED, PICTURE_CONTAINERS
+from zoetrope.serving.api.formats import file_name
+from zoetrope.serving.cli import main
+from zoetrope.serving.gateway.http.replicate.fields import AspectRatio
+from zoetrope.serving.jobs.job import JobFilter, Result, State
 
 PROMPT = "a red circle"
 Spec = dict[str, Any]
@@ -79,6 +78,13 @@ def dashscope(service: Service, fields: dict[str, Any]) -> None:
     post(service, path, body, {"x-dashscope-async": "enable"})
 
 
+def fal(service: Service, fields: dict[str, Any]) -> None:
+    task, given = {"kind": "text_to_video", "prompt": PROMPT}, dict(fields)
+    if "negative" in given:
+        task["negative_prompt"] = given.pop("negative")
+    post(service, f"/zoetrope/{MODEL}", {"task": task, **given})
+
+
 def dashboard(service: Service, fields: dict[str, Any]) -> None:
     given = {{"negative": "negative_prompt"}.get(name, name): value for name, value in fields.items()}
     post(service, "/dashboard/jobs", {"prompt": PROMPT, **given})
@@ -86,10 +92,10 @@ def dashboard(service: Service, fields: dict[str, Any]) -> None:
 
 DOORS: dict[str, Door] = {
     door.__name__: door
-    for door in (grpc, command_line, replicate, replicate_own, openai, openai_form, dashscope, dashboard)
+    for door in (grpc, command_line, replicate, replicate_own, openai, openai_form, dashscope, fal, dashboard)
 }
 WITH_RATIO = [name for name in DOORS if not name.startswith("openai")]  # OpenAI's API names sizes alone
-WITH_PICTURES = ["grpc", "command_line", "replicate", "replicate_own"]
+WITH_PICTURES = ["grpc", "command_line", "replicate", "replicate_own", "fal", "dashboard"]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +141,7 @@ def test_ratios(service: Service, door: str, ratio: str) -> None:
 @pytest.mark.parametrize("door", DOORS)
 def test_negative_prompts(service: Service, door: str) -> None:
     """Not given is the model's own, empty is none."""
-    assert made(service, door)["task"]["negative_prompt"] == WAN_NEGATIVE_PROMPT
+    assert made(service, door)["task"]["negative_prompt"] == NEGATIVE_PROMPT
     assert made(service, door, negative="blur")["task"]["negative_prompt"] == "blur"
     if door != "openai_form":  # which has no way to tell an empty field from none
         assert made(service, door, negative="")["task"]["negative_prompt"] == ""
@@ -143,16 +149,15 @@ def test_negative_prompts(service: Service, door: str) -> None:
 
 @pytest.mark.parametrize("door", DOORS)
 def test_fit_and_flow_shift(service: Service, door: str) -> None:
-    shift = {} if door == "dashboard" else {"flow_shift": 7.5}
-    spec = made(service, door, fit="contain", **shift)
-    assert (spec["fit"], spec["flow_shift"]) == ("contain", shift.get("flow_shift", 3.0))
+    spec = made(service, door, fit="contain", flow_shift=7.5)
+    assert (spec["fit"], spec["flow_shift"]) == ("contain", 7.5)
 
 
 @pytest.mark.parametrize("door", [name for name in DOORS if name != "dashscope"])
 @pytest.mark.parametrize("seed", [MAX_SEED, 2**53 + 1])
 def test_seeds_of_64_bits_and_random_ones(service: Service, door: str, seed: int) -> None:
     assert made(service, door, seed=seed)["seed"] == seed
-    if door in ("replicate", "replicate_own", "openai", "dashboard"):
+    if door in ("replicate", "replicate_own", "openai", "fal", "dashboard"):
         assert made(service, door, seed=str(seed))["seed"] == seed
     drawn = [made(service, door, seed=-1)["seed"] for _ in range(2)]
     assert drawn[0] != drawn[1]
@@ -215,12 +220,13 @@ def test_a_picture_from_every_door(service: Service, tmp_path: Any) -> None:
     assert main(["download", job_id, "--server", service.target, "--out", str(tmp_path / "a.mp4")]) == 2
 
     prediction = httpx.get(f"{service.http}/v1/predictions").json()["results"][0]
-    assert prediction["output"] == f"{service.http}/v1/predictions/{job_id}/output/picture.png"
+    route = f"{service.http}/v1/predictions/{job_id}/output/picture.png"
     assert prediction["metrics"]["image_count"] == 1
-    inline = httpx.get(f"{service.http}/v1/predictions/{job_id}").json()["output"]
+    agent = {"user-agent": "replicate-javascript/1.4.0"}
+    inline = httpx.get(f"{service.http}/v1/predictions/{job_id}", headers=agent).json()["output"]
     assert inline.startswith("data:image/png;base64,")
     signed = httpx.get(f"{service.http}/api/v1/tasks/{job_id}").json()["output"]["video_url"]
-    addresses = (prediction["output"], f"{service.http}/v1/videos/{job_id}/content", signed)
+    addresses = (prediction["output"], route, f"{service.http}/v1/videos/{job_id}/content", signed)
     for address in (*addresses, f"{service.http}/dashboard/jobs/{job_id}/video"):
         answer = httpx.get(address)
         assert (answer.content, answer.headers["content-type"]) == (data, "image/png")
@@ -232,9 +238,9 @@ def test_a_picture_from_every_door(service: Service, tmp_path: Any) -> None:
 
 def test_lists_of_ratios_and_formats_are_complete(service: Service) -> None:
     assert get_args(AspectRatio) == RATIOS
-    assert all(f"<option>{ratio}</option>" in PAGE for ratio in RATIOS)
+    assert httpx.get(f"{service.http}/dashboard/model").json()["ratios"] == list(RATIOS)
     (model,) = service.client.models()
     assert (model.formats, model.default_size) == (("mp4", "mkv", "png", "webp", "jpg"), "480p")
-    assert (model.default_negative_prompt, model.max_seed) == (WAN_NEGATIVE_PROMPT, MAX_SEED)
+    assert (model.default_negative_prompt, model.max_seed) == (NEGATIVE_PROMPT, MAX_SEED)
     note = "scheduler_config.json; Wan's own code takes 5"
     assert (model.default_flow_shift, model.flow_shift_note) == (3.0, note)

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Annotated, Any, cast
 
 import httpx
 import pytest
+from fastapi import Header
+from fastapi import Query as ParameterQuery
 from openapi_spec_validator import validate
 from pydantic import BaseModel, Field
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from serving.gateway.core import Core
-from serving.gateway.http.app import FACES, http_app
-from serving.gateway.http.base import Call, Endpoint
-from serving.gateway.http.health import render_error
-from serving.gateway.http.openapi import document, openapi_path
 from tests.serving.gateway.harness import running_service
+from zoetrope.serving.gateway.auth.authenticator import Principal
+from zoetrope.serving.gateway.core.core import Core
+from zoetrope.serving.gateway.errors.api_error import ApiError
+from zoetrope.serving.gateway.http.app import http_app
+from zoetrope.serving.gateway.http.common.bodies import Bodies
+from zoetrope.serving.gateway.http.common.calls import CurrentCall
+from zoetrope.serving.gateway.http.common.compatibility import ErrorFormat
+from zoetrope.serving.gateway.http.common.routes import FILE, api_router, form_of
+from zoetrope.serving.gateway.http.openapi import DocumentedApp
+from zoetrope.serving.gateway.limits.pace import Pace
+from zoetrope.serving.gateway.limits.unfinished import CallerLimits
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +35,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict
     """A gateway that wants keys, and its document, for which it wants none."""
     with running_service(tmp_path_factory.mktemp("openapi"), keys="required") as service:
         yield service.http, httpx.get(f"{service.http}/openapi.json").raise_for_status().json()
+
+
+def core() -> Core:
+    """As much of one as an application is made of."""
+    return cast(Core, SimpleNamespace(pace=Pace(), settings=SimpleNamespace(allow_origins=())))
 
 
 def test_valid(served: tuple[str, dict[str, Any]]) -> None:
@@ -36,11 +50,11 @@ def test_valid(served: tuple[str, dict[str, Any]]) -> None:
 
 
 def test_every_route_is_in_it(served: tuple[str, dict[str, Any]]) -> None:
-    routes = http_app(cast(Core, None)).routes
+    routes = http_app(core()).routes
     wanted = set()
     for route in routes:
         assert isinstance(route, Route)
-        wanted |= {(openapi_path(route.path), method.lower()) for method in (route.methods or set()) - {"HEAD"}}
+        wanted |= {(route.path_format, method.lower()) for method in (route.methods or set()) - {"HEAD"}}
     assert wanted == {(path, method) for path, methods in served[1]["paths"].items() for method in methods}
     assert len(wanted) > 20
 
@@ -57,6 +71,23 @@ def test_operations_are_whole(served: tuple[str, dict[str, Any]]) -> None:
     assert len(set(ids)) == len(ids)
 
 
+def test_schemas_have_names_of_their_own(served: tuple[str, dict[str, Any]]) -> None:
+    """Of two models of one name, FastAPI would call both by their modules, and numbers or suffixes would come and go:
+    the names are those of classes in generated clients."""
+    names = list(served[1]["components"]["schemas"])
+    assert len(names) > 30
+    assert [name for name in names if not re.fullmatch(r"[A-Z][A-Za-z]+", name)] == []
+
+
+def test_two_models_of_one_name_are_found_out() -> None:
+    app = DocumentedApp(title="a", version="1")
+    router = api_router("a", ErrorFormat(render, Twin.Query))
+    router.get("/a", summary="Nothing.", openapi_extra=form_of(Query))(nothing)
+    app.router.routes.extend(router.routes)
+    with pytest.raises(AssertionError, match="two models are named Query"):
+        app.openapi()
+
+
 def test_what_needs_no_key_says_so(served: tuple[str, dict[str, Any]]) -> None:
     """Asked of the gateway itself, with parameters that name nothing."""
     url, found = served
@@ -65,6 +96,13 @@ def test_what_needs_no_key_says_so(served: tuple[str, dict[str, Any]]) -> None:
             for method, operation in methods.items():
                 answer = web.request(method.upper(), re.sub(r"\{\w+\}", "x", path))
                 assert (answer.status_code == 401) == bool(operation["security"]), (method, path, answer.status_code)
+
+
+def test_head_is_answered_as_get_is(served: tuple[str, dict[str, Any]]) -> None:
+    url, _ = served
+    answer = httpx.head(f"{url}/healthz")
+    assert (answer.status_code, answer.content, answer.headers["content-length"]) == (200, b"", "15")
+    assert httpx.put(f"{url}/healthz").headers["allow"] == "GET, HEAD"
 
 
 def test_described_errors(served: tuple[str, dict[str, Any]]) -> None:
@@ -90,45 +128,75 @@ class Twin:
         number: int
 
 
-async def nothing(call: Call) -> Response:
-    return Response()
+def render(error: ApiError) -> tuple[int, dict[str, Any]]:
+    return error.http_status + 1, {"fields": [violation.field for violation in error.violations]}
 
 
-def made(*endpoints: Endpoint) -> dict[str, Any]:
-    return document([(endpoints, render_error)])
+async def nothing(
+    call: CurrentCall, b: str, q: Annotated[int, ParameterQuery(description="what", le=3)] = 1
+) -> Response:
+    return JSONResponse([b, q])
+
+
+async def echo(
+    call: CurrentCall, b: str, body: Query, x_y: Annotated[str | None, Header(alias="X-Y", description="why")] = None
+) -> Response:
+    return JSONResponse(body.model_dump())
+
+
+def app_of() -> DocumentedApp:
+    """An application with a few routes of one API, as one more file would add them."""
+    app = DocumentedApp(title="a", version="1")
+    kept, free = (
+        api_router("a", ErrorFormat(render, Twin.Query, "application/x"), needs_key=key) for key in (True, False)
+    )
+    kept.post("/a/{b}", summary="Nothing.", status_code=202, response_model=Twin.Query)(echo)
+    free.get("/a/{b}", summary="Less.", **FILE)(nothing)
+    free.delete("/a/{b}", summary="Least.", status_code=204)(nothing)
+    for router in (kept, free):
+        app.router.routes.extend(router.routes)
+    return app
 
 
 def test_an_endpoint() -> None:
-    endpoint = Endpoint(
-        "POST",
-        "/a/{b}/{c:path}",
-        nothing,
-        "Nothing.",
-        Query,
-        answer=Twin.Query,
-        status=202,
-        query=(("q", "what"),),
-        headers=(("X-Y", "why"), ("Authorization", "left out")),
-    )
-    found = made(endpoint, Endpoint("DELETE", "/a/{b}/{c:path}", nothing, "Less.", status=204, open=True))
+    found = app_of().openapi()
     validate(found)
-    operation = found["paths"]["/a/{b}/{c}"]["post"]
+    operation = found["paths"]["/a/{b}"]["post"]
     places = [(item["name"], item["in"], item["required"]) for item in operation["parameters"]]
-    assert places == [("b", "path", True), ("c", "path", True), ("q", "query", False), ("X-Y", "header", False)]
+    assert places == [("b", "path", True), ("X-Y", "header", False)]
     body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
     result = operation["responses"]["202"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
     schemas = found["components"]["schemas"]
     assert schemas[body]["properties"]["text"]["maxLength"] == 5
     assert list(schemas[result]["properties"]) == ["number"]
-    assert "content" not in found["paths"]["/a/{b}/{c}"]["delete"]["responses"]["204"]
+    assert list(operation["responses"]["default"]["content"]) == ["application/x"]
+    assert "content" not in found["paths"]["/a/{b}"]["delete"]["responses"]["204"]
+    assert list(found["paths"]["/a/{b}"]["get"]["responses"]["200"]["content"]) == ["application/octet-stream", "*/*"]
 
 
-def test_the_first_of_two_counts() -> None:
-    pair: Sequence[Endpoint] = [Endpoint("GET", "/a", nothing, text) for text in ("First.", "Second.")]
-    assert made(*pair)["paths"]["/a"]["get"]["summary"] == "First."
+async def test_parameters_are_checked_and_errors_are_the_api_s_own() -> None:
+    """What FastAPI checks itself, and what our own reader does."""
+    app = app_of()
+    app.state.core = SimpleNamespace(
+        pace=Pace(), answers=CallerLimits(1, 1, 1), settings=SimpleNamespace(public_url="", allow_origins=())
+    )
+    app.state.core.authenticate, app.state.bodies = authenticate, Bodies(app.state.core.pace)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as web:
+        assert (await web.get("/a/b", params={"q": "2"})).json() == ["b", 2]
+        answer = await web.get("/a/b", params={"q": "4"})
+        assert (answer.status_code, answer.json()) == (401, {"fields": ["q"]})
+        assert answer.headers["content-type"] == "application/x"
+        assert (await web.post("/a/b", content='{"text": "12345"}')).json() == {"text": "12345"}
+        answer = await web.post("/a/b", content='{"text": "123456"}', headers={"content-type": "text/plain"})
+        assert (answer.status_code, answer.json()) == (401, {"fields": ["text"]})
 
 
-def test_no_face_hides_another() -> None:
-    """One list of models serves two faces, see `replicate.list_models`; nothing else is there twice."""
-    places = [(item.method, openapi_path(item.path)) for endpoints, _ in FACES for item in endpoints]
-    assert {place for place in places if places.count(place) > 1} <= {("GET", "/v1/models")}
+async def authenticate(secret: str | None, address: str) -> Principal:
+    return Principal()
+
+
+def test_no_api_hides_another() -> None:
+    """One list of models serves two APIs, see `replicate.list_models`; nothing else is there twice."""
+    routes = http_app(core()).routes
+    places = [(method, route.path) for route in routes if isinstance(route, Route) for method in route.methods or ()]
+    assert len(set(places)) == len(places) > 20

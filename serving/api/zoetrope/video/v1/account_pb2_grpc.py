@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from serving.api.zoetrope.video.v1 import account_pb2 as zoetrope_dot_video_dot_v1_dot_account__pb2
+from zoetrope.serving.api.zoetrope.video.v1 import account_pb2 as zoetrope_dot_video_dot_v1_dot_account__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AccountServiceStub:
-    """Every limit, quota and retention that applies to the caller.
+    """Reports every limit, quota and retention period that applies to the caller.
     """
 
     def __init__(self, channel):
@@ -48,18 +48,18 @@ class AccountServiceStub:
 
 
 class AccountServiceServicer:
-    """Every limit, quota and retention that applies to the caller.
+    """Reports every limit, quota and retention period that applies to the caller.
     """
 
     def GetAccount(self, request, context):
-        """The caller's limits and what is used of them.
+        """Returns the caller's limits and current usage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWebhookSecret(self, request, context):
-        """The secret that the caller's webhooks are signed with.
+        """Returns the secret that signs the caller's webhooks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService:
-    """Every limit, quota and retention that applies to the caller.
+    """Reports every limit, quota and retention period that applies to the caller.
     """
 
     @staticmethod

@@ -22,36 +22,101 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import client_pb2 as google_dot_api_dot_client__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dzoetrope/video/v1/media.proto\x12\x11zoetrope.video.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"Q\n\x05Media\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12\r\n\x03uri\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x12\x0f\n\x05video\x18\x04 \x01(\tH\x00\x42\x08\n\x06source\"\xe7\x02\n\tMediaFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.zoetrope.video.v1.MediaState\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0ereceived_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x10\n\x08\x66ilename\x18\x06 \x01(\t\x12\x11\n\tmime_type\x18\x07 \x01(\t\x12\x0c\n\x04kind\x18\x08 \x01(\t\x12\r\n\x05width\x18\t \x01(\x05\x12\x0e\n\x06height\x18\n \x01(\x05\x12\x0e\n\x06\x66rames\x18\x0b \x01(\x05\x12\x0b\n\x03\x66ps\x18\x0c \x01(\x01\x12\x11\n\thas_audio\x18\r \x01(\x08\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x12\x43reateMediaRequest\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x10\n\x08\x66ilename\x18\x03 \x01(\t\"@\n\x12UploadMediaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1f\n\x0fGetMediaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"9\n\x10ListMediaRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x11ListMediaResponse\x12+\n\x05media\x18\x01 \x03(\x0b\x32\x1c.zoetrope.video.v1.MediaFile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteMediaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteMediaResponse*[\n\nMediaState\x12\x1b\n\x17MEDIA_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MEDIA_STATE_UPLOADING\x10\x01\x12\x15\n\x11MEDIA_STATE_READY\x10\x02\x32\xbc\x03\n\x0cMediaService\x12R\n\x0b\x43reateMedia\x12%.zoetrope.video.v1.CreateMediaRequest\x1a\x1c.zoetrope.video.v1.MediaFile\x12T\n\x0bUploadMedia\x12%.zoetrope.video.v1.UploadMediaRequest\x1a\x1c.zoetrope.video.v1.MediaFile(\x01\x12L\n\x08GetMedia\x12\".zoetrope.video.v1.GetMediaRequest\x1a\x1c.zoetrope.video.v1.MediaFile\x12V\n\tListMedia\x12#.zoetrope.video.v1.ListMediaRequest\x1a$.zoetrope.video.v1.ListMediaResponse\x12\\\n\x0b\x44\x65leteMedia\x12%.zoetrope.video.v1.DeleteMediaRequest\x1a&.zoetrope.video.v1.DeleteMediaResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dzoetrope/video/v1/media.proto\x12\x11zoetrope.video.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Q\n\x05Media\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12\r\n\x03uri\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x12\x0f\n\x05video\x18\x04 \x01(\tH\x00\x42\x08\n\x06source\"\x86\x04\n\tMediaFile\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32\x1d.zoetrope.video.v1.MediaStateB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0ereceived_bytes\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08\x66ilename\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\tmime_type\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04kind\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05width\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06height\x18\n \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06\x66rames\x18\x0b \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x11\n\x03\x66ps\x18\x0c \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x17\n\thas_audio\x18\r \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:C\xea\x41@\n\x18zoetrope.video/MediaFile\x12\x12media/{media_file}*\x05media2\tmediaFile\"\\\n\x12\x43reateMediaRequest\x12\x18\n\nsize_bytes\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x14\n\x06sha256\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08\x66ilename\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"n\n\x11WriteMediaRequest\x12/\n\x04name\x18\x01 \x01(\tB!\xe2\x41\x01\x01\xfa\x41\x1a\n\x18zoetrope.video/MediaFile\x12\x14\n\x06offset\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\x04\xe2\x41\x01\x02\"B\n\x0fGetMediaRequest\x12/\n\x04name\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xfa\x41\x1a\n\x18zoetrope.video/MediaFile\"E\n\x10ListMediaRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"Y\n\x11ListMediaResponse\x12+\n\x05media\x18\x01 \x03(\x0b\x32\x1c.zoetrope.video.v1.MediaFile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"E\n\x12\x44\x65leteMediaRequest\x12/\n\x04name\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xfa\x41\x1a\n\x18zoetrope.video/MediaFile*[\n\nMediaState\x12\x1b\n\x17MEDIA_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MEDIA_STATE_UPLOADING\x10\x01\x12\x15\n\x11MEDIA_STATE_READY\x10\x02\x32\xdd\x04\n\x0cMediaService\x12\x82\x01\n\x0b\x43reateMedia\x12%.zoetrope.video.v1.CreateMediaRequest\x1a\x1c.zoetrope.video.v1.MediaFile\".\xda\x41\x11size_bytes,sha256\x82\xd3\xe4\x93\x02\x14\"\x0f/video/v1/media:\x01*\x12R\n\nWriteMedia\x12$.zoetrope.video.v1.WriteMediaRequest\x1a\x1c.zoetrope.video.v1.MediaFile(\x01\x12u\n\x08GetMedia\x12\".zoetrope.video.v1.GetMediaRequest\x1a\x1c.zoetrope.video.v1.MediaFile\"\'\xda\x41\x04name\x82\xd3\xe4\x93\x02\x1a\x12\x18/video/v1/{name=media/*}\x12r\n\tListMedia\x12#.zoetrope.video.v1.ListMediaRequest\x1a$.zoetrope.video.v1.ListMediaResponse\"\x1a\xda\x41\x00\x82\xd3\xe4\x93\x02\x11\x12\x0f/video/v1/media\x12u\n\x0b\x44\x65leteMedia\x12%.zoetrope.video.v1.DeleteMediaRequest\x1a\x16.google.protobuf.Empty\"\'\xda\x41\x04name\x82\xd3\xe4\x93\x02\x1a*\x18/video/v1/{name=media/*}\x1a\x12\xca\x41\x0flocalhost:50051b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serving.api.zoetrope.video.v1.media_pb2', _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zoetrope.serving.api.zoetrope.video.v1.media_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MEDIASTATE']._serialized_start=914
-  _globals['_MEDIASTATE']._serialized_end=1005
-  _globals['_MEDIA']._serialized_start=85
-  _globals['_MEDIA']._serialized_end=166
-  _globals['_MEDIAFILE']._serialized_start=169
-  _globals['_MEDIAFILE']._serialized_end=528
-  _globals['_CREATEMEDIAREQUEST']._serialized_start=530
-  _globals['_CREATEMEDIAREQUEST']._serialized_end=604
-  _globals['_UPLOADMEDIAREQUEST']._serialized_start=606
-  _globals['_UPLOADMEDIAREQUEST']._serialized_end=670
-  _globals['_GETMEDIAREQUEST']._serialized_start=672
-  _globals['_GETMEDIAREQUEST']._serialized_end=703
-  _globals['_LISTMEDIAREQUEST']._serialized_start=705
-  _globals['_LISTMEDIAREQUEST']._serialized_end=762
-  _globals['_LISTMEDIARESPONSE']._serialized_start=764
-  _globals['_LISTMEDIARESPONSE']._serialized_end=853
-  _globals['_DELETEMEDIAREQUEST']._serialized_start=855
-  _globals['_DELETEMEDIAREQUEST']._serialized_end=889
-  _globals['_DELETEMEDIARESPONSE']._serialized_start=891
-  _globals['_DELETEMEDIARESPONSE']._serialized_end=912
-  _globals['_MEDIASERVICE']._serialized_start=1008
-  _globals['_MEDIASERVICE']._serialized_end=1452
+  _globals['_MEDIAFILE'].fields_by_name['name']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_MEDIAFILE'].fields_by_name['state']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['state']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['size_bytes']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['size_bytes']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['received_bytes']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['received_bytes']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['sha256']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['sha256']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['filename']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['filename']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['mime_type']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['mime_type']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['kind']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['kind']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['width']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['width']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['height']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['height']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['frames']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['frames']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['fps']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['fps']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['has_audio']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['has_audio']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['create_time']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE'].fields_by_name['expire_time']._loaded_options = None
+  _globals['_MEDIAFILE'].fields_by_name['expire_time']._serialized_options = b'\342A\001\003'
+  _globals['_MEDIAFILE']._loaded_options = None
+  _globals['_MEDIAFILE']._serialized_options = b'\352A@\n\030zoetrope.video/MediaFile\022\022media/{media_file}*\005media2\tmediaFile'
+  _globals['_CREATEMEDIAREQUEST'].fields_by_name['size_bytes']._loaded_options = None
+  _globals['_CREATEMEDIAREQUEST'].fields_by_name['size_bytes']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEMEDIAREQUEST'].fields_by_name['sha256']._loaded_options = None
+  _globals['_CREATEMEDIAREQUEST'].fields_by_name['sha256']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEMEDIAREQUEST'].fields_by_name['filename']._loaded_options = None
+  _globals['_CREATEMEDIAREQUEST'].fields_by_name['filename']._serialized_options = b'\342A\001\001'
+  _globals['_WRITEMEDIAREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_WRITEMEDIAREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\001\372A\032\n\030zoetrope.video/MediaFile'
+  _globals['_WRITEMEDIAREQUEST'].fields_by_name['offset']._loaded_options = None
+  _globals['_WRITEMEDIAREQUEST'].fields_by_name['offset']._serialized_options = b'\342A\001\001'
+  _globals['_WRITEMEDIAREQUEST'].fields_by_name['data']._loaded_options = None
+  _globals['_WRITEMEDIAREQUEST'].fields_by_name['data']._serialized_options = b'\342A\001\002'
+  _globals['_GETMEDIAREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETMEDIAREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\032\n\030zoetrope.video/MediaFile'
+  _globals['_LISTMEDIAREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTMEDIAREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTMEDIAREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTMEDIAREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEMEDIAREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEMEDIAREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\032\n\030zoetrope.video/MediaFile'
+  _globals['_MEDIASERVICE']._loaded_options = None
+  _globals['_MEDIASERVICE']._serialized_options = b'\312A\017localhost:50051'
+  _globals['_MEDIASERVICE'].methods_by_name['CreateMedia']._loaded_options = None
+  _globals['_MEDIASERVICE'].methods_by_name['CreateMedia']._serialized_options = b'\332A\021size_bytes,sha256\202\323\344\223\002\024\"\017/video/v1/media:\001*'
+  _globals['_MEDIASERVICE'].methods_by_name['GetMedia']._loaded_options = None
+  _globals['_MEDIASERVICE'].methods_by_name['GetMedia']._serialized_options = b'\332A\004name\202\323\344\223\002\032\022\030/video/v1/{name=media/*}'
+  _globals['_MEDIASERVICE'].methods_by_name['ListMedia']._loaded_options = None
+  _globals['_MEDIASERVICE'].methods_by_name['ListMedia']._serialized_options = b'\332A\000\202\323\344\223\002\021\022\017/video/v1/media'
+  _globals['_MEDIASERVICE'].methods_by_name['DeleteMedia']._loaded_options = None
+  _globals['_MEDIASERVICE'].methods_by_name['DeleteMedia']._serialized_options = b'\332A\004name\202\323\344\223\002\032*\030/video/v1/{name=media/*}'
+  _globals['_MEDIASTATE']._serialized_start=1340
+  _globals['_MEDIASTATE']._serialized_end=1431
+  _globals['_MEDIA']._serialized_start=229
+  _globals['_MEDIA']._serialized_end=310
+  _globals['_MEDIAFILE']._serialized_start=313
+  _globals['_MEDIAFILE']._serialized_end=831
+  _globals['_CREATEMEDIAREQUEST']._serialized_start=833
+  _globals['_CREATEMEDIAREQUEST']._serialized_end=925
+  _globals['_WRITEMEDIAREQUEST']._serialized_start=927
+  _globals['_WRITEMEDIAREQUEST']._serialized_end=1037
+  _globals['_GETMEDIAREQUEST']._serialized_start=1039
+  _globals['_GETMEDIAREQUEST']._serialized_end=1105
+  _globals['_LISTMEDIAREQUEST']._serialized_start=1107
+  _globals['_LISTMEDIAREQUEST']._serialized_end=1176
+  _globals['_LISTMEDIARESPONSE']._serialized_start=1178
+  _globals['_LISTMEDIARESPONSE']._serialized_end=1267
+  _globals['_DELETEMEDIAREQUEST']._serialized_start=1269
+  _globals['_DELETEMEDIAREQUEST']._serialized_end=1338
+  _globals['_MEDIASERVICE']._serialized_start=1434
+  _globals['_MEDIASERVICE']._serialized_end=2039
 # @@protoc_insertion_point(module_scope)

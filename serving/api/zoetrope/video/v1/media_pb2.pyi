@@ -1,5 +1,10 @@
 import datetime
 
+from google.api import annotations_pb2 as _annotations_pb2
+from google.api import client_pb2 as _client_pb2
+from google.api import field_behavior_pb2 as _field_behavior_pb2
+from google.api import resource_pb2 as _resource_pb2
+from google.protobuf import empty_pb2 as _empty_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -75,7 +80,7 @@ class CreateMediaRequest(_message.Message):
     filename: str
     def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., filename: _Optional[str] = ...) -> None: ...
 
-class UploadMediaRequest(_message.Message):
+class WriteMediaRequest(_message.Message):
     __slots__ = ("name", "offset", "data")
     NAME_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -112,7 +117,3 @@ class DeleteMediaRequest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
-
-class DeleteMediaResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...

@@ -3,7 +3,8 @@
 import grpc
 import warnings
 
-from serving.api.zoetrope.video.v1 import media_pb2 as zoetrope_dot_video_dot_v1_dot_media__pb2
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from zoetrope.serving.api.zoetrope.video.v1 import media_pb2 as zoetrope_dot_video_dot_v1_dot_media__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -26,7 +27,7 @@ if _version_not_supported:
 
 
 class MediaServiceStub:
-    """Keeps what a client uploads for a while, so that tasks can name it. What has the same bytes is stored once.
+    """Stores uploads temporarily so that tasks can refer to them. Identical files are stored once.
     """
 
     def __init__(self, channel):
@@ -40,9 +41,9 @@ class MediaServiceStub:
                 request_serializer=zoetrope_dot_video_dot_v1_dot_media__pb2.CreateMediaRequest.SerializeToString,
                 response_deserializer=zoetrope_dot_video_dot_v1_dot_media__pb2.MediaFile.FromString,
                 _registered_method=True)
-        self.UploadMedia = channel.stream_unary(
-                '/zoetrope.video.v1.MediaService/UploadMedia',
-                request_serializer=zoetrope_dot_video_dot_v1_dot_media__pb2.UploadMediaRequest.SerializeToString,
+        self.WriteMedia = channel.stream_unary(
+                '/zoetrope.video.v1.MediaService/WriteMedia',
+                request_serializer=zoetrope_dot_video_dot_v1_dot_media__pb2.WriteMediaRequest.SerializeToString,
                 response_deserializer=zoetrope_dot_video_dot_v1_dot_media__pb2.MediaFile.FromString,
                 _registered_method=True)
         self.GetMedia = channel.unary_unary(
@@ -58,47 +59,47 @@ class MediaServiceStub:
         self.DeleteMedia = channel.unary_unary(
                 '/zoetrope.video.v1.MediaService/DeleteMedia',
                 request_serializer=zoetrope_dot_video_dot_v1_dot_media__pb2.DeleteMediaRequest.SerializeToString,
-                response_deserializer=zoetrope_dot_video_dot_v1_dot_media__pb2.DeleteMediaResponse.FromString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
 
 
 class MediaServiceServicer:
-    """Keeps what a client uploads for a while, so that tasks can name it. What has the same bytes is stored once.
+    """Stores uploads temporarily so that tasks can refer to them. Identical files are stored once.
     """
 
     def CreateMedia(self, request, context):
-        """Announces an upload. INVALID_ARGUMENT when it is larger than allowed; RESOURCE_EXHAUSTED when
-        the tenant's files would be more than Account.max_media_bytes together.
+        """Creates an upload. INVALID_ARGUMENT if it is larger than Account.max_upload_bytes; RESOURCE_EXHAUSTED if the
+        tenant's files would exceed Account.max_media_bytes in total.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def UploadMedia(self, request_iterator, context):
-        """Streams the bytes of an announced upload, in chunks of at most 1 MiB. It can be broken off and gone on with at
-        `received_bytes` of GetMedia. After the last byte the checksum is compared (DATA_LOSS, the upload starts anew) and
-        the file examined (INVALID_ARGUMENT, it is deleted).
+    def WriteMedia(self, request_iterator, context):
+        """Uploads the bytes of a created file, in chunks of at most 1 MiB. An interrupted upload resumes at the
+        `received_bytes` that GetMedia returns. After the last byte the checksum is verified (DATA_LOSS: the upload must
+        start over) and the file is inspected (INVALID_ARGUMENT: it is deleted).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMedia(self, request, context):
-        """What is known of a file.
+        """Returns a file's metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMedia(self, request, context):
-        """One's own files, newest first.
+        """Lists the caller's files, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMedia(self, request, context):
-        """Deletes a file. FAILED_PRECONDITION while a job that is not done uses it.
+        """Deletes a file. FAILED_PRECONDITION while an unfinished job uses it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,9 +113,9 @@ def add_MediaServiceServicer_to_server(servicer, server):
                     request_deserializer=zoetrope_dot_video_dot_v1_dot_media__pb2.CreateMediaRequest.FromString,
                     response_serializer=zoetrope_dot_video_dot_v1_dot_media__pb2.MediaFile.SerializeToString,
             ),
-            'UploadMedia': grpc.stream_unary_rpc_method_handler(
-                    servicer.UploadMedia,
-                    request_deserializer=zoetrope_dot_video_dot_v1_dot_media__pb2.UploadMediaRequest.FromString,
+            'WriteMedia': grpc.stream_unary_rpc_method_handler(
+                    servicer.WriteMedia,
+                    request_deserializer=zoetrope_dot_video_dot_v1_dot_media__pb2.WriteMediaRequest.FromString,
                     response_serializer=zoetrope_dot_video_dot_v1_dot_media__pb2.MediaFile.SerializeToString,
             ),
             'GetMedia': grpc.unary_unary_rpc_method_handler(
@@ -130,7 +131,7 @@ def add_MediaServiceServicer_to_server(servicer, server):
             'DeleteMedia': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteMedia,
                     request_deserializer=zoetrope_dot_video_dot_v1_dot_media__pb2.DeleteMediaRequest.FromString,
-                    response_serializer=zoetrope_dot_video_dot_v1_dot_media__pb2.DeleteMediaResponse.SerializeToString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -141,7 +142,7 @@ def add_MediaServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MediaService:
-    """Keeps what a client uploads for a while, so that tasks can name it. What has the same bytes is stored once.
+    """Stores uploads temporarily so that tasks can refer to them. Identical files are stored once.
     """
 
     @staticmethod
@@ -172,7 +173,7 @@ class MediaService:
             _registered_method=True)
 
     @staticmethod
-    def UploadMedia(request_iterator,
+    def WriteMedia(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -185,8 +186,8 @@ class MediaService:
         return grpc.experimental.stream_unary(
             request_iterator,
             target,
-            '/zoetrope.video.v1.MediaService/UploadMedia',
-            zoetrope_dot_video_dot_v1_dot_media__pb2.UploadMediaRequest.SerializeToString,
+            '/zoetrope.video.v1.MediaService/WriteMedia',
+            zoetrope_dot_video_dot_v1_dot_media__pb2.WriteMediaRequest.SerializeToString,
             zoetrope_dot_video_dot_v1_dot_media__pb2.MediaFile.FromString,
             options,
             channel_credentials,
@@ -268,7 +269,7 @@ class MediaService:
             target,
             '/zoetrope.video.v1.MediaService/DeleteMedia',
             zoetrope_dot_video_dot_v1_dot_media__pb2.DeleteMediaRequest.SerializeToString,
-            zoetrope_dot_video_dot_v1_dot_media__pb2.DeleteMediaResponse.FromString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,11 +1,15 @@
 import datetime
 
+from google.api import annotations_pb2 as _annotations_pb2
+from google.api import client_pb2 as _client_pb2
+from google.api import field_behavior_pb2 as _field_behavior_pb2
+from google.api import resource_pb2 as _resource_pb2
 from google.longrunning import operations_pb2 as _operations_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.rpc import status_pb2 as _status_pb2
-from serving.api.zoetrope.video.v1 import media_pb2 as _media_pb2
+from zoetrope.serving.api.zoetrope.video.v1 import media_pb2 as _media_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -76,18 +80,20 @@ class TextToVideo(_message.Message):
     def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ...) -> None: ...
 
 class ImageToVideo(_message.Message):
-    __slots__ = ("prompt", "negative_prompt", "image", "clip", "loop")
+    __slots__ = ("prompt", "negative_prompt", "image", "clip", "loop", "last_frame")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     CLIP_FIELD_NUMBER: _ClassVar[int]
     LOOP_FIELD_NUMBER: _ClassVar[int]
+    LAST_FRAME_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     negative_prompt: str
     image: _media_pb2.Media
     clip: _media_pb2.Media
     loop: bool
-    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., image: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., clip: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., loop: _Optional[bool] = ...) -> None: ...
+    last_frame: _media_pb2.Media
+    def __init__(self, prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., image: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., clip: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., loop: _Optional[bool] = ..., last_frame: _Optional[_Union[_media_pb2.Media, _Mapping]] = ...) -> None: ...
 
 class FirstLastFrame(_message.Message):
     __slots__ = ("prompt", "negative_prompt", "first_frame", "last_frame")
@@ -224,6 +230,12 @@ class BatchCreateVideosResponse(_message.Message):
     operations: _containers.RepeatedCompositeFieldContainer[_operations_pb2.Operation]
     def __init__(self, operations: _Optional[_Iterable[_Union[_operations_pb2.Operation, _Mapping]]] = ...) -> None: ...
 
+class GetVideoRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
 class ExtendVideoRequest(_message.Message):
     __slots__ = ("name", "request_id", "prompt", "negative_prompt", "duration_seconds", "frames", "steps", "guidance", "seed", "labels")
     class LabelsEntry(_message.Message):
@@ -283,16 +295,22 @@ class VideoChanges(_message.Message):
     def __init__(self, labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ListVideoEventsRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "page_size", "page_token")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    page_size: int
+    page_token: str
+    def __init__(self, name: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListVideoEventsResponse(_message.Message):
-    __slots__ = ("events",)
+    __slots__ = ("events", "next_page_token")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[VideoEvent]
-    def __init__(self, events: _Optional[_Iterable[_Union[VideoEvent, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, events: _Optional[_Iterable[_Union[VideoEvent, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class VideoEvent(_message.Message):
     __slots__ = ("time", "from_state", "to_state", "actor", "attempt", "note")
@@ -323,7 +341,7 @@ class ReplayWebhooksResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class VideoMetadata(_message.Message):
-    __slots__ = ("state", "step", "steps", "queue_position", "eta_seconds", "model", "create_time", "start_time", "end_time", "attempt", "cancel_requested", "warnings", "task", "labels", "priority", "deadline", "expire_time", "verdicts", "notice")
+    __slots__ = ("state", "step", "steps", "queue_position", "eta_seconds", "model", "create_time", "start_time", "end_time", "attempt", "cancel_requested", "warnings", "task", "labels", "priority", "deadline", "expire_time", "verdicts", "notice", "prompt")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -350,6 +368,7 @@ class VideoMetadata(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     VERDICTS_FIELD_NUMBER: _ClassVar[int]
     NOTICE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
     state: VideoState
     step: int
     steps: int
@@ -369,7 +388,8 @@ class VideoMetadata(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
     notice: str
-    def __init__(self, state: _Optional[_Union[VideoState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., model: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., task: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., notice: _Optional[str] = ...) -> None: ...
+    prompt: str
+    def __init__(self, state: _Optional[_Union[VideoState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., model: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., task: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., notice: _Optional[str] = ..., prompt: _Optional[str] = ...) -> None: ...
 
 class Verdict(_message.Message):
     __slots__ = ("check", "outcome", "note")
@@ -491,14 +511,20 @@ class DownloadVideoResponse(_message.Message):
     def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ..., total_bytes: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListModelsResponse(_message.Message):
-    __slots__ = ("models",)
+    __slots__ = ("models", "next_page_token")
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     models: _containers.RepeatedCompositeFieldContainer[Model]
-    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Size(_message.Message):
     __slots__ = ("width", "height")
@@ -509,7 +535,7 @@ class Size(_message.Message):
     def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "ready", "tasks", "audio", "native_sizes", "size_multiple", "fps", "max_frames", "max_duration_seconds", "default_steps", "default_guidance", "default_frames", "max_prompt_chars", "max_negative_prompt_chars", "max_steps", "max_guidance", "max_fps", "max_seed", "default_size", "default_negative_prompt", "default_flow_shift", "flow_shift_note", "formats")
+    __slots__ = ("name", "ready", "tasks", "audio", "native_sizes", "size_multiple", "fps", "max_frames", "max_duration_seconds", "default_steps", "default_guidance", "default_frames", "max_prompt_chars", "max_negative_prompt_chars", "max_steps", "max_guidance", "max_fps", "max_seed", "default_size", "default_negative_prompt", "default_flow_shift", "flow_shift_note", "formats", "aliases")
     NAME_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
@@ -533,6 +559,7 @@ class Model(_message.Message):
     DEFAULT_FLOW_SHIFT_FIELD_NUMBER: _ClassVar[int]
     FLOW_SHIFT_NOTE_FIELD_NUMBER: _ClassVar[int]
     FORMATS_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
     name: str
     ready: bool
     tasks: _containers.RepeatedScalarFieldContainer[str]
@@ -556,4 +583,5 @@ class Model(_message.Message):
     default_flow_shift: float
     flow_shift_note: str
     formats: _containers.RepeatedScalarFieldContainer[VideoFormat]
-    def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., tasks: _Optional[_Iterable[str]] = ..., audio: _Optional[bool] = ..., native_sizes: _Optional[_Iterable[_Union[Size, _Mapping]]] = ..., size_multiple: _Optional[int] = ..., fps: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_duration_seconds: _Optional[float] = ..., default_steps: _Optional[int] = ..., default_guidance: _Optional[float] = ..., default_frames: _Optional[int] = ..., max_prompt_chars: _Optional[int] = ..., max_negative_prompt_chars: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_guidance: _Optional[float] = ..., max_fps: _Optional[int] = ..., max_seed: _Optional[int] = ..., default_size: _Optional[str] = ..., default_negative_prompt: _Optional[str] = ..., default_flow_shift: _Optional[float] = ..., flow_shift_note: _Optional[str] = ..., formats: _Optional[_Iterable[_Union[VideoFormat, str]]] = ...) -> None: ...
+    aliases: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., tasks: _Optional[_Iterable[str]] = ..., audio: _Optional[bool] = ..., native_sizes: _Optional[_Iterable[_Union[Size, _Mapping]]] = ..., size_multiple: _Optional[int] = ..., fps: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_duration_seconds: _Optional[float] = ..., default_steps: _Optional[int] = ..., default_guidance: _Optional[float] = ..., default_frames: _Optional[int] = ..., max_prompt_chars: _Optional[int] = ..., max_negative_prompt_chars: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_guidance: _Optional[float] = ..., max_fps: _Optional[int] = ..., max_seed: _Optional[int] = ..., default_size: _Optional[str] = ..., default_negative_prompt: _Optional[str] = ..., default_flow_shift: _Optional[float] = ..., flow_shift_note: _Optional[str] = ..., formats: _Optional[_Iterable[_Union[VideoFormat, str]]] = ..., aliases: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -4,7 +4,7 @@ import grpc
 import warnings
 
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
-from serving.api.zoetrope.video.v1 import video_pb2 as zoetrope_dot_video_dot_v1_dot_video__pb2
+from zoetrope.serving.api.zoetrope.video.v1 import video_pb2 as zoetrope_dot_video_dot_v1_dot_video__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -29,6 +29,12 @@ if _version_not_supported:
 class VideoServiceStub:
     """Creates videos. Every video is a job that survives restarts of the service; the standard service
     google.longrunning.Operations gets, lists, waits for, cancels and deletes them.
+
+    The job of the video `videos/ID` is the operation `operations/ID`. Methods that take a video's name take its
+    operation's name as well.
+
+    The HTTP bindings of all services are for proxies that transcode JSON, such as Envoy and grpc-gateway. The service
+    itself answers gRPC alone on this port; the paths on its HTTP port belong to other APIs.
     """
 
     def __init__(self, channel):
@@ -46,6 +52,11 @@ class VideoServiceStub:
                 '/zoetrope.video.v1.VideoService/BatchCreateVideos',
                 request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosRequest.SerializeToString,
                 response_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosResponse.FromString,
+                _registered_method=True)
+        self.GetVideo = channel.unary_unary(
+                '/zoetrope.video.v1.VideoService/GetVideo',
+                request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.GetVideoRequest.SerializeToString,
+                response_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.Video.FromString,
                 _registered_method=True)
         self.ExtendVideo = channel.unary_unary(
                 '/zoetrope.video.v1.VideoService/ExtendVideo',
@@ -87,73 +98,86 @@ class VideoServiceStub:
 class VideoServiceServicer:
     """Creates videos. Every video is a job that survives restarts of the service; the standard service
     google.longrunning.Operations gets, lists, waits for, cancels and deletes them.
+
+    The job of the video `videos/ID` is the operation `operations/ID`. Methods that take a video's name take its
+    operation's name as well.
+
+    The HTTP bindings of all services are for proxies that transcode JSON, such as Envoy and grpc-gateway. The service
+    itself answers gRPC alone on this port; the paths on its HTTP port belong to other APIs.
     """
 
     def CreateVideo(self, request, context):
         """Submits a task and returns at once. The operation's metadata is a VideoMetadata and its response a Video.
-        INVALID_ARGUMENT with a google.rpc.BadRequest names each field at fault; NOT_FOUND when the model or a medium is
-        not known; ALREADY_EXISTS when the request id was used for another request; RESOURCE_EXHAUSTED with a
-        google.rpc.RetryInfo when too many jobs are queued, and with a google.rpc.QuotaFailure when a quota of the key is
-        used up; UNAVAILABLE with a google.rpc.RetryInfo while jobs or files cannot be stored.
+        INVALID_ARGUMENT with a google.rpc.BadRequest names each invalid field; NOT_FOUND if the model or a media file does
+        not exist; ALREADY_EXISTS if the request ID was used for a different request; RESOURCE_EXHAUSTED with a
+        google.rpc.RetryInfo if too many jobs are queued, or with a google.rpc.QuotaFailure if a quota of the key is used
+        up; UNAVAILABLE with a google.rpc.RetryInfo while jobs or files cannot be stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCreateVideos(self, request, context):
-        """Submits up to 100 tasks, all or none. Errors as of CreateVideo, their fields as requests.N.field.
+        """Submits up to 100 tasks, all or none. Errors are those of CreateVideo, with field paths such as requests.N.field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVideo(self, request, context):
+        """Returns a finished video. FAILED_PRECONDITION if the job is not done or did not succeed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExtendVideo(self, request, context):
-        """Goes on where a finished video ends: a new job, whose clip begins with the last frames of the other one.
-        FAILED_PRECONDITION when that one has no video, INVALID_ARGUMENT when it is a picture.
+        """Extends a finished video: creates a job whose clip begins with the video's last frames. FAILED_PRECONDITION if the
+        job has no video, INVALID_ARGUMENT if its output is an image.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateVideo(self, request, context):
-        """Changes labels, the priority of a queued job, or when a job expires (AIP-134).
+        """Updates a job's labels, the priority of a queued job, or the expiry of a finished one (AIP-134).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVideoEvents(self, request, context):
-        """Every change of state that a job went through, oldest first.
+        """Lists a job's state changes, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplayWebhooks(self, request, context):
-        """Sends all webhooks of a job again, each with the id that it had before.
+        """Sends all of a job's webhooks again, each with its original ID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchVideo(self, request, context):
-        """Streams the progress of a job until it is done: one event for each step, at most five a second. Steps never go
-        back within an attempt. The last event has `done` set and is sent only after the file can be downloaded.
+        """Streams a job's progress until it is done: one event per step, at most five per second. Within an attempt, steps
+        never decrease. The last event has `done` set and is sent only once the file can be downloaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadVideo(self, request, context):
-        """Streams a finished file, or a range of it, in chunks of at most 1 MiB, at least one of them. FAILED_PRECONDITION while the job is not
-        done, or when it did not succeed; OUT_OF_RANGE when the offset is beyond the end.
+        """Streams a finished file, or a range of it, in at least one chunk of at most 1 MiB. FAILED_PRECONDITION if the job
+        is not done or did not succeed; OUT_OF_RANGE if the offset is beyond the end of the file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """The models that this cluster serves, what they can do and their limits.
+        """Lists the models that this cluster serves, with their capabilities and limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,6 +195,11 @@ def add_VideoServiceServicer_to_server(servicer, server):
                     servicer.BatchCreateVideos,
                     request_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosRequest.FromString,
                     response_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosResponse.SerializeToString,
+            ),
+            'GetVideo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVideo,
+                    request_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.GetVideoRequest.FromString,
+                    response_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.Video.SerializeToString,
             ),
             'ExtendVideo': grpc.unary_unary_rpc_method_handler(
                     servicer.ExtendVideo,
@@ -218,6 +247,12 @@ def add_VideoServiceServicer_to_server(servicer, server):
 class VideoService:
     """Creates videos. Every video is a job that survives restarts of the service; the standard service
     google.longrunning.Operations gets, lists, waits for, cancels and deletes them.
+
+    The job of the video `videos/ID` is the operation `operations/ID`. Methods that take a video's name take its
+    operation's name as well.
+
+    The HTTP bindings of all services are for proxies that transcode JSON, such as Envoy and grpc-gateway. The service
+    itself answers gRPC alone on this port; the paths on its HTTP port belong to other APIs.
     """
 
     @staticmethod
@@ -264,6 +299,33 @@ class VideoService:
             '/zoetrope.video.v1.VideoService/BatchCreateVideos',
             zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosRequest.SerializeToString,
             zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVideo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoetrope.video.v1.VideoService/GetVideo',
+            zoetrope_dot_video_dot_v1_dot_video__pb2.GetVideoRequest.SerializeToString,
+            zoetrope_dot_video_dot_v1_dot_video__pb2.Video.FromString,
             options,
             channel_credentials,
             insecure,

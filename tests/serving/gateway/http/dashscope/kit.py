@@ -1,4 +1,4 @@
-"""What the tests of the DashScope face share: calls of its SDK, and the router's part, played by hand."""
+"""What the tests of the DashScope API share: calls of its SDK, and the router's part, played by hand."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import dashscope
 import pytest
 from dashscope.aigc.video_synthesis import VideoSynthesis
 
-from serving.jobs.job import Job, Result, State
 from tests.serving.gateway.harness import Service
+from zoetrope.serving.jobs.job import Job, Result, State
 
 VIDEO = bytes(range(256)) * 40
 

@@ -1,4 +1,4 @@
-"""Files of the DashScope face: uploads through its policies, and addresses of videos that need no key."""
+"""Files of the DashScope API: uploads through its policies, and addresses of videos that need no key."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from dashscope.aigc.video_synthesis import VideoSynthesis
 from dashscope.common.error import UploadFileException
 from moto.server import ThreadedMotoServer
 
-from serving.gateway.errors import ApiError
-from serving.gateway.http.signing import Signer
 from tests.serving.gateway.harness import Service, running_service
 from tests.serving.gateway.http.dashscope.kit import (
     VIDEO,
@@ -26,6 +24,8 @@ from tests.serving.gateway.http.dashscope.kit import (
     use_sdk,
 )
 from tests.serving.gateway.http.samples import picture
+from zoetrope.serving.gateway.errors.api_error import ApiError
+from zoetrope.serving.gateway.http.common.signing import Signer
 
 
 def test_local_files_go_through_the_policy(service: Service, tmp_path: Path) -> None:
@@ -107,6 +107,7 @@ def test_signed_addresses_are_good_for_one_video(service: Service) -> None:
 def test_a_signature_ends_and_is_for_one_purpose() -> None:
     mine, other = Signer(b"key"), Signer(b"another key")
     signature = mine.sign("video", "vid_a", 1_000)
+    assert signature == "0pQV_53fNS4LZYF-PXMFUIv77BWlXVSy4Vvv5yuZgQI", "URLs of earlier versions stay good"
     mine.check("video", "vid_a", "1000", signature, 999.9)
     for signed_by, purpose, subject, expires, now in (
         (mine, "video", "vid_a", "1000", 1_000.0),
@@ -120,6 +121,7 @@ def test_a_signature_ends_and_is_for_one_purpose() -> None:
         assert caught.value.http_status == 403
 
 
+@pytest.mark.integration
 def test_a_bucket_signs_addresses_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

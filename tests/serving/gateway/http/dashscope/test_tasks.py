@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import re
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import dashscope
 import httpx
 import pytest
 from dashscope.aigc.video_synthesis import AioVideoSynthesis, VideoSynthesis
 from dashscope.api_entities.aio_session import close_shared_aio_session
 
-from serving.gateway.http.dashscope import task
-from serving.jobs.job import State
-from serving.jobs.key_table import KeyLimits
 from tests.serving.gateway.harness import Service, running_service, until
+from tests.serving.gateway.http.dashscope.documented import NO_WATERMARK
 from tests.serving.gateway.http.dashscope.kit import (
     VIDEO,
     claim,
@@ -29,6 +30,9 @@ from tests.serving.gateway.http.dashscope.kit import (
     use_sdk,
 )
 from tests.serving.gateway.http.samples import clip, picture, sound
+from zoetrope.serving.gateway.http.dashscope.schema import task
+from zoetrope.serving.jobs.job import State
+from zoetrope.serving.jobs.key_table import KeyLimits
 
 CREATE = "services/aigc/video-generation/video-synthesis"
 TIME = re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d\d\d")
@@ -54,11 +58,13 @@ def test_text_to_video_until_its_file_is_fetched(service: Service) -> None:
     assert httpx.get(output.video_url, headers={"range": "bytes=-4"}).content == VIDEO[-4:]
 
 
-def test_wait(service: Service) -> None:
-    def play() -> None:
-        succeed(service, until(lambda: service.store.claim("test", 1, 60.0, 5, ("nano",)))[0])
+def play(service: Service) -> None:
+    """The router's part, in a thread: make the next job."""
+    succeed(service, until(lambda: service.store.claim("test", 1, 60.0, 5, ("nano",)))[0])
 
-    router = threading.Thread(target=play)
+
+def test_wait(service: Service) -> None:
+    router = threading.Thread(target=play, args=(service,))
     router.start()
     done = VideoSynthesis.call("wan2.7-t2v", "a red circle", resolution="720P", ratio="1:1")
     router.join()
@@ -173,16 +179,16 @@ IMAGE = data(picture())
         ({"prompt": None}, "input.prompt: is empty"),
         ({"size": "1*1"}, "parameters.size: '1*1'"),
         ({"resolution": "8K"}, "parameters.resolution: '8K' is not one of 480P, 720P, 1080P"),
-        ({"resolution": "720P", "size": "40*24"}, "parameters.resolution: is given together with size"),
+        ({"resolution": "720P", "size": "40*24"}, "parameters.resolution: cannot be combined with size"),
         ({"ratio": "2:1"}, "parameters.ratio: '2:1'"),
-        ({"duration": 16}, "parameters.duration: 16.0 is not above 0 and at most 15"),
-        ({"seed": -1}, "parameters.seed: -1 is not within 0 to 2147483647"),
-        ({"seed": 2**31}, "parameters.seed: 2147483648 is not within 0 to 2147483647"),
-        ({"flow_shift": 0}, "parameters.flow_shift: 0.0 is not within 0.01"),
+        ({"duration": 16}, "parameters.duration: 16.0 must be above 0 and at most 15"),
+        ({"seed": -1}, "parameters.seed: -1 must be from 0 to 2147483647"),
+        ({"seed": 2**31}, "parameters.seed: 2147483648 must be from 0 to 2147483647"),
+        ({"flow_shift": 0}, "parameters.flow_shift: 0.0 must be from 0.01"),
         ({"fit": "stretch"}, "parameters.fit: "),
-        ({"watermark": True}, "parameters.watermark: true, but"),
-        ({"audio": True}, "parameters.audio: true, but nano makes no sound"),
-        ({"shot_type": "multi"}, "parameters.shot_type"),
+        ({"shot_type": "many"}, "parameters.shot_type: 'many' must be 'single' or 'multi'"),
+        ({"duration": 0}, "parameters.duration: 0.0 must be above 0"),
+        ({"negative_prompt": "x" * 501}, "input.negative_prompt: has 501 characters"),
         ({"surprise": 1}, "parameters.surprise"),
         ({"extra_input": {"surprise": 1}}, "input.surprise"),
         ({"media": [{"type": "first_frame", "url": IMAGE}]}, "input.media.0.type: 'first_frame' is none of what"),
@@ -195,9 +201,11 @@ IMAGE = data(picture())
             {"model": "wan2.7-i2v", "media": [{"type": "first_frame", "url": IMAGE}] * 2},
             "input.media.1.url: is a second first_frame",
         ),
-        ({"model": "wan2.7-i2v", "img_url": "ftp://host/a.png"}, "input.img_url: 'ftp://host/a.png' is no http"),
+        ({"model": "wan2.7-i2v", "img_url": "ftp://host/a.png"}, "input.img_url: 'ftp://host/a.png' must be an http"),
         ({"model": "wan2.7-i2v", "img_url": "http://169.254.169.254/a"}, "input.img_url: "),
         ({"model": "wan2.7-i2v", "img_url": "data:image/png;base64,AAAA"}, "input.img_url: "),
+        ({"model": "wan2.7-i2v", "img_url": "AAAA" * 40}, "input.img_url: cannot read the file"),
+        ({"model": "wan2.7-i2v", "img_url": "AAAA" * 40 + "?"}, "input.img_url: is a data: address whose base64 is"),
         ({"model": "wan2.7-i2v", "media": [{"type": "first_frame", "url": data(clip())}]}, "input.media.0.url: "),
     ],
 )
@@ -222,13 +230,61 @@ def test_models_and_calls_that_wait(service: Service) -> None:
     assert httpx.post(url, content=b"{", headers=headers).json()["code"] == "InvalidParameter"
 
 
-async def test_the_async_client(service: Service) -> None:
-    answer = await AioVideoSynthesis.async_call("wan2.7-i2v", "it turns", img_url=data(picture()))
-    assert answer.output.task_status == "PENDING"
+async def test_the_async_client(service: Service, tmp_path: Path) -> None:
+    """Every call that it has."""
+    answer = await AioVideoSynthesis.async_call("wan2.7-i2v", "it turns", img_url=data(picture()), watermark=True)
+    assert (answer.output.task_status, answer.output.warnings) == ("PENDING", [NO_WATERMARK])
+    assert (await AioVideoSynthesis.fetch(answer)).output.task_status == "PENDING"
     succeed(service, claim(service))
     done = await AioVideoSynthesis.wait(answer)
-    assert done.output.task_status == "SUCCEEDED"
+    assert (done.output.task_status, done.output.warnings) == ("SUCCEEDED", [NO_WATERMARK])
+    (tmp_path / "a.png").write_bytes(picture())
+    media = [{"type": "reference_image", "url": str(tmp_path / "a.png"), "reference_voice": "https://host/voice.mp3"}]
+    waiting = await AioVideoSynthesis.async_call("wan2.7-r2v", "Image 1 turns", media=media)
+    assert kinds(service, job_of(service, waiting).spec["task"]["references"]) == ["image"]
+    assert (await AioVideoSynthesis.cancel(waiting)).status_code == 200
+    listed = await AioVideoSynthesis.list(model_name="wan2.7-r2v", status="CANCELED")
+    assert listed.output["data"][0]["task_id"] == waiting.output.task_id
+    playing = asyncio.create_task(asyncio.to_thread(play, service))
+    called = await AioVideoSynthesis.call("wan2.7-t2v", "a red circle", resolution="720P", ratio="1:1", seed=1)
+    await playing
+    assert (called.output.task_status, called.usage["size"]) == ("SUCCEEDED", "960*960")
+    refusal = await AioVideoSynthesis.async_call("wan2.7-i2v", "it turns")
+    assert (refusal.status_code, refusal.code) == (400, "InvalidParameter")
     await close_shared_aio_session()
+
+
+def test_what_is_not_used_is_said_with_the_task(service: Service) -> None:
+    answer = created(prompt_extend=True, watermark=True, shot_type="multi", enable_thinking=True, audio=True)
+    said = answer.output.warnings
+    assert [warning.partition(":")[0] for warning in said] == [
+        f"parameters.{field}" for field in ("watermark", "prompt_extend", "enable_thinking", "shot_type", "audio")
+    ]
+    assert list(job_of(service, answer).warnings) == said
+    succeed(service, claim(service))
+    done = VideoSynthesis.wait(answer).output
+    assert (done.task_status, done.warnings) == ("SUCCEEDED", said)
+    assert "warnings" not in VideoSynthesis.fetch(created(watermark=False)).output
+
+
+def test_bare_base64(service: Service) -> None:
+    """In lines too, as base64 programs write it."""
+    for text in (base64.b64encode(picture()).decode(), base64.encodebytes(picture()).decode()):
+        task = job_of(service, created(model="wan2.2-i2v-plus", img_url=text)).spec["task"]
+        stored = service.stores.media.get(task["image"], "")
+        assert stored is not None and stored.key is not None
+        assert b"".join(service.artifacts.read(stored.key)) == picture()
+
+
+@pytest.mark.parametrize("base", ["{}/api/v1", "{}/api/v1/"])
+def test_base_addresses_and_headers_of_other_regions(
+    base: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They differ in their hosts alone, and some clients name a workspace."""
+    monkeypatch.setattr(dashscope, "base_http_api_url", base.format(service.http))
+    answer = created(workspace="ws-1", headers={"X-DashScope-OssResourceResolve": "enable"})
+    assert VideoSynthesis.fetch(answer, workspace="ws-1").output.task_status == "PENDING"
+    assert VideoSynthesis.cancel(answer, workspace="ws-1").status_code == 200
 
 
 def test_jobs_of_other_faces_are_tasks_too(service: Service) -> None:
@@ -240,6 +296,7 @@ def test_jobs_of_other_faces_are_tasks_too(service: Service) -> None:
     assert VideoSynthesis.fetch(job.id).output.task_status == "SUCCEEDED"
 
 
+@pytest.mark.integration
 def test_other_tenants_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running_service(tmp_path, model="nano") as service:
         use_sdk(service, monkeypatch)

@@ -1,0 +1,307 @@
+"""One rank of a gang: holds the model and the segments, and executes the plans that the leader passes on."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+
+import ray
+import torch
+from torch import distributed
+
+from zoetrope.cluster.engine.rank_process import Place, RankError, RankLost, StepOutcome
+from zoetrope.cluster.parallel.compiled import Chooser, Gains, longest_clip, measure
+from zoetrope.cluster.parallel.meeting import meet
+from zoetrope.cluster.parallel.mesh import Mesh
+from zoetrope.cluster.parallel.runner import run_gang
+from zoetrope.cluster.planning.calibration import known_rates
+from zoetrope.cluster.planning.gang_plan import preset_of
+from zoetrope.cluster.planning.hardware import hardware_of
+from zoetrope.cluster.planning.overlap import WHOLE, Chunking, chunking
+from zoetrope.cluster.protocol.losses import LOSSES, original
+from zoetrope.cluster.protocol.messages import Admit, Failed, Finished, HeldSegment, Previewed, StepPlan, one_line
+from zoetrope.cluster.protocol.processes import Process
+from zoetrope.cluster.protocol.settings import EngineSettings
+from zoetrope.cluster.snapshots.format import BadSnapshot, Fingerprint, decode
+from zoetrope.cluster.snapshots.keeper import SnapshotKeeper
+from zoetrope.cluster.snapshots.store import SnapshotStore
+from zoetrope.cluster.snapshots.writer import SnapshotWriter
+from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
+from zoetrope.model.denoising.conditions import Conditions, blank_conditions
+from zoetrope.model.denoising.denoise import NotFinite, Segment
+from zoetrope.model.denoising.forward import Runner, run_alone
+from zoetrope.model.denoising.resume import resume
+from zoetrope.model.request.tasks import ModelCard, SegmentSpec
+from zoetrope.model.runtime.errors import device_lost
+
+log = logging.getLogger("zoetrope.rank")
+
+# A rank's answer about a segment to admit; where ranks differ, the largest wins. AFRESH: without its snapshot.
+TAKEN, AFRESH, LOST, REFUSED = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A segment before its first step, and as resumed from its snapshot; None if the rank refuses the snapshot."""
+
+    fresh: Segment
+    resumed: Segment | None
+
+
+@dataclass
+class _Step:
+    """The outcome of a step so far."""
+
+    tokens: int = 0
+    failed: list[Failed] = field(default_factory=list)
+
+
+class Rank:
+    """What a `cluster.engine.rank_process.RankProcess` runs; its methods are called one at a time: `place`, `join`,
+    then `execute`."""
+
+    def __init__(self, card: ModelCard, settings: EngineSettings) -> None:
+        self._card = card
+        self._settings = settings
+        self._device = configure_torch(card)
+        self._segments: dict[str, Segment] = {}
+        self._rank = 0
+        self._meeting: socket.socket | None = None  # where the first rank waits for the others
+        self._failed = False
+
+    def place(self) -> Place:
+        context = ray.get_runtime_context()
+        gpus = tuple(int(i) for i in context.get_accelerator_ids().get("GPU", ()))
+        return Place(context.get_node_id(), gpus, Process.this(), self._device_name())
+
+    def free_address(self) -> str:
+        """Return ``host:port`` on this node where the ranks can meet. Called on the first rank, which listens there."""
+        host = ray.util.get_node_ip_address()
+        self._meeting = socket.create_server((host, 0))
+        return f"{host}:{self._meeting.getsockname()[1]}"
+
+    def join(self, rank: int, address: str) -> None:
+        """Meet the other ranks, load this rank's share of the weights, compile and measure if so set, and warm up.
+
+        Raises:
+            RankError.
+        """
+        try:
+            self._join(rank, address)
+        except Exception as error:
+            raise _told(error) from error
+
+    def _join(self, rank: int, address: str) -> None:
+        settings = self._settings
+        self._rank = rank
+        mesh = Mesh()
+        if settings.ranks > 1:
+            timeout = timedelta(seconds=settings.start_seconds)
+            distributed.init_process_group(
+                "nccl" if self._device.type == "cuda" else "gloo",
+                store=meet(address, settings.ranks, timeout, self._meeting),
+                rank=rank,
+                world_size=settings.ranks,
+                timeout=timeout,
+            )
+            self._meeting = None  # the store has it
+            mesh = Mesh.build(self._device, settings.cfg_groups, timeout)
+            torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
+        self._mesh = mesh
+        runner: Runner = partial(run_gang, mesh, chunking=self._chunking()) if settings.ranks > 1 else run_alone
+        chooser = Chooser(runner)
+        self._denoiser = load_denoiser(
+            self._card,
+            self._device,
+            rank=mesh.place,
+            ranks=mesh.ranks,
+            role=settings.role,
+            runner=chooser if settings.compile else runner,
+        )
+        if settings.compile:
+            chooser.gains = self._compile(runner)
+        self._keeper: SnapshotKeeper | None = None
+        if rank == 0 and settings.snapshots is not None:
+            writer = SnapshotWriter(SnapshotStore(settings.snapshots))
+            self._keeper = SnapshotKeeper(writer, settings, self._card.name, self._denoiser.scheduler_config)
+        self._warm_up()
+
+    def execute(self, plan: StepPlan) -> StepOutcome:
+        """Drop, admit, take one step, and hand out what is finished.
+
+        Raises:
+            RankError: a step failed in a gang of several ranks, which may leave the others waiting; a single rank
+                retries the segments of a failed step one by one, unless it has lost its device. After that all plans
+                are refused: their messages would meet those of peers in another step.
+        """
+        if self._failed:
+            raise RankError("an earlier plan failed on this rank")
+        self._failed = True
+        try:
+            outcome = self._execute(plan)
+        except Exception as error:
+            raise _told(error) from error
+        self._failed = False
+        return outcome
+
+    def _execute(self, plan: StepPlan) -> StepOutcome:
+        result = _Step()
+        for segment_id in plan.drop:
+            self._forget(segment_id)
+        result.failed += self._admit_all(plan.admit)
+        if plan.checkpoint:
+            self.checkpoint(self._settings.hang_seconds / 2)
+        started = time.monotonic()
+        wanted = [self._segments[i] for i in plan.advance if i in self._segments]
+        batch = [s for s in wanted if not s.sampler.done and self._denoiser.takes(s)]
+        if batch:
+            self._step(batch, result)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize()
+        seconds = time.monotonic() - started if batch else 0.0
+        for failure in result.failed:
+            self._forget(failure.id)
+        return self._outcome(batch, result, seconds, plan.preview)
+
+    def checkpoint(self, seconds: float) -> None:
+        """Write snapshots of all segments and wait for them, at most so many seconds."""
+        if self._keeper is not None:
+            self._keeper.checkpoint(list(self._segments.values()), seconds)
+
+    def _device_name(self) -> str:
+        return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
+
+    def _chunking(self) -> Chunking:
+        """How tokens are chunked on their way to experts; if ranks have different figures, the fewest chunks win."""
+        rates = known_rates(hardware_of(self._device_name()))
+        found = chunking(preset_of(self._card).config, rates, self._mesh.ranks).thresholds
+        return Chunking(tuple(self._mesh.largest(found, self._device))) if found else WHOLE
+
+    def _compile(self, runner: Runner) -> Gains:
+        """Compile the blocks, and measure which steps that makes faster. The figures go to this process's log."""
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")  # Ray sets up no handler
+        logging.getLogger("zoetrope").setLevel(logging.INFO)
+        networks = [n for n in (self._denoiser.transformer, self._denoiser.low_noise) if n is not None]
+        agree = partial(self._mesh.largest, device=self._device)
+        return measure(networks, runner, longest_clip(self._card), self._card.max_text_tokens, agree=agree)
+
+    def _admit_all(self, admits: tuple[Admit, ...]) -> list[Failed]:
+        """Start or resume segments. What one rank cannot admit no rank keeps, because they need each other in every
+        step: conditions whose owner died are gone for a rank that asks late, but not for one that already has them.
+        Likewise a snapshot that one rank refuses is used by none."""
+        started: dict[str, _Started] = {}
+        refused: dict[str, Failed] = {}
+        for admit in admits:
+            try:
+                started[admit.spec.id] = self._start(admit)
+            except Exception as error:
+                lost = isinstance(original(error), LOSSES)
+                refused[admit.spec.id] = Failed(admit.spec.id, one_line(error), lost)
+        verdicts = [_verdict(started.get(admit.spec.id), refused.get(admit.spec.id)) for admit in admits]
+        agreed = self._mesh.largest(verdicts, self._device) if verdicts else []
+        failed: list[Failed] = []
+        for admit, mine, verdict in zip(admits, verdicts, agreed, strict=True):
+            if verdict in (TAKEN, AFRESH):
+                self._keep(admit, started[admit.spec.id], verdict)
+            else:
+                self._forget(admit.spec.id)
+                told = Failed(admit.spec.id, "another rank could not take it", verdict == LOST)
+                failed.append(refused[admit.spec.id] if mine == verdict else told)
+        return failed
+
+    def _start(self, admit: Admit) -> _Started:
+        """Start a segment, and resume it if there is a snapshot. Raises for conditions with which no step would
+        work."""
+        conditions: Conditions = ray.get(admit.conditions)
+        fresh = self._denoiser.start(admit.spec, conditions)
+        self._denoiser.check(fresh)
+        if admit.snapshot is None:
+            return _Started(fresh, fresh)
+        data = ray.get(admit.snapshot)
+        expected = Fingerprint.of(self._card.name, admit.spec, self._denoiser.scheduler_config)
+        try:
+            return _Started(fresh, resume(self._denoiser, fresh, decode(data, expected, admit.owner).state))
+        except (BadSnapshot, ValueError) as error:
+            log.warning("segment %s starts again, its snapshot does not fit: %s", admit.spec.id, one_line(error))
+            return _Started(fresh, None)
+
+    def _keep(self, admit: Admit, started: _Started, verdict: int) -> None:
+        """Hold the segment from now on."""
+        segment = started.fresh if verdict == AFRESH or started.resumed is None else started.resumed
+        self._segments[admit.spec.id] = segment
+        if self._keeper is not None and admit.owner is not None:
+            self._keeper.track(segment, admit.owner)
+
+    def _step(self, batch: list[Segment], result: _Step) -> None:
+        """Take a step. If it fails, a single rank retries one segment at a time, so that only the culprit fails."""
+        try:
+            result.tokens += self._denoiser.step(batch)
+        except NotFinite as error:  # detected by all ranks alike; the others have advanced
+            result.tokens += error.tokens
+            result.failed += [Failed(i, "the network gave values that are not finite") for i in error.segments]
+        except Exception as error:
+            if self._settings.ranks > 1 or device_lost(error):
+                raise
+            if len(batch) > 1:
+                for segment in batch:
+                    self._step([segment], result)
+            else:
+                result.failed.append(Failed(batch[0].spec.id, one_line(error)))
+
+    def _outcome(self, batch: list[Segment], result: _Step, seconds: float, preview: tuple[str, ...]) -> StepOutcome:
+        first = self._rank == 0
+        finished = [s for s in self._segments.values() if s.sampler.done]
+        leaving = [s for s in self._segments.values() if not s.sampler.done and not self._denoiser.takes(s)]
+        if self._keeper is not None:
+            self._keeper.after_step([s for s in batch if s.spec.id in self._segments], seconds)
+            if leaving:
+                self._keeper.checkpoint(leaving, self._settings.hang_seconds / 2)
+        for segment in (*finished, *leaving):
+            self._forget(segment.spec.id)
+        return StepOutcome(
+            held=tuple(HeldSegment(s.spec.id, s.sampler.step) for s in self._segments.values()),
+            finished=tuple(Finished(s.spec.id, ray.put(s.result().cpu()) if first else None) for s in finished),
+            failed=tuple(result.failed),
+            previews=tuple(self._preview(s) for s in batch if first and s.spec.id in preview and not s.sampler.done),
+            handed_over=tuple(s.spec.id for s in leaving),
+            step_seconds=seconds,
+            step_tokens=result.tokens,
+        )
+
+    def _preview(self, segment: Segment) -> Previewed:
+        estimate = segment.estimate()
+        assert estimate is not None, "a step was just taken"
+        return Previewed(segment.spec.id, segment.sampler.step, ray.put(estimate.cpu()))
+
+    def _forget(self, segment_id: str) -> None:
+        self._segments.pop(segment_id, None)
+        if self._keeper is not None:
+            self._keeper.forget(segment_id)
+
+    def _warm_up(self) -> None:
+        """Take one step of the smallest clip, so that the first job is not delayed by lazy initialisation."""
+        card = self._card
+        side = card.size_multiple // card.spatial
+        spec = SegmentSpec("warm-up", (card.latent_channels, 1, side, side), 1, 1.0, 0)
+        network = self._denoiser.transformer
+        config = network.config
+        text = torch.zeros(card.max_text_tokens, config.text_dim, dtype=network.dtype, device=network.device)
+        conditions = blank_conditions(config, spec.latent_shape, text)
+        segment = self._denoiser.start(spec, conditions)
+        if self._denoiser.takes(segment):
+            self._denoiser.step([segment])
+
+
+def _told(error: Exception) -> RankError:
+    lost = device_lost(error) or isinstance(original(error), LOSSES)
+    return (RankLost if lost else RankError)(one_line(error))
+
+
+def _verdict(started: _Started | None, refusal: Failed | None) -> int:
+    if refusal is not None:
+        return LOST if refusal.lost else REFUSED
+    return TAKEN if started is not None and started.resumed is not None else AFRESH

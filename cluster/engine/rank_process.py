@@ -1,0 +1,70 @@
+"""The process of a rank and its messages. Torch and the model are loaded there and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zoetrope.cluster.protocol.messages import Failed, Finished, HeldSegment, Previewed, StepPlan
+from zoetrope.cluster.protocol.processes import Process
+from zoetrope.cluster.protocol.settings import EngineSettings
+from zoetrope.model.request.tasks import ModelCard
+
+
+class RankError(Exception):
+    """An exception of a rank, as one line: not every library's exceptions can be pickled."""
+
+
+class RankLost(RankError):
+    """The plan was not at fault: the rank lost its device, Ray, or a result of another process."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank runs."""
+
+    node: str  # Ray's node id
+    gpus: tuple[int, ...]
+    process: Process
+    device: str  # as torch calls it, or "cpu"
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """The outcome of a plan; the same on every rank, except that only the first hands out latents."""
+
+    held: tuple[HeldSegment, ...] = ()
+    finished: tuple[Finished, ...] = ()
+    failed: tuple[Failed, ...] = ()
+    previews: tuple[Previewed, ...] = ()
+    handed_over: tuple[str, ...] = ()
+    step_seconds: float = 0.0
+    step_tokens: int = 0
+
+
+class RankProcess:
+    """A `cluster.engine.rank.Rank` as a Ray actor, which the engine's leader can start without torch."""
+
+    def __init__(self, card: ModelCard, settings: EngineSettings) -> None:
+        from zoetrope.cluster.engine.rank import Rank
+
+        self._rank = Rank(card, settings)
+
+    def place(self) -> Place:
+        """See `cluster.engine.rank.Rank.place`."""
+        return self._rank.place()
+
+    def free_address(self) -> str:
+        """See `cluster.engine.rank.Rank.free_address`."""
+        return self._rank.free_address()
+
+    def join(self, rank: int, address: str) -> None:
+        """See `cluster.engine.rank.Rank.join`."""
+        self._rank.join(rank, address)
+
+    def execute(self, plan: StepPlan) -> StepOutcome:
+        """See `cluster.engine.rank.Rank.execute`."""
+        return self._rank.execute(plan)
+
+    def checkpoint(self, seconds: float) -> None:
+        """See `cluster.engine.rank.Rank.checkpoint`."""
+        self._rank.checkpoint(seconds)

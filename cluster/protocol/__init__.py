@@ -1,0 +1,1 @@
+"""The messages between router, engine and ranks: plain data. Needs no torch."""

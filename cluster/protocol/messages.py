@@ -1,0 +1,167 @@
+"""The messages between a router and an engine: plain data; tensors travel as opaque references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zoetrope.model.request.tasks import Role, SegmentSpec
+
+State = Literal["ready", "rebuilding", "draining", "out"]
+
+
+def one_line(error: BaseException) -> str:
+    """Format an exception as a reason for a report or a log."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a segment belongs to. Its snapshots are found by this, on any engine and under any lease.
+
+    Attributes:
+        job: its id. index: of the segment in the job. epoch: of the job's lease, the fencing number.
+    """
+
+    job: str
+    index: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Admit:
+    """Start a segment, or resume it from its newest snapshot. ``conditions`` is a reference to the conditioner's
+    output, which the router never opens. Without an ``owner`` the segment has no snapshots."""
+
+    spec: SegmentSpec
+    conditions: Any
+    owner: Owner | None = None
+    snapshot: Any = None  # a reference to the snapshot's bytes, set by the engine's leader
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """The next thing an engine does: drop segments, admit others, then take one step.
+
+    Attributes:
+        advance: the segments of the step, with ``tokens`` in total.
+        checkpoint: write snapshots of everything held before the step.
+        preview: the segments whose appearance after the step the report should contain.
+    """
+
+    drop: tuple[str, ...] = ()
+    admit: tuple[Admit, ...] = ()
+    advance: tuple[str, ...] = ()
+    tokens: int = 0
+    checkpoint: bool = False
+    preview: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HeldSegment:
+    """A segment that an engine holds, and the number of steps that it has taken."""
+
+    id: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A segment that took its last step; ``latents`` is a reference to ``[C, T, H, W]`` float32."""
+
+    id: str
+    latents: Any
+
+
+@dataclass(frozen=True)
+class Previewed:
+    """An estimate of a segment's result after ``step`` steps; ``latents`` as in `Finished`."""
+
+    id: str
+    step: int
+    latents: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A segment that an engine gave up. ``lost``: its conditions are gone, because a process on their way died; it can
+    be made with new ones."""
+
+    id: str
+    reason: str
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A step that brought down the gang, and with it the segments that it held.
+
+    ``raised``: a rank raised an exception, so one of the segments in the step is at fault; otherwise a process died or
+    hung, which may be nobody's fault.
+    """
+
+    segments: tuple[str, ...]
+    reason: str
+    raised: bool
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How many gangs an engine has lost so far, by cause: a process ``died``, a step ``hung``, a step ``raised`` an
+    exception, or the ``start`` failed."""
+
+    died: int = 0
+    hung: int = 0
+    raised: int = 0
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Running:
+    """The plan that an engine executes while it reports on the one before.
+
+    Attributes:
+        admitted: segments that it starts; the report does not list them as held yet.
+        tokens: of its step.
+    """
+
+    admitted: tuple[str, ...]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an engine says when it asks for its next plan; it doubles as the heartbeat.
+
+    Attributes:
+        gang_epoch: grows when the gang is rebuilt, which loses what the old one held.
+        handed_over: segments whose next step is for the other noise expert; their snapshots are written.
+        state: only a ready engine gets work. A rebuilding one has lost what it held, a draining one has checkpointed it
+            and is about to stop, one that is out has failed too often in a row. broken: the step that killed the gang.
+        restarts: so far. failures: gangs lost in a row, not counting those lost to a step's exception; at
+            ``zoetrope.cluster.engine.engine.MAX_FAILURES`` the engine is out.
+        step_seconds: of the plan just done, 0 when it had no step.
+        running: the plan in progress meanwhile. A plan requested then is the one after it.
+    """
+
+    engine: str
+    gang_epoch: int
+    model: str
+    role: Role = "both"
+    ranks: int = 1
+    held: tuple[HeldSegment, ...] = ()
+    finished: tuple[Finished, ...] = ()
+    failed: tuple[Failed, ...] = ()
+    previews: tuple[Previewed, ...] = ()
+    handed_over: tuple[str, ...] = ()
+    state: State = "ready"
+    broken: Broken | None = None
+    restarts: Restarts = Restarts()
+    failures: int = 0
+    step_seconds: float = 0.0
+    step_tokens: int = 0
+    running: Running | None = None
+
+    @property
+    def out_of_service(self) -> bool:
+        return self.state == "out"

@@ -1,0 +1,55 @@
+"""The settings of an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from zoetrope.model.request.tasks import Role
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """One engine: a gang of ranks under a leader.
+
+    Attributes:
+        ranks: processes, one GPU each; ``cfg_groups`` of them work on different guidance branches (or other
+            sequences); the ranks of a group share its tokens and experts.
+        rank_resources: what Ray reserves for each rank.
+        role: which noise expert the gang holds.
+        snapshots: where they are written, a directory or an object store's URL; None: no snapshots.
+        snapshot_steps: steps between snapshots; None: one every ``snapshot_seconds``, or less often where that would
+            cost more than ``snapshot_share`` of the time.
+        hang_seconds: the shortest time after which a step counts as hung; more for steps predicted to be long.
+        first_step_seconds: extra time for the first step of a gang, to compile and warm up.
+        start_seconds: the longest that a gang may take to start, including loading its weights.
+        compile: measure, when a gang starts, which steps torch.compile makes faster, by their tokens, and compile those
+            (`cluster.parallel.compiled`). The start takes half a minute longer; results may differ in their last bits.
+    """
+
+    ranks: int = 1
+    cfg_groups: int = 1
+    rank_resources: dict[str, float] = field(default_factory=lambda: {"CPU": 1.0})
+    role: Role = "both"
+    snapshots: str | None = None
+    snapshot_steps: int | None = None
+    snapshot_seconds: float = 10.0
+    snapshot_share: float = 0.01
+    hang_seconds: float = 30.0
+    first_step_seconds: float = 300.0
+    start_seconds: float = 1800.0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1:
+            raise ValueError(f"ranks is {self.ranks}: it must be at least 1")
+        if self.cfg_groups not in (1, 2) or self.ranks % self.cfg_groups:
+            raise ValueError(
+                f"cfg_groups is {self.cfg_groups} for {self.ranks} ranks: it must be 1 or 2, and divide them"
+            )
+        if self.snapshot_seconds < 0:
+            raise ValueError(f"snapshot_seconds is {self.snapshot_seconds}: it must be at least 0")
+        for name in ("snapshot_share", "hang_seconds", "first_step_seconds", "start_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if self.snapshot_steps is not None and self.snapshot_steps < 1:
+            raise ValueError(f"snapshot_steps is {self.snapshot_steps}: it must be at least 1")

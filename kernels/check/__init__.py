@@ -1,0 +1,1 @@
+"""Compile every variant of the kernels without a GPU, and check the result."""

@@ -1,0 +1,141 @@
+"""Rows of activations to 8-bit floats, with one scale for a row or for each 128 of its columns, in one pass."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from zoetrope.kernels.experimental.reference_quantise_fp8 import check_rows, quantise_weight
+from zoetrope.kernels.gpu.launch import interpreting, require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.variant import Variant
+
+__all__ = ["quantise_rows", "quantise_weight", "scale_of", "to_fp8"]
+
+
+@triton.jit
+def scale_of(largest):
+    """Return the scale that maps ``largest`` to 448; 1 if it would be zero or too small to divide by."""
+    scale = tl.div_rn(largest, 448.0)
+    return tl.where(scale < 1.1754943508222875e-38, 1.0, scale)
+
+
+@triton.jit
+def to_fp8(x, ROUND: tl.constexpr):
+    """Convert float32 to e4m3, to nearest even.
+
+    The device does so by itself. The interpreter truncates instead: with ``ROUND`` digits are rounded away before, by
+    adding and subtracting a number so large that the sum keeps only the bits that e4m3 has (at least 2^-9).
+    """
+    if ROUND:
+        power = (x.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+        large = tl.maximum(power, 0.015625) * 1572864.0  # 1.5 * 2^20 times the power of two of x: its unit is power / 8
+        x = (x + large) - large
+    return x.to(tl.float8e4nv)
+
+
+@triton.jit(do_not_specialize=["rows"])  # they change with every batch
+def _quantise_rows(
+    x,
+    y,
+    scale,
+    k,
+    x_stride,
+    rows,
+    BLOCKS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROUND: tl.constexpr,
+):
+    """Quantise one row per program: ``BLOCKS`` blocks of ``WIDTH`` columns, a scale for each."""
+    row = tl.program_id(0).to(tl.int64)
+    block = tl.arange(0, BLOCKS)
+    column = block[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    inside = column < k
+    value = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    bits = value.to(tl.int32, bitcast=True) & 0x7FFFFFFF  # ordered as |value|; NaN, which a float max drops, is largest
+    found = scale_of(tl.max(bits, 1).to(tl.float32, bitcast=True))
+    tl.store(scale + row + block.to(tl.int64) * rows, found, mask=block * WIDTH < k)
+    inverse = tl.div_rn(1.0, found)
+    tl.store(y + row * k + column, to_fp8(value * inverse[:, None], ROUND), mask=inside)
+
+
+def quantise_rows(x: torch.Tensor, block: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``(q, scale)`` with ``x`` about ``q * scale``: each row, or each 128 columns of it, fills the range of
+    e4m3.
+
+    The block form is the quantisation of activations of DeepSeek-V3 (arXiv:2412.19437, section 3.3.2).
+
+    Args:
+        x: ``[M, K]``, bf16, fp16 or fp32; the last dimension is contiguous, rows start at multiples of 16 bytes.
+        block: nothing for one scale a row, or 128 (``K`` is then a multiple of it).
+
+    Returns:
+        ``q`` ``[M, K]`` float8_e4m3fn, contiguous, rounded to nearest even from ``x * (1 / scale)``; ``scale`` ``[M]``
+        or ``[M, K / 128]`` float32, ``max|x| / 448``, and 1 where all are zero. The block form's is stored with a
+        block's rows side by side (strides ``(1, M)``), as the products read it.
+
+    Raises:
+        ValueError: an argument breaks a rule above.
+    """
+    m, k = check_rows(x, block)
+    require_device(x=x)
+    require_rows_contiguous(x=x)
+    y = torch.empty((m, k), dtype=torch.float8_e4m3fn, device=x.device)
+    scale = x.new_empty((1 if block is None else k // block, m), dtype=torch.float32).T
+    if m:
+        width = triton.next_power_of_2(k) if block is None else block
+        blocks = 1 if block is None else triton.next_power_of_2(k // block)
+        with torch.cuda.device_of(x):
+            _quantise_rows[(m,)](
+                x,
+                y,
+                scale,
+                k,
+                x.stride(0),
+                m,
+                BLOCKS=blocks,
+                WIDTH=width,
+                ROUND=interpreting(),
+                num_warps=_warps(k),
+            )
+    return y, scale.squeeze(1) if block is None else scale
+
+
+def _warps(k: int) -> int:
+    """Return the warps for 16 values per thread, as far as a program can have threads."""
+    return min(16, max(1, int(triton.next_power_of_2(k)) // 512))
+
+
+def variants() -> list[Variant]:
+    """List a row of each width that enters the products, with one scale and with one for each 128."""
+    found = []
+    for name, k in (("dim3072", 3072), ("width1792", 1792), ("dim5120", 5120), ("ffn13824", 13824)):
+        for dtype in ("bf16", "fp16"):
+            for form, block in (("rows", None), ("blocks", 128)):
+                constants = {
+                    "BLOCKS": 1 if block is None else triton.next_power_of_2(k // block),
+                    "WIDTH": triton.next_power_of_2(k) if block is None else block,
+                    "ROUND": False,
+                }
+                signature = {
+                    "x": f"*{dtype}",
+                    "y": "*fp8e4nv",
+                    "scale": "*fp32",
+                    "k": "i32",
+                    "x_stride": "i32",
+                    "rows": "i32",
+                    "BLOCKS": "constexpr",
+                    "WIDTH": "constexpr",
+                    "ROUND": "constexpr",
+                }
+                found.append(
+                    Variant(
+                        f"quantise_fp8/{form}/{dtype}/{name}",
+                        _quantise_rows,
+                        signature,
+                        constants,
+                        frozenset({"x", "y", "scale", "k", "x_stride"}),
+                        num_warps=_warps(k),
+                    )
+                )
+    return found

@@ -1,0 +1,34 @@
+"""A linear layer with GELU (tanh) in the epilogue of its product."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch.compiler import is_compiling
+
+from zoetrope.kernels.select.backends import KernelCall, choose
+
+
+def linear_gelu(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, backend: str | None = None
+) -> torch.Tensor:
+    """Compute ``GELU(x @ weight.T + bias)``: a grouped GEMM with one expert.
+
+    Args:
+        x: ``[N, K]``. weight: ``[H, K]``, as nn.Linear stores it. bias: ``[H]``.
+        backend: ``triton``, ``cublas`` (its own epilogue) or ``torch`` (a pass of its own).
+
+    Returns:
+        ``[N, H]`` in the dtype of ``x``.
+    """
+    match "torch" if is_compiling() else choose("linear_gelu", KernelCall.of(x, weight, bias), backend):
+        case "triton":
+            from zoetrope.kernels.gpu.grouped_gemm import grouped_gemm as triton
+
+            offsets = torch.tensor([0, len(x)], dtype=torch.int32).to(x.device, non_blocking=True)
+            return triton(x, weight.mT[None], offsets, bias[None], gelu=True)
+        case "cublas":
+            fused: torch.Tensor = torch._addmm_activation(bias, x, weight.mT, use_gelu=True)
+            return fused
+        case _:
+            return F.gelu(F.linear(x, weight, bias), approximate="tanh")

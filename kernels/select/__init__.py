@@ -1,0 +1,1 @@
+"""Choose the implementation of an operation, and say why."""

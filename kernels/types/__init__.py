@@ -1,0 +1,1 @@
+"""Arguments of operations other than tensors."""

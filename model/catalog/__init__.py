@@ -1,0 +1,1 @@
+"""Know which models there are and check folders against them: families, presets, configurations."""

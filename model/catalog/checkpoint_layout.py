@@ -1,0 +1,222 @@
+"""Find each component of a checkpoint directory, its configuration and its weights, in either layout. Needs no torch.
+
+Layouts: diffusers' (`model.families.index` and a folder for each component), and that of Wan's own releases
+(`model.catalog.original_layout`). Both give configurations with diffusers' field names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zoetrope.model.catalog.original_layout import (
+    CLIP_STEM,
+    ORIGINAL_PAIR,
+    TEXT_STEM,
+    is_original,
+    one_of,
+    original_files,
+    read_original,
+)
+from zoetrope.model.families import FAMILIES
+from zoetrope.model.families.index import OTHERS, Components, Index, check_same_class, read_model_index
+from zoetrope.model.inspection.files import DIFFUSERS_STEM, ModelError, read_json, weight_files
+
+RANDOM_NAME = "random_weights.json"
+
+
+class RandomWeights(BaseModel):
+    """The contents of `RANDOM_NAME`, which stands in for a transformer's weights: they are drawn at load time (see
+    `model.checkpoints.random_weights`). Such a model is as large and as slow as a real one; its clips are noise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    seed: int = Field(ge=0, lt=2**63)
+    std: float = Field(gt=0, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One network of a checkpoint. ``config`` has diffusers' field names; empty if only the weights show the shape.
+    ``random``: it has no weight files; its weights are drawn."""
+
+    directory: Path
+    config: dict[str, Any]
+    original: bool
+    find_files: Callable[[Path], list[Path]]
+    random: RandomWeights | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Find the weight files; none if the weights are random. Raises ModelError if one is missing. A gateway, which
+        has no weights, never asks."""
+        return self.find_files(self.directory) if self.random is None else []
+
+    @property
+    def class_name(self) -> str:
+        return str(self.config.get("_class_name"))
+
+
+def read_index(root: Path) -> Index:
+    """Read what a folder in diffusers' layout says it holds.
+
+    Raises:
+        ModelError: it has no index, or names a pipeline that is not served.
+    """
+    path = root / "model_index.json"
+    if not path.exists() and (root / "config.json").exists():
+        return _read_own_index(root / "config.json")
+    index = read_model_index(path, list(dict.fromkeys(name for family in FAMILIES for name in family.pipelines)))
+    for family in FAMILIES:
+        own = family.own_index
+        if own is not None and (index.class_name in family.pipelines or _model_type(root) == own.model_type):
+            return replace(index, declared=family.name)
+    return index
+
+
+def components_of(index: Index) -> Components:
+    """Return the components that a folder with this index must have."""
+    named = (family for family in FAMILIES if index.class_name in family.pipelines)
+    return next(named, FAMILIES[0]).components
+
+
+def network_classes() -> tuple[str, ...]:
+    """List the supported transformer classes, by their ``_class_name``."""
+    return tuple(dict.fromkeys(name for family in FAMILIES for name in family.networks))
+
+
+def _read_own_index(path: Path) -> Index:
+    """Read the index of a family that has its own file instead of ``model_index.json``."""
+    value = read_json(path)
+    kind, name = value.get("model_type"), value.get("_class_name")
+    known = [(family, family.own_index) for family in FAMILIES if family.own_index is not None]
+    for family, own in known:
+        if kind == own.model_type:
+            return replace(own.read(path), declared=family.name)
+    said = f"_class_name is {name!r}" if name is not None else f"model_type is {kind!r}"
+    expected = "".join(f", or {own.model_type} for {own.title}" for _, own in known)
+    why = f": {OTHERS['BerniniPipeline']}" if kind == "bernini" else ""
+    raise ModelError(
+        f"{path}: {said}, expected WanModel or VaceWanModel{expected}, or a model_index.json beside it{why}"
+    )
+
+
+def _model_type(root: Path) -> object:
+    path = root / "config.json"
+    return read_json(path).get("model_type") if path.exists() else None
+
+
+def read_transformers(root: Path) -> tuple[Component, ...]:
+    """Read the transformer, or the two noise experts, the one for high noise first.
+
+    Raises:
+        ModelError: a file is missing or unreadable, or the class is not supported.
+    """
+    if is_original(root):
+        paired = (root / ORIGINAL_PAIR[0]).is_dir()
+        folders = [root / name for name in ORIGINAL_PAIR] if paired else [root]
+        return tuple(Component(path, read_original(path, paired), True, original_files) for path in folders)
+    index = read_index(root)
+    parts = []
+    for name in ("transformer", "transformer_2") if index.has("transformer_2") else ("transformer",):
+        directory = root / name
+        config = _read_config(directory, network_classes())
+        check_same_class(index, name, config)
+        parts.append(Component(directory, config, False, weight_files, read_random(directory)))
+    return tuple(parts)
+
+
+def read_autoencoder(root: Path) -> Component:
+    """Read the autoencoder. Raises ModelError as `read_transformers`."""
+    if is_original(root):
+        wan22 = any(root.glob("Wan2.2_VAE.*"))
+        find = partial(one_of, stem="Wan2.2_VAE" if wan22 else "Wan2.1_VAE")
+        config = {"_class_name": "AutoencoderKLWan", "z_dim": 48 if wan22 else 16}
+        config |= {"scale_factor_spatial": 16 if wan22 else 8, "scale_factor_temporal": 4}
+        return Component(root, config, True, find)
+    index = read_index(root)
+    config = _read_config(root / "vae", components_of(index).required["vae"])
+    check_same_class(index, "vae", config)
+    return Component(root / "vae", config, False, weight_files)
+
+
+def read_text_encoder(root: Path) -> Component:
+    """Read the UMT5 encoder. Raises ModelError as `read_transformers`."""
+    if is_original(root):
+        return Component(root, {}, True, partial(one_of, stem=TEXT_STEM))
+    directory = root / "text_encoder"
+    config = read_json(directory / "config.json")
+    _check_plain(directory / "config.json", config)
+    _check_model_type(directory / "config.json", config, "umt5")
+    return Component(directory, config, False, partial(weight_files, stem="model", pickle_stem="pytorch_model"))
+
+
+def read_image_encoder(root: Path) -> Component:
+    """Read CLIP's vision tower, for networks that attend to its tokens. Raises ModelError as `read_transformers`."""
+    if is_original(root):
+        return Component(root, {}, True, partial(one_of, stem=CLIP_STEM))
+    directory = root / "image_encoder"
+    config = read_json(directory / "config.json")
+    _check_plain(directory / "config.json", config)
+    _check_model_type(directory / "config.json", config, "clip_vision_model")
+    return Component(directory, config, False, partial(weight_files, stem="model", pickle_stem="pytorch_model"))
+
+
+def image_encoder_files(root: Path) -> list[Path]:
+    """Find the weight files of CLIP. Raises ModelError as `read_transformers`."""
+    return read_image_encoder(root).files
+
+
+def tokenizer_directory(root: Path) -> Path:
+    return root / "google" / "umt5-xxl" if is_original(root) else root / "tokenizer"
+
+
+def read_random(directory: Path) -> RandomWeights | None:
+    """Read how a component's weights are to be drawn; None if they are in files.
+
+    Raises:
+        ModelError: the marker is damaged, or there are weights as well, so that it is unclear which are meant.
+    """
+    path = directory / RANDOM_NAME
+    if not path.exists():
+        return None
+    if any(directory.glob(f"{DIFFUSERS_STEM}*")):
+        raise ModelError(f"{path}: lies beside weights, remove one or the other")
+    value = read_json(path)
+    try:
+        return RandomWeights.model_validate(value)
+    except ValidationError as error:
+        item = error.errors(include_url=False)[0]
+        key = str(item["loc"][0])
+        given = f" is {value[key]!r}" if key in value else ""
+        raise ModelError(f"{path}: {key}{given}: {item['msg']}") from None
+
+
+def _read_config(directory: Path, classes: tuple[str, ...]) -> dict[str, Any]:
+    path = directory / "config.json"
+    config = read_json(path)
+    if config.get("_class_name") not in classes:
+        raise ModelError(f"{path}: _class_name is {config.get('_class_name')!r}, expected one of {', '.join(classes)}")
+    _check_plain(path, config)
+    return config
+
+
+def _check_plain(path: Path, config: dict[str, Any]) -> None:
+    """Raise ModelError if the weights are quantised: read as they are, they would be noise."""
+    if (how := config.get("quantization_config")) is not None:
+        method = how.get("quant_method") or how.get("quant_type") if isinstance(how, dict) else how
+        raise ModelError(f"{path}: quantization_config is there ({method}): quantised weights are not supported")
+
+
+def _check_model_type(path: Path, config: dict[str, Any], wanted: str) -> None:
+    kind, architectures = config.get("model_type", wanted), config.get("architectures")
+    if kind != wanted:
+        raise ModelError(f"{path}: model_type is {kind!r}, expected {wanted!r}")
+    prefix = {"umt5": "UMT5", "clip_vision_model": "CLIPVision"}[wanted]
+    if isinstance(architectures, list) and not any(str(name).startswith(prefix) for name in architectures):
+        raise ModelError(f"{path}: architectures are {architectures!r}, expected a {prefix} one")

@@ -1,0 +1,1 @@
+"""Load and write checkpoints: diffusers' layout and Wan's own, upcycled experts, random weights."""

@@ -1,0 +1,219 @@
+"""Load networks from a checkpoint directory in either layout. Every error names the file or key at fault."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from zoetrope.model.catalog.checkpoint_layout import (
+    RANDOM_NAME,
+    Component,
+    read_autoencoder,
+    read_text_encoder,
+    read_transformers,
+    tokenizer_directory,
+)
+from zoetrope.model.catalog.model_card import network_config, scheduler_config, transformer_config
+from zoetrope.model.checkpoints.original import autoencoder_config, text_encoder_config
+from zoetrope.model.checkpoints.weights import (
+    OnProgress,
+    StoredTensor,
+    check_all_finite,
+    ignore_progress,
+    load_into,
+    open_weights,
+    owned_experts,
+)
+from zoetrope.model.codecs.autoencoder import Autoencoder, WanAutoencoder
+from zoetrope.model.codecs.linear_autoencoder import WEIGHTS_NAME, LinearAutoencoder
+from zoetrope.model.codecs.text import TextEncoder
+from zoetrope.model.families import family_of
+from zoetrope.model.families.key_map import autoencoder_name, text_encoder_name
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.tasks import ModelCard, Role
+from zoetrope.model.runtime.threads import compute_threads
+
+# diffusers and transformers take seconds to import and no process of a service needs all of them, so the functions
+# import what they use.
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+
+    from zoetrope.model.denoising.denoise import Denoiser
+    from zoetrope.model.denoising.forward import Runner
+    from zoetrope.model.network.protocol import Network
+
+T = TypeVar("T")
+log = logging.getLogger("zoetrope.model")
+TIED_TEXT = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight"}
+
+
+def configure_torch(card: ModelCard) -> torch.device:
+    """Choose the device; on a CPU, use the same number of threads in every process that runs the model
+    (`model.runtime.threads.compute_threads`), so that results do not depend on which process computes them.
+
+    Ray sets OMP_NUM_THREADS to 1 in its workers, and sums over another number of threads round differently.
+
+    Raises:
+        ModelError: the configuration of the transformer cannot be read.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    torch.set_num_threads(compute_threads(network_config(card).dim))
+    return torch.device("cpu")
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def load_transformer(
+    card: ModelCard,
+    device: torch.device,
+    component: str = "transformer",
+    *,
+    dtype: torch.dtype | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    on_progress: OnProgress = ignore_progress,
+) -> Network:
+    """Load a transformer in evaluation mode.
+
+    Args:
+        component: ``transformer``, or ``transformer_2``, the low-noise expert of a pair.
+        dtype: of the weights, except those that stay in float32. None: bfloat16 on a GPU, else float32.
+        rank, ranks: each of several ranks gets all weights except those of other ranks' experts.
+        on_progress: called with (parameters read, parameters in total).
+
+    Raises:
+        ModelError: a file is missing or corrupt, lacks a key, has an unknown key, a tensor of another shape, or NaN.
+    """
+    from zoetrope.model.network.protocol import meta_network, module_of
+
+    parts = read_transformers(Path(card.directory))
+    number = ("transformer", "transformer_2").index(component)
+    if number >= len(parts):
+        raise ModelError(f"{card.directory}: has only one transformer, {component} is missing")
+    part = parts[number]
+    config = transformer_config(part)
+    network = meta_network(config)
+    owned: Callable[[str], slice | None] = lambda name: None  # noqa: E731
+    if ranks > 1 and config.moe is not None:
+        try:
+            owned = owned_experts(rank, ranks, config.moe.num_experts, network.expert_stacks)
+        except ValueError as error:
+            raise ModelError(f"{part.directory / 'config.json'}: {error}") from None
+    if part.random is not None:
+        log.warning("%s: %s has random weights, its clips will be noise", card.name, component)
+    dtype = dtype or compute_dtype(device)
+    module = module_of(network)
+    with _tensors(card, part, network, device, dtype) as tensors:
+        load_into(
+            module,
+            tensors,
+            part.directory,
+            device,
+            dtype,
+            float32_modules=network.float32_modules,
+            owned=owned,
+            on_progress=on_progress,
+        )
+    module.eval().requires_grad_(False)
+    return network
+
+
+def load_denoiser(
+    card: ModelCard,
+    device: torch.device,
+    on_progress: OnProgress = ignore_progress,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    role: Role = "both",
+    runner: Runner | None = None,
+) -> Denoiser:
+    """Load the transformer, both noise experts or the one of ``role``, with the checkpoint's sampler.
+
+    Raises:
+        ModelError: as `load_transformer`, or ``role`` names one noise expert of a checkpoint without two.
+    """
+    from zoetrope.model.denoising.denoise import Denoiser
+    from zoetrope.model.denoising.forward import run_alone
+
+    if role != "both" and card.boundary is None:
+        raise ModelError(f"{card.name}: has no two noise experts, so there is no {role}-noise one")
+
+    def load(component: str) -> Network:
+        return load_transformer(card, device, component, rank=rank, ranks=ranks, on_progress=on_progress)
+
+    first = load("transformer_2" if role == "low" else "transformer")
+    second = load("transformer_2") if card.boundary is not None and role == "both" else None
+    return Denoiser(first, scheduler_config(card), second, card.boundary, runner or run_alone, role)
+
+
+def load_text_encoder(card: ModelCard, device: torch.device) -> TextEncoder:
+    """Load the tokenizer and the UMT5 encoder. Raises ModelError as `load_transformer`."""
+    from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+
+    root = Path(card.directory)
+    folder = tokenizer_directory(root)
+    tokenizer = _guard(folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    part = read_text_encoder(root)
+    with open_weights(part.files, text_encoder_name if part.original else str) as tensors, _quiet():
+        config = text_encoder_config(tensors, part.directory) if part.original else part.config
+        with torch.device("meta"):
+            encoder = _guard(part.directory, lambda: UMT5EncoderModel(UMT5Config(**config)))
+        load_into(encoder, tensors, part.directory, device, compute_dtype(device), tied=TIED_TEXT)
+    return TextEncoder(tokenizer, encoder.eval().requires_grad_(False), card.max_text_tokens)
+
+
+def load_autoencoder(card: ModelCard, device: torch.device) -> Autoencoder:
+    """Load the autoencoder in float32. Raises ModelError as `load_transformer`."""
+    part = read_autoencoder(Path(card.directory))
+    if part.class_name == LinearAutoencoder.CLASS_NAME:
+        check_all_finite(part.files)
+        return _guard(part.directory / WEIGHTS_NAME, lambda: LinearAutoencoder.load(part.directory))
+    return WanAutoencoder(_load_wan_autoencoder(part, device))
+
+
+def _tensors(
+    card: ModelCard, part: Component, network: Network, device: torch.device, dtype: torch.dtype
+) -> AbstractContextManager[list[StoredTensor]]:
+    if part.random is None:
+        return open_weights(part.files, family_of(card.family).original_name if part.original else str)
+    from zoetrope.model.checkpoints.random_weights import random_tensors
+
+    return nullcontext(random_tensors(network, part.random, part.directory / RANDOM_NAME, device, dtype))
+
+
+def _load_wan_autoencoder(part: Component, device: torch.device) -> AutoencoderKLWan:
+    from diffusers import AutoencoderKLWan
+
+    with open_weights(part.files, autoencoder_name if part.original else str) as tensors:
+        config = autoencoder_config(tensors, part.directory, part.config) if part.original else part.config
+        with torch.device("meta"):
+            network = _guard(part.directory, lambda: AutoencoderKLWan.from_config(config))
+        load_into(network, tensors, part.directory, device, torch.float32)
+    return network.eval().requires_grad_(False)
+
+
+def _guard(path: Path, load: Callable[[], T]) -> T:
+    """Run a library's loader; turn whatever it raises into one line that names the path."""
+    try:
+        return load()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{path}: cannot be loaded: {type(error).__name__}: {reason}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's progress bars off the terminal; ours show the progress."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    yield

@@ -1,0 +1,1 @@
+"""Encode and decode: autoencoders, text encoders, image encoders."""

@@ -1,0 +1,1 @@
+"""Denoise: steps, samplers, guidance, chained segments and their state."""

@@ -1,0 +1,177 @@
+"""Take one denoising step of any number of segments at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.denoising.forward import Runner, run_alone
+from zoetrope.model.denoising.guidance import Mode, branches, combine, effective, scales
+from zoetrope.model.denoising.sampling import Sampler, initial_noise
+from zoetrope.model.network.protocol import Network
+from zoetrope.model.network.sequences import Sequence
+from zoetrope.model.request.tasks import Role, SegmentSpec
+from zoetrope.model.runtime.errors import Picklable
+
+
+@dataclass
+class Segment:
+    """A denoising run in progress."""
+
+    spec: SegmentSpec
+    conditions: Conditions
+    sampler: Sampler
+    latents: torch.Tensor  # [C, lead + T, H, W] float32
+    noise: torch.Tensor | None = None  # from which they started, if known frames are as noisy as the rest
+
+    @property
+    def mode(self) -> Mode:
+        return effective(self.conditions.guidance, self.spec.guidance)
+
+    def estimate(self) -> torch.Tensor | None:
+        """Estimate `result` from the last step; None before the first step in this process."""
+        clean = self.sampler.estimate()
+        return None if clean is None else self.conditions.finish(clean)
+
+    def result(self) -> torch.Tensor:
+        """Return the clip ``[C, T, H, W]`` after the last step: with known frames inserted, without VACE's
+        references."""
+        return self.conditions.finish(self.latents)
+
+
+class NotFinite(Picklable):
+    """Segments for which the network returned infinities or NaN; they have not advanced. Users do not know their
+    ids."""
+
+    def __init__(self, segments: tuple[str, ...], tokens: int) -> None:
+        super().__init__("the network gave values that are not finite")
+        self.segments = segments
+        self.tokens = tokens
+
+
+class Denoiser:
+    """A transformer, or two for high and low noise, and their scheduler configuration."""
+
+    def __init__(
+        self,
+        transformer: Network,
+        scheduler_config: dict[str, Any],
+        low_noise: Network | None = None,
+        boundary: float | None = None,
+        runner: Runner = run_alone,
+        role: Role = "both",
+    ) -> None:
+        """Steps at noise levels (0..1) of at least ``boundary`` are taken by ``transformer``, those below by
+        ``low_noise``. Without a second expert the boundary has no effect: some public configurations have one.
+        ``runner`` runs sequences through a network. A denoiser in the role of one noise expert has only that one, as
+        ``transformer``, and takes only its steps (`takes`).
+
+        Raises:
+            ValueError: a second expert, or the role of one, without a boundary.
+        """
+        two = low_noise is not None or role != "both"
+        if two and boundary is None:
+            raise ValueError("two noise experts need a boundary_ratio between them")
+        self.transformer = transformer
+        self.low_noise = low_noise
+        self.scheduler_config = scheduler_config
+        self.device = transformer.device
+        self.role = role
+        self._runner = runner
+        self._boundary = 0.0
+        if two and boundary is not None:
+            self._boundary = boundary * scheduler_config.get("num_train_timesteps", 1000)
+
+    def start(self, spec: SegmentSpec, conditions: Conditions) -> Segment:
+        """Return a segment before its first step; its noise is drawn on the CPU so that a seed means the same
+        everywhere.
+
+        Raises:
+            ValueError: guidance needs a negative prompt that the conditions lack.
+        """
+        c, t, h, w = spec.latent_shape
+        noise = initial_noise((c, conditions.lead + t, h, w), spec.seed).to(self.device)
+        segment = Segment(
+            spec=spec,
+            conditions=conditions,
+            sampler=Sampler(self.scheduler_config, spec.steps, spec.flow_shift),
+            latents=noise,
+            noise=None if conditions.clean_known else noise,
+        )
+        if conditions.negative is None and any(not branch.positive for branch in branches(segment.mode)):
+            raise ValueError(f"segment {spec.id}: guidance {spec.guidance} needs a negative prompt")
+        return segment
+
+    def takes_low_noise(self, segment: Segment) -> bool:
+        """Tell whether the low-noise expert takes the next step."""
+        return segment.sampler.timestep < self._boundary
+
+    def takes(self, segment: Segment) -> bool:
+        """Tell whether a noise expert of this denoiser takes the next step."""
+        return self.role == "both" or (self.role == "low") == self.takes_low_noise(segment)
+
+    def check(self, segment: Segment) -> None:
+        """Raise ValueError or RuntimeError if the conditions do not fit the network, before any step is taken."""
+        self.transformer.check(self._sequences(segment))
+
+    @torch.inference_mode()
+    def step(self, segments: list[Segment]) -> int:
+        """Advance every segment by one step, with all guidance branches of one noise expert in one forward pass.
+
+        If a network fails, no segment has advanced: samplers step once all velocities are there.
+
+        Returns:
+            The number of tokens in the packed batches.
+
+        Raises:
+            NotFinite: the velocity of a segment is not finite; the others have advanced.
+        """
+        low = [segment for segment in segments if self.takes_low_noise(segment)]
+        high = [segment for segment in segments if not self.takes_low_noise(segment)]
+        made: list[tuple[Segment, torch.Tensor]] = []
+        tokens = 0
+        if high:
+            tokens += self._velocities(self.transformer, high, False, made)
+        if low:
+            network = self.low_noise if self.low_noise is not None else self.transformer
+            tokens += self._velocities(network, low, True, made)
+        poisoned: list[str] = []
+        for segment, velocity in made:
+            if bool(velocity.isfinite().all()):
+                segment.latents = segment.sampler.advance(velocity, segment.latents)
+            else:
+                poisoned.append(segment.spec.id)
+        if poisoned:
+            raise NotFinite(tuple(poisoned), tokens)
+        return tokens
+
+    def _velocities(
+        self,
+        network: Network,
+        segments: list[Segment],
+        low_noise: bool,
+        made: list[tuple[Segment, torch.Tensor]],
+    ) -> int:
+        """Add the guided velocity of each segment to ``made``; return the number of tokens."""
+        run = self._runner(network, [sequence for segment in segments for sequence in self._sequences(segment)])
+        outputs = iter(run.velocities)
+        for segment in segments:
+            spec, latents, mode = segment.spec, segment.latents, segment.mode
+            # With an ending the target is longer than the latents.
+            velocities = [next(outputs)[:, : latents.shape[1]] for _ in branches(mode)]
+            weights = scales(mode, spec.guidance, spec.guidance_low, low_noise)
+            made.append((segment, combine(mode, velocities, latents, segment.sampler.sigma, weights)))
+        return run.tokens
+
+    def _sequences(self, segment: Segment) -> list[Sequence]:
+        conditions, timestep = segment.conditions, segment.sampler.timestep
+        sequences = []
+        for branch in branches(segment.mode):
+            text = conditions.positive if branch.positive else conditions.negative
+            assert text is not None
+            text = text.to(self.device)
+            sequences.append(conditions.sequence(segment.latents, timestep, text, branch.streams, segment.noise))
+        return sequences

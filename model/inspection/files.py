@@ -1,0 +1,126 @@
+"""Find a checkpoint's files and check that they are readable and real, not placeholders. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+MAX_JSON_BYTES = 64 << 20  # the indices of the largest checkpoints have a few megabytes
+MAX_MESSAGE_CHARS = 1_000
+DIFFUSERS_STEM = "diffusion_pytorch_model"
+LFS_START = b"version https://git-lfs.github.com/spec/"
+LFS_HINT = "is a Git LFS pointer, not the file itself: run git lfs pull where it was cloned, or download it again"
+
+
+class ModelError(Exception):
+    """A model cannot be used: unknown, incomplete or of another family. The message names the file or key and the
+    reason; long values are cut."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= MAX_MESSAGE_CHARS else message[: MAX_MESSAGE_CHARS - 3] + "...")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ModelError: the file is missing, a Git LFS pointer, larger than MAX_JSON_BYTES, or holds no JSON object.
+    """
+    check_is_content(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise ModelError(f"{path}: has {size} bytes, at most {MAX_JSON_BYTES} are read")
+        value = json.loads(path.read_text())
+    except RecursionError:
+        raise ModelError(f"{path}: cannot be read as JSON: it is nested too deep") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: must be a JSON object")
+    return value
+
+
+def check_is_content(path: Path) -> None:
+    """Check that a file exists and is not a Git LFS pointer.
+
+    Raises:
+        ModelError: it is missing, a broken link, not a regular file, unreadable or a Git LFS pointer.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
+            raise ModelError(f"{path}: is not a file")
+        with path.open("rb") as file:
+            start = file.read(len(LFS_START))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: {_missing(path)}") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    if start == LFS_START:
+        raise ModelError(f"{path}: {LFS_HINT}")
+
+
+def weight_files(directory: Path, stem: str = DIFFUSERS_STEM, pickle_stem: str = DIFFUSERS_STEM) -> list[Path]:
+    """Find a component's weight files: one, or those that its index names; safetensors before ``.bin``.
+
+    Raises:
+        ModelError: a file is missing, or the index has no ``weight_map``.
+    """
+    for name in (f"{stem}.safetensors", f"{pickle_stem}.bin"):
+        index = directory / f"{name}.index.json"
+        if index.exists():
+            return _indexed_files(index)
+        if (directory / name).is_file():
+            return [directory / name]
+    expected = directory / f"{stem}.safetensors"
+    raise ModelError(f"{expected}: {_missing(expected)}{_instead(directory, stem, pickle_stem)}")
+
+
+def check_directory(path: Path, why: str = "") -> None:
+    """Raise ModelError if a directory is missing; ``why`` says what needs it."""
+    if not path.is_dir():
+        link = ", it is a link to one that is not there" if path.is_symlink() else ""
+        raise ModelError(f"{path}: the directory is missing{link}{why}")
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ModelError(f"{index}: weight_map is missing")
+    outside = next((name for name in weight_map.values() if Path(name).is_absolute() or ".." in Path(name).parts), None)
+    if outside is not None:
+        raise ModelError(f"{index}: weight_map names {outside!r}, which is not in its folder")
+    paths = [index.parent / name for name in sorted(set(weight_map.values()))]
+    gone = [path for path in paths if not path.is_file()]
+    if gone:
+        raise ModelError(f"{gone[0]}: {_missing(gone[0])}; {len(gone)} of the {len(paths)} that {index.name} names")
+    return paths
+
+
+def _missing(path: Path) -> str:
+    if path.is_symlink():
+        return f"is a link to {os.readlink(path)}, which is not there: the download is incomplete"
+    return "the file is missing"
+
+
+def _instead(directory: Path, stem: str, pickle_stem: str) -> str:
+    """Describe what is there instead of the weights, if that can be told."""
+    names = sorted(path.name for path in directory.glob("*")) if directory.is_dir() else []
+    stems = "|".join(map(re.escape, dict.fromkeys((stem, pickle_stem))))
+    kinds = "safetensors|bin"
+    variant = re.compile(rf"(?:{stems})\.(?:(?:{kinds})\.index\.)?(\w+)(?:-\d+-of-\d+)?\.(?:{kinds}|json)")
+    for name in names:
+        if (match := variant.fullmatch(name)) and match[1] != "index":
+            return (
+                f"; only the variant {match[1]} is there ({name}), of which diffusers loads nothing unasked: name its "
+                f"files as those without {match[1]} are, or download those"
+            )
+    if shards := [name for name in names if re.fullmatch(rf"(?:{stems})-\d+-of-\d+\.(?:safetensors|bin)", name)]:
+        return f"; {shards[0]} is a part of several, whose index {stem}.safetensors.index.json is missing"
+    if any(name.endswith(".gguf") for name in names):
+        return "; GGUF files are not served"
+    return ""

@@ -1,0 +1,1 @@
+"""Transformers: the protocol, blocks, experts, packed sequences, and what ranks exchange."""

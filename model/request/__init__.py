@@ -1,0 +1,1 @@
+"""Requests: tasks, sizes, limits, segments. Needs no torch."""

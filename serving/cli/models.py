@@ -1,0 +1,151 @@
+"""`zoetrope models`: the models of a service, or the presets and what a clip costs on each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.families import BUNDLED, all_presets
+from zoetrope.model.families.family import Preset
+from zoetrope.model.request.sizes import RATIOS, size_of
+from zoetrope.model.request.tasks import MAX_DURATION_SECONDS
+from zoetrope.serving.cli.connection import OptionalConnection, connect
+from zoetrope.serving.cli.console import stdout
+from zoetrope.serving.cli.errors import bad_input
+from zoetrope.serving.cli.options import ListingOptions, add_commands, option
+
+if TYPE_CHECKING:
+    from zoetrope.serving.cli.listing import Listing
+
+GIB = 2**30
+
+
+def models(
+    connection: OptionalConnection,
+    output: ListingOptions,
+    presets: Annotated[bool, typer.Option("--presets", help="List all presets and what a clip costs on each.")] = False,
+    size: Annotated[str | None, option("SIZE", "Size of that clip: 480p, 720p, 1080p or WIDTHxHEIGHT.", "720p")] = None,
+    ratio: Annotated[str | None, option("RATIO", "Aspect ratio of that clip.", RATIOS[0])] = None,
+    duration: Annotated[float | None, option("SECONDS", "Length of that clip.", "5")] = None,
+    ranks: Annotated[int | None, option("N", "GPUs of the engine that makes it.", "1", min=1)] = None,
+) -> None:
+    """List the models of a service, or the presets, and their limits."""
+    from zoetrope.serving.cli.listing import show
+    from zoetrope.serving.cli.tables import models_listing
+
+    if presets:
+        clip = (size or "720p", ratio or RATIOS[0], 5.0 if duration is None else duration, ranks or 1)
+        listing, note = presets_listing(*clip)
+        show(listing, output)
+        if not (output.json or output.quiet):
+            stdout().print(note)
+        return
+    for field, value in (("size", size), ("ratio", ratio), ("duration", duration), ("ranks", ranks)):
+        if value is not None:
+            raise bad_input(field, "can only be given together with --presets")
+    service = connection.resolved()
+    if service is None:
+        show(models_listing([find_model(name) for name in BUNDLED]), output)
+    else:
+        with connect(service) as client:
+            show(models_listing(client.models()), output)
+
+
+def register(app: typer.Typer, section: str) -> None:
+    add_commands(app, section, models)
+
+
+def presets_listing(size: str, ratio: str, duration: float, ranks: int) -> tuple[Listing, str]:
+    """Return every preset with what a clip costs on it, and a line that explains the columns.
+
+    Raises:
+        CliError: no clip can have that size, ratio or duration.
+    """
+    from zoetrope.serving.cli.listing import Listing
+
+    width, height = clip_size(size, ratio)
+    check_duration(duration)
+    items = [_costs(preset, width, height, duration, ranks) for preset in all_presets().values()]
+    listing = Listing(
+        ("preset", "parameters", "active", "autoencoder", "frames", "tokens", "PFLOP", "weights", "activations"),
+        rows=[_row(item) for item in items],
+        items=items,
+        names=list(all_presets()),
+        wraps=("weights",),
+        optional=("autoencoder", "frames"),
+    )
+    note = (
+        f"{width}x{height}, {duration:g} s at each preset's frame rate, {ranks} GPU{'s' if ranks > 1 else ''}. "
+        "PFLOP of a step with all guidance branches. Weights in bfloat16, exact; activations in GiB a rank, estimated "
+        "from shapes."
+    )
+    return listing, note
+
+
+def _costs(preset: Preset, width: int, height: int, duration: float, ranks: int) -> dict[str, Any]:
+    """Return what is known of a clip on a preset, or ``problem``, why there can be none."""
+    from zoetrope.model.network.costs import clip_cost, count_parameters
+
+    count = count_parameters(preset.config)
+    fields = {
+        "name": preset.name,
+        "transformers": preset.transformers,
+        "parameters": count.total,
+        "active_parameters": count.active,
+        "autoencoder": preset.vae.name,
+    }
+    try:
+        cost = clip_cost(preset, width, height, duration, ranks)
+    except ValueError as error:
+        return {**fields, "problem": str(error)}
+    return {
+        **fields,
+        "frames": cost.frames,
+        "tokens": cost.tokens,
+        "step_flops": cost.step_flops,
+        "weight_bytes": cost.memory.weights,
+        "activation_bytes": cost.memory.activations,
+    }
+
+
+def _row(item: dict[str, Any]) -> tuple[str, ...]:
+    times = f"{item['transformers']} x " if item["transformers"] > 1 else ""
+    parameters = (times + _count(item["parameters"]), _count(item["active_parameters"]))
+    head = (item["name"], *parameters, item["autoencoder"])
+    if "problem" in item:
+        return (*head, "", "", "", escape(item["problem"]), "")
+    return (
+        *head,
+        str(item["frames"]),
+        f"{item['tokens']:,}",
+        f"{item['step_flops'] / 1e15:.3g}",
+        f"{item['weight_bytes'] / GIB:.1f} GiB",
+        f"{item['activation_bytes'] / GIB:.1f} GiB",
+    )
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e8 else f"{parameters / 1e6:.2f} M"
+
+
+def clip_size(size: str, ratio: str) -> tuple[int, int]:
+    """Parse ``--size`` and ``--ratio`` into a width and height in pixels.
+
+    Raises:
+        CliError: no clip can have them.
+    """
+    if ratio not in RATIOS:
+        raise bad_input("ratio", f"{ratio!r} is not one of {', '.join(RATIOS)}")
+    try:
+        return size_of(size, ratio)
+    except ValueError as error:
+        raise bad_input("size", str(error)) from None
+
+
+def check_duration(duration: float) -> None:
+    """Check ``--duration``, in seconds. Raises CliError if no clip can have it."""
+    if not 0 < duration <= MAX_DURATION_SECONDS:
+        raise bad_input("duration", f"{duration} must be above 0 and at most {MAX_DURATION_SECONDS:g}")

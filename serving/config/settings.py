@@ -1,0 +1,175 @@
+"""Settings of a service, from the command line or ZOETROPE_* variables; passed to every process as JSON."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from zoetrope.serving.config.lists import CommaList
+
+DAY = 86_400.0
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
+
+
+def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not MODEL_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} must be up to 128 letters, digits and . _ / : -, such as acme/video-1")
+    return names
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        parts = urlsplit(origin)
+        if origin != "*" and (parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"):
+            raise ValueError(f"{origin!r} must be *, or a scheme and a host, such as https://app.example.com")
+    return origins
+
+
+class Settings(BaseSettings):
+    """One service on one data directory."""
+
+    model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore")
+
+    model: str = Field(default="nano", description="Preset or checkpoint folder.")
+    family: str = Field(default="", description="Preset that the model's folder holds, if its files do not say.")
+    served_model_name: Annotated[CommaList, AfterValidator(_check_names)] = Field(
+        default=(), description="Names beside its own by which requests may call the model: sora-2,acme/video-1."
+    )
+    engines: int = Field(default=1, ge=1, description="Engines, each a gang of ranks with the whole model.")
+    ranks: int = Field(default=1, ge=1, description="Ranks of an engine, one GPU each.")
+    cfg_groups: int = Field(
+        default=1, ge=1, le=2, description="2: half of an engine's ranks compute each guidance branch."
+    )
+    noise_experts: Literal["together", "apart"] = Field(
+        default="together", description="apart: engines of their own for the two networks of a Wan2.2 A14B."
+    )
+    data_dir: Path = Field(
+        default=Path("~/.local/share/zoetrope"), description="Folder for everything that must last, and for logs."
+    )
+    database: str = Field(default="", description="postgresql://...; empty: a SQLite file in the data folder.")
+    artifact_store: str = Field(default="", description="s3://BUCKET/PREFIX; empty: a folder in the data folder.")
+
+    grpc: str = Field(default="127.0.0.1:50051", description="gRPC address; port 0 takes a free one.")
+    http: str = Field(default="127.0.0.1:8080", description="HTTP address; port 0 takes a free one.")
+    gateways: int = Field(default=1, ge=1, le=16, description="Gateway processes; all but the first take free ports.")
+    public_url: str = Field(
+        default="", description="Base URL at which clients reach the HTTP side; empty: its own address."
+    )
+    allow_origins: Annotated[CommaList, AfterValidator(_check_origins)] = Field(
+        default=(),
+        description="Origins whose web pages may call the HTTP APIs (CORS): https://app.example.com; *: all.",
+    )
+    tls_cert: Path | None = Field(default=None, description="Certificate chain, PEM.")
+    tls_key: Path | None = Field(default=None, description="Private key of the certificate, PEM.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="Certificate authority of the certificates that clients must show, PEM."
+    )
+    keys: Literal["auto", "required"] = Field(
+        default="auto",
+        description="auto: require API keys once one exists, or if others can connect; required: always.",
+    )
+
+    lease_seconds: float = Field(
+        default=10.0, gt=0, description="Seconds until a job can be claimed again after its router stopped renewing."
+    )
+    max_running: int = Field(default=8, ge=1, description="Jobs that a router runs at a time.")
+    max_attempts: int = Field(default=5, ge=1, description="Claims in a row without progress after which a job fails.")
+    max_queued: int = Field(
+        default=2_000,
+        ge=1,
+        description="Queued jobs beyond which new ones are refused; a tenant gets half of what others leave free.",
+    )
+    step_tokens: int = Field(default=100_000, ge=1, description="Tokens that an engine takes in one step, at most.")
+    snapshot_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds between snapshots, or longer where they would cost over 1 % of the time.",
+    )
+    snapshot_steps: int | None = Field(default=None, ge=1, description="Steps between snapshots, whatever they cost.")
+    hang_seconds: float = Field(default=30.0, gt=0, description="Least seconds after which a step counts as hung.")
+    silent_seconds: float = Field(
+        default=30.0, ge=3, description="Seconds without a sign of life after which a process is replaced."
+    )
+    compile: bool = Field(
+        default=False, description="Use torch.compile for the steps that it makes faster, as measured."
+    )
+    kernels: str = Field(
+        default="", description="Kernels to use, such as attention=triton; see zoetrope.kernels.select.backends."
+    )
+    threads: int = Field(
+        default=0, ge=0, description="Threads of each process that computes on the CPU; 0: as many as suit the model."
+    )
+    preview_steps: int = Field(default=5, ge=0, description="Steps between previews of a running job; 0: no previews.")
+
+    retention_seconds: float = Field(
+        default=DAY, gt=0, description="Seconds that a job and its files are kept after its end."
+    )
+    max_retention_seconds: float = Field(
+        default=7 * DAY, gt=0, description="Longest retention that a request may ask for, in seconds."
+    )
+    media_retention_seconds: float = Field(
+        default=DAY, gt=0, description="Seconds that uploads are kept after their last use."
+    )
+    max_upload_bytes: int = Field(
+        default=100_000_000, ge=1, le=100_000_000, description="Size of the largest upload, in bytes."
+    )
+    max_media_bytes: int = Field(default=20_000_000_000, ge=1, description="Bytes of all media that a tenant may keep.")
+    max_result_bytes: int = Field(
+        default=100_000_000_000,
+        ge=1,
+        description="Bytes of results that a tenant may keep; beyond that its new jobs are refused.",
+    )
+    unsafe_media: bool = Field(
+        default=False, description="Decode media even if the processes that do it cannot be confined."
+    )
+    allow_networks: CommaList = Field(
+        default=(),
+        description="Private networks that media may be fetched from and webhooks sent to: 10.0.0.0/8,127.0.0.1.",
+    )
+    blocked_words: Path | None = Field(default=None, description="File of words, one a line, that refuse a prompt.")
+    prompt_check_url: str = Field(default="", description="Hook that is asked about every prompt.")
+    prompt_expansion_url: str = Field(default="", description="Hook that rewrites the prompts of jobs that ask for it.")
+    output_check_url: str = Field(default="", description="Hook that is asked about every finished video.")
+
+    @property
+    def directory(self) -> Path:
+        return self.data_dir.expanduser().resolve()
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.database_file}"
+
+    @property
+    def database_file(self) -> Path:
+        """Of a service that has no other database."""
+        return self.directory / "jobs.db"
+
+    @property
+    def own_database(self) -> bool:
+        """Nobody else works on it: it lies in the data directory, which one service has locked."""
+        return not self.database
+
+    @property
+    def artifacts_url(self) -> str:
+        return self.artifact_store or str(self.directory / "artifacts")
+
+    @property
+    def scratch(self) -> Path:
+        """Files in the making; emptied when a service starts."""
+        return self.directory / "scratch"
+
+    @property
+    def logs(self) -> Path:
+        """Of what runs in Ray, bounded and without prompts."""
+        return self.directory / "logs"
+
+    @property
+    def snapshots(self) -> Path:
+        """Of segments in the making; the store adds a folder of its own."""
+        return self.directory

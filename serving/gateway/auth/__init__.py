@@ -1,0 +1,1 @@
+"""Identify callers by their API keys."""

@@ -1,0 +1,1 @@
+"""What every API of the gateway works with: jobs, media and files of an authenticated caller."""

@@ -1,0 +1,1 @@
+"""The form that every error takes before an API renders it."""

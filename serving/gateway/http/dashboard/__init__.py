@@ -1,0 +1,1 @@
+"""The dashboard: one page, and the endpoints that it reads."""

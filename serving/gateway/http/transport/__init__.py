@@ -1,0 +1,1 @@
+"""Bound HTTP connections and the bodies that come over them."""

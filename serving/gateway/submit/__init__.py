@@ -1,0 +1,1 @@
+"""Turn a request of any API into a job."""

@@ -1,0 +1,257 @@
+"""The one way in: every API turns its request into one call of `Submitter.submit`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.schema_errors import short
+from zoetrope.model.request.sizes import size_name
+from zoetrope.model.request.tasks import (
+    MAX_DRAWN_SEED,
+    RANDOM_SEED,
+    InvalidRequest,
+    ModelCard,
+    VideoRequest,
+    VideoSpec,
+    Violation,
+    parse_request,
+)
+from zoetrope.model.runtime.errors import Picklable
+from zoetrope.serving.api.names import JOB_ID, new_id
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.gateway.auth.authenticator import Principal
+from zoetrope.serving.gateway.submit.media import ClientMedia, Prepared
+from zoetrope.serving.gateway.submit.media_refs import put_media, take_media
+from zoetrope.serving.gateway.submit.options import Options, check_options
+from zoetrope.serving.gateway.submit.webhook_check import WebhookCheck
+from zoetrope.serving.jobs.job import Job, NewJob, QueueLimits
+from zoetrope.serving.jobs.store import JobStore
+from zoetrope.serving.outbound import Guard
+from zoetrope.serving.outbound.hooks import Moderation, verdict
+
+MAX_REQUEST_ID_CHARS = 128
+MAX_BATCH = 100
+COUNTED_OPTIONS = ("labels", "priority", "deadline_at", "retention_seconds", "webhook", "expand_prompt")
+NO_OPTIONS = Options()
+# Of all models, once: stored fingerprints of requests with this size, or with none, lack it.
+OLD_DEFAULT_SIZE = "480p"
+# Stands in for a task that is missing, so that the other fields are checked too.
+ANY_TASK = {"kind": "text_to_video", "prompt": "any"}
+
+
+class UnknownModel(Picklable):
+    """The request names a model that is not served, or not to this key."""
+
+    def __init__(self, name: str, served: Sequence[str]) -> None:
+        self.violation = Violation("model", f"{short(name)} is not served here; served: {', '.join(served)}")
+        super().__init__(f"model: {self.violation.description}")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One request as an API hands it over.
+
+    Attributes:
+        data: the fields of a zoetrope.model.request.tasks.VideoRequest. ``task`` may be missing, which is a violation;
+            its media are media/ID, operations/ID, http, https or data URLs.
+        request_id: "" for none.
+        found: what the API knows to be wrong with fields that it left out of ``data``.
+        warnings: what the job is to say of fields that change nothing here; they follow those of the model.
+    """
+
+    data: Mapping[str, Any]
+    options: Options = field(default_factory=Options)
+    request_id: str = ""
+    found: Sequence[Violation] = ()
+    warnings: Sequence[str] = ()
+
+
+class Submitter:
+    """Checks requests against the served model and stores them as jobs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        card: ModelCard,
+        store: JobStore,
+        client_media: ClientMedia,
+        moderation: Moderation,
+        guard: Guard,
+    ) -> None:
+        self._settings = settings
+        self._card = card
+        self._store = store
+        self._client_media = client_media
+        self._moderation = moderation
+        self._webhooks = WebhookCheck(guard)
+
+    async def submit(self, order: Submission, who: Principal) -> Job:
+        """Store a job, or find the one that an earlier call with this request id stored.
+
+        Raises:
+            InvalidRequest: with every field at fault.
+            UnknownModel, MediaNotFound: what the request names is not there.
+            RequestConflict: the request id was used for another request.
+            QueueFull, QuotaExceeded: too many jobs.
+            PromptRefused: by moderation.
+            StoreError, ArtifactError: the job or its media cannot be stored.
+        """
+        return await self._store.acreate(await self._prepare(order, who), self._limits(who))
+
+    async def submit_all(self, orders: Sequence[Submission], who: Principal) -> list[Job]:
+        """Store all or none; errors as of `submit`, their fields as ``requests.N.field``."""
+        check_batch(len(orders))
+        jobs: list[NewJob] = []
+        bad: list[Violation] = []
+        for i, order in enumerate(orders):
+            try:
+                jobs.append(await self._prepare(order, who))
+            except InvalidRequest as error:
+                bad += [replace(v, field=f"requests.{i}.{v.field}") for v in error.violations]
+        if bad:
+            raise InvalidRequest(*bad)
+        return await self._store.acreate_batch(jobs, self._limits(who))
+
+    async def _prepare(self, order: Submission, who: Principal) -> NewJob:
+        options = order.options
+        bad = [*order.found, *check_options(options, who, self._settings)]
+        if options.webhook is not None and not bad and (problem := await self._webhooks.problem(options.webhook.url)):
+            bad.append(Violation("webhook.url", problem))
+        if len(order.request_id) > MAX_REQUEST_ID_CHARS:
+            description = f"has {len(order.request_id)} characters, at most {MAX_REQUEST_ID_CHARS} are allowed"
+            bad.append(Violation("request_id", description))
+        data = dict(order.data)
+        if data.get("task") is None:
+            bad.append(Violation("task", f"is not set; {self._card.name} serves {', '.join(self._card.tasks)}"))
+            data["task"] = ANY_TASK
+        named = take_media(data)
+        try:
+            request = parse_request(named.data)
+        except InvalidRequest as error:
+            raise InvalidRequest(*bad, *error.violations) from None
+        self._check_model(request.model, who)
+        if bad:
+            if not named.media:  # all at once, where nothing has to be fetched for it
+                bad += self._problems(request)
+            raise InvalidRequest(*bad)
+        prepared = await self._client_media.prepare(named.media, named.fields, who.owner)
+        digests = {placeholder: item.digest for placeholder, item in prepared.items()}
+        print_of_request = fingerprint(request, self._card, digests, options)
+        spec = self._resolve(request, prepared, named.fields)
+        prompt, verdicts = await self._review(request, options.expand_prompt)
+        values = put_media(spec.to_dict(), {placeholder: item.id for placeholder, item in prepared.items()})
+        values["task"]["prompt"] = prompt
+        retention = options.retention_seconds
+        return NewJob(
+            id=new_id(JOB_ID),
+            owner=who.owner,
+            key_id=who.key_id,
+            model=self._card.name,
+            spec=values,
+            steps=spec.steps * len(spec.spans),
+            seconds=spec.frames / spec.fps,
+            request_id=order.request_id or None,
+            fingerprint=print_of_request,
+            labels=dict(options.labels),
+            priority=options.priority,
+            deadline_at=options.deadline_at,
+            retention_seconds=self._settings.retention_seconds if retention is None else retention,
+            origin=self._origin(options, request.model),
+            webhook=options.webhook,
+            verdicts=verdicts,
+            media=tuple(sorted({item.id for item in prepared.values()})),
+            traceparent=options.traceparent,
+            warnings=(*spec.warnings, *order.warnings),
+        )
+
+    async def _review(self, request: VideoRequest, expand: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
+        """Return the prompt to use and the verdicts on it. An expanded prompt is checked too; a model's own negative
+        prompt is not, for nobody could change it."""
+        given, negative = request.task.prompt, request.task.negative_prompt or ""
+        verdicts = await self._moderation.check_prompt(given, negative)
+        if not expand:
+            return given, tuple(verdicts)
+        prompt = await self._moderation.expand(given)
+        if prompt != given:
+            verdicts = await self._moderation.check_prompt(prompt, negative)
+            verdicts.append(verdict("expansion", "changed"))
+        return prompt, tuple(verdicts)
+
+    def _resolve(self, request: VideoRequest, prepared: Mapping[str, Prepared], fields: Mapping[str, str]) -> VideoSpec:
+        infos = {fields[placeholder]: item.info for placeholder, item in prepared.items() if item.info is not None}
+        return resolve(request, self._card, random.randint(0, MAX_DRAWN_SEED), infos)
+
+    def _problems(self, request: VideoRequest) -> tuple[Violation, ...]:
+        try:
+            self._resolve(request, {}, {})
+        except InvalidRequest as error:
+            return tuple(error.violations)
+        return ()
+
+    def _origin(self, options: Options, asked_model: str) -> dict[str, Any]:
+        asked = {"model": asked_model} if asked_model not in ("", self._card.name) else {}
+        return {**asked, **options.origin}
+
+    def _check_model(self, name: str, who: Principal) -> None:
+        allowed, served = who.limits.models, served_names(self._settings, self._card)
+        if name and name not in served:
+            raise UnknownModel(name, served)
+        if allowed is not None and not set(served) & set(allowed):
+            raise UnknownModel(name or self._card.name, allowed)
+
+    def _limits(self, who: Principal) -> QueueLimits:
+        limits = who.limits
+        most = self._settings.max_result_bytes if limits.result_bytes is None else limits.result_bytes
+        return QueueLimits(self._settings.max_queued, limits.concurrent_jobs, limits.queued_seconds, most)
+
+
+def served_names(settings: Settings, card: ModelCard) -> tuple[str, ...]:
+    """Return the names by which requests may call the served model, its own first."""
+    return (card.name, *(name for name in settings.served_model_name if name != card.name))
+
+
+def check_batch(count: int) -> None:
+    """
+    Raises:
+        InvalidRequest: so many orders cannot be given at once.
+    """
+    if not 1 <= count <= MAX_BATCH:
+        raise InvalidRequest(Violation("requests", f"has {count} entries, give 1 to {MAX_BATCH}"))
+
+
+def fingerprint(
+    request: VideoRequest, card: ModelCard, media: Mapping[str, str], options: Options | None = None
+) -> str:
+    """Hash what was asked for (SHA-256). Defaults are left out, so that a field added later changes no stored one.
+
+    Args:
+        media: placeholder -> what stands for it, see `Prepared.digest`.
+        options: all of them count but for what tells of the call itself, its API and its trace.
+    """
+    asked = request.model_dump(exclude_defaults=True)
+    asked |= {"model": card.name, "kind": request.task.kind}
+    if request.size is not None:
+        asked["size"] = size_name(request.size)
+        if asked["size"] == OLD_DEFAULT_SIZE:
+            del asked["size"]
+    if request.seed == RANDOM_SEED:
+        del asked["seed"]
+    if not request.task.negative_prompt and not card.default_negative_prompt:
+        asked["task"].pop("negative_prompt", None)  # there is none to switch off
+    given = {} if options is None else {name: getattr(options, name) for name in COUNTED_OPTIONS}
+    given = {name: value for name, value in given.items() if value != getattr(NO_OPTIONS, name)}
+    if options is not None and options.deadline_seconds is not None:
+        given["deadline_seconds"] = options.deadline_seconds
+        given.pop("deadline_at", None)
+    if given:
+        webhook = given.get("webhook")
+        asked["options"] = given if webhook is None else {**given, "webhook": asdict(webhook)}
+    if media:
+        asked["media"] = dict(media)
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Follow jobs for callers that wait."""

@@ -1,0 +1,96 @@
+"""Tell which engines are alive, and whether this gateway is about to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+from zoetrope.serving.gateway.watch.batched_reads import BatchedReads
+from zoetrope.serving.jobs.job import EngineRow
+from zoetrope.serving.jobs.store import JobStore
+
+ENGINE_SECONDS = 5.0  # after which an engine that was not seen counts as gone
+OUT_SECONDS = 3_600.0
+T = TypeVar("T")
+
+
+class Liveness:
+    """Shared by all services of one gateway."""
+
+    def __init__(self, store: JobStore, model: str) -> None:
+        self.model = model
+        self._store = store
+        self._stopping = asyncio.Event()
+        self._probes = ThreadPoolExecutor(1, thread_name_prefix="probes")  # never behind what others wait for
+        self._seen: BatchedReads[None, list[EngineRow]] = BatchedReads(self._read_all, self._probes)
+
+    def engines(self) -> list[EngineRow]:
+        """Return the engines of the served model that are ready and were seen lately."""
+        return [engine for engine in self._of_model(ENGINE_SECONDS) if engine.state == "ready"]
+
+    def all_engines(self) -> list[EngineRow]:
+        """Return all that were seen lately, and those ("out") that failed too often in a row and were taken out within
+        the last hour."""
+        lately = {engine.id: engine for engine in self._of_model(ENGINE_SECONDS)}
+        out = {engine.id: engine for engine in self._of_model(OUT_SECONDS) if engine.state == "out"}
+        return list((lately | out).values())
+
+    async def seen(self) -> list[EngineRow]:
+        """Return `all_engines`, read once for all who ask at the same time."""
+        return await self._seen.get(None)
+
+    def _read_all(self, asked: Sequence[None]) -> list[list[EngineRow]]:
+        return [self.all_engines()] * len(asked)
+
+    def _of_model(self, seconds: float) -> list[EngineRow]:
+        return [engine for engine in self._store.engines(seconds) if engine.model == self.model]
+
+    def stop(self) -> None:
+        """Make streams and waits end, so that their clients turn to the next gateway."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the gateway is about to stop."""
+        return self._stopping.is_set()
+
+    async def stopping_within(self, seconds: float) -> bool:
+        """Sleep for that long, or until the gateway is about to stop; return whether it is."""
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def until_stopping(
+        self, items: AsyncIterator[T], end: float | None = None, over: asyncio.Event | None = None
+    ) -> AsyncIterator[T]:
+        """Yield the items until the gateway stops, ``over`` is set, or ``end`` on the monotonic clock."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stopping, over) if event is not None]
+        try:
+            while True:
+                item = asyncio.ensure_future(anext(items))
+                left = None if end is None else max(0.0, end - time.monotonic())
+                try:
+                    await asyncio.wait((item, *waits), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not item.done():
+                        item.cancel()
+                        with suppress(asyncio.CancelledError, StopAsyncIteration):
+                            await item
+                if item.cancelled():
+                    return
+                try:
+                    yield item.result()
+                except StopAsyncIteration:
+                    return
+        finally:
+            for wait in waits:
+                wait.cancel()
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()

@@ -1,0 +1,1 @@
+"""Decode untrusted files in confined processes."""

@@ -1,0 +1,1 @@
+"""Run Ray and the Serve application."""

@@ -1,0 +1,48 @@
+"""The log of everything that runs in Ray: ``logs/cluster.log`` in the data directory."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from types import TracebackType
+
+from zoetrope.serving.config.logs import describe
+
+LOG_BYTES = 8 << 20  # size at which a new file is started; one old file is kept
+VARIABLE = "ZOETROPE_CLUSTER_LOG"
+
+
+class _Format(logging.Formatter):
+    """Formats exceptions without messages that could contain a prompt."""
+
+    def formatException(  # noqa: N802
+        self, info: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+    ) -> str:
+        return describe(info[1]) if info[1] is not None else ""
+
+
+def set_up() -> None:
+    """Send this process's log to the file named by ZOETROPE_CLUSTER_LOG."""
+    path = os.environ[VARIABLE]
+    handler = WatchedFileHandler(path, delay=True)  # many processes append; follows a rename
+    handler.setFormatter(_Format("%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"))
+    logger = logging.getLogger("zoetrope")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def log_path(logs: Path) -> Path:
+    """Return the path of the log."""
+    return logs / "cluster.log"
+
+
+def rotate(logs: Path) -> None:
+    """Start a new file if the log is larger than LOG_BYTES."""
+    path = log_path(logs)
+    with suppress(OSError):
+        if path.stat().st_size > LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))

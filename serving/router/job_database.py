@@ -1,0 +1,113 @@
+"""The job database as the router uses it: in threads, so that a database that does not answer delays no engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.jobs.db.errors import StoreError
+from zoetrope.serving.jobs.job import Job, Need, Preview, Result, State
+from zoetrope.serving.jobs.open import open_stores
+
+T = TypeVar("T")
+SPARE_THREADS = 8  # in addition to one for each job, whose end may be waiting to be written
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ends: the arguments of `JobStore.finish`."""
+
+    state: State
+    result: Result | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    verdict: dict[str, str] | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """Return the keys of the files that were stored for it."""
+        found = (self.result.video, self.result.latents) if self.result is not None else ()
+        return [file.key for file in found if file is not None]
+
+
+class RouterDatabase:
+    """The job database without blocking the event loop. Every method may raise StoreError.
+
+    Leases are renewed over a connection of their own, because one connection executes in order, and a claim or an end
+    may wait there, for a lock of a frozen process, longer than a lease lasts.
+    """
+
+    def __init__(self, settings: Settings, me: str, model: str) -> None:
+        """
+        Args:
+            me: the owner of the leases. model: jobs of this model are claimed.
+
+        Raises:
+            StoreError: the database cannot be opened.
+        """
+        self._settings = settings
+        self._me = me
+        self._model = model
+        self._stores = open_stores(settings.database_url)
+        try:
+            self._renewals = open_stores(settings.database_url)
+        except StoreError:
+            self._stores.close()
+            raise
+        self.media = self._stores.media
+        self.jobs = self._stores.jobs
+        self._threads = ThreadPoolExecutor(settings.max_running + SPARE_THREADS, thread_name_prefix="books")
+        self._renewing = ThreadPoolExecutor(1, thread_name_prefix="renewals")
+        self._unheard = False  # a claim was not answered
+
+    async def claim(self, limit: int, in_hand: Sequence[str]) -> list[Job]:
+        """Claim up to ``limit`` jobs in addition to those ``in_hand``. If the answer of an earlier claim was lost, its
+        jobs are released first."""
+
+        def claim() -> list[Job]:
+            jobs, settings = self.jobs, self._settings
+            if self._unheard:
+                jobs.release_unheard(self._me, in_hand)
+            self._unheard = True
+            found = jobs.claim(self._me, limit, settings.lease_seconds, settings.max_attempts, (self._model,), in_hand)
+            self._unheard = False
+            return found
+
+        return await self.run(claim)
+
+    async def renew(self, leases: Sequence[tuple[str, int]]) -> dict[str, Need]:
+        """See `JobStore.heartbeat`."""
+        renew, seconds = self._renewals.jobs.heartbeat, self._settings.lease_seconds
+        return await _in(self._renewing, lambda: renew(self._me, leases, seconds))
+
+    async def release(self, leases: Sequence[tuple[str, int]]) -> int:
+        """See `JobStore.release`."""
+        return await self.run(lambda: self.jobs.release(self._me, leases))
+
+    async def end(self, job: Job, ending: Ending) -> bool:
+        """See `JobStore.finish`."""
+        fields: dict[str, Any] = {name: value for name, value in vars(ending).items() if name != "state"}
+        return await self.run(lambda: self.jobs.finish(job.id, job.lease_epoch, ending.state, **fields))
+
+    async def put_preview(self, job: Job, preview: Preview) -> tuple[bool, Preview | None]:
+        """See `JobStore.put_preview`."""
+        return await self.run(lambda: self.jobs.put_preview(job.id, job.lease_epoch, preview))
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run any call of `jobs`."""
+        return await _in(self._threads, call)
+
+    async def close(self) -> None:
+        """Close once the calls in progress have ended; later calls raise StoreError."""
+        await asyncio.to_thread(self._stores.close)
+        await asyncio.to_thread(self._renewals.close)
+        for threads in (self._threads, self._renewing):
+            threads.shutdown(wait=False)
+
+
+async def _in(threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(threads, call)

@@ -1,0 +1,237 @@
+"""The router's state: active segments, the engines that hold them, and the cost of a step. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoetrope.cluster.protocol.messages import Admit, Broken, Owner, Report, StepPlan
+from zoetrope.model.request.tasks import Role, SegmentSpec
+from zoetrope.serving.router.scheduler import Candidate, decide
+
+MAX_CRASHES = 3  # of engines with a segment alone in the step, after which it counts as the cause
+PATIENCE = 5.0  # times its predicted duration, after which a step's engine counts as lost
+
+
+@dataclass
+class Active:
+    """A segment between its conditions and its last step.
+
+    Attributes:
+        owner: by which its snapshots are found. needs: the noise expert of its next step, if they are apart.
+        engine: that holds it; None while it waits. step: taken there; None until that is known.
+        furthest: the most steps ever taken. redone: how many steps were repeated.
+        cohort: of the suspects with which it is tried, 0 for none. losses: of gangs whose process died or hung while it
+            was in the step; alone: those with nothing else in it. All count until it is past step ``broke_at``.
+    """
+
+    spec: SegmentSpec
+    order: tuple[float | str, ...]
+    tokens: int
+    conditions: Any
+    owner: Owner | None = None
+    needs: Role = "high"
+    engine: str | None = None
+    step: int | None = 0
+    furthest: int = 0
+    redone: int = 0
+    cohort: int = 0
+    broke_at: int = 0
+    losses: int = 0
+    alone: int = 0
+
+
+@dataclass
+class EngineView:
+    """An engine as of its last report, and when it will be given up without another one."""
+
+    model: str
+    gang_epoch: int
+    seen_at: float
+    due: float
+    role: Role = "both"
+    seconds_per_token: float | None = None
+
+
+@dataclass(frozen=True)
+class News:
+    """The news of a report: ids of segments that progressed, finished (with a reference to the latents) or failed, and
+    of those whose conditions are gone."""
+
+    progressed: tuple[str, ...]
+    finished: tuple[tuple[str, Any], ...]
+    failed: tuple[tuple[str, str], ...]
+    lost: tuple[str, ...] = ()
+
+
+@dataclass
+class RouterState:
+    """Segments and engines. Times are seconds of one monotonic clock, passed in.
+
+    Attributes:
+        engine_timeout: how long an engine may be silent in addition to its steps.
+        preview_steps: steps between two previews of a segment; 0: none.
+    """
+
+    step_tokens: int
+    engine_timeout: float
+    preview_steps: int = 0
+    active: dict[str, Active] = field(default_factory=dict)
+    engines: dict[str, EngineView] = field(default_factory=dict)
+    _cohorts: int = 0
+
+    def add(self, segment: Active) -> None:
+        self.active[segment.spec.id] = segment
+
+    def remove(self, segment_id: str) -> None:
+        """Remove a segment; the next plan of an engine that still holds it says to drop it."""
+        self.active.pop(segment_id, None)
+
+    def apply(self, report: Report, now: float) -> News:
+        """Apply an engine's report. Segments that it should hold but does not are waiting again; the next engine
+        resumes them from their snapshots."""
+        view = self.engines.setdefault(report.engine, EngineView(report.model, report.gang_epoch, now, now))
+        view.gang_epoch, view.seen_at = report.gang_epoch, now
+        view.role = report.role
+        if report.step_tokens:
+            cost = report.step_seconds / report.step_tokens
+            old = view.seconds_per_token
+            view.seconds_per_token = cost if old is None else 0.7 * old + 0.3 * cost
+        view.due = now + self.engine_timeout
+        starting: tuple[str, ...] = ()
+        if report.running is not None:
+            starting = report.running.admitted
+            view.due += PATIENCE * report.running.tokens * (view.seconds_per_token or 0.0)
+        mine = {i for i, s in self.active.items() if s.engine == report.engine}
+        held = {h.id: h.step for h in report.held if h.id in mine}
+        finished = tuple((f.id, f.latents) for f in report.finished if f.id in mine)
+        failed = [(f.id, f.reason) for f in report.failed if f.id in mine and not f.lost]
+        lost = tuple(f.id for f in report.failed if f.id in mine and f.lost)
+        if report.broken is not None:
+            failed += self._suspect(report.broken, mine)
+        progressed = [segment_id for segment_id, step in held.items() if self._moved(self.active[segment_id], step)]
+        for segment_id in mine.intersection(report.handed_over):
+            self.active[segment_id].needs = "low" if report.role == "high" else "high"
+        ended = {*(i for i, _ in (*finished, *failed)), *lost}
+        for segment_id in ended:
+            del self.active[segment_id]
+        for segment_id in mine - held.keys() - ended - {*starting}:
+            self._requeue(segment_id)
+        if report.state in ("draining", "out"):
+            del self.engines[report.engine]
+        return News(tuple(progressed), finished, tuple(failed), lost)
+
+    def plan(self, report: Report) -> StepPlan:
+        """Return the next plan for the engine that sent ``report``, after `apply`; an empty one if it is not ready.
+
+        While a plan is running, the next one excludes the segments that end with it, and nothing is planned that
+        depends on whether it breaks.
+        """
+        view = self.engines.get(report.engine)
+        if view is None or report.state != "ready":
+            return StepPlan()
+        ahead = report.running is not None
+        ids = [h.id for h in report.held] + [*(report.running.admitted if report.running is not None else ())]
+        mine = [i for i in ids if self._holds(report.engine, i)]
+        held = [self._candidate(i) for i in mine if not (ahead and self._ends(self.active[i]))]
+        waiting = [
+            self._candidate(i) for i, s in self.active.items() if s.engine is None and view.role in ("both", s.needs)
+        ]
+        decision = decide(held, waiting, self.step_tokens)
+        if ahead and decision.trial:
+            return StepPlan()
+        for segment_id in decision.admit:
+            self.active[segment_id].engine = report.engine
+        tokens = sum(self.active[i].tokens for i in decision.advance)
+        view.due += PATIENCE * tokens * (view.seconds_per_token or 0.0)
+        return StepPlan(
+            drop=tuple(i for i in ids if not self._holds(report.engine, i)),
+            admit=tuple(Admit(s.spec, s.conditions, s.owner) for s in (self.active[i] for i in decision.admit)),
+            advance=decision.advance,
+            tokens=tokens,
+            checkpoint=decision.trial,
+            preview=tuple(i for i in decision.advance if self._wants_preview(self.active[i], ahead and i in mine)),
+        )
+
+    def lose_silent_engines(self, now: float) -> list[str]:
+        """Give up engines that are overdue, allowing for long steps. Their segments are waiting again.
+
+        Returns:
+            Their ids.
+        """
+        silent = [i for i, view in self.engines.items() if now > view.due]
+        for engine_id in silent:
+            del self.engines[engine_id]
+            for segment_id, segment in self.active.items():
+                if segment.engine == engine_id:
+                    self._requeue(segment_id)
+        return silent
+
+    def eta_seconds(self, segment_id: str) -> float | None:
+        """Estimate the seconds until the last step at the present pace of its engine's whole batch."""
+        segment = self.active[segment_id]
+        view = self.engines.get(segment.engine or "")
+        if view is None or view.seconds_per_token is None:
+            return None
+        batch = sum(s.tokens for s in self.active.values() if s.engine == segment.engine)
+        return (segment.spec.steps - segment.furthest) * batch * view.seconds_per_token
+
+    def _ends(self, segment: Active) -> bool:
+        """Whether the segment ends with the running step."""
+        return segment.step is not None and segment.step + 1 >= segment.spec.steps
+
+    def _wants_preview(self, segment: Active, running: bool) -> bool:
+        step = segment.furthest + 1 + running  # number of steps that the segment will have taken
+        return bool(self.preview_steps) and step % self.preview_steps == 0 and step < segment.spec.steps
+
+    def _holds(self, engine: str, segment_id: str) -> bool:
+        segment = self.active.get(segment_id)
+        return segment is not None and segment.engine == engine
+
+    def _candidate(self, segment_id: str) -> Candidate:
+        segment = self.active[segment_id]
+        return Candidate(segment_id, segment.order, segment.tokens, segment.cohort)
+
+    def _moved(self, segment: Active, step: int) -> bool:
+        """Record the step of a segment. Returns whether that is further than ever before."""
+        before = step - 1 if segment.step is None else segment.step  # where its snapshot was, one step ago
+        segment.redone += max(0, min(step, segment.furthest) - before)
+        segment.step = step
+        if step > segment.broke_at:
+            segment.cohort = segment.losses = segment.alone = 0  # the step that broke did not break this time
+        further = step > segment.furthest
+        segment.furthest = max(segment.furthest, step)
+        return further
+
+    def _suspect(self, broken: Broken, mine: set[str]) -> list[tuple[str, str]]:
+        """Suspect the segments of the step that broke an engine, in halves, until the one at fault is alone and fails.
+
+        A process that died or hung may be nobody's fault, so only the second time makes suspects, and only
+        `MAX_CRASHES` alone make a culprit.
+
+        Returns:
+            The culprit, if there is one, and the reason.
+        """
+        suspects = [i for i in broken.segments if i in mine]
+        alone = len(broken.segments) == 1
+        for segment_id in suspects:
+            segment = self.active[segment_id]
+            segment.broke_at = segment.furthest
+            if alone and broken.raised:
+                return [(segment_id, broken.reason)]
+            segment.losses += not broken.raised
+            segment.alone += alone
+            if segment.alone >= MAX_CRASHES:
+                return [(segment_id, f"{broken.reason}, {segment.alone} times")]
+        worst = max((self.active[i].losses for i in suspects), default=0)
+        if not alone and suspects and (broken.raised or worst > 1):
+            middle = (len(suspects) + 1) // 2
+            for half in (suspects[:middle], suspects[middle:]):
+                self._cohorts += 1
+                for segment_id in half:
+                    self.active[segment_id].cohort = self._cohorts
+        return []
+
+    def _requeue(self, segment_id: str) -> None:
+        self.active[segment_id].engine = None
+        self.active[segment_id].step = None

@@ -1,0 +1,1 @@
+"""`zoetrope serve`: starts the processes of a service and keeps them running."""

@@ -1,0 +1,300 @@
+"""The grouped GEMM: the Triton kernel (interpreted without a GPU) and the plain form, against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.kernels.numbers import DEVICE, DTYPES, LIMITS, randn, relative_error
+from zoetrope.kernels.gpu.grouped_gemm import grouped_gemm
+from zoetrope.kernels.gpu.tiles import GemmTile, gemm_candidates, gemm_key, gemm_tile
+from zoetrope.kernels.reference import grouped_gemm as plain
+
+# The interpreter's own.
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:Conversion of an array")
+
+SMALL = GemmTile(32, 32, 16, group_m=2, num_warps=4, num_stages=2, flatten=True)  # several tiles of all three sizes
+Operation = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """The arguments of one call."""
+
+    counts: tuple[int, ...]
+    k: int = 40
+    n: int = 48
+    dtype: torch.dtype = torch.float32
+    transposed: bool = False
+    bias: str = "none"
+    gelu: bool = False
+    rows: bool = False
+    gate: bool = False
+    scatter: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """What is passed to the operation."""
+        m, experts = sum(self.counts), len(self.counts)
+        order = torch.Generator().manual_seed(m + experts)
+        weight = randn(experts, *((self.n, self.k) if self.transposed else (self.k, self.n)), seed=1, dtype=self.dtype)
+        found: dict[str, Any] = {
+            "x": randn(m // 2 + 1 if self.rows else m, self.k, seed=2, dtype=self.dtype),
+            "weight": weight.mT if self.transposed else weight,
+            "offsets": torch.tensor([0, *self.counts]).cumsum(0).to(DEVICE, torch.int32),
+            "gelu": self.gelu,
+        }
+        if self.bias != "none":
+            dtype = torch.float32 if self.bias == "float32" else self.dtype
+            found["bias"] = randn(experts, self.n, seed=3, dtype=dtype)
+        if self.rows:
+            found["rows"] = torch.randint(m // 2 + 1, (m,), generator=order).to(DEVICE, torch.int32)
+        if self.gate:
+            found["gate"] = randn(m, seed=4)
+        if self.scatter:
+            found["scatter"] = torch.randperm(m, generator=order).to(DEVICE, torch.int32)
+        return found
+
+
+def exact(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    offsets: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    gelu: bool = False,
+    rows: torch.Tensor | None = None,
+    gate: torch.Tensor | None = None,
+    scatter: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The definition, row by row, in float64."""
+    x = x.double() if rows is None else x.double()[rows.long()]
+    ends = offsets.tolist()
+    result = torch.zeros(x.shape[0], weight.shape[2], dtype=torch.float64, device=x.device)
+    for expert in range(len(ends) - 1):
+        for row in range(ends[expert], ends[expert + 1]):
+            y = x[row] @ weight[expert].double()
+            if bias is not None:
+                y = y + bias[expert].double()
+            if gelu:
+                y = 0.5 * y * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (y + 0.044715 * y**3)))
+            if gate is not None:
+                y = y * gate[row].double()
+            result[row if scatter is None else int(scatter[row])] = y
+    return result
+
+
+def check(case: Case, operation: Operation, **options: Any) -> None:
+    arguments = case.arguments()
+    result = operation(**arguments, **options)
+    assert result.dtype == case.dtype
+    assert relative_error(result, exact(**arguments)) <= LIMITS[case.dtype]
+
+
+cases = st.builds(
+    Case,
+    counts=st.lists(st.sampled_from([0, 0, 1, 2, 7, 16, 31, 32, 33, 70]), min_size=1, max_size=64)
+    .filter(lambda counts: sum(counts) <= 256)
+    .map(tuple),
+    k=st.sampled_from([8, 16, 24, 40, 64]),
+    n=st.sampled_from([8, 32, 40, 72]),
+    dtype=st.sampled_from(DTYPES),
+    transposed=st.booleans(),
+    bias=st.sampled_from(["none", "same", "float32"]),
+    gelu=st.booleans(),
+    rows=st.booleans(),
+    gate=st.booleans(),
+    scatter=st.booleans(),
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(cases)
+def test_kernel_against_float64(case: Case) -> None:
+    check(case, grouped_gemm, tile=SMALL)
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases)
+def test_plain_form_against_float64(case: Case) -> None:
+    check(case, plain.grouped_gemm)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rows", [False, True])
+def test_default_tiles(dtype: torch.dtype, transposed: bool, rows: bool) -> None:
+    case = Case((130, 0, 70), 72, 264, dtype, transposed, "same", True, rows, gate=True, scatter=True)
+    check(case, grouped_gemm)
+
+
+@pytest.mark.parametrize("counts", [(0,), (0, 0, 0), (1,), (0, 5, 0), (1,) * 64, (33,)])
+@pytest.mark.parametrize("rows", [False, True])
+def test_corners(counts: tuple[int, ...], rows: bool) -> None:
+    for operation, options in ((grouped_gemm, {"tile": SMALL}), (plain.grouped_gemm, {})):
+        check(Case(counts, rows=rows, bias="same", gate=True, scatter=True), operation, **options)
+
+
+def test_many_experts() -> None:
+    check(Case(tuple(index % 3 for index in range(200)), 16, 8), grouped_gemm, tile=SMALL)
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+@pytest.mark.parametrize("group_m", [1, 3, 8])
+def test_order_of_tiles_changes_nothing(flatten: bool, group_m: int) -> None:
+    arguments = Case((100, 5, 64), n=104, bias="same", gelu=True).arguments()
+    tile = GemmTile(32, 32, 16, group_m=group_m, num_warps=4, num_stages=2, programs=2, flatten=flatten)
+    assert torch.equal(grouped_gemm(**arguments, tile=tile), grouped_gemm(**arguments, tile=SMALL))
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_nothing_leaks_from_neighbours(rows: bool, transposed: bool) -> None:
+    """Tiles reach into the rows and weights next to theirs: NaN there must stay there."""
+    case = Case((5, 40, 9), 24, 40, transposed=transposed, rows=rows)
+    arguments = case.arguments()
+    if rows:
+        arguments["rows"].copy_(torch.arange(54) % 28)
+        arguments["rows"][5:45] = 3
+        arguments["rows"][:5] = 4
+        arguments["rows"][45:] = 5
+        arguments["x"][3] = torch.nan
+    else:
+        arguments["x"][5:45] = torch.nan
+    arguments["weight"][1] = torch.nan
+    result = grouped_gemm(**arguments, tile=SMALL)
+    assert result[:5].isfinite().all()
+    assert result[5:45].isnan().all()
+    assert result[45:].isfinite().all()
+
+
+def test_rows_of_a_wider_tensor() -> None:
+    arguments = Case((20, 13)).arguments()
+    wide = torch.full((33, 64), torch.nan, device=DEVICE)
+    wide[:, 8:48] = arguments["x"]
+    expected = grouped_gemm(**arguments, tile=SMALL)
+    assert torch.equal(grouped_gemm(**{**arguments, "x": wide[:, 8:48]}, tile=SMALL), expected)
+    index = torch.arange(33, dtype=torch.int32, device=DEVICE)
+    assert torch.equal(grouped_gemm(**{**arguments, "x": wide[:, 8:48]}, rows=index, tile=SMALL), expected)
+    one = {**arguments, "x": wide[:1, 8:48], "offsets": torch.tensor([0, 0, 1], dtype=torch.int32, device=DEVICE)}
+    assert relative_error(grouped_gemm(**one, tile=SMALL), exact(**one)) <= 1e-5
+
+
+def test_gather_and_scatter_are_index_operations() -> None:
+    case = Case((30, 0, 41), gate=True)
+    arguments = case.arguments()
+    order = torch.randperm(71, generator=torch.Generator().manual_seed(7)).to(DEVICE)
+    expected = grouped_gemm(**arguments, tile=SMALL)
+    mixed = torch.empty_like(arguments["x"])
+    mixed[order] = arguments["x"]
+    index = order.int()
+    result = grouped_gemm(**{**arguments, "x": mixed}, rows=index, scatter=index, tile=SMALL)
+    assert torch.equal(result[order], expected)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"x": torch.zeros(33, 41)}, "x has shape"),
+        ({"x": torch.zeros(33, 40).double(), "weight": torch.zeros(2, 40, 48).double()}, "float64"),
+        ({"x": torch.zeros(33, 40, dtype=torch.float16)}, "weight torch.float32"),
+        ({"x": torch.zeros(33, 80)[:, ::2]}, "x has strides"),
+        ({"x": torch.zeros(33, 42)[:, 1:41]}, "x "),
+        ({"x": torch.zeros(1, 40).expand(33, 40)}, "overlap"),
+        ({"weight": torch.zeros(2, 40, 96)[:, :, ::2]}, "weight has shape"),
+        ({"weight": torch.zeros(2, 40, 50)}, "weight has rows of 50"),
+        ({"weight": torch.zeros(0, 40, 48)}, "not 0"),
+        ({"offsets": torch.zeros(3)}, "offsets has shape"),
+        ({"offsets": torch.zeros(4, dtype=torch.int32)}, "offsets has shape"),
+        ({"bias": torch.zeros(2, 47)}, "bias has shape"),
+        ({"bias": torch.zeros(2, 48, dtype=torch.float16)}, "bias is torch.float16"),
+        ({"gate": torch.zeros(32)}, "gate has shape"),
+        ({"gate": torch.zeros(33, dtype=torch.float16)}, "gate is torch.float16"),
+        ({"scatter": torch.zeros(33, dtype=torch.int64)}, "scatter is torch.int64"),
+        ({"rows": torch.zeros(33, 1, dtype=torch.int32)}, "rows has shape"),
+        ({"rows": torch.zeros(33, dtype=torch.int32), "x": torch.zeros(0, 40)}, "no rows to gather"),
+    ],
+)
+def test_bad_input(change: dict[str, torch.Tensor], message: str) -> None:
+    arguments = Case((20, 13)).arguments()
+    moved = {name: tensor.to(DEVICE) if tensor.is_contiguous() else tensor for name, tensor in change.items()}
+    if any(tensor.device != DEVICE for tensor in moved.values()) and DEVICE.type == "cuda":
+        pytest.skip("the strides of this input are lost on the way to the device")
+    with pytest.raises(ValueError, match=message):
+        grouped_gemm(**{**arguments, **moved})
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="offsets on a device are taken on trust")
+@pytest.mark.parametrize("offsets", [[0, 20, 32], [1, 20, 33], [0, 34, 33], [0, -1, 33]])
+@pytest.mark.parametrize("operation", [grouped_gemm, plain.grouped_gemm])
+def test_offsets_on_a_cpu_are_checked(offsets: list[int], operation: Operation) -> None:
+    arguments = {**Case((20, 13)).arguments(), "offsets": torch.tensor(offsets, dtype=torch.int32)}
+    with pytest.raises(ValueError, match="offsets are"):
+        operation(**arguments)
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="the interpreter checks offsets")
+def test_wild_numbers_stay_inside() -> None:
+    """Run under compute-sanitizer this finds nothing."""
+    wild = torch.tensor([-5, 10**6, -(2**31)], dtype=torch.int32, device=DEVICE)
+    arguments = Case((20, 13), rows=True, scatter=True).arguments()
+    for name in ("offsets", "rows", "scatter"):
+        values = wild if name == "offsets" else wild.repeat(11)
+        grouped_gemm(**{**arguments, name: values}, tile=SMALL)
+    torch.cuda.synchronize()
+
+
+def test_plain_form_goes_backward() -> None:
+    weight = torch.randn(3, 8, 8, dtype=torch.float64).mT.requires_grad_()
+    x = torch.randn(6, 8, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
+    gate = torch.rand(9, dtype=torch.float64, requires_grad=True)
+    offsets = torch.tensor([0, 4, 4, 9], dtype=torch.int32)
+    rows = torch.tensor([0, 0, 5, 2, 1, 3, 4, 4, 5], dtype=torch.int32)
+    scatter = torch.randperm(9).int()
+
+    def full(*inputs: torch.Tensor) -> torch.Tensor:
+        x, weight, bias, gate = inputs
+        return plain.grouped_gemm(x, weight, offsets, bias, gelu=True, rows=rows, gate=gate, scatter=scatter)
+
+    assert torch.autograd.gradcheck(full, (x, weight, bias, gate))
+    assert torch.autograd.gradcheck(lambda x, weight: plain.grouped_gemm(x, weight, offsets[:3]), (x[:4], weight[:2]))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_of_grouped_mm(transposed: bool) -> None:
+    """Also where the gradient that comes in is one number seen as a matrix, and where a group is empty."""
+    case = Case((20, 0, 13), 16, 32, transposed=transposed)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        arguments = {name: value.cpu() for name, value in case.arguments().items() if name != "gelu"}
+        x, weight = (arguments[name].to(dtype).requires_grad_() for name in ("x", "weight"))
+        plain.grouped_gemm(x, weight, arguments["offsets"]).sum().backward()
+        assert x.grad is not None and weight.grad is not None
+        found.append((x.grad, weight.grad))
+    for result, expected in zip(*found, strict=True):
+        assert relative_error(result, expected) <= 1e-5
+
+
+KINDS = ["bf16", "fp16", "fp32", "bf16/gathered", "fp32/gathered", "fp8/rows", "fp8/blocks"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_fit_a_multiprocessor(kind: str) -> None:
+    """Stages of rows and columns, and what the epilogue of a flattened loop needs, for each program."""
+    size = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1}[kind.split("/")[0]]
+    defaults = [gemm_tile(kind, m, experts, n) for m in (1, 5000, 300000) for experts in (1, 80) for n in (64, 1792)]
+    for tile in (*defaults, *gemm_candidates(kind)):
+        stages = (tile.block_m + tile.block_n) * tile.block_k * size * tile.num_stages
+        assert tile.programs * (stages + 1024) <= 227 * 1024
+        assert kind != "fp8/blocks" or (tile.block_k, 128 % tile.block_n) == (128, 0)
+
+
+def test_key_of_a_size() -> None:
+    assert gemm_key("bf16/gathered", 80 * 3000, 80, 1792, 3072) == "grouped_gemm/bf16/gathered/n1792k3072/m4096"
+    assert gemm_key("fp8/rows", 0, 80, 8, 8).endswith("/m16")
+    assert gemm_key("fp8/rows", 10**7, 1, 8, 8).endswith("/m8192")
