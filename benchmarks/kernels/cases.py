@@ -91,10 +91,7 @@ class KernelInputs:
         """Return the launcher of a kernel, or its reference."""
         module = MODULES[op, backend]
         if not self.kernels:
-            package, short = module.rsplit(".", 1)
-            beside = f"{package}.reference_{short}"
-            plain = f"zoetrope.kernels.reference.{short.removesuffix('_gluon')}"
-            module = beside if package.endswith(".experimental") else plain
+            module = f"zoetrope.kernels.reference.{module.rpartition('.')[2].removesuffix('_gluon')}"
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
         return found
 

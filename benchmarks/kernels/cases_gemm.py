@@ -95,7 +95,7 @@ def _exact(
 
 def fp8_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
     """Yield 8-bit products with row and block scales, and the quantisation of rows."""
-    reference = __import__("zoetrope.kernels.experimental.reference_quantise_fp8", fromlist=["quantise_rows"])
+    reference = __import__("zoetrope.kernels.reference.quantise_fp8", fromlist=["quantise_rows"])
     shapes = [(3, 40, 128, 128)] if inputs.tiny else [(5, 700, 512, 384), (80, 3000, 3072, 1792), (1, 300, 5120, 13824)]
     for block in (None, 128):
         for experts, rows, k, n in shapes:

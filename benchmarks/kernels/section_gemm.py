@@ -101,7 +101,7 @@ def _fp8(bench: Bench, sets: list[dict[str, Any]], name: str, block: int | None)
     """Return an fp8 product whose inputs are already quantised, as the preceding pass leaves them."""
     if bench.device.type != "cuda":
         return Contender(name, absent="it needs a GPU")
-    from zoetrope.kernels.experimental.reference_quantise_fp8 import quantise_rows, quantise_weight
+    from zoetrope.kernels.reference.quantise_fp8 import quantise_rows, quantise_weight
 
     def call(f: Any, i: int) -> Call:
         x, x_scale = quantise_rows(sets[i]["x"], block)

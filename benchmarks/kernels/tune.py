@@ -110,7 +110,7 @@ def _gemm(bench: Bench, model: ModelShape) -> Iterator[TuningProblem]:
 def _fp8(
     bench: Bench, model: ModelShape, x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor
 ) -> Iterator[TuningProblem]:
-    from zoetrope.kernels.experimental.reference_quantise_fp8 import quantise_rows, quantise_weight
+    from zoetrope.kernels.reference.quantise_fp8 import quantise_rows, quantise_weight
 
     launch = bench.inputs(0).function("grouped_gemm", "fp8", "grouped_gemm_fp8")
     (m, k), n = x.shape, weight.shape[2]

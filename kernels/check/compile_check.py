@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 TABLE = Path(__file__).parent / "compile_check.md"
 COMMAND = "python -m zoetrope.kernels.check.compile_check --out kernels/check/compile_check.md"
-PACKAGES = ("gpu", "experimental")
+PACKAGE = "gpu"
 LIMIT = 300.0  # seconds for one variant
 
 
 def sources() -> str:
     """Return the fingerprint of all kernel sources."""
-    return digest(path for package in PACKAGES for path in (ROOT / "kernels" / package).rglob("*.py"))
+    return digest((ROOT / "kernels" / PACKAGE).rglob("*.py"))
 
 
 def all_variants(prefix: str = "") -> list[Variant]:
@@ -52,13 +52,13 @@ def all_variants(prefix: str = "") -> list[Variant]:
         ValueError: two variants have one name.
     """
     found: dict[str, Variant] = {}
-    for package in (importlib.import_module(f"zoetrope.kernels.{name}") for name in PACKAGES):
-        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            module = importlib.import_module(info.name)
-            for variant in getattr(module, "variants", list)():
-                if variant.name in found:
-                    raise ValueError(f"{info.name}: there are two variants named {variant.name!r}")
-                found[variant.name] = variant
+    package = importlib.import_module(f"zoetrope.kernels.{PACKAGE}")
+    for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        module = importlib.import_module(info.name)
+        for variant in getattr(module, "variants", list)():
+            if variant.name in found:
+                raise ValueError(f"{info.name}: there are two variants named {variant.name!r}")
+            found[variant.name] = variant
     return [found[name] for name in sorted(found) if name.startswith(prefix)]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from zoetrope.kernels.experimental.reference_quantise_fp8 import BLOCK, dequantise
 from zoetrope.kernels.reference.grouped_gemm import check_groups, check_offsets
+from zoetrope.kernels.reference.quantise_fp8 import BLOCK, dequantise
 
 RESULTS = (torch.bfloat16, torch.float16, torch.float32)
 

@@ -6,9 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
-from zoetrope.kernels.experimental.reference_quantise_fp8 import check_rows, quantise_weight
 from zoetrope.kernels.gpu.launch import interpreting, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.variant import Variant
+from zoetrope.kernels.reference.quantise_fp8 import check_rows, quantise_weight
 
 __all__ = ["quantise_rows", "quantise_weight", "scale_of", "to_fp8"]
 

@@ -15,7 +15,6 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from zoetrope.kernels.experimental.reference_grouped_gemm_fp8 import check_operands
 from zoetrope.kernels.gpu.grouped_gemm import (
     count_tiles,
     expert_slots,
@@ -27,6 +26,7 @@ from zoetrope.kernels.gpu.grouped_gemm import (
 from zoetrope.kernels.gpu.launch import multiprocessors, require_device
 from zoetrope.kernels.gpu.tiles import GemmTile, gemm_candidates, gemm_key, gemm_tile, tuned
 from zoetrope.kernels.gpu.variant import Variant
+from zoetrope.kernels.reference.grouped_gemm_fp8 import check_operands
 
 
 @triton.jit(do_not_specialize=["m", "scale_block"])  # they change with every batch

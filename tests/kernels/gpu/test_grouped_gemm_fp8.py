@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.numbers import DEVICE, DTYPES, randn, relative_error
-from zoetrope.kernels.experimental import reference_grouped_gemm_fp8 as plain
-from zoetrope.kernels.experimental import reference_quantise_fp8 as plain_quantise
-from zoetrope.kernels.experimental.grouped_gemm_fp8 import grouped_gemm_fp8
-from zoetrope.kernels.experimental.quantise_fp8 import quantise_rows, to_fp8
+from zoetrope.kernels.gpu.grouped_gemm_fp8 import grouped_gemm_fp8
 from zoetrope.kernels.gpu.launch import interpreting
+from zoetrope.kernels.gpu.quantise_fp8 import quantise_rows, to_fp8
 from zoetrope.kernels.gpu.tiles import GemmTile
+from zoetrope.kernels.reference import grouped_gemm_fp8 as plain
+from zoetrope.kernels.reference import quantise_fp8 as plain_quantise
 
 # The interpreter's own.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:Conversion of an array")
