@@ -52,7 +52,8 @@ class Overrides:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each rank. ``buffers``: messages, the state of segments and snapshots being written."""
+    """Bytes on each rank. ``buffers``: messages, the state of segments, snapshots being written, keys and values of
+    text."""
 
     weights: int
     activations: int
@@ -313,7 +314,8 @@ def _try(work: _Work, cfg: int, sequence: int, place: NoiseExperts) -> GangPlan 
 def _memory(work: _Work, cfg: int, sequence: int, place: NoiseExperts) -> Memory:
     config, gear = work.config, work.gear
     networks = work.preset.transformers if place == "together" else 1
-    tokens = work.tokens * math.ceil(work.forwards * work.batch / cfg)
+    sequences = math.ceil(work.forwards * work.batch / cfg)
+    tokens = work.tokens * sequences
     held = rank_memory(config, tokens, sequence, networks, value_bytes=gear.value_bytes)
     latents = 4 * work.tokens * math.prod(config.patch_size) * config.out_channels
     messages = 0
@@ -321,7 +323,8 @@ def _memory(work: _Work, cfg: int, sequence: int, place: NoiseExperts) -> Memory
         rows = max(MESSAGE_ROWS, ranks_of_token(config, sequence))
         messages = math.ceil(math.ceil(tokens / sequence) * rows * config.dim * gear.value_bytes)
     available = gear.memory // (cfg * sequence) if gear.shared_memory else gear.memory
-    buffers = LATENT_COPIES * latents * work.batch + messages
+    kept = config.remembered_values(work.text_tokens) * gear.value_bytes * sequences * networks
+    buffers = LATENT_COPIES * latents * work.batch + messages + kept
     return Memory(held.weights, held.activations, buffers, gear.reserve, available)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from zoetrope.model.denoising.guidance import Mode, Streams
 from zoetrope.model.families.config import TransformerConfig
-from zoetrope.model.network.sequences import Sequence, Stream
+from zoetrope.model.network.sequences import Sequence, Stream, upload
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Conditions:
 
     Attributes:
         known: clean latents ``[C, T, H, W]`` of the target, used where ``known_frames`` [T] is true: a first frame, or
-            the overlap with the previous segment.
+            the overlap with the previous segment. ``known_frames`` stays on the host, which plans with it.
         ending: ``[C, 1, H, W]``, the last frame as a still, one latent frame after the target's last.
         channels: ``[Cc, T, H, W]``, concatenated to the noisy latents in every branch (Wan's 36-channel image to
         video).
@@ -54,6 +54,25 @@ class Conditions:
     clean_sources: bool = True
     guidance: Mode = "cfg"
 
+    def to(self, device: torch.device) -> Conditions:
+        """Return them with all that enters a step on its device, so that no step copies it again."""
+
+        def moved(x: torch.Tensor | None) -> torch.Tensor | None:
+            return None if x is None else x.to(device)
+
+        return replace(
+            self,
+            positive=self.positive.to(device),
+            negative=moved(self.negative),
+            sources=tuple(replace(source, latents=source.latents.to(device)) for source in self.sources),
+            known=moved(self.known),
+            ending=moved(self.ending),
+            channels=moved(self.channels),
+            image=moved(self.image),
+            hints=moved(self.hints),
+            known_frames=None if self.known_frames is None else self.known_frames.cpu(),
+        )
+
     def target(self, latents: torch.Tensor, noise: torch.Tensor | None = None, share: float = 0.0) -> torch.Tensor:
         """Return ``latents`` with the known frames inserted, which are mixed with ``noise`` to that share."""
         if self.known is None or self.known_frames is None:
@@ -61,7 +80,8 @@ class Conditions:
         known = self.known.to(latents)
         if noise is not None:
             known = (1 - share) * known + share * noise
-        return torch.where(self.known_frames[None, :, None, None].to(latents.device), known, latents)
+        frames = upload(self.known_frames, latents.device)
+        return torch.where(frames[None, :, None, None], known, latents)
 
     def finish(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the clip ``[C, T, H, W]`` from the latents after the last step."""
@@ -84,7 +104,7 @@ class Conditions:
         Raises:
             ValueError: known frames are not clean and ``noise`` is missing.
         """
-        times = torch.ones(latents.shape[1], device=latents.device) * timestep
+        times = torch.ones(latents.shape[1], device=getattr(timestep, "device", None)) * timestep
         noisy = times[:1]
         if self.clean_known or self.known_frames is None:
             target = self.target(latents)
@@ -93,7 +113,7 @@ class Conditions:
         else:
             target = self.target(latents, noise.to(latents), float(timestep) / 1000)
         if self.clean_known and self.known_frames is not None:
-            times = times.masked_fill(self.known_frames.to(latents.device), 0.0)
+            times = times.masked_fill(self.known_frames.to(times.device), 0.0)
         if self.ending is not None:
             target = torch.cat([target, self.ending.to(target)], dim=1)
             times = torch.cat([times, times.new_zeros(1)])

@@ -96,7 +96,7 @@ class Denoiser:
         noise = initial_noise((c, conditions.lead + t, h, w), spec.seed).to(self.device)
         segment = Segment(
             spec=spec,
-            conditions=conditions,
+            conditions=conditions.to(self.device),
             sampler=Sampler(self.scheduler_config, spec.steps, spec.flow_shift),
             latents=noise,
             noise=None if conditions.clean_known else noise,
@@ -139,8 +139,9 @@ class Denoiser:
             network = self.low_noise if self.low_noise is not None else self.transformer
             tokens += self._velocities(network, low, True, made)
         poisoned: list[str] = []
-        for segment, velocity in made:
-            if bool(velocity.isfinite().all()):
+        finite = torch.stack([velocity.isfinite().all() for _, velocity in made]).tolist()  # one wait for the device
+        for (segment, velocity), good in zip(made, finite, strict=True):
+            if good:
                 segment.latents = segment.sampler.advance(velocity, segment.latents)
             else:
                 poisoned.append(segment.spec.id)
@@ -172,6 +173,5 @@ class Denoiser:
         for branch in branches(segment.mode):
             text = conditions.positive if branch.positive else conditions.negative
             assert text is not None
-            text = text.to(self.device)
             sequences.append(conditions.sequence(segment.latents, timestep, text, branch.streams, segment.noise))
         return sequences

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 WAN_THETA = 10_000.0
 TEXT_TOKENS = 512  # of a prompt, as Wan's own code pads it
+CLIP_TOKENS = 257  # of a picture: 16 x 16 patches and one of the whole (ViT-H/14)
 MAX_LAYERS = 1_000
 
 
@@ -124,6 +125,11 @@ class TransformerConfig(BaseModel):
         text = blocks * (4.0 * tokens * text_tokens * dim + 4.0 * text_tokens * dim * dim)
         text += 2.0 * text_tokens * (self.text_dim * dim + dim * dim)
         return ForwardCost(2.0 * tokens * weights, 4.0 * tokens * tokens * dim * blocks, text)
+
+    def remembered_values(self, text_tokens: int = TEXT_TOKENS) -> int:
+        """Count the keys and values that the network keeps of a sequence's text and image tokens between steps."""
+        image_tokens = 0 if self.image_dim is None else self.pos_embed_seq_len or CLIP_TOKENS
+        return 2 * self.dim * (self.num_layers + len(self.vace_layers)) * (text_tokens + image_tokens)
 
     def expert_flops(self, tokens: int) -> float:
         """Count those FLOPs of `forward_cost` that routed experts take, without routers and shared experts."""

@@ -11,6 +11,7 @@ from zoetrope.kernels import CuSeqlens, qk_norm_rope, residual_gate, residual_no
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.exchange import Exchange
 from zoetrope.model.network.experts import DenseFeedForward, MoEFeedForward
+from zoetrope.model.network.remembered import KeysValues
 from zoetrope.model.network.sequences import PackedBatch
 
 
@@ -75,10 +76,20 @@ class Attention(nn.Module):
             self.add_v_proj = nn.Linear(added_kv_dim, dim)
             self.norm_added_k = nn.RMSNorm(dim, eps=eps)
 
+    def remember(self, text: torch.Tensor, image: torch.Tensor | None) -> KeysValues:
+        """Compute what `forward` needs of ``text`` [M, D] and of image tokens [K, D]."""
+        k = qk_norm_rope(self.to_k(text), self.norm_k.weight, None, None, self.heads, self.eps)
+        v = self.to_v(text).unflatten(-1, (self.heads, -1))
+        return KeysValues(k, v) if image is None else KeysValues(k, v, *self._of_image(image))
+
+    def _of_image(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        k = qk_norm_rope(self.add_k_proj(image), self.norm_added_k.weight, None, None, self.heads, self.eps)
+        return k, self.add_v_proj(image).unflatten(-1, (self.heads, -1))
+
     def forward(
         self,
         x: torch.Tensor,
-        context: torch.Tensor,
+        context: torch.Tensor | KeysValues,
         cu_q: CuSeqlens,
         cu_k: CuSeqlens,
         rope: tuple[torch.Tensor, torch.Tensor] | None,
@@ -89,22 +100,25 @@ class Attention(nn.Module):
         """Attend from ``x`` [N, D] to ``context`` [M, D], rotated if ``rope`` is given -> ``[N, D]``.
 
         ``image`` [K, D] are the image tokens of all sequences, ``cu_image`` their lengths. With ``exchange`` the
-        context is the tokens themselves, including those of other ranks.
+        context is the tokens themselves, including those of other ranks. Otherwise it may be what `remember` gave.
         """
         cos, sin = rope if rope is not None else (None, None)
         # Each is shared as soon as it is made: computing the next one hides the transfer.
         share = _stay if exchange is None else exchange.share
         q = share(qk_norm_rope(self.to_q(x), self.norm_q.weight, cos, sin, self.heads, self.eps))
-        k = share(qk_norm_rope(self.to_k(context), self.norm_k.weight, cos, sin, self.heads, self.eps))
-        v = share(self.to_v(context).unflatten(-1, (self.heads, -1)))
+        if isinstance(context, KeysValues):
+            k, v, *of_image = context
+        else:
+            k = share(qk_norm_rope(self.to_k(context), self.norm_k.weight, cos, sin, self.heads, self.eps))
+            v = share(self.to_v(context).unflatten(-1, (self.heads, -1)))
+            of_image = [None, None] if image is None else [*self._of_image(image)]
         if exchange is not None:
             attended = exchange.attend(q, k, v, cu_q).flatten(1)
         else:
             attended = varlen_attention(q, k, v, cu_q, cu_k).flatten(1)
-        if image is not None and cu_image is not None:
-            k = qk_norm_rope(self.add_k_proj(image), self.norm_added_k.weight, None, None, self.heads, self.eps)
-            v = self.add_v_proj(image).unflatten(-1, (self.heads, -1))
-            attended = attended + varlen_attention(q, k, v, cu_q, cu_image).flatten(1)
+        image_k, image_v = of_image
+        if image_k is not None and image_v is not None and cu_image is not None:
+            attended = attended + varlen_attention(q, image_k, image_v, cu_q, cu_image).flatten(1)
         out: torch.Tensor = self.to_out[0](attended)
         return out
 
@@ -140,13 +154,14 @@ class Block(nn.Module):
     def forward(
         self,
         x: Hidden,
-        text: torch.Tensor,
+        text: torch.Tensor | KeysValues,
         image: torch.Tensor | None,
         modulation: torch.Tensor,
         rope: tuple[torch.Tensor, torch.Tensor],
         batch: PackedBatch,
     ) -> Hidden:
-        """``x`` [N, D]; ``text`` [M, D]; ``image`` [K, D]; ``modulation`` [R, 6, D] float32, a row per noise level."""
+        """``x`` [N, D]; ``text`` [M, D], or what ``attn2`` remembers of it and of ``image`` [K, D]; ``modulation`` [R,
+        6, D] float32, a row per noise level."""
         row, eps = batch.noise_row, self.eps
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table.float() + modulation).unbind(1)
         sum1, h = residual_norm(x.residual, x.update, x.gate, row, shift=shift1, scale=scale1, eps=eps)

@@ -23,7 +23,10 @@ TARGET = 0
 
 @dataclass(frozen=True)
 class Stream:
-    """A block of latents: ``latents`` [C, T, H, W]; ``timesteps`` [T] float32 in 0..1000, 0 for a clean frame."""
+    """A block of latents: ``latents`` [C, T, H, W]; ``timesteps`` [T] float32 in 0..1000, 0 for a clean frame.
+
+    Timesteps on the host save `pack` a wait for the device.
+    """
 
     latents: torch.Tensor
     timesteps: torch.Tensor
@@ -61,14 +64,24 @@ class PackedBatch:
     timesteps: torch.Tensor  # [R] float32, the distinct noise levels of the batch
     noise_row: torch.Tensor  # [N] int64, a token's row in `timesteps`
     cu_tokens: CuSeqlens
-    text: torch.Tensor  # [M, text_dim]
+    texts: tuple[torch.Tensor, ...]  # of each sequence, [tokens, text_dim]
     cu_text: CuSeqlens
     targets: tuple[tuple[int, tuple[int, int, int]], ...]  # per sequence: first target token and its token grid
-    image: torch.Tensor | None = None  # [K, image_dim]
+    images: tuple[torch.Tensor, ...] = ()  # of each sequence, [tokens, image_dim]; or none
     cu_image: CuSeqlens | None = None
     hints: torch.Tensor | None = None  # [N, vace_in_channels * patch volume]
     hint_scales: torch.Tensor | None = None  # [N, VACE layers] float32
     exchange: Exchange = ALONE  # with the ranks that have the other tokens
+
+    @property
+    def text(self) -> torch.Tensor:
+        """The text of all sequences, ``[M, text_dim]``."""
+        return torch.cat(self.texts)
+
+    @property
+    def image(self) -> torch.Tensor | None:
+        """The image tokens of all sequences, ``[K, image_dim]``; None for networks without."""
+        return torch.cat(self.images) if self.images else None
 
     def part(self, start: int, stop: int, exchange: Exchange) -> PackedBatch:
         """Return the rows ``start:stop``, with the text and image tokens of the sequences that these rows belong to.
@@ -78,10 +91,6 @@ class PackedBatch:
         offsets = self.cu_tokens.offsets
         present = [i for i in range(len(self.cu_tokens.lengths)) if max(start, offsets[i]) < min(stop, offsets[i + 1])]
         rows = slice(start, stop)
-        text, cu_text = _rows_of(self.text, self.cu_text, present)
-        image, cu_image = None, None
-        if self.image is not None and self.cu_image is not None:
-            image, cu_image = _rows_of(self.image, self.cu_image, present)
         return replace(
             self,
             tokens=self.tokens[rows],
@@ -89,22 +98,15 @@ class PackedBatch:
             sin=self.sin[rows],
             noise_row=self.noise_row[rows],
             cu_tokens=CuSeqlens.of(min(stop, offsets[i + 1]) - max(start, offsets[i]) for i in present),
-            text=text,
-            cu_text=cu_text,
+            texts=tuple(self.texts[i] for i in present),
+            cu_text=CuSeqlens.of(self.cu_text.lengths[i] for i in present),
             targets=(),
-            image=image,
-            cu_image=cu_image,
+            images=tuple(self.images[i] for i in present) if self.images else (),
+            cu_image=None if self.cu_image is None else CuSeqlens.of(self.cu_image.lengths[i] for i in present),
             hints=None if self.hints is None else self.hints[rows],
             hint_scales=None if self.hint_scales is None else self.hint_scales[rows],
             exchange=exchange,
         )
-
-
-def _rows_of(x: torch.Tensor, cu: CuSeqlens, present: list[int]) -> tuple[torch.Tensor, CuSeqlens]:
-    """Return the rows of some neighbouring sequences, and their lengths."""
-    lengths = CuSeqlens.of(cu.lengths[i] for i in present)
-    first = cu.offsets[present[0]] if present else 0
-    return x[first : first + lengths.total], lengths
 
 
 def patchify(latents: torch.Tensor, patch: tuple[int, int, int]) -> torch.Tensor:
@@ -151,8 +153,9 @@ def pack(
         start += length
     device = tokens[0].device
     cos, sin = positions(tuple(grids), head_dim, theta, device)
-    timesteps, frame_row = torch.cat(levels).unique(return_inverse=True)
-    frame_tokens = torch.tensor([h * w for _, (t, h, w) in grids for _ in range(t)], device=device)
+    timesteps, frame_row = torch.cat(levels).cpu().unique(return_inverse=True)
+    frame_tokens = torch.tensor([h * w for _, (t, h, w) in grids for _ in range(t)])
+    timesteps, frame_row, frame_tokens = (upload(x, device) for x in (timesteps, frame_row, frame_tokens))
     return PackedBatch(
         tokens=torch.cat(tokens),
         cos=cos,
@@ -160,25 +163,33 @@ def pack(
         timesteps=timesteps,
         noise_row=frame_row.repeat_interleave(frame_tokens, output_size=start),
         cu_tokens=CuSeqlens.of(lengths),
-        text=torch.cat([s.text for s in sequences]),
+        texts=tuple(s.text for s in sequences),
         cu_text=CuSeqlens.of(s.text.shape[0] for s in sequences),
         targets=tuple(targets),
-        **_beside(sequences, patch, lengths),
+        **_beside(sequences, patch, lengths, device),
     )
 
 
-def _beside(sequences: list[Sequence], patch: tuple[int, int, int], lengths: list[int]) -> dict[str, Any]:
+def upload(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a small tensor from the host without waiting for the device to finish what it does."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
+def _beside(
+    sequences: list[Sequence], patch: tuple[int, int, int], lengths: list[int], device: torch.device
+) -> dict[str, Any]:
     """Return the image tokens and hints of a batch, which all sequences have or none."""
     fields: dict[str, Any] = {}
-    images = [s.image for s in sequences if s.image is not None]
+    images = tuple(s.image for s in sequences if s.image is not None)
     if images:
-        fields.update(image=torch.cat(images), cu_image=CuSeqlens.of(len(image) for image in images))
+        fields.update(images=images, cu_image=CuSeqlens.of(len(image) for image in images))
     hints = [s.hints for s in sequences if s.hints is not None]
     if hints:
-        scales = torch.tensor([s.hint_scales for s in sequences])
+        scales = upload(torch.tensor([s.hint_scales for s in sequences]), device)
+        counts = upload(torch.tensor(lengths), device)
         fields.update(
             hints=torch.cat([patchify(h, patch) for h in hints]),
-            hint_scales=scales.repeat_interleave(torch.tensor(lengths), dim=0).to(hints[0].device),
+            hint_scales=scales.repeat_interleave(counts, dim=0, output_size=sum(lengths)),
         )
     return fields
 

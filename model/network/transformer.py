@@ -4,6 +4,8 @@ WanTransformer3DModel and WanVACETransformer3DModel."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import repeat
 
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.blocks import Block, Hidden
 from zoetrope.model.network.embedders import ConditionEmbedder
 from zoetrope.model.network.precision import EXPERT_STACKS, FLOAT32_MODULES
+from zoetrope.model.network.remembered import KeysValues, Remembered
 from zoetrope.model.network.sequences import PackedBatch, Sequence, check_alike, pack, token_grid
 from zoetrope.model.network.vace import VaceBlock
 
@@ -36,6 +39,7 @@ class WanTransformer(nn.Module):
             self.vace_blocks = nn.ModuleList(VaceBlock(config, i == 0) for i in range(len(config.vace_layers)))
         self.proj_out = nn.Linear(config.dim, config.out_channels * math.prod(patch))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self._remembered = Remembered()
 
     @property
     def device(self) -> torch.device:
@@ -49,19 +53,18 @@ class WanTransformer(nn.Module):
         """Return ``[N, patch volume * out_channels]`` for all tokens; `unpack_targets` extracts the clips."""
         given = _embed(self.patch_embedding, batch.tokens)
         temb, modulation = self.condition_embedder.time(batch.timesteps)
-        text = self.condition_embedder.text(batch.text.to(given.dtype))
-        image = None if batch.image is None else self.condition_embedder.image(batch.image.to(given.dtype))
+        texts, image = self._contexts(batch, given.dtype)
         rope = (batch.cos, batch.sin)
         x = Hidden(given)
         control = None if batch.hints is None else _embed(self.vace_patch_embedding, batch.hints)
         for layer, block in enumerate(self.blocks):
-            x = block(x, text, image, modulation, rope, batch)
+            x = block(x, next(texts), image, modulation, rope, batch)
             if control is not None and batch.hint_scales is not None and layer in self._vace_number:
                 # Hints depend only on the network's input; computing them one by one keeps a single one in memory.
                 number = self._vace_number[layer]
                 vace_block = self.vace_blocks[number]
                 assert isinstance(vace_block, VaceBlock)
-                hint, control = vace_block.hint(control, given, text, image, modulation, rope, batch)
+                hint, control = vace_block.hint(control, given, next(texts), image, modulation, rope, batch)
                 hint = hint * batch.hint_scales[:, number, None].to(hint.dtype)
                 x = Hidden(x.settle(batch.noise_row) + hint)
         shift, scale = (self.scale_shift_table.float() + temb[:, None]).unbind(1)
@@ -69,6 +72,32 @@ class WanTransformer(nn.Module):
         _, h = residual_norm(x.residual, x.update, x.gate, row, shift=shift, scale=scale, eps=eps)
         out: torch.Tensor = self.proj_out(h)
         return out
+
+    def _contexts(
+        self, batch: PackedBatch, dtype: torch.dtype
+    ) -> tuple[Iterator[torch.Tensor | KeysValues], torch.Tensor | None]:
+        """Return what the layers attend to beside the tokens, in their order, and the image tokens for those that have
+        not read them yet.
+
+        In service, where weights stay as they are, each layer's keys and values; else the embedded text, the same for
+        all.
+        """
+        weight = self.condition_embedder.text_embedder.linear_1.weight
+        if torch.is_inference_mode_enabled() and not self.training and not weight.requires_grad:
+            given = (*batch.texts, *batch.images)
+            return iter(self._remembered.fill(given, weight, lambda: self._keys_values(batch, dtype))), None
+        return repeat(self._text(batch, dtype)), self._image(batch, dtype)
+
+    def _keys_values(self, batch: PackedBatch, dtype: torch.dtype) -> list[KeysValues]:
+        text, image = self._text(batch, dtype), self._image(batch, dtype)
+        return [block.attn2.remember(text, image) for block in self.layers()]
+
+    def _text(self, batch: PackedBatch, dtype: torch.dtype) -> torch.Tensor:
+        return self.condition_embedder.text(batch.text.to(dtype))
+
+    def _image(self, batch: PackedBatch, dtype: torch.dtype) -> torch.Tensor | None:
+        image = batch.image
+        return None if image is None else self.condition_embedder.image(image.to(dtype))
 
     def pack(self, sequences: list[Sequence]) -> PackedBatch:
         """Pack sequences end to end with this network's patch and positions.

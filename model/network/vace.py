@@ -7,6 +7,7 @@ from torch import nn
 
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.blocks import Block, Hidden
+from zoetrope.model.network.remembered import KeysValues
 from zoetrope.model.network.sequences import PackedBatch
 
 
@@ -22,7 +23,7 @@ class VaceBlock(Block):
         self,
         control: torch.Tensor,
         x: torch.Tensor,
-        text: torch.Tensor,
+        text: torch.Tensor | KeysValues,
         image: torch.Tensor | None,
         modulation: torch.Tensor,
         rope: tuple[torch.Tensor, torch.Tensor],

@@ -61,6 +61,9 @@ class JointConfig(TransformerConfig):
         weights = self.num_layers * (4 * dim * dim + 3 * dim * self.ffn_dim)
         return ForwardCost(2.0 * rows * weights, 4.0 * rows * rows * dim * self.num_layers, 0.0)
 
+    def remembered_values(self, text_tokens: int = 0) -> int:
+        return 0  # its text takes part in every layer as the video does
+
 
 @dataclass(frozen=True)
 class JointBatch(PackedBatch):

@@ -1,0 +1,56 @@
+"""Keys and values of text and image tokens: the same at every step of a clip, so computed once for a batch.
+
+They depend on the prompt alone, not on the noise level. A network keeps those of its latest batch, and uses them while
+the same sequences are in it: in all steps between which no segment joins or leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+
+class KeysValues(NamedTuple):
+    """What one attention reads: ``[M, heads, head_dim]`` of the text, ``[K, heads, head_dim]`` of the image tokens."""
+
+    k: torch.Tensor
+    v: torch.Tensor
+    image_k: torch.Tensor | None = None
+    image_v: torch.Tensor | None = None
+
+
+@dataclass
+class Remembered:
+    """What the layers of a network have computed from one batch's text and image tokens.
+
+    Attributes:
+        given: the tokens, by identity: held, so that no other tensor can be taken for one of them.
+        weights: a weight whose later change makes the contents worthless, and its version when they were made.
+        layers: by layer, in the order of a forward pass.
+    """
+
+    given: tuple[torch.Tensor, ...] = ()
+    weights: tuple[torch.Tensor, int] | None = None
+    layers: list[KeysValues] = field(default_factory=list)
+
+    def fill(
+        self,
+        given: tuple[torch.Tensor, ...],
+        weight: torch.Tensor,
+        compute: Callable[[], list[KeysValues]],
+    ) -> list[KeysValues]:
+        """Return the layers' keys and values of ``given``, computed unless the last call had the same tensors.
+
+        Args:
+            weight: one of the weights that enter them; the network is loaded, trained and moved as a whole.
+        """
+        version = 0 if weight.is_inference() else weight._version
+        same = len(given) == len(self.given) and all(a is b for a, b in zip(given, self.given, strict=True))
+        if not same or self.weights is None or self.weights[0] is not weight or self.weights[1] != version:
+            self.given, self.layers = (), []  # what is no longer needed makes room first
+            self.layers = compute()
+            self.given, self.weights = given, (weight, version)
+        return self.layers
