@@ -18,6 +18,8 @@ GENERATORS := gapic-generator==1.44.0 grpc-google-iam-v1==0.14.6 inflection==0.5
 # A Chromium with its libraries and fonts, for machines that have none; unpacked as on the machines that it was made for.
 UNPACK_CHROMIUM := 'import("@sparticuz/chromium").then(found => found.default.executablePath())'
 
+unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which import faster from bytecode
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo unit test soak lint docs clean distclean
 .DELETE_ON_ERROR:
