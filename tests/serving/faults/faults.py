@@ -126,10 +126,10 @@ PASSING: dict[str, tuple[Callable[[], Any], int, str]] = {
     "device": (
         lambda: raise_(torch.AcceleratorError("CUDA error: an illegal memory access")),
         1,
-        "the {stage} to start",
+        "the {stage} to restart: its process died",
     ),
-    "killed": (die, 2, "the {stage} to start"),
-    "deadly": (die, 100, "the {stage} to start"),
+    "killed": (die, 2, "the {stage} to restart: its process died"),
+    "deadly": (die, 100, "the {stage} to restart: its process died"),
 }
 
 

@@ -100,7 +100,8 @@ class Service:
         def said() -> str:
             line = READY.search(self._said.read_text())
             if line is None and self.process.poll() is not None:
-                raise AssertionError(f"it ended with status {self.process.returncode} instead of starting")
+                told = self._log.read_text(errors="replace")[-2_000:]
+                raise AssertionError(f"it ended with status {self.process.returncode} instead of starting:\n{told}")
             return line[1] if line is not None else ""
 
         words = [word.partition("=")[2] for word in until(said, READY_SECONDS, "the service starts").split()]
