@@ -1,0 +1,83 @@
+"""A driver for Triton that compiles for Hopper, loads nothing and launches nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from zoetrope.kernels.check.fake_record import CompiledKernel, DeviceRecord, Launch, caller
+
+TARGET = GPUTarget("cuda", 90, 32)
+SHARED = 232448  # bytes of shared memory that a block may have on Hopper
+MULTIPROCESSORS = 132
+THREADS = 1024  # of a block, at most
+DEVICE = "fake cuda"  # the key of the JIT's caches, so that no real device ever finds what was compiled here
+PROPERTIES = {
+    "max_shared_mem": SHARED,
+    "max_num_regs": 65536,
+    "multiprocessor_count": MULTIPROCESSORS,
+    "warpSize": 32,
+    "sm_clock_rate": 0,
+    "mem_clock_rate": 0,
+    "mem_bus_width": 0,
+}
+
+
+class FakeLauncher:
+    """Records what the compiled launcher of a kernel would launch."""
+
+    def __init__(self, source: Any, metadata: Any) -> None:
+        pass
+
+    def __call__(self, x: int, y: int, z: int, stream: int, kernel: CompiledKernel, packed: Any, *rest: Any) -> None:
+        if min(x, y, z) > 0:
+            driver.active.record.launches.append(Launch(kernel.name, (x, y, z), kernel, caller()))
+
+
+class FakeUtils:
+    """Stands in for the library of Triton that talks to CUDA."""
+
+    def load_binary(
+        self, name: str, cubin: bytes, shared: int, device: str
+    ) -> tuple[None, CompiledKernel, int, int, int]:
+        return None, CompiledKernel(name, cubin, shared), 0, 0, THREADS
+
+    def get_device_properties(self, device: str) -> dict[str, int]:
+        return PROPERTIES
+
+    def unload_module(self, module: None) -> None:
+        pass
+
+
+class FakeDriver:
+    """The part of Triton's driver that its JIT uses."""
+
+    launcher_cls = FakeLauncher
+    utils = FakeUtils()
+
+    def __init__(self, record: DeviceRecord) -> None:
+        self.record = record
+
+    def get_current_target(self) -> GPUTarget:
+        return TARGET
+
+    def get_current_device(self) -> str:
+        return DEVICE
+
+    def set_current_device(self, device: str) -> None:
+        pass
+
+    def get_current_stream(self, device: str = DEVICE) -> int:
+        return 0
+
+    def get_device_capability(self, device: str = DEVICE) -> tuple[int, int]:
+        return 9, 0
+
+    def get_active_torch_device(self) -> Any:
+        return torch.device("cuda", 0)
+
+    def map_python_to_cpp_type(self, kind: str) -> str:
+        return kind
