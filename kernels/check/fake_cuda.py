@@ -9,7 +9,8 @@
 In it, tensors can be made on or moved to ``cuda`` (one device, Hopper). Triton's JIT compiles every kernel that is
 launched for sm_90a, so what does not compile raises, and finds it in its cache (TRITON_CACHE_DIR) the next time; the
 launch is recorded instead of run. Operations of torch give the right shapes. No value is ever computed: the host
-reads zeros, and `active` says that no result means anything. Every copy and every wait of the host is recorded. There are no gradients.
+reads zeros, and `active` says that no result means anything. Every copy and every wait of the host is recorded. There
+are no gradients.
 """
 
 from __future__ import annotations
@@ -26,17 +27,12 @@ from triton.runtime import driver
 
 from zoetrope.kernels.check.fake_driver import FakeDriver
 from zoetrope.kernels.check.fake_ops import SPECIAL
-from zoetrope.kernels.check.fake_record import DeviceRecord
+from zoetrope.kernels.check.fake_record import IN_USE, DeviceRecord, active
 from zoetrope.kernels.check.fake_tensor import DeviceMode
 from zoetrope.kernels.check.fake_torch import DeviceNames, fake_torch
 from zoetrope.kernels.gpu.launch import interpreting
 
-_depth = [0]
-
-
-def active() -> bool:
-    """Tell whether a fake device is in use, so that results are not computed and must not be compared."""
-    return _depth[0] > 0
+__all__ = ["active", "fake_cuda", "main", "summary"]
 
 
 @contextmanager
@@ -55,12 +51,12 @@ def fake_cuda() -> Iterator[DeviceRecord]:
     record = DeviceRecord()
     before = driver._active
     driver.set_active(FakeDriver(record))
-    _depth[0] += 1
+    IN_USE.append(record)
     try:
         with fake_torch(record), torch.no_grad(), DeviceNames(), DeviceMode(record, SPECIAL):
             yield record
     finally:
-        _depth[0] -= 1
+        IN_USE.remove(record)
         driver._active = before
 
 
@@ -90,6 +86,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from zoetrope.kernels.check import fake_cuda as itself  # the module of that name, whose state `active` reads
-
-    itself.main()
+    main()

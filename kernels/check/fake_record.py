@@ -12,6 +12,11 @@ PACKAGE = str(Path(__file__).parents[2])  # the folder that holds kernels, model
 LIBRARIES = ("site-packages", "dist-packages")
 
 
+def active() -> bool:
+    """Tell whether a fake device is in use, so that results are not computed and must not be compared."""
+    return bool(IN_USE)
+
+
 @dataclass(frozen=True, eq=False)
 class CompiledKernel:
     """A kernel that the JIT compiled, or found in its cache, and that would have been loaded.
@@ -110,3 +115,6 @@ def _frames() -> Iterator[tuple[str, int]]:
         if frame.f_back is None:
             return
         frame = frame.f_back
+
+
+IN_USE: list[DeviceRecord] = []  # the record of the fake device, while there is one

@@ -15,7 +15,7 @@ from zoetrope.kernels.check.fake_driver import MULTIPROCESSORS
 from zoetrope.kernels.check.fake_record import DeviceRecord
 from zoetrope.kernels.check.fake_tensor import DEVICE, FakeCudaTensor
 
-NAME = "fake Hopper, nothing computed"  # not that of a product: no figure under it can be taken for a measurement
+NAME = "fake Hopper without values"  # not that of a product: no figure under it can be taken for a measurement
 MEMORY = 80 << 30  # bytes
 PROPERTIES = SimpleNamespace(
     name=NAME,
@@ -175,12 +175,12 @@ def fake_torch(record: DeviceRecord) -> Iterator[None]:
         )
         future.set_overwrite_module_params_on_conversion(True)  # module.to("cuda") makes new parameters
         stack.enter_context(mock.patch.object(torch, "Generator", FakeGenerator))
-        stack.enter_context(mock.patch.object(torch.backends.cudnn, "version", lambda: None))
+        stack.enter_context(mock.patch.object(torch.backends.cudnn, "version", return_value=None))
         yield
 
 
 class DeviceNames(TorchFunctionMode):
-    """Gives ``cuda`` its number, and makes tensors of values on the host first: torch would ask a real device for it."""
+    """Gives ``cuda`` its number, and makes tensors of values on the host first, where torch would ask the device."""
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
