@@ -42,13 +42,14 @@ class FakeUtils:
 
     def load_binary(
         self, name: str, cubin: bytes, shared: int, device: str
-    ) -> tuple[None, CompiledKernel, int, int, int]:
-        return None, CompiledKernel(name, cubin, shared), 0, 0, THREADS
+    ) -> tuple[CompiledKernel, CompiledKernel, int, int, int]:
+        kernel = CompiledKernel(name, cubin, shared)
+        return kernel, kernel, 0, 0, THREADS  # as module and function
 
     def get_device_properties(self, device: str) -> dict[str, int]:
         return PROPERTIES
 
-    def unload_module(self, module: None) -> None:
+    def unload_module(self, module: CompiledKernel) -> None:
         pass
 
 
