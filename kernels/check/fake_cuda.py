@@ -21,13 +21,16 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
+from triton import knobs
 from triton.runtime import driver
 
 from zoetrope.kernels.check.fake_driver import FakeDriver
 from zoetrope.kernels.check.fake_ops import SPECIAL
-from zoetrope.kernels.check.fake_record import IN_USE, DeviceRecord, active
+from zoetrope.kernels.check.fake_record import IN_USE, CompiledKernel, DeviceRecord, active
 from zoetrope.kernels.check.fake_tensor import DeviceMode
 from zoetrope.kernels.check.fake_torch import DeviceNames, fake_torch
 from zoetrope.kernels.gpu.launch import interpreting
@@ -51,13 +54,19 @@ def fake_cuda() -> Iterator[DeviceRecord]:
     record = DeviceRecord()
     before = driver._active
     driver.set_active(FakeDriver(record))
+    knobs.runtime.kernel_load_end_hook.add(_keep_files)
     IN_USE.append(record)
     try:
         with fake_torch(record), torch.no_grad(), DeviceNames(), DeviceMode(record, SPECIAL):
             yield record
     finally:
         IN_USE.remove(record)
+        knobs.runtime.kernel_load_end_hook.remove(_keep_files)
         driver._active = before
+
+
+def _keep_files(module: CompiledKernel, function: Any, name: str, group: dict[str, str], hash: str) -> None:
+    module.files = {Path(path).suffix[1:]: Path(path) for path in group.values()}
 
 
 def summary(record: DeviceRecord) -> str:

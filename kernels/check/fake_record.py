@@ -17,17 +17,23 @@ def active() -> bool:
     return bool(IN_USE)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class CompiledKernel:
     """A kernel that the JIT compiled, or found in its cache, and that would have been loaded.
 
     Attributes:
         shared: bytes of dynamic shared memory of a block.
+        files: where Triton keeps what it was compiled from, by kind (``ptx``, ``ttgir``).
     """
 
     name: str
     cubin: bytes = field(repr=False)
     shared: int
+    files: dict[str, Path] = field(default_factory=dict, repr=False)
+
+    def text(self, kind: str) -> str:
+        """Return the code of a kind, such as ``ptx``."""
+        return self.files[kind].read_text()
 
 
 @dataclass(frozen=True)
