@@ -20,15 +20,17 @@ import runpy
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from triton import knobs
 from triton.runtime import driver
+from triton.runtime.jit import JITFunction
 
-from zoetrope.kernels.check.fake_driver import FakeDriver
+from zoetrope.kernels.check.fake_driver import FakeDriver, skip_compiling
 from zoetrope.kernels.check.fake_ops import SPECIAL
 from zoetrope.kernels.check.fake_record import IN_USE, CompiledKernel, DeviceRecord, active
 from zoetrope.kernels.check.fake_tensor import DeviceMode
@@ -39,8 +41,11 @@ __all__ = ["active", "fake_cuda", "main", "summary"]
 
 
 @contextmanager
-def fake_cuda() -> Iterator[DeviceRecord]:
+def fake_cuda(compiling: bool = True) -> Iterator[DeviceRecord]:
     """Provide a fake CUDA device to all of the process until the end of the block; yields what it records.
+
+    Args:
+        compiling: false to record launches without compiling their kernels, where only their number matters.
 
     Raises:
         RuntimeError: Triton's interpreter is on, there is a real device, or a fake one is in use already.
@@ -53,11 +58,12 @@ def fake_cuda() -> Iterator[DeviceRecord]:
         raise RuntimeError("there is a CUDA device: a fake one needs a process without (CUDA_VISIBLE_DEVICES='')")
     record = DeviceRecord()
     before = driver._active
-    driver.set_active(FakeDriver(record))
+    driver.set_active(FakeDriver(record, compiling))
     knobs.runtime.kernel_load_end_hook.add(_keep_files)
     IN_USE.append(record)
     try:
-        with fake_torch(record), torch.no_grad(), DeviceNames(), DeviceMode(record, SPECIAL):
+        skip = nullcontext() if compiling else mock.patch.object(JITFunction, "_do_compile", skip_compiling)
+        with skip, fake_torch(record), torch.no_grad(), DeviceNames(), DeviceMode(record, SPECIAL):
             yield record
     finally:
         IN_USE.remove(record)
@@ -83,11 +89,12 @@ def summary(record: DeviceRecord) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a module as ``python -m`` would, with a fake CUDA device; its exit status is the module's."""
     parser = argparse.ArgumentParser(description="Run a module with a fake CUDA device, on which nothing is computed.")
+    parser.add_argument("--skip-compiling", action="store_true", help="record launches without compiling the kernels")
     parser.add_argument("module")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     given = parser.parse_args(arguments)
     sys.argv = [given.module, *given.arguments]
-    with fake_cuda() as record:
+    with fake_cuda(compiling=not given.skip_compiling) as record:
         try:
             runpy.run_module(given.module, run_name="__main__", alter_sys=True)
         finally:

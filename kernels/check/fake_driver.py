@@ -37,6 +37,27 @@ class FakeLauncher:
             driver.active.record.launches.append(Launch(kernel.name, (x, y, z), kernel, caller()))
 
 
+class UncompiledKernel:
+    """Stands in for a kernel whose launches are counted without compiling it."""
+
+    packed_metadata = ()
+
+    def __init__(self, name: str) -> None:
+        self.function = CompiledKernel(name, b"", 0)
+
+    def launch_metadata(self, *arguments: Any) -> None:
+        pass
+
+    run = FakeLauncher(None, None)
+
+
+def skip_compiling(function: Any, key: str, signature: Any, device: str, *arguments: Any) -> UncompiledKernel:
+    """Return a kernel in place of `JITFunction._do_compile`, and keep it for the next launch as that does."""
+    kernel = UncompiledKernel(function.fn.__name__)
+    function.device_caches[device][0][key] = kernel
+    return kernel
+
+
 class FakeUtils:
     """Stands in for the library of Triton that talks to CUDA."""
 
@@ -59,14 +80,15 @@ class FakeDriver:
     launcher_cls = FakeLauncher
     utils = FakeUtils()
 
-    def __init__(self, record: DeviceRecord) -> None:
+    def __init__(self, record: DeviceRecord, compiling: bool = True) -> None:
         self.record = record
+        self.device = DEVICE if compiling else f"{DEVICE}, not compiling"
 
     def get_current_target(self) -> GPUTarget:
         return TARGET
 
     def get_current_device(self) -> str:
-        return DEVICE
+        return self.device
 
     def set_current_device(self, device: str) -> None:
         pass

@@ -61,10 +61,17 @@ def _copy_(mode: DeviceMode, func: Any, args: Sequence[Any], kwargs: Mapping[str
     return target.zero_()
 
 
+def _all(mode: DeviceMode, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    found = mode.compute(func, args, kwargs)
+    found.truth = True
+    return found
+
+
 def _scalar(mode: DeviceMode, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return zero, and true where it is asked whether all are: the answers with which checks of values pass."""
     x = args[0]
     mode.record.host("wait", f"value of {_described(x)}")
-    return torch.zeros((), dtype=x.dtype).item()
+    return torch.full((), x.truth, dtype=x.dtype).item()
 
 
 def _equal(mode: DeviceMode, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -133,6 +140,7 @@ def _indexed(mode: DeviceMode, func: Any, args: Sequence[Any], kwargs: Mapping[s
 SPECIAL: dict[Any, Special] = {
     aten._to_copy.default: _to_copy,
     aten.copy_.default: _copy_,
+    aten.all.default: _all,
     aten._local_scalar_dense.default: _scalar,
     aten.equal.default: _equal,
     aten.nonzero.default: _nonzero,

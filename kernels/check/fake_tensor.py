@@ -24,10 +24,11 @@ Special = Callable[["DeviceMode", Any, Sequence[Any], Mapping[str, Any]], Any]
 
 
 class FakeCudaTensor(torch.Tensor):
-    """A tensor without values that says it is on ``cuda:0``; ``meta`` has its layout."""
+    """A tensor without values that says it is on ``cuda:0``; ``meta`` has its layout, ``truth`` is what is read."""
 
     meta: torch.Tensor
     mode: DeviceMode
+    truth = False
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod

@@ -189,6 +189,10 @@ class DeviceNames(TorchFunctionMode):
         if func is torch.nn.functional.scaled_dot_product_attention and isinstance(args[0], FakeCudaTensor):
             args[0].mode.record.operations.append("scaled_dot_product_attention")  # one kernel, whichever it is
             return args[0].new_empty((*args[0].shape[:-1], args[2].shape[-1]))
+        if func in (torch.isfinite, torch.Tensor.isfinite) and isinstance(args[0], FakeCudaTensor):
+            found = func(*args, **options)
+            found.truth = True
+            return found
         if func is torch.Tensor.cuda:
             return args[0].to(DEVICE)
         if options.get("device") is not None:

@@ -81,7 +81,7 @@ TTGIR = """
   %1 = ttg.async_copy_global_to_local %p, %0 : tensor<64x!tt.ptr<f32>, #b> -> <64xf32, #s, #smem, mutable>
   %2 = ttg.memdesc_index %k[%i] : !ttg.memdesc<3x64x64xbf16, #s, #smem, mutable> -> !ttg.memdesc<64x64xbf16, #s>
   %3 = ttg.memdesc_trans %2 {order = array<i32: 1, 0>} : !ttg.memdesc<64x64xbf16, #s> -> !ttg.memdesc<64x64xbf16, #t>
-  %4 = ttng.warp_group_dot %q, %3, %c {isAsync = true} : !ttg.memdesc<128x64xbf16, #s> * !ttg.memdesc<64x64xbf16, #t> -> t
+  %4 = ttng.warp_group_dot %q, %3, %c {a = 0 : i32} : !ttg.memdesc<128x64xbf16, #s> * !ttg.memdesc<64x64xbf16, #t> -> t
 """
 
 
