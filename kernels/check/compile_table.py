@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 SHARED = 232448  # bytes of shared memory that a block may have on Hopper
 REGISTERS = 255  # of a thread
@@ -126,7 +127,8 @@ class CompileTable:
         for line in text.splitlines():
             cells = [cell.strip() for cell in line.strip("| ").split("|")]
             if len(cells) == len(COLUMNS) + 1 and all(cell.isdigit() for cell in cells[1:]):
-                rows[cells[0]] = Figures(**dict(zip(COLUMNS, map(int, cells[1:]), strict=True)))
+                figures: dict[str, Any] = dict(zip(COLUMNS, map(int, cells[1:]), strict=True))
+                rows[cells[0]] = Figures(**figures)
         return cls(word("triton"), word("ptxas"), word("sources"), rows)
 
     @classmethod
