@@ -27,13 +27,13 @@ class FakeCudaTensor(torch.Tensor):
     """A tensor without values that says it is on ``cuda:0``; ``meta`` has its layout, ``truth`` is what is read."""
 
     meta: torch.Tensor
-    mode: DeviceMode
+    owner: DeviceMode
     truth = False
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, meta: torch.Tensor, mode: DeviceMode) -> FakeCudaTensor:
-        made: FakeCudaTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: FakeCudaTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             meta.shape,
             strides=meta.stride(),
@@ -43,7 +43,7 @@ class FakeCudaTensor(torch.Tensor):
             device=DEVICE,
             requires_grad=meta.requires_grad,
         )
-        made.meta, made.mode = meta, mode
+        made.meta, made.owner = meta, mode
         return made
 
     def __init__(self, meta: torch.Tensor, mode: DeviceMode) -> None:
@@ -52,7 +52,7 @@ class FakeCudaTensor(torch.Tensor):
     def data_ptr(self) -> int:
         """Return an address as a device might: another for each allocation, and aligned like its allocations."""
         base = self.meta.untyped_storage()._cdata * ALIGNMENT
-        return base + self.meta.storage_offset() * self.meta.element_size()
+        return int(base + self.meta.storage_offset() * self.meta.element_size())
 
     # The methods below ask torch for a guard of the device, which a build without CUDA does not have.
 
@@ -71,10 +71,12 @@ class FakeCudaTensor(torch.Tensor):
             view.fill_(value)
 
     def contiguous(self, memory_format: torch.memory_format = torch.contiguous_format) -> torch.Tensor:
-        return torch.ops.aten.contiguous.default(self, memory_format=memory_format)
+        found: torch.Tensor = torch.ops.aten.contiguous.default(self, memory_format=memory_format)
+        return found
 
     def copy_(self, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-        return torch.ops.aten.copy_.default(self, source, non_blocking)
+        found: torch.Tensor = torch.ops.aten.copy_.default(self, source, non_blocking)
+        return found
 
     def nonzero(self, *, as_tuple: bool = False) -> Any:
         found = torch.ops.aten.nonzero.default(self)
@@ -83,24 +85,36 @@ class FakeCudaTensor(torch.Tensor):
     def record_stream(self, stream: object) -> None:
         pass
 
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         return f"FakeCudaTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FakeCudaTensor:
         copy = self.detach().clone().requires_grad_(self.requires_grad)
-        copy.__dict__.update({name: value for name, value in self.__dict__.items() if name not in ("meta", "mode")})
+        copy.__dict__.update({name: value for name, value in self.__dict__.items() if name not in ("meta", "owner")})
         memo[id(self)] = copy
         return copy  # type: ignore[return-value]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, FakeCudaTensor)]
-        return given[0].mode.run(func, args, kwargs or {})  # of a thread in which the mode is not on
+        return given[0].owner.run(func, args, kwargs or {})  # of a thread in which the mode is not on
 
 
 def _viewed(x: torch.Tensor, index: Any) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
@@ -138,7 +152,7 @@ class DeviceMode(TorchDispatchMode):
     """Runs what concerns the fake device, and lets everything else pass."""
 
     def __init__(self, record: DeviceRecord, special: Mapping[Any, Special]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.record = record
         self.special = special
         self.pinned: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
@@ -157,7 +171,7 @@ class DeviceMode(TorchDispatchMode):
         flat = tree_flatten((args, kwargs))[0]
         fake = any(isinstance(x, FakeCudaTensor) for x in flat)
         device = kwargs.get("device")
-        to_device = device is not None and torch.device(device).type == "cuda"
+        to_device = any(isinstance(x, torch.device) and x.type == "cuda" for x in flat)
         if not fake and not to_device:
             return self._on_host(func, args, kwargs)
         special = self.special.get(func)
@@ -170,9 +184,10 @@ class DeviceMode(TorchDispatchMode):
             return func(*tree_map_only(FakeCudaTensor, lambda x: x.meta, args), **kwargs)  # new_empty(..., device=cpu)
         return self.compute(func, args, kwargs)
 
-    def compute(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], launches: bool = True) -> Any:
+    def compute(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run an operation of the device by its meta kernel."""
         wrappers: dict[int, FakeCudaTensor] = {}
+        made_like = not any(isinstance(x, FakeCudaTensor) for x in tree_flatten((args, kwargs))[0])
 
         def bare(x: torch.Tensor) -> torch.Tensor:
             if isinstance(x, FakeCudaTensor):
@@ -180,8 +195,8 @@ class DeviceMode(TorchDispatchMode):
                 return x.meta
             if x.dim() == 0:
                 return x.to("meta")  # a number of the host becomes an argument of the kernel
-            if x.device.type == "meta":
-                return x
+            if x.device.type == "meta" or made_like:  # torch.empty_like(x, device="cuda") reads no values
+                return x.to("meta")
             raise RuntimeError(
                 f"{func}: expected all tensors to be on the same device, but found cuda:0 and {x.device} "
                 f"(shape {tuple(x.shape)})"
@@ -192,7 +207,7 @@ class DeviceMode(TorchDispatchMode):
         bare_args, bare_kwargs = tree_map_only(torch.Tensor, bare, (tuple(args), on_meta))
         bare_args = tree_map_only(torch.Generator, lambda generator: None, bare_args)
         found = func(*bare_args, **bare_kwargs)
-        if launches and _launches(func):
+        if _launches(func):
             self.record.operations.append(str(func))
         return self.wrapped(found, wrappers)
 

@@ -187,7 +187,7 @@ class DeviceNames(TorchFunctionMode):
     ) -> Any:
         options = dict(kwargs or {})
         if func is torch.nn.functional.scaled_dot_product_attention and isinstance(args[0], FakeCudaTensor):
-            args[0].mode.record.operations.append("scaled_dot_product_attention")  # one kernel, whichever it is
+            args[0].owner.record.operations.append("scaled_dot_product_attention")  # one kernel, whichever it is
             return args[0].new_empty((*args[0].shape[:-1], args[2].shape[-1]))
         if func in (torch.isfinite, torch.Tensor.isfinite) and isinstance(args[0], FakeCudaTensor):
             found = func(*args, **options)

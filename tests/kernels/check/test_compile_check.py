@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_a_partial_table_cannot_be_written(part: list[str], capsys: pytest.Captu
         ({"missing_fences": 3}, "missing fences"),
     ],
 )
-def test_each_rule(change: dict[str, int], word: str) -> None:
+def test_each_rule(change: dict[str, Any], word: str) -> None:
     assert broken_rules(GOOD, True, True, True) == []
     rules = broken_rules(replace(GOOD, **change), True, True, True)
     assert len(rules) == 1 and word in rules[0]
@@ -107,7 +108,8 @@ def test_staleness_names_the_variant_and_the_figure() -> None:
     table = CompileTable("3.6.0", "12.8", "abc", {"a": GOOD, "b": GOOD})
     assert differences(table, table) == ([], None)
     for column in COLUMNS:
-        other = CompileTable("3.6.0", "12.8", "abc", {"a": GOOD, "b": replace(GOOD, **{column: 77})})
+        figures: dict[str, Any] = {column: 77}
+        other = CompileTable("3.6.0", "12.8", "abc", {"a": GOOD, "b": replace(GOOD, **figures)})
         stale, skipped = differences(table, other)
         assert skipped is None and len(stale) == 1
         assert stale[0].startswith("b: ") and stale[0].endswith("is 77")
