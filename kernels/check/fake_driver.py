@@ -8,7 +8,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from zoetrope.kernels.check.fake_record import CompiledKernel, DeviceRecord, Launch, caller
+from zoetrope.kernels.check.fake_record import CompiledKernel, DeviceRecord, RecordedLaunch, caller
 
 TARGET = GPUTarget("cuda", 90, 32)
 SHARED = 232448  # bytes of shared memory that a block may have on Hopper
@@ -34,7 +34,7 @@ class FakeLauncher:
 
     def __call__(self, x: int, y: int, z: int, stream: int, kernel: CompiledKernel, packed: Any, *rest: Any) -> None:
         if min(x, y, z) > 0:
-            driver.active.record.launches.append(Launch(kernel.name, (x, y, z), kernel, caller()))
+            driver.active.record.launches.append(RecordedLaunch(kernel.name, (x, y, z), kernel, caller()))
 
 
 class UncompiledKernel:

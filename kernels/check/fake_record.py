@@ -37,7 +37,7 @@ class CompiledKernel:
 
 
 @dataclass(frozen=True)
-class Launch:
+class RecordedLaunch:
     """A Triton kernel that would have run."""
 
     name: str
@@ -70,7 +70,7 @@ class DeviceRecord:
         operations: names of the operations of torch that launch at least one kernel.
     """
 
-    launches: list[Launch] = field(default_factory=list)
+    launches: list[RecordedLaunch] = field(default_factory=list)
     operations: list[str] = field(default_factory=list)
     events: list[HostEvent] = field(default_factory=list)
     capturing: bool = False

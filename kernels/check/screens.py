@@ -47,7 +47,7 @@ def screen(cubin: bytes, ttgir: str, threads: int) -> Hazards:
     )
 
 
-class Flight(NamedTuple):
+class ProductFlight(NamedTuple):
     """How far a matrix instruction is: whether its group is closed, and how many were closed after it."""
 
     closed: bool
@@ -65,7 +65,7 @@ def overwritten_operands(code: SassCode) -> list[str]:
         if not instruction.begins(*MMA):
             continue
         registers = _accumulator(instruction), _operand(instruction)
-        for other, _ in code.walk(at, Flight(False, 0), _advance):
+        for other, _ in code.walk(at, ProductFlight(False, 0), _advance):
             if not other.begins(*MMA) and (touched := _touched(other, *registers)):
                 found.append(f"{other} {touched} of {instruction}, before the wait for it")
                 break
@@ -84,10 +84,10 @@ def _touched(instruction: SassInstruction, accumulator: frozenset[int], operand:
     return ""
 
 
-def _advance(instruction: SassInstruction, flight: Flight) -> Flight | None:
+def _advance(instruction: SassInstruction, flight: ProductFlight) -> ProductFlight | None:
     """Follow one wgmma past an instruction, which for the first step is itself; None when it is waited for."""
     if instruction.begins(*MMA) and "gsb0" in instruction.operands:
-        return Flight(True, min(flight.later + 1, MOST_GROUPS)) if flight.closed else Flight(True, 0)
+        return ProductFlight(True, min(flight.later + 1, MOST_GROUPS)) if flight.closed else ProductFlight(True, 0)
     if (pending := _wait(instruction)) is not None and flight.closed and pending <= flight.later:
         return None
     return flight
@@ -116,7 +116,7 @@ def _operand(instruction: SassInstruction) -> frozenset[int]:
     return frozenset() if first is None else frozenset(range(int(first.group(1)), int(first.group(1)) + 4))
 
 
-class Reads(NamedTuple):
+class OperandReads(NamedTuple):
     """Reads of shared memory by wgmma: some not waited for, some that another warpgroup may not have ended."""
 
     pending: bool
@@ -141,19 +141,19 @@ def missing_barriers(code: SassCode, threads: int, operands_end: int | None = No
     def may_overwrite(instruction: SassInstruction) -> bool:
         return instruction.begins(*SHARED_WRITES) and (operands_end is None or _offset(instruction) < operands_end)
 
-    def step(instruction: SassInstruction, reads: Reads) -> Reads:
+    def step(instruction: SassInstruction, reads: OperandReads) -> OperandReads:
         if instruction.begins(*MMA):
-            return Reads(True, reads.unsynchronised)
+            return OperandReads(True, reads.unsynchronised)
         if (left := _wait(instruction)) is not None:
-            return Reads(reads.pending and left > 0, reads.unsynchronised or reads.pending)
+            return OperandReads(reads.pending and left > 0, reads.unsynchronised or reads.pending)
         if instruction.begins(*BARRIERS) and not instruction.guard:
             part = _barrier_threads(instruction)
-            return reads if part is not None and part <= WARPGROUP else Reads(reads.pending, False)
+            return reads if part is not None and part <= WARPGROUP else OperandReads(reads.pending, False)
         return reads
 
     return _hazards(
         code,
-        Reads(False, False),
+        OperandReads(False, False),
         step,
         lambda instruction, reads: reads.unsynchronised and may_overwrite(instruction),
         "writes to shared memory that another warpgroup's wgmma may still read: a barrier must follow the wait",
@@ -173,7 +173,7 @@ def _offset(instruction: SassInstruction) -> int:
     return int(constants[0], 16) if constants else 0
 
 
-class Copies(NamedTuple):
+class AsyncCopies(NamedTuple):
     """Copies by cp.async: some begun, some waited for that the async proxy may not see yet."""
 
     begun: bool
@@ -187,18 +187,18 @@ def missing_fences(code: SassCode) -> list[str]:
     readers, fewer fences than this asks for might do.
     """
 
-    def step(instruction: SassInstruction, copies: Copies) -> Copies:
+    def step(instruction: SassInstruction, copies: AsyncCopies) -> AsyncCopies:
         if instruction.begins("LDGSTS"):
-            return Copies(True, copies.unseen)
+            return AsyncCopies(True, copies.unseen)
         if instruction.begins("DEPBAR"):
-            return Copies(copies.begun, copies.unseen or copies.begun)
+            return AsyncCopies(copies.begun, copies.unseen or copies.begun)
         if instruction.begins("FENCE.VIEW.ASYNC") and not instruction.guard:
-            return Copies(copies.begun, False)
+            return AsyncCopies(copies.begun, False)
         return copies
 
     return _hazards(
         code,
-        Copies(False, False),
+        AsyncCopies(False, False),
         step,
         lambda instruction, copies: copies.unseen and instruction.begins(*MMA),
         "reads what cp.async wrote: a proxy fence (fence.proxy.async) must follow the wait for the copies",

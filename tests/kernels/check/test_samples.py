@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +10,11 @@ import pytest
 
 pytest.importorskip("triton")
 
+from tests.kernels.check.programs import run
 from zoetrope.kernels.check.operand_buffers import allocate, copied_operands, operands_end
 from zoetrope.kernels.check.sass import SassCode
 from zoetrope.kernels.check.screens import missing_barriers, missing_fences, overwritten_operands
 
-REPOSITORY = Path(__file__).parents[3]
 THREADS = 256  # of the listing's block: two warpgroups
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -27,11 +24,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `sample_variants` writes."""
     folder = tmp_path_factory.mktemp("samples")
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    env |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_CACHE_DIR": str(folder / "cache")}
-    command = [sys.executable, "-m", "tests.kernels.check.sample_variants", str(folder), "2"]
-    result = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
+    run("sample_variants", str(folder), "2", cache=folder / "cache")
     return folder
 
 
