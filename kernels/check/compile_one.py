@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
 from zoetrope.kernels.check.compile_table import Figures
+from zoetrope.kernels.check.screens import screen
 from zoetrope.kernels.gpu.variant import Variant
 
+SHOWN = 2  # hazards of a kind that are described
 TARGET = GPUTarget("cuda", 90, 32)
 
 
@@ -32,7 +35,7 @@ def compile_variant(variant: Variant, cache: Path) -> Figures:
     log = io.StringIO()
     with contextlib.redirect_stdout(log):
         compiled = triton_compile(_source(variant), target=TARGET, options=_options(variant))
-    return _figures(compiled.asm["ptx"], int(compiled.metadata.shared), log.getvalue())
+    return _figures(compiled.asm, int(compiled.metadata.shared), log.getvalue())
 
 
 def _source(variant: Variant) -> Any:
@@ -56,7 +59,8 @@ def _options(variant: Variant) -> dict[str, Any]:
     return options
 
 
-def _figures(ptx: str, dynamic_shared: int, log: str) -> Figures:
+def _figures(asm: Mapping[str, Any], dynamic_shared: int, log: str) -> Figures:
+    ptx = asm["ptx"]
     # cuobjdump would add the kilobyte of shared memory that the driver keeps for itself; ptxas does not count it
     functions = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
     registers = re.findall(r"Used (\d+) registers", log)
@@ -65,6 +69,7 @@ def _figures(ptx: str, dynamic_shared: int, log: str) -> Figures:
     threads = re.search(r"^\.(?:req|max)ntid (\d+)", ptx, re.MULTILINE)
     if threads is None:
         raise RuntimeError("the PTX does not say how many threads a block has")
+    hazards = screen(asm["cubin"], asm["ttgir"], int(threads.group(1)))
     return Figures(
         registers=max(map(int, registers)),
         shared=dynamic_shared + sum(map(int, re.findall(r"(\d+) bytes smem", log))),
@@ -75,5 +80,9 @@ def _figures(ptx: str, dynamic_shared: int, log: str) -> Figures:
         tma=len(re.findall(r"\bcp\.(?:reduce\.)?async\.bulk\.tensor\b", ptx)),
         setmaxnreg=len(re.findall(r"\bsetmaxnreg\.", ptx)),
         threads=int(threads.group(1)),
+        overwritten=len(hazards.overwritten),
+        missing_barriers=len(hazards.barriers),
+        missing_fences=len(hazards.fences),
         serialised=int("wgmma.mma_async instructions are serialized" in log),
+        hazards=tuple(place for found in hazards for place in found[:SHOWN]),
     )

@@ -6,11 +6,24 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 SHARED = 232448  # bytes of shared memory that a block may have on Hopper
 REGISTERS = 255  # of a thread
 REGISTER_FILE = 65536  # of a multiprocessor, so the most of a block
-COLUMNS = ("registers", "shared", "stack", "spill_stores", "spill_loads", "wgmma", "tma", "setmaxnreg", "threads")
+SCREENS = ("overwritten", "missing_barriers", "missing_fences")
+COLUMNS = (
+    "registers",
+    "shared",
+    "stack",
+    "spill_stores",
+    "spill_loads",
+    "wgmma",
+    "tma",
+    "setmaxnreg",
+    "threads",
+    *SCREENS,
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +33,9 @@ class Figures:
     Attributes:
         registers: of a thread, at launch. shared: bytes, static and dynamic. stack: bytes of a thread.
         spill_stores, spill_loads: bytes. wgmma, tma, setmaxnreg: instructions. threads: of a block.
+        overwritten, missing_barriers, missing_fences: places that the screens of `check.screens` find.
         serialised: 1 if ptxas had to wait after every wgmma instruction, else 0.
+        hazards: what the screens say of the first such places.
     """
 
     registers: int
@@ -32,7 +47,11 @@ class Figures:
     tma: int
     setmaxnreg: int
     threads: int
+    overwritten: int = 0
+    missing_barriers: int = 0
+    missing_fences: int = 0
     serialised: int = 0
+    hazards: tuple[str, ...] = ()
 
 
 def broken_rules(figures: Figures, wgmma: bool = False, tma: bool = False, setmaxnreg: bool = False) -> list[str]:
@@ -58,7 +77,10 @@ def broken_rules(figures: Figures, wgmma: bool = False, tma: bool = False, setma
         broken.append("has no TMA copy (cp.async.bulk.tensor): it must")
     if setmaxnreg and not figures.setmaxnreg:
         broken.append("has no setmaxnreg instruction: it must")
-    return broken
+    for screen in SCREENS:
+        if getattr(figures, screen):
+            broken.append(f"{screen.replace('_', ' ')}: {getattr(figures, screen)} places, none are allowed")
+    return [*broken, *figures.hazards]
 
 
 @dataclass(frozen=True)
@@ -76,7 +98,10 @@ class CompileTable:
             "",
             f"Written by `{command}`; a test fails when it is stale. Registers of a thread at",
             "launch; shared memory, stack and spills in bytes; wgmma, TMA and setmaxnreg are instructions in the PTX;",
-            "threads of a block. These are properties of the code: they say nothing about its speed or its results.",
+            "threads of a block. The last three columns are places found by the screens for compiler hazards:",
+            "registers of a wgmma overwritten before the wait for it, barriers missing between that wait and a write",
+            "to shared memory, proxy fences missing between cp.async and wgmma. These are properties of the code:",
+            "they say nothing about its speed or its results.",
             "",
             f"* triton {self.triton}",
             f"* ptxas {self.ptxas}",
@@ -102,7 +127,8 @@ class CompileTable:
         for line in text.splitlines():
             cells = [cell.strip() for cell in line.strip("| ").split("|")]
             if len(cells) == len(COLUMNS) + 1 and all(cell.isdigit() for cell in cells[1:]):
-                rows[cells[0]] = Figures(**dict(zip(COLUMNS, map(int, cells[1:]), strict=True)))
+                figures: dict[str, Any] = dict(zip(COLUMNS, map(int, cells[1:]), strict=True))
+                rows[cells[0]] = Figures(**figures)
         return cls(word("triton"), word("ptxas"), word("sources"), rows)
 
     @classmethod
