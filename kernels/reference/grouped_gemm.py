@@ -1,7 +1,8 @@
 """One product per expert over rows sorted by expert, by torch's own operations, and what every form of it checks.
 
-On a GPU the offsets stay where they are. For bf16 on Hopper and Blackwell nothing waits for the device; elsewhere torch's
-grouped product reads the offsets once by itself and multiplies expert by expert (`aten/src/ATen/native/GroupedMMUtils.h`).
+On a GPU the offsets stay where they are. For bf16 on Hopper and Blackwell nothing waits for the device; elsewhere
+torch's grouped product reads the offsets once by itself and multiplies expert by expert
+(`aten/src/ATen/native/GroupedMMUtils.h`).
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ def grouped_gemm(
     """Compute ``y[r] = epilogue(x[r] @ weight[e of r])``, for any device, and differentiable.
 
     Products are summed in float32, as torch does, and rounded to the dtype of ``x``; bias, GELU (tanh form) and gate
-    follow in this order. They are one call of ``torch.nn.functional.grouped_mm`` where it takes them: on a GPU always but
-    for fp64, on a CPU without a bias, where it gives the same bits as the product of each expert by itself.
+    follow in this order. They are one call of ``torch.nn.functional.grouped_mm`` where it takes them: on a GPU always
+    but for fp64, on a CPU without a bias, where it gives the same bits as the product of each expert by itself.
 
     Args:
         x: ``[M, K]``, bf16, fp16, fp32 or fp64, rows sorted by expert; with ``rows`` ``[X, K]`` in any order.

@@ -1,4 +1,4 @@
-"""A GPU that computes nothing: tensors have shapes and the device ``cuda``, and what makes the host wait is an error."""
+"""A GPU that computes nothing: tensors have shapes and the device ``cuda``, and reading one is an error."""
 
 from __future__ import annotations
 
