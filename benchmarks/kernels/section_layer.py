@@ -80,6 +80,7 @@ def _block(bench: Bench, model: ModelShape, peer: nn.Module | None) -> Block:
             expert_dim=model.hidden,
             router="grouped_top1",
             groups=model.groups,
+            expert_bias=True,
         )
     config = TransformerConfig(
         num_attention_heads=model.heads,

@@ -98,9 +98,9 @@ def _inputs(inputs: KernelInputs, dtype: torch.dtype, tokens: int, model: ModelS
 def _ours(bench: Bench, sets: list[dict[str, Any]], model: ModelShape) -> list[Contender]:
     """Return the network's own layer: with our kernels, and as it runs without them."""
     gpu = bench.kernels and bench.device.type == "cuda"
-    wrong = next(
-        (f"{op}: {why}" for op, dtype in OPERATIONS.items() if (why := bench.problem(op, "triton", dtype))), ""
-    )
+    problems = {op: bench.problem(op, "triton", dtype) for op, dtype in OPERATIONS.items()}
+    problems = {op: bench.problem(op, "triton", dtype) for op, dtype in OPERATIONS.items()}
+    wrong = next((f"{op}: {problem}" for op, problem in problems.items() if problem is not None), None)
     choices = {"triton": "triton" if gpu else "", "the network without our kernels": "torch"}
 
     def make(i: int, name: str) -> Call:
