@@ -13,6 +13,6 @@ One process for one kernel, in a folder of its own that is merged into the repos
         --correctness-only --out /tmp/gluon
     python -m zoetrope.benchmarks.kernels.merge /tmp/gluon
 
-Results go to ``benchmarks/results/kernels/<device>.json``, with a page (.md) and a plot (.png). Where there is no git, name
-the commit by ZOETROPE_COMMIT. Only torch, triton and numpy are needed; matplotlib draws, diffusers is a peer.
+Results go to ``benchmarks/results/kernels/<device>.json``, with a page (.md) and a plot (.png). Where there is no git,
+name the commit by ZOETROPE_COMMIT. Only torch, triton and numpy are needed; matplotlib draws, diffusers is a peer.
 """

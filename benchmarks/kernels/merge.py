@@ -26,6 +26,8 @@ from zoetrope.kernels.select.proofs import MODULES, PROOFS, Proof, load, record
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "kernels"
 PARTS = {"runs", "rows", "verdicts", "correctness"}  # of a file of results
+# What identifies an entry of these parts, which a newer run replaces.
+FACTS = {"verdicts": ("target", "case"), "correctness": ("op", "backend", "dtype", "head_dim")}
 FAKE = "fake"  # in the name of a device that computes nothing
 
 
@@ -83,9 +85,8 @@ def _merge_proofs(proofs: Sequence[Proof], results: Sequence[Mapping[str, Any]],
             lines.append(
                 f"{name} is proved, and faster than torch on {faster} of {len(proof.speeds)} classes of shapes"
             )
-    facts = ("op", "backend", "dtype", "head_dim")
     wrong = {
-        (*(entry[fact] for fact in facts), value["runs"][entry["run"]]["capability"])
+        (*(entry[fact] for fact in FACTS["correctness"]), value["runs"][entry["run"]]["capability"])
         for value in results
         for entry in value["correctness"]
         if not entry["right"]
@@ -109,10 +110,7 @@ def _merge_results(target: Path, found: Sequence[tuple[Path, Mapping[str, Any]]]
         }
         beside = value["runs"][run].get("selection") is not None
         merged["rows"] = merged_rows(merged["rows"], of_run["rows"], beside)
-        for part, facts in {
-            "verdicts": ("target", "case"),
-            "correctness": ("op", "backend", "dtype", "head_dim"),
-        }.items():
+        for part, facts in FACTS.items():
             new = {tuple(entry[fact] for fact in facts) for entry in of_run[part]}
             kept = [entry for entry in merged[part] if tuple(entry[fact] for fact in facts) not in new]
             merged[part] = kept + of_run[part]
