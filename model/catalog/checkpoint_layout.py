@@ -23,7 +23,7 @@ from zoetrope.model.catalog.original_layout import (
 )
 from zoetrope.model.families import FAMILIES
 from zoetrope.model.families.index import OTHERS, Components, Index, check_same_class, read_model_index
-from zoetrope.model.inspection.fields import FieldError, Fields, limited
+from zoetrope.model.inspection.fields import ConfigFieldError, Fields, limited
 from zoetrope.model.inspection.files import DIFFUSERS_STEM, ModelError, read_json, weight_files
 
 RANDOM_NAME = "random_weights.json"
@@ -188,7 +188,7 @@ def read_random(directory: Path) -> RandomWeights | None:
     value = read_json(path)
     try:
         return RandomWeights.model_validate(value)
-    except FieldError as error:
+    except ConfigFieldError as error:
         raise ModelError(f"{path}: {error}") from None
 
 

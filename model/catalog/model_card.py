@@ -22,7 +22,7 @@ from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.families.family import Contents, Preset, Sampling
 from zoetrope.model.families.index import Index, check_index, check_same_class
-from zoetrope.model.inspection.fields import FieldError
+from zoetrope.model.inspection.fields import ConfigFieldError
 from zoetrope.model.inspection.files import ModelError, read_json
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.tasks import MAX_DURATION_SECONDS, ModelCard
@@ -126,7 +126,7 @@ def transformer_config(component: Component) -> TransformerConfig:
     """Parse a transformer's configuration. Raises ModelError that names the key at fault."""
     try:
         return _config_class(component).model_validate(component.config)
-    except FieldError as error:
+    except ConfigFieldError as error:
         raise ModelError(f"{component.directory / 'config.json'}: {error}") from None
 
 

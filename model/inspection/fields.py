@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, ge
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
-class FieldError(ValueError):
+class ConfigFieldError(ValueError):
     """A field is not what it must be. ``field`` is its path, such as ``moe.top_k``, or "" for a rule about several."""
 
     def __init__(self, field: str, problem: str) -> None:
@@ -65,7 +65,7 @@ class Fields:
             limits = field.metadata.get("limits")
             problem = limits.problem(value) if limits is not None and value is not None else None
             if problem is not None:
-                raise FieldError(field.name, problem)
+                raise ConfigFieldError(field.name, problem)
             object.__setattr__(self, field.name, value)
         self.check()
 
@@ -82,21 +82,21 @@ class Fields:
         """Make an object of the values in a file.
 
         Raises:
-            FieldError: one is missing, unknown, or not what it must be.
+            ConfigFieldError: one is missing, unknown, or not what it must be.
         """
         known = {field.name: field for field in _fields(cls)}
         for name, field in known.items():
             if field.default is dataclasses.MISSING and name not in values:
-                raise FieldError(name, "must be set")
+                raise ConfigFieldError(name, "must be set")
         unknown = next((name for name in values if name not in known), None)
         if unknown is not None and not cls.ignores_unknown:
-            raise FieldError(unknown, "is not a known field")
+            raise ConfigFieldError(unknown, "is not a known field")
         try:
             return cls(**{name: value for name, value in values.items() if name in known})
-        except FieldError:
+        except ConfigFieldError:
             raise
         except ValueError as error:
-            raise FieldError("", str(error)) from None
+            raise ConfigFieldError("", str(error)) from None
 
     def model_dump(self, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
         """Return plain values; with ``mode="json"``, lists instead of tuples."""
@@ -127,7 +127,7 @@ def _plain(value: Any, mode: Literal["json", "python"]) -> Any:
 
 
 def _parsed(value: Any, wanted: Any, name: str) -> Any:
-    """Return a value as its type; raise FieldError if it is none of that type."""
+    """Return a value as its type; raise ConfigFieldError if it is none of that type."""
     origin, arguments = get_origin(wanted), get_args(wanted)
     if origin in (UnionType, Union):
         if value is None and NoneType in arguments:
@@ -136,7 +136,7 @@ def _parsed(value: Any, wanted: Any, name: str) -> Any:
         return _parsed(value, wanted, name)
     if origin is Literal:
         if value not in arguments:
-            raise FieldError(name, f"must be {' or '.join(map(repr, arguments))}, is {value!r}")
+            raise ConfigFieldError(name, f"must be {' or '.join(map(repr, arguments))}, is {value!r}")
         return value
     if origin is tuple:
         return _items(value, arguments, name)
@@ -147,11 +147,11 @@ def _parsed(value: Any, wanted: Any, name: str) -> Any:
 
 def _items(value: Any, arguments: tuple[Any, ...], name: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise FieldError(name, f"must be a list, is {value!r}")
+        raise ConfigFieldError(name, f"must be a list, is {value!r}")
     if arguments[1:] == (Ellipsis,):
         arguments = arguments[:1] * len(value)
     if len(value) != len(arguments):
-        raise FieldError(name, f"must have {len(arguments)} items, has {len(value)}")
+        raise ConfigFieldError(name, f"must have {len(arguments)} items, has {len(value)}")
     pairs = zip(value, arguments, strict=True)
     return tuple(_parsed(item, wanted, f"{name}.{i}") for i, (item, wanted) in enumerate(pairs))
 
@@ -160,11 +160,11 @@ def _nested(value: Any, wanted: type[Fields], name: str) -> Fields:
     if isinstance(value, wanted):
         return value
     if not isinstance(value, Mapping):
-        raise FieldError(name, f"must be an object, is {value!r}")
+        raise ConfigFieldError(name, f"must be an object, is {value!r}")
     try:
         return wanted.model_validate(value)
-    except FieldError as error:
-        raise FieldError(f"{name}.{error.field}" if error.field else name, error.problem) from None
+    except ConfigFieldError as error:
+        raise ConfigFieldError(f"{name}.{error.field}" if error.field else name, error.problem) from None
 
 
 def _number(value: Any, wanted: type, name: str) -> Any:
@@ -175,7 +175,7 @@ def _number(value: Any, wanted: type, name: str) -> Any:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not good:
-        raise FieldError(name, f"must be {WORDS[wanted]}, is {value!r}")
+        raise ConfigFieldError(name, f"must be {WORDS[wanted]}, is {value!r}")
     if wanted is float and not math.isfinite(value):
-        raise FieldError(name, f"must be a finite number, is {value!r}")
+        raise ConfigFieldError(name, f"must be a finite number, is {value!r}")
     return value
