@@ -82,9 +82,7 @@ def _merge_proofs(proofs: Sequence[Proof], results: Sequence[Mapping[str, Any]],
         else:
             good.append(proof)
             faster = sum(speed.ratio > 1 for speed in proof.speeds)
-            lines.append(
-                f"{name} is proved, and faster than torch on {faster} of {len(proof.speeds)} classes of shapes"
-            )
+            lines.append(f"{name} is proved, faster than torch on {faster} of {len(proof.speeds)} classes of shapes")
     wrong = {
         (*(entry[fact] for fact in FACTS["correctness"]), value["runs"][entry["run"]]["capability"])
         for value in results

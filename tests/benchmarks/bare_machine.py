@@ -1,4 +1,4 @@
-"""Have this process find nothing but what a machine lent with a GPU has: torch, triton, numpy and what they need."""
+"""Have a process find nothing but what a machine lent with a GPU has: torch, triton, numpy and what they need."""
 
 from __future__ import annotations
 
@@ -8,12 +8,31 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 
 ABSENT = frozenset(
-    {
-        "annotated_types", "av", "diffusers", "fastapi", "google", "grpc", "httpx", "matplotlib", "obstore", "PIL", "psutil",
-        "pydantic", "pydantic_core", "pydantic_settings", "ray", "safetensors", "scipy", "starlette", "tokenizers",
-        "transformers", "typer", "uvicorn",
-    }
-)  # fmt: skip
+    [
+        "annotated_types",
+        "av",
+        "diffusers",
+        "fastapi",
+        "google",
+        "grpc",
+        "httpx",
+        "matplotlib",
+        "obstore",
+        "PIL",
+        "psutil",
+        "pydantic",
+        "pydantic_core",
+        "pydantic_settings",
+        "ray",
+        "safetensors",
+        "scipy",
+        "starlette",
+        "tokenizers",
+        "transformers",
+        "typer",
+        "uvicorn",
+    ]
+)
 
 
 class Nothing(MetaPathFinder):
@@ -27,6 +46,3 @@ class Nothing(MetaPathFinder):
 def take_away() -> None:
     """Take the packages away from now on."""
     sys.meta_path.insert(0, Nothing())
-
-
-take_away()
