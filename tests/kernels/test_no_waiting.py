@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.nn.attention import SDPBackend
 
 from tests.kernels.fake_gpu import fake_gpu
 from zoetrope.kernels import CuSeqlens, Permutation, arrange_arrivals, dispatch_tokens, grouped_gemm, linear_gelu
@@ -59,6 +60,7 @@ def test_a_whole_block_with_experts_never_waits_for_the_device(moe: MoEConfig, m
         out: Hidden = torch.func.functional_call(block, weights, given)
     assert out.update is not None and out.update.shape == (TOKENS, DIM)
     assert traffic.operations.count("aten._grouped_mm.default") == 2, "one product for all experts, up and down"
+    assert torch._C._get_sdp_priority_order()[0] == SDPBackend.CUDNN_ATTENTION.value  # type: ignore[attr-defined]
     assert traffic.copies == traffic.waits == []
 
 
