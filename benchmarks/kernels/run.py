@@ -33,6 +33,7 @@ from zoetrope.benchmarks.kernels.sections import SECTIONS
 from zoetrope.benchmarks.kernels.selection import Kernel, Selection
 from zoetrope.benchmarks.kernels.shapes import FULL, TINY, models_named
 from zoetrope.benchmarks.kernels.targets import copy_bandwidth, judge
+from zoetrope.benchmarks.kernels.tune import TuningProblem
 from zoetrope.kernels.gpu.tiles import device_table, read_tiles_of
 from zoetrope.kernels.select.proofs import PROOFS, record, record_speeds
 
@@ -191,7 +192,7 @@ class BenchmarkRun:
             self.examine(needed_by(self.args.only), kernels, limited=False)
         return done
 
-    def tuning_problems(self) -> Iterable[tune.TuningProblem]:
+    def tuning_problems(self) -> Iterable[TuningProblem]:
         """Yield the keys to tune: those of selected kernels that were right."""
         for part in self.args.only:
             for problem in tune.problems(self.bench, part):

@@ -166,7 +166,8 @@ def rivalries(bench: Bench, model: ModelShape, tokens: int) -> Iterator[Rivalry]
         return residual_norm(given["x"], given["update"], given["gate"], given["row"], **tables, eps=EPS, backend=name)
 
     def turn(given: Any, name: str) -> object:
-        return qk_norm_rope(given["x"], given["weight"], *given["turn"], heads, EPS, backend=name)
+        cos, sin = given["turn"]
+        return qk_norm_rope(given["x"], given["weight"], cos, sin, heads, EPS, backend=name)
 
     shape = rows_class(tokens, dim)
     yield Rivalry("residual_norm", shape, half, passed, norm)
@@ -183,7 +184,8 @@ def _attention(model: ModelShape, tokens: int, keys: int, dtype: torch.dtype) ->
         return tuple(inputs.randn(length, model.heads, model.head_dim, dtype=dtype) for length in lengths)
 
     def run(given: Any, name: str) -> object:
-        return varlen_attention(*given, cu_q, cu_k, backend=name)
+        q, k, v = given
+        return varlen_attention(q, k, v, cu_q, cu_k, backend=name)
 
     return Rivalry("attention", attention_class(cu_q, cu_k), dtype, make, run, head_dim=model.head_dim)
 
@@ -211,11 +213,12 @@ def _routing(model: ModelShape, tokens: int, dtype: torch.dtype) -> Iterator[Riv
     """Yield the operations around the products of experts."""
     rows, fp32 = tokens * model.groups, torch.float32
 
-    def scored(inputs: KernelInputs) -> tuple[torch.Tensor, ...]:
+    def scored(inputs: KernelInputs) -> tuple[torch.Tensor, torch.Tensor]:
         return inputs.randn(tokens, model.experts), torch.zeros(model.experts, device=inputs.device)
 
     def placed(inputs: KernelInputs) -> Any:
-        return routing.route_grouped_top1(*scored(inputs), model.groups)
+        logits, correction = scored(inputs)
+        return routing.route_grouped_top1(logits, correction, model.groups)
 
     yield Rivalry(
         "router_logits",
@@ -229,7 +232,7 @@ def _routing(model: ModelShape, tokens: int, dtype: torch.dtype) -> Iterator[Riv
         rows_class(tokens, model.experts),
         fp32,
         scored,
-        lambda given, name: route_grouped_top1(*given, model.groups, backend=name).gate,
+        lambda given, name: route_grouped_top1(given[0], given[1], model.groups, backend=name).gate,
     )
     yield Rivalry(
         "combine",

@@ -153,8 +153,9 @@ def _torch(bench: Bench, sets: list[dict[str, Any]], model: ModelShape) -> list[
             hidden = function(given["x"][order // model.groups], given["up"], offs=ends) + given["up_bias"][ordered]
             y = function(F.gelu(hidden, approximate="tanh"), given["down"], offs=ends)
             back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-            out: torch.Tensor = y[back].unflatten(0, (-1, model.groups)).sum(1, dtype=torch.float32)
-            return (out + given["down_bias"]).to(y.dtype)
+            summed = y[back].unflatten(0, (-1, model.groups)).sum(1, dtype=torch.float32)
+            out: torch.Tensor = (summed + given["down_bias"]).to(y.dtype)
+            return out
 
         return call
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate, groupby
 
 import torch
@@ -32,14 +32,8 @@ class CuSeqlens:
         return self.offsets[-1]
 
     def tensor(self, device: torch.device) -> torch.Tensor:
-        """Return the offsets as int32 ``[len(lengths) + 1]`` on ``device``, which is reached once for equal lengths."""
-        return _tensor(self.offsets, device)
-
-
-@lru_cache(maxsize=256)
-def _tensor(offsets: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    with torch.inference_mode(False):  # the next caller may need gradients
-        return torch.tensor(offsets, dtype=torch.int32, device=device)
+        """Return the offsets as int32 ``[len(lengths) + 1]`` on ``device``."""
+        return torch.tensor(self.offsets, dtype=torch.int32, device=device)
 
 
 def equal_runs(q: CuSeqlens, k: CuSeqlens) -> list[tuple[int, int]]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
@@ -39,12 +39,12 @@ class Limits:
     def problem(self, value: float) -> str | None:
         """Return what a number must be, if it is not; None if it is."""
         for limit, words, holds in (
-            (self.ge, "at least", lambda limit: value >= limit),
-            (self.gt, "above", lambda limit: value > limit),
-            (self.le, "at most", lambda limit: value <= limit),
-            (self.lt, "below", lambda limit: value < limit),
+            (self.ge, "at least", operator.ge),
+            (self.gt, "above", operator.gt),
+            (self.le, "at most", operator.le),
+            (self.lt, "below", operator.lt),
         ):
-            if limit is not None and not holds(limit):
+            if limit is not None and not holds(value, limit):
                 return f"must be {words} {limit:g}, is {value!r}"
         return None
 
@@ -60,8 +60,9 @@ class Fields:
     ignores_unknown: ClassVar[bool] = False  # keys of a file that are no fields
 
     def __post_init__(self) -> None:
+        wanted = get_type_hints(type(self))
         for field in _fields(type(self)):
-            value = _parsed(getattr(self, field.name), _types(type(self))[field.name], field.name)
+            value = _parsed(getattr(self, field.name), wanted[field.name], field.name)
             limits = field.metadata.get("limits")
             problem = limits.problem(value) if limits is not None and value is not None else None
             if problem is not None:
@@ -107,14 +108,8 @@ class Fields:
         return type(self)(**{**{name: getattr(self, name) for name in self.model_fields()}, **update})
 
 
-@cache
-def _fields(cls: type[Fields]) -> tuple[dataclasses.Field[Any], ...]:
-    return fields(cls)  # type: ignore[arg-type]
-
-
-@cache
-def _types(cls: type[Fields]) -> dict[str, Any]:
-    return get_type_hints(cls)
+def _fields(cls: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls)
 
 
 def _plain(value: Any, mode: Literal["json", "python"]) -> Any:

@@ -288,7 +288,8 @@ def test_the_operations_of_every_model_are_timed_by_the_classes_that_calls_have(
                 given = rivalry.make(bench.inputs(0))
                 rivalry.run(given, "sdpa" if rivalry.op == "attention" else "torch")
             assert (rivalry.op, rivalry.shape) in called
-    assert set(BACKENDS) - {op for op, _ in called} <= {"quantise_fp8", "linear_fp8", "grouped_gemm_fp8"}
+    elsewhere = {"quantise_fp8", "linear_fp8", "grouped_gemm_fp8", "permute_rows"}  # not timed for the choice yet
+    assert set(BACKENDS) - {op for op, _ in called} <= elsewhere
 
 
 def test_every_tuned_product_has_a_case_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ class Traffic:
 
 class _Watch(TorchDispatchMode):
     def __init__(self, traffic: Traffic) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.traffic = traffic
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -44,9 +44,9 @@ class _Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _set(x: torch.Tensor, key: Any, value: float) -> torch.Tensor:
+def _set(x: torch.Tensor, key: Any, value: float) -> None:
     places = list(key) if isinstance(key, tuple) else [key]
-    return aten.index_put_(x, places, torch.full((), value, dtype=x.dtype, device=x.device))
+    aten.index_put_(x, places, torch.full((), value, dtype=x.dtype, device=x.device))
 
 
 def _contiguous(x: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,8 @@ def _get(x: torch.Tensor, key: Any) -> torch.Tensor:
         known = sum(k is not None for k in keys) - 1
         keys[at : at + 1] = [slice(None)] * (x.ndim - known)
     if any(isinstance(k, torch.Tensor) for k in keys):
-        return aten.index(x, [None if isinstance(k, slice) else k for k in keys])
+        found: torch.Tensor = aten.index(x, [None if isinstance(k, slice) else k for k in keys])
+        return found
     dim = 0
     for k in keys:
         if k is None:
@@ -98,6 +99,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 
     ``DynamicOutputShapeException``.
     """
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU that computes nothing")
     traffic = Traffic()
     with FakeTensorMode(), _Methods(), _Watch(traffic):
         yield traffic

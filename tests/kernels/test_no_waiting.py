@@ -60,7 +60,7 @@ def test_a_whole_block_with_experts_never_waits_for_the_device(moe: MoEConfig, m
         out: Hidden = torch.func.functional_call(block, weights, given)
     assert out.update is not None and out.update.shape == (TOKENS, DIM)
     assert traffic.operations.count("aten._grouped_mm.default") == 2, "one product for all experts, up and down"
-    assert torch._C._get_sdp_priority_order()[0] == SDPBackend.CUDNN_ATTENTION.value  # type: ignore[attr-defined]
+    assert torch._C._get_sdp_priority_order()[0] == SDPBackend.CUDNN_ATTENTION.value
     assert traffic.copies == traffic.waits == []
 
 
@@ -107,12 +107,12 @@ def test_a_dense_layer_is_one_product_with_its_gelu(monkeypatch: pytest.MonkeyPa
 def test_what_waits_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_gpu(monkeypatch) as traffic, torch.device("cuda"):
         x = torch.empty(8)
-        for wait in (lambda: x.tolist(), lambda: float(x.sum())):
+        for reads in (x.tolist, lambda: float(x.sum())):
             with pytest.raises(DataDependentOutputException):
-                wait()
-        for wait in (lambda: x.index_select(0, torch.nonzero(x > 0)), lambda: torch.masked_select(x, x > 0)):
+                reads()
+        for counts in (lambda: torch.nonzero(x > 0), lambda: torch.masked_select(x, x > 0)):
             with pytest.raises(DynamicOutputShapeException):
-                wait()
+                counts()
         assert len(traffic.waits) == 4 and not traffic.copies
         x.cpu()
         torch.tensor([0, 8], device="cuda")
