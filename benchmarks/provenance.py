@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+COMMIT = "ZOETROPE_COMMIT"  # the commit that runs, where there is no repository; "-dirty" behind it: with changes
 IDLE_LOAD = 0.3  # load average of the last minute above which the machine counts as busy
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -30,7 +31,10 @@ def output_of(*command: str) -> str | None:
 
 
 def code() -> dict[str, Any]:
-    """Return the commit and whether Python files differ from it."""
+    """Return the commit, by `COMMIT` or else the repository, and whether Python files differ from it."""
+    given = os.environ.get(COMMIT)
+    if given:
+        return {"commit": given.removesuffix("-dirty"), "changed": given.endswith("-dirty")}
     return {
         "commit": output_of("git", "rev-parse", "HEAD"),
         "changed": bool(output_of("git", "status", "--porcelain", "--untracked-files=no", "--", "*.py")),

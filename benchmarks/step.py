@@ -3,7 +3,8 @@
     python -m zoetrope.benchmarks.step --preset wan2.7-27b --size 480p --size 720p --size 1080p --duration 5 \\
         --out benchmarks/results/step.json
 
-A step runs all guidance branches of one clip, one forward after the other, in bfloat16 on a GPU and float32 on a CPU.
+A step runs all guidance branches of one clip packed in one forward, as the service does, in bfloat16 on a GPU and
+float32 on a CPU.
 The shares are those of the blocks' attention and feed-forward modules; the rest is norms, modulation, embeddings and
 heads. Random weights cost the same as trained ones; routing is as even as an untrained router makes it.
 """
@@ -43,7 +44,7 @@ PARTS: dict[str, tuple[type[nn.Module], ...]] = {
 
 @dataclass(frozen=True)
 class StepResult:
-    """Medians over the repeats; ``shares`` add up to 1."""
+    """Medians over the repeats; ``shares`` add up to 1. ``forwards``: branches in the pack, ``tokens``: of each."""
 
     preset: str
     size: str
@@ -101,26 +102,26 @@ class StepTimer:
 def measure(
     network: Network, shape: tuple[int, int, int, int], forwards: int, repeats: int
 ) -> tuple[float, dict[str, float], int]:
-    """Return the seconds of a step, the share of each part and the tokens: medians of ``repeats`` after a warm-up."""
+    """Return the seconds of a step of ``forwards`` packed branches, the share of each part and the tokens of a branch:
+    medians of ``repeats`` after a warm-up."""
     device = network.device
     watch = StepTimer(module_of(network), device)
     text = torch.zeros(512, network.config.text_dim, device=device)
     conditions = blank_conditions(network.config, shape, text)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    batch = network.pack([conditions.sequence(latents, 500.0, text)])
+    batch = network.pack([conditions.sequence(latents, 500.0, text)] * forwards)
     runs: list[tuple[float, dict[str, float]]] = []
     for _ in range(repeats + 1):
         watch.take()
         start = watch.now()
-        for _ in range(forwards):
-            network(batch)
+        network(batch)
         end = watch.now()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         runs.append((watch.seconds(start, end), watch.take()))
     seconds, parts = sorted(runs[1:], key=lambda run: run[0])[(repeats - 1) // 2]
     shares = {part: value / seconds for part, value in parts.items()}
-    return seconds, {**shares, "rest": 1 - sum(shares.values())}, batch.cu_tokens.total
+    return seconds, {**shares, "rest": 1 - sum(shares.values())}, batch.cu_tokens.lengths[0]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from zoetrope.benchmarks.kernels.cases import FP8_LIMIT, LIMITS, QUANTISED_LIMIT, KernelCase, KernelInputs, case
+from zoetrope.kernels.gpu.tiles import GemmTile, device_table, tuned_tiles
+from zoetrope.kernels.select.proofs import DTYPES
 
 E4M3_MAX = 448.0
+TUNED = re.compile(r"grouped_gemm/(\w+)(?:/(rows|blocks))?/n(\d+)k(\d+)/m(\d+)")  # a name in a table of tiles
+TUNED_ROWS = 400  # of a group at most: what a tile computes, it computes in the first few
 
 
 def gemm_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
@@ -26,6 +31,25 @@ def gemm_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
         yield _case(inputs, dtype, [40, 0, 33], 64, 48, {"bias", "nan"})
 
 
+def tile_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
+    """Yield the products of every tuned tile of this device: random shapes hardly ever reach those."""
+    if not inputs.kernels:
+        return
+    for key, values in tuned_tiles(device_table(inputs.device)).items():
+        found = TUNED.fullmatch(key)
+        if found is None:
+            continue
+        kind, scales, *sizes = found.groups()
+        n, k, rows = map(int, sizes)
+        lengths, tile = inputs.ragged(3, 3 * min(rows, TUNED_ROWS)), GemmTile(**values)
+        if scales is not None:
+            reference = __import__("zoetrope.kernels.reference.quantise_fp8", fromlist=["quantise_rows"])
+            yield _fp8(inputs, reference, 128 if scales == "blocks" else None, lengths, k, n, tile)
+        else:
+            dtype = next(dtype for dtype, name in DTYPES.items() if name == kind)
+            yield _case(inputs, dtype, lengths, k, n, {"bias", "gelu"}, tile)
+
+
 def _random(inputs: KernelInputs, dtype: torch.dtype) -> KernelCase:
     pick = inputs.random
     experts = pick.choice([1, 2, 5] if inputs.tiny else [1, 2, 7, 33, 64])
@@ -35,8 +59,17 @@ def _random(inputs: KernelInputs, dtype: torch.dtype) -> KernelCase:
     return _case(inputs, dtype, inputs.ragged(experts, rows), k, n, set(choices))
 
 
-def _case(inputs: KernelInputs, dtype: torch.dtype, lengths: list[int], k: int, n: int, given: set[str]) -> KernelCase:
-    """Make one case. ``given``: bias, gelu, gate, rows (gathered), scatter, stored (nn.Linear's layout), nan."""
+def _case(
+    inputs: KernelInputs,
+    dtype: torch.dtype,
+    lengths: list[int],
+    k: int,
+    n: int,
+    given: set[str],
+    tile: GemmTile | None = None,
+) -> KernelCase:
+    """Make one case. ``given``: bias, gelu, gate, rows (gathered), scatter, stored (nn.Linear's layout), nan; ``tile``:
+    not the one that the kernel would take."""
     rows, experts = sum(lengths), len(lengths)
     offsets = inputs.offsets(lengths)
     tokens = max(1, rows // 2) if "rows" in given else rows
@@ -58,13 +91,15 @@ def _case(inputs: KernelInputs, dtype: torch.dtype, lengths: list[int], k: int, 
         options["rows"] = inputs.integers(tokens, rows)
     if "scatter" in given:
         options["scatter"] = inputs.permutation(rows)
+    if tile is not None:
+        options["tile"] = tile
 
     def expected() -> list[torch.Tensor]:
         taken = x if "rows" not in given else x[options["rows"].long()]
         return [_exact(taken, weight, lengths, bias, options)]
 
     function = inputs.function("grouped_gemm", "triton", "grouped_gemm")
-    name = f"{experts} experts, {rows} rows, {k} to {n}, {' '.join(sorted(given)) or 'plain'}"
+    name = f"{experts} experts, {rows} rows, {k} to {n}, {' '.join(sorted(given)) or 'plain'}{_tuned(tile)}"
     return case(
         "grouped_gemm",
         "triton",
@@ -74,6 +109,10 @@ def _case(inputs: KernelInputs, dtype: torch.dtype, lengths: list[int], k: int, 
         expected,
         keep=keep,
     )
+
+
+def _tuned(tile: GemmTile | None) -> str:
+    return "" if tile is None else f", tile {tile.block_m} x {tile.block_n} x {tile.block_k}"
 
 
 def _exact(
@@ -106,12 +145,20 @@ def fp8_cases(inputs: KernelInputs) -> Iterator[KernelCase]:
                     yield _quantise(inputs, dtype, block, rows, k)
 
 
-def _fp8(inputs: KernelInputs, reference: Any, block: int | None, lengths: list[int], k: int, n: int) -> KernelCase:
+def _fp8(
+    inputs: KernelInputs,
+    reference: Any,
+    block: int | None,
+    lengths: list[int],
+    k: int,
+    n: int,
+    tile: GemmTile | None = None,
+) -> KernelCase:
     x, x_scale = reference.quantise_rows(inputs.randn(sum(lengths), k), block)
     weight, weight_scale = reference.quantise_weight(inputs.randn(len(lengths), k, n, scale=k**-0.5), block)
     offsets = inputs.offsets(lengths)
     bias = inputs.randn(len(lengths), n)
-    function = inputs.function("grouped_gemm", "fp8", "grouped_gemm_fp8")
+    function = inputs.function("grouped_gemm_fp8", "triton", "grouped_gemm_fp8")
 
     def expected() -> list[torch.Tensor]:
         size = block or k
@@ -121,12 +168,15 @@ def _fp8(inputs: KernelInputs, reference: Any, block: int | None, lengths: list[
         return [_exact(x.double() * wide, (weight.double() * scale).mT, lengths, bias, {"gelu": True})]
 
     name = f"{'row' if block is None else 'block'} scales, {len(lengths)} experts, {sum(lengths)} rows, {k} to {n}"
+    options = {} if tile is None else {"tile": tile}
     return case(
-        "grouped_gemm",
+        "grouped_gemm_fp8",
+        "triton",
         "fp8",
-        "fp8",
-        name,
-        lambda: function(x, x_scale, weight, weight_scale, offsets, bias, gelu=True, out_dtype=torch.bfloat16),
+        f"{name}{_tuned(tile)}",
+        lambda: function(
+            x, x_scale, weight, weight_scale, offsets, bias, gelu=True, out_dtype=torch.bfloat16, **options
+        ),
         expected,
         limit=max(FP8_LIMIT, LIMITS[torch.bfloat16]),
     )

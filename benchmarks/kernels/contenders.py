@@ -31,11 +31,15 @@ class ContenderWork:
 
 @dataclass(frozen=True)
 class Contender:
-    """An implementation. ``make(i)`` returns a call on the i-th set of inputs; if None, ``absent`` says why."""
+    """An implementation. ``make(i)`` returns a call on the i-th set of inputs; if None, ``absent`` says why.
+
+    ``selected``: False if the run is about other kernels: it has no row at all.
+    """
 
     name: str
     make: Callable[[int], Call] | None = None
     absent: str | None = None
+    selected: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def race(work: ContenderWork, contenders: Iterable[Contender], clock: Clock, cap
     """
     rows: list[ContenderRow] = []
     first: torch.Tensor | None = None
-    for contender in contenders:
+    for contender in (one for one in contenders if one.selected):
         if contender.make is None:
             rows.append(ContenderRow(work.section, work.case, contender.name, absent=contender.absent or "not there"))
             continue

@@ -14,7 +14,7 @@ from zoetrope.benchmarks.environment import capability, device_name
 from zoetrope.benchmarks.kernels.cases import KernelCase, KernelInputs
 from zoetrope.benchmarks.kernels.cases_attention import attention_cases
 from zoetrope.benchmarks.kernels.cases_dispatch import dispatch_cases
-from zoetrope.benchmarks.kernels.cases_gemm import fp8_cases, gemm_cases
+from zoetrope.benchmarks.kernels.cases_gemm import fp8_cases, gemm_cases, tile_cases
 from zoetrope.benchmarks.kernels.cases_rows import (
     combine_cases,
     qk_norm_rope_cases,
@@ -22,13 +22,15 @@ from zoetrope.benchmarks.kernels.cases_rows import (
     router_logits_cases,
     routing_cases,
 )
+from zoetrope.benchmarks.kernels.selection import EVERYTHING, Kernel, Selection
 from zoetrope.benchmarks.provenance import now
 from zoetrope.kernels.check.fake_record import active
+from zoetrope.kernels.gpu.tiles import device_table
 from zoetrope.kernels.select.fingerprint import fingerprint
-from zoetrope.kernels.select.proofs import MODULES, Key, Proof, proved, triton_version
+from zoetrope.kernels.select.proofs import MODULES, Key, Proof, standing, tiles_digest, triton_version
 
 SETS: dict[str, tuple[Callable[[KernelInputs], Iterator[KernelCase]], ...]] = {
-    "grouped_gemm": (gemm_cases, fp8_cases),
+    "grouped_gemm": (gemm_cases, fp8_cases, tile_cases),
     "moe": (router_logits_cases, routing_cases, combine_cases, dispatch_cases),
     "attention": (attention_cases,),
     "passes": (residual_norm_cases, qk_norm_rope_cases),
@@ -54,6 +56,10 @@ class Finding:
     computed: bool = True
 
     @property
+    def kernel(self) -> Kernel:
+        return self.op, self.backend, self.dtype, self.head_dim
+
+    @property
     def right(self) -> bool:
         return self.error <= self.limit and self.same_bits and not self.problem
 
@@ -63,7 +69,7 @@ class Finding:
 
 
 # The parts whose cases cover the kernels that a part uses, if not just its own.
-NEEDED = {"moe": ("grouped_gemm", "moe"), "layer": ("grouped_gemm", "moe", "attention", "passes")}
+NEEDED = {"moe": ("grouped_gemm", "moe"), **dict.fromkeys(("layer", "choice"), tuple(SETS))}
 
 
 def needed_by(parts: Iterable[str]) -> list[str]:
@@ -72,10 +78,10 @@ def needed_by(parts: Iterable[str]) -> list[str]:
     return [part for part in SETS if part in needed]
 
 
-def cases_of(part: str, inputs: KernelInputs) -> Iterator[KernelCase]:
-    """Yield the cases of a part."""
+def cases_of(part: str, inputs: KernelInputs, selection: Selection = EVERYTHING) -> Iterator[KernelCase]:
+    """Yield the cases of a part, those of selected kernels only."""
     for make in SETS.get(part, ()):
-        yield from make(inputs)
+        yield from (case for case in make(inputs) if selection.takes(case.op, case.backend, case.dtype))
 
 
 def examine(case: KernelCase) -> Finding:
@@ -117,9 +123,13 @@ def poisoned() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
-# The kernels of each part that a bf16 layer needs, as keys of proofs.
-TRUSTED = {
-    "grouped_gemm": (("grouped_gemm", "triton", "bf16", None),),
+# The kernels of each part that a bf16 layer needs.
+TRUSTED: dict[str, tuple[Kernel, ...]] = {
+    "grouped_gemm": (
+        ("grouped_gemm", "triton", "bf16", None),
+        ("grouped_gemm_fp8", "triton", "fp8", None),
+        ("quantise_fp8", "triton", "bf16", None),
+    ),
     "moe": (
         ("router_logits", "triton", "bf16", None),
         ("routing", "triton", "fp32", None),
@@ -131,14 +141,15 @@ TRUSTED = {
 }
 
 
-def still_proved(part: str, device: torch.device, path: Path) -> bool:
-    """Tell whether valid proofs on disk already cover this part."""
+def still_proved(part: str, device: torch.device, path: Path, selection: Selection = EVERYTHING) -> bool:
+    """Tell whether valid proofs on disk already cover the selected kernels of this part."""
     if device.type != "cuda":
         return False
-    has = capability(device)
+    has, table = capability(device), device_table(device)
     return all(
-        proved(op, backend, dtype, has, head_dim=head_dim, path=path) is not None
+        standing(op, backend, dtype, has, head_dim=head_dim, table=table, path=path).proof is not None
         for op, backend, dtype, head_dim in TRUSTED[part]
+        if selection.takes(op, backend, dtype)
     )
 
 
@@ -146,8 +157,7 @@ def proofs_of(findings: Iterable[Finding], device: torch.device) -> tuple[list[P
     """Return proofs for the kernels that were right in all cases, and the keys of the others."""
     groups: dict[Key, list[Finding]] = {}
     for finding in findings:
-        key = (finding.op, finding.backend, finding.dtype, finding.head_dim, capability(device))
-        groups.setdefault(key, []).append(finding)
+        groups.setdefault((*finding.kernel, capability(device)), []).append(finding)
     proofs, failed = [], []
     for key, found in groups.items():
         if not all(finding.right for finding in found):
@@ -166,18 +176,19 @@ def proofs_of(findings: Iterable[Finding], device: torch.device) -> tuple[list[P
             cases=len(found),
             fingerprint=fingerprint(MODULES[key[0], key[1]]),
             date=now(),
+            tiles=tiles_digest(*key[:4], device_table(device)),
         )
         proofs.append(proof)
     return proofs, failed
 
 
-def wrong_kernels(findings: Sequence[Finding]) -> dict[tuple[str, str], str]:
-    """Return the first problem of each wrong (op, backend)."""
-    wrong: dict[tuple[str, str], str] = {}
+def wrong_kernels(findings: Sequence[Finding]) -> dict[Kernel, str]:
+    """Return the first problem of each wrong kernel: one that is wrong in fp16 may be right in bf16."""
+    wrong: dict[Kernel, str] = {}
     for finding in findings:
         if not finding.right:
             what = finding.problem or (
                 f"error {finding.error:.1e}, limit {finding.limit:.0e}" if finding.same_bits else "two runs differ"
             )
-            wrong.setdefault((finding.op, finding.backend), f"{finding.dtype} {finding.name}: {what}")
+            wrong.setdefault(finding.kernel, f"{finding.dtype} {finding.name}: {what}")
     return wrong

@@ -15,6 +15,7 @@ TITLES = {
     "attention": "Attention",
     "passes": "Memory-bound passes",
     "layer": "Whole layer",
+    "choice": "Each operation by every implementation that may run",
 }
 BY_BANDWIDTH = frozenset({"passes"})
 

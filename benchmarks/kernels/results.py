@@ -15,6 +15,14 @@ from zoetrope.benchmarks.kernels.targets import TargetResult
 NOTICE = "CPU smoke test, no GPU figures: kernel names stand for their plain references"
 
 
+def merged_rows(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], beside: bool) -> list[dict[str, Any]]:
+    """Return old rows, without those whose case (if ``beside``: whose case and name) is in the new ones, and the new
+    ones."""
+    facts = ("section", "case", "name") if beside else ("section", "case")
+    places = {tuple(row[fact] for fact in facts) for row in new}
+    return [*(row for row in old if tuple(row[fact] for fact in facts) not in places), *new]
+
+
 class Results:
     """``<folder>/<name>.json``. New measurements replace those of the same case from older runs.
 
@@ -34,11 +42,13 @@ class Results:
         self.verdicts: list[dict[str, Any]] = data.get("verdicts", [])
         self.correctness: list[dict[str, Any]] = data.get("correctness", [])
 
-    def add_rows(self, rows: Sequence[ContenderRow], verdicts: Sequence[TargetResult]) -> None:
-        """Add all rows of one or more cases, with their verdicts, and save."""
-        new = {(row.section, row.case) for row in rows}
-        kept = [row for row in self.rows if (row["section"], row["case"]) not in new]
-        self.rows = kept + [{**row.as_dict(), "run": self.run} for row in rows]
+    def add_rows(self, rows: Sequence[ContenderRow], verdicts: Sequence[TargetResult], *, beside: bool = False) -> None:
+        """Add all rows of one or more cases, with their verdicts, and save.
+
+        Args:
+            beside: keep the rows of those cases that have other names: the run was about some kernels only.
+        """
+        self.rows = merged_rows(self.rows, [{**row.as_dict(), "run": self.run} for row in rows], beside)
         judged = {(verdict.target, verdict.case) for verdict in verdicts}
         old = [verdict for verdict in self.verdicts if (verdict["target"], verdict["case"]) not in judged]
         self.verdicts = old + [{**verdict.as_dict(), "run": self.run} for verdict in verdicts]

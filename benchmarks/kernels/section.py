@@ -11,8 +11,10 @@ import torch
 
 from zoetrope.benchmarks.kernels.cases import KernelInputs
 from zoetrope.benchmarks.kernels.contenders import INPUT_SETS, Contender, ContenderRow, ContenderWork, race
+from zoetrope.benchmarks.kernels.selection import EVERYTHING, Kernel, Selection
 from zoetrope.benchmarks.kernels.shapes import Scope
 from zoetrope.benchmarks.kernels.timing import Call, Clock, clock_for
+from zoetrope.kernels.select.proofs import Key, Speed, dtype_name
 
 
 @dataclass
@@ -21,8 +23,9 @@ class Bench:
 
     Attributes:
         tokens: the token counts to run.
-        wrong: problems of kernels that gave wrong results in this run, by (op, backend); they are not timed.
+        wrong: problems of kernels that gave wrong results in this run; they are not timed.
         done: (section, case) pairs of an earlier run to skip.
+        selection: the kernels of ours to time. speeds: what was measured of proved kernels, not yet recorded.
     """
 
     scope: Scope
@@ -30,8 +33,10 @@ class Bench:
     seed: int
     kernels: bool
     tokens: tuple[int, ...]
-    wrong: dict[tuple[str, str], str] = field(default_factory=dict)
+    wrong: dict[Kernel, str] = field(default_factory=dict)
     done: set[tuple[str, str]] = field(default_factory=set)
+    selection: Selection = EVERYTHING
+    speeds: dict[Key, list[Speed]] = field(default_factory=dict)
 
     @cached_property
     def clock(self) -> Clock:
@@ -50,9 +55,26 @@ class Bench:
         """Call ``make`` once for each set of inputs."""
         return [make(self.inputs(i)) for i in range(INPUT_SETS)]
 
-    def ours(self, name: str, op: str, backend: str, function: str, call: Callable[..., Call]) -> Contender:
-        """Return one of our kernels; ``call(launcher, i)`` makes the call on the i-th inputs."""
-        problem = self.wrong.get((op, backend))
+    def problem(self, op: str, backend: str, dtype: str | None = None, head_dim: int | None = None) -> str | None:
+        """Return what is wrong with a kernel, by default in `half`; None if nothing is."""
+        return self.wrong.get((op, backend, dtype or dtype_name(self.half), head_dim))
+
+    def ours(
+        self,
+        name: str,
+        op: str,
+        backend: str,
+        function: str,
+        call: Callable[..., Call],
+        *,
+        dtype: str | None = None,
+        head_dim: int | None = None,
+    ) -> Contender:
+        """Return one of our kernels; ``call(launcher, i)`` makes the call on the i-th inputs. ``dtype``, by default
+        that of `half`, and ``head_dim`` are those of its proof."""
+        if not self.selection.takes(op, backend, dtype or dtype_name(self.half)):
+            return Contender(name, selected=False)
+        problem = self.problem(op, backend, dtype, head_dim)
         if problem is not None:
             return Contender(name, absent=f"wrong: {problem}")
         inputs = self.inputs(0)

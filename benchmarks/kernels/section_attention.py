@@ -57,11 +57,13 @@ def _ours(bench: Bench, backend: str, sets: list[Any], cu_q: CuSeqlens, cu_k: Cu
     def call(f: Any, i: int) -> Call:
         return lambda: f(*sets[i], cu_q, cu_k, **options)
 
-    return bench.ours(backend, "attention", backend, "attention_8bit" if options else "attention", call)
+    head_dim = sets[0][0].shape[2]
+    function = "attention_8bit" if options else "attention"
+    return bench.ours(backend, "attention", backend, function, call, head_dim=head_dim)
 
 
 def _sparse(bench: Bench, sets: list[Any], cu_q: CuSeqlens, cu_k: CuSeqlens) -> Contender:
-    heads = sets[0][0].shape[1]
+    _, heads, head_dim = sets[0][0].shape
 
     def call(f: Any, i: int) -> Call:
         shape = (heads, -(-cu_q.total // BLOCK_Q), -(-cu_k.total // BLOCK_K))
@@ -69,4 +71,5 @@ def _sparse(bench: Bench, sets: list[Any], cu_q: CuSeqlens, cu_k: CuSeqlens) -> 
         mask = BlockMask.of([chosen])
         return lambda: f(*sets[i], cu_q, cu_k, mask=mask)
 
-    return bench.ours(f"triton, {SPARSE:.0%} of the blocks", "attention", "triton", "attention", call)
+    name = f"triton, {SPARSE:.0%} of the blocks"
+    return bench.ours(name, "attention", "triton", "attention", call, head_dim=head_dim)

@@ -28,14 +28,15 @@ OURS: dict[str, tuple[str, str]] = {
     "ours, 8-bit attention": ("triton,attention=int8_fp8", "int8_fp8"),
     "ours, int8 attention": ("triton,attention=int8", "int8"),
 }
-OPERATIONS = (
-    ("residual_norm", "triton"),
-    ("qk_norm_rope", "triton"),
-    ("grouped_gemm", "triton"),
-    ("router_logits", "triton"),
-    ("routing", "triton"),
-    ("combine", "triton"),
-)
+# Operations of a layer, and the dtype of their kernels' proofs if it is not the layer's.
+OPERATIONS = {
+    "residual_norm": None,
+    "qk_norm_rope": None,
+    "grouped_gemm": None,
+    "router_logits": None,
+    "routing": "fp32",
+    "combine": None,
+}
 
 
 def layer(bench: Bench) -> Rows:
@@ -79,6 +80,7 @@ def _block(bench: Bench, model: ModelShape, peer: nn.Module | None) -> Block:
             expert_dim=model.hidden,
             router="grouped_top1",
             groups=model.groups,
+            expert_bias=True,
         )
     config = TransformerConfig(
         num_attention_heads=model.heads,
@@ -125,12 +127,15 @@ def _ours(
 
     if not bench.kernels or bench.device.type != "cuda":
         return [Contender("ours", lambda i: make(i, ""))]
+    wrong = [op for op, dtype in OPERATIONS.items() if bench.problem(op, "triton", dtype) is not None]
+    instead = "".join(f",{op}=torch" for op in wrong)  # the layer is measured without them, and says so
+    suffix = f", without {', '.join(wrong)}" if wrong else ""
     found = []
     for name, (choices, attention) in OURS.items():
-        needed = (*OPERATIONS, ("attention", attention))
-        wrong = next((f"{'/'.join(key)}: {bench.wrong[key]}" for key in needed if key in bench.wrong), None)
-        make_it = None if wrong else (lambda i, choices=choices: make(i, choices))
-        found.append(Contender(name, make_it, wrong and f"wrong: {wrong}"))
+        problem = bench.problem("attention", attention, head_dim=model.head_dim)
+        make_it = None if problem else partial(make, choices=choices + instead)
+        selected = bench.selection.takes("attention", attention)
+        found.append(Contender(f"{name}{suffix}", make_it, problem and f"wrong: {problem}", selected))
     return found
 
 

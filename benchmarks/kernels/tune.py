@@ -13,9 +13,11 @@ import torch
 
 from zoetrope.benchmarks.command import write_json
 from zoetrope.benchmarks.kernels.cases import LIMITS
+from zoetrope.benchmarks.kernels.cases_attention import EIGHT_BIT
 from zoetrope.benchmarks.kernels.contenders import check_device, difference
 from zoetrope.benchmarks.kernels.section import Bench
-from zoetrope.benchmarks.kernels.section_gemm import counts_of
+from zoetrope.benchmarks.kernels.section_gemm import Product, products_of
+from zoetrope.benchmarks.kernels.selection import Kernel
 from zoetrope.benchmarks.kernels.shapes import ModelShape
 from zoetrope.kernels.gpu import tiles
 from zoetrope.kernels.select.proofs import dtype_name
@@ -31,6 +33,7 @@ class TuningProblem:
     """One key of the tables. ``call(tile)`` runs the kernel with a tile, None for the current one."""
 
     key: str
+    kernel: Kernel
     candidates: Sequence[Any]
     call: Callable[[Any], Any]
 
@@ -87,53 +90,48 @@ def problems(bench: Bench, part: str) -> Iterator[TuningProblem]:
 
 
 def _gemm(bench: Bench, model: ModelShape) -> Iterator[TuningProblem]:
-    inputs, dtype = bench.inputs(0), bench.half
+    """Yield both products as the network calls them, with their bias and GELU."""
+    inputs, name = bench.inputs(0), dtype_name(bench.half)
     launch = inputs.function("grouped_gemm", "triton", "grouped_gemm")
     for tokens in bench.tokens:
-        m = tokens * model.groups
-        offsets = inputs.offsets(counts_of(inputs, tokens, model))
-        products = [(model.dim, model.hidden, False), (model.hidden, model.dim, False)]
-        if model.groups > 1:
-            products.append((model.dim, model.hidden, True))
-        for k, n, gathered in products:
-            kind = dtype_name(dtype) + ("/gathered" if gathered else "")
-            key = tiles.gemm_key(kind, m, model.experts, n, k)
-            x = inputs.randn(tokens if gathered else m, k, dtype=dtype)
-            weight = inputs.randn(model.experts, k, n, dtype=dtype, scale=k**-0.5)
-            rows = inputs.integers(tokens, m) if gathered else None
-            call = partial(_call, launch, x, weight, offsets, rows=rows)
-            yield TuningProblem(key, tiles.gemm_candidates(kind), call)
-            if not gathered and bench.device.type == "cuda":
-                yield from _fp8(bench, model, x, weight, offsets)
+        for product in products_of(model, tokens):
+            given = product.make(inputs, tokens, model, bench.half)
+            key = tiles.gemm_key(name, product.rows, product.experts, product.n, product.k)
+            call = partial(_call, launch, *given.values(), gelu=product.gelu)
+            yield TuningProblem(key, ("grouped_gemm", "triton", name, None), tiles.gemm_candidates(name), call)
+            if bench.device.type == "cuda":
+                yield from _fp8(bench, product, given)
 
 
-def _fp8(
-    bench: Bench, model: ModelShape, x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor
-) -> Iterator[TuningProblem]:
+def _fp8(bench: Bench, product: Product, given: dict[str, Any]) -> Iterator[TuningProblem]:
     from zoetrope.kernels.reference.quantise_fp8 import quantise_rows, quantise_weight
 
-    launch = bench.inputs(0).function("grouped_gemm", "fp8", "grouped_gemm_fp8")
-    (m, k), n = x.shape, weight.shape[2]
+    launch = bench.inputs(0).function("grouped_gemm_fp8", "triton", "grouped_gemm_fp8")
     for kind, block in (("fp8/rows", None), ("fp8/blocks", 128)):
-        values, scale = quantise_rows(x, block)
-        key = tiles.gemm_key(kind, m, model.experts, n, k)
-        call = partial(_call, launch, values, scale, *quantise_weight(weight, block), offsets)
-        yield TuningProblem(key, tiles.gemm_candidates(kind), call)
+        values, scale = quantise_rows(given["x"], block)
+        weight, weight_scale = quantise_weight(given["weight"], block)
+        key = tiles.gemm_key(kind, product.rows, product.experts, product.n, product.k)
+        operands = (values, scale, weight, weight_scale, given["offsets"], given["bias"])
+        call = partial(_call, launch, *operands, gelu=product.gelu)
+        yield TuningProblem(key, ("grouped_gemm_fp8", "triton", "fp8", None), tiles.gemm_candidates(kind), call)
 
 
 def _attention(bench: Bench, model: ModelShape) -> Iterator[TuningProblem]:
-    inputs, tokens = bench.inputs(0), min(32768, max(bench.tokens))
+    """Yield all four forms; those that need a GPU's instructions only there."""
+    inputs, tokens, gpu = bench.inputs(0), min(32768, max(bench.tokens)), bench.device.type == "cuda"
     cu = CuSeqlens.of([tokens])
     for head_dim in sorted({model.head_dim, 64}):
-        for dtype in (torch.bfloat16, torch.float16) if bench.device.type == "cuda" else (bench.half,):
+        for dtype in (torch.bfloat16, torch.float16) if gpu else (bench.half,):
             q, k, v = (inputs.randn(tokens, model.heads, head_dim, dtype=dtype) for _ in range(3))
-            for backend in ("triton", "gluon"):
-                if backend == "gluon" and bench.device.type != "cuda":
-                    continue
-                launch = inputs.function("attention", backend, "attention")
-                key = f"attention/{backend}/{dtype_name(dtype)}/d{head_dim}"
-                candidates = tiles.attention_candidates(head_dim, dtype, backend)
-                yield TuningProblem(key, candidates, partial(_call, launch, q, k, v, cu, cu))
+            for backend in ("triton", "gluon", *EIGHT_BIT) if gpu else ("triton", "int8"):
+                name = "attention_8bit" if backend in EIGHT_BIT else "attention"
+                options = {"pv": EIGHT_BIT[backend]} if backend in EIGHT_BIT else {}
+                yield TuningProblem(
+                    f"attention/{backend}/{dtype_name(dtype)}/d{head_dim}",
+                    ("attention", backend, dtype_name(dtype), head_dim),
+                    tiles.attention_candidates(head_dim, dtype, backend),
+                    partial(_call, inputs.function("attention", backend, name), q, k, v, cu, cu, **options),
+                )
 
 
 def _rows(bench: Bench, model: ModelShape) -> Iterator[TuningProblem]:
@@ -155,7 +153,8 @@ def _rows(bench: Bench, model: ModelShape) -> Iterator[TuningProblem]:
     }
     for op, call in calls.items():
         columns = tiles.column_block(width) if op == "residual_gate" else width
-        yield TuningProblem(tiles.row_key(op, width), tiles.row_candidates(columns), call)
+        kernel = ("residual_norm" if op == "residual_gate" else op, "triton", dtype_name(dtype), None)
+        yield TuningProblem(tiles.row_key(op, width), kernel, tiles.row_candidates(columns), call)
 
 
 def _call(launch: Callable[..., Any], *arguments: Any, **rest: Any) -> Any:
@@ -180,8 +179,3 @@ def write(table: str, tried: Iterable[TuningResult], header: dict[str, Any], fol
     stored["tiles"] = dict(sorted(stored["tiles"].items()))
     write_json(path, stored)
     return path
-
-
-def reload_tables() -> None:
-    """Make launches read the tables again."""
-    tiles._table.cache_clear()

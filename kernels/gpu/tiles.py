@@ -71,19 +71,30 @@ def device_table(device: torch.device) -> str | None:
     return next((table for part, table in DEVICES.items() if part in name), None)
 
 
+_more: list[Path] = []  # folders whose tables add to those of `DATA`
+
+
+def read_tiles_of(folder: Path) -> None:
+    """Take tuned tiles from this folder too, in place of those of the package; tables that were read are read anew."""
+    if folder != DATA and folder not in _more:
+        _more.append(folder)
+    tuned_tiles.cache_clear()
+
+
 @lru_cache
-def _table(name: str) -> dict[str, dict[str, Any]]:
-    path = DATA / f"tiles-{name}.json"
-    if not path.is_file():
-        return {}
-    tiles: dict[str, dict[str, Any]] = json.loads(path.read_text())["tiles"]
-    return tiles
+def tuned_tiles(table: str | None) -> dict[str, dict[str, Any]]:
+    """Return the tuned tiles of a device by their names in its table, as `entry` gives them; empty without a table."""
+    found: dict[str, dict[str, Any]] = {}
+    for folder in (DATA, *_more):
+        path = folder / f"tiles-{table}.json"
+        if path.is_file():
+            found |= json.loads(path.read_text())["tiles"]
+    return found
 
 
 def tuned(key: str, default: Tile, device: torch.device) -> Tile:
     """Return the tile measured best for ``key`` (such as ``grouped_gemm/bf16``) on this device, else ``default``."""
-    name = device_table(device)
-    found = _table(name).get(key) if name is not None else None
+    found = tuned_tiles(device_table(device)).get(key)
     return replace(default, **found) if found else default
 
 

@@ -6,6 +6,7 @@ import torch
 
 from zoetrope.kernels.select.backends import KernelCall, choose
 from zoetrope.kernels.select.no_compile import opaque
+from zoetrope.kernels.select.shapes import attention_class
 from zoetrope.kernels.types.block_mask import BlockMask
 from zoetrope.kernels.types.varlen import CuSeqlens
 
@@ -36,7 +37,8 @@ def varlen_attention(
     Raises:
         ValueError: the lengths do not describe the tensors, or the requested backend cannot take them.
     """
-    call = KernelCall.of(q, k, v, head_dim=q.shape[-1], masked=mask is not None)
+    shape = attention_class(cu_q, cu_k)
+    call = KernelCall.of(q, k, v, head_dim=q.shape[-1], masked=mask is not None, shape=shape)
     match choose("attention", call, backend):
         case "gluon":
             from zoetrope.kernels.gpu.attention_gluon import attention as gluon

@@ -14,6 +14,7 @@ import torch
 from zoetrope.kernels.reference import dispatch as reference
 from zoetrope.kernels.select.backends import KernelCall, choose
 from zoetrope.kernels.select.no_compile import opaque
+from zoetrope.kernels.select.shapes import rows_class
 from zoetrope.kernels.types.permutation import Permutation
 
 PAIR_BYTES = 12  # row, ordinal and weight
@@ -93,7 +94,8 @@ def arrange_arrivals(
     """
     if counts.ndim != 2 or counts.shape[1] <= TOTALS or pairs.ndim != 2 or pairs.shape[1] != 3:
         raise ValueError(f"counts is {tuple(counts.shape)}, pairs {tuple(pairs.shape)}: [ranks, E + 3] and [M, 3]")
-    call = KernelCall(pairs.device, torch.float32, grad=False)  # of the weights in the pairs
+    shape = rows_class(len(pairs), 1)
+    call = KernelCall(pairs.device, torch.float32, grad=False, shape=shape)  # of the weights in the pairs
     if choose("dispatch", call, backend) == "triton":
         from zoetrope.kernels.gpu.dispatch import arrange_arrivals as triton
 

@@ -7,6 +7,7 @@ import torch
 from zoetrope.kernels.reference import grouped_gemm as reference
 from zoetrope.kernels.select.backends import KernelCall, choose
 from zoetrope.kernels.select.no_compile import opaque
+from zoetrope.kernels.select.shapes import product_class
 
 
 @opaque
@@ -42,7 +43,8 @@ def grouped_gemm(
         raise ValueError(f"x is {tuple(x.shape)}, weight {tuple(weight.shape)}: x must be [M, {weight.shape[1]}]")
     if bias is not None and bias.shape != (weight.shape[0], weight.shape[2]):
         raise ValueError(f"bias is {tuple(bias.shape)}, it must be {(weight.shape[0], weight.shape[2])}")
-    if choose("grouped_gemm", KernelCall.of(x, weight, bias), backend) == "triton":
+    shape = product_class(len(x if rows is None else rows), *weight.shape)
+    if choose("grouped_gemm", KernelCall.of(x, weight, bias, shape=shape), backend) == "triton":
         from zoetrope.kernels.gpu.grouped_gemm import grouped_gemm as triton
 
         return triton(x, weight, offsets, bias, gelu=gelu, rows=rows)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch.compiler import is_compiling
 
 from zoetrope.kernels.select.backends import KernelCall, choose
+from zoetrope.kernels.select.shapes import product_class
 
 
 def linear_gelu(
@@ -21,7 +22,7 @@ def linear_gelu(
     Returns:
         ``[N, H]`` in the dtype of ``x``.
     """
-    match "torch" if is_compiling() else choose("linear_gelu", KernelCall.of(x, weight, bias), backend):
+    match "torch" if is_compiling() else choose("linear_gelu", _call(x, weight, bias), backend):
         case "triton":
             from zoetrope.kernels.gpu.grouped_gemm import grouped_gemm as triton
 
@@ -32,3 +33,7 @@ def linear_gelu(
             return fused
         case _:
             return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+
+
+def _call(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> KernelCall:
+    return KernelCall.of(x, weight, bias, shape=product_class(len(x), 1, weight.shape[1], weight.shape[0]))

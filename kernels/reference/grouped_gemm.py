@@ -1,4 +1,9 @@
-"""One product per expert over rows sorted by expert, by torch's own operations, and what every form of it checks."""
+"""One product per expert over rows sorted by expert, by torch's own operations, and what every form of it checks.
+
+On a GPU the offsets stay where they are. For bf16 on Hopper and Blackwell nothing waits for the device; elsewhere
+torch's grouped product reads the offsets once by itself and multiplies expert by expert
+(`aten/src/ATen/native/GroupedMMUtils.h`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,8 @@ import torch
 import torch.nn.functional as F
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+MAX_GROUPS = 1023  # of torch's grouped product on a GPU
+LINE = 16  # bytes: operands of torch's grouped product start at multiples of it, and so do their rows
 
 
 def check_operands(
@@ -95,8 +102,8 @@ def grouped_gemm(
     """Compute ``y[r] = epilogue(x[r] @ weight[e of r])``, for any device, and differentiable.
 
     Products are summed in float32, as torch does, and rounded to the dtype of ``x``; bias, GELU (tanh form) and gate
-    follow in this order. On a CPU, products without a bias are one call of ``torch.nn.functional.grouped_mm`` where it
-    takes them; it gives the same bits as the product of each expert by itself.
+    follow in this order. They are one call of ``torch.nn.functional.grouped_mm`` where it takes them: on a GPU always
+    but for fp64, on a CPU without a bias, where it gives the same bits as the product of each expert by itself.
 
     Args:
         x: ``[M, K]``, bf16, fp16, fp32 or fp64, rows sorted by expert; with ``rows`` ``[X, K]`` in any order.
@@ -130,12 +137,18 @@ def grouped_gemm(
 def _products(
     x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor, bias: torch.Tensor | None, m: int
 ) -> torch.Tensor:
-    if bias is None and _fits_grouped_mm(x, weight):
-        y: torch.Tensor = F.grouped_mm(x, weight, offs=offsets[1:])
-        if y.requires_grad:  # its backward pass does not take the gradient of a sum, an expanded scalar
-            y.register_hook(lambda grad: grad.contiguous())
-        return y
-    parts = zip(x.split(_counts(offsets, m)), weight.unbind(0), strict=True)
+    experts, n = weight.shape[0], weight.shape[2]
+    if experts == 1 or not m:
+        counts = [m] + [0] * (experts - 1)
+    elif _on_gpu(x, weight):
+        y = _grouped_mm(*_aligned(x, weight), offsets)
+        y = y if y.shape[1] == n else y[:, :n].contiguous()
+        return y if bias is None else _with_bias(y, offsets, bias)
+    elif bias is None and _fits_grouped_mm(x, weight):
+        return _grouped_mm(x, weight, offsets)
+    else:
+        counts = _counts(offsets, m)
+    parts = zip(x.split(counts), weight.unbind(0), strict=True)
     if bias is None:
         return torch.cat([part @ matrix for part, matrix in parts])
     if bias.dtype == x.dtype:
@@ -144,13 +157,56 @@ def _products(
     return torch.cat(sums).to(x.dtype)
 
 
+def _grouped_mm(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    y: torch.Tensor = F.grouped_mm(x, weight, offs=offsets[1:])
+    if y.requires_grad:  # its backward pass does not take the gradient of a sum, an expanded scalar
+        y.register_hook(lambda grad: grad.contiguous())
+    return y
+
+
+def _with_bias(y: torch.Tensor, offsets: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Add to each row the bias of its expert, which is found on the device: ``[M, N]`` in the dtype of ``y``."""
+    rows = torch.arange(y.shape[0], dtype=torch.int32, device=y.device)
+    expert = torch.searchsorted(offsets[1:], rows, right=True, out_int32=True)
+    added = bias.index_select(0, expert)
+    return added.add_(y) if added.dtype == y.dtype else (added + y).to(y.dtype)
+
+
+def _on_gpu(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Tell whether torch's grouped product takes these operands on their device, if need be padded by `_aligned`."""
+    return (
+        x.device.type == "cuda"
+        and x.dtype in FLOATS
+        and weight.shape[0] <= MAX_GROUPS
+        and getattr(F, "grouped_mm", None) is not None
+    )
+
+
+def _aligned(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the operands with K and N a multiple of 16 bytes, filled up with zeros, and rows that start at such.
+
+    Shapes of real models have nothing to fill up; a padded weight is a copy in every call.
+    """
+    lanes = LINE // x.element_size()
+    more_k, more_n = -weight.shape[1] % lanes, -weight.shape[2] % lanes
+    if more_k or x.stride(1) != 1 or x.stride(0) % lanes or x.storage_offset() % lanes:
+        x = F.pad(x, (0, more_k)) if more_k else x.clone(memory_format=torch.contiguous_format)
+    strides = [stride for stride in weight.stride() if stride != 1]
+    tidy = 1 in weight.stride()[1:] and not any(place % lanes for place in (*strides, weight.storage_offset()))
+    if more_k or more_n:
+        weight = F.pad(weight, (0, more_n, 0, more_k))
+    elif not tidy:
+        weight = weight.clone(memory_format=torch.contiguous_format)
+    return x, weight
+
+
 def _fits_grouped_mm(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Tell whether torch's grouped product takes these operands and is at least as fast here as separate products."""
-    if x.device.type != "cpu" or x.dtype not in FLOATS or not x.shape[0] or not _has_grouped_mm(x.dtype):
+    """Tell whether torch's grouped product takes these operands on a CPU, and is there as fast as separate products."""
+    if x.device.type != "cpu" or x.dtype not in FLOATS or not _has_grouped_mm(x.dtype):
         return False
     starts = [x.data_ptr(), weight.data_ptr()]
     strides = [stride * x.element_size() for stride in (x.stride(0), *weight.stride()) if stride != 1]
-    return x.stride(1) == 1 and 1 in weight.stride()[1:] and not any(place % 16 for place in (*starts, *strides))
+    return x.stride(1) == 1 and 1 in weight.stride()[1:] and not any(place % LINE for place in (*starts, *strides))
 
 
 @cache

@@ -1,8 +1,8 @@
 """Choose the implementation of an operation: by the call, the proofs for this device, and the user's request.
 
-Of several that can take a call, the first trusted one runs. torch's own are always trusted. Our kernels are trusted on
-a GPU where a committed result shows them correct (`kernels.select.proofs`); until then they run only when asked for.
-8-bit kernels change the result, so they run only when asked for, proved or not.
+By default it is torch's, the first that can take a call, unless one of our kernels is proved on this GPU
+(`kernels.select.proofs`) **and** was measured faster than that on this class of shapes; of several, the fastest. Until
+then ours run only when asked for. 8-bit kernels change the result, so they run only when asked for, proved or not.
 
 ``ZOETROPE_KERNELS`` asks: ``triton`` for all operations that have it, ``attention=gluon,grouped_gemm=triton`` for some,
 ``torch,attention=sdpa`` to keep our own kernels out. A call that the requested kernel cannot take is an error,
@@ -21,9 +21,12 @@ from importlib.util import find_spec
 
 import torch
 
-from zoetrope.kernels.select.proofs import proved
+from zoetrope.kernels.gpu.tiles import device_table
+from zoetrope.kernels.select.proofs import Speed, Standing, standing
+from zoetrope.kernels.select.shapes import rows_class
 
 VARIABLE = "ZOETROPE_KERNELS"
+ASK = "runs only when asked for"
 PROOF_OF = {"linear_gelu": "grouped_gemm"}  # operations that use another's kernel
 HALVES = (torch.bfloat16, torch.float16)
 FLOATS = (torch.float32, *HALVES)
@@ -35,6 +38,7 @@ class KernelCall:
 
     Attributes:
         grad: a backward pass is needed. head_dim: 0 outside attention. masked: attention with a block mask.
+        shape: its class (`kernels.select.shapes`), by which speeds are looked up.
     """
 
     device: torch.device
@@ -42,13 +46,20 @@ class KernelCall:
     grad: bool
     head_dim: int = 0
     masked: bool = False
+    shape: str = ""
 
     @classmethod
-    def of(cls, *tensors: torch.Tensor | None, head_dim: int = 0, masked: bool = False) -> KernelCall:
-        """Return the call with these inputs, the first of which determines device and dtype."""
+    def of(
+        cls, *tensors: torch.Tensor | None, head_dim: int = 0, masked: bool = False, shape: str | None = None
+    ) -> KernelCall:
+        """Return the call with these inputs, the first of which determines device, dtype and, if it is not given, the
+        class of shapes: that of a pass over its rows."""
         given = [tensor for tensor in tensors if tensor is not None]
         grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-        return cls(given[0].device, given[0].dtype, grad, head_dim, masked)
+        first = given[0]
+        if shape is None:
+            shape = rows_class(first.shape[0], first.shape[-1] if first.ndim > 1 else 1)
+        return cls(first.device, first.dtype, grad, head_dim, masked, shape)
 
 
 WhyNot = Callable[[KernelCall], str | None]
@@ -60,7 +71,8 @@ class Backend:
 
     Attributes:
         why_not: returns why it cannot take a call, or None.
-        ours: needs a proof to be chosen by default. exact: computes the operation itself, not an 8-bit form of it.
+        ours: needs a proof and a measured speed to be chosen by default.
+        exact: computes the operation itself, not an 8-bit form of it.
     """
 
     name: str
@@ -73,7 +85,9 @@ class Backend:
 class Choice:
     """An entry of `report`: a backend, and whether it is chosen or why not.
 
-    ``unproved``: it could run here and should give the same result, but no proof shows that.
+    Attributes:
+        unproved: it could run here and should give the same result, but no proof shows that.
+        untimed: it is proved, but nothing was measured that could show it faster than torch.
     """
 
     op: str
@@ -81,6 +95,12 @@ class Choice:
     chosen: bool
     reason: str
     unproved: bool = False
+    untimed: bool = False
+
+    @property
+    def why(self) -> str:
+        """The reason without what a user may do about it."""
+        return self.reason.partition(f": {ASK}")[0]
 
 
 def _always(call: KernelCall) -> str | None:
@@ -144,7 +164,7 @@ def _all(*checks: WhyNot) -> WhyNot:
 
 TORCH = Backend("torch", _always)
 TRITON = Backend("triton", _triton, ours=True)
-# In order of preference.
+# torch's in order of preference; among ours the measured speed decides.
 BACKENDS: Mapping[str, tuple[Backend, ...]] = {
     "attention": (
         Backend("gluon", _all(_triton, _hopper, _heads(64, 128)), ours=True),
@@ -215,10 +235,12 @@ def choose(op: str, call: KernelCall, asked: str | None = None) -> str:
     Raises:
         ValueError: the requested one cannot take the call.
     """
-    if asked is None:
-        given = _asked.get()
-        asked = (given if given is not None else parse(os.environ.get(VARIABLE, ""))).get(op)
-    return _choose(op, call, asked)
+    return _choose(op, call, _requested(op) if asked is None else asked)
+
+
+def _requested(op: str) -> str | None:
+    given = _asked.get()
+    return (given if given is not None else parse(os.environ.get(VARIABLE, ""))).get(op)
 
 
 @cache
@@ -232,45 +254,105 @@ def _choose(op: str, call: KernelCall, asked: str | None) -> str:
         if reason is not None:
             raise ValueError(f"{op} by {asked}: {reason}")
         return asked
-    return next(backend.name for backend in backends if backend.why_not(call) is None and trusted(op, backend, call))
+    default = _torch(op, call)
+    faster = {
+        backend.name: speed.ratio
+        for backend in _ours(op, call)
+        if (speed := _speed(_standing(op, backend, call), op, call.shape, default)) is not None and speed.ratio > 1
+    }
+    return max(faster, key=faster.__getitem__, default=default)
 
 
-def trusted(op: str, backend: Backend, call: KernelCall) -> bool:
-    """Tell whether a backend that can take a call may be chosen by default."""
-    if not backend.exact:
-        return False
-    if not backend.ours:
-        return True
-    if call.device.type != "cuda":
-        return False  # the interpreter is there for tests
-    capability = torch.cuda.get_device_capability(call.device)
-    kernel, head_dim = PROOF_OF.get(op, op), call.head_dim or None
-    return proved(kernel, backend.name, call.dtype, capability, head_dim=head_dim) is not None
+def _torch(op: str, call: KernelCall) -> str:
+    """Return which implementation that needs no proof runs a call."""
+    return next(b.name for b in BACKENDS[op] if not b.ours and b.exact and b.why_not(call) is None)
+
+
+def _ours(op: str, call: KernelCall) -> list[Backend]:
+    """Return those kernels of ours that can take a call and compute the operation itself. On a CPU, where the
+    interpreter is there for tests, none is ever chosen."""
+    backends = BACKENDS[op] if call.device.type == "cuda" else ()
+    return [backend for backend in backends if backend.ours and backend.exact and backend.why_not(call) is None]
+
+
+def _standing(op: str, backend: Backend, call: KernelCall) -> Standing:
+    return standing(
+        PROOF_OF.get(op, op),
+        backend.name,
+        call.dtype,
+        torch.cuda.get_device_capability(call.device),
+        head_dim=call.head_dim or None,
+        table=device_table(call.device),
+    )
+
+
+def _speed(found: Standing, op: str, shape: str, default: str) -> Speed | None:
+    """Return the measured speed on a class of shapes, if what would run instead was measured too."""
+    speed = None if found.proof is None else found.proof.speed(op, shape)
+    return speed if speed is not None and default in speed.against else None
 
 
 def report(device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> list[Choice]:
-    """List every implementation of every operation: whether a step of a model with such heads runs it, and if not,
-    why."""
+    """List every implementation of every operation: whether a step of a model with such heads runs it, on which shapes,
+    and if not, why."""
     choices: list[Choice] = []
     for op, backends in BACKENDS.items():
         call = KernelCall(device, dtype, grad=False, head_dim=head_dim if op == "attention" else 0)
-        chosen = choose(op, call)
+        usual, default = choose(op, call), _torch(op, call)
+        wins = _wins(op, call, default) if _requested(op) is None else {}
         for backend in backends:
             reason = backend.why_not(call)
-            asked = f"runs only when asked for ({VARIABLE}={op}={backend.name})"
-            if backend.name == chosen:
-                choices.append(Choice(op, backend.name, True, "chosen"))
+            asked = f"{ASK} ({VARIABLE}={op}={backend.name})"
+            if backend.name == usual:
+                rest = any(wins.values())
+                choices.append(Choice(op, backend.name, True, "chosen" + " on all other shapes" * rest))
             elif reason is not None:
                 choices.append(Choice(op, backend.name, False, reason))
             elif not backend.exact:
                 choices.append(Choice(op, backend.name, False, f"changes the result: {asked}"))
             elif device.type != "cuda" and backend.ours:
                 choices.append(Choice(op, backend.name, False, f"in the interpreter, {asked}"))
-            elif not trusted(op, backend, call):
-                choices.append(Choice(op, backend.name, False, f"not proved on this device: {asked}", unproved=True))
+            elif wins.get(backend.name):
+                choices.append(Choice(op, backend.name, True, f"chosen on {_listed(wins[backend.name])}"))
+            elif backend.ours:
+                choices.append(_why_not_ours(op, backend, call, default, asked))
             else:
                 choices.append(Choice(op, backend.name, False, "another comes first"))
     return choices
+
+
+def _wins(op: str, call: KernelCall, default: str) -> dict[str, list[Speed]]:
+    """Return, for each kernel of ours, the classes of shapes on which it is chosen."""
+    best: dict[str, tuple[str, Speed]] = {}
+    for backend in _ours(op, call):
+        found = _standing(op, backend, call)
+        for speed in found.proof.speeds if found.proof is not None else ():
+            more = _speed(found, op, speed.shape, default)
+            least = best[speed.shape][1].ratio if speed.shape in best else 1.0
+            if more is not None and more.ratio > least:
+                best[speed.shape] = backend.name, more
+    wins: dict[str, list[Speed]] = {}
+    for name, speed in best.values():
+        wins.setdefault(name, []).append(speed)
+    return wins
+
+
+def _why_not_ours(op: str, backend: Backend, call: KernelCall, default: str, asked: str) -> Choice:
+    found = _standing(op, backend, call)
+    if found.proof is None:
+        return Choice(op, backend.name, False, f"{found.why}: {asked}", unproved=True)
+    timed = [speed for speed in found.proof.speeds if speed.op == op]
+    against = [speed for speed in timed if default in speed.against]
+    if not against:
+        what = f"not timed against {default}" if timed else "not timed against torch"
+        return Choice(op, backend.name, False, f"proved on this device, but {what}: {asked}", untimed=True)
+    if best := [speed for speed in against if speed.ratio > 1]:
+        return Choice(op, backend.name, False, f"another is faster on {_listed(best)}: {asked}")
+    return Choice(op, backend.name, False, f"not faster than torch on {_listed(against)}: {asked}")
+
+
+def _listed(speeds: list[Speed]) -> str:
+    return "; ".join(f"{speed.shape} ({speed.ratio:.2f} x {speed.fastest}, {speed.device})" for speed in speeds)
 
 
 def _dotted(capability: tuple[int, int]) -> str:

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from zoetrope.model.catalog.original_layout import (
     CLIP_STEM,
     ORIGINAL_PAIR,
@@ -25,19 +23,19 @@ from zoetrope.model.catalog.original_layout import (
 )
 from zoetrope.model.families import FAMILIES
 from zoetrope.model.families.index import OTHERS, Components, Index, check_same_class, read_model_index
+from zoetrope.model.inspection.fields import ConfigFieldError, Fields, limited
 from zoetrope.model.inspection.files import DIFFUSERS_STEM, ModelError, read_json, weight_files
 
 RANDOM_NAME = "random_weights.json"
 
 
-class RandomWeights(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class RandomWeights(Fields):
     """The contents of `RANDOM_NAME`, which stands in for a transformer's weights: they are drawn at load time (see
     `model.checkpoints.random_weights`). Such a model is as large and as slow as a real one; its clips are noise."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    seed: int = Field(ge=0, lt=2**63)
-    std: float = Field(gt=0, allow_inf_nan=False)
+    seed: int = limited(ge=0, lt=2**63)
+    std: float = limited(gt=0)
 
 
 @dataclass(frozen=True)
@@ -190,11 +188,8 @@ def read_random(directory: Path) -> RandomWeights | None:
     value = read_json(path)
     try:
         return RandomWeights.model_validate(value)
-    except ValidationError as error:
-        item = error.errors(include_url=False)[0]
-        key = str(item["loc"][0])
-        given = f" is {value[key]!r}" if key in value else ""
-        raise ModelError(f"{path}: {key}{given}: {item['msg']}") from None
+    except ConfigFieldError as error:
+        raise ModelError(f"{path}: {error}") from None
 
 
 def _read_config(directory: Path, classes: tuple[str, ...]) -> dict[str, Any]:

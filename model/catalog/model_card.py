@@ -6,8 +6,6 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from zoetrope.model.catalog.checkpoint_layout import (
     Component,
     components_of,
@@ -24,6 +22,7 @@ from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.families.family import Contents, Preset, Sampling
 from zoetrope.model.families.index import Index, check_index, check_same_class
+from zoetrope.model.inspection.fields import ConfigFieldError
 from zoetrope.model.inspection.files import ModelError, read_json
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.tasks import MAX_DURATION_SECONDS, ModelCard
@@ -127,10 +126,8 @@ def transformer_config(component: Component) -> TransformerConfig:
     """Parse a transformer's configuration. Raises ModelError that names the key at fault."""
     try:
         return _config_class(component).model_validate(component.config)
-    except ValidationError as error:
-        item = error.errors(include_url=False)[0]
-        key = ".".join(map(str, item["loc"]))
-        raise ModelError(f"{component.directory / 'config.json'}: {key + ': ' if key else ''}{item['msg']}") from None
+    except ConfigFieldError as error:
+        raise ModelError(f"{component.directory / 'config.json'}: {error}") from None
 
 
 def _config_class(component: Component) -> type[TransformerConfig]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from zoetrope.model.inspection.files import ModelError
@@ -66,10 +65,11 @@ def open_weights(paths: Sequence[Path], rename: Callable[[str], str] = str) -> I
         for path in paths:
             with _reading(path):
                 if path.suffix == ".safetensors":
-                    file = safe_open(path, framework="pt")
-                    open_files.append(file)
-                    names: list[str] = list(file.keys())  # type: ignore[no-untyped-call]
-                    tensors += [_of_safetensors(path, file, name, rename(name)) for name in names]
+                    with _safetensors() as safe_open:
+                        file = safe_open(path, framework="pt")
+                        open_files.append(file)
+                        names: list[str] = list(file.keys())
+                        tensors += [_of_safetensors(path, file, name, rename(name)) for name in names]
                 else:
                     state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
                     tensors += list(_of_pickle(path, state, rename))
@@ -174,7 +174,8 @@ def _place(network: nn.Module, name: str, value: torch.Tensor) -> None:
 
 def _of_safetensors(path: Path, file: Any, stored_name: str, name: str) -> StoredTensor:
     def fetch(rows: Rows) -> torch.Tensor:
-        tensor: torch.Tensor = file.get_tensor(stored_name) if rows is None else file.get_slice(stored_name)[rows]
+        with _safetensors():
+            tensor: torch.Tensor = file.get_tensor(stored_name) if rows is None else file.get_slice(stored_name)[rows]
         return tensor
 
     header = file.get_slice(stored_name)
@@ -193,12 +194,24 @@ def _rows_of(tensor: torch.Tensor, rows: Rows) -> torch.Tensor:
 
 
 @contextmanager
+def _safetensors() -> Iterator[Any]:
+    """Give ``safe_open``, whose errors become OSError. It is loaded here, as a machine that draws its weights may lack
+    it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        yield safe_open
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
+
+
+@contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
         raise ModelError(f"{path}: the file is missing") from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         kind = "safetensors" if path.suffix == ".safetensors" else "PyTorch weights"
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{path}: cannot be read as {kind}: {reason}") from None

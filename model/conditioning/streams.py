@@ -10,7 +10,8 @@ from zoetrope.model.conditioning.pixels import first_frames, fitted, from_bytes,
 from zoetrope.model.denoising.conditions import Conditions, Source
 from zoetrope.model.media.inputs import Clip, Inputs, compose_sheet
 from zoetrope.model.media.resize import as_long_as, whole
-from zoetrope.model.request.tasks import TASK_KINDS, ModelCard, VideoSpec
+from zoetrope.model.request.kinds import TASK_KINDS
+from zoetrope.model.request.tasks import ModelCard, VideoSpec
 
 
 class StreamsConditioner:

@@ -19,7 +19,8 @@ from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.media.inputs import Clip, Inputs, Picture, compose_sheet
 from zoetrope.model.media.resize import Frames, as_long_as, resize_to
-from zoetrope.model.request.tasks import TASK_KINDS, InvalidRequest, ModelCard, VideoSpec, Violation
+from zoetrope.model.request.kinds import TASK_KINDS
+from zoetrope.model.request.tasks import InvalidRequest, ModelCard, VideoSpec, Violation
 
 UNKNOWN = 128  # the grey of frames to generate
 

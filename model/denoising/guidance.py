@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from zoetrope.model.request.tasks import needs_negative
+from zoetrope.model.request.kinds import needs_negative
 
 Mode = Literal["none", "cfg", "t2v", "v2v", "t2v_apg", "v2v_apg", "rv2v", "r2v"]
 Streams = Literal["none", "videos", "all"]

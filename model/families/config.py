@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from zoetrope.model.inspection.fields import Fields, limited
 
 WAN_THETA = 10_000.0
 TEXT_TOKENS = 512  # of a prompt, as Wan's own code pads it
@@ -27,22 +27,20 @@ class ForwardCost:
         return self.products + self.attention + self.text
 
 
-class MoEConfig(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class MoEConfig(Fields):
     """The layers that route tokens to experts, and how they route."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     layers: tuple[int, ...]
-    num_experts: int = Field(ge=1)
-    top_k: int = Field(ge=1)
-    expert_dim: int = Field(ge=1)
-    shared_dim: int = Field(default=0, ge=0)
+    num_experts: int = limited(ge=1)
+    top_k: int = limited(ge=1)
+    expert_dim: int = limited(ge=1)
+    shared_dim: int = limited(0, ge=0)
     router: Literal["sigmoid", "grouped_top1"] = "sigmoid"
-    groups: int = Field(default=1, ge=1)  # for grouped_top1, which picks one expert of each group: equal to `top_k`
+    groups: int = limited(1, ge=1)  # for grouped_top1, which picks one expert of each group: equal to `top_k`
     expert_bias: bool = False
 
-    @model_validator(mode="after")
-    def _choosable(self) -> MoEConfig:
+    def check(self) -> None:
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k is {self.top_k}, there are only {self.num_experts} experts")
         if self.router == "grouped_top1" and (self.num_experts % self.groups or self.top_k != self.groups):
@@ -50,10 +48,10 @@ class MoEConfig(BaseModel):
                 f"grouped_top1 needs num_experts ({self.num_experts}) to be a multiple of groups ({self.groups}) and "
                 f"top_k ({self.top_k}) to equal it"
             )
-        return self
 
 
-class TransformerConfig(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(Fields):
     """The fields of diffusers' config.json that shape Wan's network, plus ``moe``.
 
     Another network has a subclass of this: planners and loaders read the shared fields, ask for the costs below, and
@@ -68,28 +66,27 @@ class TransformerConfig(BaseModel):
         vace_layers: blocks that get a hint (VACE, 2503.07598), including block 0; empty for other families.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
+    ignores_unknown: ClassVar[bool] = True
     network: ClassVar[str] = "zoetrope.model.network.transformer:WanTransformer"
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
-    num_attention_heads: int = Field(ge=1)
-    attention_head_dim: int = Field(ge=8)
-    in_channels: int = Field(ge=1)
-    out_channels: int = Field(ge=1)
-    text_dim: int = Field(ge=1)
-    freq_dim: int = Field(default=256, ge=2)
-    ffn_dim: int = Field(ge=1)
-    num_layers: int = Field(ge=1, le=MAX_LAYERS)
+    num_attention_heads: int = limited(ge=1)
+    attention_head_dim: int = limited(ge=8)
+    in_channels: int = limited(ge=1)
+    out_channels: int = limited(ge=1)
+    text_dim: int = limited(ge=1)
+    freq_dim: int = limited(256, ge=2)
+    ffn_dim: int = limited(ge=1)
+    num_layers: int = limited(ge=1, le=MAX_LAYERS)
     cross_attn_norm: bool = True
     qk_norm: Literal["rms_norm_across_heads"] = "rms_norm_across_heads"
-    eps: float = Field(default=1e-6, gt=0, lt=1)  # NaN fails both
-    rope_theta: float = Field(default=WAN_THETA, gt=1, allow_inf_nan=False)
-    image_dim: int | None = Field(default=None, ge=1)
-    added_kv_proj_dim: int | None = Field(default=None, ge=1)
-    pos_embed_seq_len: int | None = Field(default=None, ge=1)
+    eps: float = limited(1e-6, gt=0, lt=1)  # NaN fails both
+    rope_theta: float = limited(WAN_THETA, gt=1)
+    image_dim: int | None = limited(None, ge=1)
+    added_kv_proj_dim: int | None = limited(None, ge=1)
+    pos_embed_seq_len: int | None = limited(None, ge=1)
     vace_layers: tuple[int, ...] = ()
-    vace_in_channels: int = Field(default=96, ge=1)
+    vace_in_channels: int = limited(96, ge=1)
     moe: MoEConfig | None = None
 
     @property
@@ -100,7 +97,7 @@ class TransformerConfig(BaseModel):
     def file_keys(cls) -> frozenset[str]:
         """List the keys of ``config.json`` that are read, or that may be ignored: position tables are made as long as
         needed."""
-        return frozenset((*cls.model_fields, "rope_max_seq_len", "model_type"))
+        return frozenset((*cls.model_fields(), "rope_max_seq_len", "model_type"))
 
     def forward_cost(self, tokens: int, text_tokens: int = TEXT_TOKENS) -> ForwardCost:
         """Count the FLOPs of one forward of one sequence of ``tokens``, with ``text_tokens`` of text.
@@ -136,8 +133,7 @@ class TransformerConfig(BaseModel):
         moe = self.moe
         return 4.0 * tokens * len(moe.layers) * moe.top_k * self.dim * moe.expert_dim if moe is not None else 0.0
 
-    @model_validator(mode="after")
-    def _agree(self) -> TransformerConfig:
+    def check(self) -> None:
         if (self.image_dim is None) != (self.added_kv_proj_dim is None):
             raise ValueError(
                 f"image_dim is {self.image_dim} and added_kv_proj_dim is {self.added_kv_proj_dim}, give both or neither"
@@ -146,4 +142,3 @@ class TransformerConfig(BaseModel):
             raise ValueError(f"added_kv_proj_dim is {self.added_kv_proj_dim}, expected the network's width {self.dim}")
         if self.vace_layers and (0 not in self.vace_layers or max(self.vace_layers) >= self.num_layers):
             raise ValueError(f"vace_layers {self.vace_layers} must hold 0 and stay below num_layers {self.num_layers}")
-        return self

@@ -9,7 +9,7 @@ from typing import Any
 from zoetrope.model.families.config import MoEConfig, TransformerConfig
 from zoetrope.model.families.family import AutoencoderKind, Preset, Sampling
 from zoetrope.model.families.wan21_t2v import WAN21_T2V
-from zoetrope.model.request.tasks import TASK_KINDS
+from zoetrope.model.request.kinds import TASK_KINDS
 
 # Four heads, so that 1, 2 or 4 ranks can share them; the outer layers stay dense. A token is one cell of 4 x 4 pixels:
 # small tokens learn a picture much sooner than fewer large ones. Positions rotate faster than in Wan (theta 100),

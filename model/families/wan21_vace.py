@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from zoetrope.model.families.family import Preset
 from zoetrope.model.families.wan import SAMPLING, WAN21_VAE, wan_1b, wan_14b, wan_family
-from zoetrope.model.request.tasks import TASK_KINDS
+from zoetrope.model.request.kinds import TASK_KINDS
 
 _SAMPLING = replace(SAMPLING, shift=16.0)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.media_fields import Takes, media_fields
 from zoetrope.model.request.schema_errors import describe
 from zoetrope.model.runtime.errors import Picklable
@@ -172,7 +173,6 @@ Task = Annotated[
     Field(discriminator="kind"),
 ]
 TASKS: tuple[type[_Prompted], ...] = get_args(get_args(Task)[0])
-TASK_KINDS: tuple[str, ...] = tuple(task.model_fields["kind"].default for task in TASKS)
 # Kinds of task that cannot do without words.
 PROMPT_REQUIRED = tuple(
     task.model_fields["kind"].default for task in TASKS if task.model_fields["prompt"].is_required()
@@ -365,12 +365,6 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         kind=spec.task.kind,
         flow_shift=spec.flow_shift,
     )
-
-
-def needs_negative(guidance: float) -> bool:
-    """Tell whether guidance needs a second branch: classifier-free guidance (2207.12598) does above 1, as in
-    diffusers."""
-    return guidance > 1.0
 
 
 def parse_request(data: dict[str, object]) -> VideoRequest:

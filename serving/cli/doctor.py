@@ -161,7 +161,7 @@ def _kernels(settings: Settings) -> Iterator[Check]:
     """Show which implementation of each operation a step runs, and which could but are not proved here."""
     import torch
 
-    from zoetrope.kernels.select.backends import VARIABLE, Choice, parse, report, use
+    from zoetrope.kernels.select.backends import VARIABLE, parse, report, use
 
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -171,14 +171,18 @@ def _kernels(settings: Settings) -> Iterator[Check]:
     except ValueError as error:
         yield Check("kernels", Status.FAIL, str(error), f"change {VARIABLE}")
         return
-    detail = ", ".join(f"{choice.op}={choice.backend}" for choice in choices if choice.chosen)
-    unproved: list[Choice] = [choice for choice in choices if choice.unproved]
-    if unproved:
-        names = ", ".join(f"{choice.op}={choice.backend}" for choice in unproved)
-        advice = (
-            f"not proved on this device, so not used: {names}. Prove them with python -m zoetrope.benchmarks.kernels "
-            f"--correctness-only, or select them with {VARIABLE}"
-        )
+    run: dict[str, list[str]] = {}
+    lacking: dict[str, list[str]] = {}
+    for choice in choices:
+        if choice.chosen:
+            run.setdefault(choice.op, []).append(choice.backend)
+        elif choice.unproved or choice.untimed:
+            lacking.setdefault(choice.why, []).append(f"{choice.op}={choice.backend}")
+    detail = ", ".join(f"{op}={'/'.join(names)}" for op, names in run.items())  # of several, by the shape
+    if lacking:
+        names = "; ".join(f"{', '.join(names)} ({why})" for why, names in lacking.items())
+        command = "python -m zoetrope.benchmarks.kernels --only choice"
+        advice = f"not used: {names}. Prove and time them with {command}, or select them with {VARIABLE}"
         yield Check("kernels", Status.WARN, detail, advice)
     else:
         yield Check("kernels", Status.OK, detail if device.type == "cuda" else f"{detail}; ours need a CUDA device")

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterable
 
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.request.tasks import TASK_KINDS, InvalidRequest, Violation
+from zoetrope.model.request.kinds import TASK_KINDS
+from zoetrope.model.request.tasks import InvalidRequest, Violation
 from zoetrope.serving.config.addresses import AddressError
 
 BAD_INPUT = 2

@@ -11,8 +11,9 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
+from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.schema_errors import short
-from zoetrope.model.request.tasks import TASK_KINDS, VideoRequest, Violation
+from zoetrope.model.request.tasks import VideoRequest, Violation
 from zoetrope.serving.api.formats import MIME_TYPES, enum_name
 from zoetrope.serving.api.names import MEDIA, OPERATIONS, VIDEOS
 from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, video_pb2

@@ -16,7 +16,8 @@ from ray.serve.exceptions import RayServeException
 
 from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPlan
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
-from zoetrope.model.request.tasks import ModelCard, SegmentSpec, VideoSpec, needs_negative
+from zoetrope.model.request.kinds import needs_negative
+from zoetrope.model.request.tasks import ModelCard, SegmentSpec, VideoSpec
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State

@@ -22,8 +22,9 @@ from zoetrope.model.conditioning.streams import StreamsConditioner
 from zoetrope.model.conditioning.vace import VaceConditioner
 from zoetrope.model.media.inputs import GRID, Clip, Inputs, Picture
 from zoetrope.model.media.resize import Frames, resize_cover
+from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import TASK_KINDS, MediaInfo, ModelCard, VideoSpec, parse_request
+from zoetrope.model.request.tasks import MediaInfo, ModelCard, VideoSpec, parse_request
 
 LIMIT = 0.02
 FRAMES = 5

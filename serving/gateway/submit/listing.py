@@ -12,8 +12,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
+from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.schema_errors import short
-from zoetrope.model.request.tasks import TASK_KINDS
 from zoetrope.serving.gateway.errors.api_error import ApiError, invalid_argument
 from zoetrope.serving.jobs.job import JobFilter, State
 

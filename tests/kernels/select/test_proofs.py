@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from zoetrope.kernels.gpu import tiles
 from zoetrope.kernels.select import proofs
 from zoetrope.kernels.select.backends import BACKENDS, PROOF_OF
 from zoetrope.kernels.select.fingerprint import fingerprint
-from zoetrope.kernels.select.proofs import MODULES, PROOFS, Proof, load, proved, record
+from zoetrope.kernels.select.proofs import (
+    MODULES,
+    PROOFS,
+    Proof,
+    Speed,
+    load,
+    record,
+    record_speeds,
+    standing,
+    tiles_digest,
+)
 
 MADE = Proof(
     op="attention",
@@ -28,7 +40,9 @@ MADE = Proof(
     cases=12,
     fingerprint="f" * 64,
     date="2026-01-01T00:00:00Z",
+    tiles="",
 )
+SPEED = Speed("attention", "64k on 64k", 1.1, "sdpa", ("sdpa",), 1e-3, MADE.device, MADE.date)
 
 
 @pytest.fixture
@@ -38,7 +52,14 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(path: Path, *, head_dim: int | None = 128, capability: str | tuple[int, int] = "9.0") -> Proof | None:
-    return proved("attention", "triton", torch.bfloat16, capability, head_dim=head_dim, path=path, triton="3.6.0")
+    return standing(
+        "attention", "triton", torch.bfloat16, capability, head_dim=head_dim, path=path, triton="3.6.0"
+    ).proof
+
+
+def why(path: Path, triton: str = "3.6.0", **more: object) -> str:
+    given = {"head_dim": 128, "path": path, "triton": triton, **more}
+    return standing("attention", "triton", "bf16", "9.0", **given).why  # type: ignore[arg-type]
 
 
 def test_a_proof_is_found_by_kernel_and_capability(path: Path) -> None:
@@ -49,28 +70,33 @@ def test_a_proof_is_found_by_kernel_and_capability(path: Path) -> None:
     assert found(path, capability="10.0") is None
     assert found(path, head_dim=64) is None
     assert found(path, head_dim=None) is None
-    assert proved("attention", "triton", "fp16", "9.0", head_dim=128, path=path, triton="3.6.0") is None
-    assert proved("attention", "gluon", "bf16", "9.0", head_dim=128, path=path, triton="3.6.0") is None
-    assert proved("attention", "of another house", "bf16", "9.0", path=path, triton="3.6.0") is None
+    for op, backend, dtype in (
+        ("attention", "triton", "fp16"),
+        ("attention", "gluon", "bf16"),
+        ("attention", "of another house", "bf16"),
+    ):
+        assert standing(op, backend, dtype, "9.0", head_dim=128, path=path, triton="3.6.0").proof is None
 
 
 @pytest.mark.parametrize("version, holds", [("3.6.0", True), ("3.6.1+git", True), ("3.7.0", False), ("4.6.0", False)])
 def test_it_holds_for_the_same_minor_version_of_triton(path: Path, version: str, holds: bool) -> None:
     record([MADE], path=path)
-    answer = proved("attention", "triton", "bf16", "9.0", head_dim=128, path=path, triton=version)
-    assert (answer is not None) == holds
+    answer = standing("attention", "triton", "bf16", "9.0", head_dim=128, path=path, triton=version)
+    assert (answer.proof is not None) == holds
+    assert holds or answer.why == f"proved with Triton 3.6.0, this is {version}"
 
 
 def test_without_triton_nothing_is_proved(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record([MADE], path=path)
     monkeypatch.setattr(proofs, "triton_version", lambda: None)
-    assert proved("attention", "triton", "bf16", "9.0", head_dim=128, path=path) is None
+    answer = standing("attention", "triton", "bf16", "9.0", head_dim=128, path=path)
+    assert answer.proof is None and answer.why == "triton is not installed"
 
 
 def test_an_edited_kernel_is_no_longer_trusted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record([MADE], path=path)
     monkeypatch.setattr(proofs, "fingerprint", lambda module: "e" * 64)
-    assert found(path) is None
+    assert found(path) is None and "its code has changed" in why(path)
 
 
 def test_a_kernel_without_sources_is_not_trusted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +106,85 @@ def test_a_kernel_without_sources_is_not_trusted(path: Path, monkeypatch: pytest
         raise ValueError(f"no {module}")
 
     monkeypatch.setattr(proofs, "fingerprint", missing)
-    assert found(path) is None
+    assert found(path) is None and "sources are not installed" in why(path)
+
+
+def tuned(folder: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, dict[str, int]]) -> None:
+    """Make these the tuned tiles of the H100."""
+    (folder / "tiles-h100.json").write_text(json.dumps({"tiles": values}))
+    monkeypatch.setattr(tiles, "DATA", folder)
+    tiles.tuned_tiles.cache_clear()
+
+
+@pytest.fixture
+def no_tiles() -> Iterator[None]:
+    tiles.tuned_tiles.cache_clear()
+    yield
+    tiles.tuned_tiles.cache_clear()
+
+
+@pytest.mark.usefixtures("no_tiles")
+def test_a_kernel_with_other_tiles_is_no_longer_trusted(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record([MADE], path=path)
+    others = {"attention/gluon/bf16/d128": {"block_m": 64}, "attention/triton/bf16/d64": {"block_m": 64}}
+    tuned(tmp_path, monkeypatch, others)
+    assert why(path, table="h100") == "", "these are the tiles of other kernels"
+    tuned(tmp_path, monkeypatch, {**others, "attention/triton/bf16/d128": {"block_m": 64}})
+    assert "its tiles have changed" in why(path, table="h100")
+    assert why(path, table=None) == "" == why(path, table="h200"), "a device without such a table"
+    now = tiles_digest("attention", "triton", "bf16", 128, "h100")
+    record([replace(MADE, tiles=now)], path=path)
+    assert why(path, table="h100") == "" and "its tiles have changed" in why(path, table="h200")
+    tuned(tmp_path, monkeypatch, {**others, "attention/triton/bf16/d128": {"block_m": 128}})
+    assert "its tiles have changed" in why(path, table="h100")
+
+
+@pytest.mark.usefixtures("no_tiles")
+@pytest.mark.parametrize(
+    "op, dtype, key",
+    [
+        ("grouped_gemm", "bf16", "grouped_gemm/bf16/n48k64/m64"),
+        ("grouped_gemm_fp8", "fp8", "grouped_gemm/fp8/rows/n48k64/m64"),
+        ("residual_norm", "bf16", "residual_gate/3072"),
+        ("residual_norm", "bf16", "residual_norm/3072"),
+        ("combine", "bf16", "combine/3072"),
+    ],
+)
+def test_every_kernel_is_bound_to_its_own_tiles(
+    op: str, dtype: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(tmp_path, monkeypatch, {key: {"num_warps": 4}})
+    assert len(tiles_digest(op, "triton", dtype, None, "h100")) == 64
+    assert tiles_digest("qk_norm_rope", "triton", dtype, None, "h100") == ""
+    assert tiles_digest(op, "triton", dtype, None, None) == ""
+
+
+def test_files_from_before_speeds_were_kept_are_understood(path: Path) -> None:
+    old = {name: value for name, value in MADE.__dict__.items() if name not in ("tiles", "speeds")}
+    path.parent.mkdir()
+    path.write_text(json.dumps([old]))
+    proof = found(path)
+    assert proof is not None and proof.tiles is None and proof.speeds == ()
+
+
+def test_speeds_stand_beside_the_proof_of_the_same_code(path: Path) -> None:
+    record([MADE], path=path)
+    faster, other = replace(SPEED, ratio=1.3), replace(SPEED, shape="64k on 1k")
+    stray = ("attention", "gluon", "bf16", 128, "9.0")
+    assert record_speeds({MADE.key: [other], stray: [SPEED]}, path) == [replace(MADE, speeds=(other,))]
+    record_speeds({MADE.key: [SPEED]}, path)
+    record_speeds({MADE.key: [faster]}, path)
+    proof = found(path)
+    assert proof is not None and proof.speeds == (other, faster), "by place, the newest of each"
+    assert proof.speed("attention", SPEED.shape) == faster and proof.speed("linear_gelu", SPEED.shape) is None
+    again = replace(MADE, date="2026-02-02T00:00:00Z", triton="3.6.1")
+    assert record([again], path=path) == [replace(again, speeds=(other, faster))], "proved anew, the code is the same"
+    for change in ({"fingerprint": "e" * 64}, {"tiles": "t" * 64}, {"device": "another"}, {"triton": "3.7.0"}):
+        record([again], path=path)
+        record_speeds({MADE.key: [SPEED]}, path)
+        assert record([replace(again, **change)], path=path)[0].speeds == ()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("change", [{"error": 0.1}, {"error": float("nan")}, {"cases": 0}])

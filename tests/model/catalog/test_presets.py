@@ -13,7 +13,7 @@ from zoetrope.model.families import PRESETS, all_presets
 from zoetrope.model.families.family import Upcycling
 from zoetrope.model.families.wan import upcycled
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.request.tasks import TASK_KINDS
+from zoetrope.model.request.kinds import TASK_KINDS
 
 WAN21 = {"z_dim": 16, "_class_name": "AutoencoderKLWan"}
 WAN22 = {"z_dim": 48, "_class_name": "AutoencoderKLWan", "scale_factor_spatial": 16}

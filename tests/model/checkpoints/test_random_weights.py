@@ -133,12 +133,12 @@ def test_progress_reaches_the_end(card: ModelCard) -> None:
     [
         ("{", "cannot be read as JSON"),
         ("[]", "must be a JSON object"),
-        ('{"seed": 0}', "std: Field required"),
-        ('{"seed": "x", "std": 0.02}', "seed is 'x': Input should be a valid integer"),
-        ('{"seed": -1, "std": 0.02}', "seed is -1: Input should be greater than or equal to 0"),
-        ('{"seed": 0, "std": 0}', "std is 0: Input should be greater than 0"),
-        ('{"seed": 0, "std": Infinity}', "std is inf: Input should be a finite number"),
-        ('{"seed": 0, "std": 0.02, "mean": 1}', "mean is 1: Extra inputs are not permitted"),
+        ('{"seed": 0}', "std: must be set"),
+        ('{"seed": "x", "std": 0.02}', "seed: must be an integer, is 'x'"),
+        ('{"seed": -1, "std": 0.02}', "seed: must be at least 0, is -1"),
+        ('{"seed": 0, "std": 0}', "std: must be above 0, is 0.0"),
+        ('{"seed": 0, "std": Infinity}', "std: must be a finite number, is inf"),
+        ('{"seed": 0, "std": 0.02, "mean": 1}', "mean: is not a known field"),
     ],
 )
 def test_a_damaged_marker_is_refused(tmp_path: Path, text: str, said: str) -> None:

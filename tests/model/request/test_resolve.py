@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.tasks import (
-    TASK_KINDS,
     InvalidRequest,
     MediaInfo,
     ModelCard,

@@ -14,7 +14,8 @@ import pytest
 from google.longrunning import operations_pb2
 
 from tests.serving.gateway.harness import Service, text_request
-from zoetrope.model.request.tasks import TASK_KINDS, FirstLastFrame, TextToVideo, VideoRequest
+from zoetrope.model.request.kinds import TASK_KINDS
+from zoetrope.model.request.tasks import FirstLastFrame, TextToVideo, VideoRequest
 from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
 from zoetrope.serving.client import AsyncVideoClient, ClientError, MediaFile, VideoClient, Webhook, rpc
 from zoetrope.serving.client.requests import INLINE_BYTES, draft, extension

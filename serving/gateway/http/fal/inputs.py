@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.sizes import SIZES, size_name
-from zoetrope.model.request.tasks import TASK_KINDS, InvalidRequest, ModelCard, Violation
+from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation
 from zoetrope.serving.gateway.errors.api_error import ApiError
 from zoetrope.serving.gateway.http.common.json_objects import parse
 from zoetrope.serving.gateway.http.fal.fields import PASSED_ON, FalInput, sort_fields

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from zoetrope.model.catalog.presets import find_model as find_card
-from zoetrope.model.request.tasks import TASK_KINDS
+from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.serving.gateway.http.replicate.catalogue import OfferedModel, find_model, offered_models
 from zoetrope.serving.gateway.http.replicate.inputs import translate
 from zoetrope.serving.gateway.http.replicate.views import model_schema, model_view, version_id
