@@ -15,11 +15,11 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from zoetrope.kernels.gpu.gelu import gelu_tanh
 from zoetrope.kernels.gpu.grouped_gemm import (
     count_tiles,
     expert_slots,
     find_tile,
-    gelu_tanh,
     require_operand_rows,
     row_descriptor,
 )
