@@ -1,4 +1,4 @@
-"""Grouped matrix products (bf16, gathered, fp8), compared with cuBLAS at equal FLOPs and torch's grouped_mm."""
+"""Grouped matrix products (bf16, fp8), compared with cuBLAS at equal FLOPs and torch's grouped_mm."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def grouped_gemm(bench: Bench) -> Rows:
         for tokens in bench.tokens:
             for which, k, n in (("up", model.dim, model.hidden), ("down", model.hidden, model.dim)):
                 product = Product(tokens * model.groups, k, n, model.experts)
-                yield _race(bench, model, tokens, product, product.name(model, which, tokens), which == "up")
+                yield _race(bench, model, tokens, product, product.name(model, which, tokens))
 
 
-def _race(bench: Bench, model: ModelShape, tokens: int, p: Product, case: str, up: bool) -> list[ContenderRow]:
+def _race(bench: Bench, model: ModelShape, tokens: int, p: Product, case: str) -> list[ContenderRow]:
     dtype = bench.half
 
     def make(inputs: KernelInputs) -> dict[str, Any]:
@@ -64,20 +64,12 @@ def _race(bench: Bench, model: ModelShape, tokens: int, p: Product, case: str, u
         _dense(sets),
         _torch(sets),
     ]
-    if up and model.groups > 1:
-        contenders.append(launch("triton bf16, gathered", call=partial(_gathered, bench, sets, tokens)))
     contenders += [_fp8(bench, sets, name, block) for name, block in (("triton fp8", None), ("triton fp8 blocks", 128))]
     return bench.race(work, contenders)
 
 
 def _moved(p: Product, size: int) -> float:
     return float(size) * (p.rows * (p.k + p.n) + p.experts * p.k * p.n)
-
-
-def _gathered(bench: Bench, sets: list[dict[str, Any]], tokens: int, f: Any, i: int) -> Call:
-    x = sets[i]["x"]
-    rows = bench.inputs(i).integers(tokens, len(x))
-    return lambda: f(x[:tokens], sets[i]["weight"], sets[i]["offsets"], rows=rows)
 
 
 def _dense(sets: list[dict[str, Any]]) -> Contender:

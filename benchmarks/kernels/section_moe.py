@@ -17,7 +17,7 @@ from zoetrope.benchmarks.kernels.shapes import ModelShape
 from zoetrope.benchmarks.kernels.timing import Call
 
 RANKS = 4
-NEEDED = (("routing", "triton"), ("grouped_gemm", "triton"), ("combine", "triton"))
+NEEDED = (("routing", "triton"), ("permute_rows", "triton"), ("grouped_gemm", "triton"), ("combine", "triton"))
 
 
 def moe(bench: Bench) -> Rows:
@@ -32,6 +32,7 @@ def moe(bench: Bench) -> Rows:
             yield bench.race(ContenderWork("moe", f"ffn {model.name}, {tokens} tokens", flops=flops), contenders)
             yield _router(bench, sets, model, tokens)
             yield _routing(bench, sets, model, tokens)
+            yield _permute(bench, sets, model, tokens)
             yield _dispatch(bench, sets, model, tokens)
 
 
@@ -59,6 +60,22 @@ def _routing(bench: Bench, sets: list[dict[str, Any]], model: ModelShape, tokens
     contenders = [bench.ours("triton", "routing", "triton", name, call), Contender("torch", plain)]
     moved = float(tokens * (4 * model.experts + 12 * model.groups))
     return bench.race(ContenderWork("moe", f"routing {model.name}, {tokens} tokens", moved=moved), contenders)
+
+
+def _permute(bench: Bench, sets: list[dict[str, Any]], model: ModelShape, tokens: int) -> list[ContenderRow]:
+    """Time the copy of tokens into the order of their experts."""
+    reference = importlib.import_module("zoetrope.kernels.reference.routing")
+    rows = [reference.route_grouped_top1(s["logits"], s["correction"], model.groups) for s in sets]
+
+    def call(f: Any, i: int) -> Call:
+        return lambda: f(sets[i]["x"], rows[i])
+
+    def plain(i: int) -> Call:
+        return call(importlib.import_module("zoetrope.kernels.reference.permute_rows").permute_rows, i)
+
+    contenders = [bench.ours("triton", "permute_rows", "triton", "permute_rows", call), Contender("torch", plain)]
+    moved = float(tokens * model.dim * bench.half.itemsize * (1 + model.groups))
+    return bench.race(ContenderWork("moe", f"permute {model.name}, {tokens} tokens", moved=moved), contenders)
 
 
 def _dispatch(bench: Bench, sets: list[dict[str, Any]], model: ModelShape, tokens: int) -> list[ContenderRow]:
@@ -97,12 +114,13 @@ def _ours(bench: Bench, sets: list[dict[str, Any]], model: ModelShape) -> Conten
     def make(i: int) -> Call:
         inputs, given = bench.inputs(0), sets[i]
         route = inputs.function("routing", "triton", "route_grouped_top1")
+        permute = inputs.function("permute_rows", "triton", "permute_rows")
         product = inputs.function("grouped_gemm", "triton", "grouped_gemm")
         combine = inputs.function("combine", "triton", "combine_experts")
 
         def call() -> Any:
             rows = route(given["logits"], given["correction"], model.groups)
-            hidden = product(given["x"], given["up"], rows.offsets, gelu=True, rows=rows.token)
+            hidden = product(permute(given["x"], rows), given["up"], rows.offsets, gelu=True)
             return combine(product(hidden, given["down"], rows.offsets), rows)
 
         return call

@@ -92,18 +92,14 @@ def _gemm(bench: Bench, model: ModelShape) -> Iterator[TuningProblem]:
     for tokens in bench.tokens:
         m = tokens * model.groups
         offsets = inputs.offsets(counts_of(inputs, tokens, model))
-        products = [(model.dim, model.hidden, False), (model.hidden, model.dim, False)]
-        if model.groups > 1:
-            products.append((model.dim, model.hidden, True))
-        for k, n, gathered in products:
-            kind = dtype_name(dtype) + ("/gathered" if gathered else "")
+        kind = dtype_name(dtype)
+        for k, n in ((model.dim, model.hidden), (model.hidden, model.dim)):
             key = tiles.gemm_key(kind, m, model.experts, n, k)
-            x = inputs.randn(tokens if gathered else m, k, dtype=dtype)
+            x = inputs.randn(m, k, dtype=dtype)
             weight = inputs.randn(model.experts, k, n, dtype=dtype, scale=k**-0.5)
-            rows = inputs.integers(tokens, m) if gathered else None
-            call = partial(_call, launch, x, weight, offsets, rows=rows)
+            call = partial(_call, launch, x, weight, offsets)
             yield TuningProblem(key, tiles.gemm_candidates(kind), call)
-            if not gathered and bench.device.type == "cuda":
+            if bench.device.type == "cuda":
                 yield from _fp8(bench, model, x, weight, offsets)
 
 
