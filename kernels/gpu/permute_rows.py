@@ -37,18 +37,20 @@ def _permute_rows(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    part = tl.program_id(0) % ((D + BLOCK - 1) // BLOCK)  # neighbours write the same rows at about the same time
+    token = (tl.program_id(0) // ((D + BLOCK - 1) // BLOCK)).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = part * BLOCK + tl.arange(0, BLOCK)
     here = token < tokens
     inside = here[:, None] & (column < D)[None, :]
-    value = tl.load(x + token[:, None] * x_stride + column[None, :], mask=inside)
+    value = tl.load(x + token[:, None] * x_stride + column[None, :], mask=inside, cache_modifier=".cg")
+    if scale is not None:
+        factor = tl.load(scale + token, mask=here, other=0.0)
     for j in tl.static_range(K):
         target = tl.load(position + token * K + j, mask=here, other=-1).to(tl.int64)
         known = (target >= 0) & (target < rows)  # -1: none; wrong numbers never lead outside the tensors
         tl.store(out + target[:, None] * D + column[None, :], value, mask=inside & known[:, None])
         if scale is not None:
-            first = known & (tl.program_id(1) == 0)
-            tl.store(out_scale + target, tl.load(scale + token, mask=here, other=0.0), mask=first)
+            tl.store(out_scale + target, factor, mask=known & (part == 0))
 
 
 def permute_rows(
@@ -94,7 +96,7 @@ def permute_rows(
             tile = tuned(row_key("permute_rows", width), row_tile(block), device)
         eight = x.element_size() == 1
         with torch.cuda.device_of(x):
-            _permute_rows[(triton.cdiv(tokens, tile.rows), triton.cdiv(width, block))](
+            _permute_rows[(triton.cdiv(tokens, tile.rows) * triton.cdiv(width, block),)](
                 x.view(torch.uint8) if eight else x,  # bits are copied; no 8-bit float is ever computed with
                 position,
                 scale,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -15,9 +15,14 @@ from torch.overrides import TorchFunctionMode
 from tests.kernels.numbers import DEVICE, DTYPES, LIMITS, randn, relative_error
 from zoetrope import kernels as ops
 from zoetrope.kernels.gpu.grouped_gemm import grouped_gemm, linear_gelu
+from zoetrope.kernels.gpu.grouped_gemm_fp8 import grouped_gemm_fp8
+from zoetrope.kernels.gpu.permute_rows import permute_rows
+from zoetrope.kernels.gpu.quantise_fp8 import quantise_rows
 from zoetrope.kernels.gpu.tiles import GemmTile, gemm_candidates, gemm_key, gemm_tile
 from zoetrope.kernels.reference import grouped_gemm as plain
+from zoetrope.kernels.reference import quantise_fp8 as plain_quantise
 from zoetrope.kernels.select.backends import use
+from zoetrope.kernels.types.permutation import Permutation
 
 # The interpreter's own.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:Conversion of an array")
@@ -275,6 +280,30 @@ def test_wild_numbers_stay_inside() -> None:
         values = wild if name == "offsets" else wild.repeat(11)
         grouped_gemm(**{**arguments, name: values}, tile=SMALL)
     torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize(
+    "launcher", ["grouped_gemm", "linear_gelu", "grouped_gemm_fp8", "quantise_rows", "permute_rows"]
+)
+def test_launches_go_to_the_device_of_their_inputs(launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current device, which may be another one than that of the tensors."""
+    given = Case((20, 13), 32, 48).arguments()
+    x, weight, offsets = given["x"], given["weight"], given["offsets"]
+    q, scale = plain_quantise.quantise_rows(x)
+    w, w_scale = plain_quantise.quantise_weight(weight)
+    position = torch.arange(33, dtype=torch.int32, device=DEVICE)[:, None]
+    calls: dict[str, Callable[[], object]] = {
+        "grouped_gemm": lambda: grouped_gemm(x, weight, offsets, tile=SMALL),
+        "linear_gelu": lambda: linear_gelu(x, weight[0].mT.contiguous(), tile=SMALL),
+        "grouped_gemm_fp8": lambda: grouped_gemm_fp8(q, scale, w, w_scale, offsets, tile=replace(SMALL, block_k=32)),
+        "quantise_rows": lambda: quantise_rows(x),
+        "permute_rows": lambda: permute_rows(x, Permutation(position[:, 0], scale, offsets, offsets, position)),
+    }
+    guarded: list[torch.device] = []
+    guard = torch.cuda.device_of
+    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: guarded.append(tensor.device) or guard(tensor))
+    calls[launcher]()
+    assert guarded == [DEVICE]
 
 
 def test_plain_form_goes_backward() -> None:
