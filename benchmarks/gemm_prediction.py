@@ -198,7 +198,7 @@ def build(tree: Path, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str]
     """Compile the variants ``(module, name)`` of a source tree."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
     script = Path(__file__).with_name("kernel_build.py")
-    found = {}
+    found: dict[tuple[str, str], TileCode] = {}
     names: dict[str, list[str]] = {}
     for module, name in wanted:
         names.setdefault(module, []).append(name)
