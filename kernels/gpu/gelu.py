@@ -1,7 +1,5 @@
 """GELU (tanh form) in eight instructions an element, for the epilogues of the products and the pass that quantises."""
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
-
 from __future__ import annotations
 
 import math

@@ -5,8 +5,6 @@ stores, where a gather in the order of the experts reads it ``k`` times. The cop
 arrive by the tensor memory accelerator alone (`kernels.gpu.grouped_gemm`).
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
-
 from __future__ import annotations
 
 import torch
