@@ -115,8 +115,7 @@ def _grouped_gemm(
             acc = tl.dot(a, b, acc, input_precision=PRECISION)
         column_of = column + tl.arange(0, BLOCK_N)
         if bias is not None:
-            line = bias if offsets is None else bias + expert.to(tl.int64) * n
-            add = tl.load(line + column_of, mask=column_of < n, other=0.0)
+            add = tl.load(bias + expert * n + column_of, mask=column_of < n, other=0.0)  # E * N fits 32 bits
             acc += add.to(tl.float32)[None, :]
         if GELU:
             acc = gelu_tanh(acc)

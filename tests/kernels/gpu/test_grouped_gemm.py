@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -190,7 +191,8 @@ def test_a_layer_without_experts(dtype: torch.dtype, rows: int, biased: bool) ->
     bias = randn(48, seed=3, dtype=dtype) if biased else None
     result = linear_gelu(x, weight, bias, tile=SMALL)
     offsets = torch.tensor([0, rows], dtype=torch.int32, device=DEVICE)
-    one = {"x": x, "weight": weight.mT[None], "offsets": offsets, "bias": None if bias is None else bias[None]}
+    one: dict[str, Any] = {"x": x, "weight": weight.mT[None], "offsets": offsets}
+    one["bias"] = None if bias is None else bias[None]
     assert torch.equal(result, grouped_gemm(**one, gelu=True, tile=SMALL))
     assert relative_error(linear_gelu(x, weight, bias), exact(**one, gelu=True)) <= LIMITS[dtype]
 
@@ -225,7 +227,7 @@ def test_a_layer_without_experts_makes_no_table() -> None:
 def test_bad_layers(change: dict[str, torch.Tensor], message: str) -> None:
     given = {"x": torch.zeros(5, 40), "weight": torch.zeros(48, 40), "bias": torch.zeros(48), **change}
     with pytest.raises(ValueError, match=message):
-        linear_gelu(**given)
+        linear_gelu(given["x"], given["weight"], given["bias"])
 
 
 def test_no_rows_of_a_layer() -> None:
@@ -300,8 +302,12 @@ def test_launches_go_to_the_device_of_their_inputs(launcher: str, monkeypatch: p
         "permute_rows": lambda: permute_rows(x, Permutation(position[:, 0], scale, offsets, offsets, position)),
     }
     guarded: list[torch.device] = []
-    guard = torch.cuda.device_of
-    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: guarded.append(tensor.device) or guard(tensor))
+
+    def guard(tensor: torch.Tensor) -> AbstractContextManager[None]:
+        guarded.append(tensor.device)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device_of", guard)
     calls[launcher]()
     assert guarded == [DEVICE]
 
