@@ -10,6 +10,7 @@ from zoetrope.kernels.ops.combine import combine_experts
 from zoetrope.kernels.ops.dispatch import Arrivals, Departures, arrange_arrivals, dispatch_tokens
 from zoetrope.kernels.ops.grouped_gemm import grouped_gemm
 from zoetrope.kernels.ops.linear_gelu import linear_gelu
+from zoetrope.kernels.ops.permute_rows import permute_rows
 from zoetrope.kernels.ops.qk_norm_rope import qk_norm_rope
 from zoetrope.kernels.ops.residual_norm import residual_gate, residual_norm
 from zoetrope.kernels.ops.router_logits import router_logits
@@ -29,6 +30,7 @@ __all__ = [
     "dispatch_tokens",
     "grouped_gemm",
     "linear_gelu",
+    "permute_rows",
     "qk_norm_rope",
     "residual_gate",
     "residual_norm",

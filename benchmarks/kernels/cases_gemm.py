@@ -55,7 +55,7 @@ def _random(inputs: KernelInputs, dtype: torch.dtype) -> KernelCase:
     experts = pick.choice([1, 2, 5] if inputs.tiny else [1, 2, 7, 33, 64])
     rows = pick.randrange(1, 150 if inputs.tiny else 3000)
     k, n = (8 * pick.randrange(1, 12 if inputs.tiny else 100) for _ in range(2))
-    choices = [name for name in ("bias", "gelu", "gate", "rows", "scatter", "stored") if pick.random() < 0.5]
+    choices = [name for name in ("bias", "gelu", "gate", "scatter", "stored") if pick.random() < 0.5]
     return _case(inputs, dtype, inputs.ragged(experts, rows), k, n, set(choices))
 
 
@@ -68,12 +68,11 @@ def _case(
     given: set[str],
     tile: GemmTile | None = None,
 ) -> KernelCase:
-    """Make one case. ``given``: bias, gelu, gate, rows (gathered), scatter, stored (nn.Linear's layout), nan; ``tile``:
+    """Make one case. ``given``: bias, gelu, gate, scatter, stored (nn.Linear's layout), nan; ``tile``:
     not the one that the kernel would take."""
     rows, experts = sum(lengths), len(lengths)
     offsets = inputs.offsets(lengths)
-    tokens = max(1, rows // 2) if "rows" in given else rows
-    x = inputs.randn(tokens, k, dtype=dtype)
+    x = inputs.randn(rows, k, dtype=dtype)
     if "stored" in given:
         weight = inputs.randn(experts, n, k, dtype=dtype, scale=k**-0.5).mT
     else:
@@ -87,16 +86,13 @@ def _case(
     bias = inputs.randn(experts, n, dtype=dtype) if "bias" in given else None
     if "gate" in given:
         options["gate"] = inputs.randn(rows)
-    if "rows" in given:
-        options["rows"] = inputs.integers(tokens, rows)
     if "scatter" in given:
         options["scatter"] = inputs.permutation(rows)
     if tile is not None:
         options["tile"] = tile
 
     def expected() -> list[torch.Tensor]:
-        taken = x if "rows" not in given else x[options["rows"].long()]
-        return [_exact(taken, weight, lengths, bias, options)]
+        return [_exact(x, weight, lengths, bias, options)]
 
     function = inputs.function("grouped_gemm", "triton", "grouped_gemm")
     name = f"{experts} experts, {rows} rows, {k} to {n}, {' '.join(sorted(given)) or 'plain'}{_tuned(tile)}"

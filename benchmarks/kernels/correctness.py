@@ -15,6 +15,7 @@ from zoetrope.benchmarks.kernels.cases import KernelCase, KernelInputs
 from zoetrope.benchmarks.kernels.cases_attention import attention_cases
 from zoetrope.benchmarks.kernels.cases_dispatch import dispatch_cases
 from zoetrope.benchmarks.kernels.cases_gemm import fp8_cases, gemm_cases, tile_cases
+from zoetrope.benchmarks.kernels.cases_permute import permute_cases
 from zoetrope.benchmarks.kernels.cases_rows import (
     combine_cases,
     qk_norm_rope_cases,
@@ -31,7 +32,7 @@ from zoetrope.kernels.select.proofs import MODULES, Key, Proof, standing, tiles_
 
 SETS: dict[str, tuple[Callable[[KernelInputs], Iterator[KernelCase]], ...]] = {
     "grouped_gemm": (gemm_cases, fp8_cases, tile_cases),
-    "moe": (router_logits_cases, routing_cases, combine_cases, dispatch_cases),
+    "moe": (router_logits_cases, routing_cases, permute_cases, combine_cases, dispatch_cases),
     "attention": (attention_cases,),
     "passes": (residual_norm_cases, qk_norm_rope_cases),
 }
@@ -133,6 +134,7 @@ TRUSTED: dict[str, tuple[Kernel, ...]] = {
     "moe": (
         ("router_logits", "triton", "bf16", None),
         ("routing", "triton", "fp32", None),
+        ("permute_rows", "triton", "bf16", None),
         ("combine", "triton", "bf16", None),
         ("dispatch", "triton", "fp32", None),
     ),

@@ -20,7 +20,7 @@ from zoetrope.model.network.experts import MoEFeedForward
 
 RANKS = 4
 # Operations of a layer, and the dtype of their kernels' proofs if it is not the layer's.
-OPERATIONS = {"router_logits": None, "routing": "fp32", "grouped_gemm": None, "combine": None}
+OPERATIONS = {"router_logits": None, "routing": "fp32", "permute_rows": None, "grouped_gemm": None, "combine": None}
 
 
 def moe(bench: Bench) -> Rows:
@@ -35,6 +35,7 @@ def moe(bench: Bench) -> Rows:
             yield bench.race(ContenderWork("moe", f"ffn {model.name}, {tokens} tokens", flops=flops), contenders)
             yield _router(bench, sets, model, tokens)
             yield _routing(bench, sets, model, tokens)
+            yield _permute(bench, sets, model, tokens)
             yield _dispatch(bench, sets, model, tokens)
 
 
@@ -62,6 +63,22 @@ def _routing(bench: Bench, sets: list[dict[str, Any]], model: ModelShape, tokens
     contenders = [bench.ours("triton", "routing", "triton", name, call, dtype="fp32"), Contender("torch", plain)]
     moved = float(tokens * (4 * model.experts + 12 * model.groups))
     return bench.race(ContenderWork("moe", f"routing {model.name}, {tokens} tokens", moved=moved), contenders)
+
+
+def _permute(bench: Bench, sets: list[dict[str, Any]], model: ModelShape, tokens: int) -> list[ContenderRow]:
+    """Time the copy of tokens into the order of their experts."""
+    reference = importlib.import_module("zoetrope.kernels.reference.routing")
+    rows = [reference.route_grouped_top1(s["logits"], s["correction"], model.groups) for s in sets]
+
+    def call(f: Any, i: int) -> Call:
+        return lambda: f(sets[i]["x"], rows[i])
+
+    def plain(i: int) -> Call:
+        return call(importlib.import_module("zoetrope.kernels.reference.permute_rows").permute_rows, i)
+
+    contenders = [bench.ours("triton", "permute_rows", "triton", "permute_rows", call), Contender("torch", plain)]
+    moved = float(tokens * model.dim * bench.half.itemsize * (1 + model.groups))
+    return bench.race(ContenderWork("moe", f"permute {model.name}, {tokens} tokens", moved=moved), contenders)
 
 
 def _dispatch(bench: Bench, sets: list[dict[str, Any]], model: ModelShape, tokens: int) -> list[ContenderRow]:

@@ -25,6 +25,7 @@ from zoetrope.kernels import (
     arrange_arrivals,
     combine_experts,
     dispatch_tokens,
+    permute_rows,
     varlen_attention,
 )
 from zoetrope.kernels.ops.dispatch import TOTALS
@@ -101,7 +102,9 @@ class GangExchange:
             came = arrange_arrivals(heard[:, i], heralds.land(), sum(received[i].rows), max(received[i].most))
             arrived = flight.land()
             if arrived.shape[0]:
-                arrived = _sum(apply(arrived, came.offsets, came.rows), came.position, came.gate)
+                nothing = came.offsets[:0]  # counts are not read
+                rows = Permutation(came.rows, came.gate, nothing, came.offsets, came.position)
+                arrived = combine_experts(apply(permute_rows(arrived, rows), came.offsets), rows)
             going.append(send_rows(arrived, received[i].rows, sent[i].rows, self.group))
         shared = [None] * len(chunks) if beside is None else beside.tensor_split(self.chunks)
         made = [_sum(back.land(), leaving[i].home, None, bias, shared[i]) for i, back in enumerate(going)]

@@ -25,7 +25,7 @@ from zoetrope.model.families.config import TEXT_TOKENS, TransformerConfig
 # of the self-attention, q of the cross-attention.
 BLOCK_PASSES = 3 * 4 + 2 * 2 + 2
 EXCHANGE_PASSES = 4 * 2  # q, k, v copied into the order of a message, the result out of it
-COMBINE_PASSES = 1  # of an expert's row: the gather is part of its product
+EXPERT_PASSES = 2  # of an expert's row: copied into the order of the experts, summed after them
 DISPATCH_PASSES = 4  # of a row sent in a gang: copied to be sent, made of its experts' rows, summed on return
 
 HEAD_MESSAGES = 4  # of a block: queries, keys, values and the result
@@ -219,5 +219,5 @@ def _pass_bytes(config: TransformerConfig, size: int, ranks: int) -> float:
     rows = float(blocks * (BLOCK_PASSES + (EXCHANGE_PASSES if ranks > 1 else 0)))
     if config.moe is not None:
         sent = DISPATCH_PASSES * ranks_of_token(config, ranks) if ranks > 1 else 0.0
-        rows += len(config.moe.layers) * (COMBINE_PASSES * config.moe.top_k + sent)
+        rows += len(config.moe.layers) * (EXPERT_PASSES * config.moe.top_k + sent)
     return rows * config.dim * size

@@ -2,12 +2,14 @@
 
 A program takes every P-th tile of the list (expert, row tile, column tile). The list is never written down: each
 program counts the tiles of the experts from the offsets, which stay on the device, and finds its next one by a sum
-over that count. The weight always arrives through the tensor memory accelerator (TMA), the rows too unless they are
-gathered.
+over that count. Rows and weight arrive through the tensor memory accelerator (TMA) alone, so that nothing but it writes
+what the tensor cores read; rows that are not yet sorted by expert are copied into that order before
+(`kernels.gpu.permute_rows`). With the two loops flattened, the first loads of a tile are in flight during the epilogue
+of the last one.
 
 The persistent schedule and the grouped order of tiles follow the persistent and grouped matmul tutorials of Triton
-(triton-lang/triton, python/tutorials/08 and 09); the gather and the weighted scatter inside the products follow
-ScatterMoE (arXiv:2403.08245).
+(triton-lang/triton, python/tutorials/08 and 09); the weighted scatter inside the second product follows ScatterMoE
+(arXiv:2403.08245).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from zoetrope.kernels.gpu.gelu import gelu_tanh
 from zoetrope.kernels.gpu.launch import multiprocessors, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.tiles import GemmTile, gemm_candidates, gemm_key, gemm_tile, tuned
 from zoetrope.kernels.gpu.variant import Variant
@@ -39,47 +42,43 @@ def count_tiles(offsets, m, n_tiles, experts, EXPERTS: tl.constexpr, BLOCK_M: tl
 
 @triton.jit
 def find_tile(tile, ends, offsets, m, n_tiles, BLOCK_M: tl.constexpr, GROUP_M: tl.constexpr):
-    """Return expert, first row, end of the expert's rows and column tile of a tile of the list.
-
-    Tiles of an expert are ordered in bands of ``GROUP_M`` row tiles, down a band before across: programs that run at
-    the same time share rows and columns in L2.
-    """
+    """Return expert, first row, end of the expert's rows and column tile of a tile of the list."""
     before = ends <= tile
     expert = tl.sum(before.to(tl.int32), 0)
     local = tile - tl.max(tl.where(before, ends, 0), 0)
     row_begin = tl.maximum(tl.load(offsets + expert), 0)
     row_end = tl.minimum(tl.load(offsets + expert + 1), m)
+    row, column = place_tile(local, row_begin, row_end, n_tiles, BLOCK_M, GROUP_M)
+    return expert, row, row_end, column
+
+
+@triton.jit
+def place_tile(local, row_begin, row_end, n_tiles, BLOCK_M: tl.constexpr, GROUP_M: tl.constexpr):
+    """Return the first row and the column tile of an expert's tile.
+
+    Tiles of an expert are ordered in bands of ``GROUP_M`` row tiles, down a band before across: programs that run at
+    the same time share rows and columns in L2.
+    """
     m_tiles = (row_end - row_begin + BLOCK_M - 1) // BLOCK_M
     band = local // (GROUP_M * n_tiles)
     height = tl.minimum(m_tiles - band * GROUP_M, GROUP_M)
     local -= band * GROUP_M * n_tiles
-    row = row_begin + (band * GROUP_M + local % height) * BLOCK_M
-    return expert, row, row_end, local // height
+    return row_begin + (band * GROUP_M + local % height) * BLOCK_M, local // height
 
 
-@triton.jit
-def gelu_tanh(x):
-    """Compute GELU's tanh approximation as ``x * sigmoid(2 u)``: the same function without cancellation for x < 0."""
-    u = 0.7978845608028654 * (x + 0.044715 * x * x * x)
-    return x * tl.sigmoid(2.0 * u)
-
-
-@triton.jit(do_not_specialize=["m", "x_rows"])  # they change with every batch
+@triton.jit(do_not_specialize=["m"])  # it changes with every batch
 def _grouped_gemm(
-    x,  # tensor descriptor [M, K], or a pointer when rows are gathered
+    x,  # tensor descriptor [M, K]
     weight,  # tensor descriptor [E, K, N] (or [E, N, K] when TRANSPOSED)
     y,
-    offsets,
+    offsets,  # nothing for one expert, which has all rows
     bias,
-    rows,
     gate,
     scatter,
     m,
     n,
     k,
     experts,
-    x_rows,
-    x_stride,
     TRANSPOSED: tl.constexpr,
     GELU: tl.constexpr,
     EXPERTS: tl.constexpr,
@@ -92,27 +91,23 @@ def _grouped_gemm(
 ):
     tl.assume(k > 0)
     n_tiles = tl.cdiv(n, BLOCK_N)
-    ends = count_tiles(offsets, m, n_tiles, experts, EXPERTS, BLOCK_M)
-    for tile in tl.range(tl.program_id(0), tl.max(ends, 0), tl.num_programs(0), flatten=FLATTEN):
-        expert, row, row_end, column = find_tile(tile, ends, offsets, m, n_tiles, BLOCK_M, GROUP_M)
+    if offsets is None:
+        tiles = tl.cdiv(m, BLOCK_M) * n_tiles
+    else:
+        ends = count_tiles(offsets, m, n_tiles, experts, EXPERTS, BLOCK_M)
+        tiles = tl.max(ends, 0)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN):
+        if offsets is None:
+            expert, row_end = 0, m
+            row, column = place_tile(tile, 0, m, n_tiles, BLOCK_M, GROUP_M)
+        else:
+            expert, row, row_end, column = find_tile(tile, ends, offsets, m, n_tiles, BLOCK_M, GROUP_M)
         column *= BLOCK_N
         row_of = row + tl.arange(0, BLOCK_M)
         inside = row_of < row_end
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        if rows is not None:
-            step: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
-            stride = x_stride // step * step  # it is a multiple of 16 bytes, which the compiler must know
-            width = k // step * step
-            source = tl.load(rows + row_of, mask=inside, other=0)
-            source = tl.minimum(tl.maximum(source, 0), x_rows - 1).to(tl.int64)
-            depth = tl.arange(0, BLOCK_K)
-            pointers = x + source[:, None] * stride + depth[None, :]
         for start in range(0, k, BLOCK_K):
-            if rows is not None:
-                a = tl.load(pointers, mask=depth[None, :] < width - start, other=0.0)
-                pointers += BLOCK_K
-            else:
-                a = x.load([row, start])  # past the group these are rows of the next one: computed, never stored
+            a = x.load([row, start])  # past the group these are rows of the next one: computed, never stored
             if TRANSPOSED:
                 b = weight.load([expert, column, start]).reshape(BLOCK_N, BLOCK_K).T
             else:
@@ -120,7 +115,7 @@ def _grouped_gemm(
             acc = tl.dot(a, b, acc, input_precision=PRECISION)
         column_of = column + tl.arange(0, BLOCK_N)
         if bias is not None:
-            add = tl.load(bias + expert.to(tl.int64) * n + column_of, mask=column_of < n, other=0.0)
+            add = tl.load(bias + expert * n + column_of, mask=column_of < n, other=0.0)  # E * N fits 32 bits
             acc += add.to(tl.float32)[None, :]
         if GELU:
             acc = gelu_tanh(acc)
@@ -157,8 +152,8 @@ def row_descriptor(x: torch.Tensor, tile: GemmTile) -> TensorDescriptor:
 
 
 def expert_slots(experts: int) -> int:
-    """Return the power of two of slots in which a program counts the tiles of all experts."""
-    return max(16, int(triton.next_power_of_2(experts)))
+    """Return the power of two of slots in which a program counts the tiles of all experts: 32 at least, one a lane."""
+    return max(32, int(triton.next_power_of_2(experts)))
 
 
 def grouped_gemm(
@@ -168,7 +163,6 @@ def grouped_gemm(
     bias: torch.Tensor | None = None,
     *,
     gelu: bool = False,
-    rows: torch.Tensor | None = None,
     gate: torch.Tensor | None = None,
     scatter: torch.Tensor | None = None,
     tile: GemmTile | None = None,
@@ -179,14 +173,13 @@ def grouped_gemm(
     accumulator; float32 inputs are multiplied in full precision. Nothing is copied to the host.
 
     Args:
-        x: ``[M, K]``, bf16, fp16 or fp32, rows sorted by expert; with ``rows`` ``[X, K]`` in any order. The last
-            dimension is contiguous; base and row stride are multiples of 16 bytes, as TMA asks.
+        x: ``[M, K]``, bf16, fp16 or fp32, rows sorted by expert. The last dimension is contiguous; base and row stride
+            are multiples of 16 bytes, as TMA asks.
         weight: ``[E, K, N]`` in the dtype of ``x``: contiguous, or the transposed view (``.mT``) of a contiguous
             ``[E, N, K]``; its rows in memory start at multiples of 16 bytes too.
         offsets: ``[E + 1]`` int32, expert ``e`` has the rows ``offsets[e]:offsets[e + 1]``, from 0 to ``M``.
         bias: ``[E, N]`` contiguous, the dtype of ``x`` or float32, or nothing.
         gelu: whether GELU follows.
-        rows: ``[M]`` int32: row ``r`` of the product reads ``x[rows[r]]``.
         gate: ``[M]`` float32, a weight for each row.
         scatter: ``[M]`` int32, a permutation: row ``r`` is stored as row ``scatter[r]``.
         tile: the tile to use instead of the tuned or default one (the tuner and the tests).
@@ -195,39 +188,78 @@ def grouped_gemm(
         ``[M, N]`` in the dtype of ``x``.
 
     Raises:
-        ValueError: an argument breaks a rule above. Values of offsets, rows and scatter are on the device and are not
-            looked at: wrong ones give a wrong result, but no access outside the tensors.
+        ValueError: an argument breaks a rule above. Values of offsets and scatter are on the device and are not looked
+            at: wrong ones give a wrong result, but no access outside the tensors.
     """
-    m, n, k = check_operands(x, weight, offsets, bias, rows, gate, scatter)
-    device = require_device(x=x, weight=weight, offsets=offsets, bias=bias, rows=rows, gate=gate, scatter=scatter)
+    check_operands(x, weight, offsets, bias, gate=gate, scatter=scatter)
+    require_device(x=x, weight=weight, offsets=offsets, bias=bias, gate=gate, scatter=scatter)
+    return _launch(x, weight, offsets, bias, gelu, gate, scatter, tile)
+
+
+def linear_gelu(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, tile: GemmTile | None = None
+) -> torch.Tensor:
+    """Compute ``GELU(x @ weight.T + bias)``: one expert, which has all rows, so that no offsets need be on the device.
+
+    Args:
+        x: ``[M, K]``, as for `grouped_gemm`. weight: ``[N, K]`` contiguous, as nn.Linear stores it. bias: ``[N]``.
+        tile: the tile to use instead of the tuned or default one.
+
+    Returns:
+        ``[M, N]`` in the dtype of ``x``.
+
+    Raises:
+        ValueError: a shape, dtype, device or stride that the kernel cannot take.
+    """
+    if weight.ndim != 2 or not weight.numel() or x.ndim != 2 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"x has shape {tuple(x.shape)}, weight {tuple(weight.shape)}: they must be [M, K] and [N, K]")
+    if x.dtype not in TYPES or weight.dtype != x.dtype:
+        raise ValueError(f"x is {x.dtype}, weight {weight.dtype}: they must be the same, bf16, fp16 or fp32")
+    if bias is not None and (
+        bias.shape != weight.shape[:1] or not bias.is_contiguous() or bias.dtype not in (x.dtype, torch.float32)
+    ):
+        raise ValueError(
+            f"bias has shape {tuple(bias.shape)} and is {bias.dtype}: "
+            f"it must be [{weight.shape[0]}], contiguous, {x.dtype} or float32"
+        )
+    require_device(x=x, weight=weight, bias=bias)
+    return _launch(x, weight.mT[None], None, bias, True, None, None, tile)
+
+
+def _launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    offsets: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    gelu: bool,
+    gate: torch.Tensor | None,
+    scatter: torch.Tensor | None,
+    tile: GemmTile | None,
+) -> torch.Tensor:
+    m, (experts, k, n) = x.shape[0], weight.shape
     transposed = not weight.is_contiguous()
     stored = weight.mT if transposed else weight
     require_operand_rows(x, stored)
     y = x.new_empty((m, n))
     if m == 0:
         return y
-    experts = weight.shape[0]
     if tile is None:
-        kind = TYPES[x.dtype] + ("/gathered" if rows is not None else "")
-        tile = tuned(gemm_key(kind, m, experts, n, k), gemm_tile(kind, m, experts, n), device)
+        kind = TYPES[x.dtype]
+        tile = tuned(gemm_key(kind, m, experts, n, k), gemm_tile(kind, m, experts, n), x.device)
     block = (tile.block_n, tile.block_k) if transposed else (tile.block_k, tile.block_n)
-    operand = x if rows is not None else row_descriptor(x, tile)
     with torch.cuda.device_of(x):
-        _grouped_gemm[(tile.programs * multiprocessors(device),)](
-            operand,
+        _grouped_gemm[(tile.programs * multiprocessors(x.device),)](
+            row_descriptor(x, tile),
             TensorDescriptor.from_tensor(stored, [1, *block]),
             y,
             offsets,
             bias,
-            rows,
             gate,
             scatter,
             m,
             n,
             k,
             experts,
-            x.shape[0],
-            x.stride(0),
             TRANSPOSED=transposed,
             GELU=gelu,
             EXPERTS=expert_slots(experts),
@@ -244,14 +276,14 @@ def grouped_gemm(
 
 
 def _variant(
-    name: str, kind: str, tile: GemmTile, given: tuple[str, ...], *, transposed: bool = True, experts: int = 80
+    name: str, dtype: str, tile: GemmTile, given: tuple[str, ...], *, transposed: bool = True, experts: int = 80
 ) -> Variant:
     """Return the kernel with the optional arguments in ``given`` (and ``gelu``), all sizes multiples of 16."""
-    dtype, *gathered = kind.split("/")
-    types = {"bias": f"*{dtype}", "rows": "*i32", "gate": "*fp32", "scatter": "*i32"}
+    types = {"offsets": "*i32", "bias": f"*{dtype}", "gate": "*fp32", "scatter": "*i32"}
     block = (tile.block_n, tile.block_k) if transposed else (tile.block_k, tile.block_n)
     constants: dict[str, Any] = {
         **{argument: None for argument in types if argument not in given},
+        **({"experts": 1} if experts == 1 else {}),  # an argument of the value 1 is a constant at a launch as well
         "TRANSPOSED": transposed,
         "GELU": "gelu" in given,
         "EXPERTS": expert_slots(experts),
@@ -263,15 +295,14 @@ def _variant(
         "FLATTEN": tile.flatten,
     }
     signature = {
-        "x": f"*{dtype}" if gathered else f"tensordesc<{dtype}[{tile.block_m},{tile.block_k}]>",
+        "x": f"tensordesc<{dtype}[{tile.block_m},{tile.block_k}]>",
         "weight": f"tensordesc<{dtype}[1,{block[0]},{block[1]}]>",
         "y": f"*{dtype}",
-        "offsets": "*i32",
         **types,
-        **dict.fromkeys(("m", "n", "k", "experts", "x_rows", "x_stride"), "i32"),
+        **dict.fromkeys(("m", "n", "k", "experts"), "i32"),
     }
     signature.update(dict.fromkeys(constants, "constexpr"))
-    divisible = frozenset(a for a, kind in signature.items() if kind.startswith("*")) | {"n", "k", "x_stride"}
+    divisible = frozenset(argument for argument, kind in signature.items() if kind.startswith("*")) | {"n", "k"}
     return Variant(
         f"grouped_gemm/triton/{name}",
         _grouped_gemm,
@@ -285,9 +316,10 @@ def _variant(
     )
 
 
-FIRST = ("bias", "gelu")  # the first product of an expert
-SECOND: tuple[str, ...] = ()  # the second one, whose rows another pass combines
-COMBINED = ("gate", "scatter")  # the second one, weighted and put in place by its epilogue
+FIRST = ("offsets", "bias", "gelu")  # the first product of an expert
+SECOND = ("offsets",)  # the second one, whose rows another pass combines
+COMBINED = ("offsets", "gate", "scatter")  # the second one, weighted and put in place by its epilogue
+DENSE = ("bias", "gelu")  # a layer without experts
 
 
 def variants() -> list[Variant]:
@@ -295,28 +327,22 @@ def variants() -> list[Variant]:
     weight."""
     found = []
     for dtype in ("bf16", "fp16"):
+        large = gemm_tile(dtype, 32768 * 8, 80, 1792)
         for layout in ("kn", "nk"):
-            for name, given in (("first", FIRST), ("second", SECOND), ("combined", COMBINED), ("gathered", FIRST)):
-                kind = f"{dtype}/gathered" if name == "gathered" else dtype
-                given = (*given, "rows") if name == "gathered" else given
-                tile = gemm_tile(kind, 32768 * 8, 80, 1792)
-                found.append(_variant(f"{dtype}/{name}/{layout}", kind, tile, given, transposed=layout == "nk"))
+            for name, given in (("first", FIRST), ("second", SECOND), ("combined", COMBINED)):
+                found.append(_variant(f"{dtype}/{name}/{layout}", dtype, large, given, transposed=layout == "nk"))
         small = gemm_tile(dtype, 80 * 32, 80, 1792)
         found.append(_variant(f"{dtype}/small", dtype, small, FIRST))
+        found.append(_variant(f"{dtype}/few-experts", dtype, large, FIRST, transposed=False, experts=10))
         dense = gemm_tile(dtype, 32768, 1, 13824)
-        found.append(_variant(f"{dtype}/dense", dtype, dense, FIRST, experts=1))
+        found.append(_variant(f"{dtype}/dense", dtype, dense, DENSE, experts=1))
     single = gemm_tile("fp32", 32768 * 8, 80, 1792)
     found.append(_variant("fp32/first", "fp32", single, FIRST))
-    gathered = gemm_tile("fp32/gathered", 32768 * 8, 80, 1792)
-    found.append(_variant("fp32/gathered", "fp32/gathered", gathered, (*FIRST, "rows"), transposed=False))
+    found.append(_variant("fp32/dense", "fp32", single, DENSE, experts=1))
     return found
 
 
 def candidates() -> list[Variant]:
     """List what the tuner tries, in bf16 and with a full epilogue: for a longer check than every build's."""
-    found = []
-    for kind in ("bf16", "bf16/gathered"):
-        given = (*FIRST, *COMBINED, "rows") if kind.endswith("gathered") else (*FIRST, *COMBINED)
-        for number, tile in enumerate(gemm_candidates(kind)):
-            found.append(_variant(f"candidate/{kind}/{number}", kind, tile, given))
-    return found
+    tiles = enumerate(gemm_candidates("bf16"))
+    return [_variant(f"candidate/bf16/{number}", "bf16", tile, (*FIRST, *COMBINED[1:])) for number, tile in tiles]

@@ -15,11 +15,11 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from zoetrope.kernels.gpu.gelu import gelu_tanh
 from zoetrope.kernels.gpu.grouped_gemm import (
     count_tiles,
     expert_slots,
     find_tile,
-    gelu_tanh,
     require_operand_rows,
     row_descriptor,
 )
@@ -167,12 +167,12 @@ def grouped_gemm_fp8(
     return y
 
 
-def _variant(name: str, kind: str, tile: GemmTile, *, out: str, full: bool) -> Variant:
-    """Return the kernel with 80 experts; ``full`` with a bias and GELU."""
+def _variant(name: str, kind: str, tile: GemmTile, *, out: str, bias: bool = True, gelu: bool = True) -> Variant:
+    """Return the kernel with 80 experts."""
     constants: dict[str, Any] = {
         "scale_row": 1,  # an argument of the value 1 is a constant at a launch as well
         "BLOCKS": kind == "fp8/blocks",
-        "GELU": full,
+        "GELU": gelu,
         "EXPERTS": expert_slots(80),
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
@@ -180,7 +180,7 @@ def _variant(name: str, kind: str, tile: GemmTile, *, out: str, full: bool) -> V
         "GROUP_M": tile.group_m,
         "FLATTEN": tile.flatten,
     }
-    if not full:
+    if not bias:
         constants["bias"] = None
     signature = {
         "x": f"tensordesc<fp8e4nv[{tile.block_m},{tile.block_k}]>",
@@ -208,22 +208,26 @@ def _variant(name: str, kind: str, tile: GemmTile, *, out: str, full: bool) -> V
 
 
 def variants() -> list[Variant]:
-    """List both products of 80 experts at 32k tokens and the first one of few tokens, by rows and by blocks."""
+    """List both products of 80 experts at 32k tokens and the first one of few tokens, by rows and by blocks.
+
+    ``biased`` is the first one whose GELU is left to the pass that quantises its result.
+    """
     found = []
     for scales in ("rows", "blocks"):
         kind = f"fp8/{scales}"
         large, small = gemm_tile(kind, 32768 * 8, 80, 1792), gemm_tile(kind, 80 * 32, 80, 1792)
         for out in ("bf16", "fp16"):
-            found.append(_variant(f"{scales}/{out}/first", kind, large, out=out, full=True))
-            found.append(_variant(f"{scales}/{out}/second", kind, large, out=out, full=False))
-        found.append(_variant(f"{scales}/bf16/small", kind, small, out="bf16", full=True))
+            found.append(_variant(f"{scales}/{out}/first", kind, large, out=out))
+            found.append(_variant(f"{scales}/{out}/biased", kind, large, out=out, gelu=False))
+            found.append(_variant(f"{scales}/{out}/second", kind, large, out=out, bias=False, gelu=False))
+        found.append(_variant(f"{scales}/bf16/small", kind, small, out="bf16"))
     return found
 
 
 def candidates() -> list[Variant]:
     """List what the tuner tries, each with a full epilogue: for a longer check than every build's."""
     return [
-        _variant(f"candidate/{scales}/{number}", f"fp8/{scales}", tile, out="bf16", full=True)
+        _variant(f"candidate/{scales}/{number}", f"fp8/{scales}", tile, out="bf16")
         for scales in ("rows", "blocks")
         for number, tile in enumerate(gemm_candidates(f"fp8/{scales}"))
     ]

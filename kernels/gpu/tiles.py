@@ -107,8 +107,7 @@ def gemm_tile(kind: str, m: int, experts: int, n: int) -> GemmTile:
     """Return a safe tile of the grouped GEMM: it compiles without spills and wastes little on small groups.
 
     Args:
-        kind: the dtype (``bf16``, ``fp16``, ``fp32``), with ``/gathered`` where rows are gathered; ``fp8/rows`` and
-            ``fp8/blocks`` by their scales.
+        kind: the dtype (``bf16``, ``fp16``, ``fp32``); ``fp8/rows`` and ``fp8/blocks`` by their scales.
         m: rows of all experts. experts: their number. n: columns of the result.
     """
     if kind.startswith("fp32"):
@@ -116,9 +115,9 @@ def gemm_tile(kind: str, m: int, experts: int, n: int) -> GemmTile:
     depth = 128 if kind.startswith("fp8") else 64
     if m <= 64 * experts:
         return GemmTile(64, 128, depth, num_warps=4, num_stages=4, programs=2, flatten=True)
-    if n <= 128 or kind == "fp8/blocks" or kind.endswith("/gathered"):
-        return GemmTile(128, 128, depth, num_stages=4, flatten=not kind.endswith("/gathered"))
-    return GemmTile(128, 256, depth, flatten=True)
+    if n <= 128 or kind == "fp8/blocks":
+        return GemmTile(128, 128, depth, num_stages=4, flatten=True)
+    return GemmTile(128, 256, depth, num_stages=4, flatten=True)
 
 
 def gemm_key(kind: str, m: int, experts: int, n: int, k: int) -> str:

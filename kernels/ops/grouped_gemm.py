@@ -18,7 +18,6 @@ def grouped_gemm(
     bias: torch.Tensor | None = None,
     *,
     gelu: bool = False,
-    rows: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """Compute ``y[rows of e] = x[rows of e] @ weight[e] + bias[e]``, optionally followed by GELU (tanh form).
@@ -28,7 +27,6 @@ def grouped_gemm(
         weight: ``[E, K, N]``, the dtype of ``x``; contiguous, or a transposed view of contiguous ``[E, N, K]``.
         offsets: ``[E + 1]`` int32: expert ``e`` has the rows ``offsets[e]:offsets[e + 1]``; an expert may have none.
         bias: ``[E, N]`` or nothing.
-        rows: ``[M]`` int32: sorted row ``r`` is ``x[rows[r]]`` of an ``x`` in any order.
         backend: the implementation to use (`kernels.select.backends`); by default the first trusted one.
 
     Returns:
@@ -43,9 +41,9 @@ def grouped_gemm(
         raise ValueError(f"x is {tuple(x.shape)}, weight {tuple(weight.shape)}: x must be [M, {weight.shape[1]}]")
     if bias is not None and bias.shape != (weight.shape[0], weight.shape[2]):
         raise ValueError(f"bias is {tuple(bias.shape)}, it must be {(weight.shape[0], weight.shape[2])}")
-    shape = product_class(len(x if rows is None else rows), *weight.shape)
+    shape = product_class(len(x), *weight.shape)
     if choose("grouped_gemm", KernelCall.of(x, weight, bias, shape=shape), backend) == "triton":
         from zoetrope.kernels.gpu.grouped_gemm import grouped_gemm as triton
 
-        return triton(x, weight, offsets, bias, gelu=gelu, rows=rows)
-    return reference.grouped_gemm(x, weight, offsets, bias, gelu=gelu, rows=rows)
+        return triton(x, weight, offsets, bias, gelu=gelu)
+    return reference.grouped_gemm(x, weight, offsets, bias, gelu=gelu)

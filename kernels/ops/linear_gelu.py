@@ -13,7 +13,7 @@ from zoetrope.kernels.select.shapes import product_class
 def linear_gelu(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, backend: str | None = None
 ) -> torch.Tensor:
-    """Compute ``GELU(x @ weight.T + bias)``: a grouped GEMM with one expert.
+    """Compute ``GELU(x @ weight.T + bias)``: by our kernel as the grouped GEMM of one expert.
 
     Args:
         x: ``[N, K]``. weight: ``[H, K]``, as nn.Linear stores it. bias: ``[H]``.
@@ -24,10 +24,9 @@ def linear_gelu(
     """
     match "torch" if is_compiling() else choose("linear_gelu", _call(x, weight, bias), backend):
         case "triton":
-            from zoetrope.kernels.gpu.grouped_gemm import grouped_gemm as triton
+            from zoetrope.kernels.gpu.grouped_gemm import linear_gelu as triton
 
-            offsets = torch.tensor([0, len(x)], dtype=torch.int32).to(x.device, non_blocking=True)
-            return triton(x, weight.mT[None], offsets, bias[None], gelu=True)
+            return triton(x, weight, bias)
         case "cublas":
             fused: torch.Tensor = torch._addmm_activation(bias, x, weight.mT, use_gelu=True)
             return fused

@@ -23,7 +23,6 @@ def check_operands(
     weight: torch.Tensor,
     offsets: torch.Tensor,
     bias: torch.Tensor | None = None,
-    rows: torch.Tensor | None = None,
     gate: torch.Tensor | None = None,
     scatter: torch.Tensor | None = None,
     *,
@@ -40,19 +39,11 @@ def check_operands(
         raise ValueError(f"x is {x.dtype}, weight {weight.dtype}: they must be the same one of {names}")
     check_groups(weight.shape[0], weight.shape[2], x.dtype, offsets, bias)
     m = x.shape[0]
-    if rows is not None:
-        m = rows.shape[0] if rows.ndim == 1 else -1
-        if m and not x.shape[0]:
-            raise ValueError("x has no rows to gather")
-    for name, tensor, dtype in (
-        ("rows", rows, torch.int32),
-        ("gate", gate, torch.float32),
-        ("scatter", scatter, torch.int32),
-    ):
+    for name, tensor, dtype in (("gate", gate, torch.float32), ("scatter", scatter, torch.int32)):
         if tensor is None:
             continue
         if tensor.shape != (m,) or not tensor.is_contiguous():
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it must be [{max(m, 0) or 'M'}], contiguous")
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it must be [{m}], contiguous")
         if tensor.dtype != dtype and not (tensor.dtype == x.dtype == torch.float64):
             raise ValueError(f"{name} is {tensor.dtype}: it must be {dtype}")
     check_offsets(offsets, m)
@@ -95,7 +86,6 @@ def grouped_gemm(
     bias: torch.Tensor | None = None,
     *,
     gelu: bool = False,
-    rows: torch.Tensor | None = None,
     gate: torch.Tensor | None = None,
     scatter: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -106,12 +96,11 @@ def grouped_gemm(
     but for fp64, on a CPU without a bias, where it gives the same bits as the product of each expert by itself.
 
     Args:
-        x: ``[M, K]``, bf16, fp16, fp32 or fp64, rows sorted by expert; with ``rows`` ``[X, K]`` in any order.
+        x: ``[M, K]``, bf16, fp16, fp32 or fp64, rows sorted by expert.
         weight: ``[E, K, N]`` in the dtype of ``x``.
         offsets: ``[E + 1]`` int32, expert ``e`` has the rows ``offsets[e]:offsets[e + 1]``, from 0 to ``M``.
         bias: ``[E, N]``, the dtype of ``x`` or float32, or nothing.
         gelu: whether GELU follows.
-        rows: ``[M]`` int32: row ``r`` of the product reads ``x[rows[r]]``.
         gate: ``[M]`` float32, a weight for each row.
         scatter: ``[M]`` int32, a permutation: row ``r`` is stored as row ``scatter[r]``.
 
@@ -121,9 +110,7 @@ def grouped_gemm(
     Raises:
         ValueError: shapes or dtypes break a rule above, or offsets do not divide the rows.
     """
-    m, _, _ = check_operands(x, weight, offsets, bias, rows, gate, scatter, dtypes=(*FLOATS, torch.float64))
-    if rows is not None:
-        x = x.index_select(0, rows)
+    m, _, _ = check_operands(x, weight, offsets, bias, gate, scatter, dtypes=(*FLOATS, torch.float64))
     y = _products(x, weight, offsets, bias, m)
     if gelu:
         y = F.gelu(y, approximate="tanh")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 LARGEST = 448.0  # of e4m3
 SMALLEST = 2.0**-126  # a smaller scale cannot be divided by
@@ -34,7 +35,9 @@ def _scale_of(largest: torch.Tensor) -> torch.Tensor:
     return torch.where(scale < SMALLEST, 1.0, scale)
 
 
-def quantise_rows(x: torch.Tensor, block: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def quantise_rows(
+    x: torch.Tensor, block: int | None = None, *, gelu: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ``(q, scale)`` with ``x`` about ``q * scale``: each row, or each 128 columns of it, fills the range of
     e4m3.
 
@@ -43,6 +46,7 @@ def quantise_rows(x: torch.Tensor, block: int | None = None) -> tuple[torch.Tens
     Args:
         x: ``[M, K]``, bf16, fp16 or fp32.
         block: nothing for one scale a row, or 128 (``K`` is then a multiple of it).
+        gelu: whether GELU (tanh form, in float32) is applied first.
 
     Returns:
         ``q`` ``[M, K]`` float8_e4m3fn, rounded to nearest even from ``x * (1 / scale)``; ``scale`` ``[M]`` or
@@ -53,7 +57,8 @@ def quantise_rows(x: torch.Tensor, block: int | None = None) -> tuple[torch.Tens
     """
     m, k = check_rows(x, block)
     width = block or k
-    blocks = x.float().reshape(m, k // width, width)
+    values = F.gelu(x.float(), approximate="tanh") if gelu else x.float()
+    blocks = values.reshape(m, k // width, width)
     scale = _scale_of(blocks.abs().amax(-1))
     q = (blocks * (1.0 / scale).unsqueeze(-1)).reshape(m, k).to(torch.float8_e4m3fn)
     return q, scale.squeeze(1) if block is None else scale

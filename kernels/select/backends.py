@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 
@@ -120,6 +120,11 @@ def _triton(call: KernelCall) -> str | None:
     return None if os.environ.get("TRITON_INTERPRET") == "1" else f"it needs a CUDA device, not {call.device.type}"
 
 
+def _copies(call: KernelCall) -> str | None:
+    """Tell why a kernel that only moves rows cannot take them: it takes 8-bit floats too."""
+    return _triton(replace(call, dtype=torch.bfloat16) if call.dtype == torch.float8_e4m3fn else call)
+
+
 def _heads(*dims: int, masks: bool = False) -> WhyNot:
     def why_not(call: KernelCall) -> str | None:
         if call.head_dim not in dims:
@@ -179,6 +184,7 @@ BACKENDS: Mapping[str, tuple[Backend, ...]] = {
     "linear_gelu": (TRITON, Backend("cublas", _cuda), TORCH),
     "router_logits": (TRITON, TORCH),
     "routing": (TRITON, TORCH),
+    "permute_rows": (Backend("triton", _copies, ours=True), TORCH),
     "combine": (TRITON, TORCH),
     "dispatch": (TRITON, TORCH),
     "residual_norm": (TRITON, TORCH),

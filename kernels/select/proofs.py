@@ -31,6 +31,7 @@ MODULES: dict[tuple[str, str], str] = {
     ("quantise_fp8", "triton"): "zoetrope.kernels.gpu.quantise_fp8",
     ("router_logits", "triton"): "zoetrope.kernels.gpu.router_logits",
     ("routing", "triton"): "zoetrope.kernels.gpu.routing",
+    ("permute_rows", "triton"): "zoetrope.kernels.gpu.permute_rows",
     ("combine", "triton"): "zoetrope.kernels.gpu.combine",
     ("dispatch", "triton"): "zoetrope.kernels.gpu.dispatch",
     ("residual_norm", "triton"): "zoetrope.kernels.gpu.residual_norm",

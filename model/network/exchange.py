@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
-from zoetrope.kernels import CuSeqlens, Permutation, combine_experts, varlen_attention
+from zoetrope.kernels import CuSeqlens, Permutation, combine_experts, permute_rows, varlen_attention
 
-# (x [M or N, D], offsets [E_local + 1], rows [M] or None) -> [M, D]: a layer's own experts over rows sorted by expert
-ApplyExperts = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+# (x [M, D], offsets [E_local + 1]) -> [M, D]: a layer's own experts over rows sorted by expert
+ApplyExperts = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 # (x [n, D]) -> the (token, choice) pairs of these tokens sorted by expert, all experts of the layer counted
 Route = Callable[[torch.Tensor], Permutation]
@@ -79,7 +79,7 @@ class Alone:
         meanwhile: Meanwhile | None = None,
     ) -> torch.Tensor:
         rows = route(x)
-        made = apply(x, rows.offsets, rows.token)
+        made = apply(permute_rows(x, rows), rows.offsets)
         return combine_experts(made, rows, bias, None if meanwhile is None else meanwhile())
 
 

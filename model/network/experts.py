@@ -89,12 +89,9 @@ class MoEFeedForward(nn.Module):
         self.last_counts = rows.counts
         return rows
 
-    def apply_experts(self, x: torch.Tensor, offsets: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Apply this layer's experts to rows sorted by expert; ``rows`` gathers them from ``x``.
-
-        ``x`` [N, D], ``offsets`` [E + 1] int32, ``rows`` [M] int32 -> ``[M, D]``.
-        """
-        hidden = grouped_gemm(x, self.w1, offsets, self.b1, gelu=True, rows=rows)
+    def apply_experts(self, x: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        """Apply this layer's experts to sorted rows: ``x`` [M, D], ``offsets`` [E + 1] int32 -> ``[M, D]``."""
+        hidden = grouped_gemm(x, self.w1, offsets, self.b1, gelu=True)
         return grouped_gemm(hidden, self.w2, offsets)
 
     def forward(self, x: torch.Tensor, exchange: Exchange = ALONE) -> torch.Tensor:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from tests.kernels.numbers import DEVICE, DTYPES, LIMITS, randn, relative_error
-from zoetrope.kernels.gpu.grouped_gemm import grouped_gemm
+from zoetrope import kernels as ops
+from zoetrope.kernels.gpu.grouped_gemm import grouped_gemm, linear_gelu
+from zoetrope.kernels.gpu.grouped_gemm_fp8 import grouped_gemm_fp8
+from zoetrope.kernels.gpu.permute_rows import permute_rows
+from zoetrope.kernels.gpu.quantise_fp8 import quantise_rows
 from zoetrope.kernels.gpu.tiles import GemmTile, gemm_candidates, gemm_key, gemm_tile
 from zoetrope.kernels.reference import grouped_gemm as plain
+from zoetrope.kernels.reference import quantise_fp8 as plain_quantise
+from zoetrope.kernels.select.backends import use
+from zoetrope.kernels.types.permutation import Permutation
 
 # The interpreter's own.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:Conversion of an array")
@@ -34,7 +43,6 @@ class Case:
     transposed: bool = False
     bias: str = "none"
     gelu: bool = False
-    rows: bool = False
     gate: bool = False
     scatter: bool = False
 
@@ -44,7 +52,7 @@ class Case:
         order = torch.Generator().manual_seed(m + experts)
         weight = randn(experts, *((self.n, self.k) if self.transposed else (self.k, self.n)), seed=1, dtype=self.dtype)
         found: dict[str, Any] = {
-            "x": randn(m // 2 + 1 if self.rows else m, self.k, seed=2, dtype=self.dtype),
+            "x": randn(m, self.k, seed=2, dtype=self.dtype),
             "weight": weight.mT if self.transposed else weight,
             "offsets": torch.tensor([0, *self.counts]).cumsum(0).to(DEVICE, torch.int32),
             "gelu": self.gelu,
@@ -52,8 +60,6 @@ class Case:
         if self.bias != "none":
             dtype = torch.float32 if self.bias == "float32" else self.dtype
             found["bias"] = randn(experts, self.n, seed=3, dtype=dtype)
-        if self.rows:
-            found["rows"] = torch.randint(m // 2 + 1, (m,), generator=order).to(DEVICE, torch.int32)
         if self.gate:
             found["gate"] = randn(m, seed=4)
         if self.scatter:
@@ -67,12 +73,11 @@ def exact(
     offsets: torch.Tensor,
     bias: torch.Tensor | None = None,
     gelu: bool = False,
-    rows: torch.Tensor | None = None,
     gate: torch.Tensor | None = None,
     scatter: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The definition, row by row, in float64."""
-    x = x.double() if rows is None else x.double()[rows.long()]
+    x = x.double()
     ends = offsets.tolist()
     result = torch.zeros(x.shape[0], weight.shape[2], dtype=torch.float64, device=x.device)
     for expert in range(len(ends) - 1):
@@ -106,7 +111,6 @@ cases = st.builds(
     transposed=st.booleans(),
     bias=st.sampled_from(["none", "same", "float32"]),
     gelu=st.booleans(),
-    rows=st.booleans(),
     gate=st.booleans(),
     scatter=st.booleans(),
 )
@@ -126,17 +130,15 @@ def test_plain_form_against_float64(case: Case) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("rows", [False, True])
-def test_default_tiles(dtype: torch.dtype, transposed: bool, rows: bool) -> None:
-    case = Case((130, 0, 70), 72, 264, dtype, transposed, "same", True, rows, gate=True, scatter=True)
+def test_default_tiles(dtype: torch.dtype, transposed: bool) -> None:
+    case = Case((130, 0, 70), 72, 264, dtype, transposed, "same", True, gate=True, scatter=True)
     check(case, grouped_gemm)
 
 
 @pytest.mark.parametrize("counts", [(0,), (0, 0, 0), (1,), (0, 5, 0), (1,) * 64, (33,)])
-@pytest.mark.parametrize("rows", [False, True])
-def test_corners(counts: tuple[int, ...], rows: bool) -> None:
+def test_corners(counts: tuple[int, ...]) -> None:
     for operation, options in ((grouped_gemm, {"tile": SMALL}), (plain.grouped_gemm, {})):
-        check(Case(counts, rows=rows, bias="same", gate=True, scatter=True), operation, **options)
+        check(Case(counts, bias="same", gate=True, scatter=True), operation, **options)
 
 
 def test_many_experts() -> None:
@@ -151,20 +153,11 @@ def test_order_of_tiles_changes_nothing(flatten: bool, group_m: int) -> None:
     assert torch.equal(grouped_gemm(**arguments, tile=tile), grouped_gemm(**arguments, tile=SMALL))
 
 
-@pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_nothing_leaks_from_neighbours(rows: bool, transposed: bool) -> None:
+def test_nothing_leaks_from_neighbours(transposed: bool) -> None:
     """Tiles reach into the rows and weights next to theirs: NaN there must stay there."""
-    case = Case((5, 40, 9), 24, 40, transposed=transposed, rows=rows)
-    arguments = case.arguments()
-    if rows:
-        arguments["rows"].copy_(torch.arange(54) % 28)
-        arguments["rows"][5:45] = 3
-        arguments["rows"][:5] = 4
-        arguments["rows"][45:] = 5
-        arguments["x"][3] = torch.nan
-    else:
-        arguments["x"][5:45] = torch.nan
+    arguments = Case((5, 40, 9), 24, 40, transposed=transposed).arguments()
+    arguments["x"][5:45] = torch.nan
     arguments["weight"][1] = torch.nan
     result = grouped_gemm(**arguments, tile=SMALL)
     assert result[:5].isfinite().all()
@@ -178,22 +171,67 @@ def test_rows_of_a_wider_tensor() -> None:
     wide[:, 8:48] = arguments["x"]
     expected = grouped_gemm(**arguments, tile=SMALL)
     assert torch.equal(grouped_gemm(**{**arguments, "x": wide[:, 8:48]}, tile=SMALL), expected)
-    index = torch.arange(33, dtype=torch.int32, device=DEVICE)
-    assert torch.equal(grouped_gemm(**{**arguments, "x": wide[:, 8:48]}, rows=index, tile=SMALL), expected)
     one = {**arguments, "x": wide[:1, 8:48], "offsets": torch.tensor([0, 0, 1], dtype=torch.int32, device=DEVICE)}
     assert relative_error(grouped_gemm(**one, tile=SMALL), exact(**one)) <= 1e-5
 
 
-def test_gather_and_scatter_are_index_operations() -> None:
-    case = Case((30, 0, 41), gate=True)
-    arguments = case.arguments()
+def test_scatter_is_an_index_operation() -> None:
+    arguments = Case((30, 0, 41), gate=True).arguments()
     order = torch.randperm(71, generator=torch.Generator().manual_seed(7)).to(DEVICE)
     expected = grouped_gemm(**arguments, tile=SMALL)
-    mixed = torch.empty_like(arguments["x"])
-    mixed[order] = arguments["x"]
-    index = order.int()
-    result = grouped_gemm(**{**arguments, "x": mixed}, rows=index, scatter=index, tile=SMALL)
-    assert torch.equal(result[order], expected)
+    assert torch.equal(grouped_gemm(**arguments, scatter=order.int(), tile=SMALL)[order], expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 70])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_layer_without_experts(dtype: torch.dtype, rows: int, biased: bool) -> None:
+    """The bits of one expert that has all rows, which needs offsets."""
+    x, weight = randn(rows, 40, seed=1, dtype=dtype), randn(48, 40, seed=2, dtype=dtype)
+    bias = randn(48, seed=3, dtype=dtype) if biased else None
+    result = linear_gelu(x, weight, bias, tile=SMALL)
+    offsets = torch.tensor([0, rows], dtype=torch.int32, device=DEVICE)
+    one: dict[str, Any] = {"x": x, "weight": weight.mT[None], "offsets": offsets}
+    one["bias"] = None if bias is None else bias[None]
+    assert torch.equal(result, grouped_gemm(**one, gelu=True, tile=SMALL))
+    assert relative_error(linear_gelu(x, weight, bias), exact(**one, gelu=True)) <= LIMITS[dtype]
+
+
+def test_a_layer_without_experts_makes_no_table() -> None:
+    """It sends nothing to the device: no tensor is made of numbers that the host has, none is moved."""
+    x, weight, bias = randn(5, 40, seed=1), randn(48, 40, seed=2), randn(48, seed=3)
+    made: list[str] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made.append(getattr(function, "__name__", str(function)))
+            return function(*args, **(kwargs or {}))
+
+    with Watch(), use("linear_gelu=triton"):
+        for rows in (5, 4, 5):
+            ops.linear_gelu(x[:rows], weight, bias)
+    assert "new_empty" in made, "the result is seen"
+    assert not {"tensor", "as_tensor", "full", "zeros", "arange", "cuda", "copy_"} & set(made)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"x": torch.zeros(5, 41)}, "x has shape"),
+        ({"x": torch.zeros(5, 40, dtype=torch.float16)}, "weight torch.float32"),
+        ({"weight": torch.zeros(48, 80)[:, ::2]}, "contiguous"),
+        ({"bias": torch.zeros(47)}, "bias has shape"),
+        ({"bias": torch.zeros(48, dtype=torch.float16)}, "bias has shape"),
+    ],
+)
+def test_bad_layers(change: dict[str, torch.Tensor], message: str) -> None:
+    given = {"x": torch.zeros(5, 40), "weight": torch.zeros(48, 40), "bias": torch.zeros(48), **change}
+    with pytest.raises(ValueError, match=message):
+        linear_gelu(given["x"], given["weight"], given["bias"])
+
+
+def test_no_rows_of_a_layer() -> None:
+    assert linear_gelu(randn(0, 40, seed=1), randn(48, 40, seed=2)).shape == (0, 48)
 
 
 @pytest.mark.parametrize(
@@ -215,8 +253,6 @@ def test_gather_and_scatter_are_index_operations() -> None:
         ({"gate": torch.zeros(32)}, "gate has shape"),
         ({"gate": torch.zeros(33, dtype=torch.float16)}, "gate is torch.float16"),
         ({"scatter": torch.zeros(33, dtype=torch.int64)}, "scatter is torch.int64"),
-        ({"rows": torch.zeros(33, 1, dtype=torch.int32)}, "rows has shape"),
-        ({"rows": torch.zeros(33, dtype=torch.int32), "x": torch.zeros(0, 40)}, "no rows to gather"),
     ],
 )
 def test_bad_input(change: dict[str, torch.Tensor], message: str) -> None:
@@ -241,25 +277,52 @@ def test_offsets_on_a_cpu_are_checked(offsets: list[int], operation: Operation) 
 def test_wild_numbers_stay_inside() -> None:
     """Run under compute-sanitizer this finds nothing."""
     wild = torch.tensor([-5, 10**6, -(2**31)], dtype=torch.int32, device=DEVICE)
-    arguments = Case((20, 13), rows=True, scatter=True).arguments()
-    for name in ("offsets", "rows", "scatter"):
+    arguments = Case((20, 13), scatter=True).arguments()
+    for name in ("offsets", "scatter"):
         values = wild if name == "offsets" else wild.repeat(11)
         grouped_gemm(**{**arguments, name: values}, tile=SMALL)
     torch.cuda.synchronize()
 
 
+@pytest.mark.parametrize(
+    "launcher", ["grouped_gemm", "linear_gelu", "grouped_gemm_fp8", "quantise_rows", "permute_rows"]
+)
+def test_launches_go_to_the_device_of_their_inputs(launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current device, which may be another one than that of the tensors."""
+    given = Case((20, 13), 32, 48).arguments()
+    x, weight, offsets = given["x"], given["weight"], given["offsets"]
+    q, scale = plain_quantise.quantise_rows(x)
+    w, w_scale = plain_quantise.quantise_weight(weight)
+    position = torch.arange(33, dtype=torch.int32, device=DEVICE)[:, None]
+    calls: dict[str, Callable[[], object]] = {
+        "grouped_gemm": lambda: grouped_gemm(x, weight, offsets, tile=SMALL),
+        "linear_gelu": lambda: linear_gelu(x, weight[0].mT.contiguous(), tile=SMALL),
+        "grouped_gemm_fp8": lambda: grouped_gemm_fp8(q, scale, w, w_scale, offsets, tile=replace(SMALL, block_k=32)),
+        "quantise_rows": lambda: quantise_rows(x),
+        "permute_rows": lambda: permute_rows(x, Permutation(position[:, 0], scale, offsets, offsets, position)),
+    }
+    guarded: list[torch.device] = []
+
+    def guard(tensor: torch.Tensor) -> AbstractContextManager[None]:
+        guarded.append(tensor.device)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device_of", guard)
+    calls[launcher]()
+    assert guarded == [DEVICE]
+
+
 def test_plain_form_goes_backward() -> None:
     weight = torch.randn(3, 8, 8, dtype=torch.float64).mT.requires_grad_()
-    x = torch.randn(6, 8, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(9, 8, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
     gate = torch.rand(9, dtype=torch.float64, requires_grad=True)
     offsets = torch.tensor([0, 4, 4, 9], dtype=torch.int32)
-    rows = torch.tensor([0, 0, 5, 2, 1, 3, 4, 4, 5], dtype=torch.int32)
     scatter = torch.randperm(9).int()
 
     def full(*inputs: torch.Tensor) -> torch.Tensor:
         x, weight, bias, gate = inputs
-        return plain.grouped_gemm(x, weight, offsets, bias, gelu=True, rows=rows, gate=gate, scatter=scatter)
+        return plain.grouped_gemm(x, weight, offsets, bias, gelu=True, gate=gate, scatter=scatter)
 
     assert torch.autograd.gradcheck(full, (x, weight, bias, gate))
     assert torch.autograd.gradcheck(lambda x, weight: plain.grouped_gemm(x, weight, offsets[:3]), (x[:4], weight[:2]))
@@ -280,7 +343,7 @@ def test_gradients_of_grouped_mm(transposed: bool) -> None:
         assert relative_error(result, expected) <= 1e-5
 
 
-KINDS = ["bf16", "fp16", "fp32", "bf16/gathered", "fp32/gathered", "fp8/rows", "fp8/blocks"]
+KINDS = ["bf16", "fp16", "fp32", "fp8/rows", "fp8/blocks"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -295,6 +358,6 @@ def test_tiles_fit_a_multiprocessor(kind: str) -> None:
 
 
 def test_key_of_a_size() -> None:
-    assert gemm_key("bf16/gathered", 80 * 3000, 80, 1792, 3072) == "grouped_gemm/bf16/gathered/n1792k3072/m4096"
+    assert gemm_key("bf16", 80 * 3000, 80, 1792, 3072) == "grouped_gemm/bf16/n1792k3072/m4096"
     assert gemm_key("fp8/rows", 0, 80, 8, 8).endswith("/m16")
     assert gemm_key("fp8/rows", 10**7, 1, 8, 8).endswith("/m8192")

@@ -20,7 +20,7 @@ from tests.kernels.numbers import DEVICE, DTYPES, randn, relative_error
 from zoetrope.kernels.gpu.grouped_gemm_fp8 import grouped_gemm_fp8
 from zoetrope.kernels.gpu.launch import interpreting
 from zoetrope.kernels.gpu.quantise_fp8 import quantise_rows, to_fp8
-from zoetrope.kernels.gpu.tiles import GemmTile
+from zoetrope.kernels.gpu.tiles import GemmTile, RowTile
 from zoetrope.kernels.reference import grouped_gemm_fp8 as plain
 from zoetrope.kernels.reference import quantise_fp8 as plain_quantise
 
@@ -178,6 +178,31 @@ def test_rows_quantised(m: int, k: int, block: int | None, dtype: torch.dtype, s
     step = scale.double().reshape(m, blocks.shape[1], 1)
     error = (plain_quantise.dequantise(q, scale).double().reshape(blocks.shape) - blocks).abs()
     assert (error <= torch.maximum(blocks.abs() / 16, step * 2.0**-10) * 1.001).all()  # half a unit in the last place
+
+
+@pytest.mark.parametrize("block", [None, 128])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_rows_of_a_program_change_nothing(block: int | None, gelu: bool) -> None:
+    x = randn(11, 384, seed=1, dtype=torch.float16, scale=3.0)
+    expected, expected_scale = quantise_rows(x, block, gelu=gelu, tile=RowTile(1, 4))
+    for tile in (RowTile(4, 4), RowTile(16, 8), None):
+        q, scale = quantise_rows(x, block, gelu=gelu, tile=tile)
+        assert torch.equal(q.float(), expected.float()) and torch.equal(scale, expected_scale)
+
+
+@pytest.mark.parametrize("block", [None, 128])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gelu_before_quantising(block: int | None, dtype: torch.dtype) -> None:
+    """As exact as rounding to 8 bits allows, by both: GELU is not rounded to the dtype of the rows before."""
+    x = randn(9, 256, seed=1, dtype=dtype, scale=3.0)
+    exact = torch.nn.functional.gelu(x.double(), approximate="tanh")
+    for quantise in (quantise_rows, plain_quantise.quantise_rows):
+        q, scale = quantise(x, block, gelu=True)
+        step = scale.double().reshape(9, -1).repeat_interleave(256 // scale.reshape(9, -1).shape[1], 1)
+        error = (plain_quantise.dequantise(q, scale).double() - exact).abs()
+        assert (error <= torch.maximum(exact.abs() / 16, step * 2.0**-10) * 1.001 + 1e-6).all()
+    largest = exact.reshape(9, -1, block or 256).abs().amax(2)
+    assert torch.allclose(scale.double().reshape(largest.shape), largest / 448, rtol=1e-5)
 
 
 @pytest.mark.parametrize("k", [8, 24, 200])
