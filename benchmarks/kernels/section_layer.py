@@ -112,7 +112,7 @@ def _ours(
             timesteps=torch.zeros(1, device=device),
             noise_row=torch.zeros(tokens, dtype=torch.int64, device=device),
             cu_tokens=CuSeqlens.of([tokens]),
-            text=x["text"],
+            texts=(x["text"],),
             cu_text=CuSeqlens.of([model.text]),
             targets=((0, (1, 1, tokens)),),
         )

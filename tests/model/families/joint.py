@@ -161,7 +161,7 @@ class JointTransformer(nn.Module):
         angle = torch.atan2(video.sin[source], video.cos[source]) + torch.cat(turns)[:, None]
         return JointBatch(
             tokens=video.tokens,
-            text=video.text,
+            texts=video.texts,
             cu_text=video.cu_text,
             timesteps=video.timesteps,
             noise_row=video.noise_row[source],
