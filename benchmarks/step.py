@@ -63,9 +63,10 @@ class StepTimer:
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
         self.spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+        shared = {id(module.shared) for module in network.modules() if isinstance(module, MoEFeedForward)}
         for module in network.modules():
             for part, kinds in PARTS.items():
-                if type(module) in kinds:
+                if type(module) in kinds and id(module) not in shared:  # a shared expert counts with the experts
                     module.register_forward_pre_hook(self._enter(part))
                     module.register_forward_hook(self._leave(part))
 
@@ -92,7 +93,7 @@ class StepTimer:
         return leave
 
     def take(self) -> dict[str, float]:
-        """Return the seconds of each part since the last call. A shared expert counts with the experts."""
+        """Return the seconds of each part since the last call."""
         found = {part: sum(self.seconds(*span) for span in spans) for part, spans in self.spans.items()}
         self.spans.clear()
         return found

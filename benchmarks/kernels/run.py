@@ -134,8 +134,9 @@ class BenchmarkRun:
     def time(self) -> bool:
         """Time the requested sections, saving case by case. Returns whether all were done."""
         if self.args.resume:
-            commit = self.header["commit"]
-            stored = [row for row in self.results.rows if self.results.runs[row["run"]]["commit"] == commit]
+            facts = ("commit", "selection")
+            same = {run for run, of in self.results.runs.items() if all(of.get(f) == self.header[f] for f in facts)}
+            stored = [row for row in self.results.rows if row["run"] in same]
             self.bench.done = {(row["section"], row["case"]) for row in stored if row["section"] != "bounds"}
         limits = [row for rows in bounds(self.bench) for row in rows]
         self.results.add_rows(limits, [])

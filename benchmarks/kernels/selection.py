@@ -37,7 +37,8 @@ class Selection:
         return self == Selection()
 
     def as_dict(self) -> dict[str, Any] | None:
-        return None if self.all else asdict(self)
+        """Return plain lists for JSON; None for everything."""
+        return None if self.all else {name: list(value) for name, value in asdict(self).items()}
 
 
 KERNELS = tuple(sorted(f"{op}/{backend}" for op, backend in MODULES))
