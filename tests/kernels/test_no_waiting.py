@@ -51,7 +51,7 @@ def test_a_whole_block_with_experts_never_waits_for_the_device(moe: MoEConfig, m
             timesteps=torch.empty(2),
             noise_row=torch.zeros(TOKENS, dtype=torch.int64),
             cu_tokens=CuSeqlens.of([TOKENS // 2] * 2),
-            text=text,
+            texts=tuple(text.chunk(2)),
             cu_text=CuSeqlens.of([TEXT // 2] * 2),
             targets=(),
         )
