@@ -14,6 +14,7 @@ from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
 from zoetrope.kernels.check.compile_table import Figures
+from zoetrope.kernels.check.proxies import unfenced
 from zoetrope.kernels.gpu.variant import Variant
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -75,5 +76,6 @@ def _figures(ptx: str, dynamic_shared: int, log: str) -> Figures:
         tma=len(re.findall(r"\bcp\.(?:reduce\.)?async\.bulk\.tensor\b", ptx)),
         setmaxnreg=len(re.findall(r"\bsetmaxnreg\.", ptx)),
         threads=int(threads.group(1)),
+        unfenced=len(unfenced(ptx)),
         serialised=int("wgmma.mma_async instructions are serialized" in log),
     )

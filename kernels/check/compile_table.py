@@ -21,6 +21,7 @@ class Figures:
         registers: of a thread, at launch. shared: bytes, static and dynamic. stack: bytes of a thread.
         spill_stores, spill_loads: bytes. wgmma, tma, setmaxnreg: instructions. threads: of a block.
         serialised: 1 if ptxas had to wait after every wgmma instruction, else 0.
+        unfenced: wgmma instructions that read copies without a proxy fence (`kernels.check.proxies`).
     """
 
     registers: int
@@ -33,6 +34,7 @@ class Figures:
     setmaxnreg: int
     threads: int
     serialised: int = 0
+    unfenced: int = 0
 
 
 def broken_rules(figures: Figures, wgmma: bool = False, tma: bool = False, setmaxnreg: bool = False) -> list[str]:
@@ -54,6 +56,10 @@ def broken_rules(figures: Figures, wgmma: bool = False, tma: bool = False, setma
         broken.append("has no wgmma instruction: it must")
     if wgmma and figures.serialised:
         broken.append("has its wgmma instructions serialised by ptxas: they must overlap")
+    if figures.unfenced:
+        broken.append(
+            f"has {figures.unfenced} wgmma instructions that read what cp.async wrote: fence.proxy.async must precede"
+        )
     if tma and not figures.tma:
         broken.append("has no TMA copy (cp.async.bulk.tensor): it must")
     if setmaxnreg and not figures.setmaxnreg:

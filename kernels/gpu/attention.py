@@ -9,7 +9,6 @@ tensors, not even a NaN, gets into the sums. Values do not depend on what else i
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from zoetrope.kernels.gpu.launch import interpreting, require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.launch import interpreting, on_device, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
 from zoetrope.kernels.gpu.tiles import AttentionTile, attention_tile, tuned
 from zoetrope.kernels.gpu.variant import Variant
@@ -38,6 +37,19 @@ def _find(tiles_ptr, program, heads, FIELDS: tl.constexpr):
     count = tl.load(entry + 7)
     at = program - first * heads
     return at // count, tiles_ptr + (first + at % count) * FIELDS
+
+
+@triton.jit
+def _fence():
+    """Show what cp.async has written to shared memory to the matrix units.
+
+    wgmma reads shared memory through the asynchronous proxy, and cp.async, unlike the TMA, writes it through the
+    generic one: the PTX memory model orders the two only by a proxy fence, after the copies have been awaited. Triton
+    puts one after stores from registers, but none after copies that it has pipelined itself.
+    """
+    tl.inline_asm_elementwise(
+        "fence.proxy.async.shared::cta; mov.b32 $0, 0;", "=r", [], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 @triton.jit
@@ -85,6 +97,7 @@ def _attention(
     FIELDS: tl.constexpr,
     PARTS: tl.constexpr,  # tiles of keys in a block of the mask
     TMA: tl.constexpr,
+    FENCE: tl.constexpr,
     SPARSE: tl.constexpr,
     LSE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -137,6 +150,8 @@ def _attention(
             at = (start + keys).to(tl.int64)[:, None]
             k = tl.load(k_base + at * k_row + columns[None, :])
             v = tl.load(v_base + at * v_row + columns[None, :])
+            if FENCE:
+                _fence()
         acc, row_max, row_sum = _update(q, tl.trans(k), v, acc, row_max, row_sum, live, scale, False, PRECISION)
 
     if partial:
@@ -234,7 +249,7 @@ def _launch(
 ) -> None:
     queries, heads, head_dim = q.shape
     tma = tile.tma and _tma_takes(k) and _tma_takes(v)
-    with torch.cuda.device(q.device) if q.device.type == "cuda" else nullcontext():
+    with on_device(q.device):
         _attention[(tiles.shape[0] * heads,)](
             q,
             k,
@@ -264,6 +279,7 @@ def _launch(
             FIELDS=FIELDS,
             PARTS=BLOCK_K // tile.block_n if mask is not None else 1,
             TMA=tma,
+            FENCE=not tma and _by_wgmma(q),
             SPARSE=mask is not None,
             LSE=lse is not None,
             PRECISION=_precision(q.dtype),
@@ -287,6 +303,11 @@ def _tma_takes(x: torch.Tensor) -> bool:
     if x.shape[0] == 0 or (x.shape[1] > 1 and x.stride(1) != x.shape[2]) or (x.shape[0] > 1 and x.stride(0) == 0):
         return False
     return x.device.type != "cuda" or torch.cuda.get_device_capability(x.device) >= (9, 0)
+
+
+def _by_wgmma(x: torch.Tensor) -> bool:
+    """Tell whether matrix units multiply this dtype from shared memory: since Hopper; the interpreter has none."""
+    return x.dtype != torch.float32 and not interpreting() and torch.cuda.get_device_capability(x.device) >= (9, 0)
 
 
 def _descriptor(x: torch.Tensor, rows: int) -> TensorDescriptor:
@@ -321,6 +342,7 @@ def _variant(
         "FIELDS": FIELDS,
         "PARTS": BLOCK_K // tile.block_n if sparse else 1,
         "TMA": tile.tma,
+        "FENCE": not tile.tma and dtype != torch.float32,
         "SPARSE": sparse,
         "LSE": True,
         "PRECISION": _precision(dtype),

@@ -8,7 +8,6 @@ gives the scores. The softmax is that of FlashAttention (2205.14135), in float32
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -18,7 +17,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from zoetrope.kernels.gpu.launch import interpreting, require_device
+from zoetrope.kernels.gpu.launch import interpreting, on_device, require_device
 from zoetrope.kernels.gpu.quantise_qkv import NAMES, quantise_qkv
 from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
 from zoetrope.kernels.gpu.tiles import AttentionTile, attention_tile, tuned
@@ -275,7 +274,7 @@ def _launch(
         values = TensorDescriptor(x.v, [x.v.numel() // x.block, x.block], [x.block, 1], [dim, x.block])
     else:
         values = TensorDescriptor(x.v, [x.v.shape[0], heads * dim], [v_row, 1], [x.block, dim])
-    with torch.cuda.device(out.device) if out.device.type == "cuda" else nullcontext():
+    with on_device(out.device):
         attention_8bit_kernel[(work.shape[0] * heads,)](
             x.q,
             x.q_scale.T,

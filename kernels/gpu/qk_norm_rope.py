@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.launch import on_device, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.tiles import RowTile, row_key, row_parts, row_tile, tuned
 from zoetrope.kernels.gpu.variant import Variant
 
@@ -189,27 +189,28 @@ def qk_norm_rope(
     if tile is None:
         tile = tuned(row_key("qk_norm_rope", width), row_tile(heads * block_dim), device)
     if tokens:
-        _qk_norm_rope[(triton.cdiv(tokens, tile.rows),)](
-            x,
-            weight,
-            cos,
-            sin,
-            smooth,
-            out,
-            out_scale,
-            tokens,
-            x.stride(0),
-            cos.stride(0) if cos is not None else 0,
-            sin.stride(0) if sin is not None else 0,
-            eps,
-            HEADS=heads,
-            DIM=dim,
-            ROWS=tile.rows,
-            BLOCK_HEADS=block_heads,
-            REST=rest,
-            BLOCK_DIM=block_dim,
-            num_warps=tile.num_warps,
-        )
+        with on_device(device):
+            _qk_norm_rope[(triton.cdiv(tokens, tile.rows),)](
+                x,
+                weight,
+                cos,
+                sin,
+                smooth,
+                out,
+                out_scale,
+                tokens,
+                x.stride(0),
+                cos.stride(0) if cos is not None else 0,
+                sin.stride(0) if sin is not None else 0,
+                eps,
+                HEADS=heads,
+                DIM=dim,
+                ROWS=tile.rows,
+                BLOCK_HEADS=block_heads,
+                REST=rest,
+                BLOCK_DIM=block_dim,
+                num_warps=tile.num_warps,
+            )
     return out if out_scale is None else (out, out_scale)
 
 

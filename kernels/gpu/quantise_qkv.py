@@ -7,7 +7,6 @@ in an order that depends on nothing but its length; there are no atomics.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.launch import on_device, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
 from zoetrope.kernels.gpu.variant import Variant
 from zoetrope.kernels.reference.quantise_qkv import HEAD_DIMS, PV, QuantisedQKV, check_inputs, key_tiles
@@ -267,7 +266,7 @@ def quantise_qkv(
     v_scale = torch.empty(sequences, heads, dim, **options) if fp8 else None
     moved = torch.empty(heads, rows, **options) if smooth and shift else None
     key_strides = (k.stride(0), k.stride(1), v.stride(0), v.stride(1))
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with on_device(device):
         if (smooth or fp8) and sequences and heads:
             chunks = tables.chunks.shape[0]
             sums = torch.empty(chunks, heads, dim, **options) if smooth else None

@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
+from zoetrope.kernels.gpu.launch import on_device
 from zoetrope.kernels.gpu.residual_norm_inputs import check_rows
 from zoetrope.kernels.gpu.tiles import RowTile, column_block, row_key, row_parts, row_tile, tuned
 from zoetrope.kernels.gpu.variant import Variant
@@ -256,28 +257,29 @@ def residual_norm(
     if tokens:
         block, rest = row_parts(width)
         table = gate if gate is not None else scale
-        _residual_norm[(triton.cdiv(tokens, tile.rows),)](
-            residual,
-            update,
-            gate,
-            row if table is not None else None,
-            shift,
-            scale,
-            weight,
-            bias,
-            total,
-            normed,
-            normed_scale,
-            tokens,
-            table.shape[0] if table is not None else 0,
-            *(0 if t is None else t.stride(0) for t in (residual, update, gate, shift, scale)),
-            eps,
-            D=width,
-            ROWS=tile.rows,
-            BLOCK=block,
-            REST=rest,
-            num_warps=tile.num_warps,
-        )
+        with on_device(device):
+            _residual_norm[(triton.cdiv(tokens, tile.rows),)](
+                residual,
+                update,
+                gate,
+                row if table is not None else None,
+                shift,
+                scale,
+                weight,
+                bias,
+                total,
+                normed,
+                normed_scale,
+                tokens,
+                table.shape[0] if table is not None else 0,
+                *(0 if t is None else t.stride(0) for t in (residual, update, gate, shift, scale)),
+                eps,
+                D=width,
+                ROWS=tile.rows,
+                BLOCK=block,
+                REST=rest,
+                num_warps=tile.num_warps,
+            )
     return total, (normed if normed_scale is None else (normed, normed_scale))
 
 
@@ -305,22 +307,23 @@ def residual_gate(
     if tile is None:
         tile = tuned(row_key("residual_gate", width), row_tile(block), device)
     if tokens:
-        _residual_gate[(triton.cdiv(tokens, tile.rows), triton.cdiv(width, block))](
-            residual,
-            update,
-            gate,
-            row if gate is not None else None,
-            total,
-            tokens,
-            gate.shape[0] if gate is not None else 0,
-            residual.stride(0),
-            update.stride(0),
-            gate.stride(0) if gate is not None else 0,
-            D=width,
-            ROWS=tile.rows,
-            BLOCK=block,
-            num_warps=tile.num_warps,
-        )
+        with on_device(device):
+            _residual_gate[(triton.cdiv(tokens, tile.rows), triton.cdiv(width, block))](
+                residual,
+                update,
+                gate,
+                row if gate is not None else None,
+                total,
+                tokens,
+                gate.shape[0] if gate is not None else 0,
+                residual.stride(0),
+                update.stride(0),
+                gate.stride(0) if gate is not None else 0,
+                D=width,
+                ROWS=tile.rows,
+                BLOCK=block,
+                num_warps=tile.num_warps,
+            )
     return total
 
 

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.launch import on_device, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.variant import Variant
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -96,20 +96,21 @@ def router_logits(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     out = torch.empty(tokens, experts, dtype=torch.float32, device=device)
     if tokens:
         rows, block = _block_m(x.dtype), _block_e(experts)
-        _logits[(triton.cdiv(tokens, rows), triton.cdiv(experts, block))](
-            x,
-            weight,
-            out,
-            tokens,
-            x.stride(0),
-            D=width,
-            E=experts,
-            SPLIT=x.dtype == torch.bfloat16,
-            BLOCK_M=rows,
-            BLOCK_E=block,
-            BLOCK_K=BLOCK_K,
-            num_warps=WARPS,
-        )
+        with on_device(device):
+            _logits[(triton.cdiv(tokens, rows), triton.cdiv(experts, block))](
+                x,
+                weight,
+                out,
+                tokens,
+                x.stride(0),
+                D=width,
+                E=experts,
+                SPLIT=x.dtype == torch.bfloat16,
+                BLOCK_M=rows,
+                BLOCK_E=block,
+                BLOCK_K=BLOCK_K,
+                num_warps=WARPS,
+            )
     return out
 
 
