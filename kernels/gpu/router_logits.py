@@ -1,8 +1,8 @@
 """Float32 logits from 16-bit tokens without a float32 copy of them.
 
 A bfloat16 token times a float32 weight: the weight is cut into three bfloat16 parts, whose products with the token are
-exact in float32 and are summed there, smallest first. Three passes of the tensor cores give what one in float32 would
-(the idea of the bf16x3 emulation of float32 products, Henry et al., arXiv 1904.06376, with one side exact).
+exact in float32 and are summed tile by tile, smallest first. Three passes of the tensor cores give what one in float32
+would (the idea of the bf16x3 emulation of float32 products, Henry et al., arXiv 1904.06376, with one side exact).
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -51,9 +51,10 @@ def _logits(
             rest = w - high.to(tl.float32)
             middle = rest.to(tl.bfloat16)
             low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
-            total = tl.dot(a, low, total)
-            total = tl.dot(a, middle, total)
-            total = tl.dot(a, high, total)
+            # Tensor cores cut off digits below the largest number of a sum, always downwards: a total kept there over
+            # all of D would be off by more than 1e-5, and experts with near logits would change places. So each tile is
+            # summed there alone, and the tiles by float32 additions, which round (DeepSeek-V3's promotion, 2412.19437).
+            total += tl.dot(a, high, tl.dot(a, middle, tl.dot(a, low)))
         else:
             total = tl.dot(a.to(tl.float32), w, total, input_precision="ieee")
     tl.store(out + token[:, None] * E + expert, total, mask=here[:, None] & known)

@@ -30,9 +30,9 @@ def launches(node: ast.AST, kernels: set[str], guarded: bool = False) -> Iterato
         for item in node.items:
             call = item.context_expr
             guarded |= isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] in GUARDS
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript) and isinstance(node.func.value, ast.Name):
-        if node.func.value.id in kernels:
-            yield node.lineno, node.func.value.id, guarded
+    called = node.func.value if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript) else None
+    if isinstance(called, ast.Name) and called.id in kernels:
+        yield called.lineno, called.id, guarded
     for child in ast.iter_child_nodes(node):
         # what a function within a guard does, it does when it is called
         yield from launches(child, kernels, guarded and not isinstance(child, ast.FunctionDef | ast.Lambda))
