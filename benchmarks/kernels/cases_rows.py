@@ -50,10 +50,8 @@ def _residual_norm(inputs: KernelInputs, dtype: torch.dtype, tokens: int, width:
     fp8 = "fp8" in given
 
     def run() -> Results:
-        total, normed = function(residual, update, gate, row, **vectors, eps=EPS, fp8=fp8)
-        if fp8:
-            return total, normed[0].double() * normed[1].double()[:, None]
-        return total, normed
+        total, normed, *quantised = function(residual, update, gate, row, **vectors, eps=EPS, quantise=fp8)
+        return total, quantised[0].double() * quantised[1].double()[:, None] if fp8 else normed
 
     def expected() -> list[torch.Tensor]:
         total = _sum(residual, update, gate, row)
