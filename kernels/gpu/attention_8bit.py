@@ -25,6 +25,7 @@ from zoetrope.kernels.gpu.variant import Variant
 from zoetrope.kernels.reference.quantise_qkv import HEAD_DIMS, PV, QuantisedQKV
 from zoetrope.kernels.types.attention_inputs import check_attention
 from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
+from zoetrope.kernels.types.upload import upload
 from zoetrope.kernels.types.varlen import CuSeqlens
 
 BACKENDS: dict[PV, str] = {"fp16": "int8", "fp8": "int8_fp8"}
@@ -255,7 +256,7 @@ def attention_8bit(
 
 @lru_cache(maxsize=64)
 def _first_tiles(first: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    return torch.tensor(first, dtype=torch.int32).to(device)
+    return upload(first, device)
 
 
 def _launch(

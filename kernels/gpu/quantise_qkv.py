@@ -19,6 +19,7 @@ from zoetrope.kernels.gpu.launch import on_device, require_device, require_rows_
 from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
 from zoetrope.kernels.gpu.variant import Variant
 from zoetrope.kernels.reference.quantise_qkv import HEAD_DIMS, PV, QuantisedQKV, check_inputs, key_tiles
+from zoetrope.kernels.types.upload import upload
 from zoetrope.kernels.types.varlen import CuSeqlens
 
 CHUNK = 1024  # keys that one program reduces
@@ -223,10 +224,8 @@ def _tables(cu_k: CuSeqlens, block: int, device: torch.device) -> _Tables:
         chunks += [(at, min(at + CHUNK, end)) for at in range(begin, end, CHUNK)]
         ranges.append((first, len(chunks), length))
 
-    def table(rows: list[Any], width: int) -> torch.Tensor:
-        return torch.tensor(rows, dtype=torch.int32).reshape(-1, width).to(device)
-
-    return _Tables(table(tiles, 3), table(chunks, 2), table(ranges, 3))
+    parts = ((tiles, 3), (chunks, 2), (ranges, 3))
+    return _Tables(*(upload(rows, device).reshape(-1, width) for rows, width in parts))
 
 
 def quantise_qkv(
