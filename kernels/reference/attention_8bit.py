@@ -68,19 +68,28 @@ def attention_8bit(
     if mask is not None and block != BLOCK_K:
         raise ValueError(f"block is {block}: with a mask it must be {BLOCK_K}")
     quantised = quantise_qkv(q, k, v, cu_q, cu_k, pv=pv, smooth=smooth, shift=return_lse, block=block)
-    heads = q.shape[1]
-    outs, lses = [q.new_zeros(0, heads, q.shape[2])], [q.new_zeros(heads, 0, dtype=torch.float32)]
+    result, lse = attend_quantised(quantised, cu_q, cu_k, q.dtype, mask)
+    if not return_lse:
+        return result
+    return result, lse if quantised.shift is None else lse + quantised.shift
+
+
+def attend_quantised(
+    quantised: QuantisedQKV, cu_q: CuSeqlens, cu_k: CuSeqlens, dtype: torch.dtype, mask: BlockMask | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend with inputs that are in 8 bits already; return ``[Nq, heads, d]`` of ``dtype`` and log-sum-exp ``[heads,
+    Nq]``."""
+    _, heads, dim = quantised.q.shape
+    outs = [quantised.k_scale.new_zeros(0, heads, dim, dtype=dtype)]
+    lses = [quantised.k_scale.new_zeros(heads, 0)]
     for i, length in enumerate(cu_q.lengths):
         allowed = None
         if mask is not None:
             allowed = mask.of_sequence(i).repeat_interleave(BLOCK_Q, dim=1)[:, :length]
         out, lse = _sequence(quantised, cu_q, cu_k, i, allowed)
-        outs.append(out.to(q.dtype))
+        outs.append(out.to(dtype))
         lses.append(lse)
-    result, lse = torch.cat(outs), torch.cat(lses, dim=1)
-    if not return_lse:
-        return result
-    return result, lse if quantised.shift is None else lse + quantised.shift
+    return torch.cat(outs), torch.cat(lses, dim=1)
 
 
 def _sequence(

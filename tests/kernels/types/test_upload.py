@@ -41,7 +41,7 @@ def test_the_tables_of_attention_are_made_once() -> None:
     cu, device = CuSeqlens.of([70, 5]), CPU
     for made, arguments in (
         (schedule.query_tiles, (cu, cu, 64, device)),
-        (quantise_qkv._tables, (cu, 64, device)),
+        (quantise_qkv.key_tables, (cu, 64, 1024, device)),
         (attention_8bit._first_tiles, ((0, 2), device)),
         (attention_gluon._layout, (torch.bfloat16, 64, 128)),
     ):
