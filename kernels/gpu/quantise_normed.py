@@ -68,7 +68,7 @@ def key_sums_kernel(
         b = BLOCK_HEADS + tl.arange(0, REST)[None, :, None]
         rest = tl.zeros([1, REST, HEAD_DIM], tl.float32)
     for row in range(begin, end):
-        token = row.to(tl.int64) + tl.zeros([1, 1, 1], tl.int64)
+        token = row + tl.zeros([1, 1, 1], tl.int64)
         v = load_heads(k_ptr, token, here, a, dim, k_row, HEADS, HEAD_DIM, FIRST)
         squares = v * v
         if REST:
@@ -131,7 +131,8 @@ def quantise_normed_keys_kernel(
         pair = tl.arange(0, HEAD_DIM // 2)[None, :]
         cos = tl.load(cos_ptr + row * cos_row + pair, mask=inside, other=0.0)
         sin = tl.load(sin_ptr + row * sin_row + pair, mask=inside, other=0.0)
-    for head in range(part * EACH, tl.minimum(part * EACH + EACH, HEADS)):
+    for i in range(0, tl.minimum(EACH, HEADS - part * EACH)):
+        head = part * EACH + i
         column = head * HEAD_DIM + dim
         k = tl.load(k_ptr + row * k_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
         k = k * inverse * tl.load(weight_ptr + column).to(tl.float32)[None, :]
