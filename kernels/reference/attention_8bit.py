@@ -7,7 +7,13 @@ from typing import Literal, overload
 
 import torch
 
-from zoetrope.kernels.reference.quantise_qkv import PV, QuantisedQKV, key_order, quantise_qkv
+from zoetrope.kernels.reference.quantise_qkv import (
+    PV,
+    QuantisedQKV,
+    key_order,
+    quantise_normed_qkv,
+    quantise_qkv,
+)
 from zoetrope.kernels.types.attention_inputs import check_attention
 from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
 from zoetrope.kernels.types.varlen import CuSeqlens
@@ -72,6 +78,26 @@ def attention_8bit(
     if not return_lse:
         return result
     return result, lse if quantised.shift is None else lse + quantised.shift
+
+
+def attention_of_projections(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    q_weight: torch.Tensor,
+    k_weight: torch.Tensor,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    eps: float,
+    cu_q: CuSeqlens,
+    cu_k: CuSeqlens,
+    *,
+    pv: PV = "fp16",
+    block: int = 64,
+) -> torch.Tensor:
+    """Compute `kernels.gpu.attention_8bit.attention_of_projections` on any device."""
+    quantised = quantise_normed_qkv(q, k, v, q_weight, k_weight, cos, sin, eps, cu_q, cu_k, pv=pv, block=block)
+    return attend_quantised(quantised, cu_q, cu_k, q.dtype)[0]
 
 
 def attend_quantised(
