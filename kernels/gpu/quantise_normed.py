@@ -17,7 +17,6 @@ import triton.language as tl
 from zoetrope.kernels.gpu.launch import on_device, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.qk_norm_rope import load_heads, qk_norm_rope, turn_heads
 from zoetrope.kernels.gpu.quantise_qkv import (
-    GROUP,
     NAMES,
     ROWS,
     chunk_statistics_kernel,
@@ -31,8 +30,9 @@ from zoetrope.kernels.gpu.variant import Variant
 from zoetrope.kernels.reference.quantise_qkv import PV, QuantisedQKV, check_inputs, key_tiles
 from zoetrope.kernels.types.varlen import CuSeqlens
 
-CHUNK = 64  # keys that one program sums
-WARPS = 8
+CHUNK = 32  # keys that one program sums, one after the other
+GROUP = 128  # chunks that the second step takes at once
+GROUP_WARPS = 16
 EACH = 4  # heads that one program quantises, with the same angles
 
 
@@ -208,7 +208,16 @@ def quantise_normed_qkv(
                         HEAD_DIM=dim, ROWS=ROWS, MEAN=False, MAX=True, num_warps=4,
                     )  # fmt: skip
             sequence_statistics_kernel[(sequences, heads)](
-                sums, tops, mean, v_scale, tables.ranges, HEAD_DIM=dim, GROUP=GROUP, MEAN=True, MAX=fp8, num_warps=4
+                sums,
+                tops,
+                mean,
+                v_scale,
+                tables.ranges,
+                HEAD_DIM=dim,
+                GROUP=GROUP,
+                MEAN=True,
+                MAX=fp8,
+                num_warps=GROUP_WARPS,
             )
         if tiles:
             quantise_normed_keys_kernel[(tiles * triton.cdiv(heads, EACH),)](
@@ -233,7 +242,7 @@ def quantise_normed_qkv(
                 HEAD_DIM=dim,
                 BLOCK=block,
                 EACH=EACH,
-                num_warps=WARPS,
+                num_warps=block // 8,
             )
     return QuantisedQKV(q_int, q_scale, k_int, k_scale, v_out, v_scale, None, key_tiles(cu_k, block)[:-1], block)
 
@@ -263,13 +272,14 @@ def variants() -> list[Variant]:
         warps = row_tile(heads * dim).num_warps
         label = f"{name}/h{heads}-d{dim}"
         found.append(_variant(f"quantise_normed/sums/{label}", key_sums_kernel, types, _shape(heads, dim), warps))
-        constants = {"HEADS": heads, "HEAD_DIM": dim, "BLOCK": 64, "EACH": EACH}
-        for fp8 in (False, True):
-            given = (
-                types if fp8 else {key: kind for key, kind in types.items() if key not in ("v_scale_ptr", "v_out_ptr")}
-            )
-            title = f"quantise_normed/keys/{label}{'/fp8' if fp8 else ''}"
-            found.append(_variant(title, quantise_normed_keys_kernel, given, constants, WARPS))
+        for fp8, block in ((False, 64), (True, 64), (True, 128)):
+            given = {key: kind for key, kind in types.items() if fp8 or key not in ("v_scale_ptr", "v_out_ptr")}
+            constants = {"HEADS": heads, "HEAD_DIM": dim, "BLOCK": block, "EACH": EACH}
+            title = f"quantise_normed/keys/{label}{f'/fp8-{block}' if fp8 else ''}"
+            found.append(_variant(title, quantise_normed_keys_kernel, given, constants, block // 8))
+    types = dict.fromkeys(("sum_ptr", "max_ptr", "mean_ptr", "v_scale_ptr"), "*fp32") | {"range_ptr": "*i32"}
+    constants = {"HEAD_DIM": 128, "GROUP": GROUP, "MEAN": True, "MAX": True}
+    found.append(_variant("quantise_normed/sequences/d128", sequence_statistics_kernel, types, constants, GROUP_WARPS))
     return found
 
 

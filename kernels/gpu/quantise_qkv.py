@@ -332,18 +332,19 @@ def quantise_qkv(
 
 
 def variants() -> list[Variant]:
-    """List every kernel of the pass, values staying and becoming e4m3: all sizes of heads in bfloat16, 128 in
-    float16."""
+    """List every kernel of the pass, values staying and becoming e4m3: all sizes of heads in bfloat16, 128 in float16;
+    e4m3 of such heads also by 128 keys."""
     found: list[Variant] = []
     for name in ("bf16", "fp16"):
         for dim in HEAD_DIMS if name == "bf16" else (128,):
             for fp8 in (False, True):
                 found += _variants(name, dim, fp8)
+            found += _variants(name, dim, True, 128)[2:] if dim == 128 else []
             found.append(_queries(name, dim))
     return found
 
 
-def _variants(name: str, dim: int, fp8: bool) -> list[Variant]:
+def _variants(name: str, dim: int, fp8: bool, block: int = 64) -> list[Variant]:
     value = {
         "k_ptr": f"*{name}",
         "v_ptr": f"*{name}",
@@ -357,9 +358,9 @@ def _variants(name: str, dim: int, fp8: bool) -> list[Variant]:
         **dict.fromkeys(("chunk_ptr", "range_ptr", "tile_ptr"), "*i32"),
         **dict.fromkeys(("k_row", "k_head", "v_row", "v_head", "tiles"), "i32"),
     }
-    flags = {"HEAD_DIM": dim, "ROWS": ROWS, "GROUP": GROUP, "BLOCK": 64}
+    flags = {"HEAD_DIM": dim, "ROWS": ROWS, "GROUP": GROUP, "BLOCK": block}
     flags |= {"MEAN": True, "MAX": fp8, "SMOOTH": True, "FP8": fp8}
-    label = f"{name}/d{dim}{'/fp8' if fp8 else ''}"
+    label = f"{name}/d{dim}{'/fp8' if fp8 else ''}{'-128' if block == 128 else ''}"
     kernels = {
         "chunks": chunk_statistics_kernel,
         "sequences": sequence_statistics_kernel,

@@ -5,6 +5,9 @@ and the 8-bit rows from the norm before it is rounded: each operand is read once
 holds whole rows, each as two powers of two (5120 is 4096 + 1024), so that no lane is idle. Rows pass by the L1 cache,
 which is left to the tables: neighbouring tokens share their noise level. The operation is adaLN-Zero's (Peebles & Xie,
 arXiv 2212.09748) with a row of tables for each token.
+
+A program takes one row of a model's width: a multiprocessor has registers for five to eight of them, which have about
+100 KiB of operands in flight. Programs of more rows need as many registers more, and have no more in flight.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"

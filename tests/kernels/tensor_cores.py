@@ -40,7 +40,8 @@ def product(a: Array, b: Array, start: Array, width: int = WIDTH, extra: int = E
 def _cut(x: Array) -> Array:
     """Cut float64 off to the 24 digits of float32."""
     mantissa, exponent = np.frexp(x)
-    return np.ldexp(np.trunc(np.ldexp(mantissa, 24)), exponent - 24)
+    cut: Array = np.ldexp(np.trunc(np.ldexp(mantissa, 24)), exponent - 24)
+    return cut
 
 
 def to_bfloat16(x: Array) -> Array:
