@@ -62,7 +62,7 @@ def test_a_launch_without_one_is_seen(name: str, tmp_path: Path) -> None:
 
 
 def test_the_guard_is_of_the_device_of_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    entered = []
+    entered: list[object] = []
     monkeypatch.setattr(torch.cuda, "device", entered.append)
     with launch.on_device(torch.device("cpu")):
         assert entered == []

@@ -59,7 +59,7 @@ def test_the_reference_is_float32_where_other_products_may_be_less(
         torch.set_float32_matmul_precision(before)
     assert dtypes == [torch.float64] and logits.dtype == torch.float32
     assert weight.grad is not None and weight.grad.dtype == torch.float32
-    assert relative_error(logits.detach(), x.double() @ weight.double().T) < 2e-6
+    assert relative_error(logits.detach(), x.double() @ weight.detach().double().T) < 2e-6
 
 
 def test_what_the_kernel_cannot_take() -> None:

@@ -37,13 +37,14 @@ def test_a_call_that_8_bits_cannot_take_is_refused() -> None:
 def test_projections_give_what_the_separate_operations_give() -> None:
     heads, dim, cu = 2, 32, CuSeqlens.of([40, 30])
     q, k, v = (randn(70, heads * dim, seed=seed) for seed in range(3))
-    weights = [1 + randn(heads * dim, seed=seed, scale=0.1) for seed in (3, 4)]
+    q_weight, k_weight = (1 + randn(heads * dim, seed=seed, scale=0.1) for seed in (3, 4))
     angle = randn(70, dim // 2, seed=5)
-    rope = angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()
     values = v.unflatten(1, (heads, dim))
     with use("triton,attention=int8"):
-        found = attention_of_projections(q, k, values, *weights, *rope, EPS, cu, cu)
-    normed = (qk_norm_rope(x, weight, *rope, heads, EPS) for x, weight in zip((q, k), weights, strict=True))
-    assert relative_error(found, varlen_attention(*normed, values, cu, cu, backend="reference")) < 0.02
+        found = attention_of_projections(q, k, values, q_weight, k_weight, cos, sin, EPS, cu, cu)
+    queries = qk_norm_rope(q, q_weight, cos, sin, heads, EPS)
+    keys = qk_norm_rope(k, k_weight, cos, sin, heads, EPS)
+    assert relative_error(found, varlen_attention(queries, keys, values, cu, cu, backend="reference")) < 0.02
     with pytest.raises(ValueError, match="from projections, attention is by int8 or int8_fp8"):
-        attention_of_projections(q, k, values, *weights, *rope, EPS, cu, cu, backend="sdpa")
+        attention_of_projections(q, k, values, q_weight, k_weight, cos, sin, EPS, cu, cu, backend="sdpa")

@@ -21,8 +21,17 @@ def test_the_numbers_arrive() -> None:
 
 def test_a_gpu_gets_them_from_pinned_memory_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda table: done.append("pinned") or table)
-    monkeypatch.setattr(torch.Tensor, "to", lambda table, *place, **how: done.append((place, how)) or table)
+
+    def pin_memory(table: torch.Tensor) -> torch.Tensor:
+        done.append("pinned")
+        return table
+
+    def to(table: torch.Tensor, *place: Any, **how: Any) -> torch.Tensor:
+        done.append((place, how))
+        return table
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch.Tensor, "to", to)
     cuda = torch.device("cuda", 1)
     assert upload([5], cuda).tolist() == [5]
     assert done == ["pinned", ((cuda,), {"non_blocking": True})]

@@ -67,13 +67,11 @@ def test_self_attention_in_8_bits_quantises_where_it_norms(monkeypatch: pytest.M
     rope = angle.cos(), angle.sin()
     with use("torch,attention=reference"):
         expected = attention(x, x, cu, cu, rope, exchange=ALONE)
-    separate = blocks.qk_norm_rope
     with use("torch,attention=int8"):  # the norm is not in our kernel: one after the other
         in_steps = attention(x, x, cu, cu, rope, exchange=ALONE)
-    monkeypatch.setattr(blocks, "qk_norm_rope", lambda *_: pytest.fail("queries and keys were normed on their own"))
-    with use("triton,attention=int8"):
+    with monkeypatch.context() as patch, use("triton,attention=int8"):
+        patch.setattr(blocks, "qk_norm_rope", lambda *_: pytest.fail("queries and keys were normed on their own"))
         fused = attention(x, x, cu, cu, rope, exchange=ALONE)
-    monkeypatch.setattr(blocks, "qk_norm_rope", separate)
     assert relative_error(in_steps, expected) < 0.01 and relative_error(fused, expected) < 0.01
     assert relative_error(fused, in_steps) < 0.005
     with use("triton,attention=int8"):
