@@ -110,22 +110,23 @@ def _projected(
     """Make a case of self-attention from projections, whose norm and rotation are part of the kernels."""
     cu, width = CuSeqlens.of(lengths), heads * head_dim
     q, k, v = (inputs.randn(cu.total, width, dtype=dtype) for _ in range(3))
-    weights = [(1 + inputs.randn(width, scale=0.1)).to(dtype) for _ in range(2)]
+    q_weight, k_weight = ((1 + inputs.randn(width, scale=0.1)).to(dtype) for _ in range(2))
     angle = inputs.randn(cu.total, head_dim // 2, scale=3.0)
     cos, sin = angle.cos(), angle.sin()
     values = v.unflatten(1, (heads, head_dim))
     function = inputs.function("attention", backend, "attention_of_projections")
 
     def expected() -> list[torch.Tensor]:
-        turned = (normed_and_rotated(x, weight, cos, sin, heads) for x, weight in zip((q, k), weights, strict=True))
-        return _exact(*turned, values, cu, cu, None)[:1]
+        queries = normed_and_rotated(q, q_weight, cos, sin, heads)
+        keys = normed_and_rotated(k, k_weight, cos, sin, heads)
+        return _exact(queries, keys, values, cu, cu, None)[:1]
 
     return case(
         "attention",
         backend,
         dtype,
         f"{heads} heads of {head_dim}, projections of {list(lengths)}",
-        lambda: function(q, k, values, *weights, cos, sin, EPS, cu, cu, pv=EIGHT_BIT[backend]),
+        lambda: function(q, k, values, q_weight, k_weight, cos, sin, EPS, cu, cu, pv=EIGHT_BIT[backend]),
         expected,
         limit=INT8_LIMIT,
         head_dim=head_dim,

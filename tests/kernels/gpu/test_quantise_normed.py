@@ -74,16 +74,33 @@ def agree(found: QuantisedQKV, wanted: QuantisedQKV) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "lengths", "heads", "dim", "rotated", "block"),
+    [
+        (torch.float32, [66, 0, 1], 3, 32, True, 64),
+        (torch.float16, [2, 3], 5, 32, True, 128),
+        (torch.float32, [3], 6, 128, False, 128),
+        (torch.float16, [1], 1, 64, True, 64),
+    ],
+)
+def test_fused_passes_give_what_the_reference_gives(
+    dtype: torch.dtype, lengths: list[int], heads: int, dim: int, rotated: bool, block: int
+) -> None:
+    x = inputs(lengths, heads, dim, dtype, 1, rotated)
+    agree(gpu.quantise_normed_qkv(**x, block=block), plain(**x, block=block))
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(
-    st.lists(st.sampled_from([0, 1, 64, 66]), min_size=1, max_size=2),
+    st.lists(st.sampled_from([0, 1, 31, 64, 65, 130]), min_size=1, max_size=3),
     st.sampled_from([(1, 32), (3, 64), (5, 32), (6, 128), (7, 32)]),
     st.booleans(),
     st.sampled_from([64, 128]),
     st.integers(0, 99),
 )
-@settings(max_examples=2, deadline=None)
-def test_fused_passes_give_what_the_reference_gives(
+@settings(max_examples=12, deadline=None)
+def test_fused_passes_on_any_lengths(
     dtype: torch.dtype, lengths: list[int], shape: tuple[int, int], rotated: bool, block: int, seed: int
 ) -> None:
     x = inputs(lengths, *shape, dtype, seed, rotated)
@@ -91,21 +108,22 @@ def test_fused_passes_give_what_the_reference_gives(
 
 
 def test_slices_of_a_fused_projection_and_cross_attention() -> None:
-    x = inputs([70], 2, 32)
+    x = inputs([5], 2, 32)
     fused = torch.cat([x["q"], x["k"], x["v"].flatten(1)], dim=1)
     sliced = {**x, "q": fused[:, :64], "k": fused[:, 64:128], "v": fused[:, 128:].unflatten(1, (2, 32))}
     assert torch.equal(attention.attention_of_projections(**sliced), attention.attention_of_projections(**x))
-    crossed = {**inputs([70], 2, 32, rotated=False), "q": randn(9, 64, seed=9), "cu_q": CuSeqlens.of([9])}
+    crossed = {**inputs([5], 2, 32, rotated=False), "q": randn(9, 64, seed=9), "cu_q": CuSeqlens.of([9])}
     agree(gpu.quantise_normed_qkv(**crossed), plain(**crossed))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES[1:])
 def test_the_result_is_as_near_as_that_of_separate_passes(dtype: torch.dtype) -> None:
-    x = inputs([66, 0, 2], 3, 64, dtype)
+    x = inputs([34, 0, 2], 2, 64, dtype)
     found = attention.attention_of_projections(**x)
     wanted = plain_attention(**x)
+    before = in_steps(x)
     assert found.dtype == dtype and relative_error(found, wanted) < 2e-3
-    assert relative_error(found, in_steps(x)) < {torch.float32: 5e-3, torch.float16: 1e-2}.get(dtype, 2e-2)
+    assert relative_error(found, before) < (1e-2 if dtype == torch.float16 else 2e-2)
     heads, dim = x["v"].shape[1:]
     exact = torch.zeros_like(wanted, dtype=torch.float64)
     wide = (plain_norm(x[n].double(), x[f"{n}_weight"].double(), x["cos"], x["sin"], heads, EPS) for n in ("q", "k"))
@@ -115,32 +133,30 @@ def test_the_result_is_as_near_as_that_of_separate_passes(dtype: torch.dtype) ->
         scores = torch.einsum("qhd,khd->hqk", qs, ks) * dim**-0.5
         exact[at : at + len(qs)] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), vs)
         at += len(qs)
-    error, before = relative_error(found, exact), relative_error(in_steps(x), exact)
-    assert error < 0.02 and error < 1.2 * before
+    error = relative_error(found, exact)
+    assert error < 0.02 and error < 1.2 * relative_error(before, exact)
 
 
 def test_packing_changes_no_bit() -> None:
-    x = inputs([9, 66], 2, 32)
+    x = inputs([3, 9], 2, 32)
     both = attention.attention_of_projections(**x)
-    tokens = {name: x[name][9:] for name in ("q", "k", "v", "cos", "sin")}
-    alone = attention.attention_of_projections(
-        **{**x, **tokens, "cu_q": CuSeqlens.of([66]), "cu_k": CuSeqlens.of([66])}
-    )
-    assert torch.equal(both[9:], alone)
+    tokens = {name: x[name][3:] for name in ("q", "k", "v", "cos", "sin")}
+    alone = attention.attention_of_projections(**{**x, **tokens, "cu_q": CuSeqlens.of([9]), "cu_k": CuSeqlens.of([9])})
+    assert torch.equal(both[3:], alone)
 
 
 def test_nan_stays_in_its_sequence_and_shows() -> None:
-    x = inputs([7, 9], 2, 32)
+    x = inputs([2, 3], 2, 32)
     clean = attention.attention_of_projections(**x)
-    x["k"][8, 3] = torch.nan
+    x["k"][3, 3] = torch.nan
     out = attention.attention_of_projections(**x)
-    assert torch.equal(out[:7], clean[:7]) and bool(out[7:].isnan().all())
+    assert torch.equal(out[:2], clean[:2]) and bool(out[2:].isnan().all())
 
 
 @pytest.mark.skipif(CUDA, reason="compared by test_fused_passes where a GPU rounds itself")
 def test_8_bit_values_are_found_where_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter cuts digits of 8-bit floats off, so values are only near; in a wrong order they are far."""
-    x = inputs([70, 0, 5], 3, 32)
+    x = inputs([20, 0, 5], 2, 32)
     found, wanted = gpu.quantise_normed_qkv(**x, pv="fp8"), plain(**x, pv="fp8")
     agree(found, wanted)
     assert relative_error(found.v.float(), wanted.v.float()) <= 0.12

@@ -190,7 +190,7 @@ def test_fp8_rows(ops: ModuleType) -> None:
 
 @both
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("width", [40, 192, 1536])
+@pytest.mark.parametrize("width", [40, 192])
 def test_8_bit_rows_are_those_of_the_float32_norm(ops: ModuleType, dtype: torch.dtype, width: int) -> None:
     """The other results are the same with and without them; and the 8 bits are of what is not yet rounded."""
     residual, update, gate = (randn(7, width, seed=seed, dtype=dtype) for seed in (21, 22, 23))
