@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from zoetrope.kernels.gpu.fence import fence_copies, needs_fence
 from zoetrope.kernels.gpu.launch import interpreting, on_device, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
 from zoetrope.kernels.gpu.tiles import AttentionTile, attention_tile, tuned
@@ -37,19 +38,6 @@ def _find(tiles_ptr, program, heads, FIELDS: tl.constexpr):
     count = tl.load(entry + 7)
     at = program - first * heads
     return at // count, tiles_ptr + (first + at % count) * FIELDS
-
-
-@triton.jit
-def _fence():
-    """Show what cp.async has written to shared memory to the matrix units.
-
-    wgmma reads shared memory through the asynchronous proxy, and cp.async, unlike the TMA, writes it through the
-    generic one: the PTX memory model orders the two only by a proxy fence, after the copies have been awaited. Triton
-    puts one after stores from registers, but none after copies that it has pipelined itself.
-    """
-    tl.inline_asm_elementwise(
-        "fence.proxy.async.shared::cta; mov.b32 $0, 0;", "=r", [], dtype=tl.int32, is_pure=False, pack=1
-    )
 
 
 @triton.jit
@@ -151,7 +139,7 @@ def _attention(
             k = tl.load(k_base + at * k_row + columns[None, :])
             v = tl.load(v_base + at * v_row + columns[None, :])
             if FENCE:
-                _fence()
+                fence_copies()
         acc, row_max, row_sum = _update(q, tl.trans(k), v, acc, row_max, row_sum, live, scale, False, PRECISION)
 
     if partial:
@@ -279,7 +267,7 @@ def _launch(
             FIELDS=FIELDS,
             PARTS=BLOCK_K // tile.block_n if mask is not None else 1,
             TMA=tma,
-            FENCE=not tma and _by_wgmma(q),
+            FENCE=not tma and needs_fence(q),
             SPARSE=mask is not None,
             LSE=lse is not None,
             PRECISION=_precision(q.dtype),
@@ -303,11 +291,6 @@ def _tma_takes(x: torch.Tensor) -> bool:
     if x.shape[0] == 0 or (x.shape[1] > 1 and x.stride(1) != x.shape[2]) or (x.shape[0] > 1 and x.stride(0) == 0):
         return False
     return x.device.type != "cuda" or torch.cuda.get_device_capability(x.device) >= (9, 0)
-
-
-def _by_wgmma(x: torch.Tensor) -> bool:
-    """Tell whether matrix units multiply this dtype from shared memory: since Hopper; the interpreter has none."""
-    return x.dtype != torch.float32 and not interpreting() and torch.cuda.get_device_capability(x.device) >= (9, 0)
 
 
 def _descriptor(x: torch.Tensor, rows: int) -> TensorDescriptor:
