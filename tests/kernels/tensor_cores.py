@@ -1,9 +1,9 @@
 """Tensor cores as they sum, for kernels that run in Triton's interpreter.
 
-Measurements of Hopper's (and of earlier) matrix units agree on a model (Fasi et al., PeerJ CS 2021; Li et al., 2024):
-products are exact; those of one step of the inner dimension and the accumulator are aligned to the largest exponent
-among them; digits more than a few bits below a float32's last one are cut off, not rounded; the exact sum of the rest
-is cut off to float32. A step of a 16-bit product is 16 wide, and 2 bits are kept beside the 24.
+The model is that of published measurements (Fasi et al., PeerJ CS 2021; Li et al., CCGrid 2024): products are exact;
+those of one step of the inner dimension and the accumulator are aligned to the largest exponent among them; digits more
+than a few bits below a float32's last one are cut off, not rounded; the exact sum of the rest is cut off to float32. A
+step is taken to be 16 wide, with 2 bits beside the 24, as reported for Hopper.
 """
 
 from __future__ import annotations

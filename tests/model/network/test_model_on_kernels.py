@@ -62,8 +62,8 @@ def test_a_forward_by_our_kernels_is_one_by_torch(nano: Network, monkeypatch: py
 @torch.inference_mode()
 def test_self_attention_in_8_bits_quantises_where_it_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    attention, cu = Attention(64, 2, 1e-6).to(DEVICE), CuSeqlens.of([40, 30])
-    x, angle = torch.randn(70, 64).to(DEVICE), torch.randn(70, 16).to(DEVICE)
+    attention, cu = Attention(64, 2, 1e-6).to(DEVICE), CuSeqlens.of([9, 6])
+    x, angle = torch.randn(15, 64).to(DEVICE), torch.randn(15, 16).to(DEVICE)
     rope = angle.cos(), angle.sin()
     with use("torch,attention=reference"):
         expected = attention(x, x, cu, cu, rope, exchange=ALONE)
@@ -74,7 +74,3 @@ def test_self_attention_in_8_bits_quantises_where_it_norms(monkeypatch: pytest.M
         fused = attention(x, x, cu, cu, rope, exchange=ALONE)
     assert relative_error(in_steps, expected) < 0.01 and relative_error(fused, expected) < 0.01
     assert relative_error(fused, in_steps) < 0.005
-    with use("triton,attention=int8"):
-        crossed = attention(x, x[:9], cu, CuSeqlens.of([4, 5]), None)
-    with use("torch,attention=reference"):
-        assert relative_error(crossed, attention(x, x[:9], cu, CuSeqlens.of([4, 5]), None)) < 0.01
