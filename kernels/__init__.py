@@ -6,6 +6,7 @@ This floor imports nothing from the floors above it.
 """
 
 from zoetrope.kernels.ops.attention import varlen_attention
+from zoetrope.kernels.ops.attention_8bit import attends_in_8bit, attention_of_projections
 from zoetrope.kernels.ops.combine import combine_experts
 from zoetrope.kernels.ops.dispatch import Arrivals, Departures, arrange_arrivals, dispatch_tokens
 from zoetrope.kernels.ops.grouped_gemm import grouped_gemm
@@ -26,6 +27,8 @@ __all__ = [
     "Departures",
     "Permutation",
     "arrange_arrivals",
+    "attends_in_8bit",
+    "attention_of_projections",
     "combine_experts",
     "dispatch_tokens",
     "grouped_gemm",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from zoetrope.benchmarks.kernels.cases import INT8_LIMIT, LIMITS, KernelCase, KernelInputs, case
+from zoetrope.benchmarks.kernels.cases_rows import EPS, normed_and_rotated
 from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
 from zoetrope.kernels.types.varlen import CuSeqlens
 
@@ -42,6 +43,10 @@ def _of(inputs: KernelInputs, backend: str, dtype: torch.dtype, head_dim: int) -
         yield _case(inputs, backend, dtype, head_dim, 2, [200, 130], [200, 70], {"mask"})
     if backend in EXACT:
         yield _case(inputs, backend, dtype, head_dim, 2, [90], [200], {"large"})
+    if backend in EIGHT_BIT:
+        yield _projected(inputs, backend, dtype, head_dim, 3, [70, 0, 130])
+    if backend in EIGHT_BIT and not inputs.tiny:
+        yield _projected(inputs, backend, dtype, head_dim, 24, [2048, 1000])
     if not inputs.tiny:
         yield _case(inputs, backend, dtype, head_dim, 24, [4096], [4096], set())
         yield _case(inputs, backend, dtype, head_dim, 40, [2048, 1000], [512, 77], set())
@@ -96,6 +101,35 @@ def _case(
         limit=INT8_LIMIT if backend in EIGHT_BIT else LIMITS[dtype],
         head_dim=head_dim,
         keep=keep,
+    )
+
+
+def _projected(
+    inputs: KernelInputs, backend: str, dtype: torch.dtype, head_dim: int, heads: int, lengths: Sequence[int]
+) -> KernelCase:
+    """Make a case of self-attention from projections, whose norm and rotation are part of the kernels."""
+    cu, width = CuSeqlens.of(lengths), heads * head_dim
+    q, k, v = (inputs.randn(cu.total, width, dtype=dtype) for _ in range(3))
+    q_weight, k_weight = ((1 + inputs.randn(width, scale=0.1)).to(dtype) for _ in range(2))
+    angle = inputs.randn(cu.total, head_dim // 2, scale=3.0)
+    cos, sin = angle.cos(), angle.sin()
+    values = v.unflatten(1, (heads, head_dim))
+    function = inputs.function("attention", backend, "attention_of_projections")
+
+    def expected() -> list[torch.Tensor]:
+        queries = normed_and_rotated(q, q_weight, cos, sin, heads)
+        keys = normed_and_rotated(k, k_weight, cos, sin, heads)
+        return _exact(queries, keys, values, cu, cu, None)[:1]
+
+    return case(
+        "attention",
+        backend,
+        dtype,
+        f"{heads} heads of {head_dim}, projections of {list(lengths)}",
+        lambda: function(q, k, values, q_weight, k_weight, cos, sin, EPS, cu, cu, pv=EIGHT_BIT[backend]),
+        expected,
+        limit=INT8_LIMIT,
+        head_dim=head_dim,
     )
 
 

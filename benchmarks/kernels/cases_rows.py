@@ -50,10 +50,8 @@ def _residual_norm(inputs: KernelInputs, dtype: torch.dtype, tokens: int, width:
     fp8 = "fp8" in given
 
     def run() -> Results:
-        total, normed = function(residual, update, gate, row, **vectors, eps=EPS, fp8=fp8)
-        if fp8:
-            return total, normed[0].double() * normed[1].double()[:, None]
-        return total, normed
+        total, normed, *quantised = function(residual, update, gate, row, **vectors, eps=EPS, quantise=fp8)
+        return total, quantised[0].double() * quantised[1].double()[:, None] if fp8 else normed
 
     def expected() -> list[torch.Tensor]:
         total = _sum(residual, update, gate, row)
@@ -119,17 +117,24 @@ def _qk_norm_rope(
         return found[0].double() * found[1].double()[..., None] if int8 else found
 
     def expected() -> list[torch.Tensor]:
-        wide = x.double()
-        y = wide * (wide.square().mean(1, keepdim=True) + EPS).rsqrt() * weight.double()
-        y = y.unflatten(1, (heads, head_dim))
-        if cos is not None and sin is not None:
-            even, odd, c, s = y[..., 0::2], y[..., 1::2], cos.double()[:, None], sin.double()[:, None]
-            y = torch.stack((even * c - odd * s, even * s + odd * c), -1).flatten(-2)
-        return [y]
+        return [normed_and_rotated(x, weight, cos, sin, heads)]
 
     limit = INT8_LIMIT if int8 else LIMITS[dtype]
     name = f"{tokens} rows, {heads} heads of {head_dim}, {' '.join(sorted(given))}"
     return case("qk_norm_rope", "triton", dtype, name, run, expected, limit=limit)
+
+
+def normed_and_rotated(
+    x: torch.Tensor, weight: torch.Tensor, cos: torch.Tensor | None, sin: torch.Tensor | None, heads: int
+) -> torch.Tensor:
+    """Compute `kernels.ops.qk_norm_rope` in float64: ``[N, heads, d]``."""
+    wide = x.double()
+    y = wide * (wide.square().mean(1, keepdim=True) + EPS).rsqrt() * weight.double()
+    y = y.unflatten(1, (heads, -1))
+    if cos is not None and sin is not None:
+        even, odd, c, s = y[..., 0::2], y[..., 1::2], cos.double()[:, None], sin.double()[:, None]
+        y = torch.stack((even * c - odd * s, even * s + odd * c), -1).flatten(-2)
+    return y
 
 
 def combine_cases(inputs: KernelInputs) -> Iterator[KernelCase]:

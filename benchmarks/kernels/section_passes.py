@@ -96,19 +96,19 @@ def _passes(bench: Bench, model: ModelShape, tokens: int) -> list[Pass]:
         )
         found.append(
             Pass(
-                "residual_norm to fp8",
+                "residual_norm, also to fp8",
                 "residual_norm",
                 "residual_norm",
-                3 * row + tokens * (dim + 12.0),
+                4 * row + tokens * (dim + 12.0),
                 normed,
-                lambda f, x: _residual_norm(f, x, fp8=True),
+                lambda f, x: _residual_norm(f, x, quantise=True),
             )
         )
     return found
 
 
-def _residual_norm(f: Any, x: dict[str, Any], fp8: bool = False) -> object:
-    options = {"shift": x["shift"], "scale": x["scale"], "eps": EPS, "fp8": fp8}
+def _residual_norm(f: Any, x: dict[str, Any], quantise: bool = False) -> object:
+    options = {"shift": x["shift"], "scale": x["scale"], "eps": EPS, "quantise": quantise}
     return f(x["residual"], x["update"], x["gate"], x["row"], **options)
 
 

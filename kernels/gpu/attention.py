@@ -9,7 +9,6 @@ tensors, not even a NaN, gets into the sums. Values do not depend on what else i
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,8 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from zoetrope.kernels.gpu.launch import interpreting, require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.fence import fence_copies, needs_fence
+from zoetrope.kernels.gpu.launch import interpreting, on_device, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
 from zoetrope.kernels.gpu.tiles import AttentionTile, attention_tile, tuned
 from zoetrope.kernels.gpu.variant import Variant
@@ -85,6 +85,7 @@ def _attention(
     FIELDS: tl.constexpr,
     PARTS: tl.constexpr,  # tiles of keys in a block of the mask
     TMA: tl.constexpr,
+    FENCE: tl.constexpr,
     SPARSE: tl.constexpr,
     LSE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -137,6 +138,8 @@ def _attention(
             at = (start + keys).to(tl.int64)[:, None]
             k = tl.load(k_base + at * k_row + columns[None, :])
             v = tl.load(v_base + at * v_row + columns[None, :])
+            if FENCE:
+                fence_copies()
         acc, row_max, row_sum = _update(q, tl.trans(k), v, acc, row_max, row_sum, live, scale, False, PRECISION)
 
     if partial:
@@ -234,7 +237,7 @@ def _launch(
 ) -> None:
     queries, heads, head_dim = q.shape
     tma = tile.tma and _tma_takes(k) and _tma_takes(v)
-    with torch.cuda.device(q.device) if q.device.type == "cuda" else nullcontext():
+    with on_device(q.device):
         _attention[(tiles.shape[0] * heads,)](
             q,
             k,
@@ -264,6 +267,7 @@ def _launch(
             FIELDS=FIELDS,
             PARTS=BLOCK_K // tile.block_n if mask is not None else 1,
             TMA=tma,
+            FENCE=not tma and needs_fence(q),
             SPARSE=mask is not None,
             LSE=lse is not None,
             PRECISION=_precision(q.dtype),
@@ -321,6 +325,7 @@ def _variant(
         "FIELDS": FIELDS,
         "PARTS": BLOCK_K // tile.block_n if sparse else 1,
         "TMA": tile.tma,
+        "FENCE": not tile.tma and dtype != torch.float32,
         "SPARSE": sparse,
         "LSE": True,
         "PRECISION": _precision(dtype),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from zoetrope.kernels.gpu.attention_gluon_kernel import attention_kernel
-from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.launch import on_device, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
 from zoetrope.kernels.gpu.tiles import AttentionTile, attention_tile, tuned
 from zoetrope.kernels.gpu.variant import Variant
@@ -110,7 +111,7 @@ def _launch(
     tile: AttentionTile,
 ) -> None:
     queries, heads, head_dim = q.shape
-    with torch.cuda.device(q.device):
+    with on_device(q.device):
         attention_kernel[(tiles.shape[0] * heads,)](
             _descriptor(q, 64),
             _descriptor(k, tile.block_n),
@@ -132,6 +133,7 @@ def _launch(
         )
 
 
+@lru_cache(maxsize=64)  # found anew it takes nearly half of a call's time on the host
 def _layout(dtype: torch.dtype, rows: int, head_dim: int) -> Any:
     return gl.NVMMASharedLayout.get_default_for([rows, 1, head_dim], TYPES[dtype])
 

@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.launch import on_device, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.tiles import RowTile, column_block, row_key, row_tile, tuned
 from zoetrope.kernels.gpu.variant import Variant
 from zoetrope.kernels.types.permutation import Permutation
@@ -114,23 +114,24 @@ def combine_experts(
     block = column_block(width)
     if tile is None:
         tile = tuned(row_key("combine", width), row_tile(block), device)
-    _combine[(triton.cdiv(tokens, tile.rows), triton.cdiv(width, block))](
-        y,
-        rows.position,
-        rows.gate,
-        bias,
-        shared,
-        out,
-        tokens,
-        y.shape[0],
-        y.stride(0),
-        shared.stride(0) if shared is not None else 0,
-        D=width,
-        K=choices,
-        ROWS=tile.rows,
-        BLOCK=block,
-        num_warps=tile.num_warps,
-    )
+    with on_device(device):
+        _combine[(triton.cdiv(tokens, tile.rows), triton.cdiv(width, block))](
+            y,
+            rows.position,
+            rows.gate,
+            bias,
+            shared,
+            out,
+            tokens,
+            y.shape[0],
+            y.stride(0),
+            shared.stride(0) if shared is not None else 0,
+            D=width,
+            K=choices,
+            ROWS=tile.rows,
+            BLOCK=block,
+            num_warps=tile.num_warps,
+        )
     return out
 
 

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from zoetrope.kernels.gpu.launch import require_device
+from zoetrope.kernels.gpu.launch import on_device, require_device
 from zoetrope.kernels.gpu.variant import Variant
 from zoetrope.kernels.types.permutation import Permutation
 
@@ -229,25 +229,27 @@ def dispatch_tokens(rows: Permutation, ranks: int) -> Tensors:
     hit, most, counts = empty(ranks * tokens), empty(programs), empty(ranks, own + 3)
     pairs, token_of, home = empty(tokens * choices, 3), empty(tokens * width), empty(tokens, width)
     shape = {"K": choices, "RANKS": ranks, "KEYS": keys, "ROWS": step}
-    _mark[(programs,)](rows.position, rows.offsets, hit, most, tokens, own, **shape, num_warps=WARPS)
+    with on_device(device):
+        _mark[(programs,)](rows.position, rows.offsets, hit, most, tokens, own, **shape, num_warps=WARPS)
     ends = hit.cumsum(0, dtype=torch.int32)
-    _leave[(programs,)](
-        rows.position,
-        rows.offsets,
-        rows.gate,
-        ends,
-        most,
-        counts,
-        pairs,
-        token_of,
-        home,
-        tokens,
-        own,
-        **shape,
-        WIDTH=width,
-        EXPERTS=triton.next_power_of_2(own),
-        num_warps=WARPS,
-    )
+    with on_device(device):
+        _leave[(programs,)](
+            rows.position,
+            rows.offsets,
+            rows.gate,
+            ends,
+            most,
+            counts,
+            pairs,
+            token_of,
+            home,
+            tokens,
+            own,
+            **shape,
+            WIDTH=width,
+            EXPERTS=triton.next_power_of_2(own),
+            num_warps=WARPS,
+        )
     return counts, pairs, token_of, home
 
 
@@ -280,36 +282,38 @@ def arrange_arrivals(counts: torch.Tensor, pairs: torch.Tensor, rows: int, most:
     rows_out = torch.empty(total, dtype=torch.int32, device=device)
     gate = torch.empty(total, dtype=torch.float32, device=device)
     position = torch.full((rows, most), -1, dtype=torch.int32, device=device)
-    _blocks[(1,)](
-        counts,
-        begins,
-        shift,
-        first,
-        offsets,
-        ranks,
-        experts,
-        counts.stride(0),
-        RANKS=triton.next_power_of_2(ranks),
-        EXPERTS=triton.next_power_of_2(experts),
-        num_warps=WARPS,
-    )
-    if total:
-        _arrive[(triton.cdiv(total, PAIRS),)](
-            pairs,
+    with on_device(device):
+        _blocks[(1,)](
+            counts,
             begins,
             shift,
             first,
-            rows_out,
-            gate,
-            position,
-            total,
-            ranks * experts,
+            offsets,
+            ranks,
             experts,
-            most,
-            BITS=(ranks * experts - 1).bit_length(),
-            BLOCK=PAIRS,
+            counts.stride(0),
+            RANKS=triton.next_power_of_2(ranks),
+            EXPERTS=triton.next_power_of_2(experts),
             num_warps=WARPS,
         )
+    if total:
+        with on_device(device):
+            _arrive[(triton.cdiv(total, PAIRS),)](
+                pairs,
+                begins,
+                shift,
+                first,
+                rows_out,
+                gate,
+                position,
+                total,
+                ranks * experts,
+                experts,
+                most,
+                BITS=(ranks * experts - 1).bit_length(),
+                BLOCK=PAIRS,
+                num_warps=WARPS,
+            )
     return offsets, rows_out, gate, position
 
 

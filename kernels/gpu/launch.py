@@ -1,7 +1,8 @@
-"""Checks of launch arguments, and the number of programs that fill the device."""
+"""Checks of launch arguments, the device of a launch, and the number of programs that fill it."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import torch
@@ -52,6 +53,15 @@ def require_rows_contiguous(**tensors: torch.Tensor | None) -> None:
                     f"{name} has stride {tensor.stride(dim)} in dimension {dim}: "
                     "rows must start at multiples of 16 bytes"
                 )
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which launches go to ``device``, that of the tensors.
+
+    Triton launches on the current device and stream, whichever device holds the arguments: every launch stands in
+    such a context, or a process with several GPUs would read memory of one from another.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @lru_cache

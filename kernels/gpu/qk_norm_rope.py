@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.launch import on_device, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.tiles import RowTile, row_key, row_parts, row_tile, tuned
 from zoetrope.kernels.gpu.variant import Variant
 
@@ -25,11 +25,43 @@ ROUND = tl.constexpr(12582912.0)  # 1.5 * 2**23: added to a small number, it lea
 
 
 @triton.jit
-def _load(x, token, here, head, within, stride, HEADS: tl.constexpr, DIM: tl.constexpr, FULL: tl.constexpr):
+def load_heads(x, token, here, head, within, stride, HEADS: tl.constexpr, DIM: tl.constexpr, FULL: tl.constexpr):
     """Load ``[ROWS, heads, BLOCK_DIM]`` of the row, 0 beyond its heads and their width."""
     inside = here if FULL else here & (head < HEADS) & (within < DIM)
     place = x + token * stride + head * DIM + within
     return tl.load(place, mask=inside, other=0.0, cache_modifier=".cg").to(tl.float32)
+
+
+@triton.jit
+def turn_heads(
+    value,
+    weight,
+    cos,
+    sin,
+    token,
+    here,
+    head,
+    within,
+    cos_stride,
+    sin_stride,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    """Weight and rotate some heads of normed rows."""
+    known = (head < HEADS) & (within < DIM)
+    value *= tl.load(weight + head * DIM + within, mask=known, other=0.0).to(tl.float32)
+    if cos is not None:
+        # Every head needs the same few numbers: the first head fetches them, the others find them in L1.
+        pair = tl.arange(0, BLOCK_DIM // 2)[None, None, :] + tl.zeros([1, BLOCK_HEADS, 1], tl.int32)
+        paired = here if BLOCK_DIM == DIM else here & (pair < DIM // 2)
+        c = tl.load(cos + token * cos_stride + pair, mask=paired, other=0.0)
+        s = tl.load(sin + token * sin_stride + pair, mask=paired, other=0.0)
+        even, odd = tl.split(tl.reshape(value, [ROWS, BLOCK_HEADS, BLOCK_DIM // 2, 2]))
+        value = tl.reshape(tl.join(even * c - odd * s, even * s + odd * c), [ROWS, BLOCK_HEADS, BLOCK_DIM])
+    return value
 
 
 @triton.jit
@@ -55,17 +87,12 @@ def _finish(
     BLOCK_DIM: tl.constexpr,
 ):
     """Weight, rotate and store some heads of normed rows."""
+    value = turn_heads(
+        value, weight, cos, sin, token, here, head, within, cos_stride, sin_stride,
+        HEADS, DIM, ROWS, BLOCK_HEADS, BLOCK_DIM,
+    )  # fmt: skip
     known = (head < HEADS) & (within < DIM)
     column = head * DIM + within
-    value *= tl.load(weight + column, mask=known, other=0.0).to(tl.float32)
-    if cos is not None:
-        # Every head needs the same few numbers: the first head fetches them, the others find them in L1.
-        pair = tl.arange(0, BLOCK_DIM // 2)[None, None, :] + tl.zeros([1, BLOCK_HEADS, 1], tl.int32)
-        paired = here if BLOCK_DIM == DIM else here & (pair < DIM // 2)
-        c = tl.load(cos + token * cos_stride + pair, mask=paired, other=0.0)
-        s = tl.load(sin + token * sin_stride + pair, mask=paired, other=0.0)
-        even, odd = tl.split(tl.reshape(value, [ROWS, BLOCK_HEADS, BLOCK_DIM // 2, 2]))
-        value = tl.reshape(tl.join(even * c - odd * s, even * s + odd * c), [ROWS, BLOCK_HEADS, BLOCK_DIM])
     if out_scale is not None:
         if smooth is not None:
             value -= tl.load(smooth + column, mask=known, other=0.0)
@@ -107,11 +134,11 @@ def _qk_norm_rope(
         here = tl.full([1, 1, 1], True, tl.int1)  # known at compile time, so that nothing is masked
     within = tl.arange(0, BLOCK_DIM)[None, None, :]
     a = tl.arange(0, BLOCK_HEADS)[None, :, None]
-    v = _load(x, token, here, a, within, x_stride, HEADS, DIM, FIRST)
+    v = load_heads(x, token, here, a, within, x_stride, HEADS, DIM, FIRST)
     squares = v * v
     if REST:
         b = BLOCK_HEADS + tl.arange(0, REST)[None, :, None]
-        w = _load(x, token, here, b, within, x_stride, HEADS, DIM, LAST)
+        w = load_heads(x, token, here, b, within, x_stride, HEADS, DIM, LAST)
         # Both parts in the same threads: one exchange between them makes the sum.
         squares = tl.sum(tl.reshape(squares, [ROWS, BLOCK_HEADS // REST, REST, BLOCK_DIM]), 1) + w * w
     total = tl.sum(tl.sum(squares, 2, keep_dims=True), 1, keep_dims=True)
@@ -189,27 +216,28 @@ def qk_norm_rope(
     if tile is None:
         tile = tuned(row_key("qk_norm_rope", width), row_tile(heads * block_dim), device)
     if tokens:
-        _qk_norm_rope[(triton.cdiv(tokens, tile.rows),)](
-            x,
-            weight,
-            cos,
-            sin,
-            smooth,
-            out,
-            out_scale,
-            tokens,
-            x.stride(0),
-            cos.stride(0) if cos is not None else 0,
-            sin.stride(0) if sin is not None else 0,
-            eps,
-            HEADS=heads,
-            DIM=dim,
-            ROWS=tile.rows,
-            BLOCK_HEADS=block_heads,
-            REST=rest,
-            BLOCK_DIM=block_dim,
-            num_warps=tile.num_warps,
-        )
+        with on_device(device):
+            _qk_norm_rope[(triton.cdiv(tokens, tile.rows),)](
+                x,
+                weight,
+                cos,
+                sin,
+                smooth,
+                out,
+                out_scale,
+                tokens,
+                x.stride(0),
+                cos.stride(0) if cos is not None else 0,
+                sin.stride(0) if sin is not None else 0,
+                eps,
+                HEADS=heads,
+                DIM=dim,
+                ROWS=tile.rows,
+                BLOCK_HEADS=block_heads,
+                REST=rest,
+                BLOCK_DIM=block_dim,
+                num_warps=tile.num_warps,
+            )
     return out if out_scale is None else (out, out_scale)
 
 

@@ -7,7 +7,6 @@ in an order that depends on nothing but its length; there are no atomics.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,10 +15,11 @@ import torch
 import triton
 import triton.language as tl
 
-from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.launch import on_device, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
 from zoetrope.kernels.gpu.variant import Variant
 from zoetrope.kernels.reference.quantise_qkv import HEAD_DIMS, PV, QuantisedQKV, check_inputs, key_tiles
+from zoetrope.kernels.types.upload import upload
 from zoetrope.kernels.types.varlen import CuSeqlens
 
 CHUNK = 1024  # keys that one program reduces
@@ -36,7 +36,7 @@ def _round(x):
 
 
 @triton.jit
-def _scales(largest, poison, TOP: tl.constexpr):
+def scales_of(largest, poison, TOP: tl.constexpr):
     """Return ``(scale, 1 / scale)``, (1, 0) for zeros; ``poison`` is 0, or NaN where an element was not finite."""
     usable = largest >= 1e-30
     safe = tl.where(usable, largest, 1.0)
@@ -115,8 +115,29 @@ def sequence_statistics_kernel(
     if MEAN:
         tl.store(mean_ptr + out, tl.sum(sums, 0) / tl.maximum(length, 1).to(tl.float32))
     if MAX:  # what is not finite needs no help here: it stays so in e4m3
-        scale, _ = _scales(tl.max(tops, 0), 0.0, 448.0)
+        scale, _ = scales_of(tl.max(tops, 0), 0.0, 448.0)
         tl.store(v_scale_ptr + out, scale)
+
+
+@triton.jit
+def store_keys(k, k_out_ptr, k_scale_ptr, number, BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr):
+    """Quantise one tile of keys ``[BLOCK, HEAD_DIM]``, the ``number``-th of all heads."""
+    scale, inverse = scales_of(tl.max(tl.abs(k)), tl.sum(k * 0.0), 127.0)
+    out = number * (BLOCK * HEAD_DIM) + tl.arange(0, BLOCK)[:, None] * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :]
+    tl.store(k_out_ptr + out, _round(k * inverse).to(tl.int8))
+    tl.store(k_scale_ptr + number, scale)
+
+
+@triton.jit
+def store_values(v_ptr, scale_ptrs, v_out_ptr, v_row, begin, end, number, BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr):
+    """Quantise one tile of values, transposed, its keys in the order of `key_order` in the reference."""
+    row, dim = tl.arange(0, BLOCK), tl.arange(0, HEAD_DIM)
+    key = begin + row // 16 * 16 + row // 2 % 2 * 8 + row // 4 % 4 * 2 + row % 2
+    at = key.to(tl.int64)[:, None] * v_row + dim[None, :]
+    v = tl.load(v_ptr + at, mask=(key < end)[:, None], other=0.0).to(tl.float32)
+    v = (v / tl.load(scale_ptrs)[None, :]).to(tl.float8e4nv)
+    turned = number * (BLOCK * HEAD_DIM) + dim[:, None] * BLOCK + row[None, :]
+    tl.store(v_out_ptr + turned, tl.trans(v))
 
 
 @triton.jit(do_not_specialize=["tiles"])
@@ -152,18 +173,10 @@ def quantise_keys_kernel(
     k = tl.load(k_ptr + at, mask=inside, other=0.0).to(tl.float32)
     if SMOOTH:
         k = tl.where(inside, k - tl.load(mean_ptr + channel)[None, :], 0.0)
-    scale, inverse = _scales(tl.max(tl.abs(k)), tl.sum(k * 0.0), 127.0)
-    out = number * (BLOCK * HEAD_DIM) + row[:, None] * HEAD_DIM + dim[None, :]
-    tl.store(k_out_ptr + out, _round(k * inverse).to(tl.int8))
-    tl.store(k_scale_ptr + number, scale)
-
-    if FP8:  # `key_order` in the reference
-        key = begin + row // 16 * 16 + row // 2 % 2 * 8 + row // 4 % 4 * 2 + row % 2
-        at = head.to(tl.int64) * v_head + key.to(tl.int64)[:, None] * v_row + dim[None, :]
-        v = tl.load(v_ptr + at, mask=(key < end)[:, None], other=0.0).to(tl.float32)
-        v = (v / tl.load(v_scale_ptr + channel)[None, :]).to(tl.float8e4nv)
-        turned = number * (BLOCK * HEAD_DIM) + dim[:, None] * BLOCK + row[None, :]
-        tl.store(v_out_ptr + turned, tl.trans(v))
+    store_keys(k, k_out_ptr, k_scale_ptr, number, BLOCK, HEAD_DIM)
+    if FP8:
+        v_ptr += head.to(tl.int64) * v_head
+        store_values(v_ptr, v_scale_ptr + channel, v_out_ptr, v_row, begin, end, number, BLOCK, HEAD_DIM)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -191,7 +204,7 @@ def quantise_queries_kernel(
     dim = tl.arange(0, HEAD_DIM)
     at = head.to(tl.int64) * q_head + row.to(tl.int64)[:, None] * q_row + dim[None, :]
     q = tl.load(q_ptr + at, mask=inside[:, None], other=0.0).to(tl.float32)
-    scale, inverse = _scales(tl.max(tl.abs(q), 1), tl.sum(q * 0.0, 1), 127.0)
+    scale, inverse = scales_of(tl.max(tl.abs(q), 1), tl.sum(q * 0.0, 1), 127.0)
     out = (row.to(tl.int64)[:, None] * heads + head) * HEAD_DIM + dim[None, :]
     tl.store(q_out_ptr + out, _round(q * inverse[:, None]).to(tl.int8), mask=inside[:, None])
     flat = head.to(tl.int64) * rows + row
@@ -203,7 +216,7 @@ def quantise_queries_kernel(
 
 
 @dataclass(frozen=True)
-class _Tables:
+class KeyTables:
     """``tiles [.., 3]``: first key, end of the sequence, sequence. ``chunks [.., 2]``: first key and end.
     ``ranges [sequences, 3]``: first chunk, end of the chunks, keys."""
 
@@ -213,7 +226,7 @@ class _Tables:
 
 
 @lru_cache(maxsize=64)
-def _tables(cu_k: CuSeqlens, block: int, device: torch.device) -> _Tables:
+def key_tables(cu_k: CuSeqlens, block: int, chunk: int, device: torch.device) -> KeyTables:
     tiles: list[tuple[int, int, int]] = []
     chunks: list[tuple[int, int]] = []
     ranges: list[tuple[int, int, int]] = []
@@ -221,13 +234,11 @@ def _tables(cu_k: CuSeqlens, block: int, device: torch.device) -> _Tables:
         begin, end = cu_k.offsets[sequence], cu_k.offsets[sequence + 1]
         first = len(chunks)
         tiles += [(at, end, sequence) for at in range(begin, end, block)]
-        chunks += [(at, min(at + CHUNK, end)) for at in range(begin, end, CHUNK)]
+        chunks += [(at, min(at + chunk, end)) for at in range(begin, end, chunk)]
         ranges.append((first, len(chunks), length))
 
-    def table(rows: list[Any], width: int) -> torch.Tensor:
-        return torch.tensor(rows, dtype=torch.int32).reshape(-1, width).to(device)
-
-    return _Tables(table(tiles, 3), table(chunks, 2), table(ranges, 3))
+    parts = ((tiles, 3), (chunks, 2), (ranges, 3))
+    return KeyTables(*(upload(rows, device).reshape(-1, width) for rows, width in parts))
 
 
 def quantise_qkv(
@@ -257,7 +268,7 @@ def quantise_qkv(
     rows, heads, dim = q.shape
     tiles = key_tiles(cu_k, block)[-1]
     options: dict[str, Any] = {"dtype": torch.float32, "device": device}
-    tables = _tables(cu_k, block, device)
+    tables = key_tables(cu_k, block, CHUNK, device)
     q_int = torch.empty(q.shape, dtype=torch.int8, device=device)
     q_scale = torch.empty(heads, rows, **options)
     k_int = torch.empty(heads, tiles, block, dim, dtype=torch.int8, device=device)
@@ -267,7 +278,7 @@ def quantise_qkv(
     v_scale = torch.empty(sequences, heads, dim, **options) if fp8 else None
     moved = torch.empty(heads, rows, **options) if smooth and shift else None
     key_strides = (k.stride(0), k.stride(1), v.stride(0), v.stride(1))
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with on_device(device):
         if (smooth or fp8) and sequences and heads:
             chunks = tables.chunks.shape[0]
             sums = torch.empty(chunks, heads, dim, **options) if smooth else None
@@ -321,18 +332,19 @@ def quantise_qkv(
 
 
 def variants() -> list[Variant]:
-    """List every kernel of the pass, values staying and becoming e4m3: all sizes of heads in bfloat16, 128 in
-    float16."""
+    """List every kernel of the pass, values staying and becoming e4m3: all sizes of heads in bfloat16, 128 in float16;
+    e4m3 of such heads also by 128 keys."""
     found: list[Variant] = []
     for name in ("bf16", "fp16"):
         for dim in HEAD_DIMS if name == "bf16" else (128,):
             for fp8 in (False, True):
                 found += _variants(name, dim, fp8)
+            found += _variants(name, dim, True, 128)[2:] if dim == 128 else []
             found.append(_queries(name, dim))
     return found
 
 
-def _variants(name: str, dim: int, fp8: bool) -> list[Variant]:
+def _variants(name: str, dim: int, fp8: bool, block: int = 64) -> list[Variant]:
     value = {
         "k_ptr": f"*{name}",
         "v_ptr": f"*{name}",
@@ -346,9 +358,9 @@ def _variants(name: str, dim: int, fp8: bool) -> list[Variant]:
         **dict.fromkeys(("chunk_ptr", "range_ptr", "tile_ptr"), "*i32"),
         **dict.fromkeys(("k_row", "k_head", "v_row", "v_head", "tiles"), "i32"),
     }
-    flags = {"HEAD_DIM": dim, "ROWS": ROWS, "GROUP": GROUP, "BLOCK": 64}
+    flags = {"HEAD_DIM": dim, "ROWS": ROWS, "GROUP": GROUP, "BLOCK": block}
     flags |= {"MEAN": True, "MAX": fp8, "SMOOTH": True, "FP8": fp8}
-    label = f"{name}/d{dim}{'/fp8' if fp8 else ''}"
+    label = f"{name}/d{dim}{'/fp8' if fp8 else ''}{'-128' if block == 128 else ''}"
     kernels = {
         "chunks": chunk_statistics_kernel,
         "sequences": sequence_statistics_kernel,

@@ -1,10 +1,13 @@
-"""Gated residual, LayerNorm and modulation (or affine, or fp8 output) in one pass over the rows.
+"""Gated residual, LayerNorm and modulation (or affine), also quantised to fp8, in one pass over the rows.
 
-``sum = residual + update * gate[row]`` is rounded to its dtype and written, and its LayerNorm made from the same
-registers: each operand is read once and each result written once. A program holds whole rows, each as two powers of two
-(5120 is 4096 + 1024), so that no lane is idle. Rows pass by the L1 cache, which is left to the tables: neighbouring
-tokens share their noise level. The operation is adaLN-Zero's (Peebles & Xie, arXiv 2212.09748) with a row of tables for
-each token.
+``sum = residual + update * gate[row]`` is rounded to its dtype and written, its LayerNorm made from the same registers,
+and the 8-bit rows from the norm before it is rounded: each operand is read once and each result written once. A program
+holds whole rows, each as two powers of two (5120 is 4096 + 1024), so that no lane is idle. Rows pass by the L1 cache,
+which is left to the tables: neighbouring tokens share their noise level. The operation is adaLN-Zero's (Peebles & Xie,
+arXiv 2212.09748) with a row of tables for each token.
+
+A program takes one row of a model's width: a multiprocessor has registers for five to eight of them, which have about
+100 KiB of operands in flight. Programs of more rows need as many registers more, and have no more in flight.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -15,6 +18,8 @@ import torch
 import triton
 import triton.language as tl
 
+from zoetrope.kernels.gpu.launch import interpreting, on_device
+from zoetrope.kernels.gpu.quantise_fp8 import scale_of, to_fp8
 from zoetrope.kernels.gpu.residual_norm_inputs import check_rows
 from zoetrope.kernels.gpu.tiles import RowTile, column_block, row_key, row_parts, row_tile, tuned
 from zoetrope.kernels.gpu.variant import Variant
@@ -108,7 +113,8 @@ def _residual_norm(
     bias,
     total,
     normed,
-    normed_scale,
+    quantised,
+    quantised_scale,
     tokens,
     levels,
     residual_stride,
@@ -121,6 +127,7 @@ def _residual_norm(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     REST: tl.constexpr,
+    ROUND: tl.constexpr,
 ):
     FIRST: tl.constexpr = BLOCK <= D  # no column of this part is beyond the row
     LAST: tl.constexpr = BLOCK + REST == D
@@ -160,15 +167,16 @@ def _residual_norm(
     x = _modulated(x * inverse, shift, scale, weight, bias, known, a, D, FIRST)
     if REST:
         y = _modulated(y * inverse, shift, scale, weight, bias, known, b, D, LAST)
-    if normed_scale is not None:
-        largest = _row_max(tl.abs(x), tl.abs(y), ROWS, BLOCK, REST)
-        row_scale = tl.where(largest < 1e-30, 1.0, largest / 448.0)  # NaN stays NaN
-        tl.store(normed_scale + token, row_scale, mask=here)
-        x *= (1.0 / row_scale)[:, None]
-        y *= (1.0 / row_scale)[:, None]
     _store(normed, token, here, a, x, D, FIRST)
     if REST:
         _store(normed, token, here, b, y, D, LAST)
+    if quantised is not None:
+        row_scale = scale_of(_row_max(tl.abs(x), tl.abs(y), ROWS, BLOCK, REST))
+        tl.store(quantised_scale + token, row_scale, mask=here)
+        factor = tl.div_rn(1.0, row_scale)[:, None]
+        _store(quantised, token, here, a, to_fp8(x * factor, ROUND), D, FIRST)
+        if REST:
+            _store(quantised, token, here, b, to_fp8(y * factor, ROUND), D, LAST)
 
 
 @triton.jit
@@ -211,9 +219,9 @@ def residual_norm(
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     eps: float,
-    fp8: bool = False,
+    quantise: bool = False,
     tile: RowTile | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
+) -> tuple[torch.Tensor, ...]:
     """Compute ``sum = residual + update * gate[row]`` and its LayerNorm, modulated by ``row`` or affine, in one launch.
 
     The statistics are those of the sum as it is stored, in float32.
@@ -227,13 +235,13 @@ def residual_norm(
         row: ``[N]`` int32 or int64, which row of the tables a token uses; may be None where there is no table. A token
             whose number is not in 0..R-1 gets NaN, since looking at the numbers would stop the host.
         weight, bias: ``[D]``, any of these dtypes: ``norm * weight + bias`` instead.
-        eps: added to the variance. fp8: give the normed rows as float8_e4m3fn with a scale for each row.
+        eps: added to the variance. quantise: also give the norm in 8 bits, with a scale for each row.
         tile: instead of the tuned or default one (the tuner and the tests).
 
     Returns:
         ``(sum, normed)``, both ``[N, D]`` in the dtype of ``residual``; the sum is ``residual`` itself where there is
-        no update. With ``fp8``, normed is ``(float8_e4m3fn [N, D], scale [N] float32)``, its value their product and
-        the scale ``max|row| / 448`` (1 for a row of zeros).
+        no update. With ``quantise``, ``(sum, normed, q, scale)``: ``q`` ``[N, D]`` float8_e4m3fn and ``scale`` ``[N]``
+        float32 are `kernels.gpu.quantise_fp8.quantise_rows` of the norm before it is rounded to its dtype.
 
     Raises:
         ValueError: a shape, dtype, device or stride that the kernel cannot take, or arguments that exclude each other.
@@ -249,36 +257,42 @@ def residual_norm(
     if scale is not None and (weight is not None or bias is not None):
         raise ValueError("weight and bias exclude shift and scale: the norm is adaptive or affine")
     total = residual if update is None else torch.empty(tokens, width, dtype=residual.dtype, device=device)
-    normed = torch.empty(tokens, width, dtype=torch.float8_e4m3fn if fp8 else residual.dtype, device=device)
-    normed_scale = torch.empty(tokens, dtype=torch.float32, device=device) if fp8 else None
+    normed = torch.empty(tokens, width, dtype=residual.dtype, device=device)
+    quantised = torch.empty(tokens, width, dtype=torch.float8_e4m3fn, device=device) if quantise else None
+    quantised_scale = torch.empty(tokens, dtype=torch.float32, device=device) if quantise else None
     if tile is None:
         tile = tuned(row_key("residual_norm", width), row_tile(width), device)
     if tokens:
         block, rest = row_parts(width)
         table = gate if gate is not None else scale
-        _residual_norm[(triton.cdiv(tokens, tile.rows),)](
-            residual,
-            update,
-            gate,
-            row if table is not None else None,
-            shift,
-            scale,
-            weight,
-            bias,
-            total,
-            normed,
-            normed_scale,
-            tokens,
-            table.shape[0] if table is not None else 0,
-            *(0 if t is None else t.stride(0) for t in (residual, update, gate, shift, scale)),
-            eps,
-            D=width,
-            ROWS=tile.rows,
-            BLOCK=block,
-            REST=rest,
-            num_warps=tile.num_warps,
-        )
-    return total, (normed if normed_scale is None else (normed, normed_scale))
+        with on_device(device):
+            _residual_norm[(triton.cdiv(tokens, tile.rows),)](
+                residual,
+                update,
+                gate,
+                row if table is not None else None,
+                shift,
+                scale,
+                weight,
+                bias,
+                total,
+                normed,
+                quantised,
+                quantised_scale,
+                tokens,
+                table.shape[0] if table is not None else 0,
+                *(0 if t is None else t.stride(0) for t in (residual, update, gate, shift, scale)),
+                eps,
+                D=width,
+                ROWS=tile.rows,
+                BLOCK=block,
+                REST=rest,
+                ROUND=interpreting(),
+                num_warps=tile.num_warps,
+            )
+    if quantised is None or quantised_scale is None:
+        return total, normed
+    return total, normed, quantised, quantised_scale
 
 
 def residual_gate(
@@ -305,33 +319,37 @@ def residual_gate(
     if tile is None:
         tile = tuned(row_key("residual_gate", width), row_tile(block), device)
     if tokens:
-        _residual_gate[(triton.cdiv(tokens, tile.rows), triton.cdiv(width, block))](
-            residual,
-            update,
-            gate,
-            row if gate is not None else None,
-            total,
-            tokens,
-            gate.shape[0] if gate is not None else 0,
-            residual.stride(0),
-            update.stride(0),
-            gate.stride(0) if gate is not None else 0,
-            D=width,
-            ROWS=tile.rows,
-            BLOCK=block,
-            num_warps=tile.num_warps,
-        )
+        with on_device(device):
+            _residual_gate[(triton.cdiv(tokens, tile.rows), triton.cdiv(width, block))](
+                residual,
+                update,
+                gate,
+                row if gate is not None else None,
+                total,
+                tokens,
+                gate.shape[0] if gate is not None else 0,
+                residual.stride(0),
+                update.stride(0),
+                gate.stride(0) if gate is not None else 0,
+                D=width,
+                ROWS=tile.rows,
+                BLOCK=block,
+                num_warps=tile.num_warps,
+            )
     return total
 
 
 def variants() -> list[Variant]:
     """List the forms that the model calls, at both production widths; ``gate`` and ``update`` are `residual_gate`."""
+    quantised = ("quantised", "quantised_scale")
     norms = {
         "adaptive": {"row", "shift", "scale"},
         "gate-adaptive": {"update", "gate", "row", "shift", "scale"},
         "gate-affine": {"update", "gate", "row", "weight", "bias"},
         "update-adaptive": {"update", "row", "shift", "scale"},
-        "gate-adaptive-fp8": {"update", "gate", "row", "shift", "scale", "normed_scale"},
+        "gate-adaptive-fp8": {"update", "gate", "row", "shift", "scale", *quantised},
+        "gate-affine-fp8": {"update", "gate", "row", "weight", "bias", *quantised},
+        "update-adaptive-fp8": {"update", "row", "shift", "scale", *quantised},
     }
     sums = {"gate": {"update", "gate", "row"}, "update": {"update"}}
     return [
@@ -347,16 +365,16 @@ def _variant(dtype: str, width: int, form: str, given: set[str], *, norm: bool) 
     given = given | ({"normed"} if norm else set())
     if norm:
         tile, (block, rest) = row_tile(width), row_parts(width)
-        constants = {"D": width, "ROWS": tile.rows, "BLOCK": block, "REST": rest}
+        constants = {"D": width, "ROWS": tile.rows, "BLOCK": block, "REST": rest, "ROUND": False}
     else:
         tile, block = row_tile(column_block(width)), column_block(width)
         constants = {"D": width, "ROWS": tile.rows, "BLOCK": block}
     strides = ("residual_stride", "update_stride", "gate_stride", "shift_stride", "scale_stride")
     types = {
-        **dict.fromkeys(("residual", "update", "weight", "bias", "total"), f"*{dtype}"),
-        **dict.fromkeys(("gate", "shift", "scale", "normed_scale"), "*fp32"),
+        **dict.fromkeys(("residual", "update", "weight", "bias", "total", "normed"), f"*{dtype}"),
+        **dict.fromkeys(("gate", "shift", "scale", "quantised_scale"), "*fp32"),
         "row": "*i64",
-        "normed": "*fp8e4nv" if "normed_scale" in given else f"*{dtype}",
+        "quantised": "*fp8e4nv",
     }
     types = {name: type_ if name in given else "constexpr" for name, type_ in types.items()}
     types |= {**dict.fromkeys(("tokens", "levels", *strides), "i32"), "eps": "fp32"}

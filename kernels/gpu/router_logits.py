@@ -1,8 +1,8 @@
 """Float32 logits from 16-bit tokens without a float32 copy of them.
 
 A bfloat16 token times a float32 weight: the weight is cut into three bfloat16 parts, whose products with the token are
-exact in float32 and are summed there, smallest first. Three passes of the tensor cores give what one in float32 would
-(the idea of the bf16x3 emulation of float32 products, Henry et al., arXiv 1904.06376, with one side exact).
+exact in float32 and are summed tile by tile, smallest first. Three passes of the tensor cores give what one in float32
+would (the idea of the bf16x3 emulation of float32 products, Henry et al., arXiv 1904.06376, with one side exact).
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from zoetrope.kernels.gpu.launch import require_device, require_rows_contiguous
+from zoetrope.kernels.gpu.launch import on_device, require_device, require_rows_contiguous
 from zoetrope.kernels.gpu.variant import Variant
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -51,9 +51,10 @@ def _logits(
             rest = w - high.to(tl.float32)
             middle = rest.to(tl.bfloat16)
             low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
-            total = tl.dot(a, low, total)
-            total = tl.dot(a, middle, total)
-            total = tl.dot(a, high, total)
+            # Tensor cores cut off digits below the largest number of a sum, always downwards: a total kept there over
+            # all of D would be off by more than 1e-5, and experts with near logits would change places. So each tile is
+            # summed there alone, and the tiles by float32 additions, which round (DeepSeek-V3's promotion, 2412.19437).
+            total += tl.dot(a, high, tl.dot(a, middle, tl.dot(a, low)))
         else:
             total = tl.dot(a.to(tl.float32), w, total, input_precision="ieee")
     tl.store(out + token[:, None] * E + expert, total, mask=here[:, None] & known)
@@ -96,20 +97,21 @@ def router_logits(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     out = torch.empty(tokens, experts, dtype=torch.float32, device=device)
     if tokens:
         rows, block = _block_m(x.dtype), _block_e(experts)
-        _logits[(triton.cdiv(tokens, rows), triton.cdiv(experts, block))](
-            x,
-            weight,
-            out,
-            tokens,
-            x.stride(0),
-            D=width,
-            E=experts,
-            SPLIT=x.dtype == torch.bfloat16,
-            BLOCK_M=rows,
-            BLOCK_E=block,
-            BLOCK_K=BLOCK_K,
-            num_warps=WARPS,
-        )
+        with on_device(device):
+            _logits[(triton.cdiv(tokens, rows), triton.cdiv(experts, block))](
+                x,
+                weight,
+                out,
+                tokens,
+                x.stride(0),
+                D=width,
+                E=experts,
+                SPLIT=x.dtype == torch.bfloat16,
+                BLOCK_M=rows,
+                BLOCK_E=block,
+                BLOCK_K=BLOCK_K,
+                num_warps=WARPS,
+            )
     return out
 
 

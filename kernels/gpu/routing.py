@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from zoetrope.kernels.gpu.launch import multiprocessors, require_device
+from zoetrope.kernels.gpu.launch import multiprocessors, on_device, require_device
 from zoetrope.kernels.gpu.tiles import RowTile, row_key, row_tile, tuned
 from zoetrope.kernels.gpu.variant import Variant
 from zoetrope.kernels.types.permutation import Permutation
@@ -224,43 +224,45 @@ def _route(
     span_counts = torch.empty(spans, experts, dtype=torch.int32, device=device)
     counts = torch.empty(experts, dtype=torch.int32, device=device)
     offsets = torch.empty(experts + 1, dtype=torch.int32, device=device)
-    _choose[(spans,)](
-        logits,
-        correction,
-        choice,
-        weight,
-        span_counts,
-        tokens,
-        span,
-        logits.stride(0),
-        GROUPS=groups,
-        SIZE=size,
-        PICKS=picks,
-        SIGMOID=sigmoid,
-        ROWS=tile.rows,
-        BLOCK_GROUPS=block_groups,
-        BLOCK_SIZE=block_size,
-        num_warps=tile.num_warps,
-    )
+    with on_device(device):
+        _choose[(spans,)](
+            logits,
+            correction,
+            choice,
+            weight,
+            span_counts,
+            tokens,
+            span,
+            logits.stride(0),
+            GROUPS=groups,
+            SIZE=size,
+            PICKS=picks,
+            SIGMOID=sigmoid,
+            ROWS=tile.rows,
+            BLOCK_GROUPS=block_groups,
+            BLOCK_SIZE=block_size,
+            num_warps=tile.num_warps,
+        )
     spans_each = triton.cdiv(spans, processors)
-    _place[(triton.cdiv(spans, spans_each),)](
-        choice,
-        weight,
-        span_counts,
-        token,
-        gate,
-        counts,
-        offsets,
-        position,
-        tokens,
-        span,
-        spans,
-        spans_each,
-        EXPERTS=experts,
-        K=k,
-        **_place_blocks(experts),
-        num_warps=PLACE_WARPS,
-    )
+    with on_device(device):
+        _place[(triton.cdiv(spans, spans_each),)](
+            choice,
+            weight,
+            span_counts,
+            token,
+            gate,
+            counts,
+            offsets,
+            position,
+            tokens,
+            span,
+            spans,
+            spans_each,
+            EXPERTS=experts,
+            K=k,
+            **_place_blocks(experts),
+            num_warps=PLACE_WARPS,
+        )
     return Permutation(token, gate, counts, offsets, position.view(tokens, k))
 
 

@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 from torch.compiler import is_compiling
 
 from zoetrope.kernels.reference import residual_norm as reference
 from zoetrope.kernels.select.backends import KernelCall, choose
+
+
+@overload
+def residual_norm(
+    residual: torch.Tensor,
+    update: torch.Tensor | None,
+    gate: torch.Tensor | None,
+    row: torch.Tensor,
+    *,
+    shift: torch.Tensor | None = ...,
+    scale: torch.Tensor | None = ...,
+    weight: torch.Tensor | None = ...,
+    bias: torch.Tensor | None = ...,
+    eps: float,
+    quantise: Literal[False] = ...,
+    backend: str | None = ...,
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+@overload
+def residual_norm(
+    residual: torch.Tensor,
+    update: torch.Tensor | None,
+    gate: torch.Tensor | None,
+    row: torch.Tensor,
+    *,
+    shift: torch.Tensor | None = ...,
+    scale: torch.Tensor | None = ...,
+    weight: torch.Tensor | None = ...,
+    bias: torch.Tensor | None = ...,
+    eps: float,
+    quantise: Literal[True],
+    backend: str | None = ...,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]: ...
 
 
 def residual_norm(
@@ -20,8 +56,9 @@ def residual_norm(
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     eps: float,
+    quantise: bool = False,
     backend: str | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, ...]:
     """Compute ``x = residual + update * gate[row]``, then ``LayerNorm(x) * (1 + scale[row]) + shift[row]``, all in
     float32.
 
@@ -30,10 +67,13 @@ def residual_norm(
         gate, shift, scale: ``[R, D]`` float32, one row for each distinct noise level in the batch.
         row: ``[N]`` int64, which row of the tables a token uses.
         weight, bias: ``[D]``, an affine norm instead of an adaptive one; with neither, the norm alone.
+        quantise: also give the norm in 8 bits, for `kernels.ops.linear_fp8` and its kind.
         backend: the implementation to use (`kernels.select.backends`); by default the first trusted one.
 
     Returns:
-        ``(x, normed)``, both ``[N, D]`` in the dtype of ``residual``. The norm is that of the rounded ``x``.
+        ``(x, normed)``, both ``[N, D]`` in the dtype of ``residual``. The norm is that of the rounded ``x``. With
+        ``quantise``, ``(x, normed, q, scale)``: the norm is also about ``q * scale``, ``q`` ``[N, D]`` float8_e4m3fn
+        and ``scale`` ``[N]`` float32, quantised from float32.
 
     Raises:
         ValueError: shapes do not fit each other, the norm is adaptive and affine at once, or the requested
@@ -44,15 +84,12 @@ def residual_norm(
     if not is_compiling() and choose("residual_norm", KernelCall.of(*tensors), backend) == "triton":
         from zoetrope.kernels.gpu.residual_norm import residual_norm as triton
 
-        x, normed = triton(
-            residual, update, gate, row, shift=shift, scale=scale, weight=weight, bias=bias, eps=eps, fp8=False
+        return triton(
+            residual, update, gate, row, shift=shift, scale=scale, weight=weight, bias=bias, eps=eps, quantise=quantise
         )
-    else:
-        x, normed = reference.residual_norm(
-            residual, update, gate, row, shift=shift, scale=scale, weight=weight, bias=bias, eps=eps, fp8=False
-        )
-    assert isinstance(normed, torch.Tensor)
-    return x, normed
+    return reference.residual_norm(
+        residual, update, gate, row, shift=shift, scale=scale, weight=weight, bias=bias, eps=eps, quantise=quantise
+    )
 
 
 def residual_gate(

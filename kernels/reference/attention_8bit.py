@@ -7,7 +7,13 @@ from typing import Literal, overload
 
 import torch
 
-from zoetrope.kernels.reference.quantise_qkv import PV, QuantisedQKV, key_order, quantise_qkv
+from zoetrope.kernels.reference.quantise_qkv import (
+    PV,
+    QuantisedQKV,
+    key_order,
+    quantise_normed_qkv,
+    quantise_qkv,
+)
 from zoetrope.kernels.types.attention_inputs import check_attention
 from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
 from zoetrope.kernels.types.varlen import CuSeqlens
@@ -68,19 +74,48 @@ def attention_8bit(
     if mask is not None and block != BLOCK_K:
         raise ValueError(f"block is {block}: with a mask it must be {BLOCK_K}")
     quantised = quantise_qkv(q, k, v, cu_q, cu_k, pv=pv, smooth=smooth, shift=return_lse, block=block)
-    heads = q.shape[1]
-    outs, lses = [q.new_zeros(0, heads, q.shape[2])], [q.new_zeros(heads, 0, dtype=torch.float32)]
+    result, lse = attend_quantised(quantised, cu_q, cu_k, q.dtype, mask)
+    if not return_lse:
+        return result
+    return result, lse if quantised.shift is None else lse + quantised.shift
+
+
+def attention_of_projections(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    q_weight: torch.Tensor,
+    k_weight: torch.Tensor,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    eps: float,
+    cu_q: CuSeqlens,
+    cu_k: CuSeqlens,
+    *,
+    pv: PV = "fp16",
+    block: int = 64,
+) -> torch.Tensor:
+    """Compute `kernels.gpu.attention_8bit.attention_of_projections` on any device."""
+    quantised = quantise_normed_qkv(q, k, v, q_weight, k_weight, cos, sin, eps, cu_q, cu_k, pv=pv, block=block)
+    return attend_quantised(quantised, cu_q, cu_k, q.dtype)[0]
+
+
+def attend_quantised(
+    quantised: QuantisedQKV, cu_q: CuSeqlens, cu_k: CuSeqlens, dtype: torch.dtype, mask: BlockMask | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend with inputs that are in 8 bits already; return ``[Nq, heads, d]`` of ``dtype`` and log-sum-exp ``[heads,
+    Nq]``."""
+    _, heads, dim = quantised.q.shape
+    outs = [quantised.k_scale.new_zeros(0, heads, dim, dtype=dtype)]
+    lses = [quantised.k_scale.new_zeros(heads, 0)]
     for i, length in enumerate(cu_q.lengths):
         allowed = None
         if mask is not None:
             allowed = mask.of_sequence(i).repeat_interleave(BLOCK_Q, dim=1)[:, :length]
         out, lse = _sequence(quantised, cu_q, cu_k, i, allowed)
-        outs.append(out.to(q.dtype))
+        outs.append(out.to(dtype))
         lses.append(lse)
-    result, lse = torch.cat(outs), torch.cat(lses, dim=1)
-    if not return_lse:
-        return result
-    return result, lse if quantised.shift is None else lse + quantised.shift
+    return torch.cat(outs), torch.cat(lses, dim=1)
 
 
 def _sequence(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
 import torch
 
+from zoetrope.kernels.reference.qk_norm_rope import qk_norm_rope
 from zoetrope.kernels.types.attention_inputs import check_attention
 from zoetrope.kernels.types.varlen import CuSeqlens
 
@@ -143,6 +144,37 @@ def quantise_qkv(
         first=first[:-1],
         block=block,
     )
+
+
+def quantise_normed_qkv(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    q_weight: torch.Tensor,
+    k_weight: torch.Tensor,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    eps: float,
+    cu_q: CuSeqlens,
+    cu_k: CuSeqlens,
+    *,
+    pv: PV = "fp16",
+    block: int = 64,
+) -> QuantisedQKV:
+    """Norm and rotate projections, then quantise them as `quantise_qkv` does, smoothed, without rounding in between.
+
+    Args:
+        q: ``[Nq, heads * d]``. k: ``[Nk, heads * d]``. v: ``[Nk, heads, d]``.
+        q_weight, k_weight, cos, sin, eps: as in `kernels.reference.qk_norm_rope`.
+        cu_q, cu_k, pv, block: as in `quantise_qkv`, and the result too.
+    """
+    heads = v.shape[1]
+    queries, keys = (
+        qk_norm_rope(x.float(), weight.float(), cos, sin, heads, eps) for x, weight in ((q, q_weight), (k, k_weight))
+    )
+    assert isinstance(queries, torch.Tensor) and isinstance(keys, torch.Tensor)
+    found = quantise_qkv(queries, keys, v.float(), cu_q, cu_k, pv=pv, block=block)
+    return found if pv == "fp8" else replace(found, v=v)
 
 
 def _tiles(x: torch.Tensor, block: int) -> torch.Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-FP8_MAX = 448.0  # of float8_e4m3fn
-TINY = 1e-30  # a row of nothing larger counts as zeros, so that no scale has an infinite inverse
+from zoetrope.kernels.reference.quantise_fp8 import quantise_rows
 
 
 def residual_norm(
@@ -20,8 +19,8 @@ def residual_norm(
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     eps: float,
-    fp8: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
+    quantise: bool = False,
+) -> tuple[torch.Tensor, ...]:
     """Compute ``sum = residual + update * gate[row]`` and its LayerNorm, modulated by ``row`` or affine.
 
     The statistics are those of the sum as it is stored, in float32.
@@ -32,12 +31,12 @@ def residual_norm(
             update is added as it is; ``shift`` and ``scale`` come together: ``norm * (1 + scale[row]) + shift[row]``.
         row: ``[N]`` int32 or int64, which row of the tables a token uses; may be None where there is no table.
         weight, bias: ``[D]``, any float dtype: ``norm * weight + bias`` instead.
-        eps: added to the variance. fp8: give the normed rows as float8_e4m3fn with a scale for each row.
+        eps: added to the variance. quantise: also give the norm in 8 bits, with a scale for each row.
 
     Returns:
         ``(sum, normed)``, both ``[N, D]`` in the dtype of ``residual``; the sum is ``residual`` itself where there is
-        no update. With ``fp8``, normed is ``(float8_e4m3fn [N, D], scale [N] float32)``, its value their product and
-        the scale ``max|row| / 448`` (1 for a row of zeros).
+        no update. With ``quantise``, ``(sum, normed, q, scale)``: ``q`` ``[N, D]`` float8_e4m3fn and ``scale`` ``[N]``
+        float32 are `quantise_rows` of the norm before it is rounded to its dtype.
     """
     total = residual if update is None else residual_gate(residual, update, gate, row)
     width = (residual.shape[-1],)
@@ -47,11 +46,8 @@ def residual_norm(
     else:
         w, b = (None if t is None else t.float() for t in (weight, bias))
         normed = F.layer_norm(total.float(), width, w, b, eps)
-    if not fp8:
-        return total, normed.to(residual.dtype)
-    largest = normed.abs().amax(dim=-1)
-    row_scale = torch.where(largest < TINY, 1.0, largest / FP8_MAX)
-    return total, ((normed / row_scale[:, None]).to(torch.float8_e4m3fn), row_scale)
+    rounded = normed.to(residual.dtype)
+    return (total, rounded, *quantise_rows(normed)) if quantise else (total, rounded)
 
 
 def residual_gate(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, groupby
 
 import torch
+
+from zoetrope.kernels.types.upload import upload
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,13 @@ class CuSeqlens:
         return self.offsets[-1]
 
     def tensor(self, device: torch.device) -> torch.Tensor:
-        """Return the offsets as int32 ``[len(lengths) + 1]`` on ``device``."""
-        return torch.tensor(self.offsets, dtype=torch.int32, device=device)
+        """Return the offsets as int32 ``[len(lengths) + 1]`` on ``device``, the same tensor each time: read only."""
+        return _offsets(self, device)
+
+
+@lru_cache(maxsize=64)
+def _offsets(cu: CuSeqlens, device: torch.device) -> torch.Tensor:
+    return upload(cu.offsets, device)
 
 
 def equal_runs(q: CuSeqlens, k: CuSeqlens) -> list[tuple[int, int]]:

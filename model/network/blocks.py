@@ -7,9 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from zoetrope.kernels import CuSeqlens, qk_norm_rope, residual_gate, residual_norm, varlen_attention
+from zoetrope.kernels import (
+    CuSeqlens,
+    attends_in_8bit,
+    attention_of_projections,
+    qk_norm_rope,
+    residual_gate,
+    residual_norm,
+    varlen_attention,
+)
 from zoetrope.model.families.config import TransformerConfig
-from zoetrope.model.network.exchange import Exchange
+from zoetrope.model.network.exchange import ALONE, Exchange
 from zoetrope.model.network.experts import DenseFeedForward, MoEFeedForward
 from zoetrope.model.network.remembered import KeysValues
 from zoetrope.model.network.sequences import PackedBatch
@@ -103,6 +111,12 @@ class Attention(nn.Module):
         context is the tokens themselves, including those of other ranks. Otherwise it may be what `remember` gave.
         """
         cos, sin = rope if rope is not None else (None, None)
+        if exchange is ALONE and attends_in_8bit(x, self.norm_q.weight, x.shape[-1] // self.heads):
+            q, k, v = self.to_q(x), self.to_k(context), self.to_v(context).unflatten(-1, (self.heads, -1))
+            weights = self.norm_q.weight, self.norm_k.weight
+            attended = attention_of_projections(q, k, v, *weights, cos, sin, self.eps, cu_q, cu_k)
+            in_8bit: torch.Tensor = self.to_out[0](attended.flatten(1))
+            return in_8bit
         # Each is shared as soon as it is made: computing the next one hides the transfer.
         share = _stay if exchange is None else exchange.share
         q = share(qk_norm_rope(self.to_q(x), self.norm_q.weight, cos, sin, self.heads, self.eps))

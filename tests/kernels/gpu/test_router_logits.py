@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +35,31 @@ def test_tokens_may_be_a_slice_of_wider_rows() -> None:
     wide, weight = randn(20, 64, seed=0), randn(4, 16, seed=1)
     logits = gpu.router_logits(wide[:, 16:32], weight)
     assert relative_error(logits, wide[:, 16:32].double() @ weight.double().T) < 2e-6
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_the_reference_is_float32_where_other_products_may_be_less(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight = randn(40, 128, seed=2), randn(16, 128, seed=3).requires_grad_()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    dtypes: list[torch.dtype] = []
+    linear = F.linear
+
+    def watched(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        dtypes.append(x.dtype)
+        return linear(x, weight)
+
+    monkeypatch.setattr(F, "linear", watched)
+    try:
+        logits = reference.router_logits(x, weight)
+        logits.sum().backward()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert dtypes == [torch.float64] and logits.dtype == torch.float32
+    assert weight.grad is not None and weight.grad.dtype == torch.float32
+    assert relative_error(logits.detach(), x.double() @ weight.detach().double().T) < 2e-6
 
 
 def test_what_the_kernel_cannot_take() -> None:

@@ -6,10 +6,14 @@ import pytest
 import torch
 
 from tests.kernels.numbers import DEVICE, relative_error
+from zoetrope.kernels import CuSeqlens
 from zoetrope.kernels.select import backends
 from zoetrope.kernels.select.backends import BACKENDS, KernelCall, use
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.checkpoints.load import load_transformer
+from zoetrope.model.network import blocks
+from zoetrope.model.network.blocks import Attention
+from zoetrope.model.network.exchange import ALONE
 from zoetrope.model.network.protocol import Network
 from zoetrope.model.network.sequences import Sequence, Stream
 
@@ -53,3 +57,20 @@ def test_a_forward_by_our_kernels_is_one_by_torch(nano: Network, monkeypatch: py
     alone = {op: {"triton"} for op in BACKENDS if op != "dispatch"}  # nothing goes to other ranks
     assert chosen == alone, "every operation of the network has a kernel and runs it"
     assert relative_error(result, expected) < 1e-4
+
+
+@torch.inference_mode()
+def test_self_attention_in_8_bits_quantises_where_it_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    attention, cu = Attention(64, 2, 1e-6).to(DEVICE), CuSeqlens.of([9, 6])
+    x, angle = torch.randn(15, 64).to(DEVICE), torch.randn(15, 16).to(DEVICE)
+    rope = angle.cos(), angle.sin()
+    with use("torch,attention=reference"):
+        expected = attention(x, x, cu, cu, rope, exchange=ALONE)
+    with use("torch,attention=int8"):  # the norm is not in our kernel: one after the other
+        in_steps = attention(x, x, cu, cu, rope, exchange=ALONE)
+    with monkeypatch.context() as patch, use("triton,attention=int8"):
+        patch.setattr(blocks, "qk_norm_rope", lambda *_: pytest.fail("queries and keys were normed on their own"))
+        fused = attention(x, x, cu, cu, rope, exchange=ALONE)
+    assert relative_error(in_steps, expected) < 0.01 and relative_error(fused, expected) < 0.01
+    assert relative_error(fused, in_steps) < 0.005
