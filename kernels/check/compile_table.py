@@ -73,10 +73,6 @@ def broken_rules(figures: Figures, wgmma: bool = False, tma: bool = False, setma
         broken.append("has no wgmma instruction: it must")
     if wgmma and figures.serialised:
         broken.append("has its wgmma instructions serialised by ptxas: they must overlap")
-    if figures.unfenced:
-        broken.append(
-            f"has {figures.unfenced} wgmma instructions that read what cp.async wrote: fence.proxy.async must precede"
-        )
     if tma and not figures.tma:
         broken.append("has no TMA copy (cp.async.bulk.tensor): it must")
     if setmaxnreg and not figures.setmaxnreg:

@@ -15,7 +15,7 @@ def fence_copies():
 
     wgmma reads shared memory through the asynchronous proxy, and cp.async, unlike the TMA, writes it through the
     generic one: the PTX memory model orders the two only by a proxy fence, after the copies have been awaited. Triton
-    puts one after stores from registers, but none after copies that it has pipelined itself. `kernels.check.proxies`
+    puts one after stores from registers, but none after copies that it has pipelined itself. `kernels.check.screens`
     sees to it that one is there. For devices that `needs_fence` names; others do not know the instruction.
     """
     tl.inline_asm_elementwise(
