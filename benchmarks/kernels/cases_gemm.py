@@ -111,7 +111,7 @@ def _fp8(inputs: KernelInputs, reference: Any, block: int | None, lengths: list[
     weight, weight_scale = reference.quantise_weight(inputs.randn(len(lengths), k, n, scale=k**-0.5), block)
     offsets = inputs.offsets(lengths)
     bias = inputs.randn(len(lengths), n)
-    function = inputs.function("grouped_gemm", "fp8", "grouped_gemm_fp8")
+    function = inputs.function("grouped_gemm_fp8", "triton", "grouped_gemm_fp8")
 
     def expected() -> list[torch.Tensor]:
         size = block or k
@@ -122,8 +122,8 @@ def _fp8(inputs: KernelInputs, reference: Any, block: int | None, lengths: list[
 
     name = f"{'row' if block is None else 'block'} scales, {len(lengths)} experts, {sum(lengths)} rows, {k} to {n}"
     return case(
-        "grouped_gemm",
-        "fp8",
+        "grouped_gemm_fp8",
+        "triton",
         "fp8",
         name,
         lambda: function(x, x_scale, weight, weight_scale, offsets, bias, gelu=True, out_dtype=torch.bfloat16),

@@ -108,4 +108,4 @@ def _fp8(bench: Bench, sets: list[dict[str, Any]], name: str, block: int | None)
         weight, weight_scale = quantise_weight(sets[i]["weight"], block)
         return lambda: f(x, x_scale, weight, weight_scale, sets[i]["offsets"], out_dtype=torch.bfloat16)
 
-    return bench.ours(name, "grouped_gemm", "fp8", "grouped_gemm_fp8", call)
+    return bench.ours(name, "grouped_gemm_fp8", "triton", "grouped_gemm_fp8", call)

@@ -112,7 +112,7 @@ def _fp8(
 ) -> Iterator[TuningProblem]:
     from zoetrope.kernels.reference.quantise_fp8 import quantise_rows, quantise_weight
 
-    launch = bench.inputs(0).function("grouped_gemm", "fp8", "grouped_gemm_fp8")
+    launch = bench.inputs(0).function("grouped_gemm_fp8", "triton", "grouped_gemm_fp8")
     (m, k), n = x.shape, weight.shape[2]
     for kind, block in (("fp8/rows", None), ("fp8/blocks", 128)):
         values, scale = quantise_rows(x, block)

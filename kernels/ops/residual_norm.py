@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 from torch.compiler import is_compiling
 
+from zoetrope.kernels.ops.quantise_fp8 import quantise_rows
 from zoetrope.kernels.reference import residual_norm as reference
 from zoetrope.kernels.select.backends import KernelCall, choose
+
+
+@overload
+def residual_norm(
+    residual: torch.Tensor,
+    update: torch.Tensor | None,
+    gate: torch.Tensor | None,
+    row: torch.Tensor,
+    *,
+    shift: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float,
+    quantise: Literal[False] = False,
+    backend: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+@overload
+def residual_norm(
+    residual: torch.Tensor,
+    update: torch.Tensor | None,
+    gate: torch.Tensor | None,
+    row: torch.Tensor,
+    *,
+    shift: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float,
+    quantise: Literal[True],
+    backend: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]: ...
 
 
 def residual_norm(
@@ -20,8 +57,9 @@ def residual_norm(
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     eps: float,
+    quantise: bool = False,
     backend: str | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor] | tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compute ``x = residual + update * gate[row]``, then ``LayerNorm(x) * (1 + scale[row]) + shift[row]``, all in
     float32.
 
@@ -30,10 +68,12 @@ def residual_norm(
         gate, shift, scale: ``[R, D]`` float32, one row for each distinct noise level in the batch.
         row: ``[N]`` int64, which row of the tables a token uses.
         weight, bias: ``[D]``, an affine norm instead of an adaptive one; with neither, the norm alone.
+        quantise: return the norm in 8-bit floats as well.
         backend: the implementation to use (`kernels.select.backends`); by default the first trusted one.
 
     Returns:
-        ``(x, normed)``, both ``[N, D]`` in the dtype of ``residual``. The norm is that of the rounded ``x``.
+        ``(x, normed)``, both ``[N, D]`` in the dtype of ``residual``. The norm is that of the rounded ``x``. With
+        ``quantise``, ``(x, normed, q, scale)``: see `kernels.ops.quantise_fp8.quantise_rows`.
 
     Raises:
         ValueError: shapes do not fit each other, the norm is adaptive and affine at once, or the requested
@@ -52,7 +92,7 @@ def residual_norm(
             residual, update, gate, row, shift=shift, scale=scale, weight=weight, bias=bias, eps=eps, fp8=False
         )
     assert isinstance(normed, torch.Tensor)
-    return x, normed
+    return (x, normed, *quantise_rows(normed)) if quantise else (x, normed)
 
 
 def residual_gate(

@@ -23,7 +23,7 @@ PROOFS = Path(__file__).parents[1] / "data" / "proofs.json"
 # (operation, backend) -> the module whose code is trusted
 MODULES: dict[tuple[str, str], str] = {
     ("grouped_gemm", "triton"): "zoetrope.kernels.gpu.grouped_gemm",
-    ("grouped_gemm", "fp8"): "zoetrope.kernels.gpu.grouped_gemm_fp8",
+    ("grouped_gemm_fp8", "triton"): "zoetrope.kernels.gpu.grouped_gemm_fp8",
     ("quantise_fp8", "triton"): "zoetrope.kernels.gpu.quantise_fp8",
     ("router_logits", "triton"): "zoetrope.kernels.gpu.router_logits",
     ("routing", "triton"): "zoetrope.kernels.gpu.routing",

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from zoetrope.kernels import CuSeqlens, qk_norm_rope, residual_gate, residual_norm, varlen_attention
+from zoetrope.kernels import CuSeqlens, qk_norm_rope, residual_gate, varlen_attention
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.exchange import Exchange
 from zoetrope.model.network.experts import DenseFeedForward, MoEFeedForward
+from zoetrope.model.network.normed import Normed, norm_of_sum
 from zoetrope.model.network.sequences import PackedBatch
 
 
@@ -44,10 +45,11 @@ class ResidualNorm32(LayerNorm32):
     """A residual sum and the norm after it, in one pass."""
 
     def forward(  # type: ignore[override]
-        self, residual: torch.Tensor, update: torch.Tensor, gate: torch.Tensor, row: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, residual: torch.Tensor, update: torch.Tensor, gate: torch.Tensor, row: torch.Tensor, quantise: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | Normed]:
         """Return ``(residual + update * gate[row], its norm)``, shapes as in `kernels.ops.residual_norm`."""
-        return residual_norm(residual, update, gate, row, weight=self.weight, bias=self.bias, eps=self.eps)
+        weight, bias = self.weight, self.bias
+        return norm_of_sum(residual, update, gate, row, weight=weight, bias=bias, eps=self.eps, quantise=quantise)
 
 
 def _stay(x: torch.Tensor) -> torch.Tensor:
@@ -77,8 +79,8 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        x: torch.Tensor,
-        context: torch.Tensor,
+        x: torch.Tensor | Normed,
+        context: torch.Tensor | Normed,
         cu_q: CuSeqlens,
         cu_k: CuSeqlens,
         rope: tuple[torch.Tensor, torch.Tensor] | None,
@@ -110,7 +112,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to the text, feed-forward; the first and last gated by the noise level."""
+    """Self-attention, cross-attention to the text, feed-forward; the first and last gated by the noise level.
+
+    ``quantised``: its layers take norms in 8 bits (`model.network.quantized`).
+    """
 
     def __init__(self, config: TransformerConfig, layer: int | None) -> None:
         """``layer`` is the index of the block; None for one outside the main stack, whose feed-forward is always
@@ -118,6 +123,7 @@ class Block(nn.Module):
         super().__init__()
         dim, eps = config.dim, config.eps
         self.eps = eps
+        self.quantised = False
         self.attn1 = Attention(dim, config.num_attention_heads, eps)
         self.attn2 = Attention(dim, config.num_attention_heads, eps, config.added_kv_proj_dim)
         self.norm2 = ResidualNorm32(dim, eps=eps) if config.cross_attn_norm else None
@@ -147,15 +153,16 @@ class Block(nn.Module):
         batch: PackedBatch,
     ) -> Hidden:
         """``x`` [N, D]; ``text`` [M, D]; ``image`` [K, D]; ``modulation`` [R, 6, D] float32, a row per noise level."""
-        row, eps = batch.noise_row, self.eps
+        row, eps, quantise = batch.noise_row, self.eps, self.quantised
+        h: torch.Tensor | Normed
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table.float() + modulation).unbind(1)
-        sum1, h = residual_norm(x.residual, x.update, x.gate, row, shift=shift1, scale=scale1, eps=eps)
+        sum1, h = norm_of_sum(x.residual, x.update, x.gate, row, shift=shift1, scale=scale1, eps=eps, quantise=quantise)
         update = self.attn1(h, h, batch.cu_tokens, batch.cu_tokens, rope, exchange=batch.exchange)
         if self.norm2 is not None:
-            sum2, h = self.norm2(sum1, update, gate1, row)
+            sum2, h = self.norm2(sum1, update, gate1, row, quantise)
         else:
             sum2 = h = residual_gate(sum1, update, gate1, row)
         update = self.attn2(h, text, batch.cu_tokens, batch.cu_text, None, image, batch.cu_image)
-        sum3, h = residual_norm(sum2, update, None, row, shift=shift2, scale=scale2, eps=eps)
+        sum3, h = norm_of_sum(sum2, update, None, row, shift=shift2, scale=scale2, eps=eps, quantise=quantise)
         made = self.ffn(h, batch.exchange) if isinstance(self.ffn, MoEFeedForward) else self.ffn(h)
         return Hidden(sum3, made, gate2)

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 import torch
 
-from zoetrope.kernels import CuSeqlens, Permutation, combine_experts, varlen_attention
+from zoetrope.kernels import CuSeqlens, Fp8Rows, Permutation, combine_experts, varlen_attention
 
-# (x [M or N, D], offsets [E_local + 1], rows [M] or None) -> [M, D]: a layer's own experts over rows sorted by expert
-ApplyExperts = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+# (x [M or N, D], offsets [E_local + 1], rows [M] or None) -> [M, D]: a layer's own experts over rows sorted by expert;
+# of a layer in 8 bits, x is `Fp8Rows`
+ApplyExperts = Callable[[Any, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 # (x [n, D]) -> the (token, choice) pairs of these tokens sorted by expert, all experts of the layer counted
 Route = Callable[[torch.Tensor], Permutation]
@@ -48,12 +49,14 @@ class Exchange(Protocol):
         apply: ApplyExperts,
         bias: torch.Tensor | None = None,
         meanwhile: Meanwhile | None = None,
+        quantised: Fp8Rows | None = None,
     ) -> torch.Tensor:
         """Run each token through its experts, whichever ranks hold them.
 
         Args:
             x: ``[n, D]``, this rank's tokens. route: chooses experts for some of them. apply: this rank's experts.
             bias: ``[D]``, added once. meanwhile: run once; its result is added too.
+            quantised: ``x`` in 8 bits, which the experts get in its place.
 
         Returns:
             ``[n, D]`` in the dtype of ``x``: the weighted sums, in float32.
@@ -77,9 +80,10 @@ class Alone:
         apply: ApplyExperts,
         bias: torch.Tensor | None = None,
         meanwhile: Meanwhile | None = None,
+        quantised: Fp8Rows | None = None,
     ) -> torch.Tensor:
         rows = route(x)
-        made = apply(x, rows.offsets, rows.token)
+        made = apply(x if quantised is None else quantised, rows.offsets, rows.token)
         return combine_experts(made, rows, bias, None if meanwhile is None else meanwhile())
 
 
