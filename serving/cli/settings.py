@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoetrope.serving.cli.options import FamilyOption, ModelOption, option
+from zoetrope.serving.cli.options import FamilyOption, ModelOption, QuantizeOption, option
 
 if TYPE_CHECKING:
     from zoetrope.serving.config.settings import Settings
@@ -35,6 +35,7 @@ class CheckedOptions:
 
     model: ModelOption = None
     family: FamilyOption = None
+    quantize: QuantizeOption = None
     grpc: Annotated[
         str | None, option("HOST:PORT", "Address of the gRPC API; port 0 picks a free one.", "127.0.0.1:50051")
     ] = None
