@@ -64,15 +64,18 @@ def configure_torch(card: ModelCard) -> torch.device:
         ModelError: the configuration of the transformer cannot be read, or the GPU has no products of 8-bit floats.
     """
     if torch.cuda.is_available():
-        _check_gpu(card)
+        check_gpu(card)
         return torch.device("cuda")
     torch.set_num_threads(compute_threads(network_config(card).dim))
     return torch.device("cpu")
 
 
-def _check_gpu(card: ModelCard) -> None:
+def check_gpu(card: ModelCard) -> None:
+    """Raise ModelError if there is a GPU, and it cannot compute with weights in the form that the card says."""
+    if not torch.cuda.is_available() or card.quantize == "none":
+        return
     capability = torch.cuda.get_device_capability()
-    if card.quantize != "none" and capability < FP8_CAPABILITY:
+    if capability < FP8_CAPABILITY:
         wanted, found = (".".join(map(str, numbers)) for numbers in (FP8_CAPABILITY, capability))
         raise ModelError(
             f"quantize: {card.quantize} needs a GPU of compute capability {wanted} or newer, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.request.tasks import Quantize
 
 FIRST, LAST = 2, 3  # blocks that stay as they are
 FEWEST = 8  # blocks of a network to which that applies; with fewer, one at each end stays
@@ -11,6 +12,14 @@ FEWEST = 8  # blocks of a network to which that applies; with fewer, one at each
 def middle_blocks(layers: int) -> range:
     """Return the numbers of the blocks that are quantised, of a network of so many."""
     return range(FIRST, layers - LAST) if layers >= FEWEST else range(1, layers - 1)
+
+
+def described(config: TransformerConfig, quantize: Quantize) -> str:
+    """Say which blocks are quantised, counted from 1."""
+    middle = middle_blocks(config.num_layers)
+    return (
+        f"Blocks {middle[0] + 1} to {middle[-1] + 1} of {config.num_layers} are in {quantize}, the others as they are"
+    )
 
 
 def why_exact(config: TransformerConfig) -> str | None:
