@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from zoetrope.model.families.config import TransformerConfig
 FAMILIES = ("nano", "dense", "top-k", "grouped", "two noise experts", "clip", "two pictures", "vace")
 SHAPES = ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2))  # groups of CFG parallel, ranks of each
 STEPS = 3
+IN_8_BITS = 1e-5
 # Lengths, texts, step counts, guidance, sources and known frames all differ; one has branches of unequal length.
 MIX = [
     Wish("a", (3, 2, 2), words=(5, 2), steps=6),
@@ -30,11 +33,11 @@ def distance(ours: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     return max(float((a - b).norm() / b.norm()) for a, b in zip(ours, expected, strict=True))
 
 
-def check(results: list[Result], expected: Result) -> None:
+def check(results: list[Result], expected: Result, limit: float = 1e-5) -> None:
     for result in results:
         assert result.tokens == expected.tokens
-        assert distance(result.velocities, expected.velocities) <= 1e-5
-        assert distance(result.latents, expected.latents) <= 1e-5
+        assert distance(result.velocities, expected.velocities) <= limit
+        assert distance(result.latents, expected.latents) <= limit
     for other in results[1:]:
         for name in ("velocities", "latents"):
             pairs = zip(getattr(other, name), getattr(results[0], name), strict=True)
@@ -50,6 +53,17 @@ def test_gangs_of_every_shape_give_the_velocities_and_latents_of_one_process(
     assert all(bool(x.isfinite().all()) and float(x.norm()) > 0.1 for x in expected.latents)
     for groups, ranks in SHAPES:
         check(gangs.run(groups * ranks, denoise, card, MIX, STEPS, groups), expected)
+
+
+@pytest.mark.parametrize("family", ["top-k", pytest.param("nano", marks=pytest.mark.long)])
+def test_gangs_of_a_network_in_8_bits_give_what_one_process_gives(
+    family: str, gangs: Gangs, checkpoint: Checkpoint
+) -> None:
+    card = replace(checkpoint(family), quantize="fp8")
+    expected = denoise(card, MIX, STEPS)
+    assert distance(expected.latents, denoise(checkpoint(family), MIX, STEPS).latents) > 1e-3, "it is in 8 bits"
+    for groups, ranks in ((1, 1), (1, 2), (1, 4), (2, 2)):
+        check(gangs.run(groups * ranks, denoise, card, MIX, STEPS, groups), expected, IN_8_BITS)
 
 
 @pytest.mark.parametrize("family", ["nano", "top-k", "grouped"])
