@@ -53,8 +53,8 @@ def quantise_rows(x: torch.Tensor, block: int | None = None) -> tuple[torch.Tens
     """
     m, k = check_rows(x, block)
     width = block or k
-    blocks = x.float().reshape(m, k // width, width)
-    scale = _scale_of(blocks.abs().amax(-1))
+    blocks = x.reshape(m, k // width, width)
+    scale = _scale_of(blocks.abs().amax(-1).float())
     q = (blocks * (1.0 / scale).unsqueeze(-1)).reshape(m, k).to(torch.float8_e4m3fn)
     return q, scale.squeeze(1) if block is None else scale
 

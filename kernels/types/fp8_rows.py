@@ -19,7 +19,8 @@ class Fp8Rows(NamedTuple):
 
     def take(self, rows: torch.Tensor) -> Fp8Rows:
         """Return the rows of these numbers, ``[n]`` int32 or int64."""
-        return Fp8Rows(self.q.index_select(0, rows), self.scale.index_select(0, rows))
+        values = self.q.view(torch.uint8).index_select(0, rows).view(self.q.dtype)  # bytes, on every device
+        return Fp8Rows(values, self.scale.index_select(0, rows))
 
     def split(self, parts: int) -> list[Fp8Rows]:
         """Return as many parts, the rows of which differ in number by one at most."""

@@ -95,8 +95,7 @@ class QuantizedExperts(MoEFeedForward):
     def apply_rows(self, x: Fp8Rows, offsets: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Apply this layer's experts, as `MoEFeedForward.apply_experts` does, to rows in 8 bits."""
         x = x if rows is None else x.take(rows)
-        b1 = None if self.b1 is None else self.b1.contiguous()
-        hidden = grouped_gemm_fp8(*x, self.up, self.up_scale, offsets, b1, gelu=True, out_dtype=self.dtype)
+        hidden = grouped_gemm_fp8(*x, self.up, self.up_scale, offsets, self.b1, gelu=True, out_dtype=self.dtype)
         return grouped_gemm_fp8(*quantise_rows(hidden), self.down, self.down_scale, offsets, out_dtype=self.dtype)
 
     def forward(self, x: torch.Tensor | Normed, exchange: Exchange = ALONE) -> torch.Tensor:

@@ -126,6 +126,9 @@ def settings_of(options: DatabaseOptions | CheckedOptions | None = None) -> Sett
         raise bad_input(named(str(item["loc"][0])), describe(item)) from None
     for name, problem in problems(settings):
         raise bad_input(named(name), problem)
+    if settings.compile and settings.quantize != "none":
+        problem = f"{settings.quantize!r} cannot be used together with ZOETROPE_COMPILE=true"
+        raise bad_input(named("quantize"), problem)
     settings = settings.model_copy(update=_listening(settings, host, port, given))
     if (settings.tls_cert is None) != (settings.tls_key is None):
         missing, present = ("tls_key", "tls_cert") if settings.tls_key is None else ("tls_cert", "tls_key")

@@ -148,11 +148,6 @@ def _supervise(settings: Settings, mark: str, host: str, stop: StopSignal) -> in
 def _check(settings: Settings) -> ModelCard:
     """Check the settings, without touching the data directory."""
     card = open_model(settings.model, settings.family, settings.quantize)
-    if settings.compile and settings.quantize != "none":
-        raise ServeError(
-            f"quantize: {settings.quantize} does not go together with compile=true: set ZOETROPE_COMPILE=false, or "
-            "leave the weights as they are"
-        )
     check_tls(settings)
     _check_gangs(settings, card)
     _export_kernels(settings.kernels)

@@ -13,11 +13,13 @@ from safetensors.torch import load_file, save_file
 from tests.fixtures.random_checkpoints import write_t2v
 from tests.fixtures.transformer_shape import TRANSFORMER
 from tests.model.families.joint import RAW, JointConfig
+from zoetrope.model.catalog.checkpoint_layout import RandomWeights
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.checkpoints import weights
 from zoetrope.model.checkpoints.load import load_transformer
+from zoetrope.model.checkpoints.random_weights import random_network
 from zoetrope.model.families import all_presets
-from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.families.config import MoEConfig, TransformerConfig
 from zoetrope.model.families.quantization import middle_blocks, why_exact
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.network.costs import quantized_weights, rank_memory
@@ -27,7 +29,14 @@ from zoetrope.model.network.sequences import Sequence, Stream
 from zoetrope.model.request.tasks import Quantize
 
 CPU = torch.device("cpu")
+FORMS: tuple[Quantize, ...] = ("none", "fp8")
 KEPT = ("gate", "correction", "norm", "table", "bias", "b1", "b2")
+
+
+def routed_shape() -> TransformerConfig:
+    """Of three blocks, the middle one with experts."""
+    moe = MoEConfig(layers=(1,), num_experts=4, top_k=2, expert_dim=32)
+    return TransformerConfig.model_validate({**TRANSFORMER, "num_layers": 3, "moe": moe})
 
 
 def nano(quantize: Quantize, rank: int = 0, ranks: int = 1) -> Network:
@@ -94,8 +103,8 @@ def test_what_is_not_quantised_is_as_it_was(exact: Network, quantized: Network) 
 
 
 def test_its_bytes_are_those_of_the_planner(exact: Network, quantized: Network) -> None:
-    for network, form in ((exact, "none"), (quantized, "fp8")):
-        planned = rank_memory(network.config, 1, 1, value_bytes=4, quantize=form)  # type: ignore[arg-type]
+    for network, form in zip((exact, quantized), FORMS, strict=True):
+        planned = rank_memory(network.config, 1, 1, value_bytes=4, quantize=form)
         assert sum(tensor.nbytes for tensor in held(network).values()) == planned.weights
 
 
@@ -159,9 +168,21 @@ def test_weights_are_quantised_from_their_source(tmp_path: Path, dtype: torch.dt
     assert made.dtype == torch.bfloat16 and bool(made.isfinite().all())
 
 
+def test_random_weights_are_quantised_like_those_of_a_file() -> None:
+    config = routed_shape()
+    how = RandomWeights(seed=3, std=0.05)
+    exact, ours = (random_network(config, CPU, torch.bfloat16, how, quantize=form) for form in FORMS)
+    layer, source = (module_of(network).get_submodule("blocks.1.attn1.to_v") for network in (ours, exact))
+    assert isinstance(layer, QuantizedLinear) and isinstance(source, torch.nn.Linear)
+    weight = source.weight.float()
+    assert torch.equal(layer.scale, weight.abs().amax(1) / 448)
+    assert torch.equal(held(ours)["blocks.1.ffn.gate.weight"], held(exact)["blocks.1.ffn.gate.weight"])
+    assert rank_memory(config, 1, 1, quantize="fp8").weights == sum(x.nbytes for x in held(ours).values())
+
+
 def test_a_gelu_is_part_of_its_layer(tmp_path: Path) -> None:
     _write(tmp_path, layers=3, dtype=torch.float32)
-    exact, ours = (load_transformer(find_model(str(tmp_path), quantize=form), CPU) for form in ("none", "fp8"))  # type: ignore[arg-type]
+    exact, ours = (load_transformer(find_model(str(tmp_path), quantize=form), CPU) for form in FORMS)
     x = torch.randn(9, exact.config.dim, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         up = [module_of(network).get_submodule("blocks.1.ffn.net.0") for network in (exact, ours)]

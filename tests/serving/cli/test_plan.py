@@ -56,6 +56,8 @@ def test_nano_on_this_machine_and_a_checkpoint_folder(tmp_path: Path, capsys: py
     write_t2v(tmp_path / "wan")
     assert main(["plan", "--model", str(tmp_path / "wan"), "--gpus", "2", "--size", "64x32", "--gpu", "h200"]) == 0
     assert capsys.readouterr().out.startswith("wan on 2 H200s: 2 x 1")
+    assert main(["plan", "--model", str(tmp_path / "wan"), "--quantize", "fp8"]) == 2
+    assert capsys.readouterr().err.startswith("error: quantize: fp8 is not possible for wan: num_layers is 2: ")
 
 
 def test_two_gangs_for_noise_experts(capsys: pytest.CaptureFixture[str]) -> None:
