@@ -55,14 +55,21 @@ def test_gangs_of_every_shape_give_the_velocities_and_latents_of_one_process(
         check(gangs.run(groups * ranks, denoise, card, MIX, STEPS, groups), expected)
 
 
-@pytest.mark.parametrize("family", ["top-k", pytest.param("nano", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("family", "shapes"),
+    [
+        ("top-k", ((1, 2), (1, 4))),
+        pytest.param("top-k", ((1, 1), (2, 1), (2, 2)), marks=pytest.mark.long),
+        pytest.param("nano", SHAPES, marks=pytest.mark.long),
+    ],
+)
 def test_gangs_of_a_network_in_8_bits_give_what_one_process_gives(
-    family: str, gangs: Gangs, checkpoint: Checkpoint
+    family: str, shapes: tuple[tuple[int, int], ...], gangs: Gangs, checkpoint: Checkpoint
 ) -> None:
     card = replace(checkpoint(family), quantize="fp8")
     expected = denoise(card, MIX, STEPS)
     assert distance(expected.latents, denoise(checkpoint(family), MIX, STEPS).latents) > 1e-3, "it is in 8 bits"
-    for groups, ranks in ((1, 1), (1, 2), (1, 4), (2, 2)):
+    for groups, ranks in shapes:
         check(gangs.run(groups * ranks, denoise, card, MIX, STEPS, groups), expected, IN_8_BITS)
 
 

@@ -57,6 +57,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in [*latents, *videos])
 
 
+@pytest.mark.long
 def test_weights_in_8_bits(tmp_path: Path) -> None:
     latents = []
     for options in ((), ("--quantize", "fp8")):
