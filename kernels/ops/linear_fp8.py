@@ -54,15 +54,26 @@ def linear_fp8(
             f"linear_fp8 by scaled_mm: out_dtype is {out_dtype}, K {x.shape[1]}, H {weight.shape[0]}: it needs "
             "bfloat16 and multiples of 16"
         )
+    y = _scaled_mm(x, x_scale, weight, weight_scale, bias)
+    return F.gelu(y, approximate="tanh") if gelu else y
+
+
+def _scaled_mm(
+    x: torch.Tensor,
+    x_scale: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
     if not x.shape[0]:
-        return x.new_empty((0, weight.shape[0]), dtype=out_dtype)
+        return x.new_empty((0, weight.shape[0]), dtype=torch.bfloat16)
     y: torch.Tensor = torch._scaled_mm(
         x,
         weight.mT,
         x_scale[:, None],
         weight_scale[None],
-        bias=None if bias is None else bias.to(out_dtype),
-        out_dtype=out_dtype,
+        bias=None if bias is None else bias.to(torch.bfloat16),
+        out_dtype=torch.bfloat16,
         use_fast_accum=FAST_SUMS,
     )
-    return F.gelu(y, approximate="tanh") if gelu else y
+    return y

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from zoetrope.kernels import Fp8Rows, grouped_gemm_fp8, linear_fp8, quantise_rows, quantise_weight, residual_norm
 from zoetrope.kernels.ops.grouped_gemm_fp8 import _scaled_grouped_mm
+from zoetrope.kernels.ops.linear_fp8 import _scaled_mm
 
 SIZES = st.integers(1, 40)
 STEP = 2.0**-4  # half of the distance of two numbers of e4m3, relative to the smaller
@@ -102,8 +103,17 @@ def test_what_is_not_possible_is_refused() -> None:
             call()
 
 
-def test_torch_s_products_take_such_operands() -> None:
-    """As far as their own checks of shapes, strides and dtypes tell; they run on a GPU alone."""
+@pytest.mark.parametrize("m", [0, 1, 7])
+def test_torch_s_product_is_the_same(m: int) -> None:
+    """It runs on CPUs as well, though it is not chosen there."""
+    x, weight, bias = quantise_rows(randn(m, 32)), quantise_weight(randn(48, 32)), randn(48).bfloat16()
+    made = _scaled_mm(*x, *weight, bias)
+    assert made.dtype == torch.bfloat16
+    assert torch.allclose(made.float(), linear_fp8(*x, *weight, bias, out_dtype=torch.float32), rtol=1e-2, atol=1e-2)
+
+
+def test_torch_s_product_of_experts_takes_such_operands() -> None:
+    """As far as its own checks of shapes, strides and dtypes tell; it runs on a GPU alone."""
 
     def fp8(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.float8_e4m3fn, device="meta")
@@ -113,15 +123,4 @@ def test_torch_s_products_take_such_operands() -> None:
 
     offsets = torch.empty(5, dtype=torch.int32, device="meta")
     made = _scaled_grouped_mm(fp8(7, 32), floats(7), fp8(4, 48, 32), floats(4, 48), offsets, floats(4, 48), 7, 48, True)
-    assert made.shape == (7, 48) and made.dtype == torch.bfloat16
-    bias = torch.empty(48, dtype=torch.bfloat16, device="meta")
-    made = torch._scaled_mm(
-        fp8(7, 32),
-        fp8(48, 32).mT,
-        floats(7, 1),
-        floats(1, 48),
-        bias=bias,
-        out_dtype=torch.bfloat16,
-        use_fast_accum=True,
-    )
     assert made.shape == (7, 48) and made.dtype == torch.bfloat16
