@@ -1,11 +1,12 @@
 """Measure what 8-bit weights cost in quality: nano's clips with ``--quantize`` beside those without, task by task.
 
-    python -m zoetrope.benchmarks.quantized_quality --count 50 --out benchmarks/results/quantized-quality
+    python -m zoetrope.benchmarks.quantized_quality --out benchmarks/results/quantized-quality
 
 Both networks make the same held-out cases (`model.nano.cases`) from the same noise. The oracle (`model.nano.measures`)
-scores each clip; latents are compared by their relative error and PSNR, the decoded frames by their PSNR. Results are
-written after every task; a run with the same settings keeps the tasks that OUT.json has, so that one that was stopped
-goes on. Exits with 1 if a share of right cases differs by more than 2 points.
+scores each clip; latents are compared by their relative error and PSNR, the decoded frames by their PSNR. The tasks
+take turns, a batch each, and the results so far are written after every batch, single clips to OUT-clips.json. A run
+with the same settings keeps these: one that was stopped goes on, and a larger --count adds to it. Exits with 1 if a
+share of right cases differs by more than 2 points.
 
 On a CPU the products are those of `kernels.reference`: of the same 8-bit numbers, summed in float32.
 """
@@ -17,8 +18,6 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from zoetrope.benchmarks.environment import header
 from zoetrope.benchmarks.provenance import commit_of
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.families.quantization import middle_blocks
-from zoetrope.model.nano.cases import GROUPS, NanoCase, held_out
+from zoetrope.model.nano.cases import NanoCase, held_out
 from zoetrope.model.nano.evaluate import SHORT_NAMES
 from zoetrope.model.nano.measures import MAX_PSNR, MEASURES, CaseOutcome, Measure, examine, psnr
 from zoetrope.model.nano.report import DIGITS
@@ -48,28 +47,27 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class ClipPair:
-    """One case, exact and in 8 bits."""
-
-    exact: CaseOutcome
-    quantized: CaseOutcome
-    error: float  # of the latents, relative
-    latents_psnr: float
-    frames_psnr: float
+Clip = dict[str, Any]  # of one case: what `compare` returns
 
 
-def pairs(exact: LocalPipeline, quantized: LocalPipeline, cases: list[NanoCase], batch: int) -> Iterator[ClipPair]:
-    """Yield the cases as both pipelines make them, in batches of mixed sizes."""
-    for start in range(0, len(cases), batch):
-        group = cases[start : start + batch]
-        specs, inputs = [case.spec for case in group], [case.inputs for case in group]
-        made = [pipeline.run_batch(specs, quiet, inputs) for pipeline in (exact, quantized)]
-        for case, one, other in zip(group, *made, strict=True):
-            outcomes = [examine(case, np.concatenate(list(exact.decode(latents)))) for latents in (one, other)]
-            error = float((other - one).norm() / one.norm())
-            frames = psnr(*(outcome.frames[: case.spec.frames] for outcome in outcomes))
-            yield ClipPair(outcomes[0], outcomes[1], error, latents_psnr(one, other), frames)
+def pairs(exact: LocalPipeline, quantized: LocalPipeline, cases: list[NanoCase]) -> list[Clip]:
+    """Make the cases by both pipelines, in one batch of mixed sizes, and compare them."""
+    specs, inputs = [case.spec for case in cases], [case.inputs for case in cases]
+    made = [pipeline.run_batch(specs, quiet, inputs) for pipeline in (exact, quantized)]
+    clips = []
+    for case, one, other in zip(cases, *made, strict=True):
+        outcomes = [examine(case, np.concatenate(list(exact.decode(latents)))) for latents in (one, other)]
+        apart = {"latents_error": float((other - one).norm() / one.norm()), "latents_psnr": latents_psnr(one, other)}
+        clips.append(compare(*outcomes, **apart))
+    return clips
+
+
+def compare(exact: CaseOutcome, quantized: CaseOutcome, **apart: float) -> Clip:
+    """Return a clip's figures: how far ``apart`` both are, and every measure that applies as ``[exact, quantized]``."""
+    frames = psnr(*(outcome.frames[: exact.case.spec.frames] for outcome in (exact, quantized)))
+    found = {m.name: [m.value(exact), m.value(quantized)] for m in MEASURES if m.applies(exact)}
+    figures = {name: round(value, 5) for name, value in {**apart, "frames_psnr": frames}.items()}
+    return {**figures, "measures": {name: [round(value, 5) for value in row] for name, row in found.items()}}
 
 
 def latents_psnr(exact: torch.Tensor, other: torch.Tensor) -> float:
@@ -79,27 +77,29 @@ def latents_psnr(exact: torch.Tensor, other: torch.Tensor) -> float:
     return MAX_PSNR if error == 0 else min(MAX_PSNR, 10 * math.log10(peak**2 / error))
 
 
-def summarise(kind: TaskKind, made: list[ClipPair]) -> dict[str, Any]:
+def summarise(kind: TaskKind, clips: list[Clip]) -> dict[str, Any]:
     """Summarise one task: every measure both ways, and how far apart the clips are."""
-    rows = {measure.name: _row(measure, made) for measure in MEASURES if measure.task == kind}
+    rows = {}
+    for measure in MEASURES:
+        values = [clip["measures"][measure.name] for clip in clips if measure.name in clip["measures"]]
+        if measure.task == kind and values:
+            rows[measure.name] = _row(measure, values)
     return {
-        "cases": len(made),
+        "cases": len(clips),
         "measures": rows,
-        "latents_error": _spread([pair.error for pair in made], worst=max),
-        "latents_psnr": _spread([pair.latents_psnr for pair in made], worst=min),
-        "frames_psnr": _spread([pair.frames_psnr for pair in made], worst=min),
+        "latents_error": _spread([clip["latents_error"] for clip in clips], worst=max),
+        "latents_psnr": _spread([clip["latents_psnr"] for clip in clips], worst=min),
+        "frames_psnr": _spread([clip["frames_psnr"] for clip in clips], worst=min),
         "within": all(abs(row["difference"]) <= POINTS for row in rows.values() if row["unit"] == "%"),
     }
 
 
-def _row(measure: Measure, made: list[ClipPair]) -> dict[str, Any]:
-    counted = [pair for pair in made if measure.applies(pair.exact)]
-    values = [(measure.value(pair.exact), measure.value(pair.quantized)) for pair in counted]
+def _row(measure: Measure, values: list[list[float]]) -> dict[str, Any]:
     unit = 100.0 if measure.unit == "%" else 1.0
     exact, quantized = (unit * statistics.fmean(side) for side in zip(*values, strict=True))
     row: dict[str, Any] = {
         "unit": measure.unit,
-        "cases": len(counted),
+        "cases": len(values),
         "exact": round(exact, 4),
         "quantized": round(quantized, 4),
         "difference": round(quantized - exact, 4),
@@ -155,10 +155,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command.parser("quantized_quality", __doc__)
     parser.add_argument("--quantize", choices=("fp8",), default="fp8", help="the form to measure (default: fp8)")
     parser.add_argument("--tasks", default=",".join(SHORT_NAMES), help="which, by commas (default: %(default)s)")
-    parser.add_argument("--count", type=command.at_least(4), default=200, help="cases of each task (default: 200)")
+    parser.add_argument("--count", type=command.at_least(1), default=200, help="cases of each task (default: 200)")
     parser.add_argument("--seed", type=int, default=SEED, help="of the cases; must not be the seed of training")
     parser.add_argument("--steps", type=command.at_least(1), help="denoising steps, else the model's default")
-    parser.add_argument("--batch", type=command.at_least(1), default=20, help="clips per batch (default: 20)")
+    parser.add_argument("--batch", type=command.at_least(1), default=10, help="clips per batch (default: 10)")
     parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     args = parser.parse_args(arguments)
     kinds = [SHORT_NAMES.get(name.strip()) for name in args.tasks.split(",")]
@@ -172,35 +172,43 @@ def main(arguments: list[str] | None = None) -> int:
         "quantize": args.quantize,
         "blocks": [*middle_blocks(network.config.num_layers)],
         "steps": args.steps or card.default_steps,
-        "count": args.count,
         "seed": args.seed,
     }
+    clips = _kept(args.out, measured)
     record: dict[str, Any] = {
         "environment": header(network.device, command.command_line("quantized_quality", arguments), args.seed),
         "measured": measured,
-        "tasks": _kept(args.out, measured),
+        "tasks": {kind: summarise(kind, made) for kind, made in clips.items()},
     }
-    for kind in kinds:
-        if kind is None or kind in record["tasks"]:
-            continue
-        started = time.monotonic()
-        cases = held_out(kind, card, max(args.count, len(GROUPS[kind])), args.seed, args.steps)
-        task = summarise(kind, list(pairs(exact, quantized, cases, args.batch)))
-        record["tasks"][kind] = task | {"seconds": round(time.monotonic() - started)}
-        command.write_results(args.out, record, page(record))
-        print(f"{kind}: {task['cases']} cases, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    for start in range(0, args.count, args.batch):
+        for kind in filter(None, kinds):
+            done = clips.setdefault(kind, [])
+            wanted = min(args.count, start + args.batch)
+            if len(done) >= wanted:
+                continue
+            started = time.monotonic()
+            done += pairs(exact, quantized, held_out(kind, card, wanted, args.seed, args.steps)[len(done) :])
+            record["tasks"][kind] = summarise(kind, done)
+            command.write_results(args.out, record, page(record))
+            if args.out is not None:
+                command.write_json(_clips_path(args.out), {"measured": measured, "clips": clips}, indent=None)
+            print(f"{kind}: {len(done)} cases, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     command.write_results(args.out, record, page(record))
     print(page(record))
     return 0 if all(task["within"] for task in record["tasks"].values()) else 1
 
 
-def _kept(out: Path | None, measured: dict[str, Any]) -> dict[str, Any]:
-    """Return the tasks that an earlier run with the same settings has written."""
-    path = None if out is None else out.with_suffix("").with_name(f"{out.with_suffix('').name}.json")
-    if path is None or not path.is_file():
+def _clips_path(out: Path) -> Path:
+    stem = out.with_suffix("") if out.suffix == ".json" else out
+    return stem.with_name(f"{stem.name}-clips.json")
+
+
+def _kept(out: Path | None, measured: dict[str, Any]) -> dict[TaskKind, list[Clip]]:
+    """Return the clips that an earlier run with the same settings has written, by task."""
+    if out is None or not _clips_path(out).is_file():
         return {}
-    earlier: dict[str, Any] = json.loads(path.read_text())
-    return dict(earlier["tasks"]) if earlier.get("measured") == measured else {}
+    earlier: dict[str, Any] = json.loads(_clips_path(out).read_text())
+    return dict(earlier["clips"]) if earlier.get("measured") == measured else {}
 
 
 if __name__ == "__main__":
