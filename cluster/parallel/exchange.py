@@ -87,7 +87,7 @@ class GangExchange:
         the results back. ``meanwhile`` runs while the tokens are in flight.
         """
         chunks = x.tensor_split(self.chunks)
-        carried = chunks if quantised is None else quantised.split(self.chunks)
+        carried: Sequence[torch.Tensor | Fp8Rows] = chunks if quantised is None else quantised.split(self.chunks)
         leaving = [dispatch_tokens(route(chunk), self.ranks) for chunk in chunks]
         told = torch.stack([departures.counts for departures in leaving], dim=1)
         heard = torch.empty_like(told)

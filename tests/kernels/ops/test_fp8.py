@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,9 +77,9 @@ def test_rows_are_taken_and_split() -> None:
 
 def test_a_norm_gives_its_rows_in_8_bits_too() -> None:
     x, update, row = randn(6, 32), randn(6, 32, seed=1), torch.tensor([0, 1, 0, 1, 1, 0])
-    tables = {name: randn(2, 32, seed=2 + i) for i, name in enumerate(("shift", "scale"))}
-    total, normed = residual_norm(x, update, randn(2, 32, seed=5), row, eps=1e-6, **tables)
-    both = residual_norm(x, update, randn(2, 32, seed=5), row, eps=1e-6, quantise=True, **tables)
+    gate, shift, scale = (randn(2, 32, seed=seed) for seed in (2, 3, 4))
+    total, normed = residual_norm(x, update, gate, row, shift=shift, scale=scale, eps=1e-6)
+    both = residual_norm(x, update, gate, row, shift=shift, scale=scale, eps=1e-6, quantise=True)
     assert torch.equal(both[0], total) and torch.equal(both[1], normed)
     found, wanted = exact(Fp8Rows(*both[2:])), exact(quantise_rows(normed))
     assert float((found - wanted).norm()) <= 1e-3 * float(wanted.norm())
@@ -86,7 +88,7 @@ def test_a_norm_gives_its_rows_in_8_bits_too() -> None:
 def test_what_is_not_possible_is_refused() -> None:
     x, weight = quantise_rows(randn(3, 16)), quantise_weight(randn(8, 16))
     stack, offsets = quantise_weight(randn(2, 16, 8)), torch.tensor([0, 1, 3], dtype=torch.int32)
-    wrong = [
+    wrong: list[tuple[Callable[[], object], str]] = [
         (lambda: quantise_rows(randn(3, 16).requires_grad_()), "no backward pass"),
         (lambda: linear_fp8(*x, *weight, randn(8).requires_grad_()), "no backward pass"),
         (lambda: grouped_gemm_fp8(*x, *stack, offsets, randn(2, 8).requires_grad_()), "no backward pass"),

@@ -23,6 +23,7 @@ from zoetrope.model.families.config import MoEConfig, TransformerConfig
 from zoetrope.model.families.quantization import middle_blocks, why_exact
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.network.costs import quantized_weights, rank_memory
+from zoetrope.model.network.experts import MoEFeedForward
 from zoetrope.model.network.protocol import Network, module_of
 from zoetrope.model.network.quantized import QuantizedExperts, QuantizedLinear
 from zoetrope.model.network.sequences import Sequence, Stream
@@ -123,11 +124,12 @@ def test_a_layer_is_the_product_of_its_numbers(exact: Network, quantized: Networ
 
 def test_experts_are_the_products_of_their_numbers(exact: Network, quantized: Network) -> None:
     ours, theirs = (module_of(network).get_submodule("blocks.2.ffn") for network in (quantized, exact))
-    assert isinstance(ours, QuantizedExperts)
+    assert isinstance(ours, QuantizedExperts) and isinstance(theirs, MoEFeedForward)
     x = torch.randn(40, 128, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         made, expected = ours(x), theirs(x)
         assert 0.001 < float((made - expected).norm() / expected.norm()) < 0.1
+        assert ours.last_counts is not None and theirs.last_counts is not None
         assert torch.equal(ours.last_counts, theirs.last_counts), "the router sees the same, and is the same"
 
 
