@@ -50,8 +50,8 @@ def write_results(out: Path | None, record: Mapping[str, Any], page: str | None 
         stem.with_name(f"{stem.name}.md").write_text(page)
 
 
-def write_json(path: Path, value: Mapping[str, Any], indent: int = 1) -> None:
-    """Write a JSON file atomically, creating its folder if necessary."""
+def write_json(path: Path, value: Mapping[str, Any], indent: int | None = 1) -> None:
+    """Write a JSON file atomically, creating its folder if necessary; in one line without an ``indent``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
     scratch.write_text(json.dumps(value, indent=indent) + "\n")

@@ -22,6 +22,7 @@ from zoetrope.cluster.planning.placement import Placement
 from zoetrope.cluster.protocol.messages import Admit, Broken, Report, Restarts, Running, StepPlan, one_line
 from zoetrope.cluster.protocol.processes import Process
 from zoetrope.cluster.protocol.settings import EngineSettings
+from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.catalog.model_card import scheduler_config
 from zoetrope.model.families import family_of
 from zoetrope.model.request.tasks import ModelCard
@@ -196,7 +197,7 @@ class Engine:
         from zoetrope.model.denoising.resume import sampler_of
 
         config = self._scheduler_config
-        expected = Fingerprint.of(self._card.name, admit.spec, config)
+        expected = Fingerprint.of(weights_of(self._card), admit.spec, config)
         # Only ranks have the conditions, which say how many frames lead; they check the state again.
         lead = None if family_of(self._card.family).leading_frames else 0
         check = partial(sampler_of, scheduler_config=config, spec=admit.spec, lead=lead)

@@ -30,6 +30,7 @@ from zoetrope.cluster.snapshots.format import BadSnapshot, Fingerprint, decode
 from zoetrope.cluster.snapshots.keeper import SnapshotKeeper
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.cluster.snapshots.writer import SnapshotWriter
+from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
 from zoetrope.model.denoising.conditions import Conditions, blank_conditions
 from zoetrope.model.denoising.denoise import NotFinite, Segment
@@ -127,7 +128,7 @@ class Rank:
         self._keeper: SnapshotKeeper | None = None
         if rank == 0 and settings.snapshots is not None:
             writer = SnapshotWriter(SnapshotStore(settings.snapshots))
-            self._keeper = SnapshotKeeper(writer, settings, self._card.name, self._denoiser.scheduler_config)
+            self._keeper = SnapshotKeeper(writer, settings, weights_of(self._card), self._denoiser.scheduler_config)
         self._warm_up()
 
     def execute(self, plan: StepPlan) -> StepOutcome:
@@ -222,7 +223,7 @@ class Rank:
         if admit.snapshot is None:
             return _Started(fresh, fresh)
         data = ray.get(admit.snapshot)
-        expected = Fingerprint.of(self._card.name, admit.spec, self._denoiser.scheduler_config)
+        expected = Fingerprint.of(weights_of(self._card), admit.spec, self._denoiser.scheduler_config)
         try:
             return _Started(fresh, resume(self._denoiser, fresh, decode(data, expected, admit.owner).state))
         except (BadSnapshot, ValueError) as error:

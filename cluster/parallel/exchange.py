@@ -3,7 +3,8 @@
 The exchange of heads needs no synchronisation with the host, because all sizes are known there. Only the router knows
 how many rows go to which expert, so each routed layer waits for its counts once.
 
-A token with several experts on a rank is sent there once, and one row comes back: their weighted sum.
+A token with several experts on a rank is sent there once, and one row comes back: their weighted sum. Layers in 8 bits
+are sent rows of half the bytes, and the scales of these; what comes back is as exact as of other layers.
 
 Messages travel on a stream of their own. Queries are sent while keys are computed, and keys while values are. A layer's
 tokens may go in several chunks: while the experts work on one, the next arrives and the results of the last one leave.
@@ -11,7 +12,7 @@ tokens may go in several chunks: while the experts work on one, the next arrives
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,16 +22,16 @@ import torch.distributed as dist
 from zoetrope.cluster.parallel.collectives import Flight, send_rows
 from zoetrope.kernels import (
     CuSeqlens,
+    Fp8Rows,
     Permutation,
     arrange_arrivals,
     combine_experts,
     dispatch_tokens,
-    permute_rows,
     varlen_attention,
 )
 from zoetrope.kernels.ops.dispatch import TOTALS
 from zoetrope.kernels.select.no_compile import opaque
-from zoetrope.model.network.exchange import ApplyExperts, Meanwhile, Route
+from zoetrope.model.network.exchange import ApplyExperts, Meanwhile, Route, permuted
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,13 @@ class GangExchange:
         apply: ApplyExperts,
         bias: torch.Tensor | None = None,
         meanwhile: Meanwhile | None = None,
+        quantised: Fp8Rows | None = None,
     ) -> torch.Tensor:
         """Send tokens to the ranks that own their experts (`E / ranks` consecutive ones each), apply those, and send
         the results back. ``meanwhile`` runs while the tokens are in flight.
         """
         chunks = x.tensor_split(self.chunks)
+        carried: Sequence[torch.Tensor | Fp8Rows] = chunks if quantised is None else quantised.split(self.chunks)
         leaving = [dispatch_tokens(route(chunk), self.ranks) for chunk in chunks]
         told = torch.stack([departures.counts for departures in leaving], dim=1)
         heard = torch.empty_like(told)
@@ -92,23 +95,45 @@ class GangExchange:
         on_host = _to_host(torch.stack([_sizes(told), _sizes(heard)]))
         sent, received = ([ExchangeSizes(*lists) for lists in side] for side in on_host())
         coming = []
-        for i, chunk in enumerate(chunks):
+        for i, chunk in enumerate(carried):
             heralds = send_rows(leaving[i].pairs, sent[i].pairs, received[i].pairs, self.group)
-            tokens = chunk.index_select(0, leaving[i].tokens[: sum(sent[i].rows)])
-            coming.append((heralds, send_rows(tokens, sent[i].rows, received[i].rows, self.group)))
+            tokens = leaving[i].tokens[: sum(sent[i].rows)]
+            coming.append((heralds, _send_tokens(chunk, tokens, sent[i].rows, received[i].rows, self.group)))
         beside = None if meanwhile is None else meanwhile()
         going = []
         for i, (heralds, flight) in enumerate(coming):
-            came = arrange_arrivals(heard[:, i], heralds.land(), sum(received[i].rows), max(received[i].most))
-            arrived = flight.land()
-            if arrived.shape[0]:
+            count = sum(received[i].rows)
+            came = arrange_arrivals(heard[:, i], heralds.land(), count, max(received[i].most))
+            arrived = _land_tokens(flight)
+            done = x.new_empty(0, x.shape[1])
+            if count:
                 nothing = came.offsets[:0]  # counts are not read
                 rows = Permutation(came.rows, came.gate, nothing, came.offsets, came.position)
-                arrived = combine_experts(apply(permute_rows(arrived, rows), came.offsets), rows)
-            going.append(send_rows(arrived, received[i].rows, sent[i].rows, self.group))
+                done = combine_experts(apply(permuted(arrived, rows), came.offsets), rows)
+            going.append(send_rows(done, received[i].rows, sent[i].rows, self.group))
         shared = [None] * len(chunks) if beside is None else beside.tensor_split(self.chunks)
         made = [_sum(back.land(), leaving[i].home, None, bias, shared[i]) for i, back in enumerate(going)]
         return made[0] if len(made) == 1 else torch.cat(made)
+
+
+def _send_tokens(
+    x: torch.Tensor | Fp8Rows,
+    tokens: torch.Tensor,
+    sent: Sequence[int],
+    received: Sequence[int],
+    group: dist.ProcessGroup,
+) -> list[Flight]:
+    """Send rows of ``x``, in 8 bits as bytes, with the scales behind them."""
+    if isinstance(x, Fp8Rows):
+        q, scale = x.take(tokens)
+        return [send_rows(part, sent, received, group) for part in (q.view(torch.uint8), scale)]
+    return [send_rows(x.index_select(0, tokens), sent, received, group)]
+
+
+def _land_tokens(flights: list[Flight]) -> torch.Tensor | Fp8Rows:
+    """Return what `_send_tokens` of other ranks sent."""
+    rows, *scales = [flight.land() for flight in flights]
+    return Fp8Rows(rows.view(torch.float8_e4m3fn), *scales) if scales else rows
 
 
 class ExchangeSizes(NamedTuple):

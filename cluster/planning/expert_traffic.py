@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.families.quantization import middle_blocks
+from zoetrope.model.network.costs import SCALE_BYTES
+from zoetrope.model.request.tasks import Quantize
 
 
 def balanced(config: TransformerConfig, sequence_ranks: int) -> bool:
@@ -16,10 +19,18 @@ def balanced(config: TransformerConfig, sequence_ranks: int) -> bool:
     return moe.router == "grouped_top1" and moe.groups % sequence_ranks == 0
 
 
-def row_bytes(config: TransformerConfig, ranks: int, size: int) -> float:
+def row_bytes(config: TransformerConfig, ranks: int, size: int, *, quantised: bool = False) -> float:
     """Return the bytes that a token sends to experts and gets back in a routed layer, at ``size`` bytes a value,
-    including rows that stay on its rank."""
-    return 2.0 * ranks_of_token(config, ranks) * config.dim * size
+    including rows that stay on its rank. A ``quantised`` layer is sent 8 bits a value, and a scale of each row."""
+    there = config.dim + SCALE_BYTES if quantised else config.dim * size
+    return ranks_of_token(config, ranks) * float(there + config.dim * size)
+
+
+def quantised_layers(config: TransformerConfig, quantize: Quantize) -> int:
+    """Count the routed layers in 8 bits."""
+    if config.moe is None or quantize == "none":
+        return 0
+    return len(set(config.moe.layers) & set(middle_blocks(config.num_layers)))
 
 
 def ranks_of_token(config: TransformerConfig, ranks: int) -> float:

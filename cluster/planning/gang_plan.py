@@ -21,9 +21,10 @@ from zoetrope.model.catalog.checkpoint_layout import read_transformers
 from zoetrope.model.catalog.model_card import transformer_config
 from zoetrope.model.families.config import TEXT_TOKENS, TransformerConfig
 from zoetrope.model.families.family import AutoencoderKind, Preset, Sampling
+from zoetrope.model.families.quantization import described, why_exact
 from zoetrope.model.network.costs import frames_of, rank_memory, tokens_of
 from zoetrope.model.request.sizes import SIZES
-from zoetrope.model.request.tasks import ModelCard
+from zoetrope.model.request.tasks import ModelCard, Quantize
 from zoetrope.model.runtime.errors import Picklable
 
 NoiseExperts = Literal["together", "apart"]
@@ -77,10 +78,9 @@ class GangPlan:
     Attributes:
         expert_ranks: over which the experts of a layer are distributed; 1 if there are none.
         noise_experts: whether the high- and the low-noise network of a checkpoint are both on this gang or on two
-        gangs.
-            ``together`` if there is only one network.
+            gangs. ``together`` if there is only one network.
         domains: NVLink domains that the gang uses; with two, each guidance group has its own.
-        frames, tokens: of a segment, in one guidance branch. sequences: in a step.
+        frames, tokens: of a segment, in one guidance branch. sequences: in a step. quantize: the form of the weights.
         time: means over the ranks. memory: of the fullest rank.
     """
 
@@ -102,6 +102,7 @@ class GangPlan:
     time: StepTime
     origin: str
     why: tuple[str, ...]
+    quantize: Quantize = "none"
 
     @property
     def gangs(self) -> int:
@@ -128,6 +129,7 @@ class _Work:
     forwards: int
     batch: int
     text_tokens: int
+    quantize: Quantize
     overrides: Overrides
 
     @property
@@ -145,6 +147,7 @@ def plan_gang(
     *,
     nvlink_domain: int = 8,
     batch: int = 1,
+    quantize: Quantize = "none",
     overrides: Overrides | None = None,
     rates: Rates | None = None,
 ) -> GangPlan:
@@ -152,13 +155,15 @@ def plan_gang(
 
     Args:
         gpus: ranks of the gang. gpu_kind: ``h100``, ``h200`` or ``cpu``. seconds: of the clip; longer than the model's
-            longest segment, a step is one of that segment. nvlink_domain: GPUs that NVLink joins. batch: segments that
-            share a step. rates: of the hardware; None: measured ones where there are any, else the roofline.
+            longest segment, a step is one of that segment. nvlink_domain: GPUs that NVLink joins. batch: segments of a
+            step. quantize: of the weights. rates: of the hardware; None: those measured, else the roofline.
 
     Raises:
         PlanError: with the field, what does not divide or fit and by how much, and a plan that works.
     """
-    work = _work(model, gpu_kind, width, height, seconds, nvlink_domain, batch, overrides or Overrides(), rates)
+    work = _work(
+        model, gpu_kind, width, height, seconds, nvlink_domain, batch, quantize, overrides or Overrides(), rates
+    )
     if gpus < 1:
         raise PlanError("gpus", f"{gpus} is not at least 1")
     plans, problems = _try_all(work, gpus)
@@ -198,6 +203,7 @@ def _work(
     seconds: float,
     domain: int,
     batch: int,
+    quantize: Quantize,
     overrides: Overrides,
     rates: Rates | None,
 ) -> _Work:
@@ -215,6 +221,8 @@ def _work(
             raise PlanError(field, f"{value} is not at least 1")
     if overrides.cfg_groups not in (None, 1, 2):
         raise PlanError("cfg_groups", f"{overrides.cfg_groups} is neither 1 nor 2")
+    if quantize != "none" and (problem := why_exact(preset.config)) is not None:
+        raise PlanError("quantize", f"{quantize} is not possible for {preset.name}: {problem}")
     width, height = preset.denoised_size(width, height)
     frames = frames_of(seconds, preset.sampling.fps, preset.vae.temporal)
     if isinstance(model, ModelCard) and model.segment_frames:
@@ -231,6 +239,7 @@ def _work(
         forwards=2 if preset.sampling.guidance > 1 else 1,
         batch=batch,
         text_tokens=model.max_text_tokens if isinstance(model, ModelCard) else TEXT_TOKENS,
+        quantize=quantize,
         overrides=overrides,
     )
 
@@ -288,6 +297,7 @@ def _try(work: _Work, cfg: int, sequence: int, place: NoiseExperts) -> GangPlan 
         cfg_groups=cfg,
         apart=domains > 1,
         text_tokens=work.text_tokens,
+        quantize=work.quantize,
     )
     return GangPlan(
         model=work.preset.name,
@@ -308,6 +318,7 @@ def _try(work: _Work, cfg: int, sequence: int, place: NoiseExperts) -> GangPlan 
         time=time,
         origin=work.rates.origin,
         why=(),
+        quantize=work.quantize,
     )
 
 
@@ -316,12 +327,10 @@ def _memory(work: _Work, cfg: int, sequence: int, place: NoiseExperts) -> Memory
     networks = work.preset.transformers if place == "together" else 1
     sequences = math.ceil(work.forwards * work.batch / cfg)
     tokens = work.tokens * sequences
-    held = rank_memory(config, tokens, sequence, networks, value_bytes=gear.value_bytes)
+    held = rank_memory(config, tokens, sequence, networks, value_bytes=gear.value_bytes, quantize=work.quantize)
     latents = 4 * work.tokens * math.prod(config.patch_size) * config.out_channels
-    messages = 0
-    if sequence > 1:
-        rows = max(MESSAGE_ROWS, ranks_of_token(config, sequence))
-        messages = math.ceil(math.ceil(tokens / sequence) * rows * config.dim * gear.value_bytes)
+    rows = max(MESSAGE_ROWS, ranks_of_token(config, sequence)) if sequence > 1 else 0
+    messages = math.ceil(math.ceil(tokens / sequence) * rows * config.dim * gear.value_bytes)
     available = gear.memory // (cfg * sequence) if gear.shared_memory else gear.memory
     kept = config.remembered_values(work.text_tokens) * gear.value_bytes * sequences * networks
     buffers = LATENT_COPIES * latents * work.batch + messages + kept
@@ -368,6 +377,8 @@ def _reasons(work: _Work, best: GangPlan, plans: list[GangPlan], problems: list[
         even = "as many rows for every rank" if balanced(config, sequence) else "not quite as many rows for every rank"
         rows = f"a token goes to {moe.top_k} of them, {even}"
         yield f"A rank holds {mine} of {moe.num_experts} experts of each routed layer and all other weights; {rows}."
+    if work.quantize != "none":
+        yield f"{described(config, work.quantize)}. Their products are predicted at the speed of the others."
     if work.preset.transformers > 1 and best.noise_experts == "together":
         yield "Both noise experts fit on every rank: a segment stays where it is at the boundary."
     elif work.preset.transformers > 1:

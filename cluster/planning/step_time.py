@@ -13,13 +13,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from zoetrope.cluster.planning.expert_traffic import balanced, ranks_of_token, row_bytes
+from zoetrope.cluster.planning.expert_traffic import balanced, quantised_layers, ranks_of_token, row_bytes
 from zoetrope.cluster.planning.hardware import Link
 from zoetrope.cluster.planning.overlap import CHUNK_MESSAGES, LENT, chunk_seconds, chunking
 from zoetrope.cluster.planning.rates import Rates
 from zoetrope.cluster.planning.slicing import assign
 from zoetrope.kernels.ops.dispatch import PAIR_BYTES
 from zoetrope.model.families.config import TEXT_TOKENS, TransformerConfig
+from zoetrope.model.request.tasks import Quantize
 
 # Reads and writes of a token's whole row in a block, beside the products: three residual norms of two each way, q and k
 # of the self-attention, q of the cross-attention.
@@ -94,6 +95,7 @@ def step_time(
     cfg_groups: int = 1,
     apart: bool = False,
     text_tokens: int = TEXT_TOKENS,
+    quantize: Quantize = "none",
 ) -> StepTime:
     """Predict one forward pass of every sequence.
 
@@ -102,6 +104,7 @@ def step_time(
             distributes them over ``cfg_groups``.
         sequence_ranks: ranks that share the tokens and the experts of a group.
         apart: the groups are in different NVLink domains.
+        quantize: the form of the weights; it changes what is sent, but no rate of a product.
 
     Raises:
         ValueError: no sequences, or no ranks.
@@ -112,7 +115,7 @@ def step_time(
         raise ValueError(f"sequence_ranks is {sequence_ranks}, cfg_groups {cfg_groups}: both must be at least 1")
     members = assign([config.forward_cost(n, text_tokens).total for n in sequences], cfg_groups)
     shares = [[sequences[i] for i in numbers] for numbers in members]
-    groups = [_group(config, share, rates, sequence_ranks, text_tokens) for share in shares if share]
+    groups = [_group(config, share, rates, sequence_ranks, text_tokens, quantize) for share in shares if share]
     busiest = max(groups, key=lambda group: group.total)
     # Ranks of a group without sequences wait for the whole of it.
     mean = {name: sum(group.parts()[name] for group in groups) / cfg_groups for name in busiest.parts()}
@@ -133,7 +136,14 @@ def step_time(
     return StepTime(**mean, hidden=hidden, traffic=traffic)
 
 
-def _group(config: TransformerConfig, sequences: Sequence[int], rates: Rates, ranks: int, text_tokens: int) -> StepTime:
+def _group(
+    config: TransformerConfig,
+    sequences: Sequence[int],
+    rates: Rates,
+    ranks: int,
+    text_tokens: int,
+    quantize: Quantize,
+) -> StepTime:
     """Predict one group; ``idle`` is how much longer the busiest rank takes than the mean."""
     total = sum(sequences)
     own = math.ceil(total / ranks)
@@ -147,7 +157,7 @@ def _group(config: TransformerConfig, sequences: Sequence[int], rates: Rates, ra
     uneven = 0.0 if balanced(config, ranks) else IMBALANCE - 1
     correction = rates.correction
     experts = correction * expert * share / rates.experts
-    messages = _exchange(config, own, rates, ranks, uneven, experts)
+    messages = _exchange(config, own, rates, ranks, uneven, experts, quantize)
     return StepTime(
         products=correction * (products * share + own_text) / rates.products,
         experts=experts,
@@ -173,7 +183,7 @@ class _Messages:
 
 
 def _exchange(
-    config: TransformerConfig, own: int, rates: Rates, ranks: int, uneven: float, experts: float
+    config: TransformerConfig, own: int, rates: Rates, ranks: int, uneven: float, experts: float, quantize: Quantize
 ) -> _Messages:
     """``experts``: seconds of their work in all layers."""
     if ranks == 1:
@@ -189,8 +199,9 @@ def _exchange(
     waiting = price = 0.0
     if config.moe is not None:
         layers = len(config.moe.layers)
-        row = row_bytes(config, ranks, size)
-        rows = layers * own * away * (row + config.moe.top_k * PAIR_BYTES)
+        eight = quantised_layers(config, quantize)
+        row = (layers - eight) * row_bytes(config, ranks, size) + eight * row_bytes(config, ranks, size, quantised=True)
+        rows = own * away * (row + layers * config.moe.top_k * PAIR_BYTES)
         chunks = chunking(config, rates, ranks).of(own)
         wire = _wire(link, rows, layers)  # with the counts, one message for all chunks
         waiting = uneven * _wire(link, rows, 0)

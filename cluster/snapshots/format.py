@@ -43,7 +43,8 @@ class Fingerprint:
     one.
 
     Attributes:
-        model: its name. scheduler: the class. schedule: a digest of its configuration, such as the shift.
+        model: `model.catalog.identity.weights_of`. scheduler: the class. schedule: a digest of its configuration, such
+            as the shift.
     """
 
     model: str

@@ -25,7 +25,7 @@ from zoetrope.kernels.gpu.variant import Variant
 from zoetrope.kernels.reference.quantise_qkv import HEAD_DIMS, PV, QuantisedQKV
 from zoetrope.kernels.types.attention_inputs import check_attention
 from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
-from zoetrope.kernels.types.upload import upload
+from zoetrope.kernels.types.upload import upload_numbers
 from zoetrope.kernels.types.varlen import CuSeqlens
 
 BACKENDS: dict[PV, str] = {"fp16": "int8", "fp8": "int8_fp8"}
@@ -184,7 +184,7 @@ def _attend(
 
 @lru_cache(maxsize=64)
 def _first_tiles(first: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    return upload(first, device)
+    return upload_numbers(first, device)
 
 
 def _launch(

@@ -19,7 +19,7 @@ from zoetrope.kernels.gpu.launch import on_device, require_device, require_rows_
 from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
 from zoetrope.kernels.gpu.variant import Variant
 from zoetrope.kernels.reference.quantise_qkv import HEAD_DIMS, PV, QuantisedQKV, check_inputs, key_tiles
-from zoetrope.kernels.types.upload import upload
+from zoetrope.kernels.types.upload import upload_numbers
 from zoetrope.kernels.types.varlen import CuSeqlens
 
 CHUNK = 1024  # keys that one program reduces
@@ -238,7 +238,7 @@ def key_tables(cu_k: CuSeqlens, block: int, chunk: int, device: torch.device) ->
         ranges.append((first, len(chunks), length))
 
     parts = ((tiles, 3), (chunks, 2), (ranges, 3))
-    return KeyTables(*(upload(rows, device).reshape(-1, width) for rows, width in parts))
+    return KeyTables(*(upload_numbers(rows, device).reshape(-1, width) for rows, width in parts))
 
 
 def quantise_qkv(

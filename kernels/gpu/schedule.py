@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 from zoetrope.kernels.types.block_mask import BLOCK_Q
-from zoetrope.kernels.types.upload import upload
+from zoetrope.kernels.types.upload import upload_numbers
 from zoetrope.kernels.types.varlen import CuSeqlens
 
 # first query, end of its sequence, first key, end of the keys, tile number within a block mask, sequence,
@@ -38,4 +38,4 @@ def query_tiles(cu_q: CuSeqlens, cu_k: CuSeqlens, block: int, device: torch.devi
     for tiles in sequences:
         first = len(rows)
         rows += [(*tile, first, len(tiles)) for tile in tiles]
-    return upload(rows, device).reshape(-1, FIELDS)
+    return upload_numbers(rows, device).reshape(-1, FIELDS)

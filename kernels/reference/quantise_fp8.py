@@ -57,9 +57,9 @@ def quantise_rows(
     """
     m, k = check_rows(x, block)
     width = block or k
-    values = F.gelu(x.float(), approximate="tanh") if gelu else x.float()
+    values = F.gelu(x.float(), approximate="tanh") if gelu else x
     blocks = values.reshape(m, k // width, width)
-    scale = _scale_of(blocks.abs().amax(-1))
+    scale = _scale_of(blocks.abs().amax(-1).float())
     q = (blocks * (1.0 / scale).unsqueeze(-1)).reshape(m, k).to(torch.float8_e4m3fn)
     return q, scale.squeeze(1) if block is None else scale
 

@@ -30,6 +30,8 @@ ASK = "runs only when asked for"
 PROOF_OF = {"linear_gelu": "grouped_gemm"}  # operations that use another's kernel
 HALVES = (torch.bfloat16, torch.float16)
 FLOATS = (torch.float32, *HALVES)
+FP8 = torch.float8_e4m3fn
+FP8_CAPABILITY = (8, 9)  # of the first GPUs that multiply 8-bit floats
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,33 @@ def _cuda(call: KernelCall) -> str | None:
     return None if call.device.type == "cuda" else f"it needs a CUDA device, not {call.device.type}"
 
 
+def _fp8_cuda(*least: int) -> WhyNot:
+    def why_not(call: KernelCall) -> str | None:
+        if call.device.type != "cuda":
+            return f"it needs a CUDA device, not {call.device.type}"
+        capability = torch.cuda.get_device_capability(call.device)
+        return (
+            None if capability >= least else f"it needs compute capability {_dotted(least)}, not {_dotted(capability)}"
+        )
+
+    return why_not
+
+
+def _scaled_grouped_mm(call: KernelCall) -> str | None:
+    if call.device.type != "cuda":
+        return f"it needs a CUDA device, not {call.device.type}"
+    capability = torch.cuda.get_device_capability(call.device)
+    return None if capability == (9, 0) else f"torch's is made for Hopper (9.0), this is {_dotted(capability)}"
+
+
+def _fp8_triton(call: KernelCall) -> str | None:
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if os.environ.get("TRITON_INTERPRET") == "1" and call.device.type == "cpu":
+        return None
+    return _fp8_cuda(9, 0)(call)
+
+
 def _all(*checks: WhyNot) -> WhyNot:
     return lambda call: next((reason for check in checks if (reason := check(call)) is not None), None)
 
@@ -189,7 +218,16 @@ BACKENDS: Mapping[str, tuple[Backend, ...]] = {
     "dispatch": (TRITON, TORCH),
     "residual_norm": (TRITON, TORCH),
     "qk_norm_rope": (TRITON, TORCH),
+    "quantise_fp8": (TRITON, TORCH),
+    "linear_fp8": (Backend("scaled_mm", _fp8_cuda(*FP8_CAPABILITY)), TORCH),
+    "grouped_gemm_fp8": (
+        Backend("triton", _fp8_triton, ours=True),
+        Backend("scaled_grouped_mm", _scaled_grouped_mm),
+        TORCH,
+    ),
 }
+# Operations on 8-bit floats: only a network that was quantised calls them.
+FP8_OPS = ("linear_fp8", "grouped_gemm_fp8")
 
 _asked: ContextVar[Mapping[str, str] | None] = ContextVar("kernels_asked_for", default=None)
 
@@ -303,7 +341,7 @@ def report(device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: 
     and if not, why."""
     choices: list[Choice] = []
     for op, backends in BACKENDS.items():
-        call = KernelCall(device, dtype, grad=False, head_dim=head_dim if op == "attention" else 0)
+        call = KernelCall(device, FP8 if op in FP8_OPS else dtype, False, head_dim if op == "attention" else 0)
         usual, default = choose(op, call), _torch(op, call)
         wins = _wins(op, call, default) if _requested(op) is None else {}
         for backend in backends:
@@ -361,8 +399,8 @@ def _listed(speeds: list[Speed]) -> str:
     return "; ".join(f"{speed.shape} ({speed.ratio:.2f} x {speed.fastest}, {speed.device})" for speed in speeds)
 
 
-def _dotted(capability: tuple[int, int]) -> str:
-    return f"{capability[0]}.{capability[1]}"
+def _dotted(capability: tuple[int, ...]) -> str:
+    return ".".join(map(str, capability))
 
 
 def _names(op: str) -> str:

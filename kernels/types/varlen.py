@@ -9,7 +9,7 @@ from itertools import accumulate, groupby
 
 import torch
 
-from zoetrope.kernels.types.upload import upload
+from zoetrope.kernels.types.upload import upload_numbers
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CuSeqlens:
 
 @lru_cache(maxsize=64)
 def _offsets(cu: CuSeqlens, device: torch.device) -> torch.Tensor:
-    return upload(cu.offsets, device)
+    return upload_numbers(cu.offsets, device)
 
 
 def equal_runs(q: CuSeqlens, k: CuSeqlens) -> list[tuple[int, int]]:

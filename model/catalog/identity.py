@@ -1,4 +1,4 @@
-"""Identify the preset that a folder holds. Needs no torch.
+"""Identify the preset that a folder holds, and the weights that a model computes with. Needs no torch.
 
 Contents come first: how pictures enter, the number of networks, their shapes, a family's own index. What they leave
 open (Wan2.1's two image to video models differ only in their weights) is decided by the origin that the folder states
@@ -18,12 +18,21 @@ from zoetrope.model.catalog.hub import places, repository_of
 from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.family import Contents, Family, Preset
 from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.tasks import ModelCard
 
 README_BYTES = 64 << 10
 SHAPE = ("num_attention_heads", "attention_head_dim", "num_layers", "ffn_dim", "vace_layers")
 TITLE = re.compile(r"^#\s+(.+)$", re.MULTILINE)
 ABOUT = re.compile(r"\bThis repository [^.\n]{0,300}", re.IGNORECASE)
 BASE = re.compile(r"^base_model:[ \t]*(?:\n\s*-\s*)?(\S+)", re.MULTILINE)
+
+
+def weights_of(card: ModelCard) -> str:
+    """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own.
+
+    Segments begun with one may not go on with another.
+    """
+    return card.name if card.quantize == "none" else f"{card.name}+{card.quantize}"
 
 
 def possible_families(contents: Contents) -> list[Family]:

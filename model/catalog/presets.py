@@ -8,31 +8,33 @@ from typing import Any
 
 from zoetrope.model.catalog.checks import checked
 from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
-from zoetrope.model.catalog.model_card import read_card
+from zoetrope.model.catalog.model_card import network_config, read_card
 from zoetrope.model.families import BUNDLED, PRESETS
 from zoetrope.model.families.family import Preset
+from zoetrope.model.families.quantization import why_exact
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.request.tasks import ModelCard
+from zoetrope.model.request.tasks import ModelCard, Quantize
 
 
-def open_model(name_or_directory: str, family: str = "") -> ModelCard:
+def open_model(name_or_directory: str, family: str = "", quantize: Quantize = "none") -> ModelCard:
     """Find a model and check its index, its configurations and the headers of its files.
 
     Every command that uses a model's files calls this first. It reads nothing beyond headers.
 
     Args:
         family: the preset that the caller says the directory holds (`model.catalog.identity`); "" if unknown.
+        quantize: the form in which its weights are to be loaded.
 
     Returns:
         Its card, whose ``warnings`` should be shown once.
 
     Raises:
-        ModelError: names the file or key at fault, or explains why the name is not a model.
+        ModelError: names the file or key at fault, or explains why the name is not a model, or has no such form.
     """
-    return checked(find_model(name_or_directory, family))
+    return checked(find_model(name_or_directory, family, quantize))
 
 
-def find_model(name_or_directory: str, family: str = "") -> ModelCard:
+def find_model(name_or_directory: str, family: str = "", quantize: Quantize = "none") -> ModelCard:
     """Read the card of a preset, or of a directory in diffusers' layout or that of Wan's own releases.
 
     The directory may be in a hub's cache; a repository's name, ORG/NAME, means its copy in the cache. Only
@@ -41,6 +43,13 @@ def find_model(name_or_directory: str, family: str = "") -> ModelCard:
     Raises:
         ModelError: as `open_model`, as far as configurations show.
     """
+    card = _find(name_or_directory, family)
+    if quantize != "none" and (problem := why_exact(network_config(card))) is not None:
+        raise ModelError(f"quantize: {quantize} is not possible for {card.name}: {problem}")
+    return replace(card, quantize=quantize)
+
+
+def _find(name_or_directory: str, family: str) -> ModelCard:
     if name_or_directory in BUNDLED:
         card = bundled_card(BUNDLED[name_or_directory])
         ignored = f"family: {family} is ignored: {name_or_directory} is a preset"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from zoetrope.kernels.select.backends import FP8_CAPABILITY
 from zoetrope.model.catalog.checkpoint_layout import (
     RANDOM_NAME,
     Component,
@@ -53,18 +54,33 @@ TIED_TEXT = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "e
 
 
 def configure_torch(card: ModelCard) -> torch.device:
-    """Choose the device; on a CPU, use the same number of threads in every process that runs the model
-    (`model.runtime.threads.compute_threads`), so that results do not depend on which process computes them.
+    """Choose the device, and check that it can compute as the card says; on a CPU, use the same number of threads in
+    every process that runs the model (`model.runtime.threads.compute_threads`), so that results do not depend on which
+    process computes them.
 
     Ray sets OMP_NUM_THREADS to 1 in its workers, and sums over another number of threads round differently.
 
     Raises:
-        ModelError: the configuration of the transformer cannot be read.
+        ModelError: the configuration of the transformer cannot be read, or the GPU has no products of 8-bit floats.
     """
     if torch.cuda.is_available():
+        check_gpu(card)
         return torch.device("cuda")
     torch.set_num_threads(compute_threads(network_config(card).dim))
     return torch.device("cpu")
+
+
+def check_gpu(card: ModelCard) -> None:
+    """Raise ModelError if there is a GPU, and it cannot compute with weights in the form that the card says."""
+    if not torch.cuda.is_available() or card.quantize == "none":
+        return
+    capability = torch.cuda.get_device_capability()
+    if capability < FP8_CAPABILITY:
+        wanted, found = (".".join(map(str, numbers)) for numbers in (FP8_CAPABILITY, capability))
+        raise ModelError(
+            f"quantize: {card.quantize} needs a GPU of compute capability {wanted} or newer, "
+            f"{torch.cuda.get_device_name()} has {found}"
+        )
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
@@ -81,7 +97,7 @@ def load_transformer(
     ranks: int = 1,
     on_progress: OnProgress = ignore_progress,
 ) -> Network:
-    """Load a transformer in evaluation mode.
+    """Load a transformer in evaluation mode; as its card says, in 8 bits (`model.network.quantized`).
 
     Args:
         component: ``transformer``, or ``transformer_2``, the low-noise expert of a pair.
@@ -93,6 +109,7 @@ def load_transformer(
         ModelError: a file is missing or corrupt, lacks a key, has an unknown key, a tensor of another shape, or NaN.
     """
     from zoetrope.model.network.protocol import meta_network, module_of
+    from zoetrope.model.network.quantized import quantize_network
 
     parts = read_transformers(Path(card.directory))
     number = ("transformer", "transformer_2").index(component)
@@ -111,7 +128,9 @@ def load_transformer(
         log.warning("%s: %s has random weights, its clips will be noise", card.name, component)
     dtype = dtype or compute_dtype(device)
     module = module_of(network)
-    with _tensors(card, part, network, device, dtype) as tensors:
+    opened = _tensors(card, part, network, device, dtype)
+    quantized = None if card.quantize == "none" else quantize_network(network, dtype)
+    with opened as tensors:
         load_into(
             module,
             tensors,
@@ -120,6 +139,7 @@ def load_transformer(
             dtype,
             float32_modules=network.float32_modules,
             owned=owned,
+            quantized=quantized,
             on_progress=on_progress,
         )
     module.eval().requires_grad_(False)

@@ -18,6 +18,8 @@ from zoetrope.model.checkpoints.weights import Rows, StoredTensor, load_into
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.precision import dtype_of
 from zoetrope.model.network.protocol import Network, meta_network, module_of
+from zoetrope.model.network.quantized import quantize_network
+from zoetrope.model.request.tasks import Quantize
 
 
 def random_tensors(
@@ -53,13 +55,25 @@ def random_tensors(
     ]
 
 
-def random_network(config: TransformerConfig, device: torch.device, dtype: torch.dtype, how: RandomWeights) -> Network:
-    """Make a network of that shape on the device, in evaluation mode, without a checkpoint directory."""
+def random_network(
+    config: TransformerConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    how: RandomWeights,
+    *,
+    quantize: Quantize = "none",
+) -> Network:
+    """Make a network of that shape on the device, in evaluation mode, without a checkpoint directory.
+
+    Raises:
+        ValueError: it cannot be quantised so.
+    """
     network = meta_network(config)
     where = Path(RANDOM_NAME)
     tensors = random_tensors(network, how, where, device, dtype)
     module = module_of(network)
-    load_into(module, tensors, where, device, dtype, float32_modules=network.float32_modules)
+    quantized = {} if quantize == "none" else quantize_network(network, dtype)
+    load_into(module, tensors, where, device, dtype, float32_modules=network.float32_modules, quantized=quantized)
     module.eval().requires_grad_(False)
     return network
 

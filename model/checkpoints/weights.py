@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,6 +17,9 @@ from torch import nn
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.keys import check_tensors
 from zoetrope.model.network.precision import dtype_of
+
+if TYPE_CHECKING:
+    from zoetrope.model.network.quantized import QuantizedWeight
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
@@ -89,6 +92,7 @@ def load_into(
     float32_modules: Sequence[str] = (),
     tied: Mapping[str, str] | None = None,
     owned: Callable[[str], slice | None] = lambda name: None,
+    quantized: Mapping[str, QuantizedWeight] | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> None:
     """Fill a network that was made on the meta device.
@@ -102,12 +106,15 @@ def load_into(
         float32_modules: tensors with one of these as a part of their name stay in float32, as in diffusers.
         tied: names that may be absent, with the name of the tensor that they share.
         owned: returns the rows of a tensor that this rank holds, None for all; the others are never read.
+        quantized: weights that are not placed in the network but given to these, in the dtype of the file.
         on_progress: called with (elements done, elements in total).
 
     Raises:
         ModelError: a tensor is missing, unknown, of another shape, quantised, or holds NaN or infinity.
     """
+    quantized = quantized or {}
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    wanted |= {name: weight.shape for name, weight in quantized.items()}
     stored = {tensor.name: tensor for tensor in tensors}
     for name, same_as in (tied or {}).items():
         if name not in stored and same_as in stored:
@@ -123,11 +130,16 @@ def load_into(
         if same_as in placed:
             value = placed[same_as]
         else:
-            value = stored[name].read(owned(name)).to(device).to(dtype_of(name, dtype, float32_modules))
+            value = stored[name].read(owned(name)).to(device)
+            if name not in quantized:
+                value = value.to(dtype_of(name, dtype, float32_modules))
             check_finite(value, stored[name])
         if name in (tied or {}).values():
             placed[name] = value
-        _place(network, name, value)
+        if name in quantized:
+            quantized[name].take(value)
+        else:
+            _place(network, name, value)
         done += torch.Size(shape).numel()
         on_progress(done, total)
 

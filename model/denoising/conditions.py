@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from zoetrope.kernels.types.upload import upload
 from zoetrope.model.denoising.guidance import Mode, Streams
 from zoetrope.model.families.config import TransformerConfig
-from zoetrope.model.network.sequences import Sequence, Stream, upload
+from zoetrope.model.network.sequences import Sequence, Stream
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from zoetrope.kernels import (
     attention_of_projections,
     qk_norm_rope,
     residual_gate,
-    residual_norm,
     varlen_attention,
 )
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.exchange import ALONE, Exchange
 from zoetrope.model.network.experts import DenseFeedForward, MoEFeedForward
+from zoetrope.model.network.normed import Normed, norm_of_sum
 from zoetrope.model.network.remembered import KeysValues
 from zoetrope.model.network.sequences import PackedBatch
 
@@ -53,10 +53,11 @@ class ResidualNorm32(LayerNorm32):
     """A residual sum and the norm after it, in one pass."""
 
     def forward(  # type: ignore[override]
-        self, residual: torch.Tensor, update: torch.Tensor, gate: torch.Tensor, row: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, residual: torch.Tensor, update: torch.Tensor, gate: torch.Tensor, row: torch.Tensor, quantise: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | Normed]:
         """Return ``(residual + update * gate[row], its norm)``, shapes as in `kernels.ops.residual_norm`."""
-        return residual_norm(residual, update, gate, row, weight=self.weight, bias=self.bias, eps=self.eps)
+        weight, bias = self.weight, self.bias
+        return norm_of_sum(residual, update, gate, row, weight=weight, bias=bias, eps=self.eps, quantise=quantise)
 
 
 def _stay(x: torch.Tensor) -> torch.Tensor:
@@ -96,8 +97,8 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        x: torch.Tensor,
-        context: torch.Tensor | KeysValues,
+        x: torch.Tensor | Normed,
+        context: torch.Tensor | Normed | KeysValues,
         cu_q: CuSeqlens,
         cu_k: CuSeqlens,
         rope: tuple[torch.Tensor, torch.Tensor] | None,
@@ -111,7 +112,8 @@ class Attention(nn.Module):
         context is the tokens themselves, including those of other ranks. Otherwise it may be what `remember` gave.
         """
         cos, sin = rope if rope is not None else (None, None)
-        if exchange is ALONE and attends_in_8bit(x, self.norm_q.weight, x.shape[-1] // self.heads):
+        exact = x.exact if isinstance(x, Normed) else x
+        if exchange is ALONE and attends_in_8bit(exact, self.norm_q.weight, exact.shape[-1] // self.heads):
             q, k, v = self.to_q(x), self.to_k(context), self.to_v(context).unflatten(-1, (self.heads, -1))
             weights = self.norm_q.weight, self.norm_k.weight
             attended = attention_of_projections(q, k, v, *weights, cos, sin, self.eps, cu_q, cu_k)
@@ -138,7 +140,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to the text, feed-forward; the first and last gated by the noise level."""
+    """Self-attention, cross-attention to the text, feed-forward; the first and last gated by the noise level.
+
+    ``quantised``: its layers take norms in 8 bits (`model.network.quantized`).
+    """
 
     def __init__(self, config: TransformerConfig, layer: int | None) -> None:
         """``layer`` is the index of the block; None for one outside the main stack, whose feed-forward is always
@@ -146,6 +151,7 @@ class Block(nn.Module):
         super().__init__()
         dim, eps = config.dim, config.eps
         self.eps = eps
+        self.quantised = False
         self.attn1 = Attention(dim, config.num_attention_heads, eps)
         self.attn2 = Attention(dim, config.num_attention_heads, eps, config.added_kv_proj_dim)
         self.norm2 = ResidualNorm32(dim, eps=eps) if config.cross_attn_norm else None
@@ -176,15 +182,16 @@ class Block(nn.Module):
     ) -> Hidden:
         """``x`` [N, D]; ``text`` [M, D], or what ``attn2`` remembers of it and of ``image`` [K, D]; ``modulation`` [R,
         6, D] float32, a row per noise level."""
-        row, eps = batch.noise_row, self.eps
+        row, eps, quantise = batch.noise_row, self.eps, self.quantised
+        h: torch.Tensor | Normed
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table.float() + modulation).unbind(1)
-        sum1, h = residual_norm(x.residual, x.update, x.gate, row, shift=shift1, scale=scale1, eps=eps)
+        sum1, h = norm_of_sum(x.residual, x.update, x.gate, row, shift=shift1, scale=scale1, eps=eps, quantise=quantise)
         update = self.attn1(h, h, batch.cu_tokens, batch.cu_tokens, rope, exchange=batch.exchange)
         if self.norm2 is not None:
-            sum2, h = self.norm2(sum1, update, gate1, row)
+            sum2, h = self.norm2(sum1, update, gate1, row, quantise)
         else:
             sum2 = h = residual_gate(sum1, update, gate1, row)
         update = self.attn2(h, text, batch.cu_tokens, batch.cu_text, None, image, batch.cu_image)
-        sum3, h = residual_norm(sum2, update, None, row, shift=shift2, scale=scale2, eps=eps)
+        sum3, h = norm_of_sum(sum2, update, None, row, shift=shift2, scale=scale2, eps=eps, quantise=quantise)
         made = self.ffn(h, batch.exchange) if isinstance(self.ffn, MoEFeedForward) else self.ffn(h)
         return Hidden(sum3, made, gate2)

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 import torch
 
-from zoetrope.kernels import CuSeqlens, Permutation, combine_experts, permute_rows, varlen_attention
+from zoetrope.kernels import CuSeqlens, Fp8Rows, Permutation, combine_experts, permute_rows, varlen_attention
 
-# (x [M, D], offsets [E_local + 1]) -> [M, D]: a layer's own experts over rows sorted by expert
-ApplyExperts = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# (x [M, D], offsets [E_local + 1]) -> [M, D]: a layer's own experts over rows sorted by expert; of a layer in 8 bits, x
+# is `Fp8Rows`
+ApplyExperts = Callable[[Any, torch.Tensor], torch.Tensor]
 
 # (x [n, D]) -> the (token, choice) pairs of these tokens sorted by expert, all experts of the layer counted
 Route = Callable[[torch.Tensor], Permutation]
@@ -48,12 +49,14 @@ class Exchange(Protocol):
         apply: ApplyExperts,
         bias: torch.Tensor | None = None,
         meanwhile: Meanwhile | None = None,
+        quantised: Fp8Rows | None = None,
     ) -> torch.Tensor:
         """Run each token through its experts, whichever ranks hold them.
 
         Args:
             x: ``[n, D]``, this rank's tokens. route: chooses experts for some of them. apply: this rank's experts.
             bias: ``[D]``, added once. meanwhile: run once; its result is added too.
+            quantised: ``x`` in 8 bits, which the experts get in its place.
 
         Returns:
             ``[n, D]`` in the dtype of ``x``: the weighted sums, in float32.
@@ -77,10 +80,16 @@ class Alone:
         apply: ApplyExperts,
         bias: torch.Tensor | None = None,
         meanwhile: Meanwhile | None = None,
+        quantised: Fp8Rows | None = None,
     ) -> torch.Tensor:
         rows = route(x)
-        made = apply(permute_rows(x, rows), rows.offsets)
+        made = apply(permuted(x if quantised is None else quantised, rows), rows.offsets)
         return combine_experts(made, rows, bias, None if meanwhile is None else meanwhile())
+
+
+def permuted(x: torch.Tensor | Fp8Rows, rows: Permutation) -> torch.Tensor | Fp8Rows:
+    """Return the rows of all (token, choice) pairs sorted by expert, of whichever kind ``x`` is."""
+    return Fp8Rows(*permute_rows(x.q, rows, x.scale)) if isinstance(x, Fp8Rows) else permute_rows(x, rows)
 
 
 ALONE = Alone()

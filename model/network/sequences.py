@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from zoetrope.kernels import CuSeqlens
+from zoetrope.kernels.types.upload import upload
 from zoetrope.model.families.config import WAN_THETA
 from zoetrope.model.network.exchange import ALONE, Exchange
 from zoetrope.model.network.rope import Placed, positions
@@ -168,11 +169,6 @@ def pack(
         targets=tuple(targets),
         **_beside(sequences, patch, lengths, device),
     )
-
-
-def upload(x: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a small tensor from the host without waiting for the device to finish what it does."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def _beside(

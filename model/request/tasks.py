@@ -33,6 +33,8 @@ PANELS = 9
 
 # Which of a checkpoint's two noise experts an engine holds; "both" is all of any checkpoint.
 Role = Literal["both", "high", "low"]
+# In which form a network's weights are loaded, see `model.families.quantization`.
+Quantize = Literal["none", "fp8"]
 
 # How a picture or clip of another ratio is fitted: scaled to cover the frame and cropped, or whole with black bars.
 Fit = Literal["cover", "contain"]
@@ -266,6 +268,7 @@ class ModelCard:
     default_negative_prompt: str = ""  # of requests that name none
     default_flow_shift: float | None = None  # None: the scheduler has none
     flow_shift_note: str = ""  # where that comes from, if sources differ
+    quantize: Quantize = "none"
 
     @property
     def max_duration_seconds(self) -> float:

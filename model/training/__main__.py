@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         if device.type == "cuda":
             device = torch.device("cuda", args.local_rank)
             torch.cuda.set_device(device)
+        quantize = os.environ.get("ZOETROPE_QUANTIZE") or "none"
+        if quantize != "none":
+            raise TrainingError(f"ZOETROPE_QUANTIZE is {quantize!r}: it must be none, training needs exact weights")
         config = FineTuneConfig.read(args.config)
         trainer = build(config, device)
         if trainer.step and trainer.stepper.rank == 0:

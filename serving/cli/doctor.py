@@ -251,7 +251,7 @@ def _sandbox(settings: Settings) -> Iterator[Check]:
 
 def _model(settings: Settings) -> Iterator[Check]:
     try:
-        card = open_model(settings.model, settings.family)
+        card = open_model(settings.model, settings.family, settings.quantize)
     except ModelError as error:
         yield Check("model", Status.FAIL, str(error), "restore the file, or name another model with --model")
         return
@@ -259,6 +259,27 @@ def _model(settings: Settings) -> Iterator[Check]:
     for warning in card.warnings:
         yield Check("model", Status.WARN, warning, "check whether this is intended; the model runs without it")
     yield Check("model card", Status.OK, _described(card))
+    yield from _quantize(card)
+
+
+def _quantize(card: ModelCard) -> Iterator[Check]:
+    """Show what --quantize makes of the model, and whether the GPU can compute with it."""
+    if card.quantize == "none":
+        return
+    from zoetrope.model.catalog.model_card import network_config
+    from zoetrope.model.checkpoints.load import check_gpu
+    from zoetrope.model.families.quantization import described
+    from zoetrope.model.network.costs import rank_memory
+
+    config = network_config(card)
+    size, exact = (rank_memory(config, 1, 1, quantize=form).weights for form in (card.quantize, "none"))
+    share = f"in bfloat16 its weights would take {exact / GIB:.3g} GiB, so they take {size / GIB:.3g}"
+    try:
+        check_gpu(card)
+    except ModelError as error:
+        yield Check("quantize", Status.FAIL, str(error), "leave --quantize (ZOETROPE_QUANTIZE) away")
+        return
+    yield Check("quantize", Status.OK, f"{described(config, card.quantize)}; {share}")
 
 
 def _described(card: ModelCard) -> str:

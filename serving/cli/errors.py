@@ -53,7 +53,10 @@ def explain(error: Exception) -> tuple[str, int]:
         line, code = describe_violations(error.violations), BAD_INPUT
     elif isinstance(error, ModelError):
         text = str(error)
-        line, code = text if text.startswith("family: ") else f"model: {text.removeprefix('model ')}", BAD_INPUT
+        line, code = (
+            text if text.startswith(("family: ", "quantize: ")) else f"model: {text.removeprefix('model ')}",
+            BAD_INPUT,
+        )
     elif _is_client_error(error):
         line, code = _explain_client_error(error)
     elif _is_store_error(error):

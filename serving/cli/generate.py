@@ -29,8 +29,9 @@ def generate(
     """
     if local and connection.server is not None:
         raise bad_input("local", "cannot be used together with --server")
-    if connection.server is not None and request.family is not None:
-        raise bad_input("family", "describes a local model folder, and cannot be used together with --server")
+    for field, value in (("family", request.family), ("quantize", request.quantize)):
+        if connection.server is not None and value is not None:
+            raise bad_input(field, "is about a model that is loaded here, and cannot be used together with --server")
     service = None if local else connection.resolved()
     if service is None and (given := request.options.given()):
         raise bad_input(given[0], "needs a service, give --server")

@@ -11,11 +11,11 @@ from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.families import BUNDLED, all_presets
 from zoetrope.model.families.family import Preset
 from zoetrope.model.request.sizes import RATIOS, size_of
-from zoetrope.model.request.tasks import MAX_DURATION_SECONDS
+from zoetrope.model.request.tasks import MAX_DURATION_SECONDS, Quantize
 from zoetrope.serving.cli.connection import OptionalConnection, connect
 from zoetrope.serving.cli.console import stdout
 from zoetrope.serving.cli.errors import bad_input
-from zoetrope.serving.cli.options import ListingOptions, add_commands, option
+from zoetrope.serving.cli.options import ListingOptions, QuantizeOption, add_commands, option, quantize_of
 
 if TYPE_CHECKING:
     from zoetrope.serving.cli.listing import Listing
@@ -31,6 +31,7 @@ def models(
     ratio: Annotated[str | None, option("RATIO", "Aspect ratio of that clip.", RATIOS[0])] = None,
     duration: Annotated[float | None, option("SECONDS", "Length of that clip.", "5")] = None,
     ranks: Annotated[int | None, option("N", "GPUs of the engine that makes it.", "1", min=1)] = None,
+    quantize: QuantizeOption = None,
 ) -> None:
     """List the models of a service, or the presets, and their limits."""
     from zoetrope.serving.cli.listing import show
@@ -38,12 +39,13 @@ def models(
 
     if presets:
         clip = (size or "720p", ratio or RATIOS[0], 5.0 if duration is None else duration, ranks or 1)
-        listing, note = presets_listing(*clip)
+        listing, note = presets_listing(*clip, quantize_of(quantize))
         show(listing, output)
         if not (output.json or output.quiet):
             stdout().print(note)
         return
-    for field, value in (("size", size), ("ratio", ratio), ("duration", duration), ("ranks", ranks)):
+    only = {"size": size, "ratio": ratio, "duration": duration, "ranks": ranks, "quantize": quantize}
+    for field, value in only.items():
         if value is not None:
             raise bad_input(field, "can only be given together with --presets")
     service = connection.resolved()
@@ -58,7 +60,9 @@ def register(app: typer.Typer, section: str) -> None:
     add_commands(app, section, models)
 
 
-def presets_listing(size: str, ratio: str, duration: float, ranks: int) -> tuple[Listing, str]:
+def presets_listing(
+    size: str, ratio: str, duration: float, ranks: int, quantize: Quantize = "none"
+) -> tuple[Listing, str]:
     """Return every preset with what a clip costs on it, and a line that explains the columns.
 
     Raises:
@@ -68,7 +72,7 @@ def presets_listing(size: str, ratio: str, duration: float, ranks: int) -> tuple
 
     width, height = clip_size(size, ratio)
     check_duration(duration)
-    items = [_costs(preset, width, height, duration, ranks) for preset in all_presets().values()]
+    items = [_costs(preset, width, height, duration, ranks, quantize) for preset in all_presets().values()]
     listing = Listing(
         ("preset", "parameters", "active", "autoencoder", "frames", "tokens", "PFLOP", "weights", "activations"),
         rows=[_row(item) for item in items],
@@ -79,13 +83,17 @@ def presets_listing(size: str, ratio: str, duration: float, ranks: int) -> tuple
     )
     note = (
         f"{width}x{height}, {duration:g} s at each preset's frame rate, {ranks} GPU{'s' if ranks > 1 else ''}. "
-        "PFLOP of a step with all guidance branches. Weights in bfloat16, exact; activations in GiB a rank, estimated "
-        "from shapes."
+        f"PFLOP of a step with all guidance branches. Weights in {_form(quantize)}, exact; activations in GiB a rank, "
+        "estimated from shapes."
     )
     return listing, note
 
 
-def _costs(preset: Preset, width: int, height: int, duration: float, ranks: int) -> dict[str, Any]:
+def _form(quantize: Quantize) -> str:
+    return "bfloat16" if quantize == "none" else f"bfloat16, those of the middle blocks in {quantize}"
+
+
+def _costs(preset: Preset, width: int, height: int, duration: float, ranks: int, quantize: Quantize) -> dict[str, Any]:
     """Return what is known of a clip on a preset, or ``problem``, why there can be none."""
     from zoetrope.model.network.costs import clip_cost, count_parameters
 
@@ -96,9 +104,10 @@ def _costs(preset: Preset, width: int, height: int, duration: float, ranks: int)
         "parameters": count.total,
         "active_parameters": count.active,
         "autoencoder": preset.vae.name,
+        "quantize": quantize,
     }
     try:
-        cost = clip_cost(preset, width, height, duration, ranks)
+        cost = clip_cost(preset, width, height, duration, ranks, quantize)
     except ValueError as error:
         return {**fields, "problem": str(error)}
     return {

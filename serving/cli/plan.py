@@ -18,13 +18,16 @@ from zoetrope.serving.cli.options import (
     JsonOption,
     ModelArgument,
     ModelOption,
+    QuantizeOption,
     add_commands,
     one_model,
     option,
+    quantize_of,
 )
 
 if TYPE_CHECKING:
     from zoetrope.cluster.planning.gang_plan import GangPlan
+    from zoetrope.model.request.tasks import Quantize
 
 GIB = 2**30
 KINDS = {
@@ -48,6 +51,7 @@ def plan(
     argument: ModelArgument = None,
     model: ModelOption = None,
     family: FamilyOption = None,
+    quantize: QuantizeOption = None,
     gpus: Annotated[int, option("N", "GPUs of one engine.")] = 8,
     size: Annotated[str, option("SIZE", "480p, 720p, 1080p or WIDTHxHEIGHT.")] = "720p",
     ratio: Annotated[str, option("RATIO", f"Aspect ratio: {', '.join(RATIOS)}.")] = RATIOS[0],
@@ -63,7 +67,7 @@ def plan(
     from zoetrope.serving.cli.listing import print_json
 
     named = one_model(argument, model) or DEFAULT_MODEL
-    made = make_plan(named, gpus, size, ratio, duration, gpu, nvlink, family or "")
+    made = make_plan(named, gpus, size, ratio, duration, gpu, nvlink, family or "", quantize_of(quantize))
     if json:
         print_json(made)
     else:
@@ -75,7 +79,15 @@ def register(app: typer.Typer, section: str) -> None:
 
 
 def make_plan(
-    model: str, gpus: int, size: str, ratio: str, duration: float, gpu: str, nvlink: int, family: str = ""
+    model: str,
+    gpus: int,
+    size: str,
+    ratio: str,
+    duration: float,
+    gpu: str,
+    nvlink: int,
+    family: str = "",
+    quantize: Quantize = "none",
 ) -> GangPlan:
     """Return the plan of an engine.
 
@@ -96,11 +108,11 @@ def make_plan(
 
     if model not in (*PRESETS, *BUNDLED) and not Path(model).is_dir() and "/" not in model:
         raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*PRESETS, *BUNDLED))}) nor a directory")
-    wanted = PRESETS[model] if model in PRESETS else open_model(model, family)
+    wanted = PRESETS[model] if model in PRESETS else open_model(model, family, quantize)
     for warning in wanted.warnings if isinstance(wanted, ModelCard) else ():
         stderr().print(f"warning: {warning}", markup=False)
     try:
-        return plan_gang(wanted, gpus, gpu, width, height, duration, nvlink_domain=nvlink)
+        return plan_gang(wanted, gpus, gpu, width, height, duration, nvlink_domain=nvlink, quantize=quantize)
     except PlanError as error:
         raise bad_input(error.field, str(error)) from None
 
@@ -114,6 +126,7 @@ def _rendered(plan: GangPlan) -> Iterator[RenderableType]:
         + (", twice" if plan.gangs > 1 else "")
         + f": {plan.cfg_groups} x {plan.sequence_ranks} (guidance groups x sequence ranks)"
         + (f", experts over {plan.expert_ranks}" if plan.expert_ranks > 1 else "")
+        + ("" if plan.quantize == "none" else f", weights in {plan.quantize}")
     )
     yield f"a step: {plan.sequences} x {plan.tokens:,} tokens, {plan.width}x{plan.height}, {plan.frames} frames\n"
 

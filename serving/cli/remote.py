@@ -15,6 +15,7 @@ from zoetrope.serving.cli.connection import Connection, connect
 from zoetrope.serving.cli.errors import BAD_INPUT, FAILURE, INTERRUPTED, CliError, option_name
 from zoetrope.serving.cli.generate_request import DEFAULT_MODEL, GenerateRequest, result_line
 from zoetrope.serving.cli.jobs import short_name
+from zoetrope.serving.cli.options import quantize_of
 from zoetrope.serving.cli.progress import ProgressView
 from zoetrope.serving.client import VideoClient, VideoInfo
 
@@ -43,14 +44,16 @@ def generate_privately(request: GenerateRequest, folder: Path, view: ProgressVie
     from zoetrope.serving.media.task_inputs import examine  # brings the decoders
 
     model, family = request.model or DEFAULT_MODEL, request.family or ""
-    card = open_model(model, family)
+    quantize = quantize_of(request.quantize)
+    card = open_model(model, family, quantize)
     parsed = parse_request(request.request())
     resolve(parsed, card, secrets.randbelow(MAX_DRAWN_SEED + 1), examine(parsed.task, audio=parsed.audio))
     from zoetrope.serving.cli.service import private_service, serve_command  # a client by itself has no service
 
     for warning in card.warnings:
         view.warn(warning)
-    with private_service(serve_command(model, folder / "data", family), folder / "service.log") as service:
+    command = serve_command(model, folder / "data", family, quantize)
+    with private_service(command, folder / "service.log") as service:
         view.message("starting a private service")
         addresses = service.wait_ready()
         with connect(Connection(addresses.grpc)) as client:

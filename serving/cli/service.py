@@ -49,10 +49,12 @@ class Addresses:
     http: str
 
 
-def serve_command(model: str, data_dir: Path, family: str = "") -> list[str]:
-    """Return the command for a service on free ports; ``family`` is for folders that do not say what they hold."""
+def serve_command(model: str, data_dir: Path, family: str = "", quantize: str = "") -> list[str]:
+    """Return the command for a service on free ports; ``family`` is for folders that do not say what they hold, and
+    ``quantize`` the form in which weights are loaded, "" for what the environment says."""
     options = ["--model", model, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", str(data_dir)]
     options += ["--family", family] if family else []
+    options += ["--quantize", quantize] if quantize else []
     return [sys.executable, "-m", "zoetrope.serving.cli", "serve", "--stop-with-stdin", *options]
 
 

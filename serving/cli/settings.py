@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoetrope.serving.cli.options import FamilyOption, ModelOption, option
+from zoetrope.serving.cli.options import FamilyOption, ModelOption, QuantizeOption, option
 
 if TYPE_CHECKING:
     from zoetrope.serving.config.settings import Settings
@@ -35,6 +35,7 @@ class CheckedOptions:
 
     model: ModelOption = None
     family: FamilyOption = None
+    quantize: QuantizeOption = None
     grpc: Annotated[
         str | None, option("HOST:PORT", "Address of the gRPC API; port 0 picks a free one.", "127.0.0.1:50051")
     ] = None
@@ -125,6 +126,9 @@ def settings_of(options: DatabaseOptions | CheckedOptions | None = None) -> Sett
         raise bad_input(named(str(item["loc"][0])), describe(item)) from None
     for name, problem in problems(settings):
         raise bad_input(named(name), problem)
+    if settings.compile and settings.quantize != "none":
+        problem = f"{settings.quantize!r} cannot be used together with ZOETROPE_COMPILE=true"
+        raise bad_input(named("quantize"), problem)
     settings = settings.model_copy(update=_listening(settings, host, port, given))
     if (settings.tls_cert is None) != (settings.tls_key is None):
         missing, present = ("tls_key", "tls_cert") if settings.tls_key is None else ("tls_cert", "tls_key")

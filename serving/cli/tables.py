@@ -28,16 +28,19 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "succeeded": "green",
 
 
 def models_listing(models: Sequence[ModelCard | ModelInfo]) -> Listing:
-    """Show presets, or the models of a service, with their other names where there are any."""
+    """Show presets, or the models of a service, with their other names and quantised weights where there are any."""
     columns = (
         *("model", "ready", "tasks", "size", "denoises at", "fps", "frames", "seconds", "steps", "guidance"),
         *("flow shift", "negative prompt"),
     )
-    others = [("" if isinstance(model, ModelCard) else escape(", ".join(model.aliases)),) for model in models]
-    named = ("other names",) if any(name for (name,) in others) else ()
+    others = {
+        "weights": ["" if model.quantize == "none" else model.quantize for model in models],
+        "other names": ["" if isinstance(model, ModelCard) else escape(", ".join(model.aliases)) for model in models],
+    }
+    named = tuple(title for title, cells in others.items() if any(cells))
     return Listing(
         (*columns, *named),
-        rows=[(*_model_row(model), *other[: len(named)]) for model, other in zip(models, others, strict=True)],
+        rows=[(*_model_row(model), *(others[title][i] for title in named)) for i, model in enumerate(models)],
         items=models,
         names=[model.name for model in models],
         wraps=("tasks", "denoises at", "flow shift", "negative prompt", *named),

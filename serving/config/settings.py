@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from zoetrope.model.request.tasks import Quantize
 from zoetrope.serving.config.lists import CommaList
 
 DAY = 86_400.0
@@ -38,6 +39,9 @@ class Settings(BaseSettings):
 
     model: str = Field(default="nano", description="Preset or checkpoint folder.")
     family: str = Field(default="", description="Preset that the model's folder holds, if its files do not say.")
+    quantize: Quantize = Field(
+        default="none", description="fp8: load the weights of the middle blocks in 8 bits, half of their size."
+    )
     served_model_name: Annotated[CommaList, AfterValidator(_check_names)] = Field(
         default=(), description="Names beside its own by which requests may call the model: sora-2,acme/video-1."
     )

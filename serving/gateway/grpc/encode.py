@@ -159,6 +159,7 @@ def model_message(card: ModelCard, ready: bool, aliases: Sequence[str] = ()) -> 
         default_negative_prompt=card.default_negative_prompt,
         default_flow_shift=card.default_flow_shift,
         flow_shift_note=card.flow_shift_note,
+        quantize=card.quantize,
         aliases=aliases,
         formats=[video_pb2.VideoFormat.Value(enum_name(container)) for container in formats_of(card)],
     )

@@ -15,6 +15,7 @@ from zoetrope.cluster.parallel.mesh import Mesh
 from zoetrope.kernels import CuSeqlens
 from zoetrope.model.network.exchange import ALONE, Exchange
 from zoetrope.model.network.experts import MoEFeedForward
+from zoetrope.model.network.quantized import QuantizedExperts
 
 DIM, EXPERTS = 16, 8
 
@@ -85,6 +86,35 @@ def route(cases: list[Routing]) -> list[tuple[torch.Tensor, list[Sent]]]:
             sent = _listen(patch)
             made.append((layer(mine, exchange), sent))
     return made
+
+
+def quantised_layer_of(case: Routing, own: slice = slice(None)) -> QuantizedExperts:
+    """`layer_of` in 8 bits, with some of the experts."""
+    exact = layer_of(case)
+    with torch.device("meta"):
+        shape = MoEFeedForward(DIM, 16, EXPERTS, case.top_k, 0, groups=case.groups)
+    layer = QuantizedExperts(shape, case.dtype)
+    layer.gate, layer.correction, layer.shared = exact.gate, exact.correction, None
+    layer.b1, layer.b2 = exact.b1, exact.b2
+    if layer.b1 is not None:
+        layer.b1 = torch.nn.Parameter(layer.b1[own], requires_grad=False)
+    layer.take("up", exact.w1[own])
+    layer.take("down", exact.w2[own])
+    return layer
+
+
+@torch.inference_mode()
+def route_in_8_bits(case: Routing) -> tuple[torch.Tensor, list[Sent]]:
+    """What a layer in 8 bits makes of this rank's tokens, with its share of the experts, and what it sent."""
+    mesh = Mesh.build(torch.device("cpu"), 1, EXCHANGE)
+    assert mesh.sequence is not None
+    each, parts = EXPERTS // mesh.ranks, CuSeqlens.of(case.parts)
+    layer = quantised_layer_of(case, slice(mesh.place * each, (mesh.place + 1) * each))
+    mine = tokens_of(case)[parts.offsets[mesh.place] : parts.offsets[mesh.place + 1]]
+    with pytest.MonkeyPatch.context() as patch:
+        sent = _listen(patch)
+        exchange = GangExchange(mesh.sequence, CuSeqlens.of([parts.total]), parts, case.chunks)
+        return layer(mine, exchange), sent
 
 
 @torch.inference_mode()

@@ -13,7 +13,9 @@ from tests.cluster.parallel.exchange_jobs import (
     layer_of,
     meet_in_flight,
     qkv,
+    quantised_layer_of,
     route,
+    route_in_8_bits,
     tokens_of,
 )
 from tests.cluster.parallel.gangs import Gangs
@@ -101,6 +103,33 @@ def test_experts_of_other_ranks_are_the_loop_over_the_tokens(ranks: int, gangs: 
                 assert there[chunk].rows == wanted, "a token once to each rank that it has chosen"
                 came = [other[2 + 2 * chunk].rows[rank] for other in sent]
                 assert back[chunk].rows == came, "they go back where they came from"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Routing((7, 6), top_k=3, chunks=2),
+        Routing((9, 0, 2, 1), top_k=4, groups=4, seed=5),
+        Routing((2, 0, 0, 0), top_k=1, seed=8),
+        Routing((6, 5, 5, 5), dtype=torch.bfloat16, seed=10),
+    ],
+)
+def test_rows_travel_in_8_bits_and_give_what_they_give_at_home(case: Routing, gangs: Gangs) -> None:
+    ranks = len(case.parts)
+    with torch.inference_mode():
+        expected = quantised_layer_of(case)(tokens_of(case))
+    answers = gangs.run(ranks, route_in_8_bits, case)
+    made = torch.cat([out for out, _ in answers])
+    assert made.dtype == case.dtype
+    limit = 1e-5 if case.dtype == torch.float32 else 2e-2
+    assert float((made.float() - expected.float()).norm()) <= limit * float(expected.float().norm())
+    for rank, (_, (_, *messages)) in enumerate(answers):
+        there, back = messages[: 3 * case.chunks], messages[3 * case.chunks :]
+        assert [message.dtype for message in there] == [torch.int32, torch.uint8, torch.float32] * case.chunks
+        assert {message.dtype for message in back} == {case.dtype}, "results are as exact as ever"
+        for chunk in range(case.chunks):
+            wanted = rows_between(case, rank, ranks, chunk)
+            assert there[3 * chunk + 1].rows == there[3 * chunk + 2].rows == wanted, "a scale for each row"
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

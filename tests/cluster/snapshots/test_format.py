@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from tests.cluster.snapshots.samples import OWNER, STEPS, UNIPC, equal, fingerprint, segment_spec, snapshot
 from zoetrope.cluster.protocol.messages import Owner
 from zoetrope.cluster.snapshots.format import DIGEST_BYTES, BadSnapshot, DamagedSnapshot, Fingerprint, decode, encode
+from zoetrope.model.catalog.identity import weights_of
+from zoetrope.model.catalog.presets import find_model
 
 DATA = b"".join(encode(snapshot(5)))
 
@@ -128,6 +131,18 @@ def test_one_of_another_run_is_told(fields: dict[str, Any], message: str) -> Non
 def test_one_of_another_model_or_schedule_is_told(model: str, config: dict[str, Any], message: str) -> None:
     with pytest.raises(BadSnapshot, match=message):
         decode(DATA, Fingerprint.of(model, segment_spec(), config))
+
+
+def test_one_of_exact_weights_is_not_taken_by_others() -> None:
+    """Nor the other way round: a clip would begin with one network and end with another."""
+    card = find_model("nano")
+    names = [weights_of(card), weights_of(replace(card, quantize="fp8"))]
+    assert names == ["nano", "nano+fp8"]
+    for mine, other in (names, names[::-1]):
+        written = replace(snapshot(5), fingerprint=Fingerprint.of(mine, segment_spec(), UNIPC))
+        expected = Fingerprint.of(other, segment_spec(), UNIPC)
+        with pytest.raises(BadSnapshot, match=re.escape(f"model is {mine!r}, expected {other!r}")):
+            decode(b"".join(encode(written)), expected, OWNER)
 
 
 def test_the_version_of_diffusers_and_the_id_of_the_segment_do_not_matter() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from zoetrope.kernels import CuSeqlens, varlen_attention
 from zoetrope.kernels.select import backends
-from zoetrope.kernels.select.backends import BACKENDS, KernelCall, choose, parse, report, use
+from zoetrope.kernels.select.backends import BACKENDS, FP8, KernelCall, choose, parse, report, use
 from zoetrope.kernels.select.proofs import Proof, Speed, Standing
 from zoetrope.kernels.select.shapes import attention_class, band, product_class, rows_class
 
@@ -70,7 +70,7 @@ def test_our_kernels_wait_for_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose("linear_gelu", BF16) == "cublas"
     unproved = {(choice.op, choice.backend): choice.why for choice in report(GPU) if choice.unproved}
     assert set(unproved) == {("attention", "gluon"), ("attention", "triton")} | {
-        (op, "triton") for op in BACKENDS if op != "attention"
+        (op, "triton") for op in BACKENDS if op not in ("attention", "linear_fp8")
     }
     assert set(unproved.values()) == {"its tiles have changed"}
     assert choose("attention", HEADS, "gluon") == "gluon", "asked for by the call"
@@ -143,6 +143,35 @@ def test_kernels_that_change_the_result_run_only_when_asked_for(monkeypatch: pyt
     assert "changes the result" in reasons["int8"]
     assert "changes the result" in reasons["int8_fp8"]
     assert choose("attention", HEADS, "int8") == "int8"
+
+
+@pytest.mark.usefixtures("hopper")
+def test_products_of_8_bits_are_torch_s_until_ours_are_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = KernelCall(GPU, FP8, grad=False)
+    monkeypatch.setattr(backends, "proved", lambda *args, **kwargs: None)
+    assert choose("linear_fp8", call) == "scaled_mm"
+    assert choose("grouped_gemm_fp8", call) == "scaled_grouped_mm"
+    assert choose("grouped_gemm_fp8", call, "triton") == "triton", "asked for"
+    backends._choose.cache_clear()
+    monkeypatch.setattr(backends, "proved", lambda op, backend, *args, **kwargs: op == "grouped_gemm_fp8" or None)
+    assert choose("grouped_gemm_fp8", call) == "triton"
+
+
+@pytest.mark.parametrize(
+    ("capability", "linear", "grouped"),
+    [
+        ((8, 0), "torch", "torch"),
+        ((8, 9), "scaled_mm", "torch"),
+        ((9, 0), "scaled_mm", "scaled_grouped_mm"),
+        ((10, 0), "scaled_mm", "torch"),
+    ],
+)
+def test_products_of_8_bits_by_capability(
+    capability: tuple[int, int], linear: str, grouped: str, hopper: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    call = KernelCall(GPU, FP8, grad=False)
+    assert (choose("linear_fp8", call), choose("grouped_gemm_fp8", call)) == (linear, grouped)
 
 
 @pytest.mark.usefixtures("hopper")

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from zoetrope.kernels.types.upload import upload
+from zoetrope.kernels.types.upload import upload_numbers
 from zoetrope.kernels.types.varlen import CuSeqlens
 
 CPU = torch.device("cpu")
 
 
 def test_the_numbers_arrive() -> None:
-    table = upload([(1, 2), (3, 4)], CPU)
+    table = upload_numbers([(1, 2), (3, 4)], CPU)
     assert table.dtype == torch.int32 and table.tolist() == [[1, 2], [3, 4]]
-    assert upload([], CPU).shape == (0,)
+    assert upload_numbers([], CPU).shape == (0,)
 
 
 def test_a_gpu_gets_them_from_pinned_memory_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +33,7 @@ def test_a_gpu_gets_them_from_pinned_memory_without_waiting(monkeypatch: pytest.
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
     monkeypatch.setattr(torch.Tensor, "to", to)
     cuda = torch.device("cuda", 1)
-    assert upload([5], cuda).tolist() == [5]
+    assert upload_numbers([5], cuda).tolist() == [5]
     assert done == ["pinned", ((cuda,), {"non_blocking": True})]
 
 

@@ -39,11 +39,11 @@ def sequence(network: Network, size: tuple[int, int, int], level: float, seed: i
     return Sequence((*sources, stream(size, level, 0)), text)
 
 
-@torch.inference_mode()
-def test_a_forward_by_our_kernels_is_one_by_torch(nano: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = nano.pack([sequence(nano, (2, 4, 6), 700.0, 1, False), sequence(nano, (1, 6, 4), 120.0, 2, True)])
+def both(network: Network, monkeypatch: pytest.MonkeyPatch) -> tuple[float, dict[str, set[str]]]:
+    """The error of a forward by our kernels, relative to one by torch, and what ran in it."""
+    batch = network.pack([sequence(network, (2, 4, 6), 700.0, 1, False), sequence(network, (1, 6, 4), 120.0, 2, True)])
     with use("torch,attention=sdpa"):
-        expected = nano(batch)
+        expected = network(batch)
     chosen: dict[str, set[str]] = {}
     choose = backends._choose
 
@@ -53,10 +53,16 @@ def test_a_forward_by_our_kernels_is_one_by_torch(nano: Network, monkeypatch: py
 
     monkeypatch.setattr(backends, "_choose", watch)
     with use(OURS):
-        result = nano(batch)
-    alone = {op: {"triton"} for op in BACKENDS if op != "dispatch"}  # nothing goes to other ranks
+        return relative_error(network(batch), expected), chosen
+
+
+@torch.inference_mode()
+def test_a_forward_by_our_kernels_is_one_by_torch(nano: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    error, chosen = both(nano, monkeypatch)
+    elsewhere = {"dispatch", "quantise_fp8", "linear_fp8", "grouped_gemm_fp8"}  # of other ranks, and of 8 bits
+    alone = {op: {"triton"} for op in BACKENDS if op not in elsewhere}
     assert chosen == alone, "every operation of the network has a kernel and runs it"
-    assert relative_error(result, expected) < 1e-4
+    assert error < 1e-4
 
 
 @torch.inference_mode()
@@ -74,3 +80,14 @@ def test_self_attention_in_8_bits_quantises_where_it_norms(monkeypatch: pytest.M
         fused = attention(x, x, cu, cu, rope, exchange=ALONE)
     assert relative_error(in_steps, expected) < 0.01 and relative_error(fused, expected) < 0.01
     assert relative_error(fused, in_steps) < 0.005
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:Conversion of an array")  # the interpreter's own
+@torch.inference_mode()
+def test_one_in_8_bits_by_our_kernels_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_transformer(find_model("nano", quantize="fp8"), DEVICE, dtype=torch.float32)
+    error, chosen = both(network, monkeypatch)
+    assert (chosen["quantise_fp8"], chosen["grouped_gemm_fp8"]) == ({"triton"}, {"triton"})
+    assert chosen["linear_fp8"] == {"torch"}, "torch's own product makes bfloat16 alone"
+    assert error < 1e-2, "a last bit decides between two 8-bit numbers"

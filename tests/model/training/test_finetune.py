@@ -132,6 +132,16 @@ def test_a_bad_run_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_8_bits_are_not_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOETROPE_QUANTIZE", "fp8")
+    assert main([str(tmp_path / "run.json"), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == (
+        "error: ZOETROPE_QUANTIZE is 'fp8': it must be none, training needs exact weights\n"
+    )
+
+
 def test_a_run_cannot_write_into_its_checkpoint(tmp_path: Path) -> None:
     write_t2v(tmp_path / "moe")
     with pytest.raises(TrainingError, match=r"out: .* lies in the checkpoint"):

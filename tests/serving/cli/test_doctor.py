@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from zoetrope.model.families.nano import NANO_DIRECTORY
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.cli import main
 from zoetrope.serving.cli.doctor import Check, Status, run_checks
 from zoetrope.serving.config.settings import Settings
@@ -50,6 +52,20 @@ def test_json(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     assert {check["status"] for check in checks} <= {"ok", "warn"}
     (port,) = [check for check in checks if check["name"] == "http port"]
     assert port == {"name": "http port", "status": "ok", "detail": "localhost:0 is free", "advice": ""}
+
+
+def test_weights_in_8_bits(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    fp8 = settings.model_copy(update={"quantize": "fp8"})
+    check = find(fp8, "quantize")
+    assert check.status is Status.OK and check.detail.startswith("Blocks 2 to 4 of 5 are in fp8")
+
+    def refuse(card: ModelCard) -> None:
+        raise ModelError("quantize: fp8 needs another GPU")
+
+    monkeypatch.setattr("zoetrope.model.checkpoints.load.check_gpu", refuse)
+    check = find(fp8, "quantize")
+    assert (check.status, check.detail) == (Status.FAIL, "quantize: fp8 needs another GPU")
+    assert "--quantize" in check.advice
 
 
 def test_a_misspelt_variable(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

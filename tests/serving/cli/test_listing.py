@@ -9,6 +9,7 @@ import json
 import pytest
 from rich.console import Console
 
+from zoetrope.model.catalog.presets import find_model
 from zoetrope.serving.cli.listing import COMMANDS, Listing, plain, print_json
 from zoetrope.serving.cli.tables import models_listing
 from zoetrope.serving.client import ClientError, ModelInfo
@@ -63,12 +64,19 @@ def test_no_word_is_broken(width: int) -> None:
 
 def test_other_names_of_a_model() -> None:
     fields = dict.fromkeys((field.name for field in dataclasses.fields(ModelInfo)), 1)
-    texts = dict.fromkeys(("default_size", "default_negative_prompt", "flow_shift_note"), "")
+    texts = dict.fromkeys(("default_size", "default_negative_prompt", "flow_shift_note", "quantize"), "")
     lists = {"tasks": (), "native_sizes": (), "formats": (), "aliases": ("acme/video-1", "sora-2")}
     model = ModelInfo(**{**fields, **texts, **lists, "name": "nano"})  # type: ignore[arg-type]
     assert "other names" in drawn(models_listing([model]), 300)[0]
     assert drawn(models_listing([model]), 300)[1].endswith("acme/video-1, sora-2")
     assert "other names" not in drawn(models_listing([dataclasses.replace(model, aliases=())]), 300)[0]
+
+
+def test_the_form_of_weights_that_are_quantised() -> None:
+    card = find_model("nano")
+    assert "weights" not in drawn(models_listing([card]), 300)[0]
+    header, row = drawn(models_listing([find_model("nano", quantize="fp8")]), 300)
+    assert header.split()[-1] == "weights" and row.split()[-1] == "fp8"
 
 
 def test_rows_as_records_where_no_table_fits() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
@@ -54,6 +55,18 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
         ("ffv1", 320, 180, 6),
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in [*latents, *videos])
+
+
+@pytest.mark.long
+def test_weights_in_8_bits(tmp_path: Path) -> None:
+    latents = []
+    for options in ((), ("--quantize", "fp8")):
+        file = tmp_path / f"{len(options)}.safetensors"
+        done = generate("--seed", "11", "--out", str(tmp_path / "a.mp4"), "--latents-out", str(file), *options)
+        assert done.returncode == 0, done.stderr
+        latents.append(load_file(file)["latents"])
+    change = np.linalg.norm(latents[1] - latents[0]) / np.linalg.norm(latents[0])
+    assert 1e-3 < change < 0.3
 
 
 @pytest.mark.parametrize("name", ["a.PNG", "a.jpeg"])

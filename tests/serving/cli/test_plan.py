@@ -31,6 +31,22 @@ def test_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert "- All ranks are inside one NVLink domain of 8." in lines
 
 
+def test_weights_in_8_bits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--model", "wan2.7-27b", "--gpus", "8", "--size", "1080p", "--duration", "5"]
+    assert main([*arguments, "--quantize", "fp8"]) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[0].endswith("experts over 4, weights in fp8")
+    assert row(lines, "weights, exact") == ["9.4"], "16.3 otherwise"
+    assert row(lines, "experts: rows there and back") == ["NVLink", "11.840"], "15.228 otherwise"
+    assert "- Blocks 3 to 27 of 30 are in fp8, the others as they are." in out
+    monkeypatch.setenv("ZOETROPE_QUANTIZE", "fp8")
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == out
+    assert main([*arguments, "--quantize", "fp6"]) == 2
+    assert capsys.readouterr().err == "error: quantize: 'fp6' must be none or fp8\n"
+
+
 def test_nano_on_this_machine_and_a_checkpoint_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--gpus", "1", "--gpu", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -40,6 +56,8 @@ def test_nano_on_this_machine_and_a_checkpoint_folder(tmp_path: Path, capsys: py
     write_t2v(tmp_path / "wan")
     assert main(["plan", "--model", str(tmp_path / "wan"), "--gpus", "2", "--size", "64x32", "--gpu", "h200"]) == 0
     assert capsys.readouterr().out.startswith("wan on 2 H200s: 2 x 1")
+    assert main(["plan", "--model", str(tmp_path / "wan"), "--quantize", "fp8"]) == 2
+    assert capsys.readouterr().err.startswith("error: quantize: fp8 is not possible for wan: num_layers is 2: ")
 
 
 def test_two_gangs_for_noise_experts(capsys: pytest.CaptureFixture[str]) -> None:

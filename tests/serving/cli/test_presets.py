@@ -39,6 +39,17 @@ def test_the_cost_is_that_of_one_gpu_if_none_are_named(
     assert rows["wan2.1-i2v-14b-480p"][1:] == ["16.39", "B", "16.39", "B", "75,600", "13", "30.6", "GiB", "17.9", "GiB"]
 
 
+def test_the_weights_in_8_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = []
+    for form in ("none", "fp8"):
+        assert main(["models", "--presets", "--json", "--quantize", form]) == 0
+        costs = {preset["name"]: preset for preset in json.loads(capsys.readouterr().out)}
+        sizes.append(costs["wan2.7-27b"]["weight_bytes"])
+    assert sizes == [54_448_794_752, 30_582_631_552]
+    assert main(["models", "--presets", "--quantize", "fp8"]) == 0
+    assert "Weights in bfloat16, those of the middle blocks in fp8" in " ".join(capsys.readouterr().out.split())
+
+
 def test_ranks_that_do_not_fit_a_preset_are_said_in_its_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--presets", "--ranks", "8"]) == 0
     rows = capsys.readouterr().out.splitlines()
@@ -50,6 +61,7 @@ def test_ranks_that_do_not_fit_a_preset_are_said_in_its_row(capsys: pytest.Captu
     ("arguments", "line"),
     [
         (["models", "--size", "480p"], "size: can only be given together with --presets"),
+        (["models", "--quantize", "fp8"], "quantize: can only be given together with --presets"),
         (["models", "--ranks", "2"], "ranks: can only be given together with --presets"),
         (["models", "--presets", "--size", "4k"], "size: '4k' is not one of 480p, 720p, 1080p or WIDTHxHEIGHT"),
         (["models", "--presets", "--size", "4000x64"], "size: '4000x64' must have sides from 24 to 1920"),

@@ -55,6 +55,7 @@ def test_a_gateway_alone(tmp_path: Path) -> None:
         (["--tls-client-ca", "c.pem"], "tls-client-ca: needs --tls-cert and --tls-key"),
         (["--keys", "never"], "keys: 'never' must be "),
         (["--grpc", "50051"], "grpc: '50051' must be HOST:PORT"),
+        (["--quantize", "int4"], "quantize: 'int4' must be 'none' or 'fp8'"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -64,6 +65,15 @@ def test_bad_options(command: str, arguments: list[str], line: str, capsys: pyte
     captured = capsys.readouterr()
     assert captured.err.startswith(f"error: {line}")
     assert captured.err.count("\n") == 1
+
+
+def test_8_bits_are_not_compiled(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOETROPE_COMPILE", "true")
+    assert main(["serve", "--quantize", "fp8"]) == 2
+    assert capsys.readouterr().err == "error: quantize: 'fp8' cannot be used together with ZOETROPE_COMPILE=true\n"
+    monkeypatch.setenv("ZOETROPE_QUANTIZE", "fp8")
+    assert main(["settings"]) == 2
+    assert capsys.readouterr().err.startswith("error: ZOETROPE_QUANTIZE: 'fp8' cannot be used together with")
 
 
 def test_a_number_of_gateways(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ WRONG = {
     "RANKS": ("none", "'none' must be an integer"),
     "CFG_GROUPS": ("3", "'3' must be at most 2"),
     "LEASE_SECONDS": ("0", "'0' must be above 0"),
+    "QUANTIZE": ("fp4", "'fp4' must be 'none' or 'fp8'"),
     "COMPILE": ("perhaps", "'perhaps' must be true or false"),
     "KEYS": ("never", "'never' must be 'auto' or 'required'"),
     "GRPC": ("50051", "'50051' must be HOST:PORT with a port from 0 to 65535"),

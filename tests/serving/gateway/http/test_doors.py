@@ -244,3 +244,4 @@ def test_lists_of_ratios_and_formats_are_complete(service: Service) -> None:
     assert (model.default_negative_prompt, model.max_seed) == (NEGATIVE_PROMPT, MAX_SEED)
     note = "scheduler_config.json; Wan's own code takes 5"
     assert (model.default_flow_shift, model.flow_shift_note) == (3.0, note)
+    assert model.quantize == "none"
