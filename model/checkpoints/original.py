@@ -35,6 +35,15 @@ WAN22_AUTOENCODER: dict[str, Any] = {
 }
 
 
+def public_autoencoder(z_dim: int) -> dict[str, Any]:
+    """Return fields of diffusers' AutoencoderKLWan for the public autoencoder with so many latent channels: 48 of
+    Wan2.2, 16 of Wan2.1."""
+    if z_dim != 48:
+        return {"base_dim": 96, "z_dim": z_dim}
+    shape = {"base_dim": 160, "decoder_base_dim": 256, "z_dim": z_dim, "scale_factor_spatial": 16}
+    return {**WAN22_AUTOENCODER, **shape, "clip_output": False}
+
+
 def text_encoder_config(tensors: Sequence[StoredTensor], where: Path) -> dict[str, Any]:
     """Return fields of transformers' UMT5Config.
 

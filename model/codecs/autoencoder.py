@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +12,7 @@ import torch
 from zoetrope.model.codecs.chunk_decoder import ChunkDecoder
 from zoetrope.model.codecs.decode_plan import DecodePlan, DecodePlanner, Decoding
 from zoetrope.model.codecs.device_memory import DeviceMemory
-from zoetrope.model.codecs.tile_caches import CudaCopies, DeviceCaches, HostCaches, TileCaches
+from zoetrope.model.codecs.tile_caches import Copies, CudaCopies, DeviceCaches, HostCaches, TileCaches
 from zoetrope.model.codecs.tiling import TileSpan, Tiling, spans
 
 if TYPE_CHECKING:  # it takes seconds to import, and many processes do not need it
@@ -52,13 +52,19 @@ class WanAutoencoder:
     ``(z - mean) / std``. Encoding is in float32; how it decodes is a `Decoding`."""
 
     def __init__(
-        self, network: AutoencoderKLWan, decoding: Decoding | None = None, more_devices: Sequence[torch.device] = ()
+        self,
+        network: AutoencoderKLWan,
+        decoding: Decoding | None = None,
+        more_devices: Sequence[torch.device] = (),
+        copies: Callable[[torch.device], Copies] = CudaCopies,
     ) -> None:
         """Take over a network in float32; if it decodes in another dtype, its decoder is changed.
 
         Args:
             more_devices: that decode too, each with a copy of the decoder; ``decoding.devices - 1`` of them.
+            copies: how caches of tiles travel between a device and the host.
         """
+        self._copies = copies
         self._network = network
         config = network.config
         self.z_dim = int(config.z_dim)
@@ -67,8 +73,8 @@ class WanAutoencoder:
         shape = (self.z_dim, 1, 1, 1)
         self._mean = torch.tensor(config.latents_mean).reshape(shape)
         self._std = torch.tensor(config.latents_std).reshape(shape)
-        self._planner = DecodePlanner(config, network.device.type, decoding or Decoding())
-        first = ChunkDecoder.of(network, self._planner.dtype)
+        self.planner = DecodePlanner(config, network.device.type, decoding or Decoding())
+        first = ChunkDecoder.of(network, self.planner.dtype)
         self._decoders = [first, *(first.on(device) for device in more_devices)]
         self._memory = [DeviceMemory(decoder.device) for decoder in self._decoders]
         self._options: dict[tuple[int, int, Tiling], list[DecodePlan]] = {}  # what fits, best first
@@ -103,19 +109,22 @@ class WanAutoencoder:
             options = self._options.get((height, width, tiling))
             if options is None:
                 available = min(memory.available() for memory in self._memory)
-                options = self._planner.fitting(height, width, tiling, available)
+                options = self.planner.fitting(height, width, tiling, available)
                 self._options[height, width, tiling] = options
             plan = options[0]
         try:
-            if plan.tiling is None:
-                yield from self._decode_whole(latents, plan.device_bytes)
-            else:
-                yield from self._decode_tiles(latents, plan, plan.tiling)
+            yield from self.decode_as(latents, plan)
         except torch.OutOfMemoryError:
             with self._planning:
                 if options[0] is plan and len(options) > 1:
                     del options[0]  # for the next attempt
             raise
+
+    def decode_as(self, latents: torch.Tensor, plan: DecodePlan) -> Iterator[torch.Tensor]:
+        """Decode as `decode_stream`, by a plan that `DecodePlanner.options` has made, whether or not it fits."""
+        if plan.tiling is None:
+            return self._decode_whole(latents, plan.device_bytes)
+        return self._decode_tiles(latents, plan, plan.tiling)
 
     @torch.inference_mode()
     def _decode_whole(self, latents: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
@@ -142,7 +151,7 @@ class WanAutoencoder:
         with ExitStack() as stack:
             for memory in self._memory[: plan.devices]:
                 stack.enter_context(memory.stream(plan.device_bytes))
-            kept = [_caches(d, len(tiles[i :: len(decoders)]), plan) for i, d in enumerate(decoders)]
+            kept = [self._caches(d, len(tiles[i :: len(decoders)]), plan) for i, d in enumerate(decoders)]
             for index in range(count):
                 z = [self._latent_frame(latents, index, decoder) for decoder in decoders]
                 frames = self.temporal if index else 1
@@ -163,20 +172,19 @@ class WanAutoencoder:
                         _blend(chunk, row, column, pixels)
                 yield chunk.clamp(-1, 1)
 
+    def _caches(self, decoder: ChunkDecoder, tiles: int, plan: DecodePlan) -> TileCaches:
+        """Return the caches of so many tiles of one device."""
+        empty = [decoder.new_caches() for _ in range(tiles)]
+        if plan.caches == "device":
+            return DeviceCaches(empty)
+        return HostCaches(empty, plan.tile.caches, self._copies(decoder.device))
+
     def _latent_frame(self, latents: torch.Tensor, index: int, decoder: ChunkDecoder) -> torch.Tensor:
         z = latents[:, index : index + 1].to(decoder.device)
         return z * self._std.to(decoder.device) + self._mean.to(decoder.device)
 
     def _cells(self, span: TileSpan) -> slice:
         return slice(span.start // self.spatial, (span.start + span.length) // self.spatial)
-
-
-def _caches(decoder: ChunkDecoder, tiles: int, plan: DecodePlan) -> TileCaches:
-    """Return the caches of so many tiles of one device."""
-    empty = [decoder.new_caches() for _ in range(tiles)]
-    if plan.caches == "device":
-        return DeviceCaches(empty)
-    return HostCaches(empty, plan.tile.caches, CudaCopies(decoder.device))
 
 
 def _blend(chunk: torch.Tensor, row: TileSpan, column: TileSpan, pixels: torch.Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zoetrope.model.codecs.chunk_decoder import ChunkDecoder
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,7 @@ def tile_memory(config: Mapping[str, Any], height: int, width: int, dtype: torch
     Raises:
         ValueError: a side is not a multiple of the autoencoder's scale.
     """
-    from diffusers import AutoencoderKLWan
-
-    with torch.device("meta"):
-        network = AutoencoderKLWan.from_config(dict(config)).eval()
+    network = empty_network(config)
     spatial, z_dim = int(network.config.scale_factor_spatial), int(network.config.z_dim)
     if height % spatial or width % spatial:
         raise ValueError(f"{width}x{height}: both sides must be multiples of {spatial}")
@@ -68,6 +68,14 @@ def tile_memory(config: Mapping[str, Any], height: int, width: int, dtype: torch
             decoder.decode(z, caches, first=index == 0).float().clamp(-1, 1)
             sizes.append(cache_bytes(caches))
     return TileMemory(decoder.weight_bytes, live.peak, sizes[-1], sizes[0], live.elements)
+
+
+def empty_network(config: Mapping[str, Any]) -> AutoencoderKLWan:
+    """Return a network without weights, on the meta device; its ``config`` has all fields."""
+    from diffusers import AutoencoderKLWan
+
+    with torch.device("meta"):
+        return AutoencoderKLWan.from_config(dict(config)).eval()
 
 
 def cache_bytes(caches: list[Any]) -> int:

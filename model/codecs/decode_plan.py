@@ -108,13 +108,13 @@ class DecodePlanner:
         Args:
             config: configuration of an AutoencoderKLWan, with all fields. device_type: ``cuda`` or ``cpu``.
         """
-        self._config, self._device_type, self._decoding = config, device_type, decoding
+        self.config, self._device_type, self.decoding = config, device_type, decoding
         self._memory: dict[tuple[int, int], TileMemory] = {}
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        width = self._config.get("decoder_base_dim") or self._config["base_dim"]
-        return self._decoding.dtype_on(self._device_type, width * self._config["dim_mult"][0])
+        width = self.config.get("decoder_base_dim") or self.config["base_dim"]
+        return self.decoding.dtype_on(self._device_type, width * self.config["dim_mult"][0])
 
     def fitting(self, height: int, width: int, tiling: Tiling | None, available: int) -> list[DecodePlan]:
         """Return those of `options` that fit; the last one if none does.
@@ -134,7 +134,7 @@ class DecodePlanner:
         Raises:
             ValueError: a side is no multiple of the autoencoder's scale.
         """
-        choice = self._decoding.tiles
+        choice = self.decoding.tiles
         whole = [] if tiling is not None and choice == "always" else [self._whole(height, width)]
         if tiling is None or choice == "never":
             return whole
@@ -150,7 +150,7 @@ class DecodePlanner:
         rows = spans(height, tiling.tile_height, tiling.overlap)
         columns = spans(width, tiling.tile_width, tiling.overlap)
         tiles = len(rows) * len(columns)
-        devices = min(self._decoding.devices, tiles)
+        devices = min(self.decoding.devices, tiles)
         tile = self._tile_memory(rows[0].length, columns[0].length)
         others = BUFFERS if place == "host" else -(-tiles // devices) - 1
         blended = 3 * self._temporal * height * width * 4
@@ -162,13 +162,13 @@ class DecodePlanner:
         self, height: int, width: int, tiling: Tiling | None, tiles: int, devices: int, place: CachePlace,
         tile: TileMemory, device: int, host: int,
     ) -> DecodePlan:  # fmt: skip
-        spatial = self._config["scale_factor_spatial"]
-        latents = 4 * self._config["z_dim"] * (height // spatial) * (width // spatial)
+        spatial = self.config["scale_factor_spatial"]
+        latents = 4 * self.config["z_dim"] * (height // spatial) * (width // spatial)
         return DecodePlan(height, width, latents, self._temporal, tiling, tiles, devices, place, tile, device, host)
 
     @property
     def _temporal(self) -> int:
-        return int(self._config["scale_factor_temporal"])
+        return int(self.config["scale_factor_temporal"])
 
     def _peak(self, tile: TileMemory) -> int:
         if self._device_type == "cpu":
@@ -177,5 +177,5 @@ class DecodePlanner:
 
     def _tile_memory(self, height: int, width: int) -> TileMemory:
         if (height, width) not in self._memory:
-            self._memory[height, width] = tile_memory(self._config, height, width, self.dtype)
+            self._memory[height, width] = tile_memory(self.config, height, width, self.dtype)
         return self._memory[height, width]

@@ -11,9 +11,8 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from tests.model.codecs.test_wan_autoencoder import joined, latents_of, network
-from zoetrope.model.codecs import autoencoder as module
 from zoetrope.model.codecs.autoencoder import WanAutoencoder
-from zoetrope.model.codecs.decode_plan import Decoding, DecodePlanner
+from zoetrope.model.codecs.decode_plan import DecodePlanner, Decoding
 from zoetrope.model.codecs.tiling import Tiling
 
 __all__ = ["network"]  # the fixture
@@ -71,9 +70,7 @@ class SimulatedCopies:
 @pytest.mark.parametrize("devices", [1, 2, 6])
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_caches_on_the_host_change_nothing(
-    network: AutoencoderKLWan, dtype: Any, late: bool, devices: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_caches_on_the_host_change_nothing(network: AutoencoderKLWan, dtype: Any, late: bool, devices: int) -> None:
     frames, scale = 4, int(network.config.scale_factor_spatial)
     tiling, latents = Tiling(4 * scale, 4 * scale, 2 * scale), latents_of(network, frames, 6, 8)  # 6 tiles
     decoding = Decoding(dtype=dtype, tiles="always", devices=devices)
@@ -81,20 +78,16 @@ def test_caches_on_the_host_change_nothing(
     assert [plan.caches for plan in plans] == ["device", "host"]
     host = plans[1]
     more = [CPU] * (devices - 1)
-    autoencoder = WanAutoencoder(network, decoding, more)
-    expected = joined(autoencoder.decode_stream(latents, tiling))
-
     made: list[SimulatedCopies] = []
 
-    def copies(_: torch.device) -> Any:
+    def copies(_: torch.device) -> SimulatedCopies:
         made.append(SimulatedCopies(late))
         return made[-1]
 
-    monkeypatch.setattr(module, "CudaCopies", copies)
-    monkeypatch.setattr(DecodePlanner, "fitting", lambda *_: [host])
-    forced = WanAutoencoder(network, Decoding(tiles="always", devices=devices), more)
-    forced._decoders = autoencoder._decoders
-    assert torch.equal(joined(forced.decode_stream(latents, tiling)), expected)
+    autoencoder = WanAutoencoder(network, decoding, more, copies)
+    expected = joined(autoencoder.decode_stream(latents, tiling))
+
+    assert torch.equal(joined(autoencoder.decode_as(latents, host)), expected)
     assert len(made) == host.devices
     frame_bytes = 3 * (1 + (frames - 1) * 4) * 6 * scale * 8 * scale
     assert sum(c.bytes for c in made) + latents.nbytes + frame_bytes == host.moved_bytes(frames)
