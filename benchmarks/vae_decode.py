@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import statistics
 import sys
 import time
@@ -52,7 +53,7 @@ class DecodeResult:
         warm_seconds: of the first run, in which cuDNN chooses algorithms.
         chunk_seconds: of the third and later latent frames, median. clip_seconds: of ``clip_frames`` frames, from these
             and from the first two latent frames; of the second run.
-        psnr: of the frames against whole frames in float32, in dB.
+        psnr: of the frames against whole frames in float32, in dB; None also if they are equal.
         error: why there are no figures.
     """
 
@@ -125,10 +126,10 @@ def clip_seconds(seconds: list[float], frames: int, temporal: int) -> tuple[floa
     return chunk, seconds[0] + seconds[1] + ((frames - 1) // temporal - 1) * chunk
 
 
-def psnr(frames: torch.Tensor, reference: torch.Tensor) -> float:
-    """Return the PSNR of 8-bit frames in dB; infinite if they are equal."""
-    error = (frames.float() - reference.float()).square().mean()
-    return float(10 * torch.log10(255**2 / error))
+def psnr(frames: torch.Tensor, reference: torch.Tensor) -> float | None:
+    """Return the PSNR of 8-bit frames in dB; None if they are equal."""
+    error = float((frames.float() - reference.float()).square().mean())
+    return 10 * math.log10(255**2 / error) if error else None
 
 
 def measure(
