@@ -20,11 +20,15 @@ if TYPE_CHECKING:  # it takes seconds to import, and many processes do not need 
 
 
 class Autoencoder(Protocol):
-    """What callers need of an autoencoder. Clips are ``[3, F, H, W]`` float32 in -1..1; pictures have F = 1."""
+    """What callers need of an autoencoder. Clips are ``[3, F, H, W]`` float32 in -1..1; pictures have F = 1.
+
+    ``streams``: that are decoded faster side by side than one after the other.
+    """
 
     z_dim: int
     temporal: int
     spatial: int
+    streams: int
 
     def encode(self, clip: torch.Tensor) -> torch.Tensor:
         """Return normalised latents ``[z_dim, 1 + (F - 1) / temporal, H / spatial, W / spatial]`` (posterior mode).
@@ -76,6 +80,7 @@ class WanAutoencoder:
         self.planner = DecodePlanner(config, network.device.type, decoding or Decoding())
         first = ChunkDecoder.of(network, self.planner.dtype)
         self._decoders = [first, *(first.on(device) for device in more_devices)]
+        self.streams = len(self._decoders)
         self._memory = [DeviceMemory(decoder.device) for decoder in self._decoders]
         self._options: dict[tuple[int, int, Tiling], list[DecodePlan]] = {}  # what fits, best first
         self._planning = threading.Lock()
