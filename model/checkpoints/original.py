@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoetrope.model.checkpoints.weights import StoredTensor
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.keys import layer_counts
+
+if TYPE_CHECKING:
+    from zoetrope.model.checkpoints.weights import StoredTensor
 
 # Mean and standard deviation of the 48 channels of the Wan2.2 autoencoder, from its code; the defaults of diffusers'
 # class are those of Wan2.1.

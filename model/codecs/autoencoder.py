@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -74,13 +74,11 @@ class WanAutoencoder:
         self.z_dim = int(config.z_dim)
         self.temporal = int(config.scale_factor_temporal)
         self.spatial = int(config.scale_factor_spatial)
-        shape = (self.z_dim, 1, 1, 1)
-        self._mean = torch.tensor(config.latents_mean).reshape(shape)
-        self._std = torch.tensor(config.latents_std).reshape(shape)
         self.planner = DecodePlanner(config, network.device.type, decoding or Decoding())
         first = ChunkDecoder.of(network, self.planner.dtype)
         self._decoders = [first, *(first.on(device) for device in more_devices)]
         self.streams = len(self._decoders)
+        self._moments = [_moments(config, decoder.device) for decoder in self._decoders]
         self._memory = [DeviceMemory(decoder.device) for decoder in self._decoders]
         self._options: dict[tuple[int, int, Tiling], list[DecodePlan]] = {}  # what fits, best first
         self._planning = threading.Lock()
@@ -94,9 +92,9 @@ class WanAutoencoder:
                 f"clip of {frames} x {height} x {width}: frames must be {self.temporal}n+1, "
                 f"sides multiples of {self.spatial}"
             )
-        device = self._network.device
-        mode = self._network.encode(clip[None].to(device)).latent_dist.mode()[0]
-        latents: torch.Tensor = (mode - self._mean.to(device)) / self._std.to(device)
+        mode = self._network.encode(clip[None].to(self._network.device)).latent_dist.mode()[0]
+        mean, std = self._moments[0]
+        latents: torch.Tensor = (mode - mean) / std
         return latents
 
     def decode_stream(self, latents: torch.Tensor, tiling: Tiling | None = None) -> Iterator[torch.Tensor]:
@@ -139,7 +137,7 @@ class WanAutoencoder:
         with self._memory[number].stream(size):
             caches = decoder.new_caches()
             for index in range(latents.shape[1]):
-                z = self._latent_frame(latents, index, decoder)
+                z = self._latent_frame(latents, index, number)
                 yield decoder.decode(z, caches, first=index == 0).float().clamp(-1, 1)
 
     @torch.inference_mode()
@@ -147,34 +145,34 @@ class WanAutoencoder:
         """Decode with ``plan.devices`` devices, which take turns; the tiles are added up in order on the first."""
         _, count, high, wide = latents.shape
         height, width = high * self.spatial, wide * self.spatial
+        decoders = self._decoders[: plan.devices]
         tiles = [
-            (row, column)
+            _Tile(row, column, decoders[0].device)
             for row in spans(height, tiling.tile_height, tiling.overlap)
             for column in spans(width, tiling.tile_width, tiling.overlap)
         ]
-        decoders = self._decoders[: plan.devices]
         with ExitStack() as stack:
             for memory in self._memory[: plan.devices]:
                 stack.enter_context(memory.stream(plan.device_bytes))
             kept = [self._caches(d, len(tiles[i :: len(decoders)]), plan) for i, d in enumerate(decoders)]
             for index in range(count):
-                z = [self._latent_frame(latents, index, decoder) for decoder in decoders]
+                z = [self._latent_frame(latents, index, number) for number in range(len(decoders))]
                 frames = self.temporal if index else 1
                 chunk = torch.zeros(3, frames, height, width, device=decoders[0].device)
                 for start in range(0, len(tiles), len(decoders)):
                     turn = tiles[start : start + len(decoders)]
                     place = start // len(decoders)
                     parts = []
-                    for number, (row, column) in enumerate(turn):
+                    for number, tile in enumerate(turn):
                         last = start + number + len(decoders) >= len(tiles)
                         following = place + 1 if not last else 0 if index < count - 1 else None
                         caches = kept[number].take(place, following)
-                        part = z[number][..., self._cells(row), self._cells(column)]
+                        part = z[number][..., self._cells(tile.row), self._cells(tile.column)]
                         parts.append(decoders[number].decode(part, caches, first=index == 0))
                         if index < count - 1:
                             kept[number].put(place, caches)
-                    for (row, column), pixels in zip(turn, parts, strict=True):
-                        _blend(chunk, row, column, pixels)
+                    for tile, pixels in zip(turn, parts, strict=True):
+                        tile.blend(chunk, pixels)
                 yield chunk.clamp(-1, 1)
 
     def _caches(self, decoder: ChunkDecoder, tiles: int, plan: DecodePlan) -> TileCaches:
@@ -184,16 +182,31 @@ class WanAutoencoder:
             return DeviceCaches(empty)
         return HostCaches(empty, plan.tile.caches, self._copies(decoder.device))
 
-    def _latent_frame(self, latents: torch.Tensor, index: int, decoder: ChunkDecoder) -> torch.Tensor:
-        z = latents[:, index : index + 1].to(decoder.device)
-        return z * self._std.to(decoder.device) + self._mean.to(decoder.device)
+    def _latent_frame(self, latents: torch.Tensor, index: int, number: int) -> torch.Tensor:
+        mean, std = self._moments[number]
+        return latents[:, index : index + 1].to(mean.device) * std + mean
 
     def _cells(self, span: TileSpan) -> slice:
         return slice(span.start // self.spatial, (span.start + span.length) // self.spatial)
 
 
-def _blend(chunk: torch.Tensor, row: TileSpan, column: TileSpan, pixels: torch.Tensor) -> None:
-    """Add a tile ``[3, f, h, w]`` to the frames ``[3, f, H, W]``, by its weights."""
-    pixels = pixels.to(chunk)
-    weights = row.weights[:, None].to(pixels) * column.weights.to(pixels)
-    chunk[..., row.start : row.start + row.length, column.start : column.start + column.length] += pixels * weights
+def _moments(config: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of latents, ``[z_dim, 1, 1, 1]``."""
+    mean, std = (torch.tensor(values, device=device) for values in (config.latents_mean, config.latents_std))
+    return mean[:, None, None, None], std[:, None, None, None]
+
+
+class _Tile:
+    """The place of a tile in a frame, with its weights on the device that adds up the tiles, so that adding one waits
+    for no copy."""
+
+    def __init__(self, row: TileSpan, column: TileSpan, device: torch.device) -> None:
+        self.row, self.column = row, column
+        self._weights = row.weights.to(device)[:, None], column.weights.to(device)
+
+    def blend(self, chunk: torch.Tensor, pixels: torch.Tensor) -> None:
+        """Add ``[3, f, h, w]`` to frames ``[3, f, H, W]``, by the weights."""
+        rows = slice(self.row.start, self.row.start + self.row.length)
+        columns = slice(self.column.start, self.column.start + self.column.length)
+        high, wide = self._weights
+        chunk[..., rows, columns] += pixels.to(chunk) * (high * wide)
