@@ -9,7 +9,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from tests.model.codecs.test_wan_autoencoder import CONFIGS, joined, latents_of, network, whole
+from tests.model.codecs.test_wan_autoencoder import joined, latents_of, network, whole
+from zoetrope.model.checkpoints.original import public_autoencoder
 from zoetrope.model.codecs.autoencoder import WanAutoencoder
 from zoetrope.model.codecs.chunk_decoder import ChunkDecoder
 from zoetrope.model.codecs.decode_plan import Decoding
@@ -17,14 +18,7 @@ from zoetrope.model.codecs.decode_plan import Decoding
 __all__ = ["network"]  # the fixture
 BOUND = 45.0  # dB
 LIKE_WAN21: dict[str, Any] = {"base_dim": 32, "z_dim": 16, "num_res_blocks": 1}
-LIKE_WAN22: dict[str, Any] = {
-    **{name: CONFIGS["2.2"][name] for name in ("is_residual", "in_channels", "out_channels", "patch_size")},
-    "base_dim": 8,
-    "decoder_base_dim": 32,
-    "z_dim": 48,
-    "num_res_blocks": 1,
-    "scale_factor_spatial": 16,
-}
+LIKE_WAN22 = {**public_autoencoder(48), "base_dim": 8, "decoder_base_dim": 32, "num_res_blocks": 1}
 
 
 def psnr(frames: torch.Tensor, reference: torch.Tensor) -> float:
