@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, supported_activities
 
 
-def copied_bytes(work: Callable[[], object]) -> dict[str, int]:
-    """Run ``work`` on a GPU; return the bytes by kind of copy, such as ``HtoD (Pinned -> Device)``."""
+def copied_bytes(work: Callable[[], object]) -> dict[str, int] | None:
+    """Run ``work``; return the bytes by kind of copy, such as ``HtoD (Pinned -> Device)``. None if the profiler sees no
+    GPU; ``work`` does not run then."""
+    if ProfilerActivity.CUDA not in supported_activities():
+        return None
     with profile(activities=[ProfilerActivity.CUDA]) as trace:
         work()
     with tempfile.TemporaryDirectory() as folder:

@@ -49,7 +49,7 @@ class DecodeResult:
     Attributes:
         predicted_bytes, peak_bytes: of the device, with the decoder's weights. On a CPU, of tensors alone.
         planned_bytes: what `DecodePlan.moved_bytes` says. moved_bytes: between host and device while the measured
-            ``frames`` were decoded, by the profiler's name of the kind of copy.
+            ``frames`` were decoded, by the profiler's name of the kind of copy; None where it sees no GPU.
         warm_seconds: of the first run, in which cuDNN chooses algorithms.
         chunk_seconds: of the third and later latent frames, median. clip_seconds: of ``clip_frames`` frames, from these
             and from the first two latent frames; of the second run.
@@ -146,17 +146,20 @@ def measure(
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     frames, seconds = timer.run()
-    moved: Mapping[str, int] | None = None
     if cuda:
         peak = torch.cuda.max_memory_allocated(device)
-        moved = copied_bytes(timer.run)
     else:
         with LiveBytes() as live:
             timer.run()
         peak = live.peak + plan.tile.weights
     chunk, clip = clip_seconds(seconds, blank.clip_frames, autoencoder.temporal)
     result = replace(
-        blank, peak_bytes=peak, moved_bytes=moved, warm_seconds=warm, chunk_seconds=chunk, clip_seconds=clip
+        blank,
+        peak_bytes=peak,
+        moved_bytes=copied_bytes(timer.run),
+        warm_seconds=warm,
+        chunk_seconds=chunk,
+        clip_seconds=clip,
     )
     return result, frames
 

@@ -45,6 +45,7 @@ def test_caches_never_pass_through_pageable_memory(autoencoder: WanAutoencoder) 
     _, _, host = plans(autoencoder, 14, 20)
     latents = torch.randn(autoencoder.z_dim, frames, 14, 20)
     copied = copied_bytes(lambda: list(autoencoder.decode_as(latents, host)))
+    assert copied is not None
     pinned = sum(size for kind, size in copied.items() if "Pinned" in kind)
     caches = 2 * host.tiles * (host.tile.first_caches + (frames - 2) * host.tile.caches)
     assert pinned == caches
