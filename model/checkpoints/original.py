@@ -43,7 +43,7 @@ def public_autoencoder(z_dim: int) -> dict[str, Any]:
     if z_dim != 48:
         return {"base_dim": 96, "z_dim": z_dim}
     shape = {"base_dim": 160, "decoder_base_dim": 256, "z_dim": z_dim, "scale_factor_spatial": 16}
-    return {**WAN22_AUTOENCODER, **shape, "clip_output": False}
+    return {**WAN22_AUTOENCODER, **shape}
 
 
 def text_encoder_config(tensors: Sequence[StoredTensor], where: Path) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,7 +40,6 @@ class TileMemory:
     elements: int
 
 
-@torch.inference_mode()
 def tile_memory(config: Mapping[str, Any], height: int, width: int, dtype: torch.dtype = torch.float32) -> TileMemory:
     """Predict the memory to decode ``height x width`` pixels.
 
@@ -56,7 +57,13 @@ def tile_memory(config: Mapping[str, Any], height: int, width: int, dtype: torch
     Raises:
         ValueError: a side is not a multiple of the autoencoder's scale.
     """
-    network = empty_network(config)
+    return _tile_memory(json.dumps(dict(config), sort_keys=True, default=str), height, width, dtype)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode()
+def _tile_memory(config: str, height: int, width: int, dtype: torch.dtype) -> TileMemory:
+    network = empty_network(json.loads(config))
     spatial, z_dim = int(network.config.scale_factor_spatial), int(network.config.z_dim)
     if height % spatial or width % spatial:
         raise ValueError(f"{width}x{height}: both sides must be multiples of {spatial}")

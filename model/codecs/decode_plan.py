@@ -109,7 +109,6 @@ class DecodePlanner:
             config: configuration of an AutoencoderKLWan, with all fields. device_type: ``cuda`` or ``cpu``.
         """
         self.config, self._device_type, self.decoding = config, device_type, decoding
-        self._memory: dict[tuple[int, int], TileMemory] = {}
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -143,7 +142,7 @@ class DecodePlanner:
         return [plan for plan in whole if plan.tile.elements <= MAX_ELEMENTS] + tiled
 
     def _whole(self, height: int, width: int) -> DecodePlan:
-        tile = self._tile_memory(height, width)
+        tile = tile_memory(self.config, height, width, self.dtype)
         return self._plan(height, width, None, 1, 1, "device", tile, self._peak(tile), 0)
 
     def _tiled(self, height: int, width: int, tiling: Tiling, place: CachePlace) -> DecodePlan:
@@ -151,7 +150,7 @@ class DecodePlanner:
         columns = spans(width, tiling.tile_width, tiling.overlap)
         tiles = len(rows) * len(columns)
         devices = min(self.decoding.devices, tiles)
-        tile = self._tile_memory(rows[0].length, columns[0].length)
+        tile = tile_memory(self.config, rows[0].length, columns[0].length, self.dtype)
         others = BUFFERS if place == "host" else -(-tiles // devices) - 1
         blended = 3 * self._temporal * height * width * 4
         peak = self._peak(tile) + others * tile.caches + blended
@@ -174,8 +173,3 @@ class DecodePlanner:
         if self._device_type == "cpu":
             return int((1 + UNFOLDED) * tile.working)
         return int(MARGIN * tile.working) + WORKSPACE
-
-    def _tile_memory(self, height: int, width: int) -> TileMemory:
-        if (height, width) not in self._memory:
-            self._memory[height, width] = tile_memory(self.config, height, width, self.dtype)
-        return self._memory[height, width]

@@ -76,7 +76,7 @@ def test_a_decoder_decides_once_by_the_memory_that_is_free(
 ) -> None:
     free = [10**12]
     monkeypatch.setattr("zoetrope.model.codecs.device_memory.DeviceMemory.available", lambda _: free[0])
-    latents, scale = latents_of(network, 2, 6, 8), int(network.config.scale_factor_spatial)
+    latents, scale = latents_of(network, 1, 4, 6), int(network.config.scale_factor_spatial)
     tiling = Tiling(4 * scale, 4 * scale, 2 * scale)
     roomy = WanAutoencoder(network)
     whole = joined(roomy.decode_stream(latents))
@@ -93,14 +93,14 @@ def test_a_decoder_decides_once_by_the_memory_that_is_free(
 def test_a_frame_that_did_not_fit_after_all_is_tiled_at_the_next_attempt(
     network: AutoencoderKLWan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    latents, scale = latents_of(network, 2, 6, 8), int(network.config.scale_factor_spatial)
+    latents, scale = latents_of(network, 1, 4, 6), int(network.config.scale_factor_spatial)
     tiling = Tiling(4 * scale, 4 * scale, 2 * scale)
     expected = joined(WanAutoencoder(network, Decoding(tiles="always")).decode_stream(latents, tiling))
     autoencoder = WanAutoencoder(network)
     decode = module.ChunkDecoder.decode
 
     def short(self: Any, z: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
-        if z.shape[-1] > 4:
+        if z.device.type == "cpu" and z.shape[-1] > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return decode(self, z, *args, **options)
 

@@ -67,14 +67,15 @@ class SimulatedCopies:
     store = load
 
 
-@pytest.mark.parametrize("devices", [1, 2, 6])
-@pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "late", "devices"),
+    [("float32", True, 1), ("float32", False, 1), ("bfloat16", True, 2), ("bfloat16", False, 6)],
+)
 def test_caches_on_the_host_change_nothing(network: AutoencoderKLWan, dtype: Any, late: bool, devices: int) -> None:
-    frames, scale = 4, int(network.config.scale_factor_spatial)
-    tiling, latents = Tiling(4 * scale, 4 * scale, 2 * scale), latents_of(network, frames, 6, 8)  # 6 tiles
+    frames, scale = 3, int(network.config.scale_factor_spatial)
+    tiling, latents = Tiling(4 * scale, 4 * scale, 2 * scale), latents_of(network, frames, 4, 8)  # 3 tiles
     decoding = Decoding(dtype=dtype, tiles="always", devices=devices)
-    plans = DecodePlanner(network.config, "cuda", decoding).options(6 * scale, 8 * scale, tiling)
+    plans = DecodePlanner(network.config, "cuda", decoding).options(4 * scale, 8 * scale, tiling)
     assert [plan.caches for plan in plans] == ["device", "host"]
     host = plans[1]
     more = [CPU] * (devices - 1)
@@ -89,7 +90,7 @@ def test_caches_on_the_host_change_nothing(network: AutoencoderKLWan, dtype: Any
 
     assert torch.equal(joined(autoencoder.decode_as(latents, host)), expected)
     assert len(made) == host.devices
-    frame_bytes = 3 * (1 + (frames - 1) * 4) * 6 * scale * 8 * scale
+    frame_bytes = 3 * (1 + (frames - 1) * 4) * 4 * scale * 8 * scale
     assert sum(c.bytes for c in made) + latents.nbytes + frame_bytes == host.moved_bytes(frames)
     assert sum(c.blocks for c in made) == host.host_bytes
     assert all(c.buffers == 2 * host.tile.caches for c in made)

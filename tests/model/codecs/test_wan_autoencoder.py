@@ -176,10 +176,10 @@ def test_tilings_that_do_not_fit_are_refused(network: AutoencoderKLWan) -> None:
 
 
 def test_devices_share_tiles_and_change_nothing(network: AutoencoderKLWan) -> None:
-    latents = latents_of(network, 3, 6, 8)
+    latents = latents_of(network, 2, 4, 8)
     one = WanAutoencoder(network, TILED)
     tiling = Tiling(4 * one.spatial, 4 * one.spatial, 2 * one.spatial)
-    for devices in (2, 4, 7):  # of 6 tiles
+    for devices in (2, 4):  # of 3 tiles
         decoding = Decoding(tiles="always", devices=devices)
         shared = WanAutoencoder(network, decoding, [CPU] * (devices - 1))
         assert torch.equal(joined(shared.decode_stream(latents, tiling)), joined(one.decode_stream(latents, tiling)))
