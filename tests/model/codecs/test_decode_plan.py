@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.model.codecs.test_wan_autoencoder import WAN21, WAN22, joined, latents_of, network
-from zoetrope.model.codecs import autoencoder as module
 from zoetrope.model.codecs.autoencoder import WanAutoencoder
+from zoetrope.model.codecs.chunk_decoder import ChunkDecoder
 from zoetrope.model.codecs.decode_memory import TileMemory, empty_network
 from zoetrope.model.codecs.decode_plan import CPU_LIMIT, DecodePlan, DecodePlanner, Decoding
 from zoetrope.model.codecs.tiling import Tiling
@@ -97,14 +97,14 @@ def test_a_frame_that_did_not_fit_after_all_is_tiled_at_the_next_attempt(
     tiling = Tiling(4 * scale, 4 * scale, 2 * scale)
     expected = joined(WanAutoencoder(network, Decoding(tiles="always")).decode_stream(latents, tiling))
     autoencoder = WanAutoencoder(network)
-    decode = module.ChunkDecoder.decode
+    decode = ChunkDecoder.decode
 
     def short(self: Any, z: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         if z.device.type == "cpu" and z.shape[-1] > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return decode(self, z, *args, **options)
 
-    monkeypatch.setattr(module.ChunkDecoder, "decode", short)
+    monkeypatch.setattr(ChunkDecoder, "decode", short)
     with pytest.raises(torch.OutOfMemoryError):
         list(autoencoder.decode_stream(latents, tiling))
     assert torch.equal(joined(autoencoder.decode_stream(latents, tiling)), expected)
