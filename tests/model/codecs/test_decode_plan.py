@@ -11,14 +11,13 @@ from diffusers import AutoencoderKLWan
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.model.codecs.test_wan_autoencoder import WAN21, WAN22, joined, latents_of, network
+from tests.model.codecs.test_wan_autoencoder import WAN21, WAN22, joined, latents_of
 from zoetrope.model.codecs.autoencoder import WanAutoencoder
 from zoetrope.model.codecs.chunk_decoder import ChunkDecoder
 from zoetrope.model.codecs.decode_memory import TileMemory, empty_network
 from zoetrope.model.codecs.decode_plan import CPU_LIMIT, DecodePlan, DecodePlanner, Decoding
 from zoetrope.model.codecs.tiling import Tiling
 
-__all__ = ["network"]  # the fixture
 TILING = Tiling(64, 64, 32)
 
 
@@ -71,9 +70,13 @@ def test_only_caches_on_the_host_travel(latent_frames: int) -> None:
     assert host.moved_bytes(latent_frames) == always + 2 * 8 * sum(sizes)
 
 
-def test_a_decoder_decides_once_by_the_memory_that_is_free(
-    network: AutoencoderKLWan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def small_network() -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    return AutoencoderKLWan(**WAN21).eval()
+
+
+def test_a_decoder_decides_once_by_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small_network()
     free = [10**12]
     monkeypatch.setattr("zoetrope.model.codecs.device_memory.DeviceMemory.available", lambda _: free[0])
     latents, scale = latents_of(network, 1, 4, 6), int(network.config.scale_factor_spatial)
@@ -90,9 +93,8 @@ def test_a_decoder_decides_once_by_the_memory_that_is_free(
     assert torch.equal(joined(tight.decode_stream(latents, tiling)), tiled), "as before"
 
 
-def test_a_frame_that_did_not_fit_after_all_is_tiled_at_the_next_attempt(
-    network: AutoencoderKLWan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_frame_that_did_not_fit_after_all_is_tiled_at_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small_network()
     latents, scale = latents_of(network, 1, 4, 6), int(network.config.scale_factor_spatial)
     tiling = Tiling(4 * scale, 4 * scale, 2 * scale)
     expected = joined(WanAutoencoder(network, Decoding(tiles="always")).decode_stream(latents, tiling))

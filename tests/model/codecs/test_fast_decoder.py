@@ -50,18 +50,19 @@ def test_everything_stays_channels_last(network: AutoencoderKLWan) -> None:
     assert all(cache.is_contiguous(memory_format=torch.channels_last_3d) for cache in kept)
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("config", [LIKE_WAN21, LIKE_WAN22], ids=["2.1", "2.2"])
-def test_frames_in_bfloat16_are_near_those_in_float32(config: dict[str, Any], seed: int) -> None:
-    torch.manual_seed(seed)
+def test_frames_in_bfloat16_are_near_those_in_float32(config: dict[str, Any]) -> None:
+    torch.manual_seed(0)
     exact = AutoencoderKLWan(**config).eval()
-    latents = latents_of(exact, 2, 3, 4, seed)
+    latents = latents_of(exact, 2, 2, 3)
+    raw = joined(WanAutoencoder(exact).decode_stream(latents))
+    assert raw.abs().max() < 1, "nothing is clamped"
+    contrast = 0.4 / raw.std()  # as much as a video has
+    reference = (raw * contrast).clamp(-1, 1)
     with torch.no_grad():
-        spread = joined(WanAutoencoder(exact).decode_stream(latents)).std()
         for parameter in exact.decoder.conv_out.parameters():
-            parameter.mul_(0.4 / spread)  # as much contrast as a video has
-    reference = joined(WanAutoencoder(exact).decode_stream(latents))
-    clip = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+            parameter.mul_(contrast)
+    clip = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     encoded = WanAutoencoder(exact).encode(clip)
     rounded = WanAutoencoder(exact, Decoding(dtype="bfloat16"))
     frames = joined(rounded.decode_stream(latents))
