@@ -17,6 +17,7 @@ from zoetrope.model.checkpoints.load import (
     load_text_encoder,
 )
 from zoetrope.model.checkpoints.weights import OnProgress, ignore_progress
+from zoetrope.model.codecs.ahead import read_ahead
 from zoetrope.model.codecs.autoencoder import Autoencoder
 from zoetrope.model.codecs.text import TextEncoder
 from zoetrope.model.codecs.tiling import Tiling
@@ -152,10 +153,12 @@ def tail(autoencoder: Autoencoder, spec: VideoSpec, latents: torch.Tensor, frame
 def decode_spans(
     autoencoder: Autoencoder, spec: VideoSpec, latents: Sequence[torch.Tensor]
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield the frames of a clip in order; frames that two spans share come from the earlier one."""
-    for span, part in zip(spec.spans, latents, strict=True):
+    """Yield the frames of a clip in order; frames that two spans share come from the earlier one. An autoencoder that
+    decodes several streams side by side decodes as many spans at a time."""
+    parts = [decode_frames(autoencoder, part, tiling_of(spec)) for part in latents]
+    for span, part in zip(spec.spans, read_ahead(parts, autoencoder.streams), strict=True):
         skip = span.known
-        for chunk in decode_frames(autoencoder, part, tiling_of(spec)):
+        for chunk in part:
             fresh = chunk[skip:]
             skip -= len(chunk) - len(fresh)
             if len(fresh):

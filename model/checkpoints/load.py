@@ -31,6 +31,7 @@ from zoetrope.model.checkpoints.weights import (
     owned_experts,
 )
 from zoetrope.model.codecs.autoencoder import Autoencoder, WanAutoencoder
+from zoetrope.model.codecs.decode_plan import Decoding
 from zoetrope.model.codecs.linear_autoencoder import WEIGHTS_NAME, LinearAutoencoder
 from zoetrope.model.codecs.text import TextEncoder
 from zoetrope.model.families import family_of
@@ -192,12 +193,22 @@ def load_text_encoder(card: ModelCard, device: torch.device) -> TextEncoder:
 
 
 def load_autoencoder(card: ModelCard, device: torch.device) -> Autoencoder:
-    """Load the autoencoder in float32. Raises ModelError as `load_transformer`."""
+    """Load the autoencoder; it decodes as the environment says (`Decoding.from_environment`).
+
+    Raises:
+        ModelError: as `load_transformer`, or fewer GPUs are visible than ZOETROPE_VAE_DEVICES asks for.
+    """
     part = read_autoencoder(Path(card.directory))
     if part.class_name == LinearAutoencoder.CLASS_NAME:
         check_all_finite(part.files)
         return _guard(part.directory / WEIGHTS_NAME, lambda: LinearAutoencoder.load(part.directory))
-    return WanAutoencoder(_load_wan_autoencoder(part, device))
+    decoding = Decoding.from_environment()
+    more: list[torch.device] = []
+    if device.type == "cuda":
+        if decoding.devices > (visible := torch.cuda.device_count()):
+            raise ModelError(f"ZOETROPE_VAE_DEVICES is {decoding.devices}, but only {visible} GPUs are visible")
+        more = [torch.device("cuda", number) for number in range(1, decoding.devices)]
+    return WanAutoencoder(_load_wan_autoencoder(part, device), decoding, more)
 
 
 def _tensors(

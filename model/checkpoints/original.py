@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoetrope.model.checkpoints.weights import StoredTensor
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.keys import layer_counts
+
+if TYPE_CHECKING:
+    from zoetrope.model.checkpoints.weights import StoredTensor
 
 # Mean and standard deviation of the 48 channels of the Wan2.2 autoencoder, from its code; the defaults of diffusers'
 # class are those of Wan2.1.
@@ -33,6 +35,15 @@ WAN22_AUTOENCODER: dict[str, Any] = {
     "latents_mean": [float(x) for x in WAN22_MEAN.split()],
     "latents_std": [float(x) for x in WAN22_STD.split()],
 }
+
+
+def public_autoencoder(z_dim: int) -> dict[str, Any]:
+    """Return fields of diffusers' AutoencoderKLWan for the public autoencoder with so many latent channels: 48 of
+    Wan2.2, 16 of Wan2.1."""
+    if z_dim != 48:
+        return {"base_dim": 96, "z_dim": z_dim}
+    shape = {"base_dim": 160, "decoder_base_dim": 256, "z_dim": z_dim, "scale_factor_spatial": 16}
+    return {**WAN22_AUTOENCODER, **shape}
 
 
 def text_encoder_config(tensors: Sequence[StoredTensor], where: Path) -> dict[str, Any]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from zoetrope.model.codecs.chunk_decoder import ChunkDecoder
+from zoetrope.model.codecs.decode_plan import DecodePlan, DecodePlanner, Decoding
+from zoetrope.model.codecs.device_memory import DeviceMemory
+from zoetrope.model.codecs.tile_caches import Copies, CudaCopies, DeviceCaches, HostCaches, TileCaches
 from zoetrope.model.codecs.tiling import TileSpan, Tiling, spans
 
 if TYPE_CHECKING:  # it takes seconds to import, and many processes do not need it
@@ -14,11 +20,15 @@ if TYPE_CHECKING:  # it takes seconds to import, and many processes do not need 
 
 
 class Autoencoder(Protocol):
-    """What callers need of an autoencoder. Clips are ``[3, F, H, W]`` float32 in -1..1; pictures have F = 1."""
+    """What callers need of an autoencoder. Clips are ``[3, F, H, W]`` float32 in -1..1; pictures have F = 1.
+
+    ``streams``: that are decoded faster side by side than one after the other.
+    """
 
     z_dim: int
     temporal: int
     spatial: int
+    streams: int
 
     def encode(self, clip: torch.Tensor) -> torch.Tensor:
         """Return normalised latents ``[z_dim, 1 + (F - 1) / temporal, H / spatial, W / spatial]`` (posterior mode).
@@ -34,7 +44,7 @@ class Autoencoder(Protocol):
         before its chunk is requested. Several streams of one autoencoder may be open at a time.
 
         Args:
-            tiling: decode in tiles, which takes less memory and changes pixels near their borders.
+            tiling: decode in tiles if a whole frame does not fit into memory; it changes pixels near their borders.
 
         Raises:
             ValueError: the tiles do not consist of whole latent cells.
@@ -43,22 +53,35 @@ class Autoencoder(Protocol):
 
 class WanAutoencoder:
     """diffusers' AutoencoderKLWan (of Wan 2.1 and 2.2); latents are normalised as in Wan's pipelines,
-    ``(z - mean) / std``.
+    ``(z - mean) / std``. Encoding is in float32; how it decodes is a `Decoding`."""
 
-    The network is causal in time. Each convolution takes the last frames of its earlier input from a list of caches; we
-    keep such a list for each tile of each stream.
-    """
+    def __init__(
+        self,
+        network: AutoencoderKLWan,
+        decoding: Decoding | None = None,
+        more_devices: Sequence[torch.device] = (),
+        copies: Callable[[torch.device], Copies] = CudaCopies,
+    ) -> None:
+        """Take over a network in float32; if it decodes in another dtype, its decoder is changed.
 
-    def __init__(self, network: AutoencoderKLWan) -> None:
+        Args:
+            more_devices: that decode too, each with a copy of the decoder; ``decoding.devices - 1`` of them.
+            copies: how caches of tiles travel between a device and the host.
+        """
+        self._copies = copies
         self._network = network
         config = network.config
         self.z_dim = int(config.z_dim)
         self.temporal = int(config.scale_factor_temporal)
         self.spatial = int(config.scale_factor_spatial)
-        self._device = network.device
-        shape = (1, self.z_dim, 1, 1, 1)
-        self._mean = torch.tensor(config.latents_mean, device=self._device).reshape(shape)
-        self._std = torch.tensor(config.latents_std, device=self._device).reshape(shape)
+        self.planner = DecodePlanner(config, network.device.type, decoding or Decoding())
+        first = ChunkDecoder.of(network, self.planner.dtype)
+        self._decoders = [first, *(first.on(device) for device in more_devices)]
+        self.streams = len(self._decoders)
+        self._moments = [_moments(config, decoder.device) for decoder in self._decoders]
+        self._memory = [DeviceMemory(decoder.device) for decoder in self._decoders]
+        self._options: dict[tuple[int, int, Tiling], list[DecodePlan]] = {}  # what fits, best first
+        self._planning = threading.Lock()
 
     @torch.inference_mode()
     def encode(self, clip: torch.Tensor) -> torch.Tensor:
@@ -69,71 +92,121 @@ class WanAutoencoder:
                 f"clip of {frames} x {height} x {width}: frames must be {self.temporal}n+1, "
                 f"sides multiples of {self.spatial}"
             )
-        posterior = self._network.encode(clip[None].to(self._device)).latent_dist
-        latents: torch.Tensor = ((posterior.mode() - self._mean) / self._std)[0]
+        mode = self._network.encode(clip[None].to(self._network.device)).latent_dist.mode()[0]
+        mean, std = self._moments[0]
+        latents: torch.Tensor = (mode - mean) / std
         return latents
 
-    @torch.inference_mode()
     def decode_stream(self, latents: torch.Tensor, tiling: Tiling | None = None) -> Iterator[torch.Tensor]:
-        """See `Autoencoder.decode_stream`. For the memory that it takes see `benchmarks.decode_memory`."""
-        _, count, high, wide = latents.shape
-        rows, columns = self._grid(high, wide, tiling)
-        tiles = [(row, column, new_caches(self._network)) for row in rows for column in columns]
-        for index in range(count):
-            z = latents[None, :, index : index + 1].to(self._device) * self._std + self._mean
-            if len(tiles) == 1:
-                yield decode_chunk(self._network, z, tiles[0][2], first=index == 0)[0].clamp(-1, 1)
-                continue
-            frames = self.temporal if index else 1
-            chunk = torch.zeros(3, frames, high * self.spatial, wide * self.spatial, device=self._device)
-            for row, column, caches in tiles:
-                part = z[..., self._cells(row), self._cells(column)]
-                pixels = decode_chunk(self._network, part, caches, first=index == 0)[0]
-                weights = row.weights[:, None].to(pixels) * column.weights.to(pixels)
-                place = (
-                    ...,
-                    slice(row.start, row.start + row.length),
-                    slice(column.start, column.start + column.length),
-                )
-                chunk[place] += pixels * weights
-                # The network fetches them one by one, so the device holds only those of one tile.
-                caches[:] = [cache.cpu() if isinstance(cache, torch.Tensor) else cache for cache in caches]
-            yield chunk.clamp(-1, 1)
-
-    def _grid(self, high: int, wide: int, tiling: Tiling | None) -> tuple[list[TileSpan], list[TileSpan]]:
-        """Return rows and columns of tiles, in pixels, over latents of ``high x wide`` cells."""
-        height, width = high * self.spatial, wide * self.spatial
+        """See `Autoencoder.decode_stream`. A size is decoded in the same way as long as the process lives and has the
+        memory for it."""
         if tiling is None:
-            return spans(height, height, 0), spans(width, width, 0)
+            return self._decode_whole(latents, 0)
         if any(side % self.spatial for side in (tiling.tile_height, tiling.tile_width, tiling.overlap)):
             raise ValueError(f"{tiling}: sides and overlap must be multiples of {self.spatial}")
-        return (
-            spans(height, tiling.tile_height, tiling.overlap),
-            spans(width, tiling.tile_width, tiling.overlap),
-        )
+        return self._decode_planned(latents, tiling)
+
+    def _decode_planned(self, latents: torch.Tensor, tiling: Tiling) -> Iterator[torch.Tensor]:
+        height, width = (cells * self.spatial for cells in latents.shape[2:])
+        with self._planning:
+            options = self._options.get((height, width, tiling))
+            if options is None:
+                available = min(memory.available() for memory in self._memory)
+                options = self.planner.fitting(height, width, tiling, available)
+                self._options[height, width, tiling] = options
+            plan = options[0]
+        try:
+            yield from self.decode_as(latents, plan)
+        except torch.OutOfMemoryError:
+            with self._planning:
+                if options[0] is plan and len(options) > 1:
+                    del options[0]  # for the next attempt
+            raise
+
+    def decode_as(self, latents: torch.Tensor, plan: DecodePlan) -> Iterator[torch.Tensor]:
+        """Decode as `decode_stream`, by a plan that `DecodePlanner.options` has made, whether or not it fits."""
+        if plan.tiling is None:
+            return self._decode_whole(latents, plan.device_bytes)
+        return self._decode_tiles(latents, plan, plan.tiling)
+
+    @torch.inference_mode()
+    def _decode_whole(self, latents: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+        """Decode on the device with the fewest streams, which takes ``size`` bytes; 0: unknown."""
+        number = min(range(len(self._memory)), key=lambda i: self._memory[i].streams)
+        decoder = self._decoders[number]
+        with self._memory[number].stream(size):
+            caches = decoder.new_caches()
+            for index in range(latents.shape[1]):
+                z = self._latent_frame(latents, index, number)
+                yield decoder.decode(z, caches, first=index == 0).float().clamp(-1, 1)
+
+    @torch.inference_mode()
+    def _decode_tiles(self, latents: torch.Tensor, plan: DecodePlan, tiling: Tiling) -> Iterator[torch.Tensor]:
+        """Decode with ``plan.devices`` devices, which take turns; the tiles are added up in order on the first."""
+        _, count, high, wide = latents.shape
+        height, width = high * self.spatial, wide * self.spatial
+        decoders = self._decoders[: plan.devices]
+        tiles = [
+            _Tile(row, column, decoders[0].device)
+            for row in spans(height, tiling.tile_height, tiling.overlap)
+            for column in spans(width, tiling.tile_width, tiling.overlap)
+        ]
+        with ExitStack() as stack:
+            for memory in self._memory[: plan.devices]:
+                stack.enter_context(memory.stream(plan.device_bytes))
+            kept = [self._caches(d, len(tiles[i :: len(decoders)]), plan) for i, d in enumerate(decoders)]
+            for index in range(count):
+                z = [self._latent_frame(latents, index, number) for number in range(len(decoders))]
+                frames = self.temporal if index else 1
+                chunk = torch.zeros(3, frames, height, width, device=decoders[0].device)
+                for start in range(0, len(tiles), len(decoders)):
+                    turn = tiles[start : start + len(decoders)]
+                    place = start // len(decoders)
+                    parts = []
+                    for number, tile in enumerate(turn):
+                        last = start + number + len(decoders) >= len(tiles)
+                        following = place + 1 if not last else 0 if index < count - 1 else None
+                        caches = kept[number].take(place, following)
+                        part = z[number][..., self._cells(tile.row), self._cells(tile.column)]
+                        parts.append(decoders[number].decode(part, caches, first=index == 0))
+                        if index < count - 1:
+                            kept[number].put(place, caches)
+                    for tile, pixels in zip(turn, parts, strict=True):
+                        tile.blend(chunk, pixels)
+                yield chunk.clamp(-1, 1)
+
+    def _caches(self, decoder: ChunkDecoder, tiles: int, plan: DecodePlan) -> TileCaches:
+        """Return the caches of so many tiles of one device."""
+        empty = [decoder.new_caches() for _ in range(tiles)]
+        if plan.caches == "device":
+            return DeviceCaches(empty)
+        return HostCaches(empty, plan.tile.caches, self._copies(decoder.device))
+
+    def _latent_frame(self, latents: torch.Tensor, index: int, number: int) -> torch.Tensor:
+        mean, std = self._moments[number]
+        return latents[:, index : index + 1].to(mean.device) * std + mean
 
     def _cells(self, span: TileSpan) -> slice:
         return slice(span.start // self.spatial, (span.start + span.length) // self.spatial)
 
 
-def new_caches(network: AutoencoderKLWan) -> list[Any]:
-    """Return empty caches of the decoder's causal convolutions, for `decode_chunk`."""
-    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+def _moments(config: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of latents, ``[z_dim, 1, 1, 1]``."""
+    mean, std = (torch.tensor(values, device=device) for values in (config.latents_mean, config.latents_std))
+    return mean[:, None, None, None], std[:, None, None, None]
 
-    return [None] * sum(isinstance(module, WanCausalConv3d) for module in network.decoder.modules())
 
+class _Tile:
+    """The place of a tile in a frame, with its weights on the device that adds up the tiles, so that adding one waits
+    for no copy."""
 
-def decode_chunk(network: AutoencoderKLWan, z: torch.Tensor, caches: list[Any], *, first: bool) -> torch.Tensor:
-    """Decode one latent frame ``[1, z_dim, 1, h, w]``, not normalised, to frames ``[1, 3, f, H, W]``, not clamped.
+    def __init__(self, row: TileSpan, column: TileSpan, device: torch.device) -> None:
+        self.row, self.column = row, column
+        self._weights = row.weights.to(device)[:, None], column.weights.to(device)
 
-    ``caches`` are those that earlier chunks of the same tile have left; they are updated.
-    """
-    x = network.post_quant_conv(z)
-    pixels: torch.Tensor = network.decoder(x, feat_cache=caches, feat_idx=[0], first_chunk=first)
-    patch = network.config.patch_size
-    if patch is None:
-        return pixels
-    from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
-
-    unfolded: torch.Tensor = unpatchify(pixels, patch_size=patch)
-    return unfolded
+    def blend(self, chunk: torch.Tensor, pixels: torch.Tensor) -> None:
+        """Add ``[3, f, h, w]`` to frames ``[3, f, H, W]``, by the weights."""
+        rows = slice(self.row.start, self.row.start + self.row.length)
+        columns = slice(self.column.start, self.column.start + self.column.length)
+        high, wide = self._weights
+        chunk[..., rows, columns] += pixels.to(chunk) * (high * wide)

@@ -34,6 +34,7 @@ class LinearAutoencoder:
     """
 
     CLASS_NAME = "LinearVideoAutoencoder"
+    streams = 1
 
     def __init__(
         self, config: LinearConfig, mean: torch.Tensor, basis: torch.Tensor, scale: torch.Tensor, decoder: torch.Tensor

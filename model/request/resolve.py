@@ -46,10 +46,9 @@ from zoetrope.model.request.tasks import (
     Violation,
     media_of,
 )
+from zoetrope.model.request.tiles import tiles_for
 
 NATIVE_RATIOS = RATIOS[:5]  # of files for models with native sizes, if the request names no ratio
-MAX_UNTILED_PIXELS = 1_280 * 720  # of a frame that is decoded without tiles; see benchmarks.decode_memory
-TILING = (544, 544, 64)
 NO_MEDIA: Mapping[str, MediaInfo] = {}
 
 
@@ -155,7 +154,7 @@ class _Resolution:
             seed=seed,
             container=request.container,
             keep_latents=request.keep_latents,
-            tiling=TILING if native[0] * native[1] > MAX_UNTILED_PIXELS else None,
+            tiling=tiles_for(*native),
             audio=audio,
             fit=request.fit,
             flow_shift=card.default_flow_shift if request.flow_shift is None else request.flow_shift,

@@ -309,7 +309,7 @@ class VideoSpec:
     container: Container
     keep_latents: bool
     audio: str | None = None  # the track to put beside the frames
-    tiling: tuple[int, int, int] | None = None  # the decoder's tiles: height, width, overlap; part of what a seed means
+    tiling: tuple[int, int, int] | None = None  # height, width, overlap, if the decoder lacks memory for whole frames
     fit: Fit = "cover"
     flow_shift: float | None = None  # None: the checkpoint's own
     warnings: tuple[str, ...] = ()  # how the request was understood, if that may surprise

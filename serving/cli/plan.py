@@ -26,6 +26,7 @@ from zoetrope.serving.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from zoetrope.cluster.planning.clip_decode import ClipDecode
     from zoetrope.cluster.planning.gang_plan import GangPlan
     from zoetrope.model.request.tasks import Quantize
 
@@ -62,16 +63,16 @@ def plan(
 ) -> None:
     """Show how an engine would share a model's work.
 
-    Memory, bytes on the wire, time of a step, and why.
+    Memory, bytes on the wire, time of a step, and why; and how a clip is decoded.
     """
-    from zoetrope.serving.cli.listing import print_json
+    from zoetrope.serving.cli.listing import plain, print_json
 
     named = one_model(argument, model) or DEFAULT_MODEL
-    made = make_plan(named, gpus, size, ratio, duration, gpu, nvlink, family or "", quantize_of(quantize))
+    made, decodes = make_plan(named, gpus, size, ratio, duration, gpu, nvlink, family or "", quantize_of(quantize))
     if json:
-        print_json(made)
+        print_json({**plain(made), "decode": decodes})
     else:
-        stdout().print(*_rendered(made), sep="\n")
+        stdout().print(*_rendered(made, decodes), sep="\n")
 
 
 def register(app: typer.Typer, section: str) -> None:
@@ -88,8 +89,8 @@ def make_plan(
     nvlink: int,
     family: str = "",
     quantize: Quantize = "none",
-) -> GangPlan:
-    """Return the plan of an engine.
+) -> tuple[GangPlan, list[ClipDecode]]:
+    """Return the plan of an engine, and the ways to decode its clips, best first.
 
     Raises:
         CliError: bad input, or no plan works; the message says which would.
@@ -102,8 +103,10 @@ def make_plan(
     check_duration(duration)
     width, height = clip_size(size, ratio)
 
+    from zoetrope.cluster.planning.clip_decode import clip_decodes
     from zoetrope.cluster.planning.gang_plan import PlanError, plan_gang
     from zoetrope.model.catalog.presets import open_model
+    from zoetrope.model.codecs.decode_plan import Decoding
     from zoetrope.model.families import BUNDLED, PRESETS
 
     if model not in (*PRESETS, *BUNDLED) and not Path(model).is_dir() and "/" not in model:
@@ -112,12 +115,17 @@ def make_plan(
     for warning in wanted.warnings if isinstance(wanted, ModelCard) else ():
         stderr().print(f"warning: {warning}", markup=False)
     try:
-        return plan_gang(wanted, gpus, gpu, width, height, duration, nvlink_domain=nvlink, quantize=quantize)
+        decoding = Decoding.from_environment()
+    except ValueError as error:
+        raise bad_input("decoding", str(error)) from None
+    try:
+        made = plan_gang(wanted, gpus, gpu, width, height, duration, nvlink_domain=nvlink, quantize=quantize)
     except PlanError as error:
         raise bad_input(error.field, str(error)) from None
+    return made, clip_decodes(wanted, made, decoding)
 
 
-def _rendered(plan: GangPlan) -> Iterator[RenderableType]:
+def _rendered(plan: GangPlan, decodes: list[ClipDecode]) -> Iterator[RenderableType]:
     from zoetrope.serving.cli.tables import plain_table
 
     kind = plan.gpu.upper()
@@ -144,6 +152,15 @@ def _rendered(plan: GangPlan) -> Iterator[RenderableType]:
         yield table
         yield ""
 
+    if decodes:
+        device = "GiB of a GPU" if plan.is_gpu else "GiB"
+        table = plain_table(f"decoding a clip in {decodes[0].dtype}", device, "of the host", "moved a clip", "")
+        for way in decodes:
+            numbers = (f"{size / GIB:.1f}" for size in (way.device_bytes, way.host_bytes, way.moved_bytes))
+            table.add_row(_way(way), *numbers, "chosen" if way.chosen else "" if way.fits else "does not fit")
+        yield table
+        yield ""
+
     table = plain_table(f"predicted step ({plan.origin})", "seconds", "share")
     for name, seconds in plan.time.parts().items():
         table.add_row(KINDS[name], f"{seconds:.4f}", f"{seconds / plan.time.total:.1%}")
@@ -153,3 +170,10 @@ def _rendered(plan: GangPlan) -> Iterator[RenderableType]:
 
     for reason in plan.why:
         yield escape(f"- {reason}")
+
+
+def _way(way: ClipDecode) -> str:
+    if way.tiles == 1:
+        return "whole frames"
+    where = "on the device" if way.caches == "device" else "in host memory"
+    return f"{way.tiles} tiles of {way.tile_width}x{way.tile_height}, their caches {where}"

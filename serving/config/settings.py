@@ -109,6 +109,14 @@ class Settings(BaseSettings):
     threads: int = Field(
         default=0, ge=0, description="Threads of each process that computes on the CPU; 0: as many as suit the model."
     )
+    vae_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="Numbers that the decoder computes with; auto: bfloat16 on GPUs, float32 on CPUs."
+    )
+    vae_tiles: Literal["auto", "never", "always"] = Field(
+        default="auto",
+        description="Tiles of frames above 720p; auto: if a whole frame does not fit into the decoder's memory.",
+    )
+    vae_devices: int = Field(default=1, ge=1, description="GPUs that share the decoding.")
     preview_steps: int = Field(default=5, ge=0, description="Steps between previews of a running job; 0: no previews.")
 
     retention_seconds: float = Field(

@@ -51,6 +51,7 @@ class Seen:
 
     def __init__(self, card: ModelCard) -> None:
         self.z_dim, self.temporal, self.spatial = card.latent_channels, card.temporal, card.spatial
+        self.streams = 1
         self.pixels: list[torch.Tensor] = []
 
     def encode(self, clip: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,8 @@ from diffusers import AutoencoderKLWan
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoetrope.benchmarks.decode_memory import DecodeMemory, LiveBytes, decode_memory
-from zoetrope.model.codecs.autoencoder import WanAutoencoder, decode_chunk, new_caches
+from zoetrope.model.codecs.autoencoder import WanAutoencoder
+from zoetrope.model.codecs.decode_plan import Decoding
 from zoetrope.model.codecs.tiling import Tiling, spans
 
 WAN21: dict[str, Any] = {
@@ -34,6 +34,8 @@ WAN22 = WAN21 | {
     "scale_factor_spatial": 16,
 }
 CONFIGS = {"2.1": WAN21, "2.2": WAN22}
+CPU = torch.device("cpu")
+TILED = Decoding(tiles="always")
 
 
 @pytest.fixture(params=CONFIGS)
@@ -119,7 +121,7 @@ def test_clips_that_do_not_divide_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_one_tile_for_all_is_exact(network: AutoencoderKLWan) -> None:
-    autoencoder, latents = WanAutoencoder(network), latents_of(network, 3)
+    autoencoder, latents = WanAutoencoder(network, TILED), latents_of(network, 3)
     tiling = Tiling(4 * autoencoder.spatial, 10 * autoencoder.spatial, autoencoder.spatial)
     assert torch.equal(joined(autoencoder.decode_stream(latents, tiling)), joined(autoencoder.decode_stream(latents)))
 
@@ -127,7 +129,7 @@ def test_one_tile_for_all_is_exact(network: AutoencoderKLWan) -> None:
 @pytest.mark.parametrize("tile, overlap", [((2, 3), 1), ((4, 4), 2), ((3, 4), 0), ((2, 6), 1)])
 def test_tiles_are_blended_linearly(network: AutoencoderKLWan, tile: tuple[int, int], overlap: int) -> None:
     """Against tiles that diffusers decodes one by one, weighted as a tent each."""
-    autoencoder, latents = WanAutoencoder(network), latents_of(network, 2)
+    autoencoder, latents = WanAutoencoder(network, TILED), latents_of(network, 2)
     s = autoencoder.spatial
     chunks = list(autoencoder.decode_stream(latents, Tiling(tile[0] * s, tile[1] * s, overlap * s)))
     assert [chunk.shape for chunk in chunks] == [(3, 1, 4 * s, 6 * s), (3, 4, 4 * s, 6 * s)]
@@ -151,7 +153,7 @@ def test_tiles_are_blended_linearly(network: AutoencoderKLWan, tile: tuple[int, 
 
 
 def test_tiles_are_lazy_deterministic_and_near_the_whole(network: AutoencoderKLWan) -> None:
-    autoencoder, latents = WanAutoencoder(network), latents_of(network, 3, 6, 8)
+    autoencoder, latents = WanAutoencoder(network, TILED), latents_of(network, 3, 6, 8)
     tiling = Tiling(4 * autoencoder.spatial, 4 * autoencoder.spatial, 2 * autoencoder.spatial)
     calls: list[int] = []
     hook = network.decoder.register_forward_hook(lambda *_: calls.append(1))
@@ -166,11 +168,30 @@ def test_tiles_are_lazy_deterministic_and_near_the_whole(network: AutoencoderKLW
 
 
 def test_tilings_that_do_not_fit_are_refused(network: AutoencoderKLWan) -> None:
-    autoencoder = WanAutoencoder(network)
+    autoencoder = WanAutoencoder(network, TILED)
     with pytest.raises(ValueError, match="must be less than the tile's sides, 32 and 16"):
         Tiling(32, 16, 16)
     with pytest.raises(ValueError, match=f"must be multiples of {autoencoder.spatial}"):
         next(autoencoder.decode_stream(latents_of(network, 1), Tiling(32, 36, 16)))
+
+
+def test_devices_share_tiles_and_change_nothing(network: AutoencoderKLWan) -> None:
+    latents = latents_of(network, 2, 4, 8)
+    one = WanAutoencoder(network, TILED)
+    tiling = Tiling(4 * one.spatial, 4 * one.spatial, 2 * one.spatial)
+    for devices in (2, 4):  # of 3 tiles
+        decoding = Decoding(tiles="always", devices=devices)
+        shared = WanAutoencoder(network, decoding, [CPU] * (devices - 1))
+        assert torch.equal(joined(shared.decode_stream(latents, tiling)), joined(one.decode_stream(latents, tiling)))
+
+
+def test_whole_frames_of_several_clips_go_to_different_devices(network: AutoencoderKLWan) -> None:
+    autoencoder, latents = WanAutoencoder(network, Decoding(devices=2), [CPU]), latents_of(network, 2)
+    calls: list[int] = []
+    network.decoder.register_forward_hook(lambda *_: calls.append(1))  # of the first device
+    first, second = autoencoder.decode_stream(latents), autoencoder.decode_stream(latents)
+    assert torch.equal(next(first), next(second)) and len(calls) == 1
+    assert torch.equal(next(second), next(first)) and len(calls) == 2
 
 
 @given(size=st.integers(1, 60), tile=st.integers(1, 30), overlap=st.integers(0, 29))
@@ -184,42 +205,3 @@ def test_spans_cover_everything_once(size: int, tile: int, overlap: int) -> None
         total[span.start : span.start + span.length] += span.weights
     torch.testing.assert_close(total, torch.ones(size))
     assert all(a.start < b.start <= a.start + tile - overlap for a, b in pairwise(found))
-
-
-# Memory
-
-
-@pytest.mark.parametrize("version", CONFIGS)
-def test_the_estimate_is_what_a_real_run_holds(version: str) -> None:
-    torch.manual_seed(0)
-    network = AutoencoderKLWan(**CONFIGS[version]).eval()
-    scale = network.config.scale_factor_spatial
-    estimate = decode_memory(CONFIGS[version], 4 * scale, 6 * scale)
-    caches, live = new_caches(network), LiveBytes()
-    z = latents_of(network, 5)[None]
-    with torch.inference_mode(), live:
-        for index in range(5):
-            decode_chunk(network, z[:, :, index : index + 1].clone(), caches, first=index == 0).clamp(-1, 1)
-    assert estimate.working == pytest.approx(live.peak, rel=0.02)
-    assert estimate.caches == sum(cache.nbytes for cache in caches if cache is not None)
-    assert estimate.weights == sum(tensor.nbytes for tensor in network.state_dict().values())
-    assert estimate.device == estimate.weights + estimate.working and estimate.host == 0
-
-
-def test_tiles_take_less_of_the_device() -> None:
-    whole_frame = decode_memory(WAN22, 256, 256)
-    tiled = decode_memory(WAN22, 256, 256, Tiling(96, 96, 32))
-    assert isinstance(tiled, DecodeMemory) and tiled.tiles == 16
-    assert tiled.device < 0.5 * whole_frame.device
-    assert tiled.host > whole_frame.caches, "tiles overlap"
-    half = decode_memory(WAN22, 256, 256, dtype=torch.bfloat16)
-    assert half.caches == whole_frame.caches // 2
-    with pytest.raises(ValueError, match="must be multiples of 16"):
-        decode_memory(WAN22, 250, 256)
-
-
-def test_caches_of_the_public_network_at_full_size() -> None:
-    """Wan 2.1's autoencoder (diffusers' defaults) at 1080p."""
-    memory = decode_memory({}, 1088, 1920, dtype=torch.bfloat16)
-    assert memory.caches == pytest.approx(9.9e9, rel=0.01)
-    assert memory.weights == pytest.approx(126.9e6 * 2, rel=0.001)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,31 @@ def test_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert any(line.startswith("predicted step (roofline)") for line in lines)
     assert "- One group of 8 would take" in out
     assert "- All ranks are inside one NVLink domain of 8." in lines
+    assert any(line.startswith("decoding a clip in bfloat16") for line in lines)
+    assert row(lines, "whole frames")[-1] == "chosen"
+    device, host, moved = row(lines, "8 tiles of 528x576, their caches in host memory")
+    assert (device, host, moved) == ("7.5", "8.1", "477.7")
+
+
+def test_ways_to_decode_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_t2v(tmp_path / "wan")
+    arguments = ["--model", str(tmp_path / "wan"), "--gpus", "1", "--size", "64x32", "--gpu", "h200", "--json"]
+    assert main(["plan", *arguments]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    (way,) = plan["decode"]
+    assert (way["dtype"], way["tiles"], way["caches"]) == ("float32", 1, "device"), "the network is narrow"
+    assert way["chosen"] and way["fits"]
+    latents = 4 * 16 * (1 + (plan["frames"] - 1) // 4) * 4 * 8
+    assert way["moved_bytes"] == latents + 3 * plan["frames"] * 64 * 32
+
+
+def test_settings_of_the_decoder_are_checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZOETROPE_VAE_TILES", "some")
+    assert main(["plan", "--gpus", "1", "--gpu", "cpu"]) == 2
+    expected = "error: decoding: ZOETROPE_VAE_TILES is 'some', it must be one of auto, never, always"
+    assert capsys.readouterr().err.startswith(expected)
 
 
 def test_weights_in_8_bits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +78,7 @@ def test_nano_on_this_machine_and_a_checkpoint_folder(tmp_path: Path, capsys: py
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "nano on 1 CPU: 1 x 1 (guidance groups x sequence ranks)"
     assert "40x24, 17 frames" in lines[1]
-    assert not any(line.startswith("on the wire") for line in lines)
+    assert not any(line.startswith(("on the wire", "decoding")) for line in lines)
     write_t2v(tmp_path / "wan")
     assert main(["plan", "--model", str(tmp_path / "wan"), "--gpus", "2", "--size", "64x32", "--gpu", "h200"]) == 0
     assert capsys.readouterr().out.startswith("wan on 2 H200s: 2 x 1")
