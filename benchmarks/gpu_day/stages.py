@@ -1,0 +1,213 @@
+"""The plan of the day: every stage with its command, its time limit and what it leaves, most valuable first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FAKE = "zoetrope.kernels.check.fake_cuda"  # runs a module with a CUDA device that computes nothing
+KERNELS = "zoetrope.benchmarks.kernels"
+STEP = "zoetrope.benchmarks.step"
+DAY = "zoetrope.benchmarks.gpu_day"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One process of the day.
+
+    In commands, ``{out}`` stands for the stage's own folder and ``{work}`` for the one that holds those of all stages.
+
+    Attributes:
+        call: 1 or 2: in which of the two calls it is due. seconds: its limit.
+        command: module and arguments. dry: the same at toy sizes, for a dry run.
+        fake: a dry run gives it a fake CUDA device; otherwise it takes the CPU.
+        files: patterns, relative to its folder; something must match each, or the stage has failed.
+        needs: modules or, after ``!``, programs without which it is skipped.
+        beside: stages in a row with the same word here run side by side. They must not be timed.
+        proved: it runs with the kernels that were right in this day's correctness stages.
+    """
+
+    name: str
+    call: int
+    seconds: float
+    command: tuple[str, ...]
+    dry: tuple[str, ...]
+    files: tuple[str, ...]
+    fake: bool = True
+    needs: tuple[str, ...] = ()
+    beside: str = ""
+    proved: bool = False
+
+    def arguments(self, dry_run: bool) -> tuple[str, ...]:
+        """Return what follows ``python -m``, with its placeholders."""
+        if dry_run:
+            return (FAKE, *self.dry) if self.fake else self.dry
+        return (f"{DAY}.proved", "{work}", *self.command) if self.proved else self.command
+
+
+# (part of the kernel benchmark, operation, backend), of every kernel that can be proved; the riskiest last.
+KERNEL_PARTS = (
+    ("grouped_gemm", "grouped_gemm", "triton"),
+    ("attention", "attention", "triton"),
+    ("moe", "router_logits", "triton"),
+    ("moe", "routing", "triton"),
+    ("moe", "combine", "triton"),
+    ("moe", "dispatch", "triton"),
+    ("passes", "residual_norm", "triton"),
+    ("passes", "qk_norm_rope", "triton"),
+    ("grouped_gemm", "grouped_gemm", "fp8"),
+    ("grouped_gemm", "quantise_fp8", "triton"),
+    ("attention", "attention", "int8"),
+    ("attention", "attention", "int8_fp8"),
+    ("attention", "attention", "gluon"),
+)
+TIMED_TOKENS = 32768  # of the timings: of the token counts of a full run, the one that says most
+PRESETS = {"27b": "wan2.7-27b", "a14b": "wan2.2-t2v-a14b", "5b": "wan2.2-ti2v-5b"}
+
+
+def _kernels(*arguments: str) -> tuple[str, ...]:
+    return (KERNELS, *arguments, "--out", "{out}/kernels", "--data", "{out}/data")
+
+
+def _correct(part: str, op: str, backend: str) -> Stage:
+    command = _kernels("--only", part, "--kernel", f"{op}/{backend}", "--correctness-only")
+    return Stage(
+        name=f"correct-{op}-{backend}",
+        call=1,
+        seconds=150,
+        command=command,
+        dry=(*command, "--tiny"),
+        files=("kernels/*.json",),
+        beside="last" if backend == "gluon" else "correct",
+    )
+
+
+def _timed(part: str, call: int, seconds: float, *more: str, needs: tuple[str, ...] = ()) -> Stage:
+    command = _kernels("--only", part, "--resume", "--limit", str(int(seconds) - 15), *more)
+    return Stage(
+        f"time-{part}",
+        call,
+        seconds,
+        (*command, "--tokens", str(TIMED_TOKENS)),
+        (*command, "--tiny", "--tokens", "48"),
+        ("kernels/*.json",),
+        needs=needs,
+    )
+
+
+def _step(model: str, size: str, call: int, seconds: float, repeats: int) -> Stage:
+    end = ("--repeats", str(repeats), "--out", "{out}/step.json")
+    return Stage(
+        f"step-{model}-{size}",
+        call,
+        seconds,
+        (STEP, "--preset", PRESETS[model], "--size", size, "--duration", "5", *end),
+        (STEP, "--preset", "nano", "--size", size, "--duration", "1", *end),
+        ("step.json",),
+        proved=True,
+    )
+
+
+PLAN: tuple[Stage, ...] = (
+    Stage(
+        "cache",
+        call=1,
+        seconds=60,
+        command=(f"{DAY}.kernel_cache", "--out", "{out}/cache.json"),
+        dry=(f"{DAY}.kernel_cache", "--out", "{out}/cache.json"),
+        files=("cache.json",),
+    ),
+    *(_correct(*entry) for entry in KERNEL_PARTS),
+    Stage(
+        "sanitizer",
+        call=1,
+        seconds=60,
+        command=(f"{DAY}.sanitizer", "--out", "{out}/sanitizer.json"),
+        dry=(f"{DAY}.sanitizer", "--out", "{out}/sanitizer.json"),
+        files=("sanitizer.json",),
+        fake=False,
+        needs=("!compute-sanitizer",),
+    ),
+    _timed("attention", 1, 90),
+    _timed("grouped_gemm", 1, 90),
+    _timed("moe", 1, 60),
+    _timed("layer", 1, 120, needs=("diffusers",)),
+    _step("27b", "480p", 1, 90, repeats=3),
+    _step("a14b", "480p", 1, 90, repeats=2),
+    _step("5b", "480p", 2, 60, repeats=3),
+    _step("27b", "720p", 2, 90, repeats=1),
+    _step("a14b", "720p", 2, 120, repeats=1),
+    _step("5b", "720p", 2, 60, repeats=2),
+    Stage(
+        "decode",
+        call=2,
+        seconds=90,
+        command=(f"{DAY}.decode", "--size", "480p", "--size", "720p", "--out", "{out}/decode.json"),
+        dry=(f"{DAY}.decode", "--size", "64x64", "--tiny", "--out", "{out}/decode.json"),
+        files=("decode.json",),
+        fake=False,
+        needs=("diffusers",),
+    ),
+    Stage(
+        "nano-oracle",
+        call=2,
+        seconds=120,
+        command=("zoetrope.model.nano.evaluate", "--count", "40", "--json", "{out}/nano.json"),
+        dry=("zoetrope.model.nano.evaluate", *"--tasks t2v --count 4 --steps 1 --json".split(), "{out}/nano.json"),
+        files=("nano.json",),
+        fake=False,
+    ),
+    Stage(
+        "one-rank",
+        call=2,
+        seconds=60,
+        command=(f"{DAY}.one_rank", "--out", "{out}/one-rank.json"),
+        dry=(f"{DAY}.one_rank", "--device", "cpu", "--out", "{out}/one-rank.json"),
+        files=("one-rank.json",),
+        fake=False,
+    ),
+    _timed("passes", 2, 60),
+    Stage(
+        "served-step",
+        call=2,
+        seconds=150,
+        command=(
+            "zoetrope.benchmarks.served_step",
+            *"--model wan2.1-t2v-1.3b --size 480p --duration 5 --steps 8 --rounds 1 --repeats 2 --busy".split(),
+            *("--out", "{out}/served-step.json"),
+        ),
+        dry=(
+            "zoetrope.benchmarks.served_step",
+            *"--model nano --size 480p --duration 1 --steps 60 --rounds 1 --repeats 1 --busy".split(),
+            *("--out", "{out}/served-step.json"),
+        ),
+        files=("served-step.json",),
+        fake=False,
+        needs=("ray", "grpc", "av", "obstore"),
+    ),
+    Stage(
+        "tune",
+        call=2,
+        seconds=240,
+        command=_kernels("--only", "grouped_gemm", "attention", "passes", "--tune", "--limit", "220"),
+        dry=_kernels("--only", "passes", "--tune", "--tiny", "--limit", "20"),
+        files=("kernels/*.json",),
+    ),
+)
+
+
+def due(plan: Sequence[Stage], call: int | None = None, only: Sequence[str] = ()) -> list[Stage]:
+    """Return the stages that a call goes through, in its order: what an earlier call should have done comes first.
+
+    Args:
+        call: leave out what is due in later calls; None: nothing. only: just these, by name.
+
+    Raises:
+        ValueError: no stage has a name of ``only``.
+    """
+    names = [stage.name for stage in plan]
+    unknown = next((name for name in only if name not in names), None)
+    if unknown is not None:
+        raise ValueError(f"there is no stage {unknown!r}; there are {', '.join(names)}")
+    kept = [stage for stage in plan if (call is None or stage.call <= call) and (not only or stage.name in only)]
+    return sorted(kept, key=lambda stage: stage.call)
