@@ -21,6 +21,7 @@ from zoetrope.benchmarks.gpu_day.stages import PLAN, Stage, due
 from zoetrope.benchmarks.provenance import REPOSITORY, output_of
 
 COMMAND = "python -m zoetrope.benchmarks.gpu_day"
+OUT = REPOSITORY / "out" / "gpu-day"
 BUDGET = 525.0  # seconds of a call, so that it ends inside nine minutes
 JOBS = 8  # correctness stages side by side: each has its own context on the GPU
 DRY_DEVICE = "fake CUDA device or CPU, a dry run"
@@ -38,22 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     stages = due(PLAN, args.call, args.only)
+    base = OUT / "dry-run" if args.dry_run else OUT
+    out, work = args.out or base, args.work or base / "work"
     device = DRY_DEVICE if args.dry_run else output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     if device is None:
         raise ValueError("there is no GPU here (nvidia-smi names none); --dry-run enters every stage without one")
-    args.work.mkdir(parents=True, exist_ok=True)
-    for path in (args.out / archive.NAME, args.carry / archive.NAME):
-        if path.is_file():
-            print(f"taken over from {path}: {', '.join(archive.unpack(path, args.work)) or 'nothing new'}", flush=True)
-    site, cache = args.work.parent / "site", args.work.parent / "triton"
+    for path in (out / archive.NAME, args.carry / archive.NAME):
+        if path.is_file() and not (args.dry_run and path.parent == args.carry):
+            print(f"taken over from {path}: {', '.join(archive.unpack(path, work)) or 'nothing new'}", flush=True)
+    site, cache = work.parent / "site", work.parent / "triton"
     installed = carried.install(args.carry, site)
     kernels = compiled.unpack(args.carry / carried.CACHE, cache) if (args.carry / carried.CACHE).is_file() else 0
     print(f"{device}: {len(installed)} wheels installed, {kernels} compiled kernels unpacked", flush=True)
     commit = carried.commit(args.carry)
     machine = DayMachine(device, commit, args.dry_run, args.jobs, environment(site, cache, commit))
-    run = DayRun(machine, args.work, args.out, args.budget, lambda line: print(line, flush=True))
+    run = DayRun(machine, work, out, args.budget, lambda line: print(line, flush=True))
     found = run.go(stages, again=bool(args.only))
-    write_json(args.out / "summary.json", {"stages": [{**asdict(one), "tail": ""} for one in found]})
+    write_json(out / "summary.json", {"stages": [{**asdict(one), "tail": ""} for one in found]})
     print("\n".join(table(found)))
     return 0 if all(one.complete for one in found) else 1
 
@@ -117,36 +119,28 @@ def _parser() -> argparse.ArgumentParser:
         prog=COMMAND, description=package.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="{run,prepare,merge,list}")
-    out = REPOSITORY / "out" / "gpu-day"
-
     run = commands.add_parser("run", help="go through the stages; benchmarks/gpu_day.sh calls this")
-    run.add_argument(
-        "--call", type=int, choices=(1, 2), help="leave out what is due in a later call (default: nothing)"
-    )
+    run.add_argument("--call", type=int, choices=(1, 2), help="leave out what later calls do (default: nothing)")
     run.add_argument("--only", nargs="+", default=[], metavar="STAGE", help="just these, even if they are done")
     run.add_argument("--budget", type=float, default=BUDGET, help="seconds of the call (default: %(default)g)")
     run.add_argument("--jobs", type=int, default=min(JOBS, os.cpu_count() or 1), help="correctness stages side by side")
-    run.add_argument("--out", type=Path, default=out, help=f"folder of {archive.NAME} (default: %(default)s)")
-    run.add_argument("--work", type=Path, default=out / "work", help="folder of the stages (default: %(default)s)")
+    run.add_argument("--out", type=Path, help=f"folder of {archive.NAME} (default: {OUT}, or dry-run in it)")
+    run.add_argument("--work", type=Path, help="folder of the stages (default: work in the default of --out)")
     run.add_argument("--carry", type=Path, default=carried.CARRY, help="what was brought along (default: %(default)s)")
     run.add_argument("--dry-run", action="store_true", help="enter every stage at toy sizes, without a GPU")
     run.set_defaults(act=_run)
 
-    prepare = commands.add_parser(
-        "prepare", help="fill the folder to carry; with the Python and Triton of the GPU machine"
-    )
+    prepare = commands.add_parser("prepare", help="fill the folder to carry, with the GPU machine's Python and Triton")
     prepare.add_argument("--carry", type=Path, default=carried.CARRY, help="folder to fill (default: %(default)s)")
     prepare.add_argument(
         "--packages",
         nargs="*",
         choices=carried.groups(),
         default=carried.groups(),
-        help="wheels to fetch (default: all)",
+        help="groups of wheels to fetch (default: all)",
     )
     prepare.add_argument("--no-kernels", dest="kernels", action="store_false", help="compile no kernels")
-    prepare.add_argument(
-        "--only", nargs="+", default=[], metavar="STAGE", help="compile for these stages; cache is needed"
-    )
+    prepare.add_argument("--only", nargs="+", default=[], metavar="STAGE", help="compile for these stages")
     prepare.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
     prepare.set_defaults(act=_prepare)
 

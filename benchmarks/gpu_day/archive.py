@@ -13,7 +13,7 @@ NAME = "results.tar.gz"
 
 
 def pack(work: Path, path: Path) -> None:
-    """Write the folders of all stages with a valid outcome, atomically: the old archive stays until the new is whole."""
+    """Write the folders of all stages with a valid outcome; the old archive stays until the new one is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with tarfile.open(scratch, "w:gz", compresslevel=3) as archive:

@@ -20,7 +20,7 @@ CARRY = REPOSITORY / "out" / "gpu-day" / "carry"
 PACKAGES = Path(__file__).with_name("packages.txt")
 WHEELS, COMMIT, CACHE = "wheels", "commit.txt", "kernels.tar.gz"
 PYTHON = "3.12"  # of the GPU machine
-PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in (34, 31, 28, 27, 24, 17, 5)) + ("manylinux2014_x86_64",)
+PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in (34, 31, 28, 27, 24, 17, 5)), "manylinux2014_x86_64")
 VARIABLE = "ZOETROPE_COMMIT"  # says the commit where there is no git
 
 

@@ -34,7 +34,7 @@ def key() -> str:
 
 
 def probe(device: torch.device) -> dict[str, Any]:
-    """Launch one kernel of each dtype; return how many were found compiled, and the seconds that it took."""
+    """Launch one kernel in bf16; return whether it was found compiled, and the seconds that it took."""
     hits: list[bool] = []
 
     def listen(*, cache_hit: bool, **rest: Any) -> None:
@@ -45,12 +45,11 @@ def probe(device: torch.device) -> dict[str, Any]:
     try:
         inputs = KernelInputs(SEED, device, tiny=False, kernels=True)
         with torch.inference_mode():
-            for case in combine_cases(inputs):
-                case.run()
+            next(case for case in combine_cases(inputs) if case.dtype == "bf16").run()
         torch.cuda.synchronize()
     finally:
         knobs.compilation.listener = before
-    return {"found": sum(hits), "compiled": len(hits) - sum(hits), "seconds": time.perf_counter() - start}
+    return {"hit": all(hits), "seconds": time.perf_counter() - start}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,7 +64,6 @@ def main(arguments: list[str] | None = None) -> int:
         "triton_key": mine,
         "carried": carried,
         "same_triton": None if carried is None else carried["triton_key"] == mine,
-        "hit": found["compiled"] == 0,
         **found,
     }
     command.write_json(args.out, record)

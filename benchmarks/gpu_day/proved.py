@@ -1,8 +1,9 @@
 """Run a module with the kernels that this day's correctness stages found right.
 
-    python -m zoetrope.benchmarks.gpu_day.proved WORK MODULE [ARGUMENTS...]
+    python -m zoetrope.benchmarks.gpu_day.proved WORK DATA MODULE [ARGUMENTS...]
 
-No proof is committed yet when the steps run, so they ask for these kernels by ZOETROPE_KERNELS.
+No proof is committed yet when the day runs. So steps ask for these kernels by ZOETROPE_KERNELS, and the kernel
+benchmark finds the proofs of all stages under WORK in the folder DATA, and need not examine again what it times.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from zoetrope.kernels.select.backends import BACKENDS, PROOF_OF, VARIABLE
-from zoetrope.kernels.select.proofs import PROOFS, Proof, load
+from zoetrope.kernels.select.proofs import PROOFS, Proof, load, record
 
 FIXED = ("routing", "dispatch")  # they work on float32 whatever the model's dtype
 
@@ -37,8 +38,10 @@ def wanted(proofs: Iterable[Proof]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    work, module, *rest = sys.argv[1:] if arguments is None else arguments
+    work, data, module, *rest = sys.argv[1:] if arguments is None else arguments
     proofs = [proof for path in sorted(Path(work).glob(f"correct-*/data/{PROOFS.name}")) for proof in load(path)]
+    if proofs:
+        record(proofs, path=Path(data) / PROOFS.name)
     os.environ[VARIABLE] = wanted(proofs)
     print(f"{VARIABLE}={os.environ[VARIABLE]}", flush=True)
     sys.argv = [module, *rest]

@@ -47,7 +47,11 @@ class DayMachine:
 
 
 class DayRun:
-    """One call: goes through stages until they or the time are used up."""
+    """One call: goes through stages until they or the time are used up.
+
+    Raises:
+        ValueError: the folder of the stages holds outcomes of another device, or a dry run's beside real ones.
+    """
 
     def __init__(
         self, machine: DayMachine, work: Path, out: Path, budget: float, say: Callable[[str], None] = print
@@ -58,6 +62,11 @@ class DayRun:
         self.say = say
         self._packing = threading.Lock()
         work.mkdir(parents=True, exist_ok=True)
+        for known in filter(None, map(outcome.read, sorted(work.iterdir()))):
+            if (known.device, known.dry_run) != (machine.device, machine.dry_run):
+                raise ValueError(
+                    f"{work} holds results of {known.device}, not of {machine.device}: choose other folders"
+                )
 
     @property
     def left(self) -> float:
@@ -120,7 +129,8 @@ class DayRun:
         folder = self._scratch(stage)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        filled = [text.format(out=folder, work=self.work) for text in stage.arguments(self.machine.dry_run)]
+        places = {"out": _short(folder), "work": _short(self.work)}
+        filled = [text.format(**places) for text in stage.arguments(self.machine.dry_run)]
         command = (sys.executable, "-m", *filled)
         limit, started, start = min(stage.seconds, self.left), now(), time.monotonic()
         with (folder / LOG).open("wb") as log:
@@ -163,7 +173,7 @@ class DayRun:
         folder = self._scratch(stage)
         files = {str(path.relative_to(folder)): sha256(path) for path in _files(folder)}
         machine = self.machine
-        told = tuple(text.replace(str(folder), "{out}") for text in command)
+        told = tuple(text.replace(_short(folder), "{out}") for text in (*(["python"] if command else []), *command[1:]))
         return StageOutcome(
             stage=stage.name,
             state=state,
@@ -200,6 +210,12 @@ PR_SET_PDEATHSIG = 1
 def _die_with_parent() -> None:
     """Have the kernel kill this process when the run is killed: a stage must not go on beside its successor."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _short(path: Path) -> str:
+    """Return a path as a stage is told it: relative to the repository, where stages run, if it lies there."""
+    whole = path.resolve()
+    return str(whole.relative_to(REPOSITORY) if whole.is_relative_to(REPOSITORY) else whole)
 
 
 def _files(folder: Path) -> Iterable[Path]:

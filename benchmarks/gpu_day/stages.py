@@ -8,6 +8,7 @@ from dataclasses import dataclass
 FAKE = "zoetrope.kernels.check.fake_cuda"  # runs a module with a CUDA device that computes nothing
 KERNELS = "zoetrope.benchmarks.kernels"
 STEP = "zoetrope.benchmarks.step"
+SERVED = "zoetrope.benchmarks.served_step"
 DAY = "zoetrope.benchmarks.gpu_day"
 
 
@@ -40,9 +41,10 @@ class Stage:
 
     def arguments(self, dry_run: bool) -> tuple[str, ...]:
         """Return what follows ``python -m``, with its placeholders."""
-        if dry_run:
-            return (FAKE, *self.dry) if self.fake else self.dry
-        return (f"{DAY}.proved", "{work}", *self.command) if self.proved else self.command
+        words = self.dry if dry_run else self.command
+        if self.proved:
+            words = (f"{DAY}.proved", "{work}", "{out}/data", *words)
+        return (FAKE, *words) if dry_run and self.fake else words
 
 
 # (part of the kernel benchmark, operation, backend), of every kernel that can be proved; the riskiest last.
@@ -63,6 +65,13 @@ KERNEL_PARTS = (
 )
 TIMED_TOKENS = 32768  # of the timings: of the token counts of a full run, the one that says most
 PRESETS = {"27b": "wan2.7-27b", "a14b": "wan2.2-t2v-a14b", "5b": "wan2.2-ti2v-5b"}
+
+
+ONE_ROUND = ("--rounds", "1", "--busy", "--out", "{out}/served-step.json")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
 
 
 def _kernels(*arguments: str) -> tuple[str, ...]:
@@ -92,6 +101,7 @@ def _timed(part: str, call: int, seconds: float, *more: str, needs: tuple[str, .
         (*command, "--tiny", "--tokens", "48"),
         ("kernels/*.json",),
         needs=needs,
+        proved=True,
     )
 
 
@@ -153,7 +163,7 @@ PLAN: tuple[Stage, ...] = (
         call=2,
         seconds=120,
         command=("zoetrope.model.nano.evaluate", "--count", "40", "--json", "{out}/nano.json"),
-        dry=("zoetrope.model.nano.evaluate", *"--tasks t2v --count 4 --steps 1 --json".split(), "{out}/nano.json"),
+        dry=("zoetrope.model.nano.evaluate", *_words("--tasks t2v --count 4 --steps 1 --json {out}/nano.json")),
         files=("nano.json",),
         fake=False,
     ),
@@ -171,16 +181,8 @@ PLAN: tuple[Stage, ...] = (
         "served-step",
         call=2,
         seconds=150,
-        command=(
-            "zoetrope.benchmarks.served_step",
-            *"--model wan2.1-t2v-1.3b --size 480p --duration 5 --steps 8 --rounds 1 --repeats 2 --busy".split(),
-            *("--out", "{out}/served-step.json"),
-        ),
-        dry=(
-            "zoetrope.benchmarks.served_step",
-            *"--model nano --size 480p --duration 1 --steps 60 --rounds 1 --repeats 1 --busy".split(),
-            *("--out", "{out}/served-step.json"),
-        ),
+        command=(SERVED, *_words("--model wan2.1-t2v-1.3b --size 480p --duration 5 --steps 8 --repeats 2"), *ONE_ROUND),
+        dry=(SERVED, *_words("--model nano --size 480p --duration 1 --steps 60 --repeats 1"), *ONE_ROUND),
         files=("served-step.json",),
         fake=False,
         needs=("ray", "grpc", "av", "obstore"),
