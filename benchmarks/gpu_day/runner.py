@@ -131,11 +131,10 @@ class DayRun:
         folder.mkdir(parents=True)
         places = {"out": _short(folder), "work": _short(self.work)}
         filled = [text.format(**places) for text in stage.arguments(self.machine.dry_run)]
-        command = (sys.executable, "-m", *filled)
         limit, started, start = min(stage.seconds, self.left), now(), time.monotonic()
         with (folder / LOG).open("wb") as log:
             process = subprocess.Popen(
-                command,
+                (sys.executable, "-m", *filled),
                 cwd=REPOSITORY,
                 env={**os.environ, **self.machine.environment},
                 stdin=subprocess.DEVNULL,
@@ -156,6 +155,7 @@ class DayRun:
         tail = text.decode(errors="replace")[-TAIL:]
         missing = [pattern for pattern in stage.files if not any(folder.glob(pattern))]
         state, reason = _judge(code, missing, took, tail)
+        command = ("python", "-m", *(text.replace(places["out"], "{out}") for text in filled))
         return self._outcome(stage, state, reason, command, code, started, took, limit, tail)
 
     def _outcome(
@@ -173,7 +173,6 @@ class DayRun:
         folder = self._scratch(stage)
         files = {str(path.relative_to(folder)): sha256(path) for path in _files(folder)}
         machine = self.machine
-        told = tuple(text.replace(_short(folder), "{out}") for text in (*(["python"] if command else []), *command[1:]))
         return StageOutcome(
             stage=stage.name,
             state=state,
@@ -181,7 +180,7 @@ class DayRun:
             dry_run=machine.dry_run,
             device=machine.device,
             commit=machine.commit,
-            command=told,
+            command=command,
             exit_code=code,
             started=started,
             seconds=round(seconds, 3),
