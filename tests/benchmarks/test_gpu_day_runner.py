@@ -79,7 +79,9 @@ def test_what_is_settled_does_not_run_again(tmp_path: Path) -> None:
     assert states(day(work, out, *stages)) == {"pass": "passed", "wrong": "wrong", "twice": "failed"}
     assert [runs(counter) for counter in counters.values()] == [1, 1, 1]
     mended = day(work, out, *stages, on=machine("def"))
-    assert states(mended) == {"pass": "passed", "wrong": "wrong", "twice": "passed"}, "another commit may have mended it"
+    assert states(mended) == {"pass": "passed", "wrong": "wrong", "twice": "passed"}, (
+        "another commit may have mended it"
+    )
     assert [runs(counter) for counter in counters.values()] == [1, 1, 2]
     assert [one.commit for one in mended] == ["abc", "abc", "def"]
 

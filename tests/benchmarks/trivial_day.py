@@ -23,7 +23,9 @@ def machine(commit: str | None = "abc", dry_run: bool = False, device: str = "a 
     return DayMachine(device, commit, dry_run, 2, {})
 
 
-def day(work: Path, out: Path, *stages: Stage, budget: float = 600.0, on: DayMachine | None = None) -> list[StageOutcome]:
+def day(
+    work: Path, out: Path, *stages: Stage, budget: float = 600.0, on: DayMachine | None = None
+) -> list[StageOutcome]:
     return DayRun(on or machine(), work, out, budget, lambda line: print(line, flush=True)).go(stages)
 
 
