@@ -33,7 +33,8 @@ def _steps(steps: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(f"| {step['key']} | measured by us | {step['device']} | {step['seconds']:.3f} | {tokens} |")
     for one in anchors().published:
         what = f"{one.what}; compare {', '.join(one.compare)}. {one.source}"
-        lines.append(f"| {one.system} | {LABEL} | {one.gpus} x {one.hardware} | {one.seconds:.2f} | {what} |")
+        who = f"published by {one.publisher}, not measured by us"
+        lines.append(f"| {one.system} | {who} | {one.gpus} x {one.hardware} | {one.seconds:.2f} | {what} |")
     return lines
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ANCHORS = Path(__file__).with_suffix(".json")
-LABEL = "published by them, not measured by us"
+LABEL = "published by others, not measured by us"
 
 
 @dataclass(frozen=True)
