@@ -6,6 +6,7 @@ All of it lies in one folder, ``out/gpu-day/carry`` unless said otherwise; `prep
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,12 +35,16 @@ class CarriedPackage:
 
     @property
     def there(self) -> bool:
-        """Tell whether this Python already has some version of it."""
+        """Tell whether this Python already has it, in this version or a newer one."""
         try:
-            metadata.version(self.name)
+            return _numbers(metadata.version(self.name)) >= _numbers(self.version)
         except metadata.PackageNotFoundError:
             return False
-        return True
+
+
+def _numbers(version: str) -> list[int]:
+    """Return the release of a version: 0, 66 of ``0.66b2``."""
+    return [int(number) for number in re.findall(r"\d+", re.split(r"[a-z+]", version, maxsplit=1)[0])]
 
 
 def packages(text: str | None = None) -> list[CarriedPackage]:
@@ -85,7 +90,7 @@ def download(carry: Path, wanted: Iterable[str]) -> None:
 
 
 def install(carry: Path, target: Path) -> list[str]:
-    """Install those carried wheels of whose package this Python has no version; return what was installed.
+    """Install those carried wheels whose package this Python lacks or has an older version of; return their names.
 
     Raises:
         subprocess.CalledProcessError: pip cannot.

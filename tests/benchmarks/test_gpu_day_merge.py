@@ -108,7 +108,10 @@ def test_proofs_tiles_tables_and_plots_get_the_name_of_the_device(tmp_path: Path
     assert sorted(stored["runs"]) == ["1", "3"] and DEVICE in (out / "kernels" / "h100.md").read_text()
     page = (out / "gpu-day" / "h100.md").read_text()
     assert f"A day with a GPU: {DEVICE}" in page and "| wan2.2-t2v-a14b 480p | measured by us |" in page
-    assert "| FastVideo | published by LightX2V, not measured by us | 1 x H100 | 7.35 |" in page and "| tune | passed |" in page
+    assert (
+        "| FastVideo | published by LightX2V, not measured by us | 1 x H100 | 7.35 |" in page
+        and "| tune | passed |" in page
+    )
     for picture in (out / "kernels" / "h100.png", out / "gpu-day" / "h100.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
 
