@@ -136,8 +136,8 @@ def _parser() -> argparse.ArgumentParser:
         "--packages",
         nargs="*",
         choices=carried.groups(),
-        default=carried.groups(),
-        help="groups of wheels to fetch (default: all)",
+        default=["base", "model"],
+        help="groups of wheels to fetch (default: base model)",
     )
     prepare.add_argument("--no-kernels", dest="kernels", action="store_false", help="compile no kernels")
     prepare.add_argument("--only", nargs="+", default=[], metavar="STAGE", help="compile for these stages")

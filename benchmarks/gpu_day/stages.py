@@ -112,8 +112,9 @@ def _step(model: str, size: str, call: int, seconds: float, repeats: int) -> Sta
         call,
         seconds,
         (STEP, "--preset", PRESETS[model], "--size", size, "--duration", "5", *end),
-        (STEP, "--preset", "nano", "--size", size, "--duration", "1", *end),
+        (STEP, "--preset", "nano", "--size", size, "--duration", "1", "--device", "cpu", *end),
         ("step.json",),
+        fake=False,
         proved=True,
     )
 
