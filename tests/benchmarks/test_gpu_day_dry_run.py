@@ -37,7 +37,7 @@ def start(out: Path, work: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_every_stage_is_entered_though_the_run_is_killed() -> None:
+def test_every_stage_is_entered_though_the_run_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, work = tmp_path / "out", tmp_path / "day" / "work"
     names = {stage.name for stage in PLAN}
     ended = random.Random(SEED).randrange(1, len(PLAN) - 1)
@@ -65,7 +65,6 @@ def test_every_stage_is_entered_though_the_run_is_killed() -> None:
     assert set(archive.unpack(out / archive.NAME, tmp_path / "again")) == names
     assert [line.split()[0] for line in said.splitlines()[-len(PLAN) :]] == [stage.name for stage in due(PLAN)]
 
-    assert (
-        main(["merge", str(out / archive.NAME), "--results", str(tmp_path / "r"), "--data", str(tmp_path / "d")]) == 2
-    )
+    places = ["--results", str(tmp_path / "r"), "--data", str(tmp_path / "d")]
+    assert main(["merge", str(out / archive.NAME), *places]) == 2
     assert "was a dry run" in capsys.readouterr().err and not (tmp_path / "r").exists()
