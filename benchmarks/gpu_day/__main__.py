@@ -23,7 +23,7 @@ from zoetrope.benchmarks.provenance import REPOSITORY, output_of
 COMMAND = "python -m zoetrope.benchmarks.gpu_day"
 OUT = REPOSITORY / "out" / "gpu-day"
 BUDGET = 525.0  # seconds of a call, so that it ends inside nine minutes
-JOBS = 8  # correctness stages side by side: each has its own context on the GPU
+JOBS = 12  # correctness stages side by side: each has its own context on the GPU
 DRY_DEVICE = "fake CUDA device or CPU, a dry run"
 PREPARE_SECONDS = 3600.0  # for one stage of the preparation
 

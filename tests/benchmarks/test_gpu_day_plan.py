@@ -14,12 +14,13 @@ from zoetrope.benchmarks.gpu_day import carried, compiled
 from zoetrope.benchmarks.gpu_day.__main__ import BUDGET, at_full_size, environment, main
 from zoetrope.benchmarks.gpu_day.proved import wanted
 from zoetrope.benchmarks.gpu_day.sanitizer import CLEAN, summary
-from zoetrope.benchmarks.gpu_day.stages import FAKE, KERNELS, PLAN, due
+from zoetrope.benchmarks.gpu_day.stages import FAKE, KERNEL_PARTS, KERNELS, PLAN, PRESETS, due
 from zoetrope.benchmarks.kernels.__main__ import parse
 from zoetrope.benchmarks.kernels.correctness import SETS
 from zoetrope.benchmarks.provenance import REPOSITORY
 from zoetrope.kernels.select.backends import parse as parse_kernels
 from zoetrope.kernels.select.proofs import MODULES, Proof
+from zoetrope.model.families import all_presets
 
 NAMES = [stage.name for stage in PLAN]
 VALUABLE = (
@@ -48,18 +49,18 @@ def test_what_is_worth_most_comes_first() -> None:
     assert len(set(NAMES)) == len(NAMES)
     assert all(last(a) < first(b) for a, b in itertools.pairwise(order))
     assert {"step-27b-720p", "step-a14b-720p", "step-5b-720p"} <= set(NAMES)
-    assert BUDGET < 9 * 60
+    assert BUDGET < 9 * 60 and set(PRESETS.values()) <= set(all_presets())
 
 
 def test_every_kernel_is_proved_by_itself_and_gluon_last() -> None:
-    correct = [name for name in NAMES if name.startswith("correct-")]
-    assert sorted(correct) == sorted(f"correct-{op}-{backend}" for op, backend in MODULES)
-    assert correct[-1] == "correct-attention-gluon"
-    words = {stage.beside for stage in PLAN if stage.name in correct}
-    assert next(stage for stage in PLAN if stage.name == correct[-1]).beside not in {
-        stage.beside for stage in PLAN if stage.name in correct[:-1]
-    }
-    assert "" not in words
+    *others, last_one = (stage for stage in PLAN if stage.name.startswith("correct-"))
+    assert last_one.name == "correct-attention-gluon"
+    assert {stage.beside for stage in others} == {"correct"} and last_one.beside == "last"
+    examined: dict[tuple[str, str], list[str]] = {}
+    for _, op, backend, dtypes in KERNEL_PARTS:
+        examined.setdefault((op, backend), []).extend(dtypes)
+    assert set(examined) == set(MODULES)
+    assert all(sorted(dtypes) in ([], ["bf16", "fp16", "fp32"]) for dtypes in examined.values())
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
