@@ -66,6 +66,7 @@ KERNEL_PARTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("attention", "attention", "triton", ("fp16", "fp32")),
     ("attention", "attention", "gluon", ()),
 )
+GEMM = ("grouped_gemm/triton", "grouped_gemm_fp8/triton")
 TIMED_TOKENS = 32768  # of the timings: of the token counts of a full run, the one that says most
 PRESETS = {"27b": "wan2.7-27b", "a14b": "wan2.2-t2v-a14b", "5b": "wan2.2-ti2v-5b"}
 
@@ -95,10 +96,13 @@ def _correct(part: str, op: str, backend: str, dtypes: tuple[str, ...]) -> Stage
     )
 
 
-def _timed(part: str, call: int, seconds: float, *more: str, needs: tuple[str, ...] = ()) -> Stage:
+def _timed(
+    part: str, call: int, seconds: float, name: str = "", kernels: tuple[str, ...] = (), needs: tuple[str, ...] = ()
+) -> Stage:
+    more = ("--kernel", *kernels) if kernels else ()
     command = _kernels("--only", part, "--resume", "--limit", str(int(seconds) - 15), *more)
     return Stage(
-        f"time-{part}",
+        f"time-{name or part}",
         call,
         seconds,
         (*command, "--tokens", str(TIMED_TOKENS)),
@@ -144,8 +148,9 @@ PLAN: tuple[Stage, ...] = (
         needs=("!compute-sanitizer",),
     ),
     _timed("attention", 1, 90),
-    _timed("grouped_gemm", 1, 90),
+    _timed("grouped_gemm", 1, 60, kernels=GEMM[:1]),
     _timed("moe", 1, 60),
+    _timed("grouped_gemm", 1, 60, "fp8", GEMM),
     _timed("layer", 1, 120, needs=("diffusers",)),
     _step("27b", "480p", 1, 90, repeats=3),
     _step("a14b", "480p", 1, 90, repeats=2),
