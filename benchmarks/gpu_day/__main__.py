@@ -96,7 +96,9 @@ def _prepare(args: argparse.Namespace) -> int:
 
 def at_full_size(stage: Stage) -> Stage:
     """Return a stage whose dry run launches what the GPU will: for the kernels that this compiles."""
-    return replace(stage, dry=stage.command, seconds=PREPARE_SECONDS, beside="prepare")
+    return replace(
+        stage, dry=stage.ahead or stage.command, seconds=PREPARE_SECONDS, beside="prepare", proved=False, files=()
+    )
 
 
 def _merge(args: argparse.Namespace) -> int:

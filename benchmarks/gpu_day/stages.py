@@ -22,6 +22,7 @@ class Stage:
         call: 1 or 2: in which of the two calls it is due. seconds: its limit.
         command: module and arguments. dry: the same at toy sizes, for a dry run.
         fake: a dry run gives it a fake CUDA device; otherwise it takes the CPU.
+        ahead: what launches its kernels on a fake device, if not the command itself.
         files: patterns, relative to its folder; something must match each, or the stage has failed.
         needs: modules or, after ``!``, programs without which it is skipped.
         beside: stages in a row with the same word here run side by side. They must not be timed.
@@ -35,6 +36,7 @@ class Stage:
     dry: tuple[str, ...]
     files: tuple[str, ...]
     fake: bool = True
+    ahead: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     beside: str = ""
     proved: bool = False
@@ -204,6 +206,7 @@ PLAN: tuple[Stage, ...] = (
         command=_kernels("--only", "grouped_gemm", "attention", "passes", "--tune", "--limit", "220"),
         dry=_kernels("--only", "passes", "--tune", "--tiny", "--limit", "20"),
         files=("kernels/*.json",),
+        ahead=(f"{DAY}.candidates",),
     ),
 )
 
