@@ -1,15 +1,17 @@
-"""Run a module with the kernels that this day's correctness stages found right.
+"""Run a module with what this day has proved so far.
 
     python -m zoetrope.benchmarks.gpu_day.proved WORK DATA MODULE [ARGUMENTS...]
 
-No proof is committed yet when the day runs. So steps ask for these kernels by ZOETROPE_KERNELS, and the kernel
-benchmark finds the proofs of all stages under WORK in the folder DATA, and need not examine again what it times.
+No proof is committed yet when the day runs. So steps ask by ZOETROPE_KERNELS for the kernels that were right, except those
+that were measured and are slower than what torch has; and the kernel benchmark finds the proofs of all stages under WORK
+in the folder DATA, and need not examine again what it times.
 """
 
 from __future__ import annotations
 
 import os
 import runpy
+import statistics
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,31 +19,37 @@ from pathlib import Path
 from zoetrope.kernels.select.backends import BACKENDS, PROOF_OF, VARIABLE
 from zoetrope.kernels.select.proofs import PROOFS, Proof, load, record
 
+STAGES = ("correct-*", "time-*")
 FIXED = ("routing", "dispatch")  # they work on float32 whatever the model's dtype
 
 
 def wanted(proofs: Iterable[Proof]) -> str:
-    """Return the value of ZOETROPE_KERNELS: of each operation, the first backend with a proof for a bf16 model.
-
-    Operations that use another's kernel stay with torch, which is as correct and, unmeasured, more likely the faster.
-    """
+    """Return the value of ZOETROPE_KERNELS: of each operation, the first backend that is worth it in a bf16 model."""
     right = {
-        (proof.op, proof.backend)
+        (proof.op, proof.backend): proof
         for proof in proofs
         if proof.holds and (proof.dtype == "bf16" or proof.op in FIXED) and proof.head_dim in (None, 128)
     }
     chosen = []
     for op, backends in BACKENDS.items():
-        names = [b.name for b in backends if b.ours and b.exact and (op, b.name) in right and op not in PROOF_OF]
+        ours = [backend.name for backend in backends if backend.ours and backend.exact]
+        names = [name for name in ours if _pays(op, right.get((PROOF_OF.get(op, op), name)))]
         chosen += [f"{op}={names[0]}"] if names else []
     return ",".join(chosen)
 
 
+def _pays(op: str, proof: Proof | None) -> bool:
+    """Tell whether a kernel is right and not slower: where nothing was measured, one that was made for the operation."""
+    if proof is None:
+        return False
+    ratios = [speed.ratio for speed in proof.speeds if speed.op == op]
+    return statistics.median(ratios) > 1 if ratios else op not in PROOF_OF
+
+
 def main(arguments: list[str] | None = None) -> None:
     work, data, module, *rest = sys.argv[1:] if arguments is None else arguments
-    proofs = [proof for path in sorted(Path(work).glob(f"correct-*/data/{PROOFS.name}")) for proof in load(path)]
-    if proofs:
-        record(proofs, path=Path(data) / PROOFS.name)
+    paths = [path for stages in STAGES for path in sorted(Path(work).glob(f"{stages}/data/{PROOFS.name}"))]
+    proofs = record([proof for path in paths for proof in load(path)], path=Path(data) / PROOFS.name)
     os.environ[VARIABLE] = wanted(proofs)
     print(f"{VARIABLE}={os.environ[VARIABLE]}", flush=True)
     sys.argv = [module, *rest]

@@ -99,7 +99,14 @@ def _correct(part: str, op: str, backend: str, dtypes: tuple[str, ...]) -> Stage
 
 
 def _timed(
-    part: str, call: int, seconds: float, name: str = "", kernels: tuple[str, ...] = (), needs: tuple[str, ...] = ()
+    part: str,
+    call: int,
+    seconds: float,
+    name: str = "",
+    *,
+    kernels: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+    tokens: tuple[int, ...] = (TIMED_TOKENS,),
 ) -> Stage:
     more = ("--kernel", *kernels) if kernels else ()
     command = _kernels("--only", part, "--resume", "--limit", str(int(seconds) - 15), *more)
@@ -107,7 +114,7 @@ def _timed(
         f"time-{name or part}",
         call,
         seconds,
-        (*command, "--tokens", str(TIMED_TOKENS)),
+        (*command, "--tokens", *map(str, tokens)),
         (*command, "--tiny", "--tokens", "48"),
         ("kernels/*.json",),
         needs=needs,
@@ -149,10 +156,11 @@ PLAN: tuple[Stage, ...] = (
         fake=False,
         needs=("!compute-sanitizer",),
     ),
+    _timed("choice", 1, 90),
     _timed("attention", 1, 90),
     _timed("grouped_gemm", 1, 60, kernels=GEMM[:1]),
     _timed("moe", 1, 60),
-    _timed("grouped_gemm", 1, 60, "fp8", GEMM),
+    _timed("grouped_gemm", 1, 60, "fp8", kernels=GEMM),
     _timed("layer", 1, 120, needs=("diffusers",)),
     _step("27b", "480p", 1, 90, repeats=3),
     _step("a14b", "480p", 1, 90, repeats=2),
@@ -188,6 +196,7 @@ PLAN: tuple[Stage, ...] = (
         files=("one-rank.json",),
         fake=False,
     ),
+    _timed("choice", 2, 120, "choice-other-sizes", tokens=(8192, 75600)),
     _timed("passes", 2, 60),
     Stage(
         "served-step",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from zoetrope.benchmarks.kernels.__main__ import parse
 from zoetrope.benchmarks.kernels.correctness import SETS
 from zoetrope.benchmarks.provenance import REPOSITORY
 from zoetrope.kernels.select.backends import parse as parse_kernels
-from zoetrope.kernels.select.proofs import MODULES, Proof
+from zoetrope.kernels.select.proofs import MODULES, Proof, Speed
 from zoetrope.model.families import all_presets
 
 NAMES = [stage.name for stage in PLAN]
@@ -94,8 +95,21 @@ def test_kernels_are_compiled_ahead_at_the_sizes_of_the_day() -> None:
             assert "--tiny" not in stage.command
 
 
-def proof(op: str, backend: str, dtype: str = "bf16", head_dim: int | None = None, error: float = 1e-3) -> Proof:
-    return Proof(op, backend, dtype, head_dim, "9.0", "a GPU", "3.6.0", "2.11.0", error, 1e-2, 9, "f", "d")
+def proof(
+    op: str,
+    backend: str,
+    dtype: str = "bf16",
+    head_dim: int | None = None,
+    error: float = 1e-3,
+    ratios: Mapping[str, Sequence[float]] | None = None,
+) -> Proof:
+    speeds = [
+        Speed(of, f"class {i}", ratio, "torch", ("torch",), 1.0, "a GPU", "d")
+        for of, values in (ratios or {}).items()
+        for i, ratio in enumerate(values)
+    ]
+    made = Proof(op, backend, dtype, head_dim, "9.0", "a GPU", "3.6.0", "2.11.0", error, 1e-2, 9, "f", "d")
+    return replace(made, speeds=tuple(speeds))
 
 
 def test_steps_ask_for_the_kernels_that_were_right() -> None:
@@ -105,7 +119,7 @@ def test_steps_ask_for_the_kernels_that_were_right() -> None:
         proof("attention", "gluon", head_dim=64),
         proof("attention", "int8", head_dim=128),
         proof("grouped_gemm", "triton"),
-        proof("grouped_gemm", "fp8", "fp8"),
+        proof("grouped_gemm_fp8", "triton", "fp8"),
         proof("quantise_fp8", "triton"),
         proof("routing", "triton", "fp32"),
         proof("combine", "triton", "fp16"),
@@ -114,6 +128,17 @@ def test_steps_ask_for_the_kernels_that_were_right() -> None:
     asked = parse_kernels(wanted(found))
     assert asked == {"attention": "triton", "grouped_gemm": "triton", "routing": "triton"}
     assert parse_kernels(wanted([*found, proof("attention", "gluon", head_dim=128)]))["attention"] == "gluon"
+
+
+def test_steps_leave_out_kernels_that_were_measured_slower() -> None:
+    slow, fast = [0.5, 0.9, 1.2], [0.9, 1.2, 1.3]
+    found = [
+        proof("attention", "gluon", head_dim=128, ratios={"attention": slow}),
+        proof("attention", "triton", head_dim=128, ratios={"attention": fast}),
+        proof("combine", "triton", ratios={"combine": slow}),
+        proof("grouped_gemm", "triton", ratios={"grouped_gemm": slow, "linear_gelu": fast}),
+    ]
+    assert parse_kernels(wanted(found)) == {"attention": "triton", "linear_gelu": "triton"}
 
 
 def test_what_compute_sanitizer_says() -> None:
