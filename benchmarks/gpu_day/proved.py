@@ -2,9 +2,9 @@
 
     python -m zoetrope.benchmarks.gpu_day.proved WORK DATA MODULE [ARGUMENTS...]
 
-No proof is committed yet when the day runs. So steps ask by ZOETROPE_KERNELS for the kernels that were right, except those
-that were measured and are slower than what torch has; and the kernel benchmark finds the proofs of all stages under WORK
-in the folder DATA, and need not examine again what it times.
+No proof is committed yet when the day runs. So steps ask by ZOETROPE_KERNELS for the kernels that were right, except
+those that were measured and are slower than what torch has; and the kernel benchmark finds the proofs of all stages
+under WORK in the folder DATA, and need not examine again what it times.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def wanted(proofs: Iterable[Proof]) -> str:
 
 
 def _pays(op: str, proof: Proof | None) -> bool:
-    """Tell whether a kernel is right and not slower: where nothing was measured, one that was made for the operation."""
+    """Tell whether a kernel is right and faster or, where nothing was measured, made for this operation."""
     if proof is None:
         return False
     ratios = [speed.ratio for speed in proof.speeds if speed.op == op]
