@@ -18,7 +18,7 @@ from zoetrope.benchmarks.gpu_day import archive, carried, compiled
 from zoetrope.benchmarks.gpu_day.outcome import StageOutcome
 from zoetrope.benchmarks.gpu_day.runner import DayMachine, DayRun
 from zoetrope.benchmarks.gpu_day.stages import PLAN, Stage, due
-from zoetrope.benchmarks.provenance import REPOSITORY, output_of
+from zoetrope.benchmarks.provenance import COMMIT, REPOSITORY, output_of
 
 COMMAND = "python -m zoetrope.benchmarks.gpu_day"
 OUT = REPOSITORY / "out" / "gpu-day"
@@ -64,7 +64,7 @@ def environment(site: Path, cache: Path, commit: str | None) -> dict[str, str]:
     """Return the environment of all stages: where packages, this code and compiled kernels are, and the commit."""
     path = [str(site), str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     values = {"PYTHONPATH": os.pathsep.join(path), "TRITON_CACHE_DIR": str(cache), "PYTHONUNBUFFERED": "1"}
-    return values | ({carried.VARIABLE: commit} if commit else {})
+    return values | ({COMMIT: commit} if commit else {})
 
 
 def table(found: Sequence[StageOutcome]) -> list[str]:
@@ -76,7 +76,9 @@ def table(found: Sequence[StageOutcome]) -> list[str]:
 def _prepare(args: argparse.Namespace) -> int:
     """Fill the folder to carry."""
     args.carry.mkdir(parents=True, exist_ok=True)
-    print(f"commit {carried.write_commit(args.carry)}")
+    commit = carried.commit(args.carry)
+    (args.carry / carried.CARRIED_COMMIT).write_text(f"{commit or ''}\n")
+    print(f"commit {commit}")
     if args.packages:
         carried.download(args.carry, args.packages)
         print(f"{len(list((args.carry / carried.WHEELS).iterdir()))} wheels in {args.carry / carried.WHEELS}")

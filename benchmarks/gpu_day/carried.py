@@ -5,24 +5,22 @@ All of it lies in one folder, ``out/gpu-day/carry`` unless said otherwise; `prep
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from zoetrope.benchmarks.provenance import REPOSITORY, output_of
+from zoetrope.benchmarks.provenance import REPOSITORY, code
 
 CARRY = REPOSITORY / "out" / "gpu-day" / "carry"
 PACKAGES = Path(__file__).with_name("packages.txt")
-WHEELS, COMMIT, CACHE = "wheels", "commit.txt", "kernels.tar.gz"
+WHEELS, CARRIED_COMMIT, CACHE = "wheels", "commit.txt", "kernels.tar.gz"
 PYTHON = "3.12"  # of the GPU machine
 PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in (34, 31, 28, 27, 24, 17, 5)), "manylinux2014_x86_64")
-VARIABLE = "ZOETROPE_COMMIT"  # says the commit where there is no git
 
 
 @dataclass(frozen=True)
@@ -114,20 +112,10 @@ def _flat(name: str) -> str:
     return name.lower().replace("-", "_").replace(".", "_")
 
 
-def write_commit(carry: Path) -> str | None:
-    """Write the commit of this checkout into the folder, for a copy of it without git."""
-    found = output_of("git", "rev-parse", "HEAD")
-    if found is not None:
-        (carry / COMMIT).write_text(f"{found}\n")
-    return found
-
-
-def commit(carry: Path, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return the commit of this code: as the environment says it, as git does, or as it was carried."""
-    if environment.get(VARIABLE):
-        return environment[VARIABLE]
-    asked = output_of("git", "rev-parse", "HEAD")
-    if asked is not None:
-        return asked
-    path = carry / COMMIT
+def commit(carry: Path) -> str | None:
+    """Return the commit of this code, in the form of ZOETROPE_COMMIT: as that or git says it, or as it was carried."""
+    known = code()
+    if known["commit"]:
+        return f"{known['commit']}{'-dirty' if known['changed'] else ''}"
+    path = carry / CARRIED_COMMIT
     return path.read_text().strip() if path.is_file() else None

@@ -21,7 +21,7 @@ DEVICE = "NVIDIA H100 80GB HBM3"
 
 
 def header(date: str, device: str = DEVICE) -> dict[str, Any]:
-    known = dict.fromkeys(("driver", "cuda", "cudnn", "torch", "triton"), "x")
+    known = dict.fromkeys(("driver", "cuda", "cudnn", "torch", "triton"), "x") | {"capability": "9.0"}
     return {
         **known,
         "packages": {},
@@ -94,8 +94,9 @@ def test_proofs_tiles_tables_and_plots_get_the_name_of_the_device(tmp_path: Path
 
     lines = merge(packed(work), out, data)
 
-    assert "proved: router_logits/triton bf16" in lines and "WRONG: combine/triton bf16" in lines
-    assert "not proved: residual_norm/triton bf16: its sources have changed since" in lines
+    assert any(line.startswith(f"{DEVICE}: router_logits/triton bf16 is proved") for line in lines)
+    assert f"{DEVICE}: residual_norm/triton bf16 is not proved: its code has changed since" in lines
+    assert "WRONG: combine/triton/bf16/None/9.0" in lines and len(set(lines)) == len(lines)
     assert [one.op for one in load(data / "proofs.json")] == ["router_logits", "routing"], (
         "a wrong kernel loses its proof"
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from zoetrope.benchmarks import provenance
 from zoetrope.benchmarks.gpu_day import carried, compiled
 from zoetrope.benchmarks.gpu_day.__main__ import BUDGET, at_full_size, environment, main
 from zoetrope.benchmarks.gpu_day.proved import wanted
@@ -18,7 +19,7 @@ from zoetrope.benchmarks.gpu_day.sanitizer import CLEAN, summary
 from zoetrope.benchmarks.gpu_day.stages import FAKE, KERNEL_PARTS, KERNELS, PLAN, PRESETS, due
 from zoetrope.benchmarks.kernels.__main__ import parse
 from zoetrope.benchmarks.kernels.correctness import SETS
-from zoetrope.benchmarks.provenance import REPOSITORY
+from zoetrope.benchmarks.provenance import COMMIT, REPOSITORY
 from zoetrope.kernels.select.backends import parse as parse_kernels
 from zoetrope.kernels.select.proofs import MODULES, Proof, Speed
 from zoetrope.model.families import all_presets
@@ -171,12 +172,14 @@ def test_a_bad_list_of_packages_is_refused(text: str) -> None:
 
 
 def test_the_commit_is_named_where_there_is_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carried, "output_of", lambda *command: None)
-    assert carried.commit(tmp_path, {}) is None
-    (tmp_path / carried.COMMIT).write_text("abc\n")
-    assert carried.commit(tmp_path, {}) == "abc"
-    assert carried.commit(tmp_path, {carried.VARIABLE: "def"}) == "def"
-    assert environment(tmp_path, tmp_path, "abc")[carried.VARIABLE] == "abc"
+    monkeypatch.delenv(COMMIT, raising=False)
+    monkeypatch.setattr(provenance, "output_of", lambda *command: None)
+    assert carried.commit(tmp_path) is None
+    (tmp_path / carried.CARRIED_COMMIT).write_text("abc-dirty\n")
+    assert carried.commit(tmp_path) == "abc-dirty"
+    monkeypatch.setenv(COMMIT, "def-dirty")
+    assert carried.commit(tmp_path) == "def-dirty"
+    assert environment(tmp_path, tmp_path, "abc")[COMMIT] == "abc"
 
 
 def test_compiled_kernels_move_to_another_path(tmp_path: Path) -> None:
