@@ -50,7 +50,8 @@ class Stage:
 
 
 # (part of the kernel benchmark, operation, backend, dtypes), of every kernel that can be proved. What compiles longest
-# comes first, its bf16 by itself: so what models need is proved whatever becomes of the rest. Gluon, the riskiest, is last.
+# comes first, its bf16 by itself: what models need is then proved whatever becomes of the rest. Gluon, the riskiest, is
+# last.
 KERNEL_PARTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("grouped_gemm", "grouped_gemm", "triton", ("bf16",)),
     ("attention", "attention", "triton", ("bf16",)),

@@ -88,9 +88,9 @@ def test_proofs_tiles_tables_and_plots_get_the_name_of_the_device(tmp_path: Path
     put(work, "correct-combine-triton", {"kernels/h100.json": results("1", wrong="combine")})
     put(work, "time-moe", {"kernels/h100.json": results("3", bound, fast)}, started="3")
     put(work, "time-layer", {"kernels/h100.json": results("2", slow)}, started="2")
-    put(work, "tune", {"data/tiles-h100.json": {"run": {"date": "4"}, "tiles": {"b": {"rows": 2}}}}, started="4")
+    put(work, "tune", {"data/tiles-h100.json": {"run": header("4"), "tiles": {"b": {"rows": 2}}}}, started="4")
     put(work, "step-a14b-480p", {"step.json": step("wan2.2-t2v-a14b", "480p", 5.5)})
-    write_json(data / "tiles-h100.json", {"run": {"date": "0"}, "tiles": {"a": {"rows": 1}, "b": {"rows": 1}}})
+    write_json(data / "tiles-h100.json", {"run": header("0"), "tiles": {"a": {"rows": 1}, "b": {"rows": 1}}})
 
     lines = merge(packed(work), out, data)
 

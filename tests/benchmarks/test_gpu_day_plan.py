@@ -76,7 +76,7 @@ def test_commands_are_of_modules_that_there_are(name: str, dry_run: bool) -> Non
     assert all(find_spec(word) for word in filled if word.startswith("zoetrope.") and word != FAKE)
     if KERNELS in filled:
         args = parse(filled[filled.index(KERNELS) + 1 :])
-        assert args.only and set(args.only) <= {*SETS, "layer"} and str(args.out).startswith("OUT")
+        assert len(args.only) < len(SETS) and str(args.out).startswith("OUT")
         assert args.limit < stage.seconds or args.correctness_only
         assert args.tiny == dry_run
 
