@@ -62,6 +62,8 @@ class DayRun:
         self.say = say
         self._packing = threading.Lock()
         work.mkdir(parents=True, exist_ok=True)
+        for scratch in work.glob(".*"):  # of a run that was killed
+            shutil.rmtree(scratch)
         for known in filter(None, map(outcome.read, sorted(work.iterdir()))):
             if (known.device, known.dry_run) != (machine.device, machine.dry_run):
                 raise ValueError(

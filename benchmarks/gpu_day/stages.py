@@ -106,7 +106,6 @@ def _timed(
     name: str = "",
     *,
     kernels: tuple[str, ...] = (),
-    needs: tuple[str, ...] = (),
     tokens: tuple[int, ...] = (TIMED_TOKENS,),
 ) -> Stage:
     more = ("--kernel", *kernels) if kernels else ()
@@ -118,7 +117,6 @@ def _timed(
         (*command, "--tokens", *map(str, tokens)),
         (*command, "--tiny", "--tokens", "48"),
         ("kernels/*.json",),
-        needs=needs,
         proved=True,
     )
 
@@ -162,7 +160,7 @@ PLAN: tuple[Stage, ...] = (
     _timed("grouped_gemm", 1, 60, kernels=GEMM[:1]),
     _timed("moe", 1, 60),
     _timed("grouped_gemm", 1, 60, "fp8", kernels=GEMM),
-    _timed("layer", 1, 120, needs=("diffusers",)),
+    _timed("layer", 1, 120),
     _step("27b", "480p", 1, 90, repeats=3),
     _step("a14b", "480p", 1, 90, repeats=2),
     _step("5b", "480p", 2, 60, repeats=3),

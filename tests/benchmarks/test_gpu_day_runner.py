@@ -131,6 +131,9 @@ def test_a_run_that_is_killed_loses_the_stage_it_was_in_and_no_other(tmp_path: P
         children = psutil.Process(run.pid).children()
         run.kill()
     assert all(gone(child.pid) for child in children), "a stage does not outlive its run"
+    assert [path.name for path in work.glob(".*")] and "stage-hang" not in {path.name for path in work.iterdir()}
+    day(work, out)
+    assert not list(work.glob(".*")), "what a killed run leaves is removed"
     shutil.rmtree(work)  # the machine keeps nothing but what came back
     assert archive.unpack(out / archive.NAME, work) == ["stage-pass", "stage-wrong"]
     counter = tmp_path / "runs.log"
