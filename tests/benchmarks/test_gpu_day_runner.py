@@ -6,13 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.benchmarks.trivial_day import day, machine, stage
-from zoetrope.benchmarks.gpu_day import archive, outcome
+from zoetrope.benchmarks.gpu_day import archive, carried, outcome
 from zoetrope.benchmarks.gpu_day.outcome import InvalidOutcome, StageOutcome
 from zoetrope.benchmarks.provenance import REPOSITORY
 
@@ -146,3 +147,22 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.tar.gz").write_bytes(b"no archive")
     with pytest.raises(ValueError, match="no archive of results"):
         archive.unpack(tmp_path / "results.tar.gz", tmp_path / "work")
+
+
+def test_carried_wheels_are_installed_without_a_network(tmp_path: Path) -> None:
+    carry, target = tmp_path / "carry", tmp_path / "site"
+    for name, version in (("zoetrope_carried", "1.0"), ("pydantic", "2.0")):  # the second is there already
+        wheel = carry / carried.WHEELS / f"{name}-{version}-py3-none-any.whl"
+        wheel.parent.mkdir(parents=True, exist_ok=True)
+        about = f"{name}-{version}.dist-info"
+        with zipfile.ZipFile(wheel, "w") as file:
+            file.writestr(f"{name}.py", "VALUE = 1\n")
+            file.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            file.writestr(
+                f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: us\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            file.writestr(f"{about}/RECORD", "")
+    assert carried.install(carry, target) == ["zoetrope_carried-1.0-py3-none-any.whl"]
+    assert (target / "zoetrope_carried.py").read_text() == "VALUE = 1\n" and not (target / "pydantic.py").exists()
+    assert carried.install(carry, target) == []
+    assert carried.install(tmp_path / "nothing", target) == []
