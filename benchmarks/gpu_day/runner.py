@@ -26,6 +26,7 @@ TAIL = 6000  # characters of a stage's output that are kept in its outcome
 LOG = "log.txt"
 LOGGED = 200_000  # bytes of it that are kept
 LEAST = 10.0  # seconds: with less left, a stage is not started
+DRY_PATIENCE = 20.0  # times the limit in a dry run, which is no measurement and may be on a slow and busy machine
 GRACE = 3.0  # seconds between asking a stage to end and killing it
 ABANDON = 10.0  # seconds after which one that cannot be killed is left behind
 
@@ -133,7 +134,8 @@ class DayRun:
         folder.mkdir(parents=True)
         places = {"out": _short(folder), "work": _short(self.work)}
         filled = [text.format(**places) for text in stage.arguments(self.machine.dry_run)]
-        limit, started, start = min(stage.seconds, self.left), now(), time.monotonic()
+        patience = DRY_PATIENCE if self.machine.dry_run else 1.0
+        limit, started, start = min(patience * stage.seconds, self.left), now(), time.monotonic()
         with (folder / LOG).open("wb") as log:
             process = subprocess.Popen(
                 (sys.executable, "-m", *filled),
