@@ -15,12 +15,13 @@ SCHEMA = 1
 FILE = "outcome.json"
 STATES = {
     "passed": "it ran to its end",
+    "partial": "it stopped at a limit of its own, with all that it had until then; another run goes on from there",
     "wrong": "it ran to its end and found something wrong, which its files tell",
     "failed": "it ended early, or left less than it should",
     "timeout": "it was stopped at its limit",
     "skipped": "something that it needs is not there, or no time was left",
 }
-COMPLETE = ("passed", "wrong")
+COMPLETE = ("passed", "partial", "wrong")  # their files say something
 
 
 class InvalidOutcome(ValueError):
@@ -60,8 +61,9 @@ class StageOutcome:
         return self.state in COMPLETE
 
     def settled(self, commit: str | None) -> bool:
-        """Tell whether the stage need not run again: it is complete, or this very code has failed in it before."""
-        return self.complete or (self.state in ("failed", "timeout") and self.commit == commit)
+        """Tell whether the stage need not run again: it came to its end, or this very code has failed in it before."""
+        ended = self.complete and self.state != "partial"
+        return ended or (self.state in ("failed", "timeout") and self.commit == commit)
 
     def write(self, folder: Path) -> None:
         """Write it atomically into the folder of its stage."""

@@ -25,6 +25,7 @@ from zoetrope.benchmarks.provenance import REPOSITORY, now
 TAIL = 6000  # characters of a stage's output that are kept in its outcome
 LOG = "log.txt"
 LOGGED = 200_000  # bytes of it that are kept
+OUT_OF_TIME = "out of time:"  # what the kernel benchmark says when its --limit has passed
 LEAST = 10.0  # seconds: with less left, a stage is not started
 DRY_PATIENCE = 20.0  # times the limit in a dry run, which is no measurement and may be on a slow and busy machine
 GRACE = 3.0  # seconds between asking a stage to end and killing it
@@ -98,7 +99,7 @@ class DayRun:
             self.say(f"{stage.name}: {known.state} before, {known.seconds:.0f} s")
             return known
         reason = self._why_not(stage)
-        found = self._skipped(stage, reason) if reason else self._run(stage)
+        found = self._skipped(stage, reason) if reason else self._run(stage, known)
         if not (reason and known is not None):  # an older outcome says more than that it was skipped now
             self._keep(stage, found)
         self.say(f"{stage.name}: {found.state}, {found.seconds:.0f} s{f': {found.reason}' if found.reason else ''}")
@@ -127,11 +128,13 @@ class DayRun:
     def _scratch(self, stage: Stage) -> Path:
         return self.work / f".{stage.name}.{os.getpid()}"
 
-    def _run(self, stage: Stage) -> StageOutcome:
-        """Run a stage in a fresh folder, beside the one of an older outcome."""
+    def _run(self, stage: Stage, known: StageOutcome | None) -> StageOutcome:
+        """Run a stage in a folder beside the one of an older outcome, fresh unless the stage goes on from there."""
         folder = self._scratch(stage)
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        if known is not None and known.state == "partial":
+            shutil.copytree(self.work / stage.name, folder, ignore=shutil.ignore_patterns(outcome.FILE))
+        folder.mkdir(parents=True, exist_ok=True)
         places = {"out": _short(folder), "work": _short(self.work)}
         filled = [text.format(**places) for text in stage.arguments(self.machine.dry_run)]
         patience = DRY_PATIENCE if self.machine.dry_run else 1.0
@@ -233,7 +236,7 @@ def _judge(code: int | None, missing: Sequence[str], seconds: float, tail: str) 
     if missing:
         return "failed", f"it left no {', '.join(missing)} (exit code {code}); its last words: {last}"
     if code == 0:
-        return "passed", ""
+        return ("partial", last) if OUT_OF_TIME in tail else ("passed", "")
     found = code == 1 and "Traceback (most recent call last)" not in tail
     return ("wrong" if found else "failed"), f"exit code {code}; its last words: {last}"
 

@@ -87,6 +87,16 @@ def test_what_is_settled_does_not_run_again(tmp_path: Path) -> None:
     assert [one.commit for one in mended] == ["abc", "abc", "def"]
 
 
+def test_what_stopped_at_its_own_limit_goes_on_from_there(tmp_path: Path) -> None:
+    work, out, counter = tmp_path / "work", tmp_path / "out", tmp_path / "runs.log"
+    one = stage("partial", counter=counter)
+    (first,) = day(work, out, one)
+    assert (first.state, first.reason, first.complete) == ("partial", "out of time: run again", True)
+    (second,) = day(work, out, one)
+    assert (second.state, second.reason) == ("passed", "")
+    assert states(day(work, out, one)) == {"partial": "passed"} and runs(counter) == 2
+
+
 def test_what_no_time_was_left_for_runs_in_the_next_call(tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "out"
     (late,) = day(work, out, stage("pass"), budget=1.0)
