@@ -20,6 +20,7 @@ from zoetrope.kernels.select.backends import BACKENDS, PROOF_OF, VARIABLE
 from zoetrope.kernels.select.proofs import PROOFS, Proof, load, record
 
 STAGES = ("correct-*", "time-*")
+DTYPES = ("bf16", "fp8")  # of what a model multiplies: fp8 where it was quantised
 FIXED = ("routing", "dispatch")  # they work on float32 whatever the model's dtype
 
 
@@ -28,7 +29,7 @@ def wanted(proofs: Iterable[Proof]) -> str:
     right = {
         (proof.op, proof.backend): proof
         for proof in proofs
-        if proof.holds and (proof.dtype == "bf16" or proof.op in FIXED) and proof.head_dim in (None, 128)
+        if proof.holds and (proof.dtype in DTYPES or proof.op in FIXED) and proof.head_dim in (None, 128)
     }
     chosen = []
     for op, backends in BACKENDS.items():

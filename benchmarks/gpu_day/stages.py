@@ -57,6 +57,7 @@ KERNEL_PARTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("attention", "attention", "triton", ("bf16",)),
     ("moe", "router_logits", "triton", ()),
     ("moe", "routing", "triton", ()),
+    ("moe", "permute_rows", "triton", ()),
     ("moe", "combine", "triton", ()),
     ("moe", "dispatch", "triton", ()),
     ("passes", "residual_norm", "triton", ()),
@@ -91,7 +92,7 @@ def _correct(part: str, op: str, backend: str, dtypes: tuple[str, ...]) -> Stage
     return Stage(
         name="-".join(("correct", op, backend, *dtypes)),
         call=1,
-        seconds=150,
+        seconds=90 if backend == "gluon" else 150,
         command=command,
         dry=(*command, "--tiny"),
         files=("kernels/*.json",),
@@ -148,7 +149,7 @@ PLAN: tuple[Stage, ...] = (
     Stage(
         "sanitizer",
         call=1,
-        seconds=60,
+        seconds=90,
         command=(f"{DAY}.sanitizer", "--out", "{out}/sanitizer.json"),
         dry=(f"{DAY}.sanitizer", "--out", "{out}/sanitizer.json"),
         files=("sanitizer.json",),
