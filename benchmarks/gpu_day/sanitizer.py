@@ -3,7 +3,7 @@
     python -m zoetrope.benchmarks.gpu_day.sanitizer --out FILE
 
 racecheck looks for unordered accesses to shared memory, memcheck for accesses out of bounds. Each pair of kernel and
-tool is a process of its own; exit code 1 if one reports anything.
+tool is a process of its own; exit code 1 if one reports anything, 2 if a tool did not get to its end.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
             rows.append(row)
             command.write_json(args.out, {"rows": rows})
             print(f"{tool} {kernel}: {row['summary'] or row['problem']}", flush=True)
+    if any(row["problem"] for row in rows):
+        return 2
     return 0 if all(row["clean"] for row in rows) else 1
 
 
