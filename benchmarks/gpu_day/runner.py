@@ -236,7 +236,8 @@ def _judge(code: int | None, missing: Sequence[str], seconds: float, tail: str) 
     if missing:
         return "failed", f"it left no {', '.join(missing)} (exit code {code}); its last words: {last}"
     if code == 0:
-        return ("partial", last) if OUT_OF_TIME in tail else ("passed", "")
+        limited = next((line for line in tail.splitlines() if line.startswith(OUT_OF_TIME)), None)
+        return ("passed", "") if limited is None else ("partial", limited)
     found = code == 1 and "Traceback (most recent call last)" not in tail
     return ("wrong" if found else "failed"), f"exit code {code}; its last words: {last}"
 

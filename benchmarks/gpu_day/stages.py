@@ -110,12 +110,12 @@ def _timed(
     tokens: tuple[int, ...] = (TIMED_TOKENS,),
 ) -> Stage:
     more = ("--kernel", *kernels) if kernels else ()
-    command = _kernels("--only", part, "--resume", "--limit", str(int(seconds) - 15), *more)
+    command = _kernels("--only", part, "--resume", *more)
     return Stage(
         f"time-{name or part}",
         call,
         seconds,
-        (*command, "--tokens", *map(str, tokens)),
+        (*command, "--limit", str(int(seconds) - 15), "--tokens", *map(str, tokens)),
         (*command, "--tiny", "--tokens", "48"),
         ("kernels/*.json",),
         proved=True,
@@ -213,7 +213,7 @@ PLAN: tuple[Stage, ...] = (
         call=2,
         seconds=240,
         command=_kernels("--only", "grouped_gemm", "attention", "passes", "--tune", "--limit", "220"),
-        dry=_kernels("--only", "passes", "--tune", "--tiny", "--limit", "20"),
+        dry=_kernels("--only", "passes", "--tune", "--tiny"),
         files=("kernels/*.json",),
         ahead=(f"{DAY}.candidates",),
     ),
