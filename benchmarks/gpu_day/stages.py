@@ -108,7 +108,9 @@ def _timed(
     *,
     kernels: tuple[str, ...] = (),
     tokens: tuple[int, ...] = (TIMED_TOKENS,),
+    rehearsed: str = "combine/triton",
 ) -> Stage:
+    """Return a stage that times. A dry run, which proves nothing, first checks what it times: one kernel will do."""
     more = ("--kernel", *kernels) if kernels else ()
     command = _kernels("--only", part, "--resume", *more)
     return Stage(
@@ -116,7 +118,7 @@ def _timed(
         call,
         seconds,
         (*command, "--limit", str(int(seconds) - 15), "--tokens", *map(str, tokens)),
-        (*command, "--tiny", "--tokens", "48"),
+        (*_kernels("--only", part, "--kernel", rehearsed, "--dtype", "bf16", "fp8"), "--tiny", "--tokens", "48"),
         ("kernels/*.json",),
         proved=True,
     )
@@ -157,10 +159,10 @@ PLAN: tuple[Stage, ...] = (
         needs=("!compute-sanitizer",),
     ),
     _timed("choice", 1, 90),
-    _timed("attention", 1, 90),
-    _timed("grouped_gemm", 1, 60, kernels=GEMM[:1]),
+    _timed("attention", 1, 90, rehearsed="attention/triton"),
+    _timed("grouped_gemm", 1, 60, kernels=GEMM[:1], rehearsed=GEMM[0]),
     _timed("moe", 1, 60),
-    _timed("grouped_gemm", 1, 60, "fp8", kernels=GEMM),
+    _timed("grouped_gemm", 1, 60, "fp8", kernels=GEMM, rehearsed=GEMM[1]),
     _timed("layer", 1, 120),
     _step("27b", "480p", 1, 90, repeats=3),
     _step("a14b", "480p", 1, 90, repeats=2),
@@ -197,7 +199,7 @@ PLAN: tuple[Stage, ...] = (
         fake=False,
     ),
     _timed("choice", 2, 120, "choice-other-sizes", tokens=(8192, 75600)),
-    _timed("passes", 2, 60),
+    _timed("passes", 2, 60, rehearsed="residual_norm/triton"),
     Stage(
         "served-step",
         call=2,
@@ -213,7 +215,7 @@ PLAN: tuple[Stage, ...] = (
         call=2,
         seconds=240,
         command=_kernels("--only", "grouped_gemm", "attention", "passes", "--tune", "--limit", "220"),
-        dry=_kernels("--only", "passes", "--tune", "--tiny"),
+        dry=_kernels("--only", "passes", "--kernel", "residual_norm/triton", "--tune", "--tiny"),
         files=("kernels/*.json",),
         ahead=(f"{DAY}.candidates",),
     ),
