@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
@@ -49,11 +51,7 @@ class DayMachine:
 
 
 class DayRun:
-    """One call: goes through stages until they or the time are used up.
-
-    Raises:
-        ValueError: the folder of the stages holds outcomes of another device, or a dry run's beside real ones.
-    """
+    """One call: goes through stages until they or the time are used up."""
 
     def __init__(
         self, machine: DayMachine, work: Path, out: Path, budget: float, say: Callable[[str], None] = print
@@ -63,14 +61,6 @@ class DayRun:
         self.end = time.monotonic() + budget
         self.say = say
         self._packing = threading.Lock()
-        work.mkdir(parents=True, exist_ok=True)
-        for scratch in work.glob(".*"):  # of a run that was killed
-            shutil.rmtree(scratch)
-        for known in filter(None, map(outcome.read, sorted(work.iterdir()))):
-            if (known.device, known.dry_run) != (machine.device, machine.dry_run):
-                raise ValueError(
-                    f"{work} holds results of {known.device}, not of {machine.device}: choose other folders"
-                )
 
     @property
     def left(self) -> float:
@@ -82,15 +72,33 @@ class DayRun:
 
         Args:
             again: run settled ones too.
+
+        Raises:
+            ValueError: another run uses the folder of the stages, or it holds outcomes of another device, or those of a
+                dry run and of a real one would mix.
         """
         found: list[StageOutcome] = []
-        for word, group in groupby(stages, key=lambda stage: stage.beside or stage.name):
-            members = list(group)
-            jobs = self.machine.jobs if members[0].beside == word else 1
-            with ThreadPoolExecutor(min(jobs, len(members))) as pool:
-                found += pool.map(lambda stage: self._settle(stage, again), members)
-        self._pack()
+        self.work.mkdir(parents=True, exist_ok=True)
+        with alone(self.work):
+            self._tidy()
+            for word, group in groupby(stages, key=lambda stage: stage.beside or stage.name):
+                members = list(group)
+                jobs = self.machine.jobs if members[0].beside == word else 1
+                with ThreadPoolExecutor(min(jobs, len(members))) as pool:
+                    found += pool.map(lambda stage: self._settle(stage, again), members)
+            self._pack()
         return found
+
+    def _tidy(self) -> None:
+        """Remove what a killed run has left, and check the outcomes of older ones. Raises ValueError as `go`."""
+        for scratch in self.work.glob(".*"):
+            shutil.rmtree(scratch)
+        machine = self.machine
+        for known in filter(None, map(outcome.read, sorted(self.work.iterdir()))):
+            if (known.device, known.dry_run) != (machine.device, machine.dry_run):
+                raise ValueError(
+                    f"{self.work} holds results of {known.device}, not of {machine.device}: choose other folders"
+                )
 
     def _settle(self, stage: Stage, again: bool) -> StageOutcome:
         folder = self.work / stage.name
@@ -150,6 +158,7 @@ class DayRun:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
+            self.say(f"{stage.name}: started, at most {limit:.0f} s")
             try:
                 code: int | None = process.wait(limit)
             except subprocess.TimeoutExpired:
@@ -207,6 +216,24 @@ class DayRun:
     def _pack(self) -> None:
         with self._packing:
             archive.pack(self.work, self.out / archive.NAME)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder until the end of the block, or of this process.
+
+    Raises:
+        ValueError: another run is in it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run uses {folder}: wait for its end, or choose another folder") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 LIBC = ctypes.CDLL(None)

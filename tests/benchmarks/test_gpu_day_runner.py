@@ -15,6 +15,7 @@ import pytest
 from tests.benchmarks.trivial_day import day, machine, stage
 from zoetrope.benchmarks.gpu_day import archive, carried, outcome
 from zoetrope.benchmarks.gpu_day.outcome import InvalidOutcome, StageOutcome
+from zoetrope.benchmarks.gpu_day.runner import alone
 from zoetrope.benchmarks.provenance import REPOSITORY
 
 
@@ -125,6 +126,13 @@ def test_a_damaged_outcome_counts_as_none(tmp_path: Path, damage: str) -> None:
     assert states(day(work, out, stage("pass", counter=counter))) == {"pass": "passed"} and runs(counter) == 2
 
 
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    with alone(tmp_path / "work"), pytest.raises(ValueError, match="another run uses"):
+        day(tmp_path / "work", tmp_path / "out", stage("pass"))
+    assert states(day(tmp_path / "work", tmp_path / "out", stage("pass"))) == {"pass": "passed"}
+
+
 @pytest.mark.parametrize("other", [machine(device="another GPU"), machine(dry_run=True)])
 def test_devices_and_dry_runs_do_not_mix(tmp_path: Path, other: object) -> None:
     day(tmp_path / "work", tmp_path / "out", stage("pass"))
@@ -137,9 +145,11 @@ def test_a_run_that_is_killed_loses_the_stage_it_was_in_and_no_other(tmp_path: P
     command = [sys.executable, "-m", "tests.benchmarks.trivial_day", str(work), str(out), "pass", "wrong", "hang"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as run:
         assert run.stdout is not None
-        lines = [run.stdout.readline() for _ in range(2)]
-        assert [line.split(",")[0] for line in lines] == ["stage-pass: passed", "stage-wrong: wrong"]
+        lines = [run.stdout.readline().split(",")[0] for _ in range(5)]
+        assert [line for line in lines if "started" not in line] == ["stage-pass: passed", "stage-wrong: wrong"]
+        assert lines[-1] == "stage-hang: started"
         children = psutil.Process(run.pid).children()
+        assert children
         run.kill()
     assert all(gone(child.pid) for child in children), "a stage does not outlive its run"
     assert [path.name for path in work.glob(".*")] and "stage-hang" not in {path.name for path in work.iterdir()}
