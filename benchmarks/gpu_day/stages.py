@@ -8,6 +8,7 @@ from dataclasses import dataclass
 FAKE = "zoetrope.kernels.check.fake_cuda"  # runs a module with a CUDA device that computes nothing
 KERNELS = "zoetrope.benchmarks.kernels"
 STEP = "zoetrope.benchmarks.step"
+DECODE = "zoetrope.benchmarks.vae_decode"
 SERVED = "zoetrope.benchmarks.served_step"
 DAY = "zoetrope.benchmarks.gpu_day"
 
@@ -173,9 +174,9 @@ PLAN: tuple[Stage, ...] = (
     Stage(
         "decode",
         call=2,
-        seconds=90,
-        command=(f"{DAY}.decode", "--size", "480p", "--size", "720p", "--out", "{out}/decode.json"),
-        dry=(f"{DAY}.decode", "--size", "64x64", "--tiny", "--out", "{out}/decode.json"),
+        seconds=120,
+        command=(DECODE, *_words("--size 480p --size 720p --size 1080p --out {out}/decode.json")),
+        dry=(DECODE, *_words("--size 64x64 --channels 4 --latents 3 --frames 5 --device cpu --out {out}/decode.json")),
         files=("decode.json",),
         fake=False,
         needs=("diffusers",),
