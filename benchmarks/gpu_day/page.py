@@ -10,14 +10,19 @@ from zoetrope.benchmarks.kernels.anchors import LABEL, PublishedStep, anchors
 from zoetrope.benchmarks.kernels.peers import installed
 
 
+DECODE = ("vae", "size", "dtype", "way", "clip_frames", "clip_seconds", "peak_bytes", "psnr", "error")
+SANITIZER = ("tool", "kernel", "summary", "problem", "seconds")
+TABLES = (("Decoding", "decode", DECODE), ("compute-sanitizer", "sanitizer", SANITIZER))
+
+
 def markdown(day: Mapping[str, Any]) -> str:
     """Format the page of a merged day."""
     commits = sorted({str(stage["commit"]) for stage in day["stages"]})
     lines = [f"# A day with a GPU: {day['device']}", "", f"Commit {', '.join(commits)}. Times of kernels are in "]
     lines[-1] += f"[kernels/{day['name']}.md](../kernels/{day['name']}.md)."
     lines += ["", "## Steps", "", *_steps(day["steps"])]
-    for title, rows in (("Decoding", day["decode"]), ("compute-sanitizer", day["sanitizer"])):
-        lines += ["", f"## {title}", "", *_table(rows)] if rows else []
+    for title, part, columns in TABLES:
+        lines += ["", f"## {title}", "", *_table(day[part], columns)] if day[part] else []
     lines += ["", "## Stages", "", "| stage | | seconds | limit | |", "|---|---|---:|---:|---|"]
     for stage in day["stages"]:
         cells = (stage["stage"], stage["state"], f"{stage['seconds']:.0f}", f"{stage['limit']:.0f}", stage["reason"])
@@ -38,10 +43,9 @@ def _steps(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = list(rows[0])
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    return lines + [f"| {' | '.join(_cell(row.get(name)) for name in names)} |" for row in rows]
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    lines = [f"| {' | '.join(name.replace('_', ' ') for name in columns)} |", "|" + "---|" * len(columns)]
+    return lines + [f"| {' | '.join(_cell(row.get(name)) for name in columns)} |" for row in rows]
 
 
 def _cell(value: object) -> str:

@@ -76,6 +76,7 @@ TIMED_TOKENS = 32768  # of the timings: of the token counts of a full run, the o
 PRESETS = {"27b": "wan2.7-27b", "a14b": "wan2.2-t2v-a14b", "5b": "wan2.2-ti2v-5b"}
 
 
+DECODED = "--out {out}/decode.json"
 ONE_ROUND = ("--rounds", "1", "--busy", "--out", "{out}/served-step.json")
 
 
@@ -175,8 +176,8 @@ PLAN: tuple[Stage, ...] = (
         "decode",
         call=2,
         seconds=120,
-        command=(DECODE, *_words("--size 480p --size 720p --size 1080p --out {out}/decode.json")),
-        dry=(DECODE, *_words("--size 64x64 --channels 4 --latents 3 --frames 5 --device cpu --out {out}/decode.json")),
+        command=(DECODE, *_words(f"--size 480p --size 720p --size 1080p {DECODED}")),
+        dry=(DECODE, *_words(f"--vae wan2.2 --size 96x64 --tile 64 --channels 4 --latents 3 --device cpu {DECODED}")),
         files=("decode.json",),
         fake=False,
         needs=("diffusers",),

@@ -90,6 +90,9 @@ def test_proofs_tiles_tables_and_plots_get_the_name_of_the_device(tmp_path: Path
     put(work, "time-layer", {"kernels/h100.json": results("2", slow)}, started="2")
     put(work, "tune", {"data/tiles-h100.json": {"run": header("4"), "tiles": {"b": {"rows": 2}}}}, started="4")
     put(work, "step-a14b-480p", {"step.json": step("wan2.2-t2v-a14b", "480p", 5.5)})
+    decoded = {"vae": "wan2.1", "size": "480p", "dtype": "bfloat16", "way": "whole", "clip_seconds": 2.5, "error": None}
+    put(work, "decode", {"decode.json": {"rows": [decoded]}})
+    put(work, "sanitizer", {"sanitizer.json": {"rows": [{"tool": "racecheck", "kernel": "gluon", "summary": "0 hazards"}]}})
     write_json(data / "tiles-h100.json", {"run": header("0"), "tiles": {"a": {"rows": 1}, "b": {"rows": 1}}})
 
     lines = merge(packed(work), out, data)
@@ -112,6 +115,7 @@ def test_proofs_tiles_tables_and_plots_get_the_name_of_the_device(tmp_path: Path
     assert (
         "| FastVideo | published by LightX2V, not measured by us | 1 x H100 | 7.35 |" in page
         and "| tune | passed |" in page
+    assert "| wan2.1 | 480p | bfloat16 | whole |  | 2.500 |  |  |  |" in page and "| racecheck | gluon | 0 hazards |" in page
     )
     for picture in (out / "kernels" / "h100.png", out / "gpu-day" / "h100.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
