@@ -9,7 +9,6 @@ from typing import Any
 from zoetrope.benchmarks.kernels.anchors import LABEL, PublishedStep, anchors
 from zoetrope.benchmarks.kernels.peers import installed
 
-
 DECODE = ("vae", "size", "dtype", "way", "clip_frames", "clip_seconds", "peak_bytes", "psnr", "error")
 SANITIZER = ("tool", "kernel", "summary", "problem", "seconds")
 TABLES = (("Decoding", "decode", DECODE), ("compute-sanitizer", "sanitizer", SANITIZER))
