@@ -3,6 +3,7 @@
 # PYTHON=...     interpreter to create .venv with
 # PIP_FLAGS=...  additional pip options, such as an --extra-index-url with the small CPU build of PyTorch, which is
 #                enough for the demo
+# GPU_DAY=...    options of `make gpu-day`, such as '--call 1 --out back'
 # WORKERS=...    processes that run the tests of `make test`; 3 even on two cores, because many tests wait for others
 
 WORKERS := 3
@@ -21,11 +22,11 @@ UNPACK_CHROMIUM := 'import("@sparticuz/chromium").then(found => found.default.ex
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which import faster from bytecode
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo unit test soak lint docs clean distclean
+.PHONY: help install demo unit test soak lint docs gpu-day clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 install: $(VENV)/.installed ## create .venv and install the service
 
@@ -53,6 +54,9 @@ lint: $(VENV)/.installed-test ## check style and types
 docs: $(VENV)/.installed-docs ## build the documentation site into out/site; needs no network once installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "out/site/index.html"
+
+gpu-day: ## run the GPU day here, or rehearse it: make gpu-day GPU_DAY=--dry-run; needs no .venv
+	@PYTHON=$(or $(PYTHON),$(wildcard $(BIN)/python),python3) benchmarks/gpu_day.sh $(GPU_DAY)
 
 clean: ## remove outputs and caches
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
