@@ -74,6 +74,11 @@ class Fields:
         """Raise ValueError if the fields do not go together."""
 
     @classmethod
+    def named(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the values of a file by the names of the fields, where the file has names of its own."""
+        return values
+
+    @classmethod
     def model_fields(cls) -> tuple[str, ...]:
         """List the names of the fields."""
         return tuple(field.name for field in _fields(cls))
@@ -85,6 +90,7 @@ class Fields:
         Raises:
             ConfigFieldError: one is missing, unknown, or not what it must be.
         """
+        values = cls.named(values)
         known = {field.name: field for field in _fields(cls)}
         for name, field in known.items():
             if field.default is dataclasses.MISSING and name not in values:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pydantic import model_validator
 from safetensors.torch import save_file
 from torch import nn
 
@@ -37,19 +37,18 @@ class JointConfig(TransformerConfig):
 
     network: ClassVar[str] = f"{__name__}:JointTransformer"
 
-    @model_validator(mode="before")
     @classmethod
-    def _named(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or "hidden_size" not in raw:
-            return raw
+    def named(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "hidden_size" not in values:
+            return values
         return {
-            "num_attention_heads": raw["heads"],
-            "attention_head_dim": raw["hidden_size"] // raw["heads"],
-            "in_channels": raw["channels"],
-            "out_channels": raw["channels"],
-            "text_dim": raw["text_dim"],
-            "ffn_dim": raw["mlp"],
-            "num_layers": raw["depth"],
+            "num_attention_heads": values["heads"],
+            "attention_head_dim": values["hidden_size"] // values["heads"],
+            "in_channels": values["channels"],
+            "out_channels": values["channels"],
+            "text_dim": values["text_dim"],
+            "ffn_dim": values["mlp"],
+            "num_layers": values["depth"],
         }
 
     @classmethod
@@ -202,7 +201,13 @@ def is_joint(contents: Contents) -> bool:
 JOINT = Family(
     name="joint",
     presets=(
-        Preset("joint-1m", "none/joint", JointConfig(**RAW), WAN21_VAE, Sampling(8, 9, 3, shift=3.0, guidance=2.0)),
+        Preset(
+            "joint-1m",
+            "none/joint",
+            JointConfig.model_validate(RAW),
+            WAN21_VAE,
+            Sampling(8, 9, 3, shift=3.0, guidance=2.0),
+        ),
     ),
     matches=is_joint,
     networks=("JointTransformer3DModel",),
@@ -231,7 +236,7 @@ def write_joint(root: Path, seed: int = 0) -> Path:
     """A checkpoint folder of the family, random but for its names."""
     write_t2v(root)
     torch.manual_seed(seed)
-    network = JointTransformer(JointConfig(**RAW))
+    network = JointTransformer(JointConfig.model_validate(RAW))
     for path in (root / "transformer").iterdir():
         path.unlink()
     save_file(network.state_dict(), root / "transformer" / "diffusion_pytorch_model.safetensors")
