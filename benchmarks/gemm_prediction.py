@@ -33,7 +33,7 @@ DIM, HIDDEN = 3072, 1792
 
 
 @dataclass(frozen=True)
-class Machine:
+class AssumedGpu:
     """An H100 SXM, as far as the model needs it. Rates are published measurements, not limits of the data sheet.
 
     Attributes:
@@ -53,7 +53,7 @@ class Machine:
     fill: int = 1500
 
 
-H100 = Machine()
+H100 = AssumedGpu()
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class ProductReach:
         return max(parts, key=lambda name: parts[name])
 
 
-def reach(tile: TileCode, k: int, size: int, machine: Machine = H100) -> ProductReach:
+def reach(tile: TileCode, k: int, size: int, machine: AssumedGpu = H100) -> ProductReach:
     """Predict a product of full tiles; ``size`` bytes an operand's value.
 
     The main loop takes the longest of: the tensor cores' time, that of its operands from L2, that of issuing its
@@ -222,7 +222,9 @@ def build_commit(commit: str, wanted: Iterable[tuple[str, str]]) -> dict[tuple[s
         return build(Path(folder), wanted)
 
 
-def feed_forward(seconds: Mapping[PredictedProduct, float], size: int, copied: bool, machine: Machine = H100) -> float:
+def feed_forward(
+    seconds: Mapping[PredictedProduct, float], size: int, copied: bool, machine: AssumedGpu = H100
+) -> float:
     """Predict the seconds of the 27B's experts for `TOKENS`: both products and the passes between them.
 
     Args:

@@ -46,7 +46,7 @@ def test_files_are_labelled_as_computed(tmp_path: Path, capsys: pytest.CaptureFi
     assert {point["gpus"] for point in record["points"]} == set(GPUS)
     table = out.with_suffix(".md").read_text()
     assert COMPUTED in table
-    assert "| 8 | 2 x 4 | 0.935 |" in table
+    assert "| 8 | 2 x 4 | 0.943 |" in table
     assert "There are no results for this kind of GPU." in table
 
 
