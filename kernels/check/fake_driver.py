@@ -34,7 +34,8 @@ class FakeLauncher:
 
     def __call__(self, x: int, y: int, z: int, stream: int, kernel: CompiledKernel, packed: Any, *rest: Any) -> None:
         if min(x, y, z) > 0:
-            driver.active.record.launches.append(RecordedLaunch(kernel.name, (x, y, z), kernel, caller()))
+            record: DeviceRecord = driver.active.record
+            record.launches.append(RecordedLaunch(kernel.name, (x, y, z), kernel, caller(), record.guards > 0))
 
 
 class UncompiledKernel:

@@ -38,12 +38,18 @@ class CompiledKernel:
 
 @dataclass(frozen=True)
 class RecordedLaunch:
-    """A Triton kernel that would have run."""
+    """A Triton kernel that would have run.
+
+    Attributes:
+        guarded: inside ``torch.cuda.device`` or ``device_of``: Triton launches on the current device, whatever that of
+            the tensors is.
+    """
 
     name: str
     grid: tuple[int, int, int]
     kernel: CompiledKernel
     where: str
+    guarded: bool
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,14 @@ class DeviceRecord:
 
     Attributes:
         operations: names of the operations of torch that launch at least one kernel.
+        capturing: inside a graph's capture. guards: of the device, that are open.
     """
 
     launches: list[RecordedLaunch] = field(default_factory=list)
     operations: list[str] = field(default_factory=list)
     events: list[HostEvent] = field(default_factory=list)
     capturing: bool = False
+    guards: int = 0
 
     @property
     def waits(self) -> list[HostEvent]:

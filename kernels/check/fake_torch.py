@@ -127,6 +127,14 @@ def fake_torch(record: DeviceRecord) -> Iterator[None]:
         finally:
             captured.capture_end()
 
+    @contextmanager
+    def guard(device: object = None) -> Iterator[None]:
+        record.guards += 1
+        try:
+            yield
+        finally:
+            record.guards -= 1
+
     properties = PROPERTIES
     stream_class = type("Stream", (FakeStream,), {"record": record})
     stream = stream_class()
@@ -141,8 +149,8 @@ def fake_torch(record: DeviceRecord) -> Iterator[None]:
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "set_device": lambda device: None,
-        "device": lambda device=None: nullcontext(),
-        "device_of": lambda tensor: nullcontext(),
+        "device": guard,
+        "device_of": guard,
         "get_device_capability": lambda device=None: (9, 0),
         "get_device_name": lambda device=None: NAME,
         "get_device_properties": lambda device=None: properties,

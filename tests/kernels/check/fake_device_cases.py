@@ -88,7 +88,13 @@ def launches_are_compiled_and_recorded() -> None:
         assert device.kernels == [first.kernel]
         assert first.kernel.cubin[:4] == b"\x7fELF"
         assert ".target sm_90a" in first.kernel.text("ptx")
+        assert not first.guarded
         assert kinds(device) == []
+        with torch.cuda.device_of(x):
+            scaled[(4,)](x, x, 1000, BLOCK=256)
+        with torch.cuda.device(x.device):
+            scaled[(4,)](x, x, 1000, BLOCK=256)
+        assert all(launch.guarded for launch in device.launches)
 
 
 @case

@@ -134,6 +134,7 @@ class BlockWatch:
     def take(self) -> None:
         self.found = {
             "launches": dict(Counter(launch.name for launch in self.device.launches)),
+            "unguarded": sorted({launch.name for launch in self.device.launches if not launch.guarded}),
             "operations": dict(Counter(self.device.operations)),
             "events": [asdict(event) for event in self.device.events],
         }

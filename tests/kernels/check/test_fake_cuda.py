@@ -49,6 +49,12 @@ def test_launches_of_a_block(label: str, found: dict[str, Any]) -> None:
     assert launches
 
 
+@pytest.mark.parametrize("label", MOST)
+def test_every_launch_is_on_the_device_of_its_tensors(label: str, found: dict[str, Any]) -> None:
+    """Inside a guard: Triton launches on the current device."""
+    assert found["counts"][label]["unguarded"] == []
+
+
 @pytest.mark.parametrize("choice", [*COUNTED_CHOICES, "by default"])
 @pytest.mark.parametrize("kind", COUNTED)
 def test_the_host_never_waits_in_a_block(kind: str, choice: str, found: dict[str, Any]) -> None:
