@@ -58,7 +58,7 @@ def pairs(exact: LocalPipeline, quantized: LocalPipeline, cases: list[NanoCase])
     for case, one, other in zip(cases, *made, strict=True):
         outcomes = [examine(case, np.concatenate(list(exact.decode(latents)))) for latents in (one, other)]
         apart = {"latents_error": float((other - one).norm() / one.norm()), "latents_psnr": latents_psnr(one, other)}
-        clips.append(compare(*outcomes, **apart))
+        clips.append(compare(outcomes[0], outcomes[1], **apart))
     return clips
 
 
@@ -161,8 +161,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=command.at_least(1), default=10, help="clips per batch (default: 10)")
     parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     args = parser.parse_args(arguments)
-    kinds = [SHORT_NAMES.get(name.strip()) for name in args.tasks.split(",")]
-    if None in kinds:
+    names = [name.strip() for name in args.tasks.split(",")]
+    if not set(names) <= set(SHORT_NAMES):
         parser.error(f"--tasks: {args.tasks!r} must be of {', '.join(SHORT_NAMES)}")
     card, other = find_model(MODEL), find_model(MODEL, quantize=args.quantize)
     exact, quantized = LocalPipeline.load(card), LocalPipeline.load(other)
@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
         "tasks": {kind: summarise(kind, made) for kind, made in clips.items()},
     }
     for start in range(0, args.count, args.batch):
-        for kind in filter(None, kinds):
+        for kind in (SHORT_NAMES[name] for name in names):
             done = clips.setdefault(kind, [])
             wanted = min(args.count, start + args.batch)
             if len(done) >= wanted:
