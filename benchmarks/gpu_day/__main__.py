@@ -17,7 +17,7 @@ from zoetrope.benchmarks.command import write_json
 from zoetrope.benchmarks.gpu_day import archive, carried, compiled
 from zoetrope.benchmarks.gpu_day.outcome import StageOutcome
 from zoetrope.benchmarks.gpu_day.runner import DayMachine, DayRun
-from zoetrope.benchmarks.gpu_day.stages import PLAN, Stage, due
+from zoetrope.benchmarks.gpu_day.stages import PLAN, DayStage, due
 from zoetrope.benchmarks.provenance import COMMIT, REPOSITORY, output_of
 
 COMMAND = "python -m zoetrope.benchmarks.gpu_day"
@@ -97,7 +97,7 @@ def _prepare(args: argparse.Namespace) -> int:
     return 0 if all(one.complete for one in found) else 1
 
 
-def at_full_size(stage: Stage) -> Stage:
+def at_full_size(stage: DayStage) -> DayStage:
     """Return a stage whose dry run launches what the GPU will: for the kernels that this compiles."""
     return replace(
         stage, dry=stage.ahead or stage.command, seconds=PREPARE_SECONDS, beside="prepare", proved=False, files=()

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from zoetrope.benchmarks.gpu_day import archive, outcome
 from zoetrope.benchmarks.gpu_day.outcome import StageOutcome, sha256
-from zoetrope.benchmarks.gpu_day.stages import Stage
+from zoetrope.benchmarks.gpu_day.stages import DayStage
 from zoetrope.benchmarks.provenance import REPOSITORY, now
 
 TAIL = 6000  # characters of a stage's output that are kept in its outcome
@@ -67,7 +67,7 @@ class DayRun:
         """Return the seconds that are left."""
         return self.end - time.monotonic()
 
-    def go(self, stages: Sequence[Stage], again: bool = False) -> list[StageOutcome]:
+    def go(self, stages: Sequence[DayStage], again: bool = False) -> list[StageOutcome]:
         """Run the stages in order, except those that are settled; return the outcomes of all.
 
         Args:
@@ -100,7 +100,7 @@ class DayRun:
                     f"{self.work} holds results of {known.device}, not of {machine.device}: choose other folders"
                 )
 
-    def _settle(self, stage: Stage, again: bool) -> StageOutcome:
+    def _settle(self, stage: DayStage, again: bool) -> StageOutcome:
         folder = self.work / stage.name
         known = outcome.read(folder)
         if known is not None and known.settled(self.machine.commit) and not again:
@@ -113,7 +113,7 @@ class DayRun:
         self.say(f"{stage.name}: {found.state}, {found.seconds:.0f} s{f': {found.reason}' if found.reason else ''}")
         return found
 
-    def _why_not(self, stage: Stage) -> str:
+    def _why_not(self, stage: DayStage) -> str:
         if self.left < LEAST:
             return "no time was left"
         for need in stage.needs:
@@ -129,14 +129,14 @@ class DayRun:
                 return True
         return find_spec(module) is not None
 
-    def _skipped(self, stage: Stage, reason: str) -> StageOutcome:
+    def _skipped(self, stage: DayStage, reason: str) -> StageOutcome:
         self._scratch(stage).mkdir(parents=True, exist_ok=True)
         return self._outcome(stage, "skipped", reason, (), None, now(), 0.0, 0.0, "")
 
-    def _scratch(self, stage: Stage) -> Path:
+    def _scratch(self, stage: DayStage) -> Path:
         return self.work / f".{stage.name}.{os.getpid()}"
 
-    def _run(self, stage: Stage, known: StageOutcome | None) -> StageOutcome:
+    def _run(self, stage: DayStage, known: StageOutcome | None) -> StageOutcome:
         """Run a stage in a folder beside the one of an older outcome, fresh unless the stage goes on from there."""
         folder = self._scratch(stage)
         shutil.rmtree(folder, ignore_errors=True)
@@ -176,7 +176,7 @@ class DayRun:
 
     def _outcome(
         self,
-        stage: Stage,
+        stage: DayStage,
         state: str,
         reason: str,
         command: tuple[str, ...],
@@ -205,7 +205,7 @@ class DayRun:
             tail=tail,
         )
 
-    def _keep(self, stage: Stage, found: StageOutcome) -> None:
+    def _keep(self, stage: DayStage, found: StageOutcome) -> None:
         """Put the outcome in its place, and all into the archive."""
         folder, scratch = self.work / stage.name, self._scratch(stage)
         found.write(scratch)

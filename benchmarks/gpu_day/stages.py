@@ -14,7 +14,7 @@ DAY = "zoetrope.benchmarks.gpu_day"
 
 
 @dataclass(frozen=True)
-class Stage:
+class DayStage:
     """One process of the day.
 
     In commands, ``{out}`` stands for the stage's own folder and ``{work}`` for the one that holds those of all stages.
@@ -88,10 +88,10 @@ def _kernels(*arguments: str) -> tuple[str, ...]:
     return (KERNELS, *arguments, "--out", "{out}/kernels", "--data", "{out}/data")
 
 
-def _correct(part: str, op: str, backend: str, dtypes: tuple[str, ...]) -> Stage:
+def _correct(part: str, op: str, backend: str, dtypes: tuple[str, ...]) -> DayStage:
     more = ("--dtype", *dtypes) if dtypes else ()
     command = _kernels("--only", part, "--kernel", f"{op}/{backend}", *more, "--correctness-only")
-    return Stage(
+    return DayStage(
         name="-".join(("correct", op, backend, *dtypes)),
         call=1,
         seconds=90 if backend == "gluon" else 150,
@@ -111,11 +111,11 @@ def _timed(
     kernels: tuple[str, ...] = (),
     tokens: tuple[int, ...] = (TIMED_TOKENS,),
     rehearsed: str = "combine/triton",
-) -> Stage:
+) -> DayStage:
     """Return a stage that times. A dry run, which proves nothing, first checks what it times: one kernel will do."""
     more = ("--kernel", *kernels) if kernels else ()
     command = _kernels("--only", part, "--resume", *more)
-    return Stage(
+    return DayStage(
         f"time-{name or part}",
         call,
         seconds,
@@ -126,9 +126,9 @@ def _timed(
     )
 
 
-def _step(model: str, size: str, call: int, seconds: float, repeats: int) -> Stage:
+def _step(model: str, size: str, call: int, seconds: float, repeats: int) -> DayStage:
     end = ("--repeats", str(repeats), "--out", "{out}/step.json")
-    return Stage(
+    return DayStage(
         f"step-{model}-{size}",
         call,
         seconds,
@@ -140,8 +140,8 @@ def _step(model: str, size: str, call: int, seconds: float, repeats: int) -> Sta
     )
 
 
-PLAN: tuple[Stage, ...] = (
-    Stage(
+PLAN: tuple[DayStage, ...] = (
+    DayStage(
         "cache",
         call=1,
         seconds=60,
@@ -150,7 +150,7 @@ PLAN: tuple[Stage, ...] = (
         files=("cache.json",),
     ),
     *(_correct(*entry) for entry in KERNEL_PARTS),
-    Stage(
+    DayStage(
         "sanitizer",
         call=1,
         seconds=90,
@@ -172,7 +172,7 @@ PLAN: tuple[Stage, ...] = (
     _step("27b", "720p", 2, 90, repeats=1),
     _step("a14b", "720p", 2, 120, repeats=1),
     _step("5b", "720p", 2, 60, repeats=2),
-    Stage(
+    DayStage(
         "decode",
         call=2,
         seconds=120,
@@ -182,7 +182,7 @@ PLAN: tuple[Stage, ...] = (
         fake=False,
         needs=("diffusers",),
     ),
-    Stage(
+    DayStage(
         "nano-oracle",
         call=2,
         seconds=120,
@@ -191,7 +191,7 @@ PLAN: tuple[Stage, ...] = (
         files=("nano.json",),
         fake=False,
     ),
-    Stage(
+    DayStage(
         "one-rank",
         call=2,
         seconds=60,
@@ -202,7 +202,7 @@ PLAN: tuple[Stage, ...] = (
     ),
     _timed("choice", 2, 120, "choice-other-sizes", tokens=(8192, 75600)),
     _timed("passes", 2, 60, rehearsed="residual_norm/triton"),
-    Stage(
+    DayStage(
         "served-step",
         call=2,
         seconds=150,
@@ -212,7 +212,7 @@ PLAN: tuple[Stage, ...] = (
         fake=False,
         needs=("ray", "grpc", "av", "obstore"),
     ),
-    Stage(
+    DayStage(
         "tune",
         call=2,
         seconds=240,
@@ -224,7 +224,7 @@ PLAN: tuple[Stage, ...] = (
 )
 
 
-def due(plan: Sequence[Stage], call: int | None = None, only: Sequence[str] = ()) -> list[Stage]:
+def due(plan: Sequence[DayStage], call: int | None = None, only: Sequence[str] = ()) -> list[DayStage]:
     """Return the stages that a call goes through, in its order: what an earlier call should have done comes first.
 
     Args:

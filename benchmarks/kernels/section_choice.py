@@ -32,7 +32,8 @@ from zoetrope.kernels import (
     varlen_attention,
 )
 from zoetrope.kernels.reference import routing
-from zoetrope.kernels.select.backends import BACKENDS, PROOF_OF, Backend, KernelCall
+from zoetrope.kernels.select.abilities import KernelCall
+from zoetrope.kernels.select.backends import BACKENDS, PROOF_OF, Backend
 from zoetrope.kernels.select.proofs import Key, Speed, dtype_name
 from zoetrope.kernels.select.shapes import attention_class, product_class, rows_class
 

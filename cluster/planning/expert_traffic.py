@@ -7,7 +7,7 @@ import math
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.families.quantization import middle_blocks
 from zoetrope.model.network.costs import SCALE_BYTES
-from zoetrope.model.request.tasks import Quantize
+from zoetrope.model.request.quantize import Quantize
 
 
 def balanced(config: TransformerConfig, sequence_ranks: int) -> bool:

@@ -23,8 +23,9 @@ from zoetrope.model.families.config import TEXT_TOKENS, TransformerConfig
 from zoetrope.model.families.family import AutoencoderKind, Preset, Sampling
 from zoetrope.model.families.quantization import described, why_exact
 from zoetrope.model.network.costs import frames_of, rank_memory, tokens_of
+from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.sizes import SIZES
-from zoetrope.model.request.tasks import ModelCard, Quantize
+from zoetrope.model.request.tasks import ModelCard
 from zoetrope.model.runtime.errors import Picklable
 
 NoiseExperts = Literal["together", "apart"]
@@ -369,7 +370,8 @@ def _reasons(work: _Work, best: GangPlan, plans: list[GangPlan], problems: list[
     for other in plans:
         if other is not best:
             more = other.time.total / best.time.total - 1
-            yield f"{_layout(other)} would take {other.time.total:.3g} s a step, {more:.1%} longer."
+            layout = "Two groups" if other.cfg_groups == 2 else "One group"
+            yield f"{layout} of {other.sequence_ranks} would take {other.time.total:.3g} s a step, {more:.1%} longer."
     for problem in dict.fromkeys(problems):
         yield f"Not possible: {problem}."
     if moe is not None:
@@ -393,10 +395,6 @@ def _reasons(work: _Work, best: GangPlan, plans: list[GangPlan], problems: list[
     if best.time.hidden:
         share = best.time.hidden / best.time.total
         yield f"Messages of {share:.0%} of a step more travel while ranks compute."
-
-
-def _layout(plan: GangPlan) -> str:
-    return f"Two groups of {plan.sequence_ranks}" if plan.cfg_groups == 2 else f"One group of {plan.sequence_ranks}"
 
 
 def _gib(size: int) -> str:

@@ -20,7 +20,7 @@ from zoetrope.cluster.planning.rates import Rates
 from zoetrope.cluster.planning.slicing import assign
 from zoetrope.kernels.ops.dispatch import PAIR_BYTES
 from zoetrope.model.families.config import TEXT_TOKENS, TransformerConfig
-from zoetrope.model.request.tasks import Quantize
+from zoetrope.model.request.quantize import Quantize
 
 # Reads and writes of a token's whole row in a block, beside the products: three residual norms of two each way, q and k
 # of the self-attention, q of the cross-attention.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from zoetrope.kernels.select.backends import KernelCall, choose
+from zoetrope.kernels.select.abilities import KernelCall
+from zoetrope.kernels.select.backends import choose
 from zoetrope.kernels.select.no_compile import opaque
 from zoetrope.kernels.select.shapes import attention_class
 from zoetrope.kernels.types.block_mask import BlockMask

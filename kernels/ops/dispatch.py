@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from zoetrope.kernels.reference import dispatch as reference
-from zoetrope.kernels.select.backends import KernelCall, choose
+from zoetrope.kernels.select.abilities import KernelCall
+from zoetrope.kernels.select.backends import choose
 from zoetrope.kernels.select.no_compile import opaque
 from zoetrope.kernels.select.shapes import rows_class
 from zoetrope.kernels.types.permutation import Permutation

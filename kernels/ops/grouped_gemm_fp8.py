@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from zoetrope.kernels.ops.linear_fp8 import FAST_SUMS
 from zoetrope.kernels.ops.quantise_fp8 import refuse_gradients
 from zoetrope.kernels.reference import grouped_gemm_fp8 as reference
-from zoetrope.kernels.select.backends import KernelCall, choose
+from zoetrope.kernels.select.abilities import KernelCall
+from zoetrope.kernels.select.backends import choose
 from zoetrope.kernels.select.no_compile import opaque
 
 

@@ -8,7 +8,8 @@ from torch.compiler import is_compiling
 
 from zoetrope.kernels.ops.quantise_fp8 import refuse_gradients
 from zoetrope.kernels.reference import linear_fp8 as reference
-from zoetrope.kernels.select.backends import KernelCall, choose
+from zoetrope.kernels.select.abilities import KernelCall
+from zoetrope.kernels.select.backends import choose
 
 # Sums within the tensor cores, as in `kernels.gpu.grouped_gemm_fp8` with scales of rows: what they drop is small beside
 # the rounding to 8 bits, and promoting every 128 of K to float32 is slow (pytorch/pytorch issue 147971).

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch.compiler import is_compiling
 
-from zoetrope.kernels.select.backends import KernelCall, choose
+from zoetrope.kernels.select.abilities import KernelCall
+from zoetrope.kernels.select.backends import choose
 from zoetrope.kernels.select.shapes import product_class
 
 

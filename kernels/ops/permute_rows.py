@@ -8,7 +8,8 @@ import torch
 from torch.compiler import is_compiling
 
 from zoetrope.kernels.reference import permute_rows as reference
-from zoetrope.kernels.select.backends import KernelCall, choose
+from zoetrope.kernels.select.abilities import KernelCall
+from zoetrope.kernels.select.backends import choose
 from zoetrope.kernels.types.permutation import Permutation
 
 

@@ -12,59 +12,38 @@ never a silent change.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 
 import torch
 
 from zoetrope.kernels.gpu.tiles import device_table
+from zoetrope.kernels.select.abilities import (
+    FP8,
+    FP8_CAPABILITY,
+    KernelCall,
+    WhyNot,
+    always,
+    copies,
+    cuda,
+    every,
+    flash,
+    fp8_cuda,
+    fp8_triton,
+    heads,
+    hopper,
+    scaled_grouped_mm,
+    sdpa,
+    triton,
+)
 from zoetrope.kernels.select.proofs import Speed, Standing, standing
-from zoetrope.kernels.select.shapes import rows_class
 
 VARIABLE = "ZOETROPE_KERNELS"
 ASK = "runs only when asked for"
 PROOF_OF = {"linear_gelu": "grouped_gemm"}  # operations that use another's kernel
-HALVES = (torch.bfloat16, torch.float16)
-FLOATS = (torch.float32, *HALVES)
-FP8 = torch.float8_e4m3fn
-FP8_CAPABILITY = (8, 9)  # of the first GPUs that multiply 8-bit floats
-
-
-@dataclass(frozen=True)
-class KernelCall:
-    """What a choice depends on.
-
-    Attributes:
-        grad: a backward pass is needed. head_dim: 0 outside attention. masked: attention with a block mask.
-        shape: its class (`kernels.select.shapes`), by which speeds are looked up.
-    """
-
-    device: torch.device
-    dtype: torch.dtype
-    grad: bool
-    head_dim: int = 0
-    masked: bool = False
-    shape: str = ""
-
-    @classmethod
-    def of(
-        cls, *tensors: torch.Tensor | None, head_dim: int = 0, masked: bool = False, shape: str | None = None
-    ) -> KernelCall:
-        """Return the call with these inputs, the first of which determines device, dtype and, if it is not given, the
-        class of shapes: that of a pass over its rows."""
-        given = [tensor for tensor in tensors if tensor is not None]
-        grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-        first = given[0]
-        if shape is None:
-            shape = rows_class(first.shape[0], first.shape[-1] if first.ndim > 1 else 1)
-        return cls(first.device, first.dtype, grad, head_dim, masked, shape)
-
-
-WhyNot = Callable[[KernelCall], str | None]
 
 
 @dataclass(frozen=True)
@@ -105,124 +84,33 @@ class Choice:
         return self.reason.partition(f": {ASK}")[0]
 
 
-def _always(call: KernelCall) -> str | None:
-    return None
-
-
-def _triton(call: KernelCall) -> str | None:
-    if call.grad:
-        return "it has no backward pass"
-    if call.dtype not in FLOATS:
-        return f"it takes float32, float16 and bfloat16, not {call.dtype}"
-    if find_spec("triton") is None:
-        return "triton is not installed"
-    if call.device.type == "cuda":
-        capability = torch.cuda.get_device_capability(call.device)
-        return None if capability >= (8, 0) else f"it needs compute capability 8.0, this is {_dotted(capability)}"
-    return None if os.environ.get("TRITON_INTERPRET") == "1" else f"it needs a CUDA device, not {call.device.type}"
-
-
-def _copies(call: KernelCall) -> str | None:
-    """Tell why a kernel that only moves rows cannot take them: it takes 8-bit floats too."""
-    return _triton(replace(call, dtype=torch.bfloat16) if call.dtype == torch.float8_e4m3fn else call)
-
-
-def _heads(*dims: int, masks: bool = False) -> WhyNot:
-    def why_not(call: KernelCall) -> str | None:
-        if call.head_dim not in dims:
-            return f"it takes heads of {', '.join(map(str, dims))}, not {call.head_dim}"
-        if call.masked and not masks:
-            return "it takes no block mask"
-        return None
-
-    return why_not
-
-
-def _hopper(call: KernelCall) -> str | None:
-    if call.dtype not in HALVES:
-        return f"it takes float16 and bfloat16, not {call.dtype}"
-    if call.device.type != "cuda":
-        return f"it needs a CUDA device, not {call.device.type}"
-    capability = torch.cuda.get_device_capability(call.device)
-    return None if capability == (9, 0) else f"it is made for Hopper (9.0), this is {_dotted(capability)}"
-
-
-def _flash(call: KernelCall) -> str | None:
-    if find_spec("flash_attn_interface") is None and find_spec("flash_attn") is None:
-        return "flash_attn is not installed"
-    if call.device.type != "cuda" or call.dtype not in HALVES:
-        return "it takes float16 and bfloat16 on CUDA"
-    return "it takes no block mask" if call.masked else None
-
-
-def _sdpa(call: KernelCall) -> str | None:
-    return "it takes no block mask" if call.masked else None
-
-
-def _cuda(call: KernelCall) -> str | None:
-    if call.grad:
-        return "it has no backward pass"
-    return None if call.device.type == "cuda" else f"it needs a CUDA device, not {call.device.type}"
-
-
-def _fp8_cuda(*least: int) -> WhyNot:
-    def why_not(call: KernelCall) -> str | None:
-        if call.device.type != "cuda":
-            return f"it needs a CUDA device, not {call.device.type}"
-        capability = torch.cuda.get_device_capability(call.device)
-        return (
-            None if capability >= least else f"it needs compute capability {_dotted(least)}, not {_dotted(capability)}"
-        )
-
-    return why_not
-
-
-def _scaled_grouped_mm(call: KernelCall) -> str | None:
-    if call.device.type != "cuda":
-        return f"it needs a CUDA device, not {call.device.type}"
-    capability = torch.cuda.get_device_capability(call.device)
-    return None if capability == (9, 0) else f"torch's is made for Hopper (9.0), this is {_dotted(capability)}"
-
-
-def _fp8_triton(call: KernelCall) -> str | None:
-    if find_spec("triton") is None:
-        return "triton is not installed"
-    if os.environ.get("TRITON_INTERPRET") == "1" and call.device.type == "cpu":
-        return None
-    return _fp8_cuda(9, 0)(call)
-
-
-def _all(*checks: WhyNot) -> WhyNot:
-    return lambda call: next((reason for check in checks if (reason := check(call)) is not None), None)
-
-
-TORCH = Backend("torch", _always)
-TRITON = Backend("triton", _triton, ours=True)
+TORCH = Backend("torch", always)
+TRITON = Backend("triton", triton, ours=True)
 # torch's in order of preference; among ours the measured speed decides.
 BACKENDS: Mapping[str, tuple[Backend, ...]] = {
     "attention": (
-        Backend("gluon", _all(_triton, _hopper, _heads(64, 128)), ours=True),
-        Backend("triton", _all(_triton, _heads(32, 64, 128, masks=True)), ours=True),
-        Backend("flash_attn", _flash),
-        Backend("sdpa", _sdpa),
-        Backend("reference", _always),
-        Backend("int8", _all(_triton, _heads(32, 64, 128, masks=True)), ours=True, exact=False),
-        Backend("int8_fp8", _all(_triton, _hopper, _heads(64, 128, masks=True)), ours=True, exact=False),
+        Backend("gluon", every(triton, hopper, heads(64, 128)), ours=True),
+        Backend("triton", every(triton, heads(32, 64, 128, masks=True)), ours=True),
+        Backend("flash_attn", flash),
+        Backend("sdpa", sdpa),
+        Backend("reference", always),
+        Backend("int8", every(triton, heads(32, 64, 128, masks=True)), ours=True, exact=False),
+        Backend("int8_fp8", every(triton, hopper, heads(64, 128, masks=True)), ours=True, exact=False),
     ),
     "grouped_gemm": (TRITON, TORCH),
-    "linear_gelu": (TRITON, Backend("cublas", _cuda), TORCH),
+    "linear_gelu": (TRITON, Backend("cublas", cuda), TORCH),
     "router_logits": (TRITON, TORCH),
     "routing": (TRITON, TORCH),
-    "permute_rows": (Backend("triton", _copies, ours=True), TORCH),
+    "permute_rows": (Backend("triton", copies, ours=True), TORCH),
     "combine": (TRITON, TORCH),
     "dispatch": (TRITON, TORCH),
     "residual_norm": (TRITON, TORCH),
     "qk_norm_rope": (TRITON, TORCH),
     "quantise_fp8": (TRITON, TORCH),
-    "linear_fp8": (Backend("scaled_mm", _fp8_cuda(*FP8_CAPABILITY)), TORCH),
+    "linear_fp8": (Backend("scaled_mm", fp8_cuda(*FP8_CAPABILITY)), TORCH),
     "grouped_gemm_fp8": (
-        Backend("triton", _fp8_triton, ours=True),
-        Backend("scaled_grouped_mm", _scaled_grouped_mm),
+        Backend("triton", fp8_triton, ours=True),
+        Backend("scaled_grouped_mm", scaled_grouped_mm),
         TORCH,
     ),
 }
@@ -397,10 +285,6 @@ def _why_not_ours(op: str, backend: Backend, call: KernelCall, default: str, ask
 
 def _listed(speeds: list[Speed]) -> str:
     return "; ".join(f"{speed.shape} ({speed.ratio:.2f} x {speed.fastest}, {speed.device})" for speed in speeds)
-
-
-def _dotted(capability: tuple[int, ...]) -> str:
-    return ".".join(map(str, capability))
 
 
 def _names(op: str) -> str:

@@ -13,7 +13,8 @@ from zoetrope.model.families import BUNDLED, PRESETS
 from zoetrope.model.families.family import Preset
 from zoetrope.model.families.quantization import why_exact
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.request.tasks import ModelCard, Quantize
+from zoetrope.model.request.quantize import Quantize
+from zoetrope.model.request.tasks import ModelCard
 
 
 def open_model(name_or_directory: str, family: str = "", quantize: Quantize = "none") -> ModelCard:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from zoetrope.kernels.select.backends import FP8_CAPABILITY
+from zoetrope.kernels.select.abilities import FP8_CAPABILITY
 from zoetrope.model.catalog.checkpoint_layout import (
     RANDOM_NAME,
     Component,

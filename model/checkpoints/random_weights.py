@@ -19,7 +19,7 @@ from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.precision import dtype_of
 from zoetrope.model.network.protocol import Network, meta_network, module_of
 from zoetrope.model.network.quantized import quantize_network
-from zoetrope.model.request.tasks import Quantize
+from zoetrope.model.request.quantize import Quantize
 
 
 def random_tensors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoetrope.model.families.config import TransformerConfig
-from zoetrope.model.request.tasks import Quantize
+from zoetrope.model.request.quantize import Quantize
 
 FIRST, LAST = 2, 3  # blocks that stay as they are
 FEWEST = 8  # blocks of a network to which that applies; with fewer, one at each end stays

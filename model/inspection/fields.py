@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
+from zoetrope.model.runtime.errors import Picklable
+
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
-class ConfigFieldError(ValueError):
+class ConfigFieldError(Picklable, ValueError):
     """A field is not what it must be. ``field`` is its path, such as ``moe.top_k``, or "" for a rule about several."""
 
     def __init__(self, field: str, problem: str) -> None:

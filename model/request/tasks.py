@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.media_fields import Takes, media_fields
+from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.schema_errors import describe
 from zoetrope.model.runtime.errors import Picklable
 
@@ -33,9 +34,6 @@ PANELS = 9
 
 # Which of a checkpoint's two noise experts an engine holds; "both" is all of any checkpoint.
 Role = Literal["both", "high", "low"]
-# In which form a network's weights are loaded, see `model.families.quantization`.
-Quantize = Literal["none", "fp8"]
-
 # How a picture or clip of another ratio is fitted: scaled to cover the frame and cropped, or whole with black bars.
 Fit = Literal["cover", "contain"]
 # Of the file: a video, or a picture of one frame.

@@ -10,8 +10,9 @@ from rich.markup import escape
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.families import BUNDLED, all_presets
 from zoetrope.model.families.family import Preset
+from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.sizes import RATIOS, size_of
-from zoetrope.model.request.tasks import MAX_DURATION_SECONDS, Quantize
+from zoetrope.model.request.tasks import MAX_DURATION_SECONDS
 from zoetrope.serving.cli.connection import OptionalConnection, connect
 from zoetrope.serving.cli.console import stdout
 from zoetrope.serving.cli.errors import bad_input

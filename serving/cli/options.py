@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 import typer
 
-from zoetrope.model.request.tasks import Quantize
+from zoetrope.model.request.quantize import Quantize
 
 QUANTIZE_VARIABLE = "ZOETROPE_QUANTIZE"
 

@@ -28,7 +28,7 @@ from zoetrope.serving.cli.options import (
 if TYPE_CHECKING:
     from zoetrope.cluster.planning.clip_decode import ClipDecode
     from zoetrope.cluster.planning.gang_plan import GangPlan
-    from zoetrope.model.request.tasks import Quantize
+    from zoetrope.model.request.quantize import Quantize
 
 GIB = 2**30
 KINDS = {

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from zoetrope.model.request.tasks import Quantize
+from zoetrope.model.request.quantize import Quantize
 from zoetrope.serving.config.lists import CommaList
 
 DAY = 86_400.0

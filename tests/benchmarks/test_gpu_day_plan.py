@@ -127,7 +127,8 @@ def test_steps_ask_for_the_kernels_that_were_right() -> None:
         proof("residual_norm", "triton", error=float("nan")),
     ]
     asked = parse_kernels(wanted(found))
-    assert asked == {"attention": "triton", "grouped_gemm": "triton", "routing": "triton"}
+    eight_bit = {"grouped_gemm_fp8": "triton", "quantise_fp8": "triton"}
+    assert asked == {"attention": "triton", "grouped_gemm": "triton", "routing": "triton", **eight_bit}
     assert parse_kernels(wanted([*found, proof("attention", "gluon", head_dim=128)]))["attention"] == "gluon"
 
 

@@ -24,7 +24,8 @@ from zoetrope.benchmarks.kernels.selection import Selection
 from zoetrope.benchmarks.kernels.shapes import TINY, WAN_14B, WAN_27B
 from zoetrope.kernels.gpu import tiles
 from zoetrope.kernels.gpu.tiles import RowTile
-from zoetrope.kernels.select.backends import BACKENDS, KernelCall, choose
+from zoetrope.kernels.select.abilities import KernelCall
+from zoetrope.kernels.select.backends import BACKENDS, choose
 from zoetrope.kernels.select.proofs import MODULES
 
 CPU = torch.device("cpu")

@@ -7,16 +7,18 @@ from pathlib import Path
 
 from zoetrope.benchmarks.gpu_day.outcome import StageOutcome
 from zoetrope.benchmarks.gpu_day.runner import DayMachine, DayRun
-from zoetrope.benchmarks.gpu_day.stages import Stage
+from zoetrope.benchmarks.gpu_day.stages import DayStage
 
 MODULE = "tests.benchmarks.trivial_stage"
 
 
-def stage(what: str, *, counter: Path | None = None, seconds: float = 60.0, beside: str = "", need: str = "") -> Stage:
+def stage(
+    what: str, *, counter: Path | None = None, seconds: float = 60.0, beside: str = "", need: str = ""
+) -> DayStage:
     words = (MODULE, what, "{out}/found.json", *([str(counter)] if counter else []))
     needs = (need,) if need else ()
     name = f"stage-{what}"
-    return Stage(name, 1, seconds, words, words, ("*.json",), fake=False, beside=beside, needs=needs)
+    return DayStage(name, 1, seconds, words, words, ("*.json",), fake=False, beside=beside, needs=needs)
 
 
 def machine(commit: str | None = "abc", dry_run: bool = False, device: str = "a GPU") -> DayMachine:
@@ -24,7 +26,7 @@ def machine(commit: str | None = "abc", dry_run: bool = False, device: str = "a 
 
 
 def day(
-    work: Path, out: Path, *stages: Stage, budget: float = 600.0, on: DayMachine | None = None
+    work: Path, out: Path, *stages: DayStage, budget: float = 600.0, on: DayMachine | None = None
 ) -> list[StageOutcome]:
     return DayRun(on or machine(), work, out, budget, lambda line: print(line, flush=True)).go(stages)
 

@@ -20,9 +20,9 @@ from zoetrope.serving.cli.app import app
 
 COMMANDS = commands()
 SPANS = [span for span in spans() if re.match(r"zoetrope [a-z]|python -m |make [a-z]", span.text)]
-TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 GROUPS = {"keys", "media"}
-UNCHECKED = {".", "buf", "curl", "grpcurl", "npx", "openapi-python-client", "pip", "protoc"}  # not ours
+UNCHECKED = {".", "buf", "curl", "export", "grpcurl", "npx", "openapi-python-client", "pip", "protoc"}  # not ours
 
 
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
@@ -67,10 +67,12 @@ def check(words: list[str]) -> None:
             command.make_context("zoetrope", list(arguments))
         case "make":
             assert {word for word in words[1:] if "=" not in word} <= TARGETS
-        case "python" if words[1] == "-m":
+        case "python" | "python3.12" if words[1] == "-m":
             check_module(words[2:])
         case "python" | "bash":
             assert (ROOT / words[1]).is_file()
+        case script if script.endswith(".sh"):
+            assert (ROOT / script).is_file()
         case other:
             assert other in UNCHECKED, f"nothing here checks {other}"
 

@@ -10,7 +10,8 @@ import torch
 
 from zoetrope.kernels import CuSeqlens, varlen_attention
 from zoetrope.kernels.select import backends
-from zoetrope.kernels.select.backends import BACKENDS, FP8, KernelCall, choose, parse, report, use
+from zoetrope.kernels.select.abilities import FP8, KernelCall
+from zoetrope.kernels.select.backends import BACKENDS, choose, parse, report, use
 from zoetrope.kernels.select.proofs import Proof, Speed, Standing
 from zoetrope.kernels.select.shapes import attention_class, band, product_class, rows_class
 
@@ -148,13 +149,12 @@ def test_kernels_that_change_the_result_run_only_when_asked_for(monkeypatch: pyt
 @pytest.mark.usefixtures("hopper")
 def test_products_of_8_bits_are_torch_s_until_ours_are_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     call = KernelCall(GPU, FP8, grad=False)
-    monkeypatch.setattr(backends, "proved", lambda *args, **kwargs: None)
+    monkeypatch.setattr(backends, "standing", lambda *args, **kwargs: Standing(None, "unproved"))
     assert choose("linear_fp8", call) == "scaled_mm"
     assert choose("grouped_gemm_fp8", call) == "scaled_grouped_mm"
     assert choose("grouped_gemm_fp8", call, "triton") == "triton", "asked for"
-    backends._choose.cache_clear()
-    monkeypatch.setattr(backends, "proved", lambda op, backend, *args, **kwargs: op == "grouped_gemm_fp8" or None)
-    assert choose("grouped_gemm_fp8", call) == "triton"
+    prove(monkeypatch, {("grouped_gemm_fp8", "triton", "grouped_gemm_fp8", "a"): (1.2, ("scaled_grouped_mm",))})
+    assert choose("grouped_gemm_fp8", replace(call, shape="a")) == "triton"
 
 
 @pytest.mark.parametrize(

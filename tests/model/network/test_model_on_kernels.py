@@ -8,7 +8,8 @@ import torch
 from tests.kernels.numbers import DEVICE, relative_error
 from zoetrope.kernels import CuSeqlens
 from zoetrope.kernels.select import backends
-from zoetrope.kernels.select.backends import BACKENDS, KernelCall, use
+from zoetrope.kernels.select.abilities import KernelCall
+from zoetrope.kernels.select.backends import BACKENDS, use
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.checkpoints.load import load_transformer
 from zoetrope.model.network import blocks
