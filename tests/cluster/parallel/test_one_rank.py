@@ -20,6 +20,7 @@ from zoetrope.cluster.parallel.runner import run_gang
 from zoetrope.cluster.planning.overlap import WHOLE, Chunking
 from zoetrope.kernels import CuSeqlens
 from zoetrope.kernels.select import backends
+from zoetrope.kernels.select.abilities import KernelCall
 from zoetrope.model.denoising.forward import Runner, run_alone
 from zoetrope.model.request.tasks import ModelCard
 
@@ -64,7 +65,7 @@ def test_a_layer_of_a_gang_by_our_kernels(router: str, mesh: Mesh, monkeypatch: 
     chosen: dict[str, str] = {}
     choose = backends._choose
 
-    def watch(op: str, call: backends.KernelCall, asked: str | None) -> str:
+    def watch(op: str, call: KernelCall, asked: str | None) -> str:
         chosen[op] = choose(op, call, asked)
         return chosen[op]
 
