@@ -135,7 +135,7 @@ def grouped_gemm_fp8(
     experts = weight.shape[0]
     kind = "fp8/blocks" if blocks else "fp8/rows"
     if tile is None:
-        tile = tuned(gemm_key(kind, m, experts, n, k), gemm_tile(kind, m, experts, n), device)
+        tile = tuned(gemm_key(kind, m, experts, n, k), _tile(kind, m, experts, n, out_dtype == torch.float16), device)
     if blocks and (tile.block_k != 128 or 128 % tile.block_n):
         raise ValueError(f"tile is {tile}: with scales of blocks block_k must be 128 and block_n divide 128")
     with torch.cuda.device_of(x):
@@ -165,6 +165,11 @@ def grouped_gemm_fp8(
             num_stages=tile.num_stages,
         )
     return y
+
+
+def _tile(kind: str, m: int, experts: int, n: int, half: bool) -> GemmTile:
+    """Return a default tile; for results in fp16 (``half``) a narrower one, because the widest spills a register."""
+    return gemm_tile("fp8/blocks" if half else kind, m, experts, n)
 
 
 def _variant(name: str, kind: str, tile: GemmTile, *, out: str, bias: bool = True, gelu: bool = True) -> Variant:
@@ -215,8 +220,9 @@ def variants() -> list[Variant]:
     found = []
     for scales in ("rows", "blocks"):
         kind = f"fp8/{scales}"
-        large, small = gemm_tile(kind, 32768 * 8, 80, 1792), gemm_tile(kind, 80 * 32, 80, 1792)
+        small = gemm_tile(kind, 80 * 32, 80, 1792)
         for out in ("bf16", "fp16"):
+            large = _tile(kind, 32768 * 8, 80, 1792, out == "fp16")
             found.append(_variant(f"{scales}/{out}/first", kind, large, out=out))
             found.append(_variant(f"{scales}/{out}/biased", kind, large, out=out, gelu=False))
             found.append(_variant(f"{scales}/{out}/second", kind, large, out=out, bias=False, gelu=False))
