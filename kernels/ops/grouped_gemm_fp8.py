@@ -11,6 +11,7 @@ from zoetrope.kernels.reference import grouped_gemm_fp8 as reference
 from zoetrope.kernels.select.abilities import KernelCall
 from zoetrope.kernels.select.backends import choose
 from zoetrope.kernels.select.no_compile import opaque
+from zoetrope.kernels.select.shapes import product_class
 
 
 @opaque
@@ -45,7 +46,8 @@ def grouped_gemm_fp8(
         ValueError: an argument breaks a rule above, a gradient is wanted, or the requested backend cannot take them.
     """
     m, n, k, _ = reference.check_operands(x, x_scale, weight, weight_scale, offsets, bias, out_dtype)
-    call = KernelCall.of(x, x_scale, weight, weight_scale, bias)
+    shape = product_class(m, len(weight), k, n)
+    call = KernelCall.of(x, x_scale, weight, weight_scale, bias, shape=shape)
     refuse_gradients("grouped_gemm_fp8", call)
     chosen = choose("grouped_gemm_fp8", call, backend)
     if chosen == "triton":
