@@ -24,8 +24,12 @@ from zoetrope.kernels import (
     combine_experts,
     dispatch_tokens,
     grouped_gemm,
+    grouped_gemm_fp8,
     linear_gelu,
+    permute_rows,
     qk_norm_rope,
+    quantise_rows,
+    quantise_weight,
     residual_norm,
     route_grouped_top1,
     router_logits,
@@ -145,8 +149,11 @@ def rivalries(bench: Bench, model: ModelShape, tokens: int) -> Iterator[Rivalry]
     for keys in (tokens, model.text):
         yield _attention(model, tokens, keys, half)
     for product in products_of(model, tokens):
+        if product.gelu:  # what the second product reads in a network of 8-bit floats
+            yield _quantised(product.rows, product.n, half, gelu=True)
         if model.experts > 1:
             yield _experts(model, tokens, product, half)
+            yield _experts_fp8(model, tokens, product, half)
         elif product.gelu:  # the other product of a dense layer is cuBLAS's in any case
             yield _dense(model, tokens, product, half)
 
@@ -173,6 +180,7 @@ def rivalries(bench: Bench, model: ModelShape, tokens: int) -> Iterator[Rivalry]
     shape = rows_class(tokens, dim)
     yield Rivalry("residual_norm", shape, half, passed, norm)
     yield Rivalry("qk_norm_rope", shape, half, passed, turn)
+    yield _quantised(tokens, dim, half)
     if model.experts > 1:
         yield from _routing(model, tokens, half)
 
@@ -197,6 +205,27 @@ def _experts(model: ModelShape, tokens: int, product: Product, dtype: torch.dtyp
 
     shape = product_class(product.rows, product.experts, product.k, product.n)
     return Rivalry("grouped_gemm", shape, dtype, partial(product.make, tokens=tokens, model=model, dtype=dtype), run)
+
+
+def _experts_fp8(model: ModelShape, tokens: int, product: Product, dtype: torch.dtype) -> Rivalry:
+    def make(inputs: KernelInputs) -> tuple[Any, ...]:
+        given = product.make(inputs, tokens, model, dtype)
+        x, weight = quantise_rows(given["x"], backend="torch"), quantise_weight(given["weight"])
+        return *x, *weight, given["offsets"], given["bias"]
+
+    def run(given: Any, name: str) -> object:
+        return grouped_gemm_fp8(*given, out_dtype=dtype, backend=name)
+
+    shape = product_class(product.rows, product.experts, product.k, product.n)
+    return Rivalry("grouped_gemm_fp8", shape, torch.float8_e4m3fn, make, run)
+
+
+def _quantised(rows: int, width: int, dtype: torch.dtype, *, gelu: bool = False) -> Rivalry:
+    def run(given: torch.Tensor, name: str) -> object:
+        return quantise_rows(given, gelu=gelu, backend=name).scale
+
+    shape = rows_class(rows, width)
+    return Rivalry("quantise_fp8", shape, dtype, lambda inputs: inputs.randn(rows, width, dtype=dtype), run)
 
 
 def _dense(model: ModelShape, tokens: int, product: Product, dtype: torch.dtype) -> Rivalry:
@@ -234,6 +263,13 @@ def _routing(model: ModelShape, tokens: int, dtype: torch.dtype) -> Iterator[Riv
         fp32,
         scored,
         lambda given, name: route_grouped_top1(given[0], given[1], model.groups, backend=name).gate,
+    )
+    yield Rivalry(
+        "permute_rows",
+        rows_class(tokens, model.dim),
+        dtype,
+        lambda inputs: (inputs.randn(tokens, model.dim, dtype=dtype), placed(inputs)),
+        lambda given, name: permute_rows(*given, backend=name),
     )
     yield Rivalry(
         "combine",
