@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from torch import nn
@@ -32,12 +32,14 @@ from zoetrope.model.network.blocks import Attention
 from zoetrope.model.network.costs import clip_cost, frames_of
 from zoetrope.model.network.experts import DenseFeedForward, MoEFeedForward
 from zoetrope.model.network.protocol import Network, module_of
+from zoetrope.model.network.quantized import QuantizedExperts
+from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.sizes import SIZES
 
 GIB = 2**30
 PARTS: dict[str, tuple[type[nn.Module], ...]] = {
     "attention": (Attention,),
-    "experts": (MoEFeedForward,),
+    "experts": (MoEFeedForward, QuantizedExperts),
     "dense feed-forward": (DenseFeedForward,),
 }
 
@@ -131,6 +133,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--size", action="append", choices=sorted(SIZES), help="size at 16:9; repeatable (default: 480p)"
     )
+    parser.add_argument(
+        "--quantize", choices=get_args(Quantize), default="none", help="form of the weights (default: none)"
+    )
     parser.add_argument("--duration", type=float, default=5.0, help="seconds of the clip (default: 5)")
     parser.add_argument("--repeats", type=command.at_least(1), default=3, help="timed steps (default: 3)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
@@ -138,7 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     preset, device = all_presets()[args.preset], torch.device(args.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    network = random_network(preset.config, device, dtype, RandomWeights(seed=0, std=0.02))
+    network = random_network(
+        preset.config, device, dtype, RandomWeights(seed=0, std=0.02), quantize=cast(Quantize, args.quantize)
+    )
     rows: list[StepResult] = []
     for size in args.size or ["480p"]:
         width, height = preset.denoised_size(*SIZES[size]["16:9"])
@@ -172,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
             "torch": torch.__version__,
             "dtype": str(dtype),
+            "quantize": args.quantize,
             "rows": [asdict(row) for row in rows],
         }
         command.write_results(args.out, record)

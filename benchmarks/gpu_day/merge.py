@@ -86,9 +86,14 @@ def _kernels(work: Path, found: Sequence[StageOutcome], device: str, results: Pa
     return list(dict.fromkeys(kernels.merge([work], results, data))) if there else []
 
 
+def _key(row: dict[str, Any], quantize: str) -> str:
+    """Return what a step is called; one in 8 bits is compared with no published one."""
+    return f"{row['preset']} {row['size']}" + ("" if quantize == "none" else f" {quantize}")
+
+
 def _write_day(work: Path, found: Sequence[StageOutcome], device: str, name: str, folder: Path) -> list[str]:
     steps = [
-        {**row, "key": f"{row['preset']} {row['size']}", "device": stored["device"], "stage": one.stage}
+        {**row, "key": _key(row, stored["quantize"]), "device": stored["device"], "stage": one.stage}
         for one, _, stored in _stored(work, found, "step.json")
         for row in stored["rows"]
     ]

@@ -126,10 +126,11 @@ def _timed(
     )
 
 
-def _step(model: str, size: str, call: int, seconds: float, repeats: int) -> DayStage:
-    end = ("--repeats", str(repeats), "--out", "{out}/step.json")
+def _step(model: str, size: str, call: int, seconds: float, repeats: int, quantize: str = "") -> DayStage:
+    form = ("--quantize", quantize) if quantize else ()
+    end = (*form, "--repeats", str(repeats), "--out", "{out}/step.json")
     return DayStage(
-        f"step-{model}-{size}",
+        "-".join(filter(None, ("step", quantize, model, size))),
         call,
         seconds,
         (STEP, "--preset", PRESETS[model], "--size", size, "--duration", "5", *end),
@@ -168,6 +169,8 @@ PLAN: tuple[DayStage, ...] = (
     _timed("layer", 1, 120),
     _step("27b", "480p", 1, 90, repeats=3),
     _step("a14b", "480p", 1, 90, repeats=2),
+    _step("27b", "480p", 2, 60, repeats=3, quantize="fp8"),
+    _step("a14b", "480p", 2, 60, repeats=2, quantize="fp8"),
     _step("5b", "480p", 2, 60, repeats=3),
     _step("27b", "720p", 2, 90, repeats=1),
     _step("a14b", "720p", 2, 120, repeats=1),

@@ -71,7 +71,14 @@ def packed(work: Path) -> Path:
 
 def step(preset: str, size: str, seconds: float) -> dict[str, Any]:
     row = {"preset": preset, "size": size, "frames": 81, "tokens": 32760, "forwards": 2, "seconds": seconds}
-    return {"command": "c", "device": DEVICE, "torch": "2.11.0", "dtype": "bf16", "rows": [{**row, "peak_gib": 40.0}]}
+    return {
+        "command": "c",
+        "device": DEVICE,
+        "torch": "2.11.0",
+        "dtype": "bf16",
+        "quantize": "none",
+        "rows": [{**row, "peak_gib": 40.0}],
+    }
 
 
 def test_proofs_tiles_tables_and_plots_get_the_name_of_the_device(tmp_path: Path) -> None:

@@ -10,6 +10,15 @@ import pytest
 from zoetrope.benchmarks.step import main
 
 
+def test_a_step_in_8_bits_has_the_same_parts(tmp_path: Path) -> None:
+    out = tmp_path / "step.json"
+    size = ["--preset", "nano", "--duration", "1", "--repeats", "1", "--device", "cpu"]
+    assert main([*size, "--quantize", "fp8", "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    assert record["quantize"] == "fp8"
+    assert all(share > 0 for share in record["rows"][0]["shares"].values())
+
+
 def test_a_step_is_measured_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "results" / "step.json"
     command = ["--preset", "nano", "--duration", "2", "--repeats", "1", "--device", "cpu", "--out", str(out)]
