@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from zoetrope.model.families.config import TransformerConfig
-from zoetrope.model.families.quantization import middle_blocks
-from zoetrope.model.network.costs import SCALE_BYTES
+from zoetrope.model.families.quantization import SCALE_BYTES, middle_blocks
 from zoetrope.model.request.quantize import Quantize
 
 

@@ -54,8 +54,7 @@ class Overrides:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each rank. ``buffers``: messages, the state of segments, snapshots being written, keys and values of
-    text."""
+    """Bytes on each rank. ``buffers``: messages, states of segments, snapshots being written, text's keys, values."""
 
     weights: int
     activations: int

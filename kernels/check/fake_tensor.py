@@ -226,7 +226,7 @@ class DeviceMode(TorchDispatchMode):
     def _on_host(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if func is aten.is_pinned.default:
             return self.is_pinned(args[0])
-        if func is aten._pin_memory.default:
+        if func in (aten.pin_memory.default, aten._pin_memory.default):
             return self._pin(args[0].clone())
         if kwargs.get("pin_memory"):
             return self._pin(func(*args, **{**kwargs, "pin_memory": False}))

@@ -6,6 +6,7 @@ from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.request.quantize import Quantize
 
 FIRST, LAST = 2, 3  # blocks that stay as they are
+FP8_BYTES, SCALE_BYTES = 1, 4  # of a value in 8 bits, and of the scale of a row
 FEWEST = 8  # blocks of a network to which that applies; with fewer, one at each end stays
 
 

@@ -15,13 +15,13 @@ import torch
 
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.families.family import AutoencoderKind, Preset
+from zoetrope.model.families.quantization import FP8_BYTES, SCALE_BYTES
 from zoetrope.model.network.precision import dtype_of
 from zoetrope.model.network.protocol import meta_network, module_of
 from zoetrope.model.network.quantized import QuantizedWeight, quantize_network
 from zoetrope.model.request.quantize import Quantize
 
 BYTES = 2  # of a weight or an activation in bfloat16
-FP8_BYTES, SCALE_BYTES = 1, 4  # of a value in 8 bits, and of the scale of a row
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,11 @@ FamilyOption = Annotated[
 ]
 QuantizeOption = Annotated[
     str | None,
-    option("FORM", "fp8: load weights in 8 bits, half of their size; none: as they are.", "ZOETROPE_QUANTIZE, or none"),
+    option(
+        "FORM",
+        "Form of the weights: fp8 (8 bits, half of the size) or none (as they are).",
+        "ZOETROPE_QUANTIZE, or none",
+    ),
 ]
 ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help="Same as --model.", show_default=False)]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Job, as `zoetrope jobs` lists it.")]

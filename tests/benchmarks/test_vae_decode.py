@@ -11,6 +11,7 @@ from zoetrope.benchmarks.memory_copies import copies_in
 from zoetrope.benchmarks.vae_decode import clip_seconds, main
 
 
+@pytest.mark.long
 @pytest.mark.integration  # it asks git
 def test_every_way_gives_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "decode.json"

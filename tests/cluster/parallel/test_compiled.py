@@ -44,6 +44,7 @@ def test_both_noise_experts_run_compiled(checkpoint: Checkpoint) -> None:
     assert distance(fast.latents, eager.latents) <= 1e-5
 
 
+@pytest.mark.long
 def test_one_mix_to_compile_for_would_not_do(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the tests above are worth: that no code fits several noise levels does not pass unseen."""
     monkeypatch.setattr(compiled, "MIXES", compiled.MIXES[:1])

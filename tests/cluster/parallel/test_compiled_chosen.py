@@ -123,6 +123,7 @@ def test_rungs_are_measured_in_turns_and_the_ladder_ends_after_a_long_step(netwo
     assert [rung.tokens for rung in gains.rungs] == [16]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_mix")
 def test_the_slowest_rank_counts(network: WanTransformer) -> None:
     def slowest(values: Sequence[int]) -> list[int]:

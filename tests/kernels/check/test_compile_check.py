@@ -24,9 +24,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, env=env, capture_output=True, text=True)
 
 
-@pytest.mark.integration
+@pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("sample", [["--sample"], pytest.param([], marks=pytest.mark.long)], ids=["sample", "all"])
+@pytest.mark.parametrize("sample", [["--sample"], []], ids=["sample", "all"])
 def test_variants_keep_the_rules_and_the_table_is_current(sample: list[str]) -> None:
     """By default one of each kernel is compiled; the fingerprint of the sources vouches for the others' figures."""
     pytest.importorskip("triton")

@@ -70,6 +70,7 @@ def test_the_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
+@pytest.mark.long
 def test_a_module_is_run_with_it(tmp_path: Path) -> None:
     """As the benchmark of kernels is: its cases compile, their results are marked, and no proof is made."""
     arguments = ["--correctness-only", "--only", "passes", "--tiny", "--seed", "1", "--data", str(tmp_path)]

@@ -17,7 +17,7 @@ from zoetrope.kernels.check.screens import missing_barriers, missing_fences, ove
 
 THREADS = 256  # of the listing's block: two warpgroups
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

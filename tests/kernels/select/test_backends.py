@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zoetrope.kernels import CuSeqlens, varlen_attention
-from zoetrope.kernels.select import backends
+from zoetrope.kernels.select import abilities, backends
 from zoetrope.kernels.select.abilities import FP8, KernelCall
 from zoetrope.kernels.select.backends import BACKENDS, choose, parse, report, use
 from zoetrope.kernels.select.proofs import Proof, Speed, Standing
@@ -32,7 +32,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(backends.VARIABLE, raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: H100)
-    monkeypatch.setattr(backends, "find_spec", lambda name: object() if name == "triton" else None)
+    monkeypatch.setattr(abilities, "find_spec", lambda name: object() if name == "triton" else None)
     backends._choose.cache_clear()
     yield
     backends._choose.cache_clear()
@@ -130,7 +130,7 @@ def test_a_speed_counts_only_against_what_would_run_here(monkeypatch: pytest.Mon
     prove(monkeypatch, {("attention", "gluon", "attention", "a"): (1.5, ("sdpa", "reference"))})
     assert choose("attention", replace(HEADS, shape="a")) == "gluon"
     backends._choose.cache_clear()
-    monkeypatch.setattr(backends, "find_spec", lambda name: object())  # flash_attn too, which was not timed
+    monkeypatch.setattr(abilities, "find_spec", lambda name: object())  # flash_attn too, which was not timed
     assert choose("attention", replace(HEADS, shape="a")) == "flash_attn"
     (told,) = [c for c in report(GPU) if c.backend == "gluon"]
     assert told.untimed and told.why == "proved on this device, but not timed against flash_attn"

@@ -194,7 +194,7 @@ def test_networks_without_such_a_form_are_refused_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "_safetensors", None)
-    assert why_exact(JointConfig(**RAW)) == "its network, JointTransformer, has no 8-bit form"
+    assert why_exact(JointConfig.model_validate(RAW)) == "its network, JointTransformer, has no 8-bit form"
     write_t2v(tmp_path)
     with pytest.raises(ModelError, match=r"quantize: fp8 is not possible for .*: num_layers is 2: .* at least 3"):
         find_model(str(tmp_path), quantize="fp8")

@@ -151,4 +151,4 @@ def test_a_family_at_fault_is_named(bases: Path, capsys: pytest.CaptureFixture[s
         assert main([*command, "--model", str(bases / "t2v"), "--family", "bernini-r"]) == 2
         assert capsys.readouterr().err.startswith("error: family: bernini-r does not match ")
     assert main(["generate", "x", "--server", "127.0.0.1:1", "--family", "bernini-r"]) == 2
-    assert capsys.readouterr().err.startswith("error: family: describes a local model folder")
+    assert capsys.readouterr().err.startswith("error: family: is about a model that is loaded here")

@@ -25,7 +25,7 @@ def test_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0] == "wan2.7-27b on 8 H100s: 2 x 4 (guidance groups x sequence ranks), experts over 4"
     assert lines[1] == "a step: 2 x 63,240 tokens, 1920x1088, 121 frames"
     assert row(lines, "weights, exact") == ["16.3"]
-    assert row(lines, "total, of 80.0") == ["27.3"]
+    assert row(lines, "total, of 80.0") == ["27.5"]
     assert row(lines, "experts: rows there and back") == ["NVLink", "15.228"]
     assert any(line.startswith("predicted step (roofline)") for line in lines)
     assert "- One group of 8 would take" in out
@@ -99,7 +99,7 @@ def test_two_gangs_for_noise_experts(capsys: pytest.CaptureFixture[str]) -> None
         (["--model", "wan2.7-27b", "--gpus", "6"], "gpus: 6 ranks do not divide 24 heads x 80 experts; 2 groups of 3"),
         (
             ["--model", "wan2.7-27b", "--gpus", "1", "--size", "1080p"],
-            "gpus: 1 rank: needs 90.2 GiB per rank of 80.0 (50.7 weights, 32.8 activations); 2 ranks or 720p would",
+            "gpus: 1 rank: needs 90.5 GiB per rank of 80.0 (50.7 weights, 32.8 activations); 2 ranks or 720p would",
         ),
         (["--gpus", "0"], "gpus: 0 is not at least 1"),
         (["--nvlink", "0"], "nvlink: 0 is not at least 1"),
