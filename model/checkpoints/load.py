@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,6 +26,7 @@ from zoetrope.model.checkpoints.weights import (
     OnProgress,
     StoredTensor,
     check_all_finite,
+    ignore_placed,
     ignore_progress,
     load_into,
     open_weights,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from zoetrope.model.denoising.denoise import Denoiser
     from zoetrope.model.denoising.forward import Runner
     from zoetrope.model.network.protocol import Network
+    from zoetrope.model.streaming.loading import StreamedLoading, WeightRoom
 
 T = TypeVar("T")
 log = logging.getLogger("zoetrope.model")
@@ -97,6 +100,7 @@ def load_transformer(
     rank: int = 0,
     ranks: int = 1,
     on_progress: OnProgress = ignore_progress,
+    streaming: StreamedLoading | None = None,
 ) -> Network:
     """Load a transformer in evaluation mode; as its card says, in 8 bits (`model.network.quantized`).
 
@@ -105,6 +109,7 @@ def load_transformer(
         dtype: of the weights, except those that stay in float32. None: bfloat16 on a GPU, else float32.
         rank, ranks: each of several ranks gets all weights except those of other ranks' experts.
         on_progress: called with (parameters read, parameters in total).
+        streaming: moves some of its layers to the host; they can be used once that has finished.
 
     Raises:
         ModelError: a file is missing or corrupt, lacks a key, has an unknown key, a tensor of another shape, or NaN.
@@ -131,6 +136,9 @@ def load_transformer(
     module = module_of(network)
     opened = _tensors(card, part, network, device, dtype)
     quantized = None if card.quantize == "none" else quantize_network(network, dtype)
+    on_placed: Callable[[str], None] = ignore_placed
+    if streaming is not None:
+        on_placed = streaming.begin(network, (*module.state_dict(), *(quantized or {})), dtype, ranks)
     with opened as tensors:
         load_into(
             module,
@@ -142,6 +150,7 @@ def load_transformer(
             owned=owned,
             quantized=quantized,
             on_progress=on_progress,
+            on_placed=on_placed,
         )
     module.eval().requires_grad_(False)
     return network
@@ -156,11 +165,16 @@ def load_denoiser(
     ranks: int = 1,
     role: Role = "both",
     runner: Runner | None = None,
+    room: WeightRoom | None = None,
 ) -> Denoiser:
     """Load the transformer, both noise experts or the one of ``role``, with the checkpoint's sampler.
 
+    Args:
+        room: for the weights on the device; layers that do not fit are streamed from the host. None: all fit.
+
     Raises:
-        ModelError: as `load_transformer`, or ``role`` names one noise expert of a checkpoint without two.
+        ModelError: as `load_transformer`, or ``role`` names one noise expert of a checkpoint without two, or the host
+            has too little memory for streamed layers.
     """
     from zoetrope.model.denoising.denoise import Denoiser
     from zoetrope.model.denoising.forward import run_alone
@@ -168,11 +182,22 @@ def load_denoiser(
     if role != "both" and card.boundary is None:
         raise ModelError(f"{card.name}: has no two noise experts, so there is no {role}-noise one")
 
+    pair = card.boundary is not None and role == "both"
+    streaming = None
+    if room is not None:
+        from zoetrope.model.streaming.loading import StreamedLoading
+
+        streaming = StreamedLoading(replace(room, networks=2 if pair else 1), device)
+
     def load(component: str) -> Network:
-        return load_transformer(card, device, component, rank=rank, ranks=ranks, on_progress=on_progress)
+        return load_transformer(
+            card, device, component, rank=rank, ranks=ranks, on_progress=on_progress, streaming=streaming
+        )
 
     first = load("transformer_2" if role == "low" else "transformer")
-    second = load("transformer_2") if card.boundary is not None and role == "both" else None
+    second = load("transformer_2") if pair else None
+    if streaming is not None and (store := streaming.finish()) is not None:
+        log.info("%s: %s", card.name, store.described())
     return Denoiser(first, scheduler_config(card), second, card.boundary, runner or run_alone, role)
 
 

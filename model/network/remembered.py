@@ -6,7 +6,7 @@ the same sequences are in it: in all steps between which no segment joins or lea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -40,17 +40,24 @@ class Remembered:
         self,
         given: tuple[torch.Tensor, ...],
         weight: torch.Tensor,
-        compute: Callable[[], list[KeysValues]],
-    ) -> list[KeysValues]:
-        """Return the layers' keys and values of ``given``, computed unless the last call had the same tensors.
+        compute: Callable[[int], Iterator[KeysValues]],
+    ) -> Iterator[KeysValues]:
+        """Yield the layers' keys and values of ``given``, in order; a layer's are computed when they are asked for,
+        unless the last call had the same tensors. A pass that ends early leaves the rest to the next.
 
         Args:
             weight: one of the weights that enter them; the network is loaded, trained and moved as a whole.
+            compute: yields those of the layers from a number on.
         """
         version = 0 if weight.is_inference() else weight._version
         same = len(given) == len(self.given) and all(a is b for a, b in zip(given, self.given, strict=True))
         if not same or self.weights is None or self.weights[0] is not weight or self.weights[1] != version:
-            self.given, self.layers = (), []  # what is no longer needed makes room first
-            self.layers = compute()
-            self.given, self.weights = given, (weight, version)
-        return self.layers
+            self.given, self.weights, self.layers = given, (weight, version), []
+        return self._each(self.layers, compute)
+
+    @staticmethod
+    def _each(layers: list[KeysValues], compute: Callable[[int], Iterator[KeysValues]]) -> Iterator[KeysValues]:
+        yield from layers
+        for made in compute(len(layers)):
+            layers.append(made)
+            yield made
