@@ -19,6 +19,7 @@ from zoetrope.cluster.parallel.meeting import meet
 from zoetrope.cluster.parallel.mesh import Mesh
 from zoetrope.cluster.parallel.runner import run_gang
 from zoetrope.cluster.planning.calibration import known_rates
+from zoetrope.cluster.planning.device_plan import device_plan
 from zoetrope.cluster.planning.gang_plan import preset_of
 from zoetrope.cluster.planning.hardware import hardware_of
 from zoetrope.cluster.planning.overlap import WHOLE, Chunking, chunking
@@ -34,7 +35,7 @@ from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
 from zoetrope.model.denoising.conditions import Conditions, blank_conditions
 from zoetrope.model.denoising.denoise import NotFinite, Segment
-from zoetrope.model.denoising.forward import Runner, run_alone
+from zoetrope.model.denoising.forward import InParts, Runner, run_alone
 from zoetrope.model.denoising.resume import resume
 from zoetrope.model.request.tasks import ModelCard, SegmentSpec
 from zoetrope.model.runtime.errors import device_lost
@@ -43,6 +44,7 @@ log = logging.getLogger("zoetrope.rank")
 
 # A rank's answer about a segment to admit; where ranks differ, the largest wins. AFRESH: without its snapshot.
 TAKEN, AFRESH, LOST, REFUSED = 0, 1, 2, 3
+UNLIMITED = 1 << 40  # tokens of a forward pass
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,9 @@ class Rank:
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
         self._mesh = mesh
         runner: Runner = partial(run_gang, mesh, chunking=self._chunking()) if settings.ranks > 1 else run_alone
+        plan = device_plan(self._card, self._device, ranks=mesh.ranks, groups=mesh.groups, role=settings.role)
+        limit = -mesh.largest([-(plan.most_tokens or UNLIMITED)], self._device)[0]
+        runner = InParts(runner, limit) if limit < UNLIMITED else runner
         chooser = Chooser(runner)
         self._denoiser = load_denoiser(
             self._card,
@@ -122,6 +127,7 @@ class Rank:
             ranks=mesh.ranks,
             role=settings.role,
             runner=chooser if settings.compile else runner,
+            room=plan.room,
         )
         if settings.compile:
             chooser.gains = self._compile(runner)
