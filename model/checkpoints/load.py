@@ -35,6 +35,7 @@ from zoetrope.model.checkpoints.weights import (
 from zoetrope.model.codecs.autoencoder import Autoencoder, WanAutoencoder
 from zoetrope.model.codecs.decode_plan import Decoding
 from zoetrope.model.codecs.linear_autoencoder import WEIGHTS_NAME, LinearAutoencoder
+from zoetrope.model.codecs.streamed_text import StreamedTextEncoder
 from zoetrope.model.codecs.text import TextEncoder
 from zoetrope.model.families import family_of
 from zoetrope.model.families.key_map import autoencoder_name, text_encoder_name
@@ -201,8 +202,15 @@ def load_denoiser(
     return Denoiser(first, scheduler_config(card), second, card.boundary, runner or run_alone, role)
 
 
-def load_text_encoder(card: ModelCard, device: torch.device) -> TextEncoder:
-    """Load the tokenizer and the UMT5 encoder. Raises ModelError as `load_transformer`."""
+def load_text_encoder(card: ModelCard, device: torch.device, *, stays: bool = True) -> TextEncoder:
+    """Load the tokenizer and the UMT5 encoder.
+
+    Args:
+        stays: false to keep its weights in host memory and to stream them to the device for each prompt.
+
+    Raises:
+        ModelError: as `load_transformer`.
+    """
     from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
     root = Path(card.directory)
@@ -213,12 +221,20 @@ def load_text_encoder(card: ModelCard, device: torch.device) -> TextEncoder:
         config = text_encoder_config(tensors, part.directory) if part.original else part.config
         with torch.device("meta"):
             encoder = _guard(part.directory, lambda: UMT5EncoderModel(UMT5Config(**config)))
-        load_into(encoder, tensors, part.directory, device, compute_dtype(device), tied=TIED_TEXT)
-    return TextEncoder(tokenizer, encoder.eval().requires_grad_(False), card.max_text_tokens)
+        held = device if stays else torch.device("cpu")
+        load_into(encoder, tensors, part.directory, held, compute_dtype(device), tied=TIED_TEXT)
+    encoder.eval().requires_grad_(False)
+    streamed = None
+    if not stays:
+        streamed = StreamedTextEncoder(encoder, device)
+    return TextEncoder(tokenizer, encoder, card.max_text_tokens, streamed)
 
 
-def load_autoencoder(card: ModelCard, device: torch.device) -> Autoencoder:
+def load_autoencoder(card: ModelCard, device: torch.device, *, stays: bool = True) -> Autoencoder:
     """Load the autoencoder; it decodes as the environment says (`Decoding.from_environment`).
+
+    Args:
+        stays: false to keep its weights in host memory while it is not in use.
 
     Raises:
         ModelError: as `load_transformer`, or fewer GPUs are visible than ZOETROPE_VAE_DEVICES asks for.
@@ -233,7 +249,7 @@ def load_autoencoder(card: ModelCard, device: torch.device) -> Autoencoder:
         if decoding.devices > (visible := torch.cuda.device_count()):
             raise ModelError(f"ZOETROPE_VAE_DEVICES is {decoding.devices}, but only {visible} GPUs are visible")
         more = [torch.device("cuda", number) for number in range(1, decoding.devices)]
-    return WanAutoencoder(_load_wan_autoencoder(part, device), decoding, more)
+    return WanAutoencoder(_load_wan_autoencoder(part, device), decoding, more, stays=stays)
 
 
 def _tensors(

@@ -61,8 +61,9 @@ class BlockStore:
         copies_started: since it was opened.
     """
 
-    def __init__(self, device: torch.device, copies: SlabCopies, host: HostMemory) -> None:
-        self._device, self._copies, self._host = device, copies, host
+    def __init__(self, device: torch.device, copies: SlabCopies, host: HostMemory, *, wraps: bool = True) -> None:
+        """``wraps``: passes follow each other, so the last layer of one is followed by the first of the next."""
+        self._device, self._copies, self._host, self._wraps = device, copies, host, wraps
         self._units: dict[nn.Module, _Unit] = {}
         self._layers: list[tuple[nn.Module, ...]] = []  # to be streamed, of each network
         self._order: list[list[_Unit]] = []
@@ -96,7 +97,8 @@ class BlockStore:
         self._units[layer] = unit
 
     def open(self) -> None:
-        """Allocate the slabs, have all streamed layers read from them, and start to copy the first."""
+        """Allocate the slabs, have all streamed layers read from them, and start to copy the first. Once for a network
+        in service; after `close` again."""
         self._order = [[self._units[layer] for layer in layers] for layers in self._layers]
         for turn in range(2):
             sizes = [unit.layout.size for unit in self._units.values() if unit.turn == turn]
@@ -109,6 +111,16 @@ class BlockStore:
             # What made the slabs, and on the device what used their memory before, comes first.
             self._slabs[0].left = self._slabs[1].left = self._copies.mark()
             self._send(next(order for order in self._order if order)[0])
+
+    def close(self) -> None:
+        """Free the slabs; all layers are in host memory."""
+        if not self._copies.drain(DRAIN_SECONDS):
+            log.warning("copies of weights did not end within %g s", DRAIN_SECONDS)
+        for unit in self._units.values():
+            unit.layout.point(unit.host)
+        self._slabs = []
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # other processes share the device
 
     @property
     def streamed(self) -> int:
@@ -153,13 +165,16 @@ class BlockStore:
             self._latest = unit.network
         self._send(unit)  # already on its way, but for the first pass of another network or after a failure
         self._copies.wait(self._slabs[unit.turn].arrived)
-        self._send(self._after(unit))
+        if (following := self._after(unit)) is not None:
+            self._send(following)
 
-    def _after(self, unit: _Unit) -> _Unit:
+    def _after(self, unit: _Unit) -> _Unit | None:
         """Return what is needed next: after the last layer, the first of the network that came next last time."""
         order = self._order[unit.network]
         if unit.place + 1 < len(order):
             return order[unit.place + 1]
+        if not self._wraps:
+            return None
         return self._order[self._follows.get(unit.network, unit.network)][0]
 
     def _send(self, unit: _Unit) -> None:
