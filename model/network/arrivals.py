@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import nn
 
 
-class Arrivals(Protocol):
+class WeightArrivals(Protocol):
     """What a network asks before it computes with a layer."""
 
     def of(self, layer: nn.Module) -> AbstractContextManager[None]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zoetrope.model.families.config import TransformerConfig
-from zoetrope.model.network.arrivals import Arrivals
+from zoetrope.model.network.arrivals import WeightArrivals
 from zoetrope.model.network.sequences import PackedBatch, Sequence
 from zoetrope.model.runtime.lazy import import_named
 
@@ -24,7 +24,7 @@ class Network(Protocol):
     Weights of `layers` may be read only within `arrivals`, because blocks can be streamed to the device.
     """
 
-    arrivals: Arrivals
+    arrivals: WeightArrivals
 
     @property
     def float32_modules(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from zoetrope.kernels import residual_norm
 from zoetrope.model.families.config import TransformerConfig
-from zoetrope.model.network.arrivals import RESIDENT, Arrivals
+from zoetrope.model.network.arrivals import RESIDENT, WeightArrivals
 from zoetrope.model.network.blocks import Block, Hidden
 from zoetrope.model.network.embedders import ConditionEmbedder
 from zoetrope.model.network.precision import EXPERT_STACKS, FLOAT32_MODULES
@@ -41,7 +41,7 @@ class WanTransformer(nn.Module):
             self.vace_blocks = nn.ModuleList(VaceBlock(config, i == 0) for i in range(len(config.vace_layers)))
         self.proj_out = nn.Linear(config.dim, config.out_channels * math.prod(patch))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
-        self.arrivals: Arrivals = RESIDENT
+        self.arrivals: WeightArrivals = RESIDENT
         self._remembered = Remembered()
 
     @property

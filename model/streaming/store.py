@@ -52,7 +52,7 @@ class _Slab:
 
 
 class BlockStore:
-    """See `model.network.arrivals.Arrivals`.
+    """See `model.network.arrivals.WeightArrivals`.
 
     To load: `begin` each network, `take` each of its streamed layers once it is complete, then `open`. Not for several
     threads.
@@ -145,8 +145,8 @@ class BlockStore:
 
     @contextmanager
     def of(self, layer: nn.Module) -> Iterator[None]:
-        """See `model.network.arrivals.Arrivals.of`. After a failure inside, all that was copied counts as lost, and the
-        next pass copies it anew."""
+        """See `model.network.arrivals.WeightArrivals.of`. After a failure inside, all that was copied counts as lost,
+        and the next pass copies it anew."""
         unit = self._units.get(layer)
         try:
             if unit is not None:

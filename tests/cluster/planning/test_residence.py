@@ -121,7 +121,9 @@ def test_a_gpu_is_planned_by_its_memory(gpu: SimpleNamespace, tmp_path: Path, mo
     assert small.most_tokens == 2 * 75_600, "both branches of a clip at 720p"
     assert device_plan(card, device, ranks=4).room is None, "four ranks share the activations"
     gpu.memory = 8 * GIB
-    with pytest.raises(ModelError, match=r"wan needs .* GiB of a GPU for a clip of 848x480 .*rtx4090 has 8\.0; --quantize"):
+    with pytest.raises(
+        ModelError, match=r"wan needs .* GiB of a GPU for a clip of 848x480 .*rtx4090 has 8\.0; --quantize"
+    ):
         device_plan(card, device)
     gpu.memory = 141 * GIB
     assert device_plan(card, device) == ALL_STAYS

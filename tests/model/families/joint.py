@@ -26,7 +26,7 @@ from zoetrope.model.families.family import Contents, Family, Preset, Sampling
 from zoetrope.model.families.index import Components
 from zoetrope.model.families.network_shapes import Shapes
 from zoetrope.model.families.wan import WAN21_VAE
-from zoetrope.model.network.arrivals import RESIDENT, Arrivals
+from zoetrope.model.network.arrivals import RESIDENT, WeightArrivals
 from zoetrope.model.network.exchange import Exchange
 from zoetrope.model.network.sequences import PackedBatch, Sequence, pack
 
@@ -125,7 +125,7 @@ class JointTransformer(nn.Module):
         self.time_in = nn.Linear(1, config.dim)
         self.blocks = nn.ModuleList(JointBlock(config) for _ in range(config.num_layers))
         self.head = nn.Linear(config.dim, width)
-        self.arrivals: Arrivals = RESIDENT
+        self.arrivals: WeightArrivals = RESIDENT
 
     @property
     def device(self) -> torch.device:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from zoetrope.model.network.arrivals import Arrivals
+from zoetrope.model.network.arrivals import WeightArrivals
 
 _Job = tuple[threading.Event, threading.Event, torch.Tensor, torch.Tensor]  # due, done, host, slab
 Timing = Literal["early", "late", "thread"]
@@ -107,10 +107,10 @@ class HazardCopies:
 
 
 class Watched:
-    """Arrivals that log when a layer computes, and poison its memory as soon as it has computed: whoever reads it
+    """WeightArrivals that log when a layer computes, and poison its memory as soon as it has computed: whoever reads it
     before it was copied again gets NaN."""
 
-    def __init__(self, inner: Arrivals, copies: HazardCopies, streamed: list[nn.Module]) -> None:
+    def __init__(self, inner: WeightArrivals, copies: HazardCopies, streamed: list[nn.Module]) -> None:
         self._inner, self._copies = inner, copies
         self._streamed = set(streamed)
         self.poison = True
