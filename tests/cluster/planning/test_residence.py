@@ -119,7 +119,8 @@ def test_a_gpu_is_planned_by_its_memory(gpu: SimpleNamespace, tmp_path: Path, mo
     small = device_plan(card, device)
     assert small.room is not None and 1.8e9 < small.room.bytes < 2.1e9 and not small.encoders_stay
     assert small.most_tokens == 2 * 75_600, "both branches of a clip at 720p"
-    assert device_plan(card, device, ranks=4).room is None, "four ranks share the activations"
+    wider = device_plan(card, device, ranks=4).room
+    assert wider is not None and wider.bytes > small.room.bytes + 12e9, "four ranks share the activations"
     gpu.memory = 8 * GIB
     with pytest.raises(
         ModelError, match=r"wan needs .* GiB of a GPU for a clip of 848x480 .*rtx4090 has 8\.0; --quantize"
