@@ -260,6 +260,7 @@ def _model(settings: Settings) -> Iterator[Check]:
         yield Check("model", Status.WARN, warning, "check whether this is intended; the model runs without it")
     yield Check("model card", Status.OK, _described(card))
     yield from _quantize(card)
+    yield from _fit(card, settings)
 
 
 def _quantize(card: ModelCard) -> Iterator[Check]:
@@ -280,6 +281,16 @@ def _quantize(card: ModelCard) -> Iterator[Check]:
         yield Check("quantize", Status.FAIL, str(error), "leave --quantize (ZOETROPE_QUANTIZE) away")
         return
     yield Check("quantize", Status.OK, f"{described(config, card.quantize)}; {share}")
+
+
+def _fit(card: ModelCard, settings: Settings) -> Iterator[Check]:
+    """Show what of the model stays on the GPU, and which options would keep more there."""
+    from zoetrope.serving.cli.doctor_memory import memory_advice
+
+    groups = settings.cfg_groups
+    for fits, detail, advice in memory_advice(card, settings.ranks // groups, groups):
+        status = Status.FAIL if not fits else Status.WARN if advice else Status.OK
+        yield Check("gpu memory", status, detail, advice or ("" if fits else "take a smaller model, or more GPUs"))
 
 
 def _described(card: ModelCard) -> str:

@@ -4,7 +4,6 @@ host waits for nothing, and no copy is from memory that can be paged out."""
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
