@@ -166,7 +166,8 @@ def gang(ranks: int, repeats: int) -> StreamedRow:
     """Run a gang in processes of its own. Raises RuntimeError if a rank fails."""
     with tempfile.TemporaryDirectory() as folder:
         meeting, context = f"{folder}/meeting", multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["zoetrope.benchmarks.streaming"])  # its imports take longer than all ranks
+        # Imports take longer than all ranks do.
+        context.set_forkserver_preload(["zoetrope.cluster.parallel.runner", "zoetrope.model.checkpoints.load"])
         processes = [context.Process(target=run_rank, args=(rank, ranks, meeting, repeats)) for rank in range(ranks)]
         for process in processes:
             process.start()
@@ -200,9 +201,8 @@ def main(arguments: Items[str] | None = None) -> int:
     for row in rows:
         print(
             f"{row.ranks} rank{'s' if row.ranks > 1 else ''}, {row.blocks} blocks: {row.on_device:.2f} on the device, "
-            f"{row.host_bytes / 2**20:.1f} MiB on the host, velocities {'equal' if row.equal else 'DIFFER'}; "
-            f"{row.tokens:,} tokens: resident {row.resident:.4f} s, streamed {row.streamed:.4f} s ({row.ratio:.1%}), "
-            f"copies {row.copies:.4f} s, {row.hidden:.0%} hidden",
+            f"{row.host_bytes / 2**20:.1f} MiB on the host, velocities {'equal' if row.equal else 'DIFFER'}"
+            + (_times(row) if device.type == "cuda" else ""),
             flush=True,
         )
     if args.out:
@@ -210,6 +210,13 @@ def main(arguments: Items[str] | None = None) -> int:
         environment = header(device, command.command_line("streaming", None if arguments is None else arguments), 0)
         command.write_results(args.out, {"environment": environment, "model": args.preset or "small", "rows": made})
     return 0 if all(row.equal and row.on_device <= MOST_BLOCKS for row in rows) else 1
+
+
+def _times(row: StreamedRow) -> str:
+    return (
+        f"; {row.tokens:,} tokens: resident {row.resident:.4f} s, streamed {row.streamed:.4f} s ({row.ratio:.1%} of the "
+        f"speed), copies {row.copies:.4f} s, {row.hidden:.0%} of them hidden"
+    )
 
 
 def _clip(name: str | None, size: str, frames: int | None) -> tuple[TransformerConfig, tuple[int, int, int, int]]:

@@ -10,6 +10,7 @@ KERNELS = "zoetrope.benchmarks.kernels"
 STEP = "zoetrope.benchmarks.step"
 DECODE = "zoetrope.benchmarks.vae_decode"
 SERVED = "zoetrope.benchmarks.served_step"
+STREAMING = "zoetrope.benchmarks.streaming"
 DAY = "zoetrope.benchmarks.gpu_day"
 
 
@@ -214,6 +215,16 @@ PLAN: tuple[DayStage, ...] = (
         files=("served-step.json",),
         fake=False,
         needs=("ray", "grpc", "av", "obstore"),
+    ),
+    DayStage(
+        "streaming",
+        call=2,
+        seconds=120,
+        command=(STREAMING, *_words("--preset wan2.1-t2v-14b --device cuda --repeats 1 --out {out}/streaming.json")),
+        dry=(STREAMING, *_words("--ranks 1 --repeats 1 --out {out}/streaming.json")),
+        files=("streaming.json",),
+        fake=False,
+        proved=True,
     ),
     DayStage(
         "tune",
