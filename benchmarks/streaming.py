@@ -194,7 +194,8 @@ def main(arguments: Items[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     device = torch.device(args.device)
     if args.preset is None and device.type == "cpu":
-        rows = [gang(ranks, args.repeats) for ranks in args.ranks]
+        alone = partial(measure, SMALL, device, SMALL_SHAPE, Mesh())
+        rows = [gang(ranks, args.repeats) if ranks > 1 else alone(args.repeats) for ranks in args.ranks]
     else:
         config, shape = _clip(args.preset, args.size, args.frames)
         rows = [measure(config, device, shape, Mesh(), args.repeats)]
@@ -214,8 +215,8 @@ def main(arguments: Items[str] | None = None) -> int:
 
 def _times(row: StreamedRow) -> str:
     return (
-        f"; {row.tokens:,} tokens: resident {row.resident:.4f} s, streamed {row.streamed:.4f} s ({row.ratio:.1%} of the "
-        f"speed), copies {row.copies:.4f} s, {row.hidden:.0%} of them hidden"
+        f"; {row.tokens:,} tokens: resident {row.resident:.4f} s, streamed {row.streamed:.4f} s, {row.ratio:.1%} of the "
+        f"speed; copies {row.copies:.4f} s, {row.hidden:.0%} of them hidden"
     )
 
 
