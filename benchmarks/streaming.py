@@ -215,8 +215,8 @@ def main(arguments: Items[str] | None = None) -> int:
 
 def _times(row: StreamedRow) -> str:
     return (
-        f"; {row.tokens:,} tokens: resident {row.resident:.4f} s, streamed {row.streamed:.4f} s, {row.ratio:.1%} of the "
-        f"speed; copies {row.copies:.4f} s, {row.hidden:.0%} of them hidden"
+        f"; {row.tokens:,} tokens: resident {row.resident:.4f} s, streamed {row.streamed:.4f} s, {row.ratio:.1%} of "
+        f"the speed; copies {row.copies:.4f} s, {row.hidden:.0%} of them hidden"
     )
 
 

@@ -36,6 +36,7 @@ INTEGRATION = (
     "tests/benchmarks/test_kernels_run.py",
     "tests/benchmarks/test_scaling.py",
     "tests/benchmarks/test_snapshot_cost.py",
+    "tests/benchmarks/test_streaming.py",
     "tests/docs/test_site.py",
     "tests/serving/api/test_named_sizes.py",
     "tests/serving/cli/",

@@ -27,7 +27,6 @@ def test_a_difference_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 @pytest.mark.long
-@pytest.mark.integration
 def test_gangs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--ranks", "2", "4", "--repeats", "1"]) == 0
     assert capsys.readouterr().out.count("velocities equal") == 2

@@ -45,6 +45,7 @@ class HazardCopies:
     seed: int = 0
     log: list[Event] = field(default_factory=list)
     fails: Callable[[int], bool] = lambda number: False
+    lost: Callable[[int], bool] = lambda number: False
     _numbers: int = 0
     _due: dict[int, threading.Event] = field(default_factory=dict)
     _done: dict[int, threading.Event] = field(default_factory=dict)
@@ -72,6 +73,8 @@ class HazardCopies:
         return number
 
     def wait(self, copied: Any) -> None:
+        if self.lost(copied):
+            raise RuntimeError("the copy was lost")
         self._finish(copied)
         self.log.append(Event("wait", copied))
 

@@ -192,6 +192,20 @@ def test_a_copy_that_fails_is_made_again() -> None:
     assert equal(latents(made.networks), expected)
 
 
+def test_a_copy_that_is_lost_is_made_again() -> None:
+    copies = HazardCopies("late")
+    made = streamed("dense", copies)
+    expected = latents([network("dense")])
+    latents(made.networks)
+    copies.lost = lambda number: True
+    with pytest.raises(RuntimeError, match="the copy was lost"):
+        denoiser(made.networks).step([segment(denoiser(made.networks), 1)])
+    copies.lost = lambda number: False
+    before = made.store.copies_started
+    assert equal(latents(made.networks), expected)
+    assert made.store.copies_started - before >= 12, "nothing that was there is trusted"
+
+
 def test_parameters_never_move() -> None:
     made = streamed("dense", HazardCopies())
     before = {name: p.data_ptr() for name, p in module_of(made.networks[0]).named_parameters()}
