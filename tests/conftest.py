@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +43,10 @@ def has_gpu() -> bool:
 if not has_gpu():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported: kernels run without a GPU
 
+
+# Toys are faster without a pool of threads, by much where other processes keep the cores busy. (Torch has one of its own,
+# see below: processes that tests start shall have as many threads as for users.)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Ray runs its workers at a low priority, which starves them beside the other workers of the suite.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -95,6 +100,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     if item.get_closest_marker("unit") is None:
         return (yield)
     with UNIT_RULE.applied(math.inf):  # it may prepare what other tests use too
