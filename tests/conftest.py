@@ -44,8 +44,8 @@ if not has_gpu():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported: kernels run without a GPU
 
 
-# Toys are faster without a pool of threads, by much where other processes keep the cores busy. (Torch has one of its own,
-# see below: processes that tests start shall have as many threads as for users.)
+# Toys are faster without a pool of threads, by much where other processes keep the cores busy. Torch is told of it below:
+# what tests start shall have as many of torch's threads as users have.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Ray runs its workers at a low priority, which starves them beside the other workers of the suite.
