@@ -35,12 +35,15 @@ from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
 from zoetrope.model.denoising.conditions import Conditions, blank_conditions
 from zoetrope.model.denoising.denoise import NotFinite, Segment
 from zoetrope.model.denoising.forward import Runner, run_alone
+from zoetrope.model.denoising.graph_proofs import standing
+from zoetrope.model.denoising.graphs import GraphLimits, GraphRunner
 from zoetrope.model.denoising.resume import resume
 from zoetrope.model.request.tasks import ModelCard, SegmentSpec
 from zoetrope.model.runtime.errors import device_lost
 
 log = logging.getLogger("zoetrope.rank")
 
+GRAPH_MEMORY = 0.1  # of a device's, at most
 # A rank's answer about a segment to admit; where ranks differ, the largest wins. AFRESH: without its snapshot.
 TAKEN, AFRESH, LOST, REFUSED = 0, 1, 2, 3
 
@@ -113,7 +116,7 @@ class Rank:
             mesh = Mesh.build(self._device, settings.cfg_groups, timeout)
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
         self._mesh = mesh
-        runner: Runner = partial(run_gang, mesh, chunking=self._chunking()) if settings.ranks > 1 else run_alone
+        runner: Runner = partial(run_gang, mesh, chunking=self._chunking()) if settings.ranks > 1 else self._alone()
         chooser = Chooser(runner)
         self._denoiser = load_denoiser(
             self._card,
@@ -181,6 +184,17 @@ class Rank:
         rates = known_rates(hardware_of(self._device_name()))
         found = chunking(preset_of(self._card).config, rates, self._mesh.ranks).thresholds
         return Chunking(tuple(self._mesh.largest(found, self._device))) if found else WHOLE
+
+    def _alone(self) -> Runner:
+        """Return the runner of a single rank, which may capture graphs."""
+        if self._settings.cuda_graphs == "never" or self._device.type != "cuda":
+            return run_alone
+        found = standing(preset_of(self._card).config, self._card.load.quantize, self._device_name())
+        if not found.tokens:
+            log.warning("no CUDA graphs: %s", found.why)
+            return run_alone
+        memory = torch.cuda.get_device_properties(self._device).total_memory
+        return GraphRunner(GraphLimits(found.tokens, int(GRAPH_MEMORY * memory)))
 
     def _compile(self, runner: Runner) -> Gains:
         """Compile the blocks, and measure which steps that makes faster. The figures go to this process's log."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from zoetrope.model.request.tasks import Role
+
+CudaGraphs = Literal["auto", "never"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class EngineSettings:
         start_seconds: the longest that a gang may take to start, including loading its weights.
         compile: measure, when a gang starts, which steps torch.compile makes faster, by their tokens, and compile those
             (`cluster.parallel.compiled`). The start takes half a minute longer; results may differ in their last bits.
+        cuda_graphs: whether a single rank captures steps that repeat; auto: those that are proved and faster on its GPU
+            (`model.denoising.graph_proofs`).
     """
 
     ranks: int = 1
@@ -38,6 +43,7 @@ class EngineSettings:
     first_step_seconds: float = 300.0
     start_seconds: float = 1800.0
     compile: bool = False
+    cuda_graphs: CudaGraphs = "never"
 
     def __post_init__(self) -> None:
         if self.ranks < 1:
@@ -51,5 +57,7 @@ class EngineSettings:
         for name in ("snapshot_share", "hang_seconds", "first_step_seconds", "start_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if self.compile and self.cuda_graphs != "never":
+            raise ValueError(f"cuda_graphs is {self.cuda_graphs!r}: it must be 'never' where compile is true")
         if self.snapshot_steps is not None and self.snapshot_steps < 1:
             raise ValueError(f"snapshot_steps is {self.snapshot_steps}: it must be at least 1")

@@ -7,7 +7,7 @@ the same sequences are in it: in all steps between which no segment joins or lea
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -34,14 +34,14 @@ class Remembered:
 
     given: tuple[torch.Tensor, ...] = ()
     weights: tuple[torch.Tensor, int] | None = None
-    layers: list[KeysValues] = field(default_factory=list)
+    layers: tuple[KeysValues, ...] = ()
 
     def fill(
         self,
         given: tuple[torch.Tensor, ...],
         weight: torch.Tensor,
-        compute: Callable[[], list[KeysValues]],
-    ) -> list[KeysValues]:
+        compute: Callable[[], tuple[KeysValues, ...]],
+    ) -> tuple[KeysValues, ...]:
         """Return the layers' keys and values of ``given``, computed unless the last call had the same tensors.
 
         Args:
@@ -50,7 +50,7 @@ class Remembered:
         version = 0 if weight.is_inference() else weight._version
         same = len(given) == len(self.given) and all(a is b for a, b in zip(given, self.given, strict=True))
         if not same or self.weights is None or self.weights[0] is not weight or self.weights[1] != version:
-            self.given, self.layers = (), []  # what is no longer needed makes room first
+            self.given, self.layers = (), ()  # what is no longer needed makes room first
             self.layers = compute()
             self.given, self.weights = given, (weight, version)
         return self.layers

@@ -17,6 +17,7 @@ from zoetrope.kernels import CuSeqlens
 from zoetrope.kernels.types.upload import upload
 from zoetrope.model.families.config import WAN_THETA
 from zoetrope.model.network.exchange import ALONE, Exchange
+from zoetrope.model.network.remembered import KeysValues
 from zoetrope.model.network.rope import Placed, positions
 
 TARGET = 0
@@ -73,6 +74,7 @@ class PackedBatch:
     hints: torch.Tensor | None = None  # [N, vace_in_channels * patch volume]
     hint_scales: torch.Tensor | None = None  # [N, VACE layers] float32
     exchange: Exchange = ALONE  # with the ranks that have the other tokens
+    contexts: tuple[KeysValues, ...] | None = None  # of each layer, if they were computed before (`Network.contexts`)
 
     @property
     def text(self) -> torch.Tensor:
@@ -107,6 +109,7 @@ class PackedBatch:
             hints=None if self.hints is None else self.hints[rows],
             hint_scales=None if self.hint_scales is None else self.hint_scales[rows],
             exchange=exchange,
+            contexts=None,
         )
 
 

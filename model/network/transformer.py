@@ -82,15 +82,24 @@ class WanTransformer(nn.Module):
         In service, where weights stay as they are, each layer's keys and values; else the embedded text, the same for
         all.
         """
+        if batch.contexts is not None:
+            return iter(batch.contexts), None
         weight = self.condition_embedder.text_embedder.linear_1.weight
         if torch.is_inference_mode_enabled() and not self.training and not weight.requires_grad:
-            given = (*batch.texts, *batch.images)
-            return iter(self._remembered.fill(given, weight, lambda: self._keys_values(batch, dtype))), None
+            return iter(self.contexts(batch)), None
         return repeat(self._text(batch, dtype)), self._image(batch, dtype)
 
-    def _keys_values(self, batch: PackedBatch, dtype: torch.dtype) -> list[KeysValues]:
+    def contexts(self, batch: PackedBatch) -> tuple[KeysValues, ...]:
+        """Return each layer's keys and values of the batch's text and image tokens, computed unless those of the last
+        call were the same tensors."""
+        embedder = self.condition_embedder
+        given, weight = (*batch.texts, *batch.images), embedder.text_embedder.linear_1.weight
+        return self._remembered.fill(given, weight, lambda: self._keys_values(batch))
+
+    def _keys_values(self, batch: PackedBatch) -> tuple[KeysValues, ...]:
+        dtype = self.patch_embedding.weight.dtype
         text, image = self._text(batch, dtype), self._image(batch, dtype)
-        return [block.attn2.remember(text, image) for block in self.layers()]
+        return tuple(block.attn2.remember(text, image) for block in self.layers())
 
     def _text(self, batch: PackedBatch, dtype: torch.dtype) -> torch.Tensor:
         return self.condition_embedder.text(batch.text.to(dtype))

@@ -129,6 +129,9 @@ def settings_of(options: DatabaseOptions | CheckedOptions | None = None) -> Sett
     if settings.compile and settings.quantize != "none":
         problem = f"{settings.quantize!r} cannot be used together with ZOETROPE_COMPILE=true"
         raise bad_input(named("quantize"), problem)
+    if settings.compile and settings.cuda_graphs != "never":
+        problem = f"{settings.cuda_graphs!r} cannot be used together with ZOETROPE_COMPILE=true"
+        raise bad_input(named("cuda_graphs"), problem)
     settings = settings.model_copy(update=_listening(settings, host, port, given))
     if (settings.tls_cert is None) != (settings.tls_key is None):
         missing, present = ("tls_key", "tls_cert") if settings.tls_key is None else ("tls_cert", "tls_key")

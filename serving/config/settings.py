@@ -112,6 +112,10 @@ class Settings(BaseSettings):
     compile: bool = Field(
         default=False, description="Use torch.compile for the steps that it makes faster, as measured."
     )
+    cuda_graphs: Literal["auto", "never"] = Field(
+        default="never",
+        description="CUDA graphs of steps that repeat, on engines of one GPU; auto: where they are proved and faster.",
+    )
     kernels: str = Field(
         default="", description="Kernels to use, such as attention=triton; see zoetrope.kernels.select.backends."
     )

@@ -134,4 +134,5 @@ def _gang(settings: Settings, role: Role, *, gpus: bool) -> EngineSettings:
         snapshot_seconds=settings.snapshot_seconds,
         hang_seconds=settings.hang_seconds,
         compile=settings.compile,
+        cuda_graphs=settings.cuda_graphs,
     )
