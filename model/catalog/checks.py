@@ -21,8 +21,9 @@ from zoetrope.model.families import family_of
 from zoetrope.model.families.key_map import autoencoder_name, text_encoder_name
 from zoetrope.model.families.network_shapes import Shapes, text_encoder_shapes
 from zoetrope.model.inspection.files import ModelError, check_directory, check_is_content
-from zoetrope.model.inspection.headers import FLOATS, Header, read_headers
+from zoetrope.model.inspection.headers import FLOATS, Header
 from zoetrope.model.inspection.keys import check_tensors, first_of, layer_counts
+from zoetrope.model.inspection.packed import logical_headers, read_packed
 from zoetrope.model.request.tasks import ModelCard
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model")
@@ -68,7 +69,7 @@ def _check(part: Component, shapes: Shapes, rename: Callable[[str], str]) -> lis
 
 
 def _headers(part: Component, rename: Callable[[str], str] = str) -> dict[str, Header]:
-    return {rename(header.name): header for path in part.files for header in read_headers(path)}
+    return logical_headers(read_packed(part.files), rename)
 
 
 def _check_type(header: Header) -> None:

@@ -25,6 +25,7 @@ from zoetrope.model.checkpoints.weights import (
     OnProgress,
     StoredTensor,
     check_all_finite,
+    forms_of,
     ignore_progress,
     load_into,
     open_weights,
@@ -132,6 +133,7 @@ def load_transformer(
     opened = _tensors(card, part, network, device, dtype)
     quantized = None if card.quantize == "none" else quantize_network(network, dtype)
     with opened as tensors:
+        log.info("%s: %s is %s", card.name, component, forms_of(tensors))
         load_into(
             module,
             tensors,
