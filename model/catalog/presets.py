@@ -9,6 +9,7 @@ from typing import Any
 from zoetrope.model.catalog.checks import checked
 from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
 from zoetrope.model.catalog.model_card import network_config, read_card
+from zoetrope.model.catalog.single_files import is_weight_file
 from zoetrope.model.families import BUNDLED, PRESETS
 from zoetrope.model.families.family import Preset
 from zoetrope.model.families.quantization import why_exact
@@ -43,24 +44,29 @@ def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
     Raises:
         ModelError: as `open_model`, as far as configurations show.
     """
-    card = _find(name_or_directory, load.family)
+    card = _find(name_or_directory, load)
     if load.quantize != "none" and (problem := why_exact(network_config(card))) is not None:
         raise ModelError(f"quantize: {load.quantize} is not possible for {card.name}: {problem}")
     return replace(card, load=load)
 
 
-def _find(name_or_directory: str, family: str) -> ModelCard:
+def _find(name_or_directory: str, load: LoadOptions) -> ModelCard:
     if name_or_directory in BUNDLED:
         card = bundled_card(BUNDLED[name_or_directory])
-        ignored = f"family: {family} is ignored: {name_or_directory} is a preset"
-        return replace(card, warnings=(ignored,)) if family else card
+        if load.parts:
+            option = next(iter(load.parts)).replace("_", "-")
+            raise ModelError(f"{option}: {name_or_directory} comes with all of its components: leave it out")
+        ignored = f"family: {load.family} is ignored: {name_or_directory} is a preset"
+        return replace(card, warnings=(ignored,)) if load.family else card
     typed = Path(name_or_directory).expanduser()
+    if is_weight_file(typed):
+        return read_card(typed, typed.stem, typed, load)
     if not typed.is_dir() and (cached := cached_repository(name_or_directory)) is not None:
         typed = cached
     if typed.is_dir():
         repository = repository_of(typed)
         name = Path(repository).name if repository else next(places(typed)).name
-        return read_card(snapshot_of(typed), name, typed, family)
+        return read_card(snapshot_of(typed), name, typed, load)
     if name_or_directory in PRESETS:
         raise ModelError(
             f"model {name_or_directory!r} is a preset without weights of its own: give the directory of its checkpoint "
