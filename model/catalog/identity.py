@@ -120,7 +120,10 @@ def _by_contents(possible: list[Preset], contents: Contents) -> list[Preset]:
 
 def _sayings(contents: Contents) -> Iterator[str]:
     """Yield what the files say of their origin, the most reliable first: the README's title, its sentence about the
-    repository, the models that they were made from."""
+    repository, the models that they were made from. A single file has nothing but its name."""
+    if contents.root.is_file():
+        yield contents.root.stem.replace("_", "-")
+        return
     readme, text = contents.root / "README.md", ""
     with suppress(OSError):
         if readme.is_file():

@@ -20,11 +20,14 @@ from zoetrope.model.catalog.checkpoint_layout import (
     tokenizer_directory,
 )
 from zoetrope.model.catalog.model_card import network_config, scheduler_config, transformer_config
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.checkpoints.original import autoencoder_config, text_encoder_config
+from zoetrope.model.checkpoints.tokenizer import read_tokenizer
 from zoetrope.model.checkpoints.weights import (
     OnProgress,
     StoredTensor,
     check_all_finite,
+    forms_of,
     ignore_progress,
     load_into,
     open_weights,
@@ -112,7 +115,7 @@ def load_transformer(
     from zoetrope.model.network.protocol import meta_network, module_of
     from zoetrope.model.network.quantized import quantize_network
 
-    parts = read_transformers(Path(card.directory))
+    parts = read_transformers(source_of(card))
     number = ("transformer", "transformer_2").index(component)
     if number >= len(parts):
         raise ModelError(f"{card.directory}: has only one transformer, {component} is missing")
@@ -124,7 +127,7 @@ def load_transformer(
         try:
             owned = owned_experts(rank, ranks, config.moe.num_experts, network.expert_stacks)
         except ValueError as error:
-            raise ModelError(f"{part.directory / 'config.json'}: {error}") from None
+            raise ModelError(f"{part.config_file}: {error}") from None
     if part.random is not None:
         log.warning("%s: %s has random weights, its clips will be noise", card.name, component)
     dtype = dtype or compute_dtype(device)
@@ -132,6 +135,7 @@ def load_transformer(
     opened = _tensors(card, part, network, device, dtype)
     quantized = None if card.quantize == "none" else quantize_network(network, dtype)
     with opened as tensors:
+        log.info("%s: %s is %s", card.name, component, forms_of(tensors))
         load_into(
             module,
             tensors,
@@ -180,11 +184,13 @@ def load_text_encoder(card: ModelCard, device: torch.device) -> TextEncoder:
     """Load the tokenizer and the UMT5 encoder. Raises ModelError as `load_transformer`."""
     from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
-    root = Path(card.directory)
-    folder = tokenizer_directory(root)
-    tokenizer = _guard(folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    part = read_text_encoder(root)
-    with open_weights(part.files, text_encoder_name if part.original else str) as tensors, _quiet():
+    source = source_of(card)
+    part = read_text_encoder(source)
+    if (folder := tokenizer_directory(source)) is None:
+        tokenizer = _guard(part.directory, lambda: read_tokenizer(part.files))
+    else:
+        tokenizer = _guard(folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    with open_weights(part.files, part.rename(text_encoder_name), part.prefix) as tensors, _quiet():
         config = text_encoder_config(tensors, part.directory) if part.original else part.config
         with torch.device("meta"):
             encoder = _guard(part.directory, lambda: UMT5EncoderModel(UMT5Config(**config)))
@@ -198,7 +204,7 @@ def load_autoencoder(card: ModelCard, device: torch.device) -> Autoencoder:
     Raises:
         ModelError: as `load_transformer`, or fewer GPUs are visible than ZOETROPE_VAE_DEVICES asks for.
     """
-    part = read_autoencoder(Path(card.directory))
+    part = read_autoencoder(source_of(card))
     if part.class_name == LinearAutoencoder.CLASS_NAME:
         check_all_finite(part.files)
         return _guard(part.directory / WEIGHTS_NAME, lambda: LinearAutoencoder.load(part.directory))
@@ -215,7 +221,7 @@ def _tensors(
     card: ModelCard, part: Component, network: Network, device: torch.device, dtype: torch.dtype
 ) -> AbstractContextManager[list[StoredTensor]]:
     if part.random is None:
-        return open_weights(part.files, family_of(card.family).original_name if part.original else str)
+        return open_weights(part.files, part.rename(family_of(card.family).original_name), part.prefix)
     from zoetrope.model.checkpoints.random_weights import random_tensors
 
     return nullcontext(random_tensors(network, part.random, part.directory / RANDOM_NAME, device, dtype))
@@ -224,7 +230,7 @@ def _tensors(
 def _load_wan_autoencoder(part: Component, device: torch.device) -> AutoencoderKLWan:
     from diffusers import AutoencoderKLWan
 
-    with open_weights(part.files, autoencoder_name if part.original else str) as tensors:
+    with open_weights(part.files, part.rename(autoencoder_name), part.prefix) as tensors:
         config = autoencoder_config(tensors, part.directory, part.config) if part.original else part.config
         with torch.device("meta"):
             network = _guard(part.directory, lambda: AutoencoderKLWan.from_config(config))

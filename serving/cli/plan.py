@@ -101,11 +101,14 @@ def make_plan(
 
     from zoetrope.cluster.planning.clip_decode import clip_decodes
     from zoetrope.cluster.planning.gang_plan import PlanError, plan_gang
+    from zoetrope.model.catalog.card_files import find_card_file
     from zoetrope.model.catalog.presets import open_model
+    from zoetrope.model.catalog.single_files import is_weight_file
     from zoetrope.model.codecs.decode_plan import Decoding
     from zoetrope.model.families import BUNDLED, PRESETS
 
-    if model not in (*PRESETS, *BUNDLED) and not Path(model).is_dir() and "/" not in model:
+    known = model in (*PRESETS, *BUNDLED) or find_card_file(model) is not None
+    if not known and not Path(model).exists() and not is_weight_file(Path(model)) and "/" not in model:
         raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*PRESETS, *BUNDLED))}) nor a directory")
     wanted = PRESETS[model] if model in PRESETS else open_model(model, load)
     for warning in wanted.warnings if isinstance(wanted, ModelCard) else ():
