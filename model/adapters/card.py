@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from zoetrope.model.adapters.contents import check_contents
 from zoetrope.model.adapters.grammar import Side

@@ -36,10 +36,12 @@ PREFIXES = tuple(sorted(_PREFIXES, key=lambda prefix: -len(prefix[0])))
 
 # Suffix and the part that it means, see `PlannedPatch`.
 _PARTS = {
-    **{f".lora_{old}{name}": part for part, old in (("a", "A"), ("b", "B")) for name in (".weight", ".default.weight", "")},
-    **{f".lora_{way}.weight": part for part, way in (("a", "down"), ("b", "up"))},
-    **{f"{dot}lora.{way}.weight": part for part, way in (("a", "down"), ("b", "up")) for dot in "._"},
-    **{f".lora_linear_layer.{way}.weight": part for part, way in (("a", "down"), ("b", "up"))},
+    **{f".lora_{part.upper()}{end}": part for part in "ab" for end in (".weight", ".default.weight", "")},
+    **{
+        f"{stem}{way}.weight": part
+        for part, way in (("a", "down"), ("b", "up"))
+        for stem in (".lora_", ".lora.", "_lora.", ".lora_linear_layer.")
+    },
     ".lora_B.bias": "bias",
     ".lora_B.default.bias": "bias",
     ".alpha": "alpha",

@@ -33,13 +33,13 @@ def read_patches(plan: AdapterPlan) -> Iterator[tuple[Side, Patch]]:
         yield planned.side, read_patch(plan.header, planned)
 
 
-def read_patch(header: FileHeader, planned: PlannedPatch) -> Patch:
-    """Read one change onto the CPU, in the file's type.
+def read_patch(header: FileHeader, planned: PlannedPatch, device: torch.device | None = None) -> Patch:
+    """Read one change, in the file's type, onto a device; None: the CPU.
 
     Raises:
         ModelError: the file has changed, or a tensor holds NaN or infinity.
     """
-    values = {part: _tensor(header, key) for part, key in planned.keys.items()}
+    values = {part: _tensor(header, key).to(device) for part, key in planned.keys.items()}
     target, scale = planned.target, planned.scale
     if planned.kind == "difference":
         return Difference(target, values["value"], scale)

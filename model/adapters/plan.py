@@ -96,7 +96,9 @@ def plan_adapter(path: Path, targets: Targets) -> AdapterPlan:
     scales = scales_of(header)
     matched = _Matched(header, targets)
     for group in groups:
-        matched.add(group, targets.place(group.module, naming, group.underscored), partial(_scale, header, scales, group))
+        matched.add(
+            group, targets.place(group.module, naming, group.underscored), partial(_scale, header, scales, group)
+        )
     if not matched.patches:
         why = "; ".join(matched.notes()) or "it holds no tensors"
         raise ModelError(f"{path}: changes nothing in this model: {why}")
@@ -129,11 +131,15 @@ def _named(groups: Iterable[_Group], naming: Naming) -> str:
 def _likeliest(groups: list[_Group], targets: Targets) -> Naming:
     """Choose the way of naming that gives most modules of a file without attention layers a place."""
     namings: tuple[Naming, ...] = ("original", "diffusers")
-    return max(namings, key=lambda naming: sum(targets.place(g.module, naming, g.underscored) is not None for g in groups))
+
+    def placed(naming: Naming) -> int:
+        return sum(targets.place(group.module, naming, group.underscored) is not None for group in groups)
+
+    return max(namings, key=placed)
 
 
 def _check_alphas(path: Path, groups: list[_Group]) -> None:
-    """Refuse a file in which only some of the products have an alpha: the others would act several times too strongly."""
+    """Refuse a file in which only some of the products have an alpha: the others would act far too strongly."""
     scaled = [group for group in groups if {"a", "hada_w1a"} & group.parts.keys() or _factored(group)]
     without = [group for group in scaled if "alpha" not in group.parts]
     if without and len(without) < len(scaled):
@@ -209,8 +215,8 @@ class _Matched:
             )
         else:
             raise ModelError(
-                f"{path}: {shown(key)} has no place in the model, which has {config.num_layers} blocks: it is of another "
-                "model"
+                f"{path}: {shown(key)} has no place in the model, which has {config.num_layers} blocks: it is of "
+                "another model"
             )
 
     def _ignore(self, why: str, parts: Mapping[str, str]) -> None:
@@ -258,8 +264,8 @@ class _Matched:
         if target == "patch_embedding.weight" and a[0] == b[1] and b[0] == wanted[0] and a[1] != wanted[1]:
             channels = self._targets.config.in_channels
             raise _Mismatch(
-                f"{shown(parts['a'])} has shape {self._shape(parts['a'])}, the model takes {channels} channels: it is a "
-                "control LoRA, which needs other inputs"
+                f"{shown(parts['a'])} has shape {self._shape(parts['a'])}, the model takes {channels} channels: it is "
+                "a control LoRA, which needs other inputs"
             )
         self._check_matrix(parts["a"], a, (b[1], wanted[1]), target)
         self._check_matrix(parts["b"], b, (wanted[0], a[0]), target)

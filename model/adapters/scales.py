@@ -8,7 +8,6 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from zoetrope.model.inspection.files import ModelError, read_json
@@ -98,7 +97,7 @@ def _parsed(where: str, values: Mapping[str, Any]) -> PeftScale:
             "adapter to an ordinary LoRA"
         )
     rank = values.get("r")
-    alpha = _number(where, "lora_alpha", values["lora_alpha"] if "lora_alpha" in values else rank)
+    alpha = _number(where, "lora_alpha", values.get("lora_alpha", rank))
     stabilised = values.get("use_rslora", False)
     if not isinstance(stabilised, bool):
         raise ModelError(f"{where}: use_rslora is {_short(stabilised)}, must be true or false")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zoetrope.model.adapters.card import check_adapters
 from zoetrope.model.catalog.checks import checked
 from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
 from zoetrope.model.catalog.model_card import network_config, read_card
@@ -38,7 +39,7 @@ def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
     """Read the card of a preset, or of a directory in diffusers' layout or that of Wan's own releases.
 
     The directory may be in a hub's cache; a repository's name, ORG/NAME, means its copy in the cache. Only
-    configuration files are read: a gateway has no others.
+    configuration files are read, and adapters: a gateway has no others.
 
     Raises:
         ModelError: as `open_model`, as far as configurations show.
@@ -46,7 +47,10 @@ def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
     card = _find(name_or_directory, load.family)
     if load.quantize != "none" and (problem := why_exact(network_config(card))) is not None:
         raise ModelError(f"quantize: {load.quantize} is not possible for {card.name}: {problem}")
-    return replace(card, load=load)
+    if not load.lora:
+        return replace(card, load=load)
+    found = check_adapters(load.lora, network_config(card), 1 if card.boundary is None else 2)
+    return replace(card, load=load, adapters=found.adapters, warnings=(*card.warnings, *found.warnings))
 
 
 def _find(name_or_directory: str, family: str) -> ModelCard:

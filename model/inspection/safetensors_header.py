@@ -194,12 +194,11 @@ def _span(path: Path, name: str, entry: object, begin: int, limits: HeaderLimits
     if not isinstance(dtype, str) or dtype not in BITS:
         raise _unreadable(path, f"{shown(name)} is stored as {shown(str(dtype))}, which is no type of the format")
     if limits.types is not None and dtype not in limits.types:
-        raise ModelError(
-            f"{path}: {shown(name)} is stored as {dtype}, expected one of {', '.join(limits.types)}"
-        )
+        raise ModelError(f"{path}: {shown(name)} is stored as {dtype}, expected one of {', '.join(limits.types)}")
     bits = math.prod(shape) * BITS[dtype]
-    if offsets[1] < offsets[0] or (offsets[1] - offsets[0]) * 8 != bits:
-        raise _unreadable(path, f"{shown(name)} has {offsets[1] - offsets[0]} bytes, its shape and type need {bits / 8:g}")
+    size = offsets[1] - offsets[0]
+    if size < 0 or size * 8 != bits:
+        raise _unreadable(path, f"{shown(name)} has {size} bytes, its shape and type need {bits // 8}")
     return TensorSpan(name, dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
 
 
