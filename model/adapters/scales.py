@@ -120,11 +120,11 @@ def _check_pattern(where: str, pattern: str) -> None:
     """Refuse expressions that may take for ever: long ones, repeated groups, and many repetitions."""
     repeated = re.findall(r"[*+?{]", pattern)
     if len(pattern) > MAX_PATTERN or len(repeated) > 4 or re.search(r"\)\s*[*+?{]", pattern):
-        raise ModelError(f"{where}: alpha_pattern has {shown(pattern)!r}, which is too complex")
+        raise ModelError(f"{where}: alpha_pattern has {shown(pattern)}, which is too complex")
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError):
-        raise ModelError(f"{where}: alpha_pattern has {shown(pattern)!r}, which is no name and no expression") from None
+        raise ModelError(f"{where}: alpha_pattern has {shown(pattern)}, which is no name and no expression") from None
 
 
 def _matches(pattern: str, module: str) -> bool:
