@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 
 from zoetrope.model.request.media_rules import media_violations
+from zoetrope.model.request.sampling_rules import sampling_violations
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.segments import split
 from zoetrope.model.request.sizes import (
@@ -119,6 +120,7 @@ class _Resolution:
         size = self.size()
         guidance_low = self.guidance_low(guidance)
         self.check_flow_shift()
+        self.bad += sampling_violations(request, card)
         if self.bad or size is None:
             raise InvalidRequest(*self.bad)
 
@@ -159,6 +161,11 @@ class _Resolution:
             fit=request.fit,
             flow_shift=card.default_flow_shift if request.flow_shift is None else request.flow_shift,
             warnings=tuple(self.warnings),
+            sampler=request.sampler,
+            quality=request.quality,
+            guidance_start=request.guidance_start,
+            guidance_end=request.guidance_end,
+            loras=request.loras,
         )
 
     def check(self, ok: bool, field: str, description: str) -> None:

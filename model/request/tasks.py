@@ -38,6 +38,10 @@ PANELS = 9
 Role = Literal["both", "high", "low"]
 # How a picture or clip of another ratio is fitted: scaled to cover the frame and cropped, or whole with black bars.
 Fit = Literal["cover", "contain"]
+# The sampler that takes the steps, where a request names one, by the names that ComfyUI and others use.
+SamplerName = Literal["unipc", "euler", "dpm++"]
+# How many steps are computed: all, or those that change most, see `model.denoising`.
+Quality = Literal["exact", "balanced", "fast"]
 # Of the file: a video, or a picture of one frame.
 Container = Literal["mp4", "mkv", "png", "webp", "jpg"]
 PICTURE_CONTAINERS: tuple[Container, ...] = ("png", "webp", "jpg")
@@ -210,6 +214,19 @@ class MediaInfo:
         return self.frames / self.fps if self.fps else 0.0
 
 
+class RequestLora(BaseModel):
+    """A registered adapter to apply to one request.
+
+    ``strength_low``: of the low-noise expert, for models with two; None: as the other.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=128)
+    strength: float = 1.0
+    strength_low: float | None = None
+
+
 class VideoRequest(BaseModel):
     """A task, and how to make its clip. None means the model's default, or what the task's media imply."""
 
@@ -227,6 +244,11 @@ class VideoRequest(BaseModel):
     guidance: float | None = None
     guidance_low: float | None = None
     flow_shift: float | None = None
+    sampler: SamplerName | None = None
+    quality: Quality = "exact"
+    guidance_start: float = 0.0  # share of the steps from which guidance acts; outside, one branch is computed
+    guidance_end: float = 1.0  # share of the steps up to which it acts
+    loras: tuple[RequestLora, ...] = ()
     seed: Seed | None = None
     container: Container = "mp4"
     keep_latents: bool = False
@@ -319,6 +341,11 @@ class VideoSpec:
     fit: Fit = "cover"
     flow_shift: float | None = None  # None: the checkpoint's own
     warnings: tuple[str, ...] = ()  # how the request was understood, if that may surprise
+    sampler: SamplerName | None = None  # None: the checkpoint's own
+    quality: Quality = "exact"
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    loras: tuple[RequestLora, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -332,7 +359,9 @@ class VideoSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**plain, "task": self.task.model_dump(mode="json"), "spans": [asdict(s) for s in self.spans]}
+        loras = [lora.model_dump(mode="json") for lora in self.loras]
+        task = self.task.model_dump(mode="json")
+        return {**plain, "task": task, "spans": [asdict(span) for span in self.spans], "loras": loras}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> VideoSpec:
@@ -342,8 +371,9 @@ class VideoSpec:
         task = _TASK.validate_python(data["task"])
         tiling = None if data.get("tiling") is None else tuple(data["tiling"])
         warnings = tuple(data.get("warnings", ()))
+        loras = tuple(RequestLora.model_validate(lora) for lora in data.get("loras", ()))
         read = {"task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling, "warnings": warnings}
-        return cls(**{**data, **read})
+        return cls(**{**data, **read, "loras": loras})
 
 
 @dataclass(frozen=True)
@@ -358,6 +388,11 @@ class SegmentSpec:
     guidance_low: float | None = None  # of the low-noise expert; None: as the other
     kind: str = "text_to_video"  # of the task, which decides the guidance of some checkpoints
     flow_shift: float | None = None  # of the schedule; None: the checkpoint's own
+    sampler: SamplerName | None = None  # None: the checkpoint's own
+    quality: Quality = "exact"
+    guidance_start: float = 0.0  # share of the steps from which guidance acts
+    guidance_end: float = 1.0  # share of the steps up to which it acts
+    loras: tuple[RequestLora, ...] = ()
 
 
 def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
@@ -373,6 +408,11 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         guidance_low=spec.guidance_low,
         kind=spec.task.kind,
         flow_shift=spec.flow_shift,
+        sampler=spec.sampler,
+        quality=spec.quality,
+        guidance_start=spec.guidance_start,
+        guidance_end=spec.guidance_end,
+        loras=spec.loras,
     )
 
 
