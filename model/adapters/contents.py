@@ -7,14 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.safetensors_header import FileHeader, TensorSpan, shown
+from zoetrope.model.inspection.safetensors_header import SafetensorsEntry, SafetensorsHeader, shown
 
 CHUNK = 16 << 20  # bytes; a multiple of every element
 # Bytes of an element, and the bits of its exponent, which are all set in NaN and infinity.
 _EXPONENTS = {"F32": (4, 0x7F80_0000), "BF16": (2, 0x7F80), "F16": (2, 0x7C00)}
 
 
-def check_contents(header: FileHeader) -> str:
+def check_contents(header: SafetensorsHeader) -> str:
     """Check that all numbers are finite; return the SHA-256 of the file. A file that has not changed is read once.
 
     Raises:
@@ -27,7 +27,7 @@ def check_contents(header: FileHeader) -> str:
         raise ModelError(f"{header.path}: cannot be read: {error.strerror}") from None
 
 
-def is_zero(header: FileHeader, name: str) -> bool:
+def is_zero(header: SafetensorsHeader, name: str) -> bool:
     """Tell whether all numbers of a tensor are zero, of either sign."""
     data, size = header.read(name), _EXPONENTS[header.tensors[name].dtype][0]
     if data.count(0) == len(data):
@@ -39,7 +39,7 @@ def is_zero(header: FileHeader, name: str) -> bool:
 class _Hashed:
     """A header, equal to another of the same file."""
 
-    def __init__(self, header: FileHeader) -> None:
+    def __init__(self, header: SafetensorsHeader) -> None:
         self.header = header
 
     def __eq__(self, other: object) -> bool:
@@ -68,7 +68,7 @@ def _digest(hashed: _Hashed, inode: int, size: int, changed: int) -> str:
     return digest.hexdigest()
 
 
-def _check_finite(path: Path, span: TensorSpan, data: bytes) -> None:
+def _check_finite(path: Path, span: SafetensorsEntry, data: bytes) -> None:
     import numpy as np  # loaded where a file is read, not with the command line
 
     size, exponent = _EXPONENTS[span.dtype]

@@ -13,7 +13,7 @@ from zoetrope.model.adapters.patches import Difference, Hadamard, Kronecker, Low
 from zoetrope.model.adapters.plan import AdapterPlan, PlannedPatch, plan_adapter
 from zoetrope.model.adapters.targets import Targets
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.safetensors_header import FileHeader, shown
+from zoetrope.model.inspection.safetensors_header import SafetensorsHeader, shown
 
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -33,7 +33,7 @@ def read_patches(plan: AdapterPlan) -> Iterator[tuple[Side, Patch]]:
         yield planned.side, read_patch(plan.header, planned)
 
 
-def read_patch(header: FileHeader, planned: PlannedPatch, device: torch.device | None = None) -> Patch:
+def read_patch(header: SafetensorsHeader, planned: PlannedPatch, device: torch.device | None = None) -> Patch:
     """Read one change, in the file's type, onto a device; None: the CPU.
 
     Raises:
@@ -52,7 +52,7 @@ def read_patch(header: FileHeader, planned: PlannedPatch, device: torch.device |
     return Kronecker(target, w1, w2, scale)
 
 
-def _tensor(header: FileHeader, key: str) -> torch.Tensor:
+def _tensor(header: SafetensorsHeader, key: str) -> torch.Tensor:
     span = header.tensors[key]
     if not math.prod(span.shape):
         return torch.zeros(span.shape, dtype=_TYPES[span.dtype])

@@ -17,7 +17,7 @@ from zoetrope.model.adapters.grammar import AdapterKey, Side, parse_key
 from zoetrope.model.adapters.scales import PeftScale, read_alpha, scales_of
 from zoetrope.model.adapters.targets import IMAGE, Naming, Targets, namings_of
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.safetensors_header import FileHeader, HeaderLimits, read_safetensors_header, shown
+from zoetrope.model.inspection.safetensors_header import HeaderLimits, SafetensorsHeader, read_safetensors_header, shown
 
 MAX_RANK = 256
 ADAPTER_LIMITS = HeaderLimits(
@@ -55,7 +55,7 @@ class PlannedPatch:
 class AdapterPlan:
     """What an adapter's file changes in a network. ``notes`` say what of it is ignored, and why."""
 
-    header: FileHeader
+    header: SafetensorsHeader
     patches: tuple[PlannedPatch, ...]
     notes: tuple[str, ...] = ()
 
@@ -105,7 +105,7 @@ def plan_adapter(path: Path, targets: Targets) -> AdapterPlan:
     return AdapterPlan(header, tuple(matched.patches), tuple(matched.notes()))
 
 
-def _grouped(header: FileHeader) -> Iterable[_Group]:
+def _grouped(header: SafetensorsHeader) -> Iterable[_Group]:
     groups: dict[tuple[Side, str, bool], _Group] = {}
     keys = [parse_key(header.path, name) for name in header.tensors]
     named = {key.side for key in keys} - {"any"}
@@ -151,7 +151,7 @@ def _factored(group: _Group) -> bool:
     return bool({"lokr_w1a", "lokr_w2a"} & group.parts.keys())
 
 
-def _scale(header: FileHeader, scales: Mapping[str, PeftScale], group: _Group, rank: int) -> float:
+def _scale(header: SafetensorsHeader, scales: Mapping[str, PeftScale], group: _Group, rank: int) -> float:
     """Return the scale of a module's product of so many ranks."""
     if (alpha := group.parts.get("alpha")) is not None:
         return read_alpha(header, alpha.key) / rank
@@ -169,7 +169,7 @@ def _scale(header: FileHeader, scales: Mapping[str, PeftScale], group: _Group, r
 class _Matched:
     """Collects the patches of a file, and what of it is ignored."""
 
-    def __init__(self, header: FileHeader, targets: Targets) -> None:
+    def __init__(self, header: SafetensorsHeader, targets: Targets) -> None:
         self._header = header
         self._targets = targets
         self._ignored: dict[str, list[str]] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoetrope.model.inspection.files import ModelError, read_json
-from zoetrope.model.inspection.safetensors_header import FileHeader, shown
+from zoetrope.model.inspection.safetensors_header import SafetensorsHeader, shown
 
 CONFIG_NAME = "adapter_config.json"
 METADATA_KEY = "lora_adapter_metadata"  # of diffusers 0.35 and later
@@ -41,7 +41,7 @@ class PeftScale:
         return alpha / math.sqrt(rank) if self.stabilised else alpha / rank
 
 
-def scales_of(header: FileHeader) -> dict[str, PeftScale]:
+def scales_of(header: SafetensorsHeader) -> dict[str, PeftScale]:
     """Read PEFT's configuration, by prefix ``transformer`` or ``transformer_2``, from the file's own metadata, or from
     the ``adapter_config.json`` beside an ``adapter_model.safetensors``; empty if there is neither.
 
@@ -65,7 +65,7 @@ def scales_of(header: FileHeader) -> dict[str, PeftScale]:
     return found
 
 
-def read_alpha(header: FileHeader, key: str) -> float:
+def read_alpha(header: SafetensorsHeader, key: str) -> float:
     """Read a tensor of one number above 0.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -100,7 +100,8 @@ def fused(
         if own:
             left.discard(origin)
             fetch = partial(_fetch, tensor, own, cut, device, warned)
-            tensor = replace(tensor, dtype=tensor.dtype and torch.float32, fetch=fetch)
+            dtype = None if tensor.dtype is None else torch.float32
+            tensor = StoredTensor(tensor.path, tensor.name, tensor.shape, dtype, fetch)
         made.append(tensor)
     if left:
         raise ModelError(f"{where}: the weights lack {min(left)}, which {changes[min(left)][0].adapter.path} changes")

@@ -12,7 +12,8 @@ import math
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from zoetrope.model.inspection.files import LFS_HINT, LFS_START, ModelError
 
 LENGTH_BYTES = 8
 MAX_DIMENSIONS = 8
+MAX_NAME_CHARS = 1_024
 MAX_SHOWN = 120  # characters of a name in a message
 # Bits of an element of each type of the format.
 BITS = {
@@ -42,7 +44,7 @@ class HeaderLimits:
 
     header_bytes: int = 100 << 20  # as in safetensors
     metadata_bytes: int | None = None
-    tensors: int | None = None
+    tensors: int | None = 100_000
     file_bytes: int | None = None
     types: tuple[str, ...] | None = None
 
@@ -51,7 +53,7 @@ ANY_FILE = HeaderLimits()
 
 
 @dataclass(frozen=True)
-class TensorSpan:
+class SafetensorsEntry:
     """A tensor's type and shape, and where its bytes are: from ``start`` up to ``end``, counted from the file's
     beginning."""
 
@@ -67,12 +69,17 @@ class TensorSpan:
 
 
 @dataclass(frozen=True)
-class FileHeader:
-    """What a file says it holds: tensors by name, in the order of their bytes, and texts by name."""
+class SafetensorsHeader:
+    """What a file says it holds: tensors, in the order of their bytes, and texts by name."""
 
     path: Path
-    tensors: Mapping[str, TensorSpan]
-    metadata: Mapping[str, str]
+    entries: tuple[SafetensorsEntry, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, SafetensorsEntry]:
+        """The tensors by name, in the order of their bytes."""
+        return {entry.name: entry for entry in self.entries}
 
     def read(self, name: str) -> bytearray:
         """Read a tensor's bytes.
@@ -93,7 +100,7 @@ class FileHeader:
         return data
 
 
-def read_safetensors_header(path: Path, limits: HeaderLimits = ANY_FILE) -> FileHeader:
+def read_safetensors_header(path: Path, limits: HeaderLimits = ANY_FILE) -> SafetensorsHeader:
     """Read a header and check it: unique names, known types, spans that follow each other without gaps up to the end of
     the file, each as long as its shape and type say.
 
@@ -130,7 +137,7 @@ def read_safetensors_header(path: Path, limits: HeaderLimits = ANY_FILE) -> File
     if size != end:
         what = "cut off" if size < end else "too long"
         raise _unreadable(path, f"it is {what}: {size} bytes of {end} by its header")
-    return FileHeader(path, {span.name: span for span in spans}, metadata)
+    return SafetensorsHeader(path, tuple(spans), metadata)
 
 
 def shown(name: str) -> str:
@@ -139,7 +146,7 @@ def shown(name: str) -> str:
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
-def _place(span: TensorSpan) -> tuple[int, int]:
+def _place(span: SafetensorsEntry) -> tuple[int, int]:
     return span.start, span.end
 
 
@@ -183,8 +190,10 @@ def _metadata(path: Path, value: object, limits: HeaderLimits) -> dict[str, str]
     return value
 
 
-def _span(path: Path, name: str, entry: object, begin: int, limits: HeaderLimits) -> TensorSpan:
+def _span(path: Path, name: str, entry: object, begin: int, limits: HeaderLimits) -> SafetensorsEntry:
     damaged = _unreadable(path, f"its header is damaged at {shown(name)}")
+    if len(name) > MAX_NAME_CHARS:
+        raise damaged
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise damaged
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -199,7 +208,7 @@ def _span(path: Path, name: str, entry: object, begin: int, limits: HeaderLimits
     size = offsets[1] - offsets[0]
     if size < 0 or size * 8 != bits:
         raise _unreadable(path, f"{shown(name)} has {size} bytes, its shape and type need {bits // 8}")
-    return TensorSpan(name, dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
+    return SafetensorsEntry(name, dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
 
 
 def _unreadable(path: Path, why: str) -> ModelError:
