@@ -40,8 +40,16 @@ def check_adapters(texts: Sequence[str], config: TransformerConfig, networks: in
         config: of the networks. networks: 2 if the model has two noise experts.
 
     Raises:
-        ModelError: a file is not what it must be, see `plan_adapter`, or nothing says for which noise expert it is.
+        ModelError: a file is not what it must be, see `plan_adapter`, or nothing says for which noise expert it is. The
+            message begins with ``lora: ``.
     """
+    try:
+        return _checked(texts, config, networks)
+    except ModelError as error:
+        raise ModelError(f"lora: {str(error).removeprefix('lora: ')}") from None
+
+
+def _checked(texts: Sequence[str], config: TransformerConfig, networks: int) -> CheckedAdapters:
     options = parse_options(texts)
     if options and config.network != TransformerConfig.network:
         raise ModelError(f"lora: cannot be given for this model: its network is {config.network.rpartition(':')[2]}")

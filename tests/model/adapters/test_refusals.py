@@ -66,8 +66,8 @@ def test_a_lora_of_another_size_names_both_shapes(tmp_path: Path) -> None:
     other = {f"{ORIGINAL}.lora_A.weight": torch.ones(RANK, 64), f"{ORIGINAL}.lora_B.weight": torch.ones(64, RANK)}
     said = problem(tmp_path, other)
     assert said == (
-        f"{tmp_path / 'a.safetensors'}: {ORIGINAL}.lora_A.weight has shape [4, 64], expected [4, 48]: the model's "
-        "blocks.0.attn1.to_q.weight is [48, 48]"
+        f"lora: {tmp_path / 'a.safetensors'}: {ORIGINAL}.lora_A.weight has shape [4, 64], expected [4, 48]: "
+        "the model's blocks.0.attn1.to_q.weight is [48, 48]"
     )
     said = problem(tmp_path, PAIR | {"diffusion_model.blocks.0.norm3.diff": torch.ones(64)})
     assert said.endswith("norm3.diff has shape [64], the model's blocks.0.norm2.weight is [48]")
@@ -184,7 +184,7 @@ def test_bad_configurations(name: str, tmp_path: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError) as error:
         check_adapters([str(folder)], CONFIG, networks=1)
-    assert str(error.value).startswith(f"{folder / 'adapter_config.json'}: ") and expected in str(error.value)
+    assert str(error.value).startswith(f"lora: {folder / 'adapter_config.json'}: ") and expected in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a":' * 20 + "1" + "}" * 20, "[" * 100_000])
