@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from zoetrope.model.adapters.card import adapters_digest
 from zoetrope.model.catalog.hub import places, repository_of
 from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.family import Contents, Family, Preset
@@ -28,11 +29,14 @@ BASE = re.compile(r"^base_model:[ \t]*(?:\n\s*-\s*)?(\S+)", re.MULTILINE)
 
 
 def weights_of(card: ModelCard) -> str:
-    """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own.
+    """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own,
+    and a digest of the adapters' contents, strengths and noise experts if there are any.
 
     Segments begun with one may not go on with another.
     """
-    return card.name if card.quantize == "none" else f"{card.name}+{card.quantize}"
+    form = () if card.quantize == "none" else (card.quantize,)
+    fused = (f"lora:{adapters_digest(card.adapters)}",) if card.adapters else ()
+    return "+".join((card.name, *form, *fused))
 
 
 def possible_families(contents: Contents) -> list[Family]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zoetrope.model.adapters.card import check_adapters
 from zoetrope.model.catalog.card_files import card_files, find_card_file, read_card_file
 from zoetrope.model.catalog.checks import checked
 from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
@@ -41,7 +42,7 @@ def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
     or of what a model card names (`model.catalog.card_files`), by its name or path.
 
     The directory may be in a hub's cache; a repository's name, ORG/NAME, means its copy in the cache. Only
-    configuration files are read, and headers of single files: a gateway has no others.
+    configuration files are read, adapters, and headers of single files: a gateway has no others.
 
     Raises:
         ModelError: as `open_model`, as far as configurations show.
@@ -56,7 +57,10 @@ def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
         card = _find(name_or_directory, load)
     if load.quantize != "none" and (problem := why_exact(network_config(card))) is not None:
         raise ModelError(f"quantize: {load.quantize} is not possible for {card.name}: {problem}")
-    return replace(card, load=load)
+    if not load.lora:
+        return replace(card, load=load)
+    found = check_adapters(load.lora, network_config(card), 1 if card.boundary is None else 2)
+    return replace(card, load=load, adapters=found.adapters, warnings=(*card.warnings, *found.warnings))
 
 
 def _find(name_or_directory: str, load: LoadOptions) -> ModelCard:

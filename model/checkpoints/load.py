@@ -21,6 +21,7 @@ from zoetrope.model.catalog.checkpoint_layout import (
 )
 from zoetrope.model.catalog.model_card import network_config, scheduler_config, transformer_config
 from zoetrope.model.catalog.parts import source_of
+from zoetrope.model.checkpoints.fuse import changes_of, fused
 from zoetrope.model.checkpoints.original import autoencoder_config, text_encoder_config
 from zoetrope.model.checkpoints.tokenizer import read_tokenizer
 from zoetrope.model.checkpoints.weights import (
@@ -48,12 +49,14 @@ from zoetrope.model.runtime.threads import compute_threads
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
+    from zoetrope.model.adapters.grammar import Side
     from zoetrope.model.denoising.denoise import Denoiser
     from zoetrope.model.denoising.forward import Runner
     from zoetrope.model.network.protocol import Network
 
 T = TypeVar("T")
 log = logging.getLogger("zoetrope.model")
+NOISE_EXPERTS: tuple[Side, Side] = ("high", "low")
 TIED_TEXT = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight"}
 
 
@@ -101,7 +104,8 @@ def load_transformer(
     ranks: int = 1,
     on_progress: OnProgress = ignore_progress,
 ) -> Network:
-    """Load a transformer in evaluation mode; as its card says, in 8 bits (`model.network.quantized`).
+    """Load a transformer in evaluation mode; as its card says, with adapters fused (`model.checkpoints.fuse`) and in 8
+    bits (`model.network.quantized`).
 
     Args:
         component: ``transformer``, or ``transformer_2``, the low-noise expert of a pair.
@@ -121,6 +125,7 @@ def load_transformer(
         raise ModelError(f"{card.directory}: has only one transformer, {component} is missing")
     part = parts[number]
     config = transformer_config(part)
+    changes = changes_of(card.adapters, config, "any" if len(parts) == 1 else NOISE_EXPERTS[number])
     network = meta_network(config)
     owned: Callable[[str], slice | None] = lambda name: None  # noqa: E731
     if ranks > 1 and config.moe is not None:
@@ -138,7 +143,7 @@ def load_transformer(
         log.info("%s: %s is %s", card.name, component, forms_of(tensors))
         load_into(
             module,
-            tensors,
+            fused(tensors, changes, config, part.directory, device) if changes else tensors,
             part.directory,
             device,
             dtype,

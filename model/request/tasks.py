@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from zoetrope.model.request.fused_adapter import FusedAdapter
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.load_options import DEFAULT, LoadOptions
 from zoetrope.model.request.media_fields import Takes, media_fields
@@ -290,6 +291,7 @@ class ModelCard:
     default_flow_shift: float | None = None  # None: the scheduler has none
     flow_shift_note: str = ""  # where that comes from, if sources differ
     load: LoadOptions = DEFAULT
+    adapters: tuple[FusedAdapter, ...] = ()  # in the order in which they are added
 
     @property
     def quantize(self) -> Quantize:

@@ -90,7 +90,7 @@ def make_plan(
 
     Raises:
         CliError: bad input, or no plan works; the message says which would.
-        ModelError: there is no such model.
+        ModelError: there is no such model, or an adapter does not fit it.
     """
     from zoetrope.model.request.tasks import ModelCard
     from zoetrope.serving.cli.errors import bad_input
@@ -101,6 +101,7 @@ def make_plan(
 
     from zoetrope.cluster.planning.clip_decode import clip_decodes
     from zoetrope.cluster.planning.gang_plan import PlanError, plan_gang
+    from zoetrope.model.adapters.card import check_adapters
     from zoetrope.model.catalog.card_files import find_card_file
     from zoetrope.model.catalog.presets import open_model
     from zoetrope.model.catalog.single_files import is_weight_file
@@ -111,7 +112,11 @@ def make_plan(
     if not known and not Path(model).exists() and not is_weight_file(Path(model)) and "/" not in model:
         raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*PRESETS, *BUNDLED))}) nor a directory")
     wanted = PRESETS[model] if model in PRESETS else open_model(model, load)
-    for warning in wanted.warnings if isinstance(wanted, ModelCard) else ():
+    if isinstance(wanted, ModelCard):
+        warnings = wanted.warnings
+    else:
+        warnings = check_adapters(load.lora, wanted.config, wanted.transformers).warnings
+    for warning in warnings:
         stderr().print(f"warning: {warning}", markup=False)
     try:
         decoding = Decoding.from_environment()

@@ -28,13 +28,15 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "succeeded": "green",
 
 
 def models_listing(models: Sequence[ModelCard | ModelInfo]) -> Listing:
-    """Show presets, or the models of a service, with their other names and quantised weights where there are any."""
+    """Show presets, or the models of a service, with their other names, quantised weights and adapters where there are
+    any."""
     columns = (
         *("model", "ready", "tasks", "size", "denoises at", "fps", "frames", "seconds", "steps", "guidance"),
         *("flow shift", "negative prompt"),
     )
     others = {
         "weights": ["" if model.quantize == "none" else model.quantize for model in models],
+        "adapters": [_adapters(model) for model in models],
         "other names": ["" if isinstance(model, ModelCard) else escape(", ".join(model.aliases)) for model in models],
     }
     named = tuple(title for title, cells in others.items() if any(cells))
@@ -63,6 +65,15 @@ def _model_row(model: ModelCard | ModelInfo) -> tuple[str, ...]:
         _flow_shift(model),
         escape(_shortened(model.default_negative_prompt, SHORT_CHARS)),
     )
+
+
+def _adapters(model: ModelCard | ModelInfo) -> str:
+    """Show the adapters that are a part of the weights: their strengths where these are not 1, and noise experts."""
+    shown = []
+    for adapter in model.adapters if isinstance(model, ModelCard) else model.fused_adapters:
+        strength = "" if adapter.strength == 1 else f" x {adapter.strength:g}"
+        shown.append(adapter.name + strength + ("" if adapter.expert == "any" else f" ({adapter.expert})"))
+    return escape(", ".join(shown))
 
 
 def _flow_shift(model: ModelCard | ModelInfo) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.sizes import size_name
@@ -236,6 +237,8 @@ def fingerprint(
     """
     asked = request.model_dump(exclude_defaults=True)
     asked |= {"model": card.name, "kind": request.task.kind}
+    if card.adapters:
+        asked["weights"] = weights_of(card)
     if request.size is not None:
         asked["size"] = size_name(request.size)
         if asked["size"] == OLD_DEFAULT_SIZE:
