@@ -85,12 +85,14 @@ class WanTransformer(nn.Module):
         weight = self.condition_embedder.text_embedder.linear_1.weight
         if torch.is_inference_mode_enabled() and not self.training and not weight.requires_grad:
             given = (*batch.texts, *batch.images)
-            return iter(self._remembered.fill(given, weight, lambda: self._keys_values(batch, dtype))), None
+            adapters = () if batch.adapters is None else batch.adapters.uses
+            made = self._remembered.fill(given, weight, lambda: self._keys_values(batch, dtype), adapters)
+            return iter(made), None
         return repeat(self._text(batch, dtype)), self._image(batch, dtype)
 
     def _keys_values(self, batch: PackedBatch, dtype: torch.dtype) -> list[KeysValues]:
         text, image = self._text(batch, dtype), self._image(batch, dtype)
-        return [block.attn2.remember(text, image) for block in self.layers()]
+        return [block.attn2.remember(text, image, block.adapted(batch)) for block in self.layers()]
 
     def _text(self, batch: PackedBatch, dtype: torch.dtype) -> torch.Tensor:
         return self.condition_embedder.text(batch.text.to(dtype))
