@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from zoetrope.model.request.kinds import TASK_KINDS
+from zoetrope.model.request.load_options import DEFAULT, LoadOptions
 from zoetrope.model.request.media_fields import Takes, media_fields
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.schema_errors import describe
@@ -266,7 +267,12 @@ class ModelCard:
     default_negative_prompt: str = ""  # of requests that name none
     default_flow_shift: float | None = None  # None: the scheduler has none
     flow_shift_note: str = ""  # where that comes from, if sources differ
-    quantize: Quantize = "none"
+    load: LoadOptions = DEFAULT
+
+    @property
+    def quantize(self) -> Quantize:
+        """The form of its weights."""
+        return self.load.quantize
 
     @property
     def max_duration_seconds(self) -> float:

@@ -19,7 +19,8 @@ from zoetrope.model.request.tasks import MEDIA_FIELDS
 from zoetrope.serving.api.formats import SUFFIXES, container_of
 from zoetrope.serving.api.names import MEDIA, OPERATIONS, VIDEOS
 from zoetrope.serving.cli.errors import CliError, bad_input
-from zoetrope.serving.cli.options import FamilyOption, LabelOption, QuantizeOption, SeedOption, labels_of, option
+from zoetrope.serving.cli.load_options import NONE_GIVEN, ModelLoadOptions
+from zoetrope.serving.cli.options import LabelOption, SeedOption, labels_of, option
 
 DEFAULT_MODEL = "nano"  # of a run without a service
 MAX_DEADLINE_SECONDS = 365 * 86_400.0
@@ -136,8 +137,7 @@ class GenerateRequest:
             "nano, or the service's first",
         ),
     ] = None
-    family: FamilyOption = None
-    quantize: QuantizeOption = None
+    load: ModelLoadOptions = NONE_GIVEN
     size: Annotated[str | None, option("SIZE", "480p, 720p, 1080p or WIDTHxHEIGHT.", "the model's")] = None
     ratio: Annotated[
         str | None,
