@@ -90,7 +90,7 @@ class SlotRows:
 
 
 @dataclass(frozen=True)
-class AdapterPlan:
+class SlotPlan:
     """The rows with adapters of a batch's tokens, of its text and of its image tokens.
 
     ``uses``: by sequence.
@@ -109,7 +109,7 @@ class AdapterPlan:
         cu_text: CuSeqlens,
         cu_image: CuSeqlens | None,
         device: torch.device,
-    ) -> AdapterPlan | None:
+    ) -> SlotPlan | None:
         """Plan a batch; None if no sequence has an adapter."""
         if not any(uses):
             return None
@@ -192,7 +192,7 @@ class Adapted:
     """The slots of a block, and the batch's plan for them."""
 
     slots: BlockSlots
-    plan: AdapterPlan
+    plan: SlotPlan
 
     def tokens(self, fan: str, x: torch.Tensor) -> Shrunk | None:
         """See `BlockSlots.shrink`, with ``x`` of the batch's tokens."""

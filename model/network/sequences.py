@@ -16,7 +16,7 @@ import torch
 from zoetrope.kernels import CuSeqlens
 from zoetrope.kernels.types.upload import upload
 from zoetrope.model.families.config import WAN_THETA
-from zoetrope.model.network.adapted import AdapterPlan, SlotUse
+from zoetrope.model.network.adapted import SlotPlan, SlotUse
 from zoetrope.model.network.exchange import ALONE, Exchange
 from zoetrope.model.network.rope import Placed, positions
 
@@ -76,7 +76,7 @@ class PackedBatch:
     hints: torch.Tensor | None = None  # [N, vace_in_channels * patch volume]
     hint_scales: torch.Tensor | None = None  # [N, VACE layers] float32
     exchange: Exchange = ALONE  # with the ranks that have the other tokens
-    adapters: AdapterPlan | None = None  # of the sequences that have one
+    adapters: SlotPlan | None = None  # of the sequences that have one
 
     @property
     def text(self) -> torch.Tensor:
@@ -102,7 +102,7 @@ class PackedBatch:
         adapters = self.adapters
         if adapters is not None:
             uses = tuple(adapters.uses[i] for i in present)
-            adapters = AdapterPlan.of(uses, cu_tokens, cu_text, cu_image, self.tokens.device)
+            adapters = SlotPlan.of(uses, cu_tokens, cu_text, cu_image, self.tokens.device)
         return replace(
             self,
             tokens=self.tokens[rows],
@@ -182,7 +182,7 @@ def pack(
         texts=tuple(s.text for s in sequences),
         cu_text=cu_text,
         targets=tuple(targets),
-        adapters=AdapterPlan.of(uses, cu_tokens, cu_text, beside.get("cu_image"), device),
+        adapters=SlotPlan.of(uses, cu_tokens, cu_text, beside.get("cu_image"), device),
         **beside,
     )
 

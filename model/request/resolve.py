@@ -6,6 +6,7 @@ import math
 import unicodedata
 from collections.abc import Mapping
 
+from zoetrope.model.request.loras import lora_problems
 from zoetrope.model.request.media_rules import media_violations
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.segments import split
@@ -109,6 +110,7 @@ class _Resolution:
         frames = self.frames(fps)
         if len(self.bad) == before:  # otherwise the length is not one that was asked for
             self.check_picture(frames)
+        self.bad += [Violation(*problem) for problem in lora_problems(request.loras)]
         steps = card.default_steps if request.steps is None else request.steps
         self.check(1 <= steps <= MAX_STEPS, "steps", f"{steps} must be from 1 to {MAX_STEPS}")
         guidance = card.default_guidance if request.guidance is None else request.guidance

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.load_options import DEFAULT, LoadOptions
+from zoetrope.model.request.loras import AdapterUse, Lora
 from zoetrope.model.request.media_fields import Takes, media_fields
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.schema_errors import describe
@@ -231,6 +232,7 @@ class VideoRequest(BaseModel):
     keep_latents: bool = False
     audio: Media | None = None
     generate_audio: bool = False
+    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -316,6 +318,7 @@ class VideoSpec:
     tiling: tuple[int, int, int] | None = None  # height, width, overlap, if the decoder lacks memory for whole frames
     fit: Fit = "cover"
     flow_shift: float | None = None  # None: the checkpoint's own
+    loras: tuple[AdapterUse, ...] = ()
     warnings: tuple[str, ...] = ()  # how the request was understood, if that may surprise
 
     @property
@@ -330,7 +333,8 @@ class VideoSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**plain, "task": self.task.model_dump(mode="json"), "spans": [asdict(s) for s in self.spans]}
+        listed = {name: [asdict(item) for item in getattr(self, name)] for name in ("spans", "loras")}
+        return {**plain, "task": self.task.model_dump(mode="json"), **listed}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> VideoSpec:
@@ -339,9 +343,9 @@ class VideoSpec:
         spans = tuple(SegmentFrames(**span) for span in data["spans"])
         task = _TASK.validate_python(data["task"])
         tiling = None if data.get("tiling") is None else tuple(data["tiling"])
-        warnings = tuple(data.get("warnings", ()))
-        read = {"task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling, "warnings": warnings}
-        return cls(**{**data, **read})
+        loras, warnings = tuple(AdapterUse(**x) for x in data.get("loras", ())), tuple(data.get("warnings", ()))
+        read = {"task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling, "loras": loras}
+        return cls(**{**data, **read, "warnings": warnings})
 
 
 @dataclass(frozen=True)
@@ -356,6 +360,7 @@ class SegmentSpec:
     guidance_low: float | None = None  # of the low-noise expert; None: as the other
     kind: str = "text_to_video"  # of the task, which decides the guidance of some checkpoints
     flow_shift: float | None = None  # of the schedule; None: the checkpoint's own
+    loras: tuple[AdapterUse, ...] = ()  # a segment that lacks one must not run
 
 
 def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
@@ -371,6 +376,7 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         guidance_low=spec.guidance_low,
         kind=spec.task.kind,
         flow_shift=spec.flow_shift,
+        loras=spec.loras,
     )
 
 
