@@ -53,6 +53,21 @@ class HostAdapter:
         return {**self.patches.get("any", {}), **self.patches.get(side, {})}
 
 
+def prepared(adapter: HostAdapter, dtype: torch.dtype, *, pin: bool = False) -> HostAdapter:
+    """Return an adapter as slots take it: in their dtype, scales in ``b``; ``pin``: in memory that a GPU copies from
+    without waiting."""
+
+    def ready(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.to(dtype)
+        return tensor.pin_memory() if pin else tensor
+
+    patches = {
+        side: {name: LowRank(name, ready(p.a), ready(p.scale * p.b.float())) for name, p in of_side.items()}
+        for side, of_side in adapter.patches.items()
+    }
+    return HostAdapter(adapter.digest, patches)
+
+
 def check_registrable(patches: Sequence[tuple[str, Patch]], networks: dict[str, Network], file: str) -> int:
     """Check that changes can be applied to single requests of a model.
 

@@ -134,8 +134,8 @@ class AdapterSlots:
                 if patch is not None:
                     column = layer * self.rank + start
                     there.a[number, :, column : column + patch.rank].copy_(patch.a.mT, non_blocking=True)
-                    scaled = (patch.scale * patch.b.float()).mT
-                    there.b[layer][number, start : start + patch.rank].copy_(scaled, non_blocking=True)
+                    b = patch.b if patch.scale == 1.0 else patch.scale * patch.b.float()
+                    there.b[layer][number, start : start + patch.rank].copy_(b.mT, non_blocking=True)
                 start += rank
 
 
