@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.load_options import DEFAULT, LoadOptions
-from zoetrope.model.request.loras import AdapterUse, Lora
+from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.media_fields import Takes, media_fields
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.schema_errors import describe
@@ -38,6 +38,10 @@ PANELS = 9
 Role = Literal["both", "high", "low"]
 # How a picture or clip of another ratio is fitted: scaled to cover the frame and cropped, or whole with black bars.
 Fit = Literal["cover", "contain"]
+# The sampler that takes the steps, where a request names one, by the names that ComfyUI and others use.
+SamplerName = Literal["unipc", "euler", "dpm++"]
+# How many steps are computed: all, or those that change most, see `model.denoising`.
+Quality = Literal["exact", "balanced", "fast"]
 # Of the file: a video, or a picture of one frame.
 Container = Literal["mp4", "mkv", "png", "webp", "jpg"]
 PICTURE_CONTAINERS: tuple[Container, ...] = ("png", "webp", "jpg")
@@ -210,6 +214,19 @@ class MediaInfo:
         return self.frames / self.fps if self.fps else 0.0
 
 
+class RequestLora(BaseModel):
+    """A registered adapter to apply to one request.
+
+    ``strength_low``: of the low-noise expert, for models with two; None: as the other.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=128)
+    strength: float = 1.0
+    strength_low: float | None = None
+
+
 class VideoRequest(BaseModel):
     """A task, and how to make its clip. None means the model's default, or what the task's media imply."""
 
@@ -227,12 +244,16 @@ class VideoRequest(BaseModel):
     guidance: float | None = None
     guidance_low: float | None = None
     flow_shift: float | None = None
+    sampler: SamplerName | None = None
+    quality: Quality = "exact"
+    guidance_start: float = 0.0  # share of the steps from which guidance acts; outside, one branch is computed
+    guidance_end: float = 1.0  # share of the steps up to which it acts
+    loras: tuple[RequestLora, ...] = ()
     seed: Seed | None = None
     container: Container = "mp4"
     keep_latents: bool = False
     audio: Media | None = None
     generate_audio: bool = False
-    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -318,8 +339,13 @@ class VideoSpec:
     tiling: tuple[int, int, int] | None = None  # height, width, overlap, if the decoder lacks memory for whole frames
     fit: Fit = "cover"
     flow_shift: float | None = None  # None: the checkpoint's own
-    loras: tuple[AdapterUse, ...] = ()
     warnings: tuple[str, ...] = ()  # how the request was understood, if that may surprise
+    sampler: SamplerName | None = None  # None: the checkpoint's own
+    quality: Quality = "exact"
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    loras: tuple[RequestLora, ...] = ()  # as asked for
+    adapters: tuple[AdapterUse, ...] = ()  # what these are
 
     @property
     def prompt(self) -> str:
@@ -333,7 +359,8 @@ class VideoSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        listed = {name: [asdict(item) for item in getattr(self, name)] for name in ("spans", "loras")}
+        listed = {name: [asdict(item) for item in getattr(self, name)] for name in ("spans", "adapters")}
+        listed["loras"] = [lora.model_dump(mode="json") for lora in self.loras]
         return {**plain, "task": self.task.model_dump(mode="json"), **listed}
 
     @classmethod
@@ -343,9 +370,11 @@ class VideoSpec:
         spans = tuple(SegmentFrames(**span) for span in data["spans"])
         task = _TASK.validate_python(data["task"])
         tiling = None if data.get("tiling") is None else tuple(data["tiling"])
-        loras, warnings = tuple(AdapterUse(**x) for x in data.get("loras", ())), tuple(data.get("warnings", ()))
-        read = {"task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling, "loras": loras}
-        return cls(**{**data, **read, "warnings": warnings})
+        warnings = tuple(data.get("warnings", ()))
+        loras = tuple(RequestLora.model_validate(lora) for lora in data.get("loras", ()))
+        adapters = tuple(AdapterUse(**adapter) for adapter in data.get("adapters", ()))
+        read = {"task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling, "warnings": warnings}
+        return cls(**{**data, **read, "loras": loras, "adapters": adapters})
 
 
 @dataclass(frozen=True)
@@ -360,6 +389,10 @@ class SegmentSpec:
     guidance_low: float | None = None  # of the low-noise expert; None: as the other
     kind: str = "text_to_video"  # of the task, which decides the guidance of some checkpoints
     flow_shift: float | None = None  # of the schedule; None: the checkpoint's own
+    sampler: SamplerName | None = None  # None: the checkpoint's own
+    quality: Quality = "exact"
+    guidance_start: float = 0.0  # share of the steps from which guidance acts
+    guidance_end: float = 1.0  # share of the steps up to which it acts
     loras: tuple[AdapterUse, ...] = ()  # a segment that lacks one must not run
 
 
@@ -376,7 +409,11 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         guidance_low=spec.guidance_low,
         kind=spec.task.kind,
         flow_shift=spec.flow_shift,
-        loras=spec.loras,
+        sampler=spec.sampler,
+        quality=spec.quality,
+        guidance_start=spec.guidance_start,
+        guidance_end=spec.guidance_end,
+        loras=spec.adapters,
     )
 
 
