@@ -13,6 +13,7 @@ import ray
 import torch
 from torch import distributed
 
+from zoetrope.cluster.engine.adapters import AdapterGone, AdapterUnavailable, RankAdapters
 from zoetrope.cluster.engine.rank_process import Place, RankError, RankLost, StepOutcome
 from zoetrope.cluster.parallel.compiled import Chooser, Gains, longest_clip, measure
 from zoetrope.cluster.parallel.meeting import meet
@@ -44,8 +45,9 @@ from zoetrope.model.runtime.errors import device_lost
 log = logging.getLogger("zoetrope.rank")
 
 GRAPH_MEMORY = 0.1  # of a device's, at most
-# A rank's answer about a segment to admit; where ranks differ, the largest wins. AFRESH: without its snapshot.
-TAKEN, AFRESH, LOST, REFUSED = 0, 1, 2, 3
+# A rank's answer about a segment to admit; where ranks differ, the largest wins. AFRESH: without its snapshot. GONE: an
+# adapter is.
+TAKEN, AFRESH, LOST, REFUSED, GONE = 0, 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Rank:
             role=settings.role,
             runner=chooser if settings.compile else runner,
         )
+        self._adapters = RankAdapters(self._denoiser, settings, two_experts=self._card.boundary is not None)
         if settings.compile:
             chooser.gains = self._compile(runner)
         self._keeper: SnapshotKeeper | None = None
@@ -159,6 +162,7 @@ class Rank:
         result.failed += self._admit_all(plan.admit)
         if plan.checkpoint:
             self.checkpoint(self._settings.hang_seconds / 2)
+        self._adapters.prefetch(plan.prefetch)
         started = time.monotonic()
         wanted = [self._segments[i] for i in plan.advance if i in self._segments]
         batch = [s for s in wanted if not s.sampler.done and self._denoiser.takes(s)]
@@ -213,8 +217,10 @@ class Rank:
         for admit in admits:
             try:
                 started[admit.spec.id] = self._start(admit)
+            except AdapterGone as error:
+                refused[admit.spec.id] = Failed(admit.spec.id, str(error), code="FAILED_PRECONDITION")
             except Exception as error:
-                lost = isinstance(original(error), LOSSES)
+                lost = isinstance(original(error), (*LOSSES, AdapterUnavailable))
                 refused[admit.spec.id] = Failed(admit.spec.id, one_line(error), lost)
         verdicts = [_verdict(started.get(admit.spec.id), refused.get(admit.spec.id)) for admit in admits]
         agreed = self._mesh.largest(verdicts, self._device) if verdicts else []
@@ -224,13 +230,13 @@ class Rank:
                 self._keep(admit, started[admit.spec.id], verdict)
             else:
                 self._forget(admit.spec.id)
-                told = Failed(admit.spec.id, "another rank could not take it", verdict == LOST)
-                failed.append(refused[admit.spec.id] if mine == verdict else told)
+                failed.append(refused[admit.spec.id] if mine == verdict else _told_by_another(admit, verdict))
         return failed
 
     def _start(self, admit: Admit) -> _Started:
         """Start a segment, and resume it if there is a snapshot. Raises for conditions with which no step would
-        work."""
+        work, and for adapters that are not there."""
+        self._adapters.hold(admit.spec.id, admit.spec.loras)
         conditions: Conditions = ray.get(admit.conditions)
         fresh = self._denoiser.start(admit.spec, conditions)
         self._denoiser.check(fresh)
@@ -294,6 +300,7 @@ class Rank:
 
     def _forget(self, segment_id: str) -> None:
         self._segments.pop(segment_id, None)
+        self._adapters.release(segment_id)
         if self._keeper is not None:
             self._keeper.forget(segment_id)
 
@@ -316,7 +323,15 @@ def _told(error: Exception) -> RankError:
     return (RankLost if lost else RankError)(one_line(error))
 
 
+def _told_by_another(admit: Admit, verdict: int) -> Failed:
+    """Return why a segment is not taken that this rank could take."""
+    if verdict == GONE:
+        names = " or ".join(lora.name for lora in admit.spec.loras)
+        return Failed(admit.spec.id, f"its adapter {names} was removed", code="FAILED_PRECONDITION")
+    return Failed(admit.spec.id, "another rank could not take it", verdict == LOST)
+
+
 def _verdict(started: _Started | None, refusal: Failed | None) -> int:
     if refusal is not None:
-        return LOST if refusal.lost else REFUSED
+        return LOST if refusal.lost else GONE if refusal.code == "FAILED_PRECONDITION" else REFUSED
     return TAKEN if started is not None and started.resumed is not None else AFRESH

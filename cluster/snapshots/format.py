@@ -44,7 +44,7 @@ class Fingerprint:
 
     Attributes:
         model: `model.catalog.identity.weights_of`. scheduler: the class. schedule: a digest of its configuration, such
-            as the shift.
+            as the shift. adapters: their digests and strengths; "" for none.
     """
 
     model: str
@@ -56,6 +56,7 @@ class Fingerprint:
     guidance_low: float | None
     seed: int
     kind: str
+    adapters: str = ""  # snapshots of older releases lack it
 
     @classmethod
     def of(cls, model: str, spec: SegmentSpec, scheduler_config: dict[str, Any]) -> Fingerprint:
@@ -72,6 +73,7 @@ class Fingerprint:
             guidance_low=spec.guidance_low,
             seed=spec.seed,
             kind=spec.kind,
+            adapters=" ".join(map(str, spec.loras)),
         )
 
     def difference(self, other: Fingerprint) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from zoetrope.model.adapters.slots import AdapterSlots
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.forward import Runner, run_alone
 from zoetrope.model.denoising.guidance import Mode, branches, combine, effective, scales
@@ -80,6 +81,7 @@ class Denoiser:
         self.scheduler_config = scheduler_config
         self.device = transformer.device
         self.role = role
+        self.adapters: AdapterSlots | None = None  # of its networks, where requests may have adapters
         self._runner = runner
         self._boundary = 0.0
         if two and boundary is not None:
@@ -157,7 +159,10 @@ class Denoiser:
         made: list[tuple[Segment, torch.Tensor]],
     ) -> int:
         """Add the guided velocity of each segment to ``made``; return the number of tokens."""
-        run = self._runner(network, [sequence for segment in segments for sequence in self._sequences(segment)])
+        if any(segment.spec.loras for segment in segments):
+            segments = sorted(segments, key=self._place)
+        made_of = [self._sequences(segment, low_noise) for segment in segments]
+        run = self._runner(network, [sequence for sequences in made_of for sequence in sequences])
         outputs = iter(run.velocities)
         for segment in segments:
             spec, latents, mode = segment.spec, segment.latents, segment.mode
@@ -167,11 +172,21 @@ class Denoiser:
             made.append((segment, combine(mode, velocities, latents, segment.sampler.sigma, weights)))
         return run.tokens
 
-    def _sequences(self, segment: Segment) -> list[Sequence]:
+    def _place(self, segment: Segment) -> int:
+        """Order segments by slot, so that the rows with adapters are next to each other."""
+        loras = segment.spec.loras
+        return -1 if not loras or self.adapters is None else self.adapters.use(segment.spec.id, loras, False).slot
+
+    def _sequences(self, segment: Segment, low_noise: bool = False) -> list[Sequence]:
         conditions, timestep = segment.conditions, segment.sampler.timestep
         sequences = []
         for branch in branches(segment.mode):
             text = conditions.positive if branch.positive else conditions.negative
             assert text is not None
             sequences.append(conditions.sequence(segment.latents, timestep, text, branch.streams, segment.noise))
+        if segment.spec.loras:
+            if self.adapters is None:
+                raise RuntimeError(f"segment {segment.spec.id}: its adapters are not loaded")
+            use = self.adapters.use(segment.spec.id, segment.spec.loras, low_noise)
+            return [replace(sequence, adapter=use) for sequence in sequences]
         return sequences

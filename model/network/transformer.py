@@ -94,12 +94,13 @@ class WanTransformer(nn.Module):
         call were the same tensors."""
         embedder = self.condition_embedder
         given, weight = (*batch.texts, *batch.images), embedder.text_embedder.linear_1.weight
-        return self._remembered.fill(given, weight, lambda: self._keys_values(batch))
+        adapters = () if batch.adapters is None else batch.adapters.uses
+        return self._remembered.fill(given, weight, lambda: self._keys_values(batch), adapters)
 
     def _keys_values(self, batch: PackedBatch) -> tuple[KeysValues, ...]:
         dtype = self.patch_embedding.weight.dtype
         text, image = self._text(batch, dtype), self._image(batch, dtype)
-        return tuple(block.attn2.remember(text, image) for block in self.layers())
+        return tuple(block.attn2.remember(text, image, block.adapted(batch)) for block in self.layers())
 
     def _text(self, batch: PackedBatch, dtype: torch.dtype) -> torch.Tensor:
         return self.condition_embedder.text(batch.text.to(dtype))

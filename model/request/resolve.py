@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.media_rules import media_violations
 from zoetrope.model.request.sampling_rules import sampling_violations
 from zoetrope.model.request.schema_errors import short
@@ -54,29 +55,40 @@ NO_MEDIA: Mapping[str, MediaInfo] = {}
 
 
 def resolve(
-    request: VideoRequest, card: ModelCard, random_seed: int, media: Mapping[str, MediaInfo] = NO_MEDIA
+    request: VideoRequest,
+    card: ModelCard,
+    random_seed: int,
+    media: Mapping[str, MediaInfo] = NO_MEDIA,
+    adapters: Sequence[AdapterUse] = (),
 ) -> VideoSpec:
     """Fill in the model's defaults and check every limit at once.
 
     Args:
         random_seed: used when the request names no seed, so that the job records the one it ran with.
         media: what is known of each of the task's media, by the field that names it (`media_of`).
+        adapters: what the request's adapters are, in their order; only a service has any.
 
     Raises:
         InvalidRequest: lists every field at fault with its value and limit.
     """
-    return _Resolution(request, card, random_seed, media).result()
+    return _Resolution(request, card, random_seed, media, adapters).result()
 
 
 class _Resolution:
     """One request being checked: ``bad`` collects violations, ``warnings`` oddities."""
 
     def __init__(
-        self, request: VideoRequest, card: ModelCard, random_seed: int, media: Mapping[str, MediaInfo]
+        self,
+        request: VideoRequest,
+        card: ModelCard,
+        random_seed: int,
+        media: Mapping[str, MediaInfo],
+        adapters: Sequence[AdapterUse],
     ) -> None:
         self.request = request
         self.card = card
         self.media = media
+        self.adapters = tuple(adapters)
         self.random_seed = random_seed
         self.bad: list[Violation] = []
         self.warnings: list[str] = []
@@ -121,6 +133,8 @@ class _Resolution:
         guidance_low = self.guidance_low(guidance)
         self.check_flow_shift()
         self.bad += sampling_violations(request, card)
+        known = len(self.adapters) == len(request.loras)
+        self.check(known or bool(self.bad), "loras", "are of a service, which has registered adapters")
         if self.bad or size is None:
             raise InvalidRequest(*self.bad)
 
@@ -166,6 +180,7 @@ class _Resolution:
             guidance_start=request.guidance_start,
             guidance_end=request.guidance_end,
             loras=request.loras,
+            adapters=self.adapters,
         )
 
     def check(self, ok: bool, field: str, description: str) -> None:

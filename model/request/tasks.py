@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from zoetrope.model.request.fused_adapter import FusedAdapter
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.load_options import DEFAULT, LoadOptions
+from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.media_fields import Takes, media_fields
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.schema_errors import describe
@@ -345,7 +346,8 @@ class VideoSpec:
     quality: Quality = "exact"
     guidance_start: float = 0.0
     guidance_end: float = 1.0
-    loras: tuple[RequestLora, ...] = ()
+    loras: tuple[RequestLora, ...] = ()  # as asked for
+    adapters: tuple[AdapterUse, ...] = ()  # what these are
 
     @property
     def prompt(self) -> str:
@@ -359,9 +361,9 @@ class VideoSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        loras = [lora.model_dump(mode="json") for lora in self.loras]
-        task = self.task.model_dump(mode="json")
-        return {**plain, "task": task, "spans": [asdict(span) for span in self.spans], "loras": loras}
+        listed = {name: [asdict(item) for item in getattr(self, name)] for name in ("spans", "adapters")}
+        listed["loras"] = [lora.model_dump(mode="json") for lora in self.loras]
+        return {**plain, "task": self.task.model_dump(mode="json"), **listed}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> VideoSpec:
@@ -372,8 +374,9 @@ class VideoSpec:
         tiling = None if data.get("tiling") is None else tuple(data["tiling"])
         warnings = tuple(data.get("warnings", ()))
         loras = tuple(RequestLora.model_validate(lora) for lora in data.get("loras", ()))
+        adapters = tuple(AdapterUse(**adapter) for adapter in data.get("adapters", ()))
         read = {"task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling, "warnings": warnings}
-        return cls(**{**data, **read, "loras": loras})
+        return cls(**{**data, **read, "loras": loras, "adapters": adapters})
 
 
 @dataclass(frozen=True)
@@ -392,7 +395,7 @@ class SegmentSpec:
     quality: Quality = "exact"
     guidance_start: float = 0.0  # share of the steps from which guidance acts
     guidance_end: float = 1.0  # share of the steps up to which it acts
-    loras: tuple[RequestLora, ...] = ()
+    loras: tuple[AdapterUse, ...] = ()  # a segment that lacks one must not run
 
 
 def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
@@ -412,7 +415,7 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         quality=spec.quality,
         guidance_start=spec.guidance_start,
         guidance_end=spec.guidance_end,
-        loras=spec.loras,
+        loras=spec.adapters,
     )
 
 

@@ -20,6 +20,10 @@ DatabaseOption = Annotated[
     str | None, option("URL", "Job database: postgresql://USER:PASSWORD@HOST/DB.", "SQLite in --data-dir")
 ]
 
+ArtifactStoreOption = Annotated[
+    str | None, option("URL", "Store for videos and uploads: s3://BUCKET/PREFIX.", "a folder in --data-dir")
+]
+
 
 @dataclass(frozen=True)
 class DatabaseOptions:
@@ -62,9 +66,7 @@ class GatewayOptions(CheckedOptions):
         str | None, option("URL,...", "Origins whose web pages may call the HTTP APIs; *: all.", "none")
     ] = None
     database: DatabaseOption = None
-    artifact_store: Annotated[
-        str | None, option("URL", "Store for videos and uploads: s3://BUCKET/PREFIX.", "a folder in --data-dir")
-    ] = None
+    artifact_store: ArtifactStoreOption = None
     tls_cert: Annotated[
         Path | None, option("FILE", "Certificate chain of the service, PEM; turns TLS on.", "no TLS")
     ] = None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zoetrope.serving.cli.doctor import Check
     from zoetrope.serving.client import MediaFile, ModelInfo, OperationStatus, VideoEvent
     from zoetrope.serving.config.settings import Settings
+    from zoetrope.serving.jobs.adapter_table import Adapter
     from zoetrope.serving.jobs.key_table import ApiKey
 
 PASSWORD = re.compile(r"(://[^/@:]*:|[?&]password=)[^@&/]*")
@@ -36,7 +37,8 @@ def models_listing(models: Sequence[ModelCard | ModelInfo]) -> Listing:
     )
     others = {
         "weights": ["" if model.quantize == "none" else model.quantize for model in models],
-        "adapters": [_adapters(model) for model in models],
+        "fused": [_adapters(model) for model in models],
+        "adapters": ["" if isinstance(model, ModelCard) else escape(", ".join(model.adapters)) for model in models],
         "other names": ["" if isinstance(model, ModelCard) else escape(", ".join(model.aliases)) for model in models],
     }
     named = tuple(title for title, cells in others.items() if any(cells))
@@ -211,6 +213,27 @@ def _key_row(key: ApiKey) -> tuple[str, ...]:
 def _key_item(key: ApiKey) -> Mapping[str, Any]:
     times = {"created_at": key.created_at, "revoked_at": key.revoked_at}
     return {"id": key.id, "name": key.name, "tenant": key.owner, **times, **dataclasses.asdict(key.limits)}
+
+
+def adapters_listing(adapters: Sequence[Adapter]) -> Listing:
+    """Show registered adapters, by name; times are local."""
+    return Listing(
+        ("name", "model", "rank", "megabytes", "registered", "tenants"),
+        rows=[
+            (
+                escape(adapter.name),
+                escape(adapter.model),
+                str(adapter.rank),
+                f"{adapter.size_bytes / 1e6:.1f}",
+                _local(adapter.created_at),
+                "all" if adapter.tenants is None else escape(", ".join(map(repr, adapter.tenants))),
+            )
+            for adapter in adapters
+        ],
+        items=adapters,
+        names=[adapter.name for adapter in adapters],
+        wraps=("tenants",),
+    )
 
 
 def settings_listing(settings: Settings) -> Listing:

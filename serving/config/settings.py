@@ -138,6 +138,12 @@ class Settings(BaseSettings):
     threads: int = Field(
         default=0, ge=0, description="Threads of each process that computes on the CPU; 0: as many as suit the model."
     )
+    adapter_slots: int = Field(
+        default=4, ge=0, le=64, description="Different adapters, or pairs, that a step's jobs may have; 0: none."
+    )
+    adapter_rank: Literal["16", "32", "64", "128"] = Field(
+        default="64", description="Rank of each adapter slot, which bounds that of a job's adapters together."
+    )
     vae_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="Numbers that the decoder computes with; auto: bfloat16 on GPUs, float32 on CPUs."
     )

@@ -136,7 +136,10 @@ def operation(job: Job, ahead: Outlook, uri: str | None = None) -> operations_pb
     return message
 
 
-def model_message(card: ModelCard, ready: bool, aliases: Sequence[str] = ()) -> video_pb2.Model:
+def model_message(
+    card: ModelCard, ready: bool, aliases: Sequence[str] = (), adapters: Sequence[str] = ()
+) -> video_pb2.Model:
+    """``adapters``: the names of those that the caller may use."""
     return video_pb2.Model(
         name=card.name,
         ready=ready,
@@ -166,6 +169,7 @@ def model_message(card: ModelCard, ready: bool, aliases: Sequence[str] = ()) -> 
             for a in card.adapters
         ],
         aliases=aliases,
+        adapters=adapters,
         formats=[video_pb2.VideoFormat.Value(enum_name(container)) for container in formats_of(card)],
     )
 
