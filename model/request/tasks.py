@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.load_options import DEFAULT, LoadOptions
 from zoetrope.model.request.media_fields import Takes, media_fields
+from zoetrope.model.request.profile import Profile
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.schema_errors import describe
 from zoetrope.model.runtime.errors import Picklable
@@ -35,6 +36,8 @@ PANELS = 9
 
 # Which of a checkpoint's two noise experts an engine holds; "both" is all of any checkpoint.
 Role = Literal["both", "high", "low"]
+# The schedulers that a request may choose instead of the model's own.
+SamplerChoice = Literal["unipc", "euler", "dpm++"]
 # How a picture or clip of another ratio is fitted: scaled to cover the frame and cropped, or whole with black bars.
 Fit = Literal["cover", "contain"]
 # Of the file: a video, or a picture of one frame.
@@ -226,6 +229,7 @@ class VideoRequest(BaseModel):
     guidance: float | None = None
     guidance_low: float | None = None
     flow_shift: float | None = None
+    sampler: SamplerChoice | None = None
     seed: Seed | None = None
     container: Container = "mp4"
     keep_latents: bool = False
@@ -268,6 +272,7 @@ class ModelCard:
     default_flow_shift: float | None = None  # None: the scheduler has none
     flow_shift_note: str = ""  # where that comes from, if sources differ
     load: LoadOptions = DEFAULT
+    profile: Profile | None = None  # the locked sampling recipe of a few-step distill
 
     @property
     def quantize(self) -> Quantize:
@@ -316,6 +321,8 @@ class VideoSpec:
     tiling: tuple[int, int, int] | None = None  # height, width, overlap, if the decoder lacks memory for whole frames
     fit: Fit = "cover"
     flow_shift: float | None = None  # None: the checkpoint's own
+    sampler: SamplerChoice | None = None  # None: the checkpoint's own scheduler
+    profile: Profile | None = None  # of a few-step distill; it decides the schedule
     warnings: tuple[str, ...] = ()  # how the request was understood, if that may surprise
 
     @property
@@ -330,7 +337,9 @@ class VideoSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**plain, "task": self.task.model_dump(mode="json"), "spans": [asdict(s) for s in self.spans]}
+        profile = None if self.profile is None else self.profile.to_dict()
+        task, spans = self.task.model_dump(mode="json"), [asdict(s) for s in self.spans]
+        return {**plain, "task": task, "spans": spans, "profile": profile}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> VideoSpec:
@@ -340,8 +349,9 @@ class VideoSpec:
         task = _TASK.validate_python(data["task"])
         tiling = None if data.get("tiling") is None else tuple(data["tiling"])
         warnings = tuple(data.get("warnings", ()))
+        profile = None if data.get("profile") is None else Profile.from_dict(data["profile"])
         read = {"task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling, "warnings": warnings}
-        return cls(**{**data, **read})
+        return cls(**{**data, **read, "profile": profile})
 
 
 @dataclass(frozen=True)
@@ -356,6 +366,8 @@ class SegmentSpec:
     guidance_low: float | None = None  # of the low-noise expert; None: as the other
     kind: str = "text_to_video"  # of the task, which decides the guidance of some checkpoints
     flow_shift: float | None = None  # of the schedule; None: the checkpoint's own
+    sampler: SamplerChoice | None = None  # None: the checkpoint's own scheduler
+    profile: Profile | None = None  # of a few-step distill; it decides the schedule
 
 
 def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
@@ -371,6 +383,8 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         guidance_low=spec.guidance_low,
         kind=spec.task.kind,
         flow_shift=spec.flow_shift,
+        sampler=spec.sampler,
+        profile=spec.profile,
     )
 
 
