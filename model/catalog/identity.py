@@ -28,11 +28,14 @@ BASE = re.compile(r"^base_model:[ \t]*(?:\n\s*-\s*)?(\S+)", re.MULTILINE)
 
 
 def weights_of(card: ModelCard) -> str:
-    """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own.
+    """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own,
+    and the profile that they sample by.
 
     Segments begun with one may not go on with another.
     """
-    return card.name if card.quantize == "none" else f"{card.name}+{card.quantize}"
+    quantize = "" if card.quantize == "none" else f"+{card.quantize}"
+    profile = "" if card.profile is None else f"+{card.profile.name}"
+    return f"{card.name}{quantize}{profile}"
 
 
 def possible_families(contents: Contents) -> list[Family]:

@@ -17,7 +17,7 @@ from zoetrope.model.catalog.checkpoint_layout import (
 )
 from zoetrope.model.catalog.identity import identify, possible_families
 from zoetrope.model.catalog.original_layout import is_original
-from zoetrope.model.catalog.schedulers import SchedulerError, check_scheduler, shift_key, unknown_keys
+from zoetrope.model.catalog.schedulers import REFUSED, SchedulerError, check_scheduler, shift_key, unknown_keys
 from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.families.family import Contents, Preset, Sampling
@@ -31,15 +31,19 @@ MAX_TEXT_TOKENS = 512
 RANDOM_SUFFIX = (
     "-random-weights"  # of a model's name, so that nobody mistakes its clips or figures for those of a trained model
 )
+DISTILLED = "WanDMDPipeline"  # in which FastVideo's distills sample by their profile, whatever their scheduler
 SCHEDULER_FILE = Path("scheduler") / "scheduler_config.json"
 
 
-def read_card(directory: Path, name: str, typed: Path | None = None, family: str = "") -> ModelCard:
+def read_card(
+    directory: Path, name: str, typed: Path | None = None, family: str = "", *, few_steps: bool = False
+) -> ModelCard:
     """Read a checkpoint's configuration files, in either layout, and check them against each other.
 
     Args:
         name: the model's name. typed: the folder as the caller named it, which may show what it holds; by default the
-            directory. family: the preset that the caller says it holds, see `model.catalog.identity`.
+            directory. family: the preset that the caller says it holds, see `model.catalog.identity`. few_steps: a
+            profile decides the schedule, so that the folder's own need not be supported.
 
     Raises:
         ModelError: a file is missing or unreadable, or asks for something unsupported.
@@ -56,7 +60,8 @@ def read_card(directory: Path, name: str, typed: Path | None = None, family: str
         _check_statistics(vae, key, z_dim, where)
     _check_channels(directory, config, z_dim, temporal)
     _check_encoders(directory, index, config)
-    scheduler = None if index is None else _scheduler(index, warnings)
+    few_steps = few_steps or (index is not None and index.class_name == DISTILLED)
+    scheduler = None if index is None else _scheduler(index, warnings, few_steps)
     shift = None if scheduler is None else _shift_of(scheduler)
     contents = _contents(directory, config, parts, index, shift)
     _check_pipeline(contents)
@@ -155,8 +160,9 @@ def scheduler_config(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _scheduler(index: Index, warnings: list[str]) -> dict[str, Any]:
-    """Read and check the scheduler's file; keys unknown to its class become warnings.
+def _scheduler(index: Index, warnings: list[str], few_steps: bool) -> dict[str, Any]:
+    """Read and check the scheduler's file; keys unknown to its class become warnings. With ``few_steps`` nothing reads
+    more of it than the flow shift.
 
     Raises:
         ModelError: the scheduler is not supported.
@@ -164,6 +170,8 @@ def _scheduler(index: Index, warnings: list[str]) -> dict[str, Any]:
     path = index.root / SCHEDULER_FILE
     config = read_json(path)
     check_same_class(index, "scheduler", config)
+    if few_steps and config.get("_class_name") in REFUSED:
+        return config
     try:
         check_scheduler(config)
     except SchedulerError as error:

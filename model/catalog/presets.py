@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zoetrope.model.catalog.checkpoint_layout import pipeline_of
 from zoetrope.model.catalog.checks import checked
 from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
 from zoetrope.model.catalog.model_card import network_config, read_card
+from zoetrope.model.catalog.profiles import NONE, choose
 from zoetrope.model.families import BUNDLED, PRESETS
 from zoetrope.model.families.family import Preset
 from zoetrope.model.families.quantization import why_exact
@@ -43,24 +45,24 @@ def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
     Raises:
         ModelError: as `open_model`, as far as configurations show.
     """
-    card = _find(name_or_directory, load.family)
+    card = _find(name_or_directory, load)
     if load.quantize != "none" and (problem := why_exact(network_config(card))) is not None:
         raise ModelError(f"quantize: {load.quantize} is not possible for {card.name}: {problem}")
-    return replace(card, load=load)
+    own = BUNDLED[name_or_directory].profile if name_or_directory in BUNDLED else ""
+    return choose(replace(card, load=load), _names(name_or_directory), pipeline_of(Path(card.directory)), own)
 
 
-def _find(name_or_directory: str, family: str) -> ModelCard:
+def _find(name_or_directory: str, load: LoadOptions) -> ModelCard:
+    family = load.family
     if name_or_directory in BUNDLED:
         card = bundled_card(BUNDLED[name_or_directory])
         ignored = f"family: {family} is ignored: {name_or_directory} is a preset"
         return replace(card, warnings=(ignored,)) if family else card
-    typed = Path(name_or_directory).expanduser()
-    if not typed.is_dir() and (cached := cached_repository(name_or_directory)) is not None:
-        typed = cached
+    typed = _typed(name_or_directory)
     if typed.is_dir():
         repository = repository_of(typed)
         name = Path(repository).name if repository else next(places(typed)).name
-        return read_card(snapshot_of(typed), name, typed, family)
+        return read_card(snapshot_of(typed), name, typed, family, few_steps=load.profile not in ("", NONE))
     if name_or_directory in PRESETS:
         raise ModelError(
             f"model {name_or_directory!r} is a preset without weights of its own: give the directory of its checkpoint "
@@ -72,6 +74,23 @@ def _find(name_or_directory: str, family: str) -> ModelCard:
             f"{hub_cache()}: download it (hf download {name_or_directory}), or give its directory"
         )
     raise ModelError(f"model {name_or_directory!r} is neither a preset ({', '.join(BUNDLED)}) nor a directory")
+
+
+def _typed(name_or_directory: str) -> Path:
+    """Return the folder that a name means: itself, or a repository's in the hub's cache."""
+    typed = Path(name_or_directory).expanduser()
+    if not typed.is_dir() and (cached := cached_repository(name_or_directory)) is not None:
+        return cached
+    return typed
+
+
+def _names(name_or_directory: str) -> list[str]:
+    """List the names of a folder and its repository, which may say what distill it is."""
+    typed = _typed(name_or_directory)
+    if not typed.is_dir():
+        return []
+    repository = repository_of(typed)
+    return [*([repository] if repository else []), *(place.name for place in places(typed))]
 
 
 def bundled_card(preset: Preset, directory: Path | None = None) -> ModelCard:

@@ -187,9 +187,7 @@ def detect(card: ModelCard, names: Iterable[str], pipeline: str | None) -> Profi
 
 
 def suggestions(card: ModelCard) -> Iterator[str]:
-    """Yield warnings about fused adapters that look like distills, if the model has no profile."""
-    if card.profile is not None or card.load.profile == NONE:
-        return
+    """Yield warnings about fused adapters that look like distills, for a model without a profile."""
     for text in card.load.lora:
         found = detect(card, [text], None)
         if found is not None:
@@ -229,20 +227,20 @@ def with_profile(card: ModelCard, profile: Profile) -> ModelCard:
     )
 
 
-def choose(card: ModelCard, names: Iterable[str], pipeline: str | None) -> ModelCard:
-    """Return the card with the profile that ``card.load`` names or that is certain, if any.
+def choose(card: ModelCard, names: Iterable[str], pipeline: str | None, own: str = "") -> ModelCard:
+    """Return the card with the profile that ``card.load`` names, or that is certain, if any.
 
     Args:
-        names, pipeline: as for `detect`.
+        names, pipeline: as for `detect`. own: the profile of a preset whose weights come along; "" for none.
 
     Raises:
         ModelError: there is no such profile, it is not for such a model, or no profile can express the distill.
     """
     given, names = card.load.profile, list(names)
-    if card.profile is not None or given == NONE:
+    if given == NONE:
         return card
-    if given:
-        return with_profile(card, find_profile(given))
+    if given or own:
+        return with_profile(card, find_profile(given or own))
     refuse_distill(names)
     found = detect(card, names, pipeline)
     if found is None:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zoetrope.model.request.tasks import MAX_FLOW_SHIFT, MIN_FLOW_SHIFT, SamplerChoice
+from zoetrope.model.request.profile import SamplerChoice
+from zoetrope.model.request.tasks import MAX_FLOW_SHIFT, MIN_FLOW_SHIFT
 
 FILE = "scheduler/scheduler_config.json"
 TRAIN_TIMESTEPS = 1000
@@ -151,10 +152,11 @@ CHOICES: dict[SamplerChoice, dict[str, Any]] = {
     "euler": {"_class_name": "FlowMatchEulerDiscreteScheduler"},
     "dpm++": {"_class_name": "DPMSolverMultistepScheduler", **_FOR_A_FLOW},
 }
+_DISTILL = "it is one of a few-step distill, whose profile must be given (--profile, ZOETROPE_PROFILE)"
 # Unsupported schedulers that are found with Wan checkpoints or distills of them, and why.
 REFUSED = {
-    "LCMScheduler": "it is one of a few-step distill",
-    "FlowMatchLCMScheduler": "it is one of a few-step distill",
+    "LCMScheduler": _DISTILL,
+    "FlowMatchLCMScheduler": _DISTILL,
     "FlowMatchHeunDiscreteScheduler": "it takes two steps for each that is asked for",
     "DEISMultistepScheduler": "it leaves noise in the clip",
     "SASolverScheduler": "it draws noise of its own",

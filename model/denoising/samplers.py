@@ -1,5 +1,5 @@
-"""Choose a segment's sampler: a profile's, or the scheduler of its checkpoint or request. A new kind adds its file and a
-line."""
+"""Choose a segment's sampler: a profile's, or the scheduler of its checkpoint or request. A new kind of profile adds its
+file and a line."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Distil nano into few steps of one branch: ``python -m zoetrope.model.nano.distill --out runs/nano-4step``; run it again
-to resume.
+"""Distil nano into few steps of one branch: ``python -m zoetrope.model.nano.distill --out runs/nano-4step``; run it
+again to resume.
 
 The student takes the steps of a profile (`model.catalog.profiles`) from noise, without guidance. At each of them the
 teacher goes on from where the student has come, with guidance and to second order, down to the student's next noise
-level, and the student learns the mean velocity of that stretch. So it sees in training the very states that it meets in service, and
-guidance is part of its weights. The student starts as a copy of the teacher; everything but its transformer stays the
-teacher's.
+level, and the student learns the mean velocity of that stretch. So it sees in training the very states that it meets in
+service, and guidance is part of its weights. The student starts as a copy of the teacher; everything but its
+transformer stays the teacher's.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class Teacher:
 
     @torch.no_grad()
     def mean_velocity(self, batch: StageBatch, now: float, after: float) -> list[torch.Tensor]:
-        """Return the velocity ``[C, T, H, W]`` that takes each clip from one noise level to a lower one, to second order:
-        the guided velocity at the middle."""
+        """Return the velocity ``[C, T, H, W]`` that takes each clip from one noise level to a lower one: the guided one
+        at the middle, which is right to second order."""
         half = (after - now) / 2
         first = self._guided(batch, batch.states, now)
         middle = [x + half * v for x, v in zip(batch.states, first, strict=True)]

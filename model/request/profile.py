@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
+# The schedulers that a request may choose in place of the model's own.
+SamplerChoice = Literal["unipc", "euler", "dpm++"]
 SamplerName = Literal["euler", "renoise"]
 Precision = Literal["float32", "float64"]
 # Fields of a request that a profile may lock. What follows from the list of noise levels is always locked.
@@ -144,6 +146,19 @@ class Profile:
             _check(after < before, "timesteps", f"has {after} after {before}, must fall")
 
 
+def locked_values(profile: Profile, *, two_experts: bool) -> dict[str, object]:
+    """Return the values that a request may not contradict, by its field; None: it may not name the field."""
+    values: dict[str, object] = {
+        "steps": profile.steps,
+        "flow_shift": profile.shift,
+        "sampler": profile.sampler,
+        "quality": "exact",
+    }
+    if "guidance" in profile.locked:
+        values |= {"guidance": profile.guidance[0], "guidance_start": 0.0, "guidance_end": 1.0}
+        if two_experts:
+            values["guidance_low"] = profile.guidance[-1]
+    return values
 
 
 def _check(ok: bool, field: str, problem: str) -> None:

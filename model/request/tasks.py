@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.load_options import DEFAULT, LoadOptions
 from zoetrope.model.request.media_fields import Takes, media_fields
-from zoetrope.model.request.profile import Profile
+from zoetrope.model.request.profile import Profile, SamplerChoice
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.schema_errors import describe
 from zoetrope.model.runtime.errors import Picklable
@@ -36,8 +36,6 @@ PANELS = 9
 
 # Which of a checkpoint's two noise experts an engine holds; "both" is all of any checkpoint.
 Role = Literal["both", "high", "low"]
-# The schedulers that a request may choose instead of the model's own.
-SamplerChoice = Literal["unipc", "euler", "dpm++"]
 # How a picture or clip of another ratio is fitted: scaled to cover the frame and cropped, or whole with black bars.
 Fit = Literal["cover", "contain"]
 # Of the file: a video, or a picture of one frame.
@@ -336,22 +334,20 @@ class VideoSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        profile = None if self.profile is None else self.profile.to_dict()
-        task, spans = self.task.model_dump(mode="json"), [asdict(s) for s in self.spans]
-        return {**plain, "task": task, "spans": spans, "profile": profile}
+        return {**asdict(self), "task": self.task.model_dump(mode="json")}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> VideoSpec:
         """Invert `to_dict`, also after a round trip through JSON, which has no tuples."""
         c, t, h, w = data["latent_shape"]
         spans = tuple(SegmentFrames(**span) for span in data["spans"])
-        task = _TASK.validate_python(data["task"])
-        tiling = None if data.get("tiling") is None else tuple(data["tiling"])
-        warnings = tuple(data.get("warnings", ()))
-        profile = None if data.get("profile") is None else Profile.from_dict(data["profile"])
-        read = {"task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling, "warnings": warnings}
-        return cls(**{**data, **read, "profile": profile})
+        read = {
+            "task": _TASK.validate_python(data["task"]),
+            "tiling": None if data.get("tiling") is None else tuple(data["tiling"]),
+            "profile": None if data.get("profile") is None else Profile.from_dict(data["profile"]),
+            "warnings": tuple(data.get("warnings", ())),
+        }
+        return cls(**{**data, **read, "latent_shape": (c, t, h, w), "spans": spans})
 
 
 @dataclass(frozen=True)
