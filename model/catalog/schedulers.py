@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zoetrope.model.request.profile import SamplerChoice
-from zoetrope.model.request.tasks import MAX_FLOW_SHIFT, MIN_FLOW_SHIFT
+from zoetrope.model.request.tasks import MAX_FLOW_SHIFT, MIN_FLOW_SHIFT, SamplerName
 
 FILE = "scheduler/scheduler_config.json"
 TRAIN_TIMESTEPS = 1000
@@ -147,7 +146,7 @@ SCHEDULERS: dict[str, SchedulerKind] = {
 }
 # The classes that a request may choose, with what makes them one for a flow.
 _FOR_A_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-CHOICES: dict[SamplerChoice, dict[str, Any]] = {
+CHOICES: dict[SamplerName, dict[str, Any]] = {
     "unipc": {"_class_name": "UniPCMultistepScheduler", **_FOR_A_FLOW},
     "euler": {"_class_name": "FlowMatchEulerDiscreteScheduler"},
     "dpm++": {"_class_name": "DPMSolverMultistepScheduler", **_FOR_A_FLOW},
@@ -186,7 +185,7 @@ def shift_key(config: Mapping[str, Any]) -> str | None:
     return kind.shift
 
 
-def chosen(config: Mapping[str, Any], sampler: SamplerChoice | None, flow_shift: float | None) -> dict[str, Any]:
+def chosen(config: Mapping[str, Any], sampler: SamplerName | None, flow_shift: float | None) -> dict[str, Any]:
     """Return the configuration of the scheduler that a request gets.
 
     Args:

@@ -1,5 +1,7 @@
-"""Choose a segment's sampler: a profile's, or the scheduler of its checkpoint or request. A new kind of profile adds its
-file and a line."""
+"""Choose a segment's sampler: a profile's, or the scheduler of its checkpoint or request.
+
+A new kind for profiles adds its file and a line.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from zoetrope.model.denoising.list_renoise import ListRenoise
 from zoetrope.model.denoising.list_sampler import EXACT, GENERATOR, ListSampler
 from zoetrope.model.denoising.noise import STATE_BYTES
 from zoetrope.model.denoising.sampling import Sampler, SamplerState, SegmentSampler
-from zoetrope.model.request.profile import SamplerName
+from zoetrope.model.request.profile import ProfileSampler
 from zoetrope.model.request.tasks import SegmentSpec
 
-LIST_SAMPLERS: dict[SamplerName, type[ListSampler]] = {
+LIST_SAMPLERS: dict[ProfileSampler, type[ListSampler]] = {
     "euler": ListEuler,
     "renoise": ListRenoise,
 }

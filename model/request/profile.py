@@ -8,9 +8,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-# The schedulers that a request may choose in place of the model's own.
-SamplerChoice = Literal["unipc", "euler", "dpm++"]
-SamplerName = Literal["euler", "renoise"]
+ProfileSampler = Literal["euler", "renoise"]
 Precision = Literal["float32", "float64"]
 # Fields of a request that a profile may lock. What follows from the list of noise levels is always locked.
 ALWAYS_LOCKED = ("steps", "flow_shift", "sampler", "quality")
@@ -50,7 +48,7 @@ class Profile:
     """
 
     name: str
-    sampler: SamplerName
+    sampler: ProfileSampler
     sigmas: tuple[float, ...]
     timesteps: tuple[float, ...] | None = None
     init_scale: float = 1.0
@@ -64,7 +62,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         _check(0 < len(self.name) <= MAX_NAME_CHARS, "name", f"has {len(self.name)} characters, 1 to {MAX_NAME_CHARS}")
-        _one_of("sampler", self.sampler, get_args(SamplerName))
+        _one_of("sampler", self.sampler, get_args(ProfileSampler))
         _one_of("precision", self.precision, get_args(Precision))
         self._check_sigmas()
         self._check_timesteps()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from zoetrope.model.request.media_rules import media_violations
 from zoetrope.model.request.profile import locked_values
+from zoetrope.model.request.sampling_rules import sampling_violations
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.segments import split
 from zoetrope.model.request.sizes import (
@@ -121,6 +122,7 @@ class _Resolution:
         size = self.size()
         guidance_low = self.guidance_low(guidance)
         self.check_schedule()
+        self.bad += sampling_violations(request, card)
         if self.bad or size is None:
             raise InvalidRequest(*self.bad)
 
@@ -160,9 +162,13 @@ class _Resolution:
             audio=audio,
             fit=request.fit,
             flow_shift=self.flow_shift(),
-            sampler=None if card.profile is not None else request.sampler,
             profile=card.profile,
             warnings=tuple(self.warnings),
+            sampler=None if card.profile is not None else request.sampler,
+            quality=request.quality,
+            guidance_start=request.guidance_start,
+            guidance_end=request.guidance_end,
+            loras=request.loras,
         )
 
     def check(self, ok: bool, field: str, description: str) -> None:
@@ -207,11 +213,8 @@ class _Resolution:
         given, fixed = dict(request), locked_values(profile, two_experts=self.card.boundary is not None)
         for field, value in fixed.items():
             if given.get(field) not in (None, value):
-                told = "has none" if value is None else f"is locked to {short(value)}"
-                why = (
-                    f"{short(given[field])} given, but {self.card.name} samples by profile {profile.name}, which {told}"
-                )
-                self.check(False, field, why)
+                told = "has none" if value is None else f"locks it to {short(value)}"
+                self.check(False, field, f"{short(given[field])} given, but the profile {profile.name} {told}")
         if request.task.negative_prompt and max(profile.guidance) <= 1:
             self.warnings.append(f"negative_prompt: is ignored, since profile {profile.name} needs no second branch")
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.load_options import DEFAULT, LoadOptions
 from zoetrope.model.request.media_fields import Takes, media_fields
-from zoetrope.model.request.profile import Profile, SamplerChoice
+from zoetrope.model.request.profile import Profile
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.schema_errors import describe
 from zoetrope.model.runtime.errors import Picklable
@@ -38,6 +38,10 @@ PANELS = 9
 Role = Literal["both", "high", "low"]
 # How a picture or clip of another ratio is fitted: scaled to cover the frame and cropped, or whole with black bars.
 Fit = Literal["cover", "contain"]
+# The sampler that takes the steps, where a request names one, by the names that ComfyUI and others use.
+SamplerName = Literal["unipc", "euler", "dpm++"]
+# How many steps are computed: all, or those that change most, see `model.denoising`.
+Quality = Literal["exact", "balanced", "fast"]
 # Of the file: a video, or a picture of one frame.
 Container = Literal["mp4", "mkv", "png", "webp", "jpg"]
 PICTURE_CONTAINERS: tuple[Container, ...] = ("png", "webp", "jpg")
@@ -210,6 +214,19 @@ class MediaInfo:
         return self.frames / self.fps if self.fps else 0.0
 
 
+class RequestLora(BaseModel):
+    """A registered adapter to apply to one request.
+
+    ``strength_low``: of the low-noise expert, for models with two; None: as the other.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=128)
+    strength: float = 1.0
+    strength_low: float | None = None
+
+
 class VideoRequest(BaseModel):
     """A task, and how to make its clip. None means the model's default, or what the task's media imply."""
 
@@ -227,7 +244,11 @@ class VideoRequest(BaseModel):
     guidance: float | None = None
     guidance_low: float | None = None
     flow_shift: float | None = None
-    sampler: SamplerChoice | None = None
+    sampler: SamplerName | None = None
+    quality: Quality = "exact"
+    guidance_start: float = 0.0  # share of the steps from which guidance acts; outside, one branch is computed
+    guidance_end: float = 1.0  # share of the steps up to which it acts
+    loras: tuple[RequestLora, ...] = ()
     seed: Seed | None = None
     container: Container = "mp4"
     keep_latents: bool = False
@@ -319,9 +340,13 @@ class VideoSpec:
     tiling: tuple[int, int, int] | None = None  # height, width, overlap, if the decoder lacks memory for whole frames
     fit: Fit = "cover"
     flow_shift: float | None = None  # None: the checkpoint's own
-    sampler: SamplerChoice | None = None  # None: the checkpoint's own scheduler
     profile: Profile | None = None  # of a few-step distill; it decides the schedule
     warnings: tuple[str, ...] = ()  # how the request was understood, if that may surprise
+    sampler: SamplerName | None = None  # None: the checkpoint's own
+    quality: Quality = "exact"
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    loras: tuple[RequestLora, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -334,7 +359,8 @@ class VideoSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
-        return {**asdict(self), "task": self.task.model_dump(mode="json")}
+        loras = [lora.model_dump(mode="json") for lora in self.loras]
+        return {**asdict(self), "task": self.task.model_dump(mode="json"), "loras": loras}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> VideoSpec:
@@ -346,6 +372,7 @@ class VideoSpec:
             "tiling": None if data.get("tiling") is None else tuple(data["tiling"]),
             "profile": None if data.get("profile") is None else Profile.from_dict(data["profile"]),
             "warnings": tuple(data.get("warnings", ())),
+            "loras": tuple(RequestLora.model_validate(lora) for lora in data.get("loras", ())),
         }
         return cls(**{**data, **read, "latent_shape": (c, t, h, w), "spans": spans})
 
@@ -362,7 +389,11 @@ class SegmentSpec:
     guidance_low: float | None = None  # of the low-noise expert; None: as the other
     kind: str = "text_to_video"  # of the task, which decides the guidance of some checkpoints
     flow_shift: float | None = None  # of the schedule; None: the checkpoint's own
-    sampler: SamplerChoice | None = None  # None: the checkpoint's own scheduler
+    sampler: SamplerName | None = None  # None: the checkpoint's own
+    quality: Quality = "exact"
+    guidance_start: float = 0.0  # share of the steps from which guidance acts
+    guidance_end: float = 1.0  # share of the steps up to which it acts
+    loras: tuple[RequestLora, ...] = ()
     profile: Profile | None = None  # of a few-step distill; it decides the schedule
 
 
@@ -380,6 +411,10 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         kind=spec.task.kind,
         flow_shift=spec.flow_shift,
         sampler=spec.sampler,
+        quality=spec.quality,
+        guidance_start=spec.guidance_start,
+        guidance_end=spec.guidance_end,
+        loras=spec.loras,
         profile=spec.profile,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_type_hints
@@ -11,6 +12,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.serving.cli.options import FamilyOption, QuantizeOption, option
 from zoetrope.serving.config.lists import split_list
+
+REGISTERED = re.compile(r"(?P<name>[^:@]+)(?::(?P<strength>[-+]?[0-9.]+))?(?:@(?P<side>high|low|both))?")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class ModelLoadOptions:
         Sequence[str],
         option(
             "FILE[:STRENGTH][@SIDE]",
-            "LoRA to fuse into the model; SIDE is high, low or both, for models with two noise experts; repeatable.",
+            "LoRA to fuse into the model, or with --server the name of a registered one; SIDE is high, low or both, for"
+            " models with two noise experts; repeatable.",
             "none",
         ),
     ] = ()
@@ -66,6 +70,29 @@ class ModelLoadOptions:
 
 
 NONE_GIVEN = ModelLoadOptions()
+
+
+def registered(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return adapters of a service as a request names them, of ``NAME[:STRENGTH][@SIDE]`` each.
+
+    Raises:
+        CliError: one has another form.
+    """
+    from zoetrope.serving.cli.errors import bad_input
+
+    found = []
+    for text in texts:
+        match = REGISTERED.fullmatch(text)
+        if match is None:
+            raise bad_input(
+                "lora", f"{text!r} must be NAME, NAME:STRENGTH or NAME:STRENGTH@SIDE, SIDE high, low or both"
+            )
+        strength = float(match["strength"] or 1.0)
+        lora: dict[str, Any] = {"name": match["name"], "strength": 0.0 if match["side"] == "low" else strength}
+        if match["side"] in ("high", "low"):
+            lora["strength_low"] = strength if match["side"] == "low" else 0.0
+        found.append(lora)
+    return found
 
 
 def arguments_of(load: LoadOptions) -> list[str]:
