@@ -295,4 +295,5 @@ class ModelInfo:
     flow_shift_note: str = ""
     formats: tuple[str, ...] = ()  # of `VideoFields.container`
     aliases: tuple[str, ...] = ()  # other names by which requests may call it
+    profile: str = ""  # the locked sampling recipe of a few-step distill; "": none
     quantize: str = ""  # the form in which its weights are loaded: none or fp8; "": an older service does not say

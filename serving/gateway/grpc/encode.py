@@ -160,6 +160,7 @@ def model_message(card: ModelCard, ready: bool, aliases: Sequence[str] = ()) -> 
         default_flow_shift=card.default_flow_shift,
         flow_shift_note=card.flow_shift_note,
         quantize=card.quantize,
+        profile="" if card.profile is None else card.profile.name,
         aliases=aliases,
         formats=[video_pb2.VideoFormat.Value(enum_name(container)) for container in formats_of(card)],
     )
