@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from zoetrope.model.families.family import Preset
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.profile import Profile
 from zoetrope.model.request.tasks import ModelCard
@@ -225,6 +226,21 @@ def with_profile(card: ModelCard, profile: Profile) -> ModelCard:
         flow_shift_note=f"profile {profile.name}",
         default_negative_prompt=card.default_negative_prompt if max(profile.guidance) > 1 else "",
     )
+
+
+def preset_with(preset: Preset, name: str) -> Preset:
+    """Return a preset whose sampling is that of a profile, given by name; "" or `NONE`: its own.
+
+    Raises:
+        ModelError: there is no such profile, or it is for other presets.
+    """
+    if name in ("", NONE):
+        return preset
+    profile = find_profile(name)
+    if profile.fits and preset.name not in profile.fits:
+        raise ModelError(f"profile: {name} is for {', '.join(profile.fits)}, not for {preset.name}")
+    own = replace(preset.sampling, steps=profile.steps, guidance=profile.guidance[0], guidance_low=profile.guidance[-1])
+    return replace(preset, sampling=own)
 
 
 def choose(card: ModelCard, names: Iterable[str], pipeline: str | None, own: str = "") -> ModelCard:

@@ -102,12 +102,13 @@ def make_plan(
     from zoetrope.cluster.planning.clip_decode import clip_decodes
     from zoetrope.cluster.planning.gang_plan import PlanError, plan_gang
     from zoetrope.model.catalog.presets import open_model
+    from zoetrope.model.catalog.profiles import preset_with
     from zoetrope.model.codecs.decode_plan import Decoding
     from zoetrope.model.families import BUNDLED, PRESETS
 
     if model not in (*PRESETS, *BUNDLED) and not Path(model).is_dir() and "/" not in model:
         raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*PRESETS, *BUNDLED))}) nor a directory")
-    wanted = PRESETS[model] if model in PRESETS else open_model(model, load)
+    wanted = preset_with(PRESETS[model], load.profile) if model in PRESETS else open_model(model, load)
     for warning in wanted.warnings if isinstance(wanted, ModelCard) else ():
         stderr().print(f"warning: {warning}", markup=False)
     try:
