@@ -30,13 +30,15 @@ BASE = re.compile(r"^base_model:[ \t]*(?:\n\s*-\s*)?(\S+)", re.MULTILINE)
 
 def weights_of(card: ModelCard) -> str:
     """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own,
-    and a digest of the adapters' contents, strengths and noise experts if there are any.
+    the profile that they sample by, and a digest of the adapters' contents, strengths and noise experts, if there are
+    any.
 
     Segments begun with one may not go on with another.
     """
     form = () if card.quantize == "none" else (card.quantize,)
+    profile = () if card.profile is None else (card.profile.name,)
     fused = (f"lora:{adapters_digest(card.adapters)}",) if card.adapters else ()
-    return "+".join((card.name, *form, *fused))
+    return "+".join((card.name, *form, *profile, *fused))
 
 
 def possible_families(contents: Contents) -> list[Family]:

@@ -11,7 +11,9 @@ from zoetrope.model.adapters.slots import AdapterSlots
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.forward import Runner, run_alone
 from zoetrope.model.denoising.guidance import Mode, branches, combine, effective, scales
-from zoetrope.model.denoising.sampling import Sampler, initial_noise
+from zoetrope.model.denoising.noise import draw_noise, noise_generator
+from zoetrope.model.denoising.samplers import start_sampler
+from zoetrope.model.denoising.sampling import SegmentSampler
 from zoetrope.model.network.protocol import Network
 from zoetrope.model.network.sequences import Sequence
 from zoetrope.model.request.tasks import Role, SegmentSpec
@@ -24,7 +26,7 @@ class Segment:
 
     spec: SegmentSpec
     conditions: Conditions
-    sampler: Sampler
+    sampler: SegmentSampler
     latents: torch.Tensor  # [C, lead + T, H, W] float32
     noise: torch.Tensor | None = None  # from which they started, if known frames are as noisy as the rest
 
@@ -95,12 +97,14 @@ class Denoiser:
             ValueError: guidance needs a negative prompt that the conditions lack.
         """
         c, t, h, w = spec.latent_shape
-        noise = initial_noise((c, conditions.lead + t, h, w), spec.seed).to(self.device)
+        generator = noise_generator(spec.seed)
+        noise = draw_noise((c, conditions.lead + t, h, w), generator).to(self.device)
+        sampler = start_sampler(spec, self.scheduler_config, generator)
         segment = Segment(
             spec=spec,
             conditions=conditions.to(self.device),
-            sampler=Sampler(self.scheduler_config, spec.steps, spec.flow_shift),
-            latents=noise,
+            sampler=sampler,
+            latents=sampler.begin(noise),
             noise=None if conditions.clean_known else noise,
         )
         if conditions.negative is None and any(not branch.positive for branch in branches(segment.mode)):
@@ -108,7 +112,10 @@ class Denoiser:
         return segment
 
     def takes_low_noise(self, segment: Segment) -> bool:
-        """Tell whether the low-noise expert takes the next step."""
+        """Tell whether the low-noise expert takes the next step: by its noise level, or as the profile says."""
+        profile = segment.spec.profile
+        if profile is not None and self._boundary:
+            return profile.takes_low_noise(segment.sampler.step, self._boundary)
         return segment.sampler.timestep < self._boundary
 
     def takes(self, segment: Segment) -> bool:

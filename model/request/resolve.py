@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.media_rules import media_violations
+from zoetrope.model.request.profile import locked_values
 from zoetrope.model.request.sampling_rules import sampling_violations
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.segments import split
@@ -122,6 +123,7 @@ class _Resolution:
         frames = self.frames(fps)
         if len(self.bad) == before:  # otherwise the length is not one that was asked for
             self.check_picture(frames)
+        self.check_profile()
         steps = card.default_steps if request.steps is None else request.steps
         self.check(1 <= steps <= MAX_STEPS, "steps", f"{steps} must be from 1 to {MAX_STEPS}")
         guidance = card.default_guidance if request.guidance is None else request.guidance
@@ -131,7 +133,7 @@ class _Resolution:
         self.check(0 <= seed <= MAX_SEED, "seed", f"{short(seed)} {inside}")
         size = self.size()
         guidance_low = self.guidance_low(guidance)
-        self.check_flow_shift()
+        self.check_schedule()
         self.bad += sampling_violations(request, card)
         known = len(self.adapters) == len(request.loras)
         self.check(known or bool(self.bad), "loras", "are of a service, which has registered adapters")
@@ -173,9 +175,10 @@ class _Resolution:
             tiling=tiles_for(*native),
             audio=audio,
             fit=request.fit,
-            flow_shift=card.default_flow_shift if request.flow_shift is None else request.flow_shift,
+            flow_shift=self.flow_shift(),
+            profile=card.profile,
             warnings=tuple(self.warnings),
-            sampler=request.sampler,
+            sampler=None if card.profile is not None else request.sampler,
             quality=request.quality,
             guidance_start=request.guidance_start,
             guidance_end=request.guidance_end,
@@ -217,13 +220,38 @@ class _Resolution:
             self.check_guidance("guidance_low", value)
         return value
 
-    def check_flow_shift(self) -> None:
-        value, card = self.request.flow_shift, self.card
-        if value is None:
+    def check_profile(self) -> None:
+        """Check that nothing contradicts the profile of a few-step distill; what equals it is accepted."""
+        profile, request = self.card.profile, self.request
+        if profile is None:
             return
-        self.check(card.default_flow_shift is not None, "flow_shift", f"{value} given, but {card.name} has none")
-        inside = MIN_FLOW_SHIFT <= value <= MAX_FLOW_SHIFT
-        self.check(inside, "flow_shift", f"{value} must be from {MIN_FLOW_SHIFT:g} to {MAX_FLOW_SHIFT:g}")
+        given, fixed = dict(request), locked_values(profile, two_experts=self.card.boundary is not None)
+        for field, value in fixed.items():
+            if given.get(field) not in (None, value):
+                told = "has none" if value is None else f"locks it to {short(value)}"
+                self.check(False, field, f"{short(given[field])} given, but the profile {profile.name} {told}")
+        if request.task.negative_prompt and max(profile.guidance) <= 1:
+            self.warnings.append(f"negative_prompt: is ignored, since profile {profile.name} needs no second branch")
+
+    def check_schedule(self) -> None:
+        """Check the flow shift and the sampler, unless a profile decides both."""
+        shift, sampler, card = self.request.flow_shift, self.request.sampler, self.card
+        if card.profile is not None:
+            return
+        if shift is not None:
+            self.check(card.default_flow_shift is not None, "flow_shift", f"{shift} given, but {card.name} has none")
+            inside = MIN_FLOW_SHIFT <= shift <= MAX_FLOW_SHIFT
+            self.check(inside, "flow_shift", f"{shift} must be from {MIN_FLOW_SHIFT:g} to {MAX_FLOW_SHIFT:g}")
+        if sampler is not None:
+            kept = f"{sampler} given, but the noise levels of {card.name} come from no flow shift that it could keep"
+            self.check(card.default_flow_shift is not None, "sampler", kept)
+
+    def flow_shift(self) -> float | None:
+        """Return the shift of the schedule; None if a profile lists the noise levels, or the model has none."""
+        card, given = self.card, self.request.flow_shift
+        if card.profile is not None:
+            return None
+        return card.default_flow_shift if given is None else given
 
     def check_picture(self, frames: int) -> None:
         """Check that a picture has one frame, and that one frame is not to lead from a first to a last picture."""

@@ -104,6 +104,7 @@ def make_plan(
     from zoetrope.model.adapters.card import check_adapters
     from zoetrope.model.catalog.card_files import find_card_file
     from zoetrope.model.catalog.presets import open_model
+    from zoetrope.model.catalog.profiles import preset_with
     from zoetrope.model.catalog.single_files import is_weight_file
     from zoetrope.model.codecs.decode_plan import Decoding
     from zoetrope.model.families import BUNDLED, PRESETS
@@ -111,7 +112,7 @@ def make_plan(
     known = model in (*PRESETS, *BUNDLED) or find_card_file(model) is not None
     if not known and not Path(model).exists() and not is_weight_file(Path(model)) and "/" not in model:
         raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*PRESETS, *BUNDLED))}) nor a directory")
-    wanted = PRESETS[model] if model in PRESETS else open_model(model, load)
+    wanted = preset_with(PRESETS[model], load.profile) if model in PRESETS else open_model(model, load)
     if isinstance(wanted, ModelCard):
         warnings = wanted.warnings
     else:

@@ -168,6 +168,7 @@ def model_message(
             video_pb2.FusedAdapter(name=a.name, sha256=a.sha256[:SHORT], strength=a.strength, expert=a.expert)
             for a in card.adapters
         ],
+        profile="" if card.profile is None else card.profile.name,
         aliases=aliases,
         adapters=adapters,
         formats=[video_pb2.VideoFormat.Value(enum_name(container)) for container in formats_of(card)],

@@ -23,6 +23,11 @@ def test_every_so_many_steps_when_it_is_set() -> None:
     assert [step for step in range(12) if due(step, 12, 0.0, 1.0, 100.0, settings)] == [4, 8]
 
 
+@pytest.mark.parametrize("settings", [DEFAULT, EngineSettings(snapshot_steps=3)])
+def test_after_each_of_few_steps(settings: EngineSettings) -> None:
+    assert [step for step in range(5) if due(step, 4, 0.0, 1.0, 100.0, settings, few_steps=True)] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("since", "step_seconds", "copy_seconds", "expected"),
     [
