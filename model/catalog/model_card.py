@@ -46,8 +46,8 @@ def read_card(directory: Path, name: str, typed: Path | None = None, load: LoadO
     Args:
         directory: its folder, or its transformer's file. name: the model's name. typed: the place as the caller named
             it, which may show what it holds; by default the directory. load: names the preset that the caller says it
-            holds, see `model.catalog.identity`, and components at other places, and the profile: one decides the schedule, so that the
-            folder's own need not be supported.
+            holds, see `model.catalog.identity`, components at other places, and the profile: one decides the schedule,
+            so that the folder's own need not be supported.
 
     Raises:
         ModelError: a file is missing or unreadable, or asks for something unsupported.
