@@ -69,7 +69,7 @@ def make_tokenizer(unigrams: Unigrams, path: Path) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(Unigram(pieces, unk_id=unigrams.unknown, byte_fallback=unigrams.byte_fallback))
     if unigrams.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(unigrams.charsmap)
-    space = {"replacement": "▁", "prepend_scheme": "always", "split": True}
+    space: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "always", "split": True}
     words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(**space)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
     tokenizer.decoder = decoders.Metaspace(**space)
