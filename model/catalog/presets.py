@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoetrope.model.catalog.checks import checked
+from zoetrope.model.catalog.checks import check_ratios, checked
 from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
 from zoetrope.model.catalog.model_card import network_config, read_card
 from zoetrope.model.families import BUNDLED, PRESETS
@@ -32,7 +32,9 @@ def open_model(name_or_directory: str, family: str = "", quantize: Quantize = "n
     Raises:
         ModelError: names the file or key at fault, or explains why the name is not a model, or has no such form.
     """
-    return checked(find_model(name_or_directory, family, quantize))
+    card = checked(find_model(name_or_directory, family, quantize))
+    check_ratios(card)
+    return card
 
 
 def find_model(name_or_directory: str, family: str = "", quantize: Quantize = "none") -> ModelCard:

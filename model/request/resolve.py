@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 
 from zoetrope.model.request.media_rules import media_violations
+from zoetrope.model.request.savings import Savings, savings_of
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.segments import split
 from zoetrope.model.request.sizes import (
@@ -119,6 +120,8 @@ class _Resolution:
         size = self.size()
         guidance_low = self.guidance_low(guidance)
         self.check_flow_shift()
+        flow_shift = card.default_flow_shift if request.flow_shift is None else request.flow_shift
+        saved = self.savings(steps, flow_shift)
         if self.bad or size is None:
             raise InvalidRequest(*self.bad)
 
@@ -157,7 +160,11 @@ class _Resolution:
             tiling=tiles_for(*native),
             audio=audio,
             fit=request.fit,
-            flow_shift=card.default_flow_shift if request.flow_shift is None else request.flow_shift,
+            flow_shift=flow_shift,
+            guidance_start=request.guidance_start,
+            guidance_end=request.guidance_end,
+            quality=request.quality,
+            step_mask=saved.step_mask,
             warnings=tuple(self.warnings),
         )
 
@@ -202,6 +209,16 @@ class _Resolution:
         self.check(card.default_flow_shift is not None, "flow_shift", f"{value} given, but {card.name} has none")
         inside = MIN_FLOW_SHIFT <= value <= MAX_FLOW_SHIFT
         self.check(inside, "flow_shift", f"{value} must be from {MIN_FLOW_SHIFT:g} to {MAX_FLOW_SHIFT:g}")
+
+    def savings(self, steps: int, flow_shift: float | None) -> Savings:
+        """Choose the steps to compute, if the fields they depend on are right."""
+        fields = {violation.field for violation in self.bad}
+        if fields & {"task", "steps", "flow_shift"}:
+            return Savings()
+        saved = savings_of(self.request, self.card, steps, flow_shift)
+        self.bad += saved.bad
+        self.warnings += saved.warnings
+        return saved
 
     def check_picture(self, frames: int) -> None:
         """Check that a picture has one frame, and that one frame is not to lead from a first to a last picture."""

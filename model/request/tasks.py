@@ -8,28 +8,26 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from zoetrope.model.caching.levels import Quality
+from zoetrope.model.caching.ratios import RatioList
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.media_fields import Takes, media_fields
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.schema_errors import describe
 from zoetrope.model.runtime.errors import Picklable
 
-MAX_PROMPT_CHARS = 5_000
-MAX_NEGATIVE_CHARS = 500
+MAX_PROMPT_CHARS, MAX_NEGATIVE_CHARS = 5_000, 500
 MAX_SEED = 2**63 - 1
 RANDOM_SEED = -1  # means "draw one", as in ComfyUI and Wan's own code
 MAX_DRAWN_SEED = 2**31 - 1  # of those we draw: every API and every client's number type can represent them
 MIN_FLOW_SHIFT, MAX_FLOW_SHIFT = 0.01, 100.0  # with smaller ones float32 has no schedule
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 30.0
-MAX_FPS = 60
-MAX_DURATION_SECONDS = 15.0
-MIN_SOURCE_SECONDS = 2.0  # of a clip to edit
-MAX_SOURCE_SECONDS = 10.0
+MAX_FPS, MAX_DURATION_SECONDS = 60, 15.0
+MIN_SOURCE_SECONDS, MAX_SOURCE_SECONDS = 2.0, 10.0  # of a clip to edit
 MAX_REFERENCE_SECONDS = 10.0
 MAX_EDIT_PIXELS = 1_280 * 720
-MAX_REFERENCES = 5
-MAX_EDIT_REFERENCES = 4
+MAX_REFERENCES, MAX_EDIT_REFERENCES = 5, 4
 PANELS = 9
 
 # Which of a checkpoint's two noise experts an engine holds; "both" is all of any checkpoint.
@@ -224,6 +222,9 @@ class VideoRequest(BaseModel):
     steps: int | None = None
     guidance: float | None = None
     guidance_low: float | None = None
+    guidance_start: float = 0.0  # shares of the steps between which guidance acts
+    guidance_end: float = 1.0
+    quality: Quality = "exact"
     flow_shift: float | None = None
     seed: Seed | None = None
     container: Container = "mp4"
@@ -267,6 +268,7 @@ class ModelCard:
     default_flow_shift: float | None = None  # None: the scheduler has none
     flow_shift_note: str = ""  # where that comes from, if sources differ
     quantize: Quantize = "none"
+    step_ratios: tuple[RatioList, ...] = ()  # from which `quality` chooses the steps to compute
 
     @property
     def max_duration_seconds(self) -> float:
@@ -311,6 +313,10 @@ class VideoSpec:
     fit: Fit = "cover"
     flow_shift: float | None = None  # None: the checkpoint's own
     warnings: tuple[str, ...] = ()  # how the request was understood, if that may surprise
+    guidance_start: float = 0.0  # see `model.request.steps`
+    guidance_end: float = 1.0
+    quality: Quality = "exact"
+    step_mask: str = ""  # of `model.caching.mask`; "": every step is computed
 
     @property
     def prompt(self) -> str:
@@ -350,21 +356,25 @@ class SegmentSpec:
     guidance_low: float | None = None  # of the low-noise expert; None: as the other
     kind: str = "text_to_video"  # of the task, which decides the guidance of some checkpoints
     flow_shift: float | None = None  # of the schedule; None: the checkpoint's own
+    guidance_start: float = 0.0  # see `model.request.steps`
+    guidance_end: float = 1.0
+    step_mask: str = ""  # of `model.caching.mask`; "": every step is computed
+
+
+_SAME = ("steps", "guidance", "guidance_low", "guidance_start", "guidance_end", "flow_shift", "step_mask")
 
 
 def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
     """Return the run that makes one span of a clip; each has its own noise."""
     span = spec.spans[index]
     c, _, h, w = spec.latent_shape
+    same: dict[str, Any] = {name: getattr(spec, name) for name in _SAME}
     return SegmentSpec(
         id=segment_id,
         latent_shape=(c, 1 + (span.frames - 1) // spec.temporal, h, w),
-        steps=spec.steps,
-        guidance=spec.guidance,
         seed=(spec.seed + index) % (MAX_SEED + 1),
-        guidance_low=spec.guidance_low,
         kind=spec.task.kind,
-        flow_shift=spec.flow_shift,
+        **same,
     )
 
 
