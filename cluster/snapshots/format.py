@@ -56,6 +56,9 @@ class Fingerprint:
     guidance_low: float | None
     seed: int
     kind: str
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    step_mask: str = ""
 
     @classmethod
     def of(cls, model: str, spec: SegmentSpec, scheduler_config: dict[str, Any]) -> Fingerprint:
@@ -72,6 +75,9 @@ class Fingerprint:
             guidance_low=spec.guidance_low,
             seed=spec.seed,
             kind=spec.kind,
+            guidance_start=spec.guidance_start,
+            guidance_end=spec.guidance_end,
+            step_mask=spec.step_mask,
         )
 
     def difference(self, other: Fingerprint) -> str | None:

@@ -66,7 +66,7 @@ class SnapshotKeeper:
         now, waited = self._clock(), 0.0
         for segment, kept in found:
             step, steps = segment.sampler.step, segment.spec.steps
-            if due(step, steps, now - kept.since, step_seconds, copy_seconds, self._settings):
+            if due(step, steps, now - kept.since, step_seconds, copy_seconds, self._settings, kept.step):
                 waited += self._snapshot(segment, kept)
         return waited
 

@@ -12,6 +12,7 @@ def due(
     step_seconds: float,
     copy_seconds: float,
     settings: EngineSettings,
+    last_step: int | None = None,
 ) -> bool:
     """Return whether to take one now, after ``step`` of ``steps``.
 
@@ -24,13 +25,16 @@ def due(
         step_seconds: duration of a step of its batch.
         copy_seconds: how long a step waits until every segment of the batch is copied; work in the background does not
             count. 0: not known yet.
+        last_step: after which the last one was taken, or the segment resumed; None: the step before. Of steps that
+            reuse a velocity, several pass at once.
     """
     if step < 1:
         return False
     if step >= steps:
         return True
     if settings.snapshot_steps is not None:
-        return step % settings.snapshot_steps == 0
+        before = step - 1 if last_step is None else last_step
+        return step // settings.snapshot_steps > before // settings.snapshot_steps
     if seconds_since_last * settings.snapshot_share < copy_seconds:
         return False
     return seconds_since_last + step_seconds > settings.snapshot_seconds

@@ -177,7 +177,9 @@ def _list(row: Any, where: str) -> RatioList:
         raise ModelError(f"{where}.values: must be lists of 2 to {MAX_RATIOS} numbers above 0")
     for name, kind in (("kind", str), ("sampler", str), ("steps", int), ("clips", int)):
         if type(row[name]) is not kind:
-            raise ModelError(f"{where}.{name}: is {row[name]!r}, expected a {'text' if kind is str else 'whole number'}")
+            raise ModelError(
+                f"{where}.{name}: is {row[name]!r}, expected a {'text' if kind is str else 'whole number'}"
+            )
     for name in ("flow_shift", "guidance"):
         if row[name] is not None and type(row[name]) not in (int, float):
             raise ModelError(f"{where}.{name}: is {row[name]!r}, expected a number or null")

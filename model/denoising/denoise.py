@@ -134,7 +134,8 @@ class Denoiser:
         the steps that reuse its velocity (`model.caching`).
 
         So a segment is only ever held before a step that is computed, and a snapshot needs no velocity. The first step
-        of a noise expert is computed even if the mask skips it. If a network fails, no segment has advanced: samplers step once all velocities are there.
+        of a noise expert is computed even if the mask skips it. If a network fails, no segment has advanced: samplers
+        step once all velocities are there.
 
         Returns:
             The number of tokens in the packed batches.

@@ -41,7 +41,9 @@ def savings_of(request: VideoRequest, card: ModelCard, steps: int, flow_shift: f
     found = best_list(card.step_ratios, kind, steps)
     if found is None:
         known = ", ".join(dict.fromkeys(one.kind for one in card.step_ratios)) or "no task"
-        missing = f"{request.quality} needs ratios measured for {kind}, {card.name} has them for {known}: give exact, or"
+        missing = (
+            f"{request.quality} needs ratios measured for {kind}, {card.name} has them for {known}: give exact, or"
+        )
         return Savings(bad=(Violation(field, f"{missing} have zoetrope calibrate measure them"),))
     split = None
     if card.boundary is not None and flow_shift is not None:
@@ -50,7 +52,9 @@ def savings_of(request: VideoRequest, card: ModelCard, steps: int, flow_shift: f
     warnings = []
     measured = card.default_flow_shift if found.flow_shift is None else found.flow_shift
     if measured is not None and flow_shift != measured:
-        warnings.append(f"quality: the ratios of {kind} were measured with flow_shift {measured:g}, this has {flow_shift}")
+        warnings.append(
+            f"quality: the ratios of {kind} were measured with flow_shift {measured:g}, this has {flow_shift}"
+        )
     if SKIPPED not in mask:
         warnings.append(f"quality: {request.quality} computes all of these {steps} steps")
         mask = ""
