@@ -37,6 +37,7 @@ from zoetrope.model.nano.cases import NanoCase, held_out
 from zoetrope.model.nano.evaluate import SHORT_NAMES
 from zoetrope.model.nano.samples import TaskKind
 from zoetrope.model.pipeline import LocalPipeline, quiet
+from zoetrope.model.request.load_options import LoadOptions
 
 MODEL = "nano"
 SEED = 987654  # of `model.nano.evaluate`
@@ -92,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not SHORT_NAMES.keys() >= set(names):
         parser.error(f"--tasks: {args.tasks!r} must be of {', '.join(SHORT_NAMES)}")
     kinds: list[TaskKind] = [SHORT_NAMES[name] for name in names]
-    card, other = find_model(MODEL), find_model(MODEL, quantize=args.quantize)
+    card, other = find_model(MODEL), find_model(MODEL, LoadOptions(quantize=args.quantize))
     exact, quantized = LocalPipeline.load(card), LocalPipeline.load(other)
     network = exact.denoiser.transformer
     measured = {

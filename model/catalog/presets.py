@@ -13,18 +13,17 @@ from zoetrope.model.families import BUNDLED, PRESETS
 from zoetrope.model.families.family import Preset
 from zoetrope.model.families.quantization import why_exact
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.request.quantize import Quantize
+from zoetrope.model.request.load_options import DEFAULT, LoadOptions
 from zoetrope.model.request.tasks import ModelCard
 
 
-def open_model(name_or_directory: str, family: str = "", quantize: Quantize = "none") -> ModelCard:
+def open_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard:
     """Find a model and check its index, its configurations and the headers of its files.
 
     Every command that uses a model's files calls this first. It reads nothing beyond headers.
 
     Args:
-        family: the preset that the caller says the directory holds (`model.catalog.identity`); "" if unknown.
-        quantize: the form in which its weights are to be loaded.
+        load: how it is to be loaded.
 
     Returns:
         Its card, whose ``warnings`` should be shown once.
@@ -32,12 +31,12 @@ def open_model(name_or_directory: str, family: str = "", quantize: Quantize = "n
     Raises:
         ModelError: names the file or key at fault, or explains why the name is not a model, or has no such form.
     """
-    card = checked(find_model(name_or_directory, family, quantize))
+    card = checked(find_model(name_or_directory, load))
     check_ratios(card)
     return card
 
 
-def find_model(name_or_directory: str, family: str = "", quantize: Quantize = "none") -> ModelCard:
+def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard:
     """Read the card of a preset, or of a directory in diffusers' layout or that of Wan's own releases.
 
     The directory may be in a hub's cache; a repository's name, ORG/NAME, means its copy in the cache. Only
@@ -46,10 +45,10 @@ def find_model(name_or_directory: str, family: str = "", quantize: Quantize = "n
     Raises:
         ModelError: as `open_model`, as far as configurations show.
     """
-    card = _find(name_or_directory, family)
-    if quantize != "none" and (problem := why_exact(network_config(card))) is not None:
-        raise ModelError(f"quantize: {quantize} is not possible for {card.name}: {problem}")
-    return replace(card, quantize=quantize)
+    card = _find(name_or_directory, load.family)
+    if load.quantize != "none" and (problem := why_exact(network_config(card))) is not None:
+        raise ModelError(f"quantize: {load.quantize} is not possible for {card.name}: {problem}")
+    return replace(card, load=load)
 
 
 def _find(name_or_directory: str, family: str) -> ModelCard:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 
 from zoetrope.model.request.media_rules import media_violations
+from zoetrope.model.request.sampling_rules import sampling_violations
 from zoetrope.model.request.savings import Savings, savings_of
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.segments import split
@@ -120,6 +121,7 @@ class _Resolution:
         size = self.size()
         guidance_low = self.guidance_low(guidance)
         self.check_flow_shift()
+        self.bad += sampling_violations(request, card)
         flow_shift = card.default_flow_shift if request.flow_shift is None else request.flow_shift
         saved = self.savings(steps, flow_shift)
         if self.bad or size is None:
@@ -161,11 +163,13 @@ class _Resolution:
             audio=audio,
             fit=request.fit,
             flow_shift=flow_shift,
-            guidance_start=request.guidance_start,
-            guidance_end=request.guidance_end,
+            warnings=tuple(self.warnings),
+            sampler=request.sampler,
             quality=request.quality,
             step_mask=saved.step_mask,
-            warnings=tuple(self.warnings),
+            guidance_start=request.guidance_start,
+            guidance_end=request.guidance_end,
+            loras=request.loras,
         )
 
     def check(self, ok: bool, field: str, description: str) -> None:

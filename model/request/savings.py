@@ -35,6 +35,9 @@ def savings_of(request: VideoRequest, card: ModelCard, steps: int, flow_shift: f
     two = card.boundary is not None
     level, field, kind = level_of(request.quality, two), "quality", request.task.kind
     assert level is not None, "exact has returned"
+    if card.load.profile:
+        locked = f"{request.quality} cannot be had with the profile {card.load.profile} of {card.name}: give exact"
+        return Savings(bad=(Violation(field, locked),))
     if steps < MIN_STEPS:
         few = f"{request.quality} needs {MIN_STEPS} or more steps, this has {steps}: give exact"
         return Savings(bad=(Violation(field, few),))

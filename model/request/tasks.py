@@ -8,32 +8,40 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from zoetrope.model.caching.levels import Quality
 from zoetrope.model.caching.ratios import RatioList
 from zoetrope.model.request.kinds import TASK_KINDS
+from zoetrope.model.request.load_options import DEFAULT, LoadOptions
 from zoetrope.model.request.media_fields import Takes, media_fields
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.schema_errors import describe
 from zoetrope.model.runtime.errors import Picklable
 
-MAX_PROMPT_CHARS, MAX_NEGATIVE_CHARS = 5_000, 500
+MAX_PROMPT_CHARS = 5_000
+MAX_NEGATIVE_CHARS = 500
 MAX_SEED = 2**63 - 1
 RANDOM_SEED = -1  # means "draw one", as in ComfyUI and Wan's own code
 MAX_DRAWN_SEED = 2**31 - 1  # of those we draw: every API and every client's number type can represent them
 MIN_FLOW_SHIFT, MAX_FLOW_SHIFT = 0.01, 100.0  # with smaller ones float32 has no schedule
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 30.0
-MAX_FPS, MAX_DURATION_SECONDS = 60, 15.0
-MIN_SOURCE_SECONDS, MAX_SOURCE_SECONDS = 2.0, 10.0  # of a clip to edit
+MAX_FPS = 60
+MAX_DURATION_SECONDS = 15.0
+MIN_SOURCE_SECONDS = 2.0  # of a clip to edit
+MAX_SOURCE_SECONDS = 10.0
 MAX_REFERENCE_SECONDS = 10.0
 MAX_EDIT_PIXELS = 1_280 * 720
-MAX_REFERENCES, MAX_EDIT_REFERENCES = 5, 4
+MAX_REFERENCES = 5
+MAX_EDIT_REFERENCES = 4
 PANELS = 9
 
 # Which of a checkpoint's two noise experts an engine holds; "both" is all of any checkpoint.
 Role = Literal["both", "high", "low"]
 # How a picture or clip of another ratio is fitted: scaled to cover the frame and cropped, or whole with black bars.
 Fit = Literal["cover", "contain"]
+# The sampler that takes the steps, where a request names one, by the names that ComfyUI and others use.
+SamplerName = Literal["unipc", "euler", "dpm++"]
+# How many steps are computed: all, or those that change most, see `model.caching`.
+Quality = Literal["exact", "balanced", "fast"]
 # Of the file: a video, or a picture of one frame.
 Container = Literal["mp4", "mkv", "png", "webp", "jpg"]
 PICTURE_CONTAINERS: tuple[Container, ...] = ("png", "webp", "jpg")
@@ -206,6 +214,19 @@ class MediaInfo:
         return self.frames / self.fps if self.fps else 0.0
 
 
+class RequestLora(BaseModel):
+    """A registered adapter to apply to one request.
+
+    ``strength_low``: of the low-noise expert, for models with two; None: as the other.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=128)
+    strength: float = 1.0
+    strength_low: float | None = None
+
+
 class VideoRequest(BaseModel):
     """A task, and how to make its clip. None means the model's default, or what the task's media imply."""
 
@@ -222,10 +243,12 @@ class VideoRequest(BaseModel):
     steps: int | None = None
     guidance: float | None = None
     guidance_low: float | None = None
-    guidance_start: float = 0.0  # shares of the steps between which guidance acts
-    guidance_end: float = 1.0
-    quality: Quality = "exact"
     flow_shift: float | None = None
+    sampler: SamplerName | None = None
+    quality: Quality = "exact"
+    guidance_start: float = 0.0  # share of the steps from which guidance acts; outside, one branch is computed
+    guidance_end: float = 1.0  # share of the steps up to which it acts
+    loras: tuple[RequestLora, ...] = ()
     seed: Seed | None = None
     container: Container = "mp4"
     keep_latents: bool = False
@@ -267,8 +290,13 @@ class ModelCard:
     default_negative_prompt: str = ""  # of requests that name none
     default_flow_shift: float | None = None  # None: the scheduler has none
     flow_shift_note: str = ""  # where that comes from, if sources differ
-    quantize: Quantize = "none"
+    load: LoadOptions = DEFAULT
     step_ratios: tuple[RatioList, ...] = ()  # from which `quality` chooses the steps to compute
+
+    @property
+    def quantize(self) -> Quantize:
+        """The form of its weights."""
+        return self.load.quantize
 
     @property
     def max_duration_seconds(self) -> float:
@@ -313,10 +341,12 @@ class VideoSpec:
     fit: Fit = "cover"
     flow_shift: float | None = None  # None: the checkpoint's own
     warnings: tuple[str, ...] = ()  # how the request was understood, if that may surprise
-    guidance_start: float = 0.0  # see `model.request.steps`
-    guidance_end: float = 1.0
+    sampler: SamplerName | None = None  # None: the checkpoint's own
     quality: Quality = "exact"
     step_mask: str = ""  # of `model.caching.mask`; "": every step is computed
+    guidance_start: float = 0.0  # see `model.request.steps`
+    guidance_end: float = 1.0
+    loras: tuple[RequestLora, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -330,7 +360,9 @@ class VideoSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**plain, "task": self.task.model_dump(mode="json"), "spans": [asdict(s) for s in self.spans]}
+        loras = [lora.model_dump(mode="json") for lora in self.loras]
+        task = self.task.model_dump(mode="json")
+        return {**plain, "task": task, "spans": [asdict(span) for span in self.spans], "loras": loras}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> VideoSpec:
@@ -340,8 +372,9 @@ class VideoSpec:
         task = _TASK.validate_python(data["task"])
         tiling = None if data.get("tiling") is None else tuple(data["tiling"])
         warnings = tuple(data.get("warnings", ()))
+        loras = tuple(RequestLora.model_validate(lora) for lora in data.get("loras", ()))
         read = {"task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling, "warnings": warnings}
-        return cls(**{**data, **read})
+        return cls(**{**data, **read, "loras": loras})
 
 
 @dataclass(frozen=True)
@@ -356,25 +389,33 @@ class SegmentSpec:
     guidance_low: float | None = None  # of the low-noise expert; None: as the other
     kind: str = "text_to_video"  # of the task, which decides the guidance of some checkpoints
     flow_shift: float | None = None  # of the schedule; None: the checkpoint's own
-    guidance_start: float = 0.0  # see `model.request.steps`
-    guidance_end: float = 1.0
+    sampler: SamplerName | None = None  # None: the checkpoint's own
+    quality: Quality = "exact"
     step_mask: str = ""  # of `model.caching.mask`; "": every step is computed
-
-
-_SAME = ("steps", "guidance", "guidance_low", "guidance_start", "guidance_end", "flow_shift", "step_mask")
+    guidance_start: float = 0.0  # share of the steps from which guidance acts
+    guidance_end: float = 1.0  # share of the steps up to which it acts
+    loras: tuple[RequestLora, ...] = ()
 
 
 def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
     """Return the run that makes one span of a clip; each has its own noise."""
     span = spec.spans[index]
     c, _, h, w = spec.latent_shape
-    same: dict[str, Any] = {name: getattr(spec, name) for name in _SAME}
     return SegmentSpec(
         id=segment_id,
         latent_shape=(c, 1 + (span.frames - 1) // spec.temporal, h, w),
+        steps=spec.steps,
+        guidance=spec.guidance,
         seed=(spec.seed + index) % (MAX_SEED + 1),
+        guidance_low=spec.guidance_low,
         kind=spec.task.kind,
-        **same,
+        flow_shift=spec.flow_shift,
+        sampler=spec.sampler,
+        quality=spec.quality,
+        step_mask=spec.step_mask,
+        guidance_start=spec.guidance_start,
+        guidance_end=spec.guidance_end,
+        loras=spec.loras,
     )
 
 

@@ -13,7 +13,8 @@ from rich.progress import MofNCompleteColumn
 
 from zoetrope.serving.cli.console import stderr
 from zoetrope.serving.cli.errors import bad_input
-from zoetrope.serving.cli.options import FamilyOption, QuietOption, add_commands, option
+from zoetrope.serving.cli.load_options import ModelLoadOptions
+from zoetrope.serving.cli.options import QuietOption, add_commands, option
 
 if TYPE_CHECKING:
     from zoetrope.model.caching.ratios import RatioList
@@ -42,7 +43,7 @@ def calibrate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Preset with weights, or checkpoint folder, where the list is kept.")
     ],
-    family: FamilyOption = None,
+    load: ModelLoadOptions,
     requests: Annotated[
         Path | None,
         option(
@@ -64,10 +65,12 @@ def calibrate(
     from zoetrope.model.catalog.checks import checked, transformer_files
     from zoetrope.model.catalog.presets import find_model
 
-    card = checked(find_model(model, family or ""))  # its present list may be of other weights
+    card = checked(find_model(model, load.resolved()))  # its present list may be of other weights
     console = stderr()
     for warning in card.warnings:
         console.print(f"warning: {warning}", markup=False)
+    if card.load.profile:
+        raise bad_input("profile", f"{card.load.profile} cannot be given: every step of a few-step model is computed")
     clips = _clips(card, requests, count, steps)
     if not quiet:
         console.print(f"loading {card.name}")

@@ -251,7 +251,7 @@ def _sandbox(settings: Settings) -> Iterator[Check]:
 
 def _model(settings: Settings) -> Iterator[Check]:
     try:
-        card = open_model(settings.model, settings.family, settings.quantize)
+        card = open_model(settings.model, settings.load)
     except ModelError as error:
         yield Check("model", Status.FAIL, str(error), "restore the file, or name another model with --model")
         return

@@ -11,7 +11,6 @@ from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.tasks import MAX_DRAWN_SEED, parse_request
 from zoetrope.serving.cli.errors import CliError
 from zoetrope.serving.cli.generate_request import DEFAULT_MODEL, GenerateRequest, replacing, result_line
-from zoetrope.serving.cli.options import quantize_of
 from zoetrope.serving.cli.progress import ProgressView
 from zoetrope.serving.media.task_inputs import examine, load
 
@@ -26,7 +25,7 @@ def generate_locally(request: GenerateRequest, view: ProgressView) -> str:
         InvalidRequest, ModelError, CliError: what the options and the checkpoint's headers reveal is raised before
             torch is loaded.
     """
-    card = open_model(request.model or DEFAULT_MODEL, request.family or "", quantize_of(request.quantize))
+    card = open_model(request.model or DEFAULT_MODEL, request.load.resolved())
     parsed = parse_request(request.request())
     media = examine(parsed.task, audio=parsed.audio)
     spec = resolve(parsed, card, secrets.randbelow(MAX_DRAWN_SEED + 1), media)

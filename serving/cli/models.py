@@ -16,7 +16,8 @@ from zoetrope.model.request.tasks import MAX_DURATION_SECONDS
 from zoetrope.serving.cli.connection import OptionalConnection, connect
 from zoetrope.serving.cli.console import stdout
 from zoetrope.serving.cli.errors import bad_input
-from zoetrope.serving.cli.options import ListingOptions, QuantizeOption, add_commands, option, quantize_of
+from zoetrope.serving.cli.load_options import ModelLoadOptions
+from zoetrope.serving.cli.options import ListingOptions, QuantizeOption, add_commands, option
 
 if TYPE_CHECKING:
     from zoetrope.serving.cli.listing import Listing
@@ -40,7 +41,7 @@ def models(
 
     if presets:
         clip = (size or "720p", ratio or RATIOS[0], 5.0 if duration is None else duration, ranks or 1)
-        listing, note = presets_listing(*clip, quantize_of(quantize))
+        listing, note = presets_listing(*clip, ModelLoadOptions(quantize=quantize).resolved().quantize)
         show(listing, output)
         if not (output.json or output.quiet):
             stdout().print(note)

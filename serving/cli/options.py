@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
-
-from zoetrope.model.request.quantize import Quantize
-
-QUANTIZE_VARIABLE = "ZOETROPE_QUANTIZE"
 
 
 def option(metavar: str, help: str, default: str = "", *names: str, **more: Any) -> Any:
@@ -61,22 +56,6 @@ class ListingOptions:
 
     json: JsonOption = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the names alone, one a line.")] = False
-
-
-def quantize_of(given: str | None) -> Quantize:
-    """Return the form in which weights are to be loaded: as given, else as ZOETROPE_QUANTIZE says.
-
-    Raises:
-        CliError: there is no such form.
-    """
-    from zoetrope.serving.cli.errors import bad_input
-
-    text = (os.environ.get(QUANTIZE_VARIABLE) or "none") if given is None else given
-    for known in get_args(Quantize):
-        if text == known:
-            return cast(Quantize, known)
-    name = QUANTIZE_VARIABLE if given is None else "quantize"
-    raise bad_input(name, f"{text!r} must be {' or '.join(get_args(Quantize))}")
 
 
 def one_model(argument: str | None, given: str | None) -> str | None:

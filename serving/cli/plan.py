@@ -10,25 +10,23 @@ import typer
 from rich.console import RenderableType
 from rich.markup import escape
 
+from zoetrope.model.request.load_options import DEFAULT, LoadOptions
 from zoetrope.model.request.sizes import RATIOS
 from zoetrope.serving.cli.console import stderr, stdout
 from zoetrope.serving.cli.generate_request import DEFAULT_MODEL
+from zoetrope.serving.cli.load_options import ModelLoadOptions
 from zoetrope.serving.cli.options import (
-    FamilyOption,
     JsonOption,
     ModelArgument,
     ModelOption,
-    QuantizeOption,
     add_commands,
     one_model,
     option,
-    quantize_of,
 )
 
 if TYPE_CHECKING:
     from zoetrope.cluster.planning.clip_decode import ClipDecode
     from zoetrope.cluster.planning.gang_plan import GangPlan
-    from zoetrope.model.request.quantize import Quantize
 
 GIB = 2**30
 KINDS = {
@@ -49,10 +47,9 @@ MEMORY = {
 
 
 def plan(
+    load: ModelLoadOptions,
     argument: ModelArgument = None,
     model: ModelOption = None,
-    family: FamilyOption = None,
-    quantize: QuantizeOption = None,
     gpus: Annotated[int, option("N", "GPUs of one engine.")] = 8,
     size: Annotated[str, option("SIZE", "480p, 720p, 1080p or WIDTHxHEIGHT.")] = "720p",
     ratio: Annotated[str, option("RATIO", f"Aspect ratio: {', '.join(RATIOS)}.")] = RATIOS[0],
@@ -68,7 +65,7 @@ def plan(
     from zoetrope.serving.cli.listing import plain, print_json
 
     named = one_model(argument, model) or DEFAULT_MODEL
-    made, decodes = make_plan(named, gpus, size, ratio, duration, gpu, nvlink, family or "", quantize_of(quantize))
+    made, decodes = make_plan(named, gpus, size, ratio, duration, gpu, nvlink, load.resolved())
     if json:
         print_json({**plain(made), "decode": decodes})
     else:
@@ -87,8 +84,7 @@ def make_plan(
     duration: float,
     gpu: str,
     nvlink: int,
-    family: str = "",
-    quantize: Quantize = "none",
+    load: LoadOptions = DEFAULT,
 ) -> tuple[GangPlan, list[ClipDecode]]:
     """Return the plan of an engine, and the ways to decode its clips, best first.
 
@@ -111,7 +107,7 @@ def make_plan(
 
     if model not in (*PRESETS, *BUNDLED) and not Path(model).is_dir() and "/" not in model:
         raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*PRESETS, *BUNDLED))}) nor a directory")
-    wanted = PRESETS[model] if model in PRESETS else open_model(model, family, quantize)
+    wanted = PRESETS[model] if model in PRESETS else open_model(model, load)
     for warning in wanted.warnings if isinstance(wanted, ModelCard) else ():
         stderr().print(f"warning: {warning}", markup=False)
     try:
@@ -119,7 +115,7 @@ def make_plan(
     except ValueError as error:
         raise bad_input("decoding", str(error)) from None
     try:
-        made = plan_gang(wanted, gpus, gpu, width, height, duration, nvlink_domain=nvlink, quantize=quantize)
+        made = plan_gang(wanted, gpus, gpu, width, height, duration, nvlink_domain=nvlink, quantize=load.quantize)
     except PlanError as error:
         raise bad_input(error.field, str(error)) from None
     return made, clip_decodes(wanted, made, decoding)

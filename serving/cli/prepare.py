@@ -32,6 +32,7 @@ def prepare(
     What to do with them: `python -m zoetrope.model.training --help`.
     """
     from zoetrope.model.catalog.presets import open_model
+    from zoetrope.model.request.load_options import LoadOptions
     from zoetrope.model.request.sizes import size_name
 
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size_name(size), re.ASCII)
@@ -39,7 +40,7 @@ def prepare(
         raise bad_input("size", f"{size!r} is not WIDTHxHEIGHT")
     if fps is not None and not 0 < fps <= 240:
         raise bad_input("fps", f"{fps:g} must be above 0 and at most 240")
-    card = open_model(model, family or "")
+    card = open_model(model, LoadOptions(family=family or ""))
     console = stderr()
     for warning in card.warnings:
         console.print(f"warning: {warning}", markup=False)

@@ -19,7 +19,9 @@ from typing import IO
 
 import psutil
 
+from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.serving.cli.errors import BAD_INPUT, FAILURE, CliError
+from zoetrope.serving.cli.load_options import arguments_of
 from zoetrope.serving.config.process_marks import POLL_SECONDS, is_alive
 
 READY = re.compile(r"^ready grpc=(\S+) http=(\S+)")
@@ -49,12 +51,11 @@ class Addresses:
     http: str
 
 
-def serve_command(model: str, data_dir: Path, family: str = "", quantize: str = "") -> list[str]:
-    """Return the command for a service on free ports; ``family`` is for folders that do not say what they hold, and
-    ``quantize`` the form in which weights are loaded, "" for what the environment says."""
+def serve_command(model: str, data_dir: Path, load: LoadOptions | None = None) -> list[str]:
+    """Return the command for a service on free ports. ``load``: how it loads the model; None: as the environment
+    says."""
     options = ["--model", model, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", str(data_dir)]
-    options += ["--family", family] if family else []
-    options += ["--quantize", quantize] if quantize else []
+    options += [] if load is None else arguments_of(load)
     return [sys.executable, "-m", "zoetrope.serving.cli", "serve", "--stop-with-stdin", *options]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoetrope.serving.cli.options import FamilyOption, ModelOption, QuantizeOption, option
+from zoetrope.serving.cli.load_options import NONE_GIVEN, ModelLoadOptions
+from zoetrope.serving.cli.options import ModelOption, option
 
 if TYPE_CHECKING:
     from zoetrope.serving.config.settings import Settings
@@ -34,8 +34,7 @@ class CheckedOptions:
     """The settings that `zoetrope doctor` checks."""
 
     model: ModelOption = None
-    family: FamilyOption = None
-    quantize: QuantizeOption = None
+    load: ModelLoadOptions = NONE_GIVEN
     grpc: Annotated[
         str | None, option("HOST:PORT", "Address of the gRPC API; port 0 picks a free one.", "127.0.0.1:50051")
     ] = None
@@ -112,8 +111,9 @@ def settings_of(options: DatabaseOptions | CheckedOptions | None = None) -> Sett
     from zoetrope.serving.config.forms import problems
     from zoetrope.serving.config.settings import Settings
 
-    fields = {} if options is None else dataclasses.asdict(options)
-    given = {name: value for name, value in fields.items() if value is not None}
+    fields = {} if options is None else vars(options)
+    load = fields.get("load", NONE_GIVEN)
+    given = {name: value for name, value in fields.items() if value is not None and value is not load} | load.given()
     host, port = given.pop("host", None), given.pop("port", None)
 
     def named(name: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
-from zoetrope.model.request.tasks import Task, VideoRequest, Violation
+from zoetrope.model.request.tasks import RequestLora, Task, VideoRequest, Violation
 from zoetrope.model.runtime.errors import Picklable
 from zoetrope.serving.api.zoetrope.video.v1 import video_pb2
 
@@ -93,6 +93,10 @@ class MediaFile:
 Source: TypeAlias = Path | bytes | str | MediaFile
 
 
+# A registered adapter: its name, or its fields.
+LoraSource: TypeAlias = str | RequestLora | Mapping[str, Any]
+
+
 class VideoFields(TypedDict, total=False):
     """Fields of a request; see CreateVideoRequest in the proto. None means not set.
 
@@ -114,6 +118,11 @@ class VideoFields(TypedDict, total=False):
     guidance: float | None
     guidance_low: float | None
     flow_shift: float | None
+    sampler: str | None  # unipc, euler or dpm++
+    quality: str | None  # exact, balanced or fast
+    guidance_start: float | None
+    guidance_end: float | None
+    loras: Sequence[LoraSource] | None
     seed: int | None
     container: str | None  # mp4 or mkv; png, webp or jpg for a picture of one frame
     keep_latents: bool | None

@@ -17,6 +17,8 @@ from zoetrope.serving.config.settings import Settings
 TEXTS = {
     "model": "NAME or FOLDER",
     "family": "NAME",
+    "lora": "FILE[:STRENGTH][@SIDE],...",
+    "profile": "NAME",
     "served_model_name": "NAME,...",
     "allow_origins": "https://HOST,... or *",
     "database": "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///PATH",

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from zoetrope.model.request.load_options import LoadOptions, Offload
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.serving.config.lists import CommaList
 
@@ -41,6 +42,14 @@ class Settings(BaseSettings):
     family: str = Field(default="", description="Preset that the model's folder holds, if its files do not say.")
     quantize: Quantize = Field(
         default="none", description="fp8: load the weights of the middle blocks in 8 bits, half of their size."
+    )
+    lora: CommaList = Field(
+        default=(), description="Adapters to fuse into the model when it is loaded: FILE[:strength][@high|low|both]."
+    )
+    profile: str = Field(default="", description="Sampling profile of a few-step model; empty: the model's own.")
+    offload: Offload = Field(
+        default="auto",
+        description="Keep blocks in the host's memory and stream them to the GPU; auto: if they do not fit.",
     )
     served_model_name: Annotated[CommaList, AfterValidator(_check_names)] = Field(
         default=(), description="Names beside its own by which requests may call the model: sora-2,acme/video-1."
@@ -148,6 +157,11 @@ class Settings(BaseSettings):
     prompt_check_url: str = Field(default="", description="Hook that is asked about every prompt.")
     prompt_expansion_url: str = Field(default="", description="Hook that rewrites the prompts of jobs that ask for it.")
     output_check_url: str = Field(default="", description="Hook that is asked about every finished video.")
+
+    @property
+    def load(self) -> LoadOptions:
+        """How the model is loaded."""
+        return LoadOptions(self.family, self.quantize, self.lora, self.profile, self.offload)
 
     @property
     def directory(self) -> Path:

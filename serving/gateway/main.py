@@ -99,7 +99,7 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes addresses, which may hold secrets
     try:
         check_tls(settings)
-        card = find_model(settings.model, settings.family, settings.quantize)
+        card = find_model(settings.model, settings.load)
         if not supervised:  # else the supervisor tells
             for warning in card.warnings:
                 logging.getLogger("zoetrope.gateway").warning("%s", warning)

@@ -57,7 +57,7 @@ def main(deploy: Deploy = _deploy) -> int:
     when_stdin_ends(_exit_at_once)
     try:
         settings = read_settings()
-        card = open_model(settings.model, settings.family, settings.quantize)
+        card = open_model(settings.model, settings.load)
         _clean_up(settings)
         _say("starting Ray")
         with _ray(settings):

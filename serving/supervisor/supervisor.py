@@ -147,7 +147,7 @@ def _supervise(settings: Settings, mark: str, host: str, stop: StopSignal) -> in
 
 def _check(settings: Settings) -> ModelCard:
     """Check the settings, without touching the data directory."""
-    card = open_model(settings.model, settings.family, settings.quantize)
+    card = open_model(settings.model, settings.load)
     check_tls(settings)
     _check_gangs(settings, card)
     _export_kernels(settings.kernels)

@@ -12,6 +12,7 @@ from tests.cluster.parallel.gangs import Gangs
 from tests.cluster.parallel.jobs import Result, Wish, denoise, poisoned, refused, uneven
 from zoetrope.cluster.planning.overlap import Chunking
 from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.request.load_options import LoadOptions
 
 FAMILIES = ("nano", "dense", "top-k", "grouped", "two noise experts", "clip", "two pictures", "vace")
 SHAPES = ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2))  # groups of CFG parallel, ranks of each
@@ -72,7 +73,7 @@ def test_gangs_of_a_network_in_8_bits_give_what_one_process_gives(
 ) -> None:
     """But for numbers between two of 8 bits, where the last bit of a sum decides, and so for the experts that these
     choose: hence most velocities, not all. What ranks exchange is exact (`test_exchange`)."""
-    card = replace(checkpoint(family), quantize="fp8")
+    card = replace(checkpoint(family), load=LoadOptions(quantize="fp8"))
     expected = denoise(card, MIX, STEPS)
     assert distance(expected.latents, denoise(checkpoint(family), MIX, STEPS).latents) > 1e-3, "it is in 8 bits"
     for groups, ranks in shapes:

@@ -16,6 +16,7 @@ from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.families import PRESETS, family_of
 from zoetrope.model.families.family import Contents
 from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.load_options import LoadOptions
 
 HASH = "38ec498cb3208fb688890f8cc7e94ede2cbd7f68"
 T2V, I2V = "models--Wan-AI--Wan2.2-T2V-A14B-Diffusers", "models--Wan-AI--Wan2.1-I2V-14B-480P"
@@ -112,7 +113,7 @@ def test_a_free_name_tells_nothing(tmp_path: Path) -> None:
     assert (card.family, card.tasks, card.name) == ("wan2.2-t2v-a14b", ("text_to_video",), "my-bernini-test")
     (warning,) = card.warnings
     assert "it is called my-bernini-test, but nothing in it says that it is a Bernini-R" in warning
-    said = find_model(str(tmp_path / "my-bernini-test"), "bernini-r")
+    said = find_model(str(tmp_path / "my-bernini-test"), LoadOptions(family="bernini-r"))
     assert (said.family, said.conditioner, said.warnings) == ("bernini-r", "bernini", ())
     assert find_model(str(public(tmp_path / "480p", "wan2.2-t2v-a14b"))).warnings == ()
 
@@ -131,11 +132,11 @@ def test_a_free_name_tells_nothing(tmp_path: Path) -> None:
 def test_the_caller_may_be_wrong(tmp_path: Path, family: str, message: str) -> None:
     root = public(tmp_path / "x", "wan2.2-t2v-a14b")
     with pytest.raises(ModelError, match=message):
-        find_model(str(root), family)
+        find_model(str(root), LoadOptions(family=family))
 
 
 def test_a_preset_says_itself_what_it_is() -> None:
-    card = find_model("nano", "bernini-r")
+    card = find_model("nano", LoadOptions(family="bernini-r"))
     assert (card.family, card.conditioner) == ("nano", "streams")
     assert card.warnings == ("family: bernini-r is ignored: nano is a preset",)
 
@@ -209,7 +210,7 @@ def test_what_stays_open_and_matters_is_asked(tmp_path: Path, name: str) -> None
     with pytest.raises(ModelError, match=r"wan2\.1-i2v-14b-480p or wan2\.1-i2v-14b-720p, .*give --family"):
         find_model(str(root))
     for family, shift in (("wan2.1-i2v-14b-480p", 3.0), ("wan2.1-i2v-14b-720p", 5.0)):
-        assert find_model(str(root), family).default_flow_shift == shift
+        assert find_model(str(root), LoadOptions(family=family)).default_flow_shift == shift
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.network.costs import count_parameters, network_shapes, rank_memory
 from zoetrope.model.network.sequences import Sequence, Stream
 from zoetrope.model.pipeline import LocalPipeline
+from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.tasks import ModelCard, TextToVideo, VideoRequest, VideoSpec
 
@@ -53,9 +55,10 @@ def test_its_folder_is_read_as_its_own(folder: Path) -> None:
     assert (card.fps, card.default_steps, card.default_guidance, card.overlap_frames) == (8, 3, 2.0, 0)
     assert family_of(card.family) is JOINT
     assert list(all_presets())[-2:] == ["joint-1m", "nano"]
-    assert open_model(str(folder), "joint-1m") == card
+    said = LoadOptions(family="joint-1m")
+    assert open_model(str(folder), said) == replace(card, load=said)
     with pytest.raises(ModelError, match=r"wan2\.1-t2v-14b does not match .*: its files are those of joint-1m"):
-        open_model(str(folder), "wan2.1-t2v-14b")
+        open_model(str(folder), LoadOptions(family="wan2.1-t2v-14b"))
 
 
 def test_a_clip_is_what_its_network_makes_of_the_noise(folder: Path) -> None:

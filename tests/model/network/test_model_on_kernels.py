@@ -17,6 +17,7 @@ from zoetrope.model.network.blocks import Attention
 from zoetrope.model.network.exchange import ALONE
 from zoetrope.model.network.protocol import Network
 from zoetrope.model.network.sequences import Sequence, Stream
+from zoetrope.model.request.load_options import LoadOptions
 
 # What a GPU of Hopper's kind runs once proved; Gluon has no interpreter.
 OURS = "triton"
@@ -87,7 +88,7 @@ def test_self_attention_in_8_bits_quantises_where_it_norms(monkeypatch: pytest.M
 @pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:Conversion of an array")  # the interpreter's own
 @torch.inference_mode()
 def test_one_in_8_bits_by_our_kernels_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = load_transformer(find_model("nano", quantize="fp8"), DEVICE, dtype=torch.float32)
+    network = load_transformer(find_model("nano", LoadOptions(quantize="fp8")), DEVICE, dtype=torch.float32)
     error, chosen = both(network, monkeypatch)
     assert (chosen["quantise_fp8"], chosen["grouped_gemm_fp8"]) == ({"triton"}, {"triton"})
     assert chosen["linear_fp8"] == {"torch"}, "torch's own product makes bfloat16 alone"

@@ -26,6 +26,7 @@ from zoetrope.model.network.experts import MoEFeedForward
 from zoetrope.model.network.protocol import Network, module_of
 from zoetrope.model.network.quantized import QuantizedExperts, QuantizedLinear
 from zoetrope.model.network.sequences import Sequence, Stream
+from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.model.request.quantize import Quantize
 
 CPU = torch.device("cpu")
@@ -40,7 +41,7 @@ def routed_shape() -> TransformerConfig:
 
 
 def nano(quantize: Quantize, rank: int = 0, ranks: int = 1) -> Network:
-    return load_transformer(find_model("nano", quantize=quantize), CPU, rank=rank, ranks=ranks)
+    return load_transformer(find_model("nano", LoadOptions(quantize=quantize)), CPU, rank=rank, ranks=ranks)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_each_rank_holds_its_experts(quantized: Network) -> None:
 def test_weights_are_quantised_from_their_source(tmp_path: Path, dtype: torch.dtype) -> None:
     """Not from what would be kept otherwise, which has been rounded once; and one at a time."""
     _write(tmp_path, layers=3, dtype=dtype)
-    card = find_model(str(tmp_path), quantize="fp8")
+    card = find_model(str(tmp_path), LoadOptions(quantize="fp8"))
     network = load_transformer(card, CPU, dtype=torch.bfloat16)
     source = load_file(tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
     layer = module_of(network).get_submodule("blocks.1.ffn.net.0.proj")
@@ -183,7 +184,7 @@ def test_random_weights_are_quantised_like_those_of_a_file() -> None:
 
 def test_a_gelu_is_part_of_the_layer_after_it(tmp_path: Path) -> None:
     _write(tmp_path, layers=3, dtype=torch.float32)
-    exact, ours = (load_transformer(find_model(str(tmp_path), quantize=form), CPU) for form in FORMS)
+    exact, ours = (load_transformer(find_model(str(tmp_path), LoadOptions(quantize=form)), CPU) for form in FORMS)
     x = torch.randn(9, exact.config.dim, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected, made = (module_of(network).get_submodule("blocks.1.ffn")(x) for network in (exact, ours))
@@ -197,7 +198,7 @@ def test_networks_without_such_a_form_are_refused_before_anything_is_read(
     assert why_exact(JointConfig.model_validate(RAW)) == "its network, JointTransformer, has no 8-bit form"
     write_t2v(tmp_path)
     with pytest.raises(ModelError, match=r"quantize: fp8 is not possible for .*: num_layers is 2: .* at least 3"):
-        find_model(str(tmp_path), quantize="fp8")
+        find_model(str(tmp_path), LoadOptions(quantize="fp8"))
 
 
 def test_a_gpu_without_products_of_8_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +211,7 @@ def test_a_gpu_without_products_of_8_bits_is_refused(monkeypatch: pytest.MonkeyP
     with pytest.raises(
         ModelError, match=r"quantize: fp8 needs a GPU of compute capability 8\.9 or newer, an A100 has 8"
     ):
-        configure_torch(find_model("nano", quantize="fp8"))
+        configure_torch(find_model("nano", LoadOptions(quantize="fp8")))
 
 
 def test_an_8_bit_network_is_not_trained(quantized: Network) -> None:

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.serving.cli.listing import COMMANDS, Listing, plain, print_json
 from zoetrope.serving.cli.tables import models_listing
 from zoetrope.serving.client import ClientError, ModelInfo
@@ -75,7 +76,7 @@ def test_other_names_of_a_model() -> None:
 def test_the_form_of_weights_that_are_quantised() -> None:
     card = find_model("nano")
     assert "weights" not in drawn(models_listing([card]), 300)[0]
-    header, row = drawn(models_listing([find_model("nano", quantize="fp8")]), 300)
+    header, row = drawn(models_listing([find_model("nano", LoadOptions(quantize="fp8"))]), 300)
     assert header.split()[-1] == "weights" and row.split()[-1] == "fp8"
 
 

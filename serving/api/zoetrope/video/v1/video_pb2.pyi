@@ -45,6 +45,13 @@ class Fit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FIT_COVER: _ClassVar[Fit]
     FIT_CONTAIN: _ClassVar[Fit]
 
+class Quality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    QUALITY_UNSPECIFIED: _ClassVar[Quality]
+    QUALITY_EXACT: _ClassVar[Quality]
+    QUALITY_BALANCED: _ClassVar[Quality]
+    QUALITY_FAST: _ClassVar[Quality]
+
 class VideoArtifact(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     VIDEO_ARTIFACT_UNSPECIFIED: _ClassVar[VideoArtifact]
@@ -67,6 +74,10 @@ VIDEO_FORMAT_JPG: VideoFormat
 FIT_UNSPECIFIED: Fit
 FIT_COVER: Fit
 FIT_CONTAIN: Fit
+QUALITY_UNSPECIFIED: Quality
+QUALITY_EXACT: Quality
+QUALITY_BALANCED: Quality
+QUALITY_FAST: Quality
 VIDEO_ARTIFACT_UNSPECIFIED: VideoArtifact
 VIDEO_ARTIFACT_VIDEO: VideoArtifact
 VIDEO_ARTIFACT_LATENTS: VideoArtifact
@@ -151,8 +162,18 @@ class Webhook(_message.Message):
     events: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, url: _Optional[str] = ..., events: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Lora(_message.Message):
+    __slots__ = ("name", "strength", "strength_low")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_LOW_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    strength: float
+    strength_low: float
+    def __init__(self, name: _Optional[str] = ..., strength: _Optional[float] = ..., strength_low: _Optional[float] = ...) -> None: ...
+
 class CreateVideoRequest(_message.Message):
-    __slots__ = ("request_id", "model", "text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video", "edit_video", "size", "ratio", "duration_seconds", "frames", "fps", "steps", "guidance", "seed", "format", "keep_latents", "guidance_low", "audio", "generate_audio", "labels", "priority", "deadline", "retention", "webhook", "fit", "flow_shift")
+    __slots__ = ("request_id", "model", "text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video", "edit_video", "size", "ratio", "duration_seconds", "frames", "fps", "steps", "guidance", "seed", "format", "keep_latents", "guidance_low", "audio", "generate_audio", "labels", "priority", "deadline", "retention", "webhook", "fit", "flow_shift", "loras", "sampler", "quality", "guidance_start", "guidance_end")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +209,11 @@ class CreateVideoRequest(_message.Message):
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     FIT_FIELD_NUMBER: _ClassVar[int]
     FLOW_SHIFT_FIELD_NUMBER: _ClassVar[int]
+    LORAS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLER_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_START_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_END_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     text_to_video: TextToVideo
@@ -216,7 +242,12 @@ class CreateVideoRequest(_message.Message):
     webhook: Webhook
     fit: Fit
     flow_shift: float
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., text_to_video: _Optional[_Union[TextToVideo, _Mapping]] = ..., image_to_video: _Optional[_Union[ImageToVideo, _Mapping]] = ..., first_last_frame: _Optional[_Union[FirstLastFrame, _Mapping]] = ..., grid_to_video: _Optional[_Union[GridToVideo, _Mapping]] = ..., reference_to_video: _Optional[_Union[ReferenceToVideo, _Mapping]] = ..., edit_video: _Optional[_Union[EditVideo, _Mapping]] = ..., size: _Optional[str] = ..., ratio: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., format: _Optional[_Union[VideoFormat, str]] = ..., keep_latents: _Optional[bool] = ..., guidance_low: _Optional[float] = ..., audio: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., generate_audio: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ..., fit: _Optional[_Union[Fit, str]] = ..., flow_shift: _Optional[float] = ...) -> None: ...
+    loras: _containers.RepeatedCompositeFieldContainer[Lora]
+    sampler: str
+    quality: Quality
+    guidance_start: float
+    guidance_end: float
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., text_to_video: _Optional[_Union[TextToVideo, _Mapping]] = ..., image_to_video: _Optional[_Union[ImageToVideo, _Mapping]] = ..., first_last_frame: _Optional[_Union[FirstLastFrame, _Mapping]] = ..., grid_to_video: _Optional[_Union[GridToVideo, _Mapping]] = ..., reference_to_video: _Optional[_Union[ReferenceToVideo, _Mapping]] = ..., edit_video: _Optional[_Union[EditVideo, _Mapping]] = ..., size: _Optional[str] = ..., ratio: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., format: _Optional[_Union[VideoFormat, str]] = ..., keep_latents: _Optional[bool] = ..., guidance_low: _Optional[float] = ..., audio: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., generate_audio: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ..., fit: _Optional[_Union[Fit, str]] = ..., flow_shift: _Optional[float] = ..., loras: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ..., sampler: _Optional[str] = ..., quality: _Optional[_Union[Quality, str]] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ...) -> None: ...
 
 class BatchCreateVideosRequest(_message.Message):
     __slots__ = ("requests",)

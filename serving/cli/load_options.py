@@ -1,0 +1,103 @@
+"""Options that say how a model is loaded, shared by every command that loads or plans one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_type_hints
+
+from zoetrope.model.request.load_options import LoadOptions
+from zoetrope.serving.cli.options import FamilyOption, QuantizeOption, option
+from zoetrope.serving.config.lists import split_list
+
+REGISTERED = re.compile(r"(?P<name>[^:@]+)(?::(?P<strength>[-+]?[0-9.]+))?(?:@(?P<side>high|low|both))?")
+
+
+@dataclass(frozen=True)
+class ModelLoadOptions:
+    """How a model is loaded; each option takes the place of its ZOETROPE_* variable."""
+
+    family: FamilyOption = None
+    quantize: QuantizeOption = None
+    lora: Annotated[
+        Sequence[str],
+        option(
+            "FILE[:STRENGTH][@SIDE]",
+            "LoRA to fuse into the model, or with --server the name of a registered one; SIDE is high, low or both, for"
+            " models with two noise experts; repeatable.",
+            "none",
+        ),
+    ] = ()
+    profile: Annotated[str | None, option("NAME", "Sampling profile of a few-step model.", "the model's own")] = None
+    offload: Annotated[
+        str | None,
+        option(
+            "WHEN",
+            "When to keep weights in the host's memory and stream them to the GPU: auto (if they do not fit), never or"
+            " always.",
+            "auto",
+        ),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that were given, by their names."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: tuple(v) if name == "lora" else v for name, v in values.items() if v is not None and v != ()}
+
+    def resolved(self) -> LoadOptions:
+        """Return how to load: as given, else as the environment says.
+
+        Raises:
+            CliError: a value is none of those that its option takes.
+        """
+        from zoetrope.serving.cli.errors import bad_input
+
+        hints, given, values = get_type_hints(LoadOptions), self.given(), {}
+        for field in dataclasses.fields(LoadOptions):
+            variable = f"ZOETROPE_{field.name.upper()}"
+            value: Any = given.get(field.name, os.environ.get(variable) or field.default)
+            if field.name == "lora":
+                value = split_list(value)
+            allowed = get_args(hints[field.name])
+            if field.name != "lora" and allowed and value not in allowed:
+                name = field.name if field.name in given else variable
+                raise bad_input(name, f"{value!r} must be {', '.join(allowed[:-1])} or {allowed[-1]}")
+            values[field.name] = value
+        return LoadOptions(**values)
+
+
+NONE_GIVEN = ModelLoadOptions()
+
+
+def registered(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return adapters of a service as a request names them, of ``NAME[:STRENGTH][@SIDE]`` each.
+
+    Raises:
+        CliError: one has another form.
+    """
+    from zoetrope.serving.cli.errors import bad_input
+
+    found = []
+    for text in texts:
+        match = REGISTERED.fullmatch(text)
+        if match is None:
+            raise bad_input(
+                "lora", f"{text!r} must be NAME, NAME:STRENGTH or NAME:STRENGTH@SIDE, SIDE high, low or both"
+            )
+        strength = float(match["strength"] or 1.0)
+        lora: dict[str, Any] = {"name": match["name"], "strength": 0.0 if match["side"] == "low" else strength}
+        if match["side"] in ("high", "low"):
+            lora["strength_low"] = strength if match["side"] == "low" else 0.0
+        found.append(lora)
+    return found
+
+
+def arguments_of(load: LoadOptions) -> list[str]:
+    """Return the options of a command line that loads so, whatever the environment says."""
+    texts: dict[str, str] = {"--quantize": load.quantize, "--offload": load.offload}
+    texts |= {name: text for name, text in (("--family", load.family), ("--profile", load.profile)) if text}
+    adapters = [word for text in load.lora for word in ("--lora", text)]
+    return [*(word for item in texts.items() for word in item), *adapters]
