@@ -23,6 +23,15 @@ def test_every_so_many_steps_when_it_is_set() -> None:
     assert [step for step in range(12) if due(step, 12, 0.0, 1.0, 100.0, settings)] == [4, 8]
 
 
+def test_steps_that_pass_together_count_each() -> None:
+    settings, taken, last = EngineSettings(snapshot_steps=4), [], 0
+    for step in (1, 2, 5, 6, 7, 11, 12, 16):
+        if due(step, 16, 0.0, 1.0, 100.0, settings, last):
+            taken.append(step)
+            last = step
+    assert taken == [5, 11, 12, 16], "the first after each multiple of four"
+
+
 @pytest.mark.parametrize(
     ("since", "step_seconds", "copy_seconds", "expected"),
     [
