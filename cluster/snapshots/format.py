@@ -58,6 +58,9 @@ class Fingerprint:
     seed: int
     kind: str
     adapters: str = ""  # snapshots of older releases lack it
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    step_mask: str = ""
 
     @classmethod
     def of(cls, model: str, spec: SegmentSpec, scheduler_config: dict[str, Any]) -> Fingerprint:
@@ -75,6 +78,9 @@ class Fingerprint:
             seed=spec.seed,
             kind=spec.kind,
             adapters=" ".join(map(str, spec.loras)),
+            guidance_start=spec.guidance_start,
+            guidance_end=spec.guidance_end,
+            step_mask=spec.step_mask,
         )
 
     def difference(self, other: Fingerprint) -> str | None:

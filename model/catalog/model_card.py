@@ -6,6 +6,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from zoetrope.model.caching.ratios import lists_of
 from zoetrope.model.catalog.checkpoint_layout import (
     Component,
     components_of,
@@ -111,6 +112,7 @@ def read_card(directory: Path, name: str, typed: Path | None = None, load: LoadO
         default_negative_prompt=sampling.negative_prompt,
         default_flow_shift=usual if scheduler is None else shift,
         flow_shift_note=note,
+        step_ratios=lists_of(directory, preset.name),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from zoetrope.model.adapters.card import check_adapters
 from zoetrope.model.catalog.card_files import card_files, find_card_file, read_card_file
 from zoetrope.model.catalog.checkpoint_layout import pipeline_of
-from zoetrope.model.catalog.checks import checked
+from zoetrope.model.catalog.checks import check_ratios, checked
 from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
 from zoetrope.model.catalog.model_card import RANDOM_SUFFIX, network_config, read_card
 from zoetrope.model.catalog.profiles import choose
@@ -36,7 +36,9 @@ def open_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
     Raises:
         ModelError: names the file or key at fault, or explains why the name is not a model, or has no such form.
     """
-    return checked(find_model(name_or_directory, load))
+    card = checked(find_model(name_or_directory, load))
+    check_ratios(card)
+    return card
 
 
 def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard:

@@ -127,6 +127,11 @@ class Sampler:
         self.step += 1
         return result
 
+    @property
+    def velocity(self) -> torch.Tensor | None:
+        """The velocity of the last step, ``[C, T, H, W]``; None before the first step in this process."""
+        return None if self._last is None else self._last[1]
+
     def estimate(self) -> torch.Tensor | None:
         """Return the clip ``[C, T, H, W]`` that the last step predicts; None before the first step in this process.
 

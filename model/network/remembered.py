@@ -7,7 +7,7 @@ batch, and uses them while the same sequences are in it: in all steps between wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch

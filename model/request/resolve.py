@@ -10,6 +10,7 @@ from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.media_rules import media_violations
 from zoetrope.model.request.profile import locked_values
 from zoetrope.model.request.sampling_rules import sampling_violations
+from zoetrope.model.request.savings import Savings, savings_of
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.segments import split
 from zoetrope.model.request.sizes import (
@@ -137,6 +138,7 @@ class _Resolution:
         self.bad += sampling_violations(request, card)
         known = len(self.adapters) == len(request.loras)
         self.check(known or bool(self.bad), "loras", "are of a service, which has registered adapters")
+        saved = self.savings(steps, self.flow_shift())
         if self.bad or size is None:
             raise InvalidRequest(*self.bad)
 
@@ -180,6 +182,7 @@ class _Resolution:
             warnings=tuple(self.warnings),
             sampler=None if card.profile is not None else request.sampler,
             quality=request.quality,
+            step_mask=saved.step_mask,
             guidance_start=request.guidance_start,
             guidance_end=request.guidance_end,
             loras=request.loras,
@@ -252,6 +255,16 @@ class _Resolution:
         if card.profile is not None:
             return None
         return card.default_flow_shift if given is None else given
+
+    def savings(self, steps: int, flow_shift: float | None) -> Savings:
+        """Choose the steps to compute, if the fields they depend on are right."""
+        fields = {violation.field for violation in self.bad}
+        if fields & {"task", "steps", "flow_shift"}:
+            return Savings()
+        saved = savings_of(self.request, self.card, steps, flow_shift)
+        self.bad += saved.bad
+        self.warnings += saved.warnings
+        return saved
 
     def check_picture(self, frames: int) -> None:
         """Check that a picture has one frame, and that one frame is not to lead from a first to a last picture."""

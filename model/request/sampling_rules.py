@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from zoetrope.model.request.tasks import ModelCard, VideoRequest, Violation
@@ -12,13 +11,8 @@ MAX_REQUEST_STRENGTH = 2.0
 
 
 def sampling_violations(request: VideoRequest, card: ModelCard) -> Iterator[Violation]:
-    """Yield what is wrong with a request's sampler, quality, span of guidance and adapters."""
-    start, end = request.guidance_start, request.guidance_end
-    for field, value in (("guidance_start", start), ("guidance_end", end)):
-        if not (math.isfinite(value) and 0 <= value <= 1):
-            yield Violation(field, f"{value} must be a share of the steps, from 0 to 1")
-    if start > end:
-        yield Violation("guidance_end", f"{end} must be at least guidance_start, which is {start}")
+    """Yield what is wrong with a request's adapters; see `model.request.savings` for quality and the interval
+    of guidance."""
     if len(request.loras) > MAX_REQUEST_LORAS:
         yield Violation("loras", f"has {len(request.loras)} entries, at most {MAX_REQUEST_LORAS} are allowed")
     for number, lora in enumerate(request.loras):

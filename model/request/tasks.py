@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from zoetrope.model.caching.ratios import RatioList
 from zoetrope.model.request.fused_adapter import FusedAdapter
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.load_options import DEFAULT, LoadOptions
@@ -42,7 +43,7 @@ Role = Literal["both", "high", "low"]
 Fit = Literal["cover", "contain"]
 # The sampler that takes the steps, where a request names one, by the names that ComfyUI and others use.
 SamplerName = Literal["unipc", "euler", "dpm++"]
-# How many steps are computed: all, or those that change most, see `model.denoising`.
+# How many steps are computed: all, or those that change most, see `model.caching`.
 Quality = Literal["exact", "balanced", "fast"]
 # Of the file: a video, or a picture of one frame.
 Container = Literal["mp4", "mkv", "png", "webp", "jpg"]
@@ -295,6 +296,7 @@ class ModelCard:
     load: LoadOptions = DEFAULT
     adapters: tuple[FusedAdapter, ...] = ()  # in the order in which they are added
     profile: Profile | None = None  # the locked sampling recipe of a few-step distill
+    step_ratios: tuple[RatioList, ...] = ()  # from which `quality` chooses the steps to compute
 
     @property
     def quantize(self) -> Quantize:
@@ -347,7 +349,8 @@ class VideoSpec:
     warnings: tuple[str, ...] = ()  # how the request was understood, if that may surprise
     sampler: SamplerName | None = None  # None: the checkpoint's own
     quality: Quality = "exact"
-    guidance_start: float = 0.0
+    step_mask: str = ""  # of `model.caching.mask`; "": every step is computed
+    guidance_start: float = 0.0  # see `model.request.steps`
     guidance_end: float = 1.0
     loras: tuple[RequestLora, ...] = ()  # as asked for
     adapters: tuple[AdapterUse, ...] = ()  # what these are
@@ -396,6 +399,7 @@ class SegmentSpec:
     flow_shift: float | None = None  # of the schedule; None: the checkpoint's own
     sampler: SamplerName | None = None  # None: the checkpoint's own
     quality: Quality = "exact"
+    step_mask: str = ""  # of `model.caching.mask`; "": every step is computed
     guidance_start: float = 0.0  # share of the steps from which guidance acts
     guidance_end: float = 1.0  # share of the steps up to which it acts
     loras: tuple[AdapterUse, ...] = ()  # a segment that lacks one must not run
@@ -417,6 +421,7 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         flow_shift=spec.flow_shift,
         sampler=spec.sampler,
         quality=spec.quality,
+        step_mask=spec.step_mask,
         guidance_start=spec.guidance_start,
         guidance_end=spec.guidance_end,
         loras=spec.adapters,
