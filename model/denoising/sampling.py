@@ -65,6 +65,10 @@ class SegmentSampler(Protocol):
     def sigma(self) -> float:
         """The share of noise in the latents before the next step, 0..1."""
 
+    @property
+    def velocity(self) -> torch.Tensor | None:
+        """The velocity of the last step, ``[C, T, H, W]``; None before the first step in this process."""
+
     def begin(self, noise: torch.Tensor) -> torch.Tensor:
         """Return the latents before the first step from noise ``[C, T, H, W]`` float32."""
 

@@ -26,7 +26,6 @@ from zoetrope.model.request.sizes import (
 from zoetrope.model.request.tasks import (
     MAX_DURATION_SECONDS,
     MAX_EDIT_PIXELS,
-    MAX_FLOW_SHIFT,
     MAX_FPS,
     MAX_GUIDANCE,
     MAX_NEGATIVE_CHARS,
@@ -34,7 +33,6 @@ from zoetrope.model.request.tasks import (
     MAX_SEED,
     MAX_STEPS,
     MEDIA_FIELDS,
-    MIN_FLOW_SHIFT,
     PICTURE_CONTAINERS,
     PROMPT_REQUIRED,
     RANDOM_SEED,
@@ -134,7 +132,6 @@ class _Resolution:
         self.check(0 <= seed <= MAX_SEED, "seed", f"{short(seed)} {inside}")
         size = self.size()
         guidance_low = self.guidance_low(guidance)
-        self.check_schedule()
         self.bad += sampling_violations(request, card)
         known = len(self.adapters) == len(request.loras)
         self.check(known or bool(self.bad), "loras", "are of a service, which has registered adapters")
@@ -235,19 +232,6 @@ class _Resolution:
                 self.check(False, field, f"{short(given[field])} given, but the profile {profile.name} {told}")
         if request.task.negative_prompt and max(profile.guidance) <= 1:
             self.warnings.append(f"negative_prompt: is ignored, since profile {profile.name} needs no second branch")
-
-    def check_schedule(self) -> None:
-        """Check the flow shift and the sampler, unless a profile decides both."""
-        shift, sampler, card = self.request.flow_shift, self.request.sampler, self.card
-        if card.profile is not None:
-            return
-        if shift is not None:
-            self.check(card.default_flow_shift is not None, "flow_shift", f"{shift} given, but {card.name} has none")
-            inside = MIN_FLOW_SHIFT <= shift <= MAX_FLOW_SHIFT
-            self.check(inside, "flow_shift", f"{shift} must be from {MIN_FLOW_SHIFT:g} to {MAX_FLOW_SHIFT:g}")
-        if sampler is not None:
-            kept = f"{sampler} given, but the noise levels of {card.name} come from no flow shift that it could keep"
-            self.check(card.default_flow_shift is not None, "sampler", kept)
 
     def flow_shift(self) -> float | None:
         """Return the shift of the schedule; None if a profile lists the noise levels, or the model has none."""
