@@ -21,6 +21,7 @@ from zoetrope.model.families.key_map import transformer_name
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.network.protocol import module_of
 from zoetrope.model.network.quantized import QuantizedLinear
+from zoetrope.model.request.load_options import LoadOptions
 
 CPU = torch.device("cpu")
 SHAPE: dict[str, Any] = {
@@ -86,7 +87,7 @@ def place(folder: Path) -> Iterator[Path]:
 
 
 def loaded(folder: Path, quantize: Any = "none") -> torch.nn.Module:
-    card = find_model(str(folder), quantize=quantize)
+    card = find_model(str(folder), LoadOptions(quantize=quantize))
     check_files(card)
     return module_of(load_transformer(card, CPU))
 
