@@ -83,7 +83,7 @@ class LocalPipeline:
         steps, before = spec.steps * len(spec.spans), None
         done: list[torch.Tensor] = []
         for index in range(len(spec.spans)):
-            segment = self._start(spec, inputs, index, before)
+            segment = self.start(spec, inputs, index, before)
             while not segment.sampler.done:
                 self.denoiser.step([segment])
                 on_step(index * spec.steps + segment.sampler.step, steps)
@@ -104,14 +104,16 @@ class LocalPipeline:
         if any(len(spec.spans) != 1 for spec in specs):
             raise ValueError("a clip of several segments cannot be batched with others")
         given = inputs if inputs is not None else [NOTHING] * len(specs)
-        segments = [self._start(spec, media, 0, None) for spec, media in zip(specs, given, strict=True)]
-        steps = max(spec.steps for spec in specs)
-        for step in range(steps):
-            self.denoiser.step([s for s in segments if not s.sampler.done])
-            on_step(step + 1, steps)
+        segments = [self.start(spec, media) for spec, media in zip(specs, given, strict=True)]
+        longest = max(segments, key=lambda segment: segment.spec.steps)
+        while pending := [segment for segment in segments if not segment.sampler.done]:
+            self.denoiser.step(pending)
+            on_step(longest.sampler.step, longest.spec.steps)
         return [segment.result().cpu() for segment in segments]
 
-    def _start(self, spec: VideoSpec, inputs: Inputs, index: int, before: Clip | None) -> Segment:
+    def start(self, spec: VideoSpec, inputs: Inputs = NOTHING, index: int = 0, before: Clip | None = None) -> Segment:
+        """Return the segment of a span before its first step; ``before`` as in
+        `model.denoising.chaining.span_inputs`."""
         conditions = condition_span(self.text, self.conditioner, spec, inputs, index, before)
         return self.denoiser.start(segment_of(spec, str(index), index), conditions)
 

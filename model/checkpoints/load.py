@@ -21,11 +21,15 @@ from zoetrope.model.catalog.checkpoint_layout import (
     tokenizer_directory,
 )
 from zoetrope.model.catalog.model_card import network_config, scheduler_config, transformer_config
+from zoetrope.model.catalog.parts import source_of
+from zoetrope.model.checkpoints.fuse import changes_of, fused
 from zoetrope.model.checkpoints.original import autoencoder_config, text_encoder_config
+from zoetrope.model.checkpoints.tokenizer import read_tokenizer
 from zoetrope.model.checkpoints.weights import (
     OnProgress,
     StoredTensor,
     check_all_finite,
+    forms_of,
     ignore_placed,
     ignore_progress,
     load_into,
@@ -48,6 +52,7 @@ from zoetrope.model.runtime.threads import compute_threads
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
+    from zoetrope.model.adapters.grammar import Side
     from zoetrope.model.denoising.denoise import Denoiser
     from zoetrope.model.denoising.forward import Runner
     from zoetrope.model.network.protocol import Network
@@ -55,6 +60,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 log = logging.getLogger("zoetrope.model")
+NOISE_EXPERTS: tuple[Side, Side] = ("high", "low")
 TIED_TEXT = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight"}
 
 
@@ -103,7 +109,8 @@ def load_transformer(
     on_progress: OnProgress = ignore_progress,
     streaming: StreamedLoading | None = None,
 ) -> Network:
-    """Load a transformer in evaluation mode; as its card says, in 8 bits (`model.network.quantized`).
+    """Load a transformer in evaluation mode; as its card says, with adapters fused (`model.checkpoints.fuse`) and in 8
+    bits (`model.network.quantized`).
 
     Args:
         component: ``transformer``, or ``transformer_2``, the low-noise expert of a pair.
@@ -118,19 +125,20 @@ def load_transformer(
     from zoetrope.model.network.protocol import meta_network, module_of
     from zoetrope.model.network.quantized import quantize_network
 
-    parts = read_transformers(Path(card.directory))
+    parts = read_transformers(source_of(card))
     number = ("transformer", "transformer_2").index(component)
     if number >= len(parts):
         raise ModelError(f"{card.directory}: has only one transformer, {component} is missing")
     part = parts[number]
     config = transformer_config(part)
+    changes = changes_of(card.adapters, config, "any" if len(parts) == 1 else NOISE_EXPERTS[number])
     network = meta_network(config)
     owned: Callable[[str], slice | None] = lambda name: None  # noqa: E731
     if ranks > 1 and config.moe is not None:
         try:
             owned = owned_experts(rank, ranks, config.moe.num_experts, network.expert_stacks)
         except ValueError as error:
-            raise ModelError(f"{part.directory / 'config.json'}: {error}") from None
+            raise ModelError(f"{part.config_file}: {error}") from None
     if part.random is not None:
         log.warning("%s: %s has random weights, its clips will be noise", card.name, component)
     dtype = dtype or compute_dtype(device)
@@ -141,9 +149,10 @@ def load_transformer(
     if streaming is not None:
         on_placed = streaming.begin(network, (*module.state_dict(), *(quantized or {})), dtype, ranks)
     with opened as tensors:
+        log.info("%s: %s is %s", card.name, component, forms_of(tensors))
         load_into(
             module,
-            tensors,
+            fused(tensors, changes, config, part.directory, device) if changes else tensors,
             part.directory,
             device,
             dtype,
@@ -213,11 +222,13 @@ def load_text_encoder(card: ModelCard, device: torch.device, *, stays: bool = Tr
     """
     from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
-    root = Path(card.directory)
-    folder = tokenizer_directory(root)
-    tokenizer = _guard(folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    part = read_text_encoder(root)
-    with open_weights(part.files, text_encoder_name if part.original else str) as tensors, _quiet():
+    source = source_of(card)
+    part = read_text_encoder(source)
+    if (folder := tokenizer_directory(source)) is None:
+        tokenizer = _guard(part.directory, lambda: read_tokenizer(part.files))
+    else:
+        tokenizer = _guard(folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    with open_weights(part.files, part.rename(text_encoder_name), part.prefix) as tensors, _quiet():
         config = text_encoder_config(tensors, part.directory) if part.original else part.config
         with torch.device("meta"):
             encoder = _guard(part.directory, lambda: UMT5EncoderModel(UMT5Config(**config)))
@@ -239,7 +250,7 @@ def load_autoencoder(card: ModelCard, device: torch.device, *, stays: bool = Tru
     Raises:
         ModelError: as `load_transformer`, or fewer GPUs are visible than ZOETROPE_VAE_DEVICES asks for.
     """
-    part = read_autoencoder(Path(card.directory))
+    part = read_autoencoder(source_of(card))
     if part.class_name == LinearAutoencoder.CLASS_NAME:
         check_all_finite(part.files)
         return _guard(part.directory / WEIGHTS_NAME, lambda: LinearAutoencoder.load(part.directory))
@@ -256,7 +267,7 @@ def _tensors(
     card: ModelCard, part: Component, network: Network, device: torch.device, dtype: torch.dtype
 ) -> AbstractContextManager[list[StoredTensor]]:
     if part.random is None:
-        return open_weights(part.files, family_of(card.family).original_name if part.original else str)
+        return open_weights(part.files, part.rename(family_of(card.family).original_name), part.prefix)
     from zoetrope.model.checkpoints.random_weights import random_tensors
 
     return nullcontext(random_tensors(network, part.random, part.directory / RANDOM_NAME, device, dtype))
@@ -265,7 +276,7 @@ def _tensors(
 def _load_wan_autoencoder(part: Component, device: torch.device) -> AutoencoderKLWan:
     from diffusers import AutoencoderKLWan
 
-    with open_weights(part.files, autoencoder_name if part.original else str) as tensors:
+    with open_weights(part.files, part.rename(autoencoder_name), part.prefix) as tensors:
         config = autoencoder_config(tensors, part.directory, part.config) if part.original else part.config
         with torch.device("meta"):
             network = _guard(part.directory, lambda: AutoencoderKLWan.from_config(config))

@@ -10,7 +10,12 @@ import torch
 from torch import nn
 
 from zoetrope.model.families.config import TransformerConfig
+<<<<<<< HEAD
 from zoetrope.model.network.arrivals import WeightArrivals
+=======
+from zoetrope.model.network.arrivals import Arrivals
+from zoetrope.model.network.remembered import KeysValues
+>>>>>>> ca964cdec7202dd6e10951928d555ece246d34a1
 from zoetrope.model.network.sequences import PackedBatch, Sequence
 from zoetrope.model.runtime.lazy import import_named
 
@@ -58,6 +63,10 @@ class Network(Protocol):
         The batch may be of a subclass with more rows than ``tokens``, which then overrides `PackedBatch.part`.
         Raises ValueError as `check`.
         """
+
+    def contexts(self, batch: PackedBatch) -> tuple[KeysValues, ...] | None:
+        """Return what its layers read that depends on the prompts alone, to be computed once for many steps, in the
+        form that `PackedBatch.contexts` takes; None if there is no such thing."""
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         """Predict the velocity ``[N, patch volume * out_channels]``: a row for each that ``batch.cu_tokens`` counts,

@@ -87,17 +87,29 @@ class WanTransformer(nn.Module):
         In service, where weights stay as they are, each layer's keys and values, computed when the layer is reached:
         only then its weights are sure to be there. Else the embedded text, the same for all.
         """
+        if batch.contexts is not None:
+            return iter(batch.contexts), None
         weight = self.condition_embedder.text_embedder.linear_1.weight
         if torch.is_inference_mode_enabled() and not self.training and not weight.requires_grad:
-            given = (*batch.texts, *batch.images)
-            return self._remembered.fill(given, weight, partial(self._keys_values, batch, dtype)), None
+            return self._layers_contexts(batch), None
         return repeat(self._text(batch, dtype)), self._image(batch, dtype)
 
-    def _keys_values(self, batch: PackedBatch, dtype: torch.dtype, start: int) -> Iterator[KeysValues]:
+    def contexts(self, batch: PackedBatch) -> tuple[KeysValues, ...]:
+        """Return each layer's keys and values of the batch's text and image tokens, computed unless those of the last
+        call were the same tensors."""
+        return tuple(self._layers_contexts(batch))
+
+    def _layers_contexts(self, batch: PackedBatch) -> Iterator[KeysValues]:
+        given, weight = (*batch.texts, *batch.images), self.condition_embedder.text_embedder.linear_1.weight
+        adapters = () if batch.adapters is None else batch.adapters.uses
+        return self._remembered.fill(given, weight, partial(self._keys_values, batch), adapters)
+
+    def _keys_values(self, batch: PackedBatch, start: int) -> Iterator[KeysValues]:
         """Compute the keys and values of the layers from ``start`` on, each when it is asked for."""
+        dtype = self.patch_embedding.weight.dtype
         text, image = self._text(batch, dtype), self._image(batch, dtype)
         for block in self.layers()[start:]:
-            yield block.attn2.remember(text, image)
+            yield block.attn2.remember(text, image, block.adapted(batch))
 
     def _text(self, batch: PackedBatch, dtype: torch.dtype) -> torch.Tensor:
         return self.condition_embedder.text(batch.text.to(dtype))

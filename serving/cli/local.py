@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zoetrope.model.catalog.presets import open_model
 from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.steps import forwards
 from zoetrope.model.request.tasks import MAX_DRAWN_SEED, parse_request
 from zoetrope.serving.cli.errors import CliError
 from zoetrope.serving.cli.generate_request import DEFAULT_MODEL, GenerateRequest, replacing, result_line
@@ -47,7 +48,9 @@ def generate_locally(request: GenerateRequest, view: ProgressView) -> str:
     started = time.monotonic()
 
     def on_step(step: int, steps: int) -> None:
-        left = (time.monotonic() - started) / step * (steps - step)
+        whole = forwards(spec)
+        done = step // spec.steps * whole + whole - forwards(spec, step % spec.steps)
+        left = (time.monotonic() - started) / done * (len(spec.spans) * whole - done)
         view.update("denoising", step, steps, eta_seconds=left)
 
     try:

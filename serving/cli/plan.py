@@ -111,7 +111,7 @@ def make_plan(
 
     Raises:
         CliError: bad input, or no plan works; the message says which would.
-        ModelError: there is no such model.
+        ModelError: there is no such model, or an adapter does not fit it.
     """
     from zoetrope.serving.cli.errors import bad_input
     from zoetrope.serving.cli.models import check_duration, clip_size
@@ -137,18 +137,26 @@ def make_plan(
 
 def _wanted(model: str, load: LoadOptions) -> Preset | ModelCard:
     """Return a preset by its name, or the card of a folder; its warnings are shown."""
+    from zoetrope.model.adapters.card import check_adapters
+    from zoetrope.model.catalog.card_files import find_card_file
     from zoetrope.model.catalog.presets import open_model
+    from zoetrope.model.catalog.profiles import preset_with
+    from zoetrope.model.catalog.single_files import is_weight_file
     from zoetrope.model.families import BUNDLED, PRESETS
+    from zoetrope.model.request.tasks import ModelCard
     from zoetrope.serving.cli.errors import bad_input
 
-    if model not in (*PRESETS, *BUNDLED) and not Path(model).is_dir() and "/" not in model:
+    known = model in (*PRESETS, *BUNDLED) or find_card_file(model) is not None
+    if not known and not Path(model).exists() and not is_weight_file(Path(model)) and "/" not in model:
         raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*PRESETS, *BUNDLED))}) nor a directory")
-    if model in PRESETS:
-        return PRESETS[model]
-    card = open_model(model, load)
-    for warning in card.warnings:
+    wanted = preset_with(PRESETS[model], load.profile) if model in PRESETS else open_model(model, load)
+    if isinstance(wanted, ModelCard):
+        warnings = wanted.warnings
+    else:
+        warnings = check_adapters(load.lora, wanted.config, wanted.transformers).warnings
+    for warning in warnings:
         stderr().print(f"warning: {warning}", markup=False)
-    return card
+    return wanted
 
 
 def _small(

@@ -55,7 +55,7 @@ def test_a_block_s_bytes_are_those_of_the_table() -> None:
     for model, megabytes, eight in (("wan2.1-t2v-14b", 702.5, 351), ("wan2.2-ti2v-5b", 327, 164)):
         config = PRESETS[model].config
         for form, expected in (("none", megabytes), ("fp8", eight)):
-            sizes, _ = layers_of(config, form)  # type: ignore[arg-type]
+            sizes, _ = layers_of(config, form)
             assert sizes[10] / 1e6 == pytest.approx(expected, rel=0.003)
         whole, _ = layers_of(config, "none")
         assert layers_of(config, "fp8")[0][0] == whole[0], "the outer blocks stay as they are"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,10 +19,9 @@ MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
-def _machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
     monkeypatch.setattr(host, "CGROUP", tmp_path)
-    return
 
 
 @pytest.mark.parametrize(("block", "count"), [(702 * MIB, 40), (351 * MIB, 40), (327 * MIB, 30), (93 * MIB, 30)])
