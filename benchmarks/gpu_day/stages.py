@@ -10,11 +10,8 @@ KERNELS = "zoetrope.benchmarks.kernels"
 STEP = "zoetrope.benchmarks.step"
 DECODE = "zoetrope.benchmarks.vae_decode"
 SERVED = "zoetrope.benchmarks.served_step"
-<<<<<<< HEAD
-STREAMING = "zoetrope.benchmarks.streaming"
-=======
 GRAPHS = "zoetrope.benchmarks.forward_graphs"
->>>>>>> ca964cdec7202dd6e10951928d555ece246d34a1
+STREAMING = "zoetrope.benchmarks.streaming"
 DAY = "zoetrope.benchmarks.gpu_day"
 
 

@@ -10,12 +10,8 @@ import torch
 from torch import nn
 
 from zoetrope.model.families.config import TransformerConfig
-<<<<<<< HEAD
 from zoetrope.model.network.arrivals import WeightArrivals
-=======
-from zoetrope.model.network.arrivals import Arrivals
 from zoetrope.model.network.remembered import KeysValues
->>>>>>> ca964cdec7202dd6e10951928d555ece246d34a1
 from zoetrope.model.network.sequences import PackedBatch, Sequence
 from zoetrope.model.runtime.lazy import import_named
 
