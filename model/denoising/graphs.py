@@ -24,6 +24,7 @@ import torch
 
 from zoetrope.kernels.types.upload import held_tables
 from zoetrope.model.denoising.forward import ForwardRun
+from zoetrope.model.network.arrivals import RESIDENT
 from zoetrope.model.network.exchange import ALONE
 from zoetrope.model.network.protocol import Network, module_of
 from zoetrope.model.network.remembered import KeysValues
@@ -158,9 +159,11 @@ def _parts(contexts: tuple[KeysValues, ...]) -> list[torch.Tensor]:
 
 
 def _stays(network: Network, device: torch.device) -> bool:
-    """Tell whether all weights are on the device: those that are streamed to it lie elsewhere at the next step."""
+    """Tell whether all weights are on the device, and stay there: a graph would not copy those that are streamed."""
     module = module_of(network)
-    return all(x.device == device for tensors in (module.parameters(), module.buffers()) for x in tensors)
+    return network.arrivals is RESIDENT and all(
+        x.device == device for tensors in (module.parameters(), module.buffers()) for x in tensors
+    )
 
 
 class GraphRunner:
@@ -254,8 +257,8 @@ class GraphRunner:
     def _captured(self, key: Hashable, network: Network, batch: PackedBatch) -> bool:
         """Capture a pass, and keep it if it fits."""
         try:
-            contexts = network.contexts(batch)
-            if contexts is None or not _stays(network, batch.tokens.device):
+            contexts = network.contexts(batch) if _stays(network, batch.tokens.device) else None
+            if contexts is None:
                 return False
             while len(self._graphs) >= self.limits.most:
                 self._drop()

@@ -97,7 +97,11 @@ class WanTransformer(nn.Module):
     def contexts(self, batch: PackedBatch) -> tuple[KeysValues, ...]:
         """Return each layer's keys and values of the batch's text and image tokens, computed unless those of the last
         call were the same tensors."""
-        return tuple(self._layers_contexts(batch))
+        made, found = self._layers_contexts(batch), []
+        for layer in self.layers():
+            with self.arrivals.of(layer):
+                found.append(next(made))
+        return tuple(found)
 
     def _layers_contexts(self, batch: PackedBatch) -> Iterator[KeysValues]:
         given, weight = (*batch.texts, *batch.images), self.condition_embedder.text_embedder.linear_1.weight
