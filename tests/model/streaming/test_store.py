@@ -16,6 +16,7 @@ from tests.model.streaming.streamed_networks import (
     segment,
     streamed,
 )
+from zoetrope.model.denoising.graphs import CapturedPass, GraphLimits, GraphRunner
 from zoetrope.model.network.protocol import meta_network, module_of
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.streaming.copies import ThreadSlabCopies
@@ -224,6 +225,24 @@ def test_the_thread_of_a_machine_without_a_gpu_copies_in_order() -> None:
     assert store is not None and isinstance(store._copies, ThreadSlabCopies)
     assert equal(latents([made]), latents([network("experts")]))
     assert store._copies.drain(10)
+
+
+@torch.inference_mode()
+def test_keys_and_values_that_are_asked_for_alone_are_those_of_a_resident_network() -> None:
+    """As for a graph, which is never captured of a streamed network: its copies would be missing."""
+    made, resident = streamed("vace", HazardCopies()).networks[0], network("vace")
+    sequences = denoiser([resident])._sequences(segment(denoiser([resident]), 1))
+    ours, theirs = (each.contexts(each.pack(sequences)) for each in (made, resident))
+    assert ours is not None and theirs is not None and len(ours) == len(theirs) == 15
+    assert all(torch.equal(a.k, b.k) and torch.equal(a.v, b.v) for a, b in zip(ours, theirs, strict=True))
+    runner = GraphRunner(GraphLimits(tokens=1000, memory=1 << 30), capture=no_capture)
+    for _ in range(4):
+        runner(made, sequences)
+    assert runner.graphs == 0
+
+
+def no_capture(*_: object) -> CapturedPass:
+    raise AssertionError("a pass of a streamed network was captured")
 
 
 def test_an_odd_number_of_streamed_layers_is_refused() -> None:
