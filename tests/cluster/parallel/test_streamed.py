@@ -50,13 +50,14 @@ def test_a_process_alone(card: ModelCard) -> None:
     check([denoise(card, MIX, STEPS, 0, True)], [denoise(card, MIX, STEPS, 0, False)])
 
 
-@pytest.mark.parametrize(("groups", "ranks"), [(1, 2), (1, 4), (2, 1)])
+@pytest.mark.parametrize(("groups", "ranks"), [(1, 2), (1, 4), pytest.param(2, 1, marks=pytest.mark.long)])
 def test_gangs(groups: int, ranks: int, gangs: Gangs, card: ModelCard) -> None:
     resident = gangs.run(groups * ranks, denoise, card, MIX, STEPS, groups, False)
     streamed = gangs.run(groups * ranks, denoise, card, MIX, STEPS, groups, True)
     check(streamed, resident)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("quantize", ["fp8"])
 def test_a_gang_in_8_bits(quantize: Quantize, gangs: Gangs, card: ModelCard) -> None:
     eight = find_model(card.directory, LoadOptions(quantize=quantize))

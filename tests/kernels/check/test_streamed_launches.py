@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 from tests.kernels.check.programs import run
 from tests.kernels.check.streamed_launches import CASES, LAYERS
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
