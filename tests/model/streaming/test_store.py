@@ -246,7 +246,8 @@ def test_the_thread_of_a_machine_without_a_gpu_copies_in_order() -> None:
 def test_keys_and_values_that_are_asked_for_alone_are_those_of_a_resident_network() -> None:
     """As for a graph, which is never captured of a streamed network: its copies would be missing."""
     made, resident = streamed("vace", HazardCopies()).networks[0], network("vace")
-    sequences = denoiser([resident])._sequences(segment(denoiser([resident]), 1))
+    first = segment(denoiser([resident]), 1)
+    sequences = denoiser([resident])._sequences(first, first.mode)
     ours, theirs = (each.contexts(each.pack(sequences)) for each in (made, resident))
     assert ours is not None and theirs is not None and len(ours) == len(theirs) == 15
     assert all(torch.equal(a.k, b.k) and torch.equal(a.v, b.v) for a, b in zip(ours, theirs, strict=True))
