@@ -34,19 +34,20 @@ def memory_advice(card: ModelCard, ranks: int = 1, groups: int = 1) -> Iterator[
     gear = with_memory(hardware_of(torch.cuda.get_device_name()), torch.cuda.mem_get_info()[1])
     preset = preset_of(card)
     found = plan_for(preset, gear, card, ranks, groups)
+    eight = torch.cuda.get_device_capability() >= FP8_CAPABILITY
+    advice = _better(card, gear, found, ranks, groups, eight)
     if found is None:
-        yield False, too_small(preset, gear, card, ranks, groups), _better(card, gear, None, ranks, groups)
+        yield False, too_small(preset, gear, card, ranks, groups), advice
         return
     width, height = targets(preset)[0]
     text = f"{found.words()}; {found.memory.total / GIB:.1f} of {gear.memory / GIB:.1f} GiB for {width}x{height}"
     if found.streams:
         text += f", {found.memory.host / GIB:.1f} GiB of the host; free from {found.break_even:,.0f} tokens a pass on"
-    eight = torch.cuda.get_device_capability() >= FP8_CAPABILITY
-    yield True, text, _better(card, gear, found, ranks, groups) if eight else ""
+    yield True, text, advice
 
 
-def _better(card: ModelCard, gear: Hardware, found: Residence | None, ranks: int, groups: int) -> str:
-    """Return which option would keep more of the model on the GPU; "" if none."""
+def _better(card: ModelCard, gear: Hardware, found: Residence | None, ranks: int, groups: int, eight: bool) -> str:
+    """Return which option would keep more of the model on the GPU; "" if none. ``eight``: it computes in 8 bits."""
     from zoetrope.cluster.planning.device_plan import plan_for
     from zoetrope.cluster.planning.gang_plan import preset_of
     from zoetrope.model.families.quantization import why_exact
@@ -55,7 +56,7 @@ def _better(card: ModelCard, gear: Hardware, found: Residence | None, ranks: int
     options: list[tuple[str, LoadOptions]] = []
     if load.offload == "never":
         options.append(("--offload auto", replace(load, offload="auto")))
-    if load.quantize == "none" and why_exact(preset.config) is None:
+    if eight and load.quantize == "none" and why_exact(preset.config) is None:
         options.append(("--quantize fp8", replace(load, quantize="fp8")))
         options.append(("--quantize fp8 --offload auto", replace(load, quantize="fp8", offload="auto")))
     for words, changed in options:
