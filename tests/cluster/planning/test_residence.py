@@ -123,7 +123,7 @@ def test_a_gpu_is_planned_by_its_memory(gpu: SimpleNamespace, tmp_path: Path, mo
     assert wider is not None and wider.bytes > small.room.bytes + 12e9, "four ranks share the activations"
     gpu.memory = 8 * GIB
     with pytest.raises(
-        ModelError, match=r"wan needs .* GiB of a GPU for a clip of 848x480 .*rtx4090 has 8\.0; --quantize"
+        ModelError, match=r"wan needs .* GiB of a GPU for a clip of 832x480 .*rtx4090 has 8\.0; --quantize"
     ):
         device_plan(card, device)
     gpu.memory = 141 * GIB
