@@ -1,4 +1,4 @@
-"""A rank that is killed costs segments with adapters some steps, and one whose adapter is gone by then fails by name."""
+"""A rank that is killed costs segments with adapters some steps; one whose adapter is gone by then fails by name."""
 
 from __future__ import annotations
 
