@@ -18,7 +18,7 @@ from zoetrope.model.adapters.registered import check_registrable, prepared, read
 from zoetrope.model.adapters.registration import register
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.checkpoints.load import load_transformer
-from zoetrope.model.families import PRESETS
+from zoetrope.model.families import BUNDLED
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.network.protocol import Network, meta_network
 from zoetrope.model.request.tasks import ModelCard
@@ -73,7 +73,7 @@ def test_files_for_two_noise_experts_say_which(pair: ModelCard, tmp_path: Path) 
     assert torch.equal(adapter.of("high")[TARGET].a, adapter.of("low")[TARGET].a)
     with pytest.raises(ModelError, match=r"h\.safetensors: does not say for which noise expert it is; add @high"):
         register(pair, [str(high)], tmp_path)
-    with pytest.raises(ModelError, match=r"blocks\.0\.attn1\.to_q\.weight is changed twice"):
+    with pytest.raises(ModelError, match=r"blocks\.0\.attn1\.to_k\.weight is changed twice"):
         register(pair, [f"{high}@high", f"{low}@high"], tmp_path)
 
 
@@ -170,7 +170,7 @@ def test_changes_of_other_forms_and_of_experts_are_refused(network: Network) -> 
     other: list[tuple[str, Patch]] = [("any", Difference(TARGET, torch.ones(48, 48)))]
     with pytest.raises(ModelError, match=r"is a difference change; requests take low-rank ones only: fuse the file"):
         check_registrable(other, {"any": network}, "f")
-    nano = meta_network(PRESETS["nano"].config)
+    nano = meta_network(BUNDLED["nano"].config)
     for number, message in (
         (1, "that layer has experts, which cannot be changed for single requests"),
         (9, "does not have"),

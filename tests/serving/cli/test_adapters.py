@@ -10,7 +10,7 @@ import pytest
 
 from tests.fixtures.adapters import changes, write_peft
 from tests.serving.gateway.harness import Service, running_service
-from zoetrope.model.families import PRESETS
+from zoetrope.model.families import BUNDLED
 from zoetrope.model.network.protocol import meta_network
 from zoetrope.serving.cli import main
 from zoetrope.serving.client import ClientError, VideoClient
@@ -18,7 +18,7 @@ from zoetrope.serving.client import ClientError, VideoClient
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    network = meta_network(PRESETS["nano"].config)
+    network = meta_network(BUNDLED["nano"].config)
     return write_peft(tmp_path / "ink.safetensors", changes(network, 1, 8, only="attn"))
 
 
