@@ -64,10 +64,11 @@ def joined(card: ModelCard, groups: int, storage: Path, snapshots: Path | None =
         snapshot_steps=1,
     )
     rank = Rank(card, settings)
-    address = [rank.free_address() if number == 0 else ""]
-    dist.broadcast_object_list(address)
-    dist.barrier()  # or one of them is gone before the others have met it
-    dist.destroy_process_group()  # a rank meets the others by itself
+    address = [rank.free_address() if number == 0 and ranks > 1 else ""]
+    if ranks > 1:
+        dist.broadcast_object_list(address)
+        dist.barrier()  # or one of them is gone before the others have met it
+        dist.destroy_process_group()  # a rank meets the others by itself
     rank.join(number, address[0])
     return rank
 
