@@ -20,6 +20,7 @@ from zoetrope.cluster.parallel.meeting import meet
 from zoetrope.cluster.parallel.mesh import Mesh
 from zoetrope.cluster.parallel.runner import run_gang
 from zoetrope.cluster.planning.calibration import known_rates
+from zoetrope.cluster.planning.device_plan import device_plan
 from zoetrope.cluster.planning.gang_plan import preset_of
 from zoetrope.cluster.planning.hardware import hardware_of
 from zoetrope.cluster.planning.overlap import WHOLE, Chunking, chunking
@@ -35,16 +36,21 @@ from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
 from zoetrope.model.denoising.conditions import Conditions, blank_conditions
 from zoetrope.model.denoising.denoise import NotFinite, Segment
-from zoetrope.model.denoising.forward import Runner, run_alone
+from zoetrope.model.denoising.forward import InParts, Runner, run_alone
+from zoetrope.model.denoising.graph_proofs import standing
+from zoetrope.model.denoising.graphs import GraphLimits, GraphRunner
 from zoetrope.model.denoising.resume import resume
 from zoetrope.model.request.tasks import ModelCard, SegmentSpec
 from zoetrope.model.runtime.errors import device_lost
+from zoetrope.model.streaming.device_plan import DevicePlan
 
 log = logging.getLogger("zoetrope.rank")
 
+GRAPH_MEMORY = 0.1  # of a device's, at most
 # A rank's answer about a segment to admit; where ranks differ, the largest wins. AFRESH: without its snapshot. GONE: an
 # adapter is.
 TAKEN, AFRESH, LOST, REFUSED, GONE = 0, 1, 2, 3, 4
+UNLIMITED = 1 << 40  # tokens of a forward pass
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,10 @@ class Rank:
             mesh = Mesh.build(self._device, settings.cfg_groups, timeout)
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
         self._mesh = mesh
-        runner: Runner = partial(run_gang, mesh, chunking=self._chunking()) if settings.ranks > 1 else run_alone
+        plan = device_plan(self._card, self._device, ranks=mesh.ranks, groups=mesh.groups, role=settings.role)
+        runner: Runner = partial(run_gang, mesh, chunking=self._chunking()) if settings.ranks > 1 else self._alone(plan)
+        limit = -mesh.largest([-(plan.most_tokens or UNLIMITED)], self._device)[0]
+        runner = InParts(runner, limit) if limit < UNLIMITED else runner
         chooser = Chooser(runner)
         self._denoiser = load_denoiser(
             self._card,
@@ -124,6 +133,7 @@ class Rank:
             ranks=mesh.ranks,
             role=settings.role,
             runner=chooser if settings.compile else runner,
+            room=plan.room,
         )
         self._adapters = RankAdapters(self._denoiser, settings, two_experts=self._card.boundary is not None)
         if settings.compile:
@@ -185,6 +195,17 @@ class Rank:
         rates = known_rates(hardware_of(self._device_name()))
         found = chunking(preset_of(self._card).config, rates, self._mesh.ranks).thresholds
         return Chunking(tuple(self._mesh.largest(found, self._device))) if found else WHOLE
+
+    def _alone(self, plan: DevicePlan) -> Runner:
+        """Return the runner of a single rank, which may capture graphs, unless weights come and go."""
+        if self._settings.cuda_graphs == "never" or self._device.type != "cuda" or plan.room is not None:
+            return run_alone
+        found = standing(preset_of(self._card).config, self._card.load.quantize, self._device_name())
+        if not found.tokens:
+            log.warning("no CUDA graphs: %s", found.why)
+            return run_alone
+        memory = torch.cuda.get_device_properties(self._device).total_memory
+        return GraphRunner(GraphLimits(found.tokens, int(GRAPH_MEMORY * memory)))
 
     def _compile(self, runner: Runner) -> Gains:
         """Compile the blocks, and measure which steps that makes faster. The figures go to this process's log."""

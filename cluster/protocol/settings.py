@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from zoetrope.model.request.loras import RANK_CLASSES
 from zoetrope.model.request.tasks import Role
+
+CudaGraphs = Literal["auto", "never"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class EngineSettings:
             each slot.
         compile: measure, when a gang starts, which steps torch.compile makes faster, by their tokens, and compile those
             (`cluster.parallel.compiled`). The start takes half a minute longer; results may differ in their last bits.
+        cuda_graphs: whether a single rank captures steps that repeat; auto: those that are proved and faster on its GPU
+            (`model.denoising.graph_proofs`).
     """
 
     ranks: int = 1
@@ -42,6 +47,7 @@ class EngineSettings:
     first_step_seconds: float = 300.0
     start_seconds: float = 1800.0
     compile: bool = False
+    cuda_graphs: CudaGraphs = "never"
     adapters: str | None = None
     adapter_slots: int = 4
     adapter_rank: int = 64
@@ -58,6 +64,8 @@ class EngineSettings:
         for name in ("snapshot_share", "hang_seconds", "first_step_seconds", "start_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if self.compile and self.cuda_graphs != "never":
+            raise ValueError(f"cuda_graphs is {self.cuda_graphs!r}: it must be 'never' where compile is true")
         if self.adapter_slots < 0:
             raise ValueError(f"adapter_slots is {self.adapter_slots}: it must be at least 0")
         if self.adapter_rank not in RANK_CLASSES:

@@ -6,7 +6,7 @@ batch, and uses them while the same sequences are in it: in all steps between wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -44,13 +44,15 @@ class Remembered:
         self,
         given: tuple[torch.Tensor, ...],
         weight: torch.Tensor,
-        compute: Callable[[], list[KeysValues]],
+        compute: Callable[[int], Iterator[KeysValues]],
         adapters: tuple[SlotUse | None, ...] = (),
-    ) -> list[KeysValues]:
-        """Return the layers' keys and values of ``given``, computed unless the last call had the same tensors.
+    ) -> Iterator[KeysValues]:
+        """Yield the layers' keys and values of ``given``, in order; a layer's are computed when they are asked for,
+        unless the last call had the same tensors. A pass that ends early leaves the rest to the next.
 
         Args:
             weight: one of the weights that enter them; the network is loaded, trained and moved as a whole.
+            compute: yields those of the layers from a number on.
             adapters: of the sequences, if any has one.
         """
         version = 0 if weight.is_inference() else weight._version
@@ -60,7 +62,12 @@ class Remembered:
             and all(a is b for a, b in zip(given, self.given, strict=True))
         )
         if not same or self.weights is None or self.weights[0] is not weight or self.weights[1] != version:
-            self.given, self.layers = (), []  # what is no longer needed makes room first
-            self.layers = compute()
-            self.given, self.adapters, self.weights = given, adapters, (weight, version)
-        return self.layers
+            self.given, self.adapters, self.weights, self.layers = given, adapters, (weight, version), []
+        return self._each(self.layers, compute)
+
+    @staticmethod
+    def _each(layers: list[KeysValues], compute: Callable[[int], Iterator[KeysValues]]) -> Iterator[KeysValues]:
+        yield from layers
+        for made in compute(len(layers)):
+            layers.append(made)
+            yield made

@@ -18,6 +18,7 @@ from zoetrope.kernels.types.upload import upload
 from zoetrope.model.families.config import WAN_THETA
 from zoetrope.model.network.adapted import SlotPlan, SlotUse
 from zoetrope.model.network.exchange import ALONE, Exchange
+from zoetrope.model.network.remembered import KeysValues
 from zoetrope.model.network.rope import Placed, positions
 
 TARGET = 0
@@ -76,6 +77,7 @@ class PackedBatch:
     hints: torch.Tensor | None = None  # [N, vace_in_channels * patch volume]
     hint_scales: torch.Tensor | None = None  # [N, VACE layers] float32
     exchange: Exchange = ALONE  # with the ranks that have the other tokens
+    contexts: tuple[KeysValues, ...] | None = None  # of each layer, if they were computed before (`Network.contexts`)
     adapters: SlotPlan | None = None  # of the sequences that have one
 
     @property
@@ -118,6 +120,7 @@ class PackedBatch:
             hints=None if self.hints is None else self.hints[rows],
             hint_scales=None if self.hint_scales is None else self.hint_scales[rows],
             exchange=exchange,
+            contexts=None,
             adapters=adapters,
         )
 

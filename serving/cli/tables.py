@@ -29,13 +29,16 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "succeeded": "green",
 
 
 def models_listing(models: Sequence[ModelCard | ModelInfo]) -> Listing:
-    """Show presets, or the models of a service, with their other names and quantised weights where there are any."""
+    """Show presets, or the models of a service, with profiles, quantised weights, adapters and other names where there
+    are any."""
     columns = (
         *("model", "ready", "tasks", "size", "denoises at", "fps", "frames", "seconds", "steps", "guidance"),
         *("flow shift", "negative prompt"),
     )
     others = {
+        "profile": [escape(_profile(model)) for model in models],
         "weights": ["" if model.quantize == "none" else model.quantize for model in models],
+        "fused": [_adapters(model) for model in models],
         "adapters": ["" if isinstance(model, ModelCard) else escape(", ".join(model.adapters)) for model in models],
         "other names": ["" if isinstance(model, ModelCard) else escape(", ".join(model.aliases)) for model in models],
     }
@@ -65,6 +68,22 @@ def _model_row(model: ModelCard | ModelInfo) -> tuple[str, ...]:
         _flow_shift(model),
         escape(_shortened(model.default_negative_prompt, SHORT_CHARS)),
     )
+
+
+def _adapters(model: ModelCard | ModelInfo) -> str:
+    """Show the adapters that are a part of the weights: their strengths where these are not 1, and noise experts."""
+    shown = []
+    for adapter in model.adapters if isinstance(model, ModelCard) else model.fused_adapters:
+        strength = "" if adapter.strength == 1 else f" x {adapter.strength:g}"
+        shown.append(adapter.name + strength + ("" if adapter.expert == "any" else f" ({adapter.expert})"))
+    return escape(", ".join(shown))
+
+
+def _profile(model: ModelCard | ModelInfo) -> str:
+    """Return the name of its profile; "" if it has none."""
+    if isinstance(model, ModelCard):
+        return "" if model.profile is None else model.profile.name
+    return model.profile
 
 
 def _flow_shift(model: ModelCard | ModelInfo) -> str:

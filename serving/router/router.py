@@ -16,7 +16,7 @@ from ray.serve.exceptions import RayServeException
 
 from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPlan
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
-from zoetrope.model.request.kinds import needs_negative
+from zoetrope.model.request.steps import branch_count
 from zoetrope.model.request.tasks import ModelCard, SegmentSpec, VideoSpec
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
@@ -290,11 +290,10 @@ class Router:
         self._writer.put("engine", engine_id, lambda: self._database.jobs.remove_engine(engine_id))
 
     def _tokens(self, segment: SegmentSpec) -> int:
-        """Count the tokens of a step, including both guidance branches."""
+        """Count the tokens of a step with all its guidance branches."""
         patch = self._card.size_multiple // self._card.spatial
         _, t, h, w = segment.latent_shape
-        branches = 2 if needs_negative(segment.guidance) else 1
-        return branches * t * math.ceil(h / patch) * math.ceil(w / patch)
+        return branch_count(segment) * t * math.ceil(h / patch) * math.ceil(w / patch)
 
 
 def jobs_on(report: Report) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ class Candidate:
     """A segment as the scheduler sees it.
 
     Attributes:
-        order: smaller goes first, see `order_of`. tokens: in one step, all guidance branches counted.
+        order: smaller goes first, see `order_of`. tokens: of its largest step to come, all guidance branches counted.
         cohort: 0, or the number of a group of which one may be what an engine failed of; they are tried by themselves.
         adapters: what it needs in one of the engine's slots (`model.request.loras.slot_key`); () for nothing.
     """

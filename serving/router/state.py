@@ -7,6 +7,7 @@ from typing import Any
 
 from zoetrope.cluster.protocol.messages import Admit, Broken, Failed, Owner, Report, StepPlan
 from zoetrope.model.request.loras import AdapterUse, slot_key
+from zoetrope.model.request.steps import branch_count, computed_steps, computes, step_after, step_before
 from zoetrope.model.request.tasks import Role, SegmentSpec
 from zoetrope.serving.router.scheduler import Candidate, decide
 
@@ -19,6 +20,7 @@ class Active:
     """A segment between its conditions and its last step.
 
     Attributes:
+        tokens: of a step with all its guidance branches.
         owner: by which its snapshots are found. needs: the noise expert of its next step, if they are apart.
         engine: that holds it; None while it waits. step: taken there; None until that is known.
         furthest: the most steps ever taken. redone: how many steps were repeated.
@@ -40,6 +42,21 @@ class Active:
     broke_at: int = 0
     losses: int = 0
     alone: int = 0
+
+    def tokens_at(self, step: int | None) -> int:
+        """Count the tokens of a step, number ``step`` from 0; None: it is not known which."""
+        return self.tokens * branch_count(self.spec, step) // branch_count(self.spec)
+
+    def next_step(self, running: bool) -> int | None:
+        """Return the step to take next, after the running one if there is one; None if that is not known."""
+        return step_after(self.spec, self.step) if running and self.step is not None else self.step
+
+    def peak_tokens(self, running: bool) -> int:
+        """Count the most tokens of any step from the next one on."""
+        start = self.next_step(running)
+        if start is None or self.spec.guidance_end >= 1:
+            return self.tokens
+        return max((self.tokens_at(step) for step in range(start, self.spec.steps)), default=self.tokens)
 
 
 @dataclass
@@ -136,7 +153,7 @@ class RouterState:
         ahead = report.running is not None
         ids = [h.id for h in report.held] + [*(report.running.admitted if report.running is not None else ())]
         mine = [i for i in ids if self._holds(report.engine, i)]
-        held = [self._candidate(i) for i in mine if not (ahead and self._ends(self.active[i]))]
+        held = [self._candidate(i, ahead) for i in mine if not (ahead and self._ends(self.active[i]))]
         waiting = [
             self._candidate(i) for i, s in self.active.items() if s.engine is None and view.role in ("both", s.needs)
         ]
@@ -145,7 +162,8 @@ class RouterState:
             return StepPlan()
         for segment_id in decision.admit:
             self.active[segment_id].engine = report.engine
-        tokens = sum(self.active[i].tokens for i in decision.advance)
+        now_running = {*mine} if ahead else set()
+        tokens = sum(s.tokens_at(s.next_step(i in now_running)) for i in decision.advance for s in [self.active[i]])
         view.due += PATIENCE * tokens * (view.seconds_per_token or 0.0)
         return StepPlan(
             drop=tuple(i for i in ids if not self._holds(report.engine, i)),
@@ -177,8 +195,12 @@ class RouterState:
         view = self.engines.get(segment.engine or "")
         if view is None or view.seconds_per_token is None:
             return None
-        batch = sum(s.tokens for s in self.active.values() if s.engine == segment.engine)
-        return (segment.spec.steps - segment.furthest) * batch * view.seconds_per_token
+        others = sum(
+            s.tokens_at(s.step) for i, s in self.active.items() if s.engine == segment.engine and i != segment_id
+        )
+        spec, start = segment.spec, segment.furthest
+        own = sum(segment.tokens_at(step) for step in range(start, spec.steps) if computes(spec, step))
+        return (computed_steps(spec, start) * others + own) * view.seconds_per_token
 
     def _next_adapters(self, waiting: list[Candidate]) -> tuple[AdapterUse, ...]:
         """Return the adapters that segments will need next, as many as an engine has slots for."""
@@ -190,24 +212,27 @@ class RouterState:
 
     def _ends(self, segment: Active) -> bool:
         """Whether the segment ends with the running step."""
-        return segment.step is not None and segment.step + 1 >= segment.spec.steps
+        return segment.step is not None and step_after(segment.spec, segment.step) >= segment.spec.steps
 
     def _wants_preview(self, segment: Active, running: bool) -> bool:
-        step = segment.furthest + 1 + running  # number of steps that the segment will have taken
-        return bool(self.preview_steps) and step % self.preview_steps == 0 and step < segment.spec.steps
+        spec, every = segment.spec, self.preview_steps
+        before = step_after(spec, segment.furthest) if running else segment.furthest
+        step = step_after(spec, before)  # number of steps that the segment will have taken
+        return bool(every) and step // every > before // every and step < spec.steps
 
     def _holds(self, engine: str, segment_id: str) -> bool:
         segment = self.active.get(segment_id)
         return segment is not None and segment.engine == engine
 
-    def _candidate(self, segment_id: str) -> Candidate:
+    def _candidate(self, segment_id: str, running: bool = False) -> Candidate:
         segment = self.active[segment_id]
         adapters = slot_key(segment.spec.loras)
-        return Candidate(segment_id, segment.order, segment.tokens, segment.cohort, adapters)
+        return Candidate(segment_id, segment.order, segment.peak_tokens(running), segment.cohort, adapters)
 
     def _moved(self, segment: Active, step: int) -> bool:
         """Record the step of a segment. Returns whether that is further than ever before."""
-        before = step - 1 if segment.step is None else segment.step  # where its snapshot was, one step ago
+        # Where its snapshot was is before the step just taken.
+        before = step_before(segment.spec, step) if segment.step is None else segment.step
         segment.redone += max(0, min(step, segment.furthest) - before)
         segment.step = step
         if step > segment.broke_at:

@@ -8,6 +8,7 @@ from google.longrunning import operations_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, status_pb2
 
+from zoetrope.model.adapters.card import SHORT
 from zoetrope.model.request.tasks import (
     MAX_FPS,
     MAX_GUIDANCE,
@@ -163,6 +164,11 @@ def model_message(
         default_flow_shift=card.default_flow_shift,
         flow_shift_note=card.flow_shift_note,
         quantize=card.quantize,
+        fused_adapters=[
+            video_pb2.FusedAdapter(name=a.name, sha256=a.sha256[:SHORT], strength=a.strength, expert=a.expert)
+            for a in card.adapters
+        ],
+        profile="" if card.profile is None else card.profile.name,
         aliases=aliases,
         adapters=adapters,
         formats=[video_pb2.VideoFormat.Value(enum_name(container)) for container in formats_of(card)],

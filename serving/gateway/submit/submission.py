@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.sampling_rules import sampling_violations
@@ -260,6 +261,8 @@ def fingerprint(
     """
     asked = request.model_dump(exclude_defaults=True)
     asked |= {"model": card.name, "kind": request.task.kind}
+    if card.adapters:
+        asked["weights"] = weights_of(card)
     if request.size is not None:
         asked["size"] = size_name(request.size)
         if asked["size"] == OLD_DEFAULT_SIZE:
