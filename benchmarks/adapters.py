@@ -3,9 +3,9 @@
     python -m zoetrope.benchmarks.adapters --out benchmarks/results/adapters
 
 A dense network with Wan2.1-1.3B's proportions and random weights, and adapters of all linear layers of its blocks.
-Steps of each kind take turns, so that whatever else the machine does meets all of them: ``plain`` has no slots,
-``slots`` has loaded ones that nobody uses, ``one`` has one adapter for everybody, ``mixed`` has three adapters, a pair
-of two and none, each for a part of the sequences.
+Steps of each kind take turns in one network, so that whatever else the machine does meets all of them: ``plain`` has
+no adapter, ``one`` has one for everybody, ``mixed`` has three, a pair of two and none, each for a part of the
+sequences.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SEED = 0
 HEAD = 64
 FFN = 8_960 / 1_536  # widths, of Wan2.1-1.3B
 WORDS = 64
-KINDS = ("plain", "slots", "one", "mixed")
+KINDS = ("plain", "one", "mixed")
 # Adapters of each sequence of a mixed step, by number.
 MIX: tuple[tuple[int, ...], ...] = ((0,), (1,), (), (2, 0), (1,), (2,))
 
@@ -94,21 +94,22 @@ def measure(width: int, layers: int, rank: int, tokens: int, repeats: int, devic
         By kind the seconds of the fastest step, of the clock and of the processor, which a busy machine disturbs least;
         and for all but ``plain`` what that is more than the plain one's, as a share.
     """
-    bare, network = network_of(width, layers, device), network_of(width, layers, device)
+    network = network_of(width, layers, device)
     slots = AdapterSlots({"any": network}, 4, next(r for r in (16, 32, 64, 128) if r >= rank))
     half = max(1, rank // 2)  # of each of a pair
     adapters = [adapter_of(network, number, half if number != 1 else rank) for number in range(3)]
     plain = sequences_of(network, tokens)
-    steps: dict[str, tuple[Network, list[Tokens]]] = {"plain": (bare, plain), "slots": (network, plain)}
-    whole = _with_adapters(slots, "one", plain, [adapters[1:2]] * len(plain))
-    mixed = _with_adapters(slots, "mixed", plain, [[adapters[i] for i in chosen] for chosen in MIX])
-    steps |= {"one": (network, whole), "mixed": (network, mixed)}
+    steps = {
+        "plain": plain,
+        "one": _with_adapters(slots, "one", plain, [adapters[1:2]] * len(plain)),
+        "mixed": _with_adapters(slots, "mixed", plain, [[adapters[i] for i in chosen] for chosen in MIX]),
+    }
     found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in steps}
     for turn in range(repeats + 1):
-        for kind, (of, sequences) in steps.items():
+        for kind, sequences in steps.items():
             _settle(device)
             started = time.perf_counter(), time.process_time()
-            run_alone(of, sequences)
+            run_alone(network, sequences)
             _settle(device)
             if turn:  # the first one warms up
                 found[kind].append((time.perf_counter() - started[0], time.process_time() - started[1]))
@@ -155,8 +156,8 @@ def page_of(record: Mapping[str, Any]) -> str:
         f"{record['threads']} threads, a load of {record['load_average']}, {environment['date']}. The fastest of each "
         "kind, which take turns, and what that is more than the plain one, by the clock and by the processor.",
         "",
-        "| tokens | rank | plain | slots nobody uses | one adapter | mixed |",
-        "|---|---|---|---|---|---|",
+        "| tokens | rank | plain | one adapter | mixed |",
+        "|---|---|---|---|---|",
     ]
     for row in record["rows"]:
         cells = [

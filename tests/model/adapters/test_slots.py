@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.fixtures.adapters import changes, fuse, host_adapter, use_of
 from zoetrope.kernels import CuSeqlens
@@ -300,3 +301,32 @@ def test_what_a_gpu_computes_in_one_product_a_cpu_computes_in_several() -> None:
         for apart in (True, False):
             made = with_added(layer, x, more, apart=apart)
             assert torch.allclose(made, torch.nn.functional.gelu(expected, approximate="tanh"), rtol=0, atol=1e-4)
+
+
+class Recorder(TorchDispatchMode):
+    """Lists the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_batch_without_adapters_pays_nothing() -> None:
+    """It runs the same operations whether there are slots or not, and whether others have used them or not."""
+    network = network_of("plain")
+    told = []
+    denoiser = Denoiser(network, SCHEDULER)
+    for turn in range(3):
+        if turn == 1:
+            with_slots(denoiser)
+        if turn == 2:
+            denoiser.step([begin(denoiser, 0, adapters_of(network))])
+        made = segment(denoiser, 1)
+        with Recorder() as recorder:
+            denoiser.step([made])
+        told.append(recorder.names)
+    assert len(told[0]) > 100 and told[0] == told[1] == told[2]
