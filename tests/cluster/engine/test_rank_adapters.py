@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,8 +25,8 @@ SCHEDULER = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_
 @pytest.fixture
 def denoiser() -> Denoiser:
     torch.manual_seed(0)
-    shape = {"num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 12}
-    config = TransformerConfig(**shape, freq_dim=16, ffn_dim=32, num_layers=1)
+    shape: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4}
+    config = TransformerConfig(**shape, text_dim=12, freq_dim=16, ffn_dim=32, num_layers=1)
     return Denoiser(WanTransformer(config).eval().requires_grad_(False), SCHEDULER)
 
 
