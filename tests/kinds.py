@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 
 # These start Ray, or several ranks: one worker runs them all, since each takes every core.
 RAY = (
+    "tests/cluster/engine/test_adapters.py",
     "tests/cluster/engine/test_ahead.py",
     "tests/cluster/engine/test_chaos.py",
     "tests/cluster/engine/test_handover.py",

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Lock
 
 from zoetrope.cluster.protocol.messages import one_line
@@ -83,28 +83,39 @@ class RankAdapters:
 
     def prefetch(self, loras: Sequence[AdapterUse]) -> None:
         """Read adapters in the background. What fails is read again, and reported, when a segment needs it."""
+        if self._slots is None:
+            return
+        for lora in loras:
+            with self._lock:
+                if lora.digest in self._kept or lora.digest in self._coming:
+                    continue
+                coming = self._coming[lora.digest] = self._reader.submit(self._read, lora)
+            coming.add_done_callback(partial(self._arrived, lora))
+
+    def _arrived(self, lora: AdapterUse, coming: Future[HostAdapter]) -> None:
+        error = coming.exception()
+        if error is None:
+            self._keep(coming.result())
+        else:
+            log.warning("adapter %s is read again when it is needed: %s", lora.name, one_line(error))
         with self._lock:
-            for lora in loras:
-                if self._slots is not None and lora.digest not in self._kept and lora.digest not in self._coming:
-                    self._coming[lora.digest] = self._reader.submit(self._read, lora)
+            self._coming.pop(lora.digest, None)
 
     def _get(self, lora: AdapterUse) -> HostAdapter:
         with self._lock:
-            coming, kept = self._coming.pop(lora.digest, None), self._kept.get(lora.digest)
-        found = kept
-        if found is None and coming is not None:
-            try:
-                found = coming.result()
-            except Exception as error:
-                log.warning("adapter %s is read again: %s", lora.name, one_line(error))
-        if found is None:
-            found = self._read(lora)
+            found, coming = self._kept.get(lora.digest), self._coming.get(lora.digest)
+        if found is None and coming is not None and coming.exception() is None:  # waits for it
+            found = coming.result()
+        return self._keep(self._read(lora) if found is None else found)
+
+    def _keep(self, adapter: HostAdapter) -> HostAdapter:
+        """Keep an adapter in place of those that were not used for longest."""
         with self._lock:
-            self._kept[lora.digest] = found
-            self._kept.move_to_end(lora.digest)
-            while len(self._kept) > 1 and sum(adapter.nbytes for adapter in self._kept.values()) > self._limit:
+            self._kept[adapter.digest] = adapter
+            self._kept.move_to_end(adapter.digest)
+            while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self._limit:
                 self._kept.popitem(last=False)
-        return found
+        return adapter
 
     def _read(self, lora: AdapterUse) -> HostAdapter:
         with _named(lora):

@@ -24,7 +24,7 @@ from zoetrope.model.request.loras import MAX_RANK
 SIDES = ("any", "high", "low")
 LINEARS = frozenset(name for names in FANS.values() for name in names)
 BLOCK = re.compile(r"((?:vace_)?blocks\.\d+)\.(.+)\.weight")
-FORM = {"format": "zoetrope.adapter", "version": "1"}
+FORM = {"format": "zoetrope.adapter.1"}  # one entry: safetensors writes several in any order
 NAMED = 3  # targets in a message
 
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoetrope.model.adapters.low_rank_file import read_low_rank
+from zoetrope.model.adapters.parse import parse_adapter
 from zoetrope.model.adapters.patches import Patch
 from zoetrope.model.adapters.registered import check_registrable, write_registered
+from zoetrope.model.adapters.targets import Targets
 from zoetrope.model.catalog.checkpoint_layout import read_transformers
 from zoetrope.model.catalog.model_card import transformer_config
-from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.network.protocol import Network, meta_network
 from zoetrope.model.network.transformer import WanTransformer
@@ -78,19 +78,15 @@ def _read(text: str, networks: dict[str, Network]) -> Iterator[tuple[str, Patch]
             f"{path}: by its name it makes a model need few steps, which changes the schedule of all its jobs: load "
             "it with the model (--lora) and its profile (--profile)"
         )
-    for side, patch in _changes(path, next(iter(networks.values())).config):
+    for side, patch in parse_adapter(path, Targets(next(iter(networks.values())).config)):
         if side == "any" and "any" not in networks:
             if given is None:
                 raise ModelError(f"{path}: does not say for which noise expert it is; add @high, @low or @both to it")
-            side = "any" if given == "both" else given
+            yield ("any" if given == "both" else given), patch
         elif given is not None and side not in ("any", given):
             raise ModelError(f"{text}: {patch.target} is for the {side}-noise expert")
-        yield side, patch
-
-
-def _changes(path: Path, config: TransformerConfig) -> list[tuple[str, Patch]]:
-    """Read all changes of a file, whatever wrote it."""
-    return read_low_rank(path)
+        else:
+            yield side, patch
 
 
 def _networks(card: ModelCard) -> dict[str, Network]:

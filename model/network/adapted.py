@@ -50,14 +50,15 @@ class SlotRows:
     """The rows of a pack that have adapters, ordered by slot.
 
     Attributes:
-        rows: a range, or int64 ``[M]``. offsets: int32 ``[slots + 1]`` into these rows; None if all have one ``slot``.
-        factors: ``[M, rank]`` float32; None: all are 1.
+        rows: a range, or int64 ``[M]``. slot: the first. offsets: int32 ``[slots + 1]`` into these rows; None if all
+            have one slot. factors: ``[M, rank]`` float32; None: all are 1. counts: of rows, by slot.
     """
 
     rows: slice | torch.Tensor
     slot: int
     offsets: torch.Tensor | None = None
     factors: torch.Tensor | None = None
+    counts: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, uses: Sequence[SlotUse | None], cu: CuSeqlens, device: torch.device) -> SlotRows | None:
@@ -82,7 +83,7 @@ class SlotRows:
         for use, length in zip(uses_found, lengths, strict=True):
             counts[use.slot] += length
         offsets = upload_numbers(CuSeqlens.of(counts).offsets, device)
-        return cls(rows, uses_found[0].slot, offsets, factors)
+        return cls(rows, uses_found[0].slot, offsets, factors, tuple(counts))
 
     def take(self, x: torch.Tensor) -> torch.Tensor:
         """Return these rows of ``x`` [N, K]: ``[M, K]``."""
@@ -140,29 +141,45 @@ class Shrunk:
 
     def add(self, y: torch.Tensor, name: str) -> torch.Tensor:
         """Add to the rows of a layer's result ``y`` [N, out], in place, and return it."""
-        rows = self.rows.rows
+        rows, number = self.rows.rows, self.fan.names.index(name)
         if isinstance(rows, slice):
             self.add_to_rows(y[rows], name)
         else:
-            y.index_add_(0, rows, self._product(name))
+            part, b = self._part(number), self.fan.b[number]
+            y.index_add_(0, rows, _product(part, b, self.rows))
         return y
 
     def add_to_rows(self, y: torch.Tensor, name: str) -> torch.Tensor:
         """Add to ``y`` [M, out], which has these rows only, in place, and return it."""
-        if self.rows.offsets is None:
-            return y.addmm_(self._part(name), self._b(name)[self.rows.slot])
-        return y.add_(self._product(name))
+        number = self.fan.names.index(name)
+        return add_product(y, self._part(number), self.fan.b[number], self.rows, grouped=y.device.type != "cpu")
 
-    def _product(self, name: str) -> torch.Tensor:
-        b, part = self._b(name), self._part(name)
-        return part @ b[self.rows.slot] if self.rows.offsets is None else grouped_gemm(part, b, self.rows.offsets)
-
-    def _b(self, name: str) -> torch.Tensor:
-        return self.fan.b[self.fan.names.index(name)]
-
-    def _part(self, name: str) -> torch.Tensor:
-        rank, number = self._b(name).shape[1], self.fan.names.index(name)
+    def _part(self, number: int) -> torch.Tensor:
+        rank = self.fan.b[number].shape[1]
         return self.h[:, number * rank : (number + 1) * rank]
+
+
+def add_product(y: torch.Tensor, h: torch.Tensor, b: torch.Tensor, rows: SlotRows, *, grouped: bool) -> torch.Tensor:
+    """Compute ``y[rows of slot] += h[rows of slot] @ b[slot]``, in place.
+
+    Args:
+        y: ``[M, out]``. h: ``[M, rank]``. b: ``[slots, rank, out]``. grouped: as one product; else as one for each
+            slot that is used, which on a CPU saves the memory of the sum.
+    """
+    if rows.offsets is None:
+        return y.addmm_(h, b[rows.slot])
+    if grouped:
+        return y.add_(grouped_gemm(h, b, rows.offsets))
+    start = 0
+    for slot, count in enumerate(rows.counts):
+        if count:
+            y[start : start + count].addmm_(h[start : start + count], b[slot])
+        start += count
+    return y
+
+
+def _product(h: torch.Tensor, b: torch.Tensor, rows: SlotRows) -> torch.Tensor:
+    return h @ b[rows.slot] if rows.offsets is None else grouped_gemm(h, b, rows.offsets)
 
 
 @dataclass
@@ -180,7 +197,7 @@ class BlockSlots:
         found = self.fans.get(fan)
         if found is None:
             return None
-        h = x @ found.a[rows.slot] if rows.offsets is None else grouped_gemm(x, found.a, rows.offsets)
+        h = _product(x, found.a, rows)
         if rows.factors is not None:
             parts = h.unflatten(1, (len(found.names), -1))
             h = (parts * rows.factors[:, None]).to(h.dtype).flatten(1)

@@ -55,16 +55,20 @@ class DenseFeedForward(nn.Module):
             out: torch.Tensor = second(before)
         else:
             assert isinstance(x, torch.Tensor)
-            made = first(x) if more is None else _with_added(first.proj, x, more)
+            made = first(x) if more is None else with_added(first.proj, x, more, apart=x.device.type != "cpu")
             hidden = rows.take(made)
             out = second(made)
         return plus(out, adapted.slots.shrink_rows("ffn.out", hidden, rows), "ffn.net.2")
 
 
-def _with_added(layer: nn.Linear, x: torch.Tensor, more: Shrunk) -> torch.Tensor:
-    """Apply a layer and GELU, with what adapters add in between to some of the rows; the others go the usual way."""
+def with_added(layer: nn.Linear, x: torch.Tensor, more: Shrunk, *, apart: bool) -> torch.Tensor:
+    """Apply a layer and GELU, with what adapters add in between to some of the rows.
+
+    Args:
+        apart: the other rows go the usual way, in which GELU is a part of the product; on a CPU it is none.
+    """
     rows = more.rows.rows
-    if not isinstance(rows, slice):
+    if not apart or not isinstance(rows, slice):
         return F.gelu(more.add(layer(x), "ffn.net.0.proj"), approximate="tanh")
     made = F.gelu(more.add_to_rows(layer(x[rows]), "ffn.net.0.proj"), approximate="tanh")
     beside = [linear_gelu(part, layer.weight, layer.bias) for part in (x[: rows.start], x[rows.stop :])]

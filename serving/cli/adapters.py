@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from zoetrope.model.inspection.files import ModelError
 from zoetrope.serving.cli.errors import bad_input
 from zoetrope.serving.cli.groups import Group
 from zoetrope.serving.cli.options import FamilyOption, ListingOptions, ModelOption, option, with_options
@@ -63,32 +64,35 @@ def add(
         raise bad_input("name", problem)
     settings = settings_of(options)
     card = open_model(settings.model, settings.load)
-    if (most := int(settings.adapter_rank)) and not settings.adapter_slots:
+    most = int(settings.adapter_rank)
+    if not settings.adapter_slots:
         raise bad_input("ZOETROPE_ADAPTER_SLOTS", "is 0, so that no request may have an adapter")
-    with opened_stores(settings, make=True) as stores, tempfile.TemporaryDirectory() as folder:
-        if any(adapter.name == name for adapter in stores.adapters.list(card.name)):  # before all the work
-            raise bad_input("name", str(AdapterExists(name, card.name)))
-        made = register(card, files, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            made = register(card, files, Path(folder))
+        except ModelError as error:
+            raise bad_input("file", str(error)) from None
         if made.rank > most:
             raise bad_input("file", f"has rank {made.rank}, the service's slots {most}; set ZOETROPE_ADAPTER_RANK")
-        artifacts, adapter_id = open_artifacts(settings.artifacts_url), new_adapter_id()
-        key = file_key(adapter_id)
-        artifacts.put_file(key, made.path, "application/octet-stream")
-        try:
-            stores.adapters.add(
-                name,
-                card.name,
-                tuple(tenant) or None,
-                adapter_id=adapter_id,
-                sha256=made.sha256,
-                size_bytes=made.size_bytes,
-                rank=made.rank,
-            )
-        except BaseException as error:
-            artifacts.delete([key])
-            if isinstance(error, AdapterExists):
-                raise bad_input("name", str(error)) from None
-            raise
+        with opened_stores(settings, make=True) as stores:
+            artifacts, adapter_id = open_artifacts(settings.artifacts_url), new_adapter_id()
+            key = file_key(adapter_id)
+            artifacts.put_file(key, made.path, "application/octet-stream")
+            try:
+                stores.adapters.add(
+                    name,
+                    card.name,
+                    tuple(tenant) or None,
+                    adapter_id=adapter_id,
+                    sha256=made.sha256,
+                    size_bytes=made.size_bytes,
+                    rank=made.rank,
+                )
+            except BaseException as error:
+                artifacts.delete([key])
+                if isinstance(error, AdapterExists):
+                    raise bad_input("name", str(error)) from None
+                raise
     who = ", ".join(repr(one) for one in tenant) or "all tenants"
     print(f"{name} is registered with {card.name} for {who}: rank {made.rank}, {made.size_bytes / 1e6:.1f} MB")
 

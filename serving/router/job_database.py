@@ -59,6 +59,7 @@ class RouterDatabase:
             self._stores.close()
             raise
         self.media = self._stores.media
+        self.adapters = self._stores.adapters
         self.jobs = self._stores.jobs
         self._threads = ThreadPoolExecutor(settings.max_running + SPARE_THREADS, thread_name_prefix="books")
         self._renewing = ThreadPoolExecutor(1, thread_name_prefix="renewals")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from zoetrope.model.denoising.chaining import overlap_of
 from zoetrope.model.request.tasks import SegmentSpec, VideoSpec, segment_of
 from zoetrope.model.runtime.errors import Picklable
+from zoetrope.serving.jobs.adapter_table import AdapterTable, id_of
 from zoetrope.serving.jobs.job import Job, Stage
 from zoetrope.serving.jobs.media_table import MediaTable
 from zoetrope.serving.media.task_inputs import media_info
@@ -49,6 +50,7 @@ class Stages:
         progress: (job, stage, step).
         warn: (job, warnings).
         waiting: (job, what for); "" when it continues.
+        adapters: the registered ones. slots: of an engine, for them.
     """
 
     conditioner: IsolatedStage
@@ -58,6 +60,8 @@ class Stages:
     progress: Callable[[Job, Stage, int], None]
     warn: Callable[[Job, tuple[str, ...]], None]
     waiting: Callable[[Job, str], None]
+    adapters: AdapterTable | None = None
+    slots: int = 0
 
 
 @dataclass
@@ -132,6 +136,8 @@ class _Work:
         """Make the segments, each continuing the last frames of the one before, and the file of all of them."""
         job, spec, stages = self.job, self.spec, self.stages
         media = await self.insist(lambda: asyncio.to_thread(find_media, job, stages.media))
+        if spec.adapters:
+            await self.insist(lambda: asyncio.to_thread(check_adapters, spec, stages.adapters, stages.slots))
         timings = Timings()
         if warnings := await self._ask(stages.conditioner, lambda stage: stage.warnings.remote(spec)):
             stages.warn(job, tuple(dict.fromkeys((*job.warnings, *warnings))))  # an attempt before may have added them
@@ -187,6 +193,21 @@ def find_media(job: Job, table: MediaTable) -> dict[str, StoredMedia]:
         info = media.info or {}
         found[media_id] = StoredMedia(media.key, media_info(info) if info.get("kind") in ("image", "clip") else None)
     return found
+
+
+def check_adapters(spec: VideoSpec, table: AdapterTable | None, slots: int) -> None:
+    """Check that the job's adapters are still registered; engines see to it that their files are there.
+
+    Raises:
+        JobFailed: one is gone, or no engine has a slot.
+        StoreError: the database does not answer.
+    """
+    there = set() if table is None else table.there([id_of(adapter.key) for adapter in spec.adapters])
+    for adapter in spec.adapters:
+        if id_of(adapter.key) not in there:
+            raise JobFailed(f"its adapter {adapter.name} was removed", "FAILED_PRECONDITION")
+    if not slots:
+        raise JobFailed("the service has no adapter slots any more", "FAILED_PRECONDITION")
 
 
 def segment_id_of(job: Job, index: int) -> str:

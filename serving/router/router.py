@@ -76,6 +76,8 @@ class Router:
             self._at_stage,
             self._warn,
             self._waiting,
+            self._database.adapters,
+            settings.adapter_slots,
         )
         self._claimed = ClaimedJobs(self._database, settings.max_running, self._outcome, self._drop, self._clear)
         self._stopping = False

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.fixtures.adapters import changes, fuse, host_adapter, use_of
 from zoetrope.kernels import CuSeqlens
@@ -17,7 +18,8 @@ from zoetrope.model.adapters.slots import AdapterSlots, NoSlot
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import Denoiser, Segment
 from zoetrope.model.families.config import MoEConfig, TransformerConfig
-from zoetrope.model.network.adapted import SlotRows, SlotUse
+from zoetrope.model.network.adapted import BlockSlots, Fan, SlotRows, SlotUse, add_product
+from zoetrope.model.network.experts import with_added
 from zoetrope.model.network.protocol import Network, module_of
 from zoetrope.model.network.quantized import quantize_network
 from zoetrope.model.network.transformer import WanTransformer
@@ -271,3 +273,61 @@ def test_rows_are_a_range_where_they_lie_together_and_listed_elsewhere() -> None
     assert rows.factors.tolist() == [[0.5, 1.0]] * 4 + [[1.0, 1.0]] * 3
     assert SlotRows.of([None, None, None], cu, cpu) is None
     assert SlotRows.of([None, one, None], CuSeqlens((3, 0, 4)), cpu) is None
+
+
+def test_what_a_gpu_computes_in_one_product_a_cpu_computes_in_several() -> None:
+    """Both ways of adding to the rows of a batch, and of the layer before a GELU."""
+    torch.manual_seed(0)
+    cpu, cu = torch.device("cpu"), CuSeqlens((3, 5, 2, 4, 1))
+    one, two = SlotUse(2, 4, ("x",), (0.5,) * RANK), SlotUse(0, 4, ("y",), (1.0,) * RANK)
+    layer = torch.nn.Linear(24, 40).requires_grad_(False)
+    slots = BlockSlots({"ffn.in": Fan(("ffn.net.0.proj",), torch.randn(4, 24, RANK), (torch.randn(4, RANK, 40),))})
+    x = torch.randn(cu.total, 24)
+    for uses in ([None, two, two, one, None], [None, one, one, one, None], [one, None, two, one, two]):
+        rows = SlotRows.of(uses, cu, cpu)
+        assert rows is not None
+        expected = layer(x)
+        for use, start, stop in zip(uses, cu.offsets, cu.offsets[1:], strict=False):
+            if use is not None:
+                fan = slots.fans["ffn.in"]
+                expected[start:stop] += use.factors[0] * x[start:stop] @ fan.a[use.slot] @ fan.b[0][use.slot]
+        more = slots.shrink("ffn.in", x, rows)
+        assert more is not None
+        assert torch.allclose(more.add(layer(x), "ffn.net.0.proj"), expected, rtol=0, atol=1e-4)
+        for grouped in (True, False):
+            y = rows.take(layer(x)).clone()
+            add_product(y, more.h, slots.fans["ffn.in"].b[0], rows, grouped=grouped)
+            assert torch.allclose(y, rows.take(expected), rtol=0, atol=1e-4)
+        for apart in (True, False):
+            made = with_added(layer, x, more, apart=apart)
+            assert torch.allclose(made, torch.nn.functional.gelu(expected, approximate="tanh"), rtol=0, atol=1e-4)
+
+
+class Recorder(TorchDispatchMode):
+    """Lists the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_batch_without_adapters_pays_nothing() -> None:
+    """It runs the same operations whether there are slots or not, and whether others have used them or not."""
+    network = network_of("plain")
+    told = []
+    denoiser = Denoiser(network, SCHEDULER)
+    denoiser.step([segment(denoiser, 1)])  # makes the tables that are kept
+    for turn in range(3):
+        if turn == 1:
+            with_slots(denoiser)
+        if turn == 2:
+            denoiser.step([begin(denoiser, 0, adapters_of(network))])
+        made = segment(denoiser, 1)
+        with Recorder() as recorder:
+            denoiser.step([made])
+        told.append(recorder.names)
+    assert len(told[0]) > 100 and told[0] == told[1] == told[2]

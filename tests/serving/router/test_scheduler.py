@@ -61,3 +61,41 @@ def test_what_was_claimed_first_goes_first_whoever_asks_for_priority(tmp_path: P
             claimed += claim(stores.jobs, 2)
     stores.close()
     assert ids(sorted(claimed, key=order_of)) == ["0", "1", "2", "3"]
+
+
+def with_adapters(name: str, at: float, *adapters: str, cohort: int = 0) -> Candidate:
+    return Candidate(name, (at, name), 10, cohort, adapters)
+
+
+def test_segments_with_adapters_join_while_there_are_slots() -> None:
+    held = [with_adapters("held", 0.0, "ink"), with_adapters("plain", 0.0)]
+    waiting = [
+        with_adapters("a", 1.0, "oil"),
+        with_adapters("b", 2.0, "ink"),
+        with_adapters("c", 3.0, "ink", "oil"),  # a pair has a slot of its own
+        with_adapters("d", 4.0),
+        with_adapters("e", 5.0, "oil"),
+    ]
+    assert decide(held, waiting, 1_000, 3).admit == ("a", "b", "c", "d", "e")
+    # "c" waits, and so does whoever needs a slot behind it: "e" would keep that of oil longer.
+    assert decide(held, waiting, 1_000, 2).admit == ("a", "b", "d")
+    assert decide(held, waiting, 1_000, 1).admit == ("d",)
+    assert decide([], waiting, 1_000, 0).admit == ("d",)
+
+
+def test_the_segment_that_waits_for_a_slot_gets_the_next_one() -> None:
+    """However many others come whose adapters are there."""
+    held = [with_adapters("x", 0.0, "ink"), with_adapters("y", 0.0, "oil")]
+    first = with_adapters("first", 1.0, "pixels")
+    late = [with_adapters(f"late {i}", 2.0 + i, "ink") for i in range(3)]
+    assert decide(held, [first, *late], 1_000, 2).admit == ()
+    assert decide(held[:1], [first, *late], 1_000, 2).admit == ("first", "late 0", "late 1", "late 2")
+
+
+def test_suspects_that_wait_for_a_slot_do_not_stop_the_others() -> None:
+    held = [with_adapters("x", 0.0, "ink")]
+    suspect = with_adapters("suspect", 1.0, "oil", cohort=1)
+    decision = decide(held, [suspect, with_adapters("y", 2.0)], 1_000, 1)
+    assert (decision.admit, decision.advance, decision.trial) == ((), ("x",), False)
+    decision = decide([], [suspect, with_adapters("y", 2.0)], 1_000, 1)
+    assert (decision.admit, decision.trial) == (("suspect",), True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from zoetrope.cluster.protocol.messages import Broken, Failed, Finished, HeldSegment, Report, Running, StepPlan
+from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.tasks import SegmentSpec
 from zoetrope.serving.router.router import jobs_on
 from zoetrope.serving.router.state import Active, RouterState
@@ -281,3 +282,15 @@ def test_jobs_of_an_engine() -> None:
     held = (HeldSegment("vid_b/1/0", 2), HeldSegment("vid_a/3/1", 5))
     assert jobs_on(report(held=held, running=Running(("vid_c/1/0", "vid_b/1/1"), 100))) == ("vid_a", "vid_b", "vid_c")
     assert jobs_on(report()) == ()
+
+
+def test_adapters_of_waiting_segments_are_read_ahead() -> None:
+    """In the order in which they will be needed, each once, as many as there are slots."""
+    ink, oil, pixels = (AdapterUse(name, f"adapters/{name}", name, 8) for name in ("ink", "oil", "pixels"))
+    board = RouterState(1_000, 10.0, adapter_slots=2)
+    for number, loras in enumerate(((ink,), (), (oil, ink), (pixels,), (oil, ink), (ink,))):
+        spec = SegmentSpec(str(number), (48, 5, 8, 14), 3, 3.0, 0, loras=loras)
+        board.add(Active(spec, (float(number), str(number)), 400, "conditions"))
+    plan = exchange(board, report())
+    assert [x.spec.id for x in plan.admit] == ["0", "1"]
+    assert plan.prefetch == (oil, ink, pixels)
