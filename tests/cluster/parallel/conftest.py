@@ -41,7 +41,7 @@ def gangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gangs]:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """By name: nano, dense, two routers, a short one, two noise experts, CLIP tokens with and without positions, VACE."""
+    """By name: nano, dense, two routers, short, two noise experts, CLIP tokens with or without positions, VACE."""
 
     @cache
     def make(name: str) -> ModelCard:
