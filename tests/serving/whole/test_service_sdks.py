@@ -125,7 +125,7 @@ def programs(
 ) -> Iterator[dict[str, Program]]:
     """All that were asked for, started at once, so that their clips share the steps of the model."""
     asked = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
-    names = [item.callspec.params["program"] for item in asked if "program" in item.fixturenames]
+    names = [str(item.callspec.params["program"]) for item in asked if "program" in item.fixturenames]
     started = {name: Program(name, service.addresses, tmp_path_factory.mktemp("program")) for name in names}
     yield started
     for program in started.values():
