@@ -20,8 +20,8 @@ from tests.kinds import FIXTURES, INTEGRATION, RAY, UnitRule
 # A shell that runs the suite in the background has it ignore Ctrl-C, and whatever it starts would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Property tests draw the same examples in every run; --hypothesis-profile random draws others.
-hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+# Property tests draw the same examples in every run; --hypothesis-profile random draws others, and twice as many.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.load_profile("fixed")
 

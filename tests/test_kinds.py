@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 from tests.conftest import UNIT_RULE
+from tests.draws import draws
 from tests.kinds import INTEGRATION, NotAUnit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,3 +79,4 @@ def test_property_tests_draw_the_same_examples_unless_asked(request: pytest.Fixt
     for settings in (hypothesis.settings(), hypothesis.settings(max_examples=3)):
         assert settings.derandomize is not random
         assert settings.deadline is None, "a busy machine makes no test fail"
+    assert draws(9) == (9 if random else 5)

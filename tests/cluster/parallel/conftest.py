@@ -29,6 +29,7 @@ ROUTERS = {
         layers=(0, 2), num_experts=8, top_k=4, expert_dim=16, router="grouped_top1", groups=4, expert_bias=True
     ),
 }
+SHORT = ROUTERS["grouped"].model_copy(update={"layers": (1,)})  # two layers are compiled sooner than three
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,7 @@ def gangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gangs]:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """By name: nano, dense, the two routers, two noise experts, CLIP tokens with and without positions, VACE."""
+    """By name: nano, dense, two routers, short, two noise experts, CLIP tokens with or without positions, VACE."""
 
     @cache
     def make(name: str) -> ModelCard:
@@ -61,8 +62,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
                     random_checkpoints.write_vace(root)
                 case _:
                     random_checkpoints.write_t2v(root)
-            if name in ROUTERS:
-                _write_experts(root / "transformer", {**TRANSFORMER, "num_layers": 3, "moe": ROUTERS[name]})
+            if moe := {**ROUTERS, "short": SHORT}.get(name):
+                _write_experts(root / "transformer", {**TRANSFORMER, "num_layers": moe.layers[-1] + 1, "moe": moe})
         return replace(find_model(str(root)), name=name)
 
     return make

@@ -6,7 +6,7 @@ import pytest
 
 from tests.cluster.parallel import compiled_jobs
 from tests.cluster.parallel.compiled_jobs import LADDER, Way, denoise_both_ways
-from tests.cluster.parallel.conftest import Checkpoint
+from tests.cluster.parallel.conftest import ROUTERS, Checkpoint
 from tests.cluster.parallel.gangs import Gangs
 from tests.cluster.parallel.jobs import Wish
 from tests.cluster.parallel.test_gang import MIX, distance
@@ -29,7 +29,7 @@ def check(mixes: list[tuple[Way, Way]]) -> None:
 
 @pytest.mark.parametrize(
     "family",
-    ["grouped", *(pytest.param(name, marks=LONG) for name in ("nano", "clip", "two pictures", "vace", "top-k"))],
+    ["short", *(pytest.param(name, marks=LONG) for name in ("nano", "clip", "two pictures", "vace", *ROUTERS))],
 )
 def test_any_mix_runs_the_code_that_was_compiled_at_the_start(family: str, checkpoint: Checkpoint) -> None:
     check(denoise_both_ways(checkpoint(family), MIXES)[1])

@@ -100,7 +100,7 @@ def test_gangs_of_a_network_in_8_bits_give_what_one_process_gives(
             check(results, expected)
 
 
-@pytest.mark.parametrize("family", ["nano", "top-k", "grouped"])
+@pytest.mark.parametrize("family", [pytest.param("nano", marks=pytest.mark.long), "top-k", "grouped"])
 def test_tokens_that_go_to_the_experts_in_chunks_give_the_same(
     family: str, gangs: Gangs, checkpoint: Checkpoint
 ) -> None:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.kernels.attention_cases import expected, qkv
 from tests.kernels.numbers import DEVICE, DTYPES, LIMITS, randn, relative_error
 from zoetrope.kernels.gpu.tiles import AttentionTile, attention_candidates, attention_tile
@@ -50,7 +51,7 @@ def agrees(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=draws(8), deadline=None)
 @given(lengths=PAIRS, heads=st.integers(1, 3), dim=DIMS, seed=st.integers(0, 1000))
 def test_packed_sequences(dtype: torch.dtype, lengths: Lengths, heads: int, dim: int, seed: int) -> None:
     q, k, v = qkv(lengths, heads, dim, dtype, seed)
@@ -60,7 +61,7 @@ def test_packed_sequences(dtype: torch.dtype, lengths: Lengths, heads: int, dim:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=draws(6), deadline=None)
 @given(lengths=PAIRS, dim=DIMS, density=st.sampled_from([0.3, 0.8]), seed=st.integers(0, 1000))
 def test_block_masks(dtype: torch.dtype, lengths: Lengths, dim: int, density: float, seed: int) -> None:
     q, k, v = qkv(lengths, 2, dim, dtype, seed)
@@ -197,7 +198,7 @@ def test_the_reference_goes_backwards() -> None:
         assert x.grad.any()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=draws(10), deadline=None)
 @given(lengths=PAIRS, seed=st.integers(0, 1000))
 def test_sdpa(lengths: Lengths, seed: int) -> None:
     q, k, v = qkv(lengths * 2, 2, 32, torch.float32, seed)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.kernels.numbers import DEVICE, DTYPES, randn, relative_error
 from zoetrope.kernels.gpu.tiles import AttentionTile
 from zoetrope.kernels.reference import attention_8bit as plain
@@ -97,7 +98,7 @@ lengths = st.tuples(st.sampled_from([0, 1, 33, 130]), st.sampled_from([0, 1, 64,
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [32, 64, 128])
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=draws(4), deadline=None)
 @given(data=st.data())
 def test_any_lengths(dtype: torch.dtype, dim: int, data: st.DataObject) -> None:
     pairs = data.draw(st.lists(lengths, min_size=1, max_size=3))

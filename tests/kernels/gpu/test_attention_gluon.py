@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.kernels.attention_cases import expected, qkv
 from tests.kernels.numbers import DEVICE, LIMITS, relative_error
 from zoetrope.kernels.types.varlen import CuSeqlens
@@ -59,7 +60,7 @@ def error(got: tuple[torch.Tensor, torch.Tensor], want: tuple[torch.Tensor, torc
     return max(relative_error(got[0], want[0]), relative_error(got[1][has_keys], want[1][has_keys]))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=draws(15), deadline=None)
 @given(lengths=PAIRS, stages=st.integers(1, 4), pingpong=st.booleans(), seed=st.integers(0, 10_000))
 def test_the_source_on_the_model(lengths: Lengths, stages: int, pingpong: bool, seed: int) -> None:
     q, k, v = qkv(lengths, 2, 64, torch.float16, seed)
@@ -122,7 +123,7 @@ def test_variants_and_candidates() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("pingpong", [False, True])
 @pytest.mark.parametrize("dim", [64, 128])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=draws(10), deadline=None)
 @given(
     lengths=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 700)), min_size=1, max_size=4),
     seed=st.integers(0, 10_000),

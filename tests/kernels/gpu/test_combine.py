@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.kernels.numbers import DEVICE, DTYPES, LIMITS, randn, relative_error
 from zoetrope.kernels.gpu import combine as gpu
 from zoetrope.kernels.gpu.tiles import RowTile
@@ -18,7 +19,7 @@ from zoetrope.kernels.reference import combine as reference
 from zoetrope.kernels.reference.routing import permute_by_expert
 from zoetrope.kernels.types.permutation import Permutation
 
-few = settings(deadline=None, max_examples=6)
+few = settings(deadline=None, max_examples=draws(6))
 seeds = st.integers(0, 2**31)
 both = pytest.mark.parametrize("combine", [gpu, reference], ids=["kernel", "reference"])
 

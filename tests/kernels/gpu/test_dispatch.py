@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.kernels.numbers import DEVICE, randn
 from zoetrope.kernels import Arrivals, Departures, Permutation, arrange_arrivals, dispatch_tokens
 from zoetrope.kernels.gpu import dispatch as gpu
@@ -17,7 +18,7 @@ from zoetrope.kernels.ops.dispatch import PAIR_BYTES
 from zoetrope.kernels.reference import dispatch as reference
 from zoetrope.kernels.reference.routing import permute_by_expert
 
-few = settings(deadline=None, max_examples=8)
+few = settings(deadline=None, max_examples=draws(8))
 seeds = st.integers(0, 2**31)
 both = pytest.mark.parametrize("dispatch", [gpu, reference], ids=["kernel", "reference"])
 # Experts, choices of a token, ranks.

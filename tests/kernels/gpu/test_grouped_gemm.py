@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
+from tests.draws import draws
 from tests.kernels.numbers import DEVICE, DTYPES, LIMITS, randn, relative_error
 from zoetrope import kernels as ops
 from zoetrope.kernels.gpu.grouped_gemm import grouped_gemm, linear_gelu
@@ -116,13 +117,13 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=draws(15), deadline=None)
 @given(cases)
 def test_kernel_against_float64(case: Case) -> None:
     check(case, grouped_gemm, tile=SMALL)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=draws(25), deadline=None)
 @given(cases)
 def test_plain_form_against_float64(case: Case) -> None:
     check(case, plain.grouped_gemm)

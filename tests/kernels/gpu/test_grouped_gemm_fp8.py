@@ -16,6 +16,7 @@ import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.kernels.numbers import DEVICE, DTYPES, randn, relative_error
 from zoetrope.kernels.gpu.grouped_gemm_fp8 import grouped_gemm_fp8
 from zoetrope.kernels.gpu.launch import interpreting
@@ -82,7 +83,7 @@ def exact(
 groups = st.lists(st.sampled_from([0, 1, 5, 33, 64, 70]), min_size=1, max_size=24).filter(lambda c: sum(c) <= 200)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=draws(10), deadline=None)
 @given(groups, st.sampled_from([16, 32, 80]), st.sampled_from([8, 24, 40]), st.booleans())
 def test_scales_of_rows(counts: list[int], k: int, n: int, bias: bool) -> None:
     arguments = arguments_of(counts, k, n, blocks=False, bias=bias)
@@ -91,7 +92,7 @@ def test_scales_of_rows(counts: list[int], k: int, n: int, bias: bool) -> None:
     assert relative_error(plain.grouped_gemm_fp8(**arguments), expected) <= 1e-5
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=draws(6), deadline=None)
 @given(groups, st.sampled_from([128, 384]), st.sampled_from([128, 256]), st.booleans())
 def test_scales_of_blocks(counts: list[int], k: int, n: int, bias: bool) -> None:
     arguments = arguments_of(counts, k, n, blocks=True, bias=bias)
@@ -151,7 +152,7 @@ def test_rounding_to_8_bits_is_to_nearest_even() -> None:
     assert torch.equal(found.float(), inputs.to(torch.float8_e4m3fn).float())
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=draws(8), deadline=None)
 @given(
     st.integers(0, 9),
     st.sampled_from([128, 256, 384]),

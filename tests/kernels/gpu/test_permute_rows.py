@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.kernels.numbers import DEVICE, randn
 from zoetrope.kernels import Permutation, permute_rows
 from zoetrope.kernels.gpu.permute_rows import permute_rows as kernel
@@ -41,7 +42,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=draws(12), deadline=None)
 @given(
     tokens=st.integers(0, 40),
     k=st.integers(1, 9),

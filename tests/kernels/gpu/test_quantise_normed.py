@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.kernels.numbers import DEVICE, DTYPES, randn, relative_error
 from zoetrope.kernels.reference.attention_8bit import attention_of_projections as plain_attention
 from zoetrope.kernels.reference.qk_norm_rope import qk_norm_rope as plain_norm
@@ -99,7 +100,7 @@ def test_fused_passes_give_what_the_reference_gives(
     st.sampled_from([64, 128]),
     st.integers(0, 99),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=draws(12), deadline=None)
 def test_fused_passes_on_any_lengths(
     dtype: torch.dtype, lengths: list[int], shape: tuple[int, int], rotated: bool, block: int, seed: int
 ) -> None:

@@ -11,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.kernels.numbers import DEVICE, DTYPES, LIMITS, randn, relative_error
 from zoetrope.kernels.gpu import residual_norm as gpu
 from zoetrope.kernels.gpu.tiles import RowTile
 from zoetrope.kernels.reference import residual_norm as reference
 from zoetrope.kernels.reference.quantise_fp8 import quantise_rows
 
-few = settings(deadline=None, max_examples=8)
+few = settings(deadline=None, max_examples=draws(8))
 seeds = st.integers(0, 2**31)
 both = pytest.mark.parametrize("ops", [gpu, reference], ids=["kernel", "reference"])
 EPS = 1e-6

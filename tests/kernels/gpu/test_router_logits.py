@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.kernels.numbers import DEVICE, DTYPES, randn, relative_error
 from zoetrope.kernels.gpu import router_logits as gpu
 from zoetrope.kernels.reference import router_logits as reference
 
-few = settings(deadline=None, max_examples=6)
+few = settings(deadline=None, max_examples=draws(6))
 
 
 @pytest.mark.parametrize("module", [gpu, reference], ids=["kernel", "reference"])

@@ -14,6 +14,7 @@ import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.kernels.compiled import compiled_ptx
 from tests.kernels.numbers import DEVICE, randn, relative_error
 from tests.kernels.tensor_cores import EXTRA_BITS, from_bfloat16, product, tensor_cores, to_bfloat16
@@ -106,7 +107,7 @@ def test_the_compiler_leaves_every_tile_a_sum_of_its_own() -> None:
 
 
 @given(st.integers(1, 40), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=draws(20))
 def test_the_simulation_cuts_off_and_never_adds(k: int, seed: int) -> None:
     """Sums of positive numbers come out too small, by no more than a unit of the alignment for each number."""
     draw = np.random.default_rng(seed)

@@ -11,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.kernels.numbers import DEVICE
 from zoetrope.kernels.gpu import routing as gpu
 from zoetrope.kernels.gpu.tiles import RowTile
 from zoetrope.kernels.reference import routing as reference
 from zoetrope.kernels.types.permutation import Permutation
 
-few = settings(deadline=None, max_examples=8)
+few = settings(deadline=None, max_examples=draws(8))
 seeds = st.integers(0, 2**31)
 both = pytest.mark.parametrize("routing", [gpu, reference], ids=["kernel", "reference"])
 FIELDS = ("token", "gate", "counts", "offsets", "position")

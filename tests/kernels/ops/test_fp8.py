@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from zoetrope.kernels import Fp8Rows, grouped_gemm_fp8, linear_fp8, quantise_rows, quantise_weight, residual_norm
 from zoetrope.kernels.ops.grouped_gemm_fp8 import _scaled_grouped_mm
 from zoetrope.kernels.ops.linear_fp8 import _scaled_mm
@@ -27,7 +28,7 @@ def exact(rows: Fp8Rows) -> torch.Tensor:
     return rows.q.double() * rows.scale.double().unsqueeze(-1)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=draws(30))
 @given(m=st.integers(0, 9), k=SIZES, power=st.integers(-12, 12), seed=st.integers(0, 99))
 def test_a_row_is_as_near_as_e4m3_can_be(m: int, k: int, power: int, seed: int) -> None:
     x = randn(m, k, seed=seed) * 10.0**power
@@ -38,7 +39,7 @@ def test_a_row_is_as_near_as_e4m3_can_be(m: int, k: int, power: int, seed: int) 
     assert not m or bool((rows.q.float().abs().amax(1) == 448).all()), "a row fills the range"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=draws(30))
 @given(m=st.integers(0, 9), k=SIZES, n=SIZES, bias=st.booleans(), seed=st.integers(0, 99))
 def test_a_linear_layer_is_that_of_the_numbers_it_is_given(m: int, k: int, n: int, bias: bool, seed: int) -> None:
     x, weight = quantise_rows(randn(m, k, seed=seed)), quantise_weight(randn(n, k, seed=seed + 1))
@@ -49,7 +50,7 @@ def test_a_linear_layer_is_that_of_the_numbers_it_is_given(m: int, k: int, n: in
     assert torch.allclose(made.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=draws(30))
 @given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=5), k=SIZES, n=SIZES, seed=st.integers(0, 99))
 def test_products_of_experts_are_those_of_the_numbers_they_are_given(
     lengths: list[int], k: int, n: int, seed: int

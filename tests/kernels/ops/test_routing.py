@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from zoetrope.kernels import Permutation, grouped_gemm, route_grouped_top1
 from zoetrope.model.network.experts import MoEFeedForward
 
-few = settings(deadline=None, max_examples=25)
+few = settings(deadline=None, max_examples=draws(25))
 seeds = st.integers(0, 2**31)
 
 

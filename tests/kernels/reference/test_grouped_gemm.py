@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from zoetrope.kernels.reference import grouped_gemm as reference
 
 
@@ -31,7 +32,7 @@ def gpu() -> object:
     biased=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=60)
+@settings(max_examples=draws(60))
 def test_any_shape_and_layout_gives_each_row_the_product_and_bias_of_its_expert(
     counts: list[int], k: int, n: int, shift: int, stored: bool, biased: bool, seed: int
 ) -> None:

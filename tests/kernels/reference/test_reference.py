@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from zoetrope.kernels import (
     CuSeqlens,
     combine_experts,
@@ -23,7 +24,7 @@ from zoetrope.kernels import (
 from zoetrope.kernels.reference.attention import attention as reference_attention
 from zoetrope.kernels.types.varlen import equal_runs
 
-few = settings(deadline=None, max_examples=25)
+few = settings(deadline=None, max_examples=draws(25))
 seeds = st.integers(0, 2**31)
 lengths = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=6)
 

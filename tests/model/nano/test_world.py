@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from zoetrope.model.nano.world import (
     BACKGROUNDS,
     COLORS,
@@ -30,7 +31,7 @@ def draw(count: int, height: int, width: int, frames: int, seed: int) -> Scenes:
     return sample_scenes(count, height, width, frames, torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=draws(20), deadline=None)
 @given(st.sampled_from(SIZES), st.integers(1, 65), st.integers(0, 2**31))
 def test_a_shape_stays_inside_the_frame(size: tuple[int, int], frames: int, seed: int) -> None:
     height, width = size
@@ -94,7 +95,7 @@ def test_the_three_shapes_differ_and_scale() -> None:
     assert torch.equal(triangle, triangle.flip(1))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=draws(20), deadline=None)
 @given(st.sampled_from(SIZES), st.integers(5, 33), st.integers(0, 2**31))
 def test_two_shapes_move_alike_in_lanes_of_their_own(size: tuple[int, int], frames: int, seed: int) -> None:
     height, width = size

@@ -8,6 +8,7 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from zoetrope.model.network.sequences import (
     Sequence,
     Stream,
@@ -33,7 +34,7 @@ def as_output(tokens: torch.Tensor, volume: int) -> torch.Tensor:
 
 
 @given(grids, patches)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=draws(30))
 def test_patches_go_back_where_they_came_from(grid: tuple[int, int, int], patch: tuple[int, int, int]) -> None:
     latents = stream(grid, patch, 0).latents
     tokens = patchify(latents, patch)
@@ -50,7 +51,7 @@ def test_a_patch_has_the_order_of_a_convolution() -> None:
 
 
 @given(st.lists(st.tuples(st.lists(grids, min_size=1, max_size=3), st.integers(1, 7)), min_size=1, max_size=4), patches)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=draws(30))
 def test_targets_come_back_out_of_a_packed_batch(
     shapes: list[tuple[list[tuple[int, int, int]], int]], patch: tuple[int, int, int]
 ) -> None:
@@ -87,7 +88,7 @@ def test_every_latent_frame_has_its_own_noise_level() -> None:
 
 @pytest.mark.parametrize("head_dim", [24, 64, 128])
 @given(grids)
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=draws(10))
 def test_angles_of_the_target_are_those_of_diffusers(head_dim: int, grid: tuple[int, int, int]) -> None:
     theirs = WanRotaryPosEmbed(head_dim, (1, 2, 2), max_seq_len=16)
     cos, sin = theirs(torch.zeros(1, 1, grid[0], 2 * grid[1], 2 * grid[2]))

@@ -18,18 +18,13 @@ from zoetrope.serving.cli import main
 from zoetrope.serving.cli.progress import ProgressView, format_seconds
 from zoetrope.serving.media import probe, read_metadata
 
+SMALL = ["a red circle moving right on a white background", "--local", "--size", "320x180", "--frames", "6"]
+
 
 def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A process of its own, as a user runs it; ``--local`` wins over a server in the environment."""
-    command = [
-        sys.executable,
-        "-m",
-        "zoetrope.serving.cli",
-        "generate",
-        "a red circle moving right on a white background",
-    ]
     return subprocess.run(
-        [*command, "--local", "--size", "320x180", "--frames", "6", "--steps", "4", *arguments],
+        [sys.executable, "-m", "zoetrope.serving.cli", "generate", *SMALL, "--steps", "4", *arguments],
         cwd=ROOT,
         env={**os.environ, "ZOETROPE_SERVER": "127.0.0.1:1"},
         capture_output=True,
@@ -38,15 +33,18 @@ def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In another process and in this one, in two formats."""
     latents = [tmp_path / f"{index}.safetensors" for index in range(2)]
     videos = [tmp_path / "clip.mp4", tmp_path / "clip.mkv"]
-    for video, file in zip(videos, latents, strict=True):
-        done = generate("--seed", "11", "--out", str(video), "--latents-out", str(file))
-        assert done.returncode == 0, done.stderr
+    given = [["--seed", "11", "--out", str(v), "--latents-out", str(f)] for v, f in zip(videos, latents, strict=True)]
+    done = generate(*given[0])
+    assert done.returncode == 0, done.stderr
+    assert "denoising 4/4 steps" in done.stderr
+    assert main(["generate", *SMALL, "--steps", "4", *given[1]]) == 0
+    for video, file, said in zip(videos, latents, (done.stdout, capsys.readouterr().out), strict=True):
         expected = f"saved {video} size=320x180 denoised_at=40x24 frames=6 fps=8 steps=4 seed=11 model=nano"
-        assert done.stdout == f"{expected} latents={file}\n"
-        assert "denoising 4/4 steps" in done.stderr
+        assert said == f"{expected} latents={file}\n"
     assert latents[0].read_bytes() == latents[1].read_bytes()
     tensors = load_file(latents[0])
     assert {name: (str(x.dtype), x.ndim) for name, x in tensors.items()} == {"latents": ("float32", 4)}

@@ -36,7 +36,7 @@ def test_deadlines_of_any_year(found: Target, seconds: int) -> None:
     fine = text_request(deadline=Timestamp(seconds=int(time.time()) + YEAR - 2 * 86_400))
     found.service.videos.CreateVideo(fine)
     for path in ("/v1/predictions", "/v1/videos", "/api/v1/tasks", "/dashboard/state"):
-        assert httpx.get(found.service.http + path).status_code == 200
+        assert found.web.get(path).status_code == 200
 
 
 @pytest.mark.parametrize("count", [1, 10, 100])

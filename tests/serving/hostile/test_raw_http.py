@@ -123,10 +123,10 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_files_stay_text(found: Target, name: str) -> None:
     """Nothing of a name becomes a header or a path."""
-    made = httpx.post(f"{found.service.http}/v1/files", files={"content": ("x", picture())}, data={"filename": name})
+    made = found.web.post("/v1/files", files={"content": ("x", picture())}, data={"filename": name})
     found.check(made.status_code, made.headers, made.content, "POST /v1/files")
     assert made.status_code == 201, made.text
-    answer = httpx.get(f"{found.service.http}/v1/files/{made.json()['id']}/download")
+    answer = found.web.get(f"/v1/files/{made.json()['id']}/download")
     assert answer.content == picture()
     assert "set-cookie" not in answer.headers
     assert re.fullmatch(r'inline; filename="[A-Za-z0-9._-]+"', answer.headers["content-disposition"])
@@ -243,7 +243,7 @@ JSON_DOORS: dict[str, tuple[str, str]] = {
 def test_deep_json(found: Target, door: str, depth: int, kind: str) -> None:
     path, text = JSON_DOORS[door]
     body = text.replace("@", nested(depth, kind))
-    answer = httpx.post(found.service.http + path, content=body, headers={"x-dashscope-async": "enable"}, timeout=20)
+    answer = found.web.post(path, content=body, headers={"x-dashscope-async": "enable"}, timeout=20)
     found.check(answer.status_code, answer.headers, answer.content, f"POST {path} {body[:200]}")
     assert 400 <= answer.status_code < 500
 
@@ -318,7 +318,7 @@ def test_data_addresses(found: Target, source: str) -> None:
         ("/fal-ai/wan-i2v", {"image_url": source}),
     ]
     for path, body in bodies:
-        answer = httpx.post(found.service.http + path, json=body, headers={"x-dashscope-async": "enable"}, timeout=30)
+        answer = found.web.post(path, json=body, headers={"x-dashscope-async": "enable"}, timeout=30)
         found.check(answer.status_code, answer.headers, answer.content, f"POST {path} {source[:50]}")
         assert 400 <= answer.status_code < 500, answer.text
 
@@ -353,7 +353,7 @@ def test_bodies_have_limits(found: Target) -> None:
     ],
 )
 def test_ids_are_no_paths(found: Target, name: str) -> None:
-    document = httpx.get(f"{found.service.http}/openapi.json").json()
+    document = found.web.get("/openapi.json").json()
     with httpx.Client(base_url=found.service.http, timeout=20) as web:
         for path, methods in document["paths"].items():
             if "{" not in path:
@@ -374,7 +374,7 @@ def test_reports_are_json_everywhere(found: Target) -> None:
         f"/v1/files?cursor={script}",
         f"/nothing/{script}",
     ):
-        answer = httpx.get(found.service.http + path)
+        answer = found.web.get(path)
         assert answer.headers["content-type"].split(";")[0] in ("application/json", "application/problem+json")
         json.loads(answer.content)
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from tests.draws import draws
 from tests.serving.jobs.harness import RESULT, new_job
 from zoetrope.serving.jobs.errors import QuotaExceeded
 from zoetrope.serving.jobs.job import JobWebhook, Need, QueueLimits, Stage, State
@@ -307,7 +308,7 @@ class Leases(RuleBasedStateMachine):
 
 TestLeases = Leases.TestCase
 TestLeases.settings = settings(
-    max_examples=25,
+    max_examples=draws(25),
     stateful_step_count=50,
     deadline=None,  # the disk is waited for
     suppress_health_check=[HealthCheck.too_slow],
@@ -323,5 +324,7 @@ def test_the_same_holds_in_postgres(postgres: str) -> None:
                 connection.execute("DROP SCHEMA IF EXISTS zoetrope CASCADE")
             return postgres
 
-    few = settings(max_examples=8, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    few = settings(
+        max_examples=draws(8), stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
     run_state_machine_as_test(InPostgres, settings=few)

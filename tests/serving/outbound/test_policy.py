@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from zoetrope.serving.outbound import FetchFailed, FetchRefused, Guard
 
 INSIDE = [
@@ -84,7 +85,7 @@ async def test_what_is_public_passes(address: str) -> None:
     assert await answering(address).addresses("cats.example.com", 80) == [str(ip_address(address))]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=draws(50), deadline=None)
 @given(address=st.ip_addresses(v=4))
 def test_every_form_of_an_ipv4_address_gets_one_answer(address: object) -> None:
     guard = Guard()
@@ -97,7 +98,7 @@ def test_every_form_of_an_ipv4_address_gets_one_answer(address: object) -> None:
     assert not guard.allows(ip_address(number | (0xFFFF << 48)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=draws(100), deadline=None)
 @given(address=st.ip_addresses())
 def test_nothing_that_python_knows_as_private_passes(address: object) -> None:
     known = ip_address(str(address))
@@ -161,7 +162,7 @@ def test_odd_urls_are_refused_with_a_reason(url: str, reason: str) -> None:
     assert "tr0ub4dor" not in str(caught.value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=draws(100), deadline=None)
 @given(url=st.text(max_size=60) | st.builds("http://{}/{}".format, st.text(max_size=40), st.text(max_size=10)))
 def test_any_text_is_a_target_or_refused(url: str) -> None:
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from zoetrope.cluster.protocol.messages import Broken, Finished, HeldSegment, Report, StepPlan
 from zoetrope.model.request.tasks import SegmentSpec
 from zoetrope.serving.router.state import Active, RouterState
@@ -65,7 +66,7 @@ class Engine:
     st.integers(1, 7),
     st.integers(0, 2**31),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=draws(150), deadline=None)
 def test_everything_ends_and_only_the_bad_fail(
     count: int, bad_count: int, engine_count: int, deaths: list[int], room: int, seed: int
 ) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ray import serve
 from ray.exceptions import ActorDiedError
 
+from tests.draws import draws
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.tasks import TextToVideo, VideoRequest
@@ -86,7 +87,7 @@ async def insist(ward: IsolatedStage, job: str, call: Callable[[Any], Awaitable[
 
 
 @given(st.integers(1, 8), st.integers(0, 3), st.integers(0, MAX_DEATHS - 1), st.integers(0, 2**31))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=draws(150), deadline=None)
 def test_only_who_brings_it_down_fails(count: int, deadly_count: int, kills: int, seed: int) -> None:
     """Also when somebody else kills it, less often than makes a culprit."""
     rng = random.Random(seed)

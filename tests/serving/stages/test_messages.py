@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from ray.exceptions import RayError, RayTaskError
 from safetensors import SafetensorError
 
+from tests.draws import draws
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.tasks import InvalidRequest, TextToVideo, VideoRequest, VideoSpec, Violation
@@ -177,7 +178,7 @@ class Stage:
 
 
 @given(failures())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=draws(300), deadline=None)
 def test_no_message_tells_of_this_machine(error: BaseException) -> None:
     """As a ward tells it to the router, also of suspects."""
 
@@ -197,7 +198,7 @@ def test_no_message_tells_of_this_machine(error: BaseException) -> None:
 
 
 @given(failures())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=draws(150), deadline=None)
 def test_nor_as_a_stage_tells_it(error: BaseException) -> None:
     if type(error).__name__ == "AcceleratorError" or "CUDA error:" in str(error):
         return  # the process ends

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.fixtures.bucket import Bucket, open_bucket
 from zoetrope.cluster.storage.bucket import BucketObjects
 from zoetrope.cluster.storage.directory import DirectoryObjects
@@ -80,7 +81,7 @@ def test_a_directory_holds_nothing_but_the_file(store: ArtifactStore, tmp_path: 
 
 
 @given(content=st.binary(max_size=50), chunk_bytes=st.integers(1, 60), data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=draws(50), deadline=None)
 def test_reading_starts_anywhere(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, chunk_bytes: int, data: st.DataObject
 ) -> None:

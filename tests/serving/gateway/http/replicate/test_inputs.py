@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.draws import draws
 from tests.serving.gateway.harness import Service, running_service
 from zoetrope.model.request.tasks import InvalidRequest, parse_request
 from zoetrope.serving.gateway.http.replicate.catalogue import WAN_MODELS, OfferedModel
@@ -294,7 +295,7 @@ FIELDS = sorted({name for form in ANY for name in form.fields.model_fields} | se
 ANY_MODEL = OfferedModel("any", "", ANY, resolution=None)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=draws(150), deadline=None)
 @given(
     st.sampled_from((*WAN_MODELS, ANY_MODEL)),
     st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), JSON, max_size=5),
