@@ -45,8 +45,10 @@ class CapturedPass(Protocol):
     ``size``: bytes of memory that it keeps.
     """
 
-    output: torch.Tensor
     size: int
+
+    @property
+    def output(self) -> torch.Tensor: ...
 
     def replay(self) -> None: ...
 

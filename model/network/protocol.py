@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.network.arrivals import Arrivals
 from zoetrope.model.network.remembered import KeysValues
 from zoetrope.model.network.sequences import PackedBatch, Sequence
 from zoetrope.model.runtime.lazy import import_named
@@ -21,7 +22,10 @@ class Network(Protocol):
     It predicts the flow velocity (noise - clean latents). Its configuration gives its costs
     (`TransformerConfig.forward_cost`). Attention and experts must go through the batch's
     `model.network.exchange.Exchange`, so that a gang can give each rank a slice of the rows and some of the experts.
+    Weights of `layers` may be read only within `arrivals`, because blocks can be streamed to the device.
     """
+
+    arrivals: Arrivals
 
     @property
     def float32_modules(self) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def generate(
     if local and connection.server is not None:
         raise bad_input("local", "cannot be used together with --server")
     for field in request.load.given():
-        if connection.server is not None:
+        if connection.server is not None and field != "lora":
             raise bad_input(field, "is about a model that is loaded here, and cannot be used together with --server")
     service = None if local else connection.resolved()
     if service is None and (given := request.options.given()):

@@ -26,7 +26,10 @@ DEFAULT_MODEL = "nano"  # of a run without a service
 MAX_DEADLINE_SECONDS = 365 * 86_400.0
 STORED = (MEDIA, OPERATIONS, VIDEOS)  # what names of a service begin with
 # Options that the request has under the same names.
-SAME_NAMES = ("size", "ratio", "fit", "frames", "fps", "steps", "guidance", "guidance_low", "flow_shift", "seed")
+SAME_NAMES = (
+    *("size", "ratio", "fit", "frames", "fps", "steps", "guidance", "guidance_low", "flow_shift", "seed"),
+    *("sampler", "quality", "guidance_start", "guidance_end"),
+)
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,20 @@ class GenerateRequest:
     flow_shift: Annotated[
         float | None,
         option("SHIFT", "Shift of the noise schedule, 0.01-100; `zoetrope models` shows the default.", "the model's"),
+    ] = None
+    sampler: Annotated[str | None, option("NAME", "Sampler: unipc, euler or dpm++.", "the model's")] = None
+    quality: Annotated[
+        str | None,
+        option("LEVEL", "Steps to compute in full: exact (all), balanced (about half) or fast.", "exact"),
+    ] = None
+    guidance_start: Annotated[
+        float | None, option("SHARE", "Share of the steps, 0-1, from which guidance acts.", "0")
+    ] = None
+    guidance_end: Annotated[
+        float | None,
+        option(
+            "SHARE", "Share of the steps, 0-1, up to which guidance acts; without it a step takes half as long.", "1"
+        ),
     ] = None
     negative: Annotated[str | None, option("TEXT", 'What to avoid; "" for nothing.', "the model's")] = None
     seed: SeedOption = None

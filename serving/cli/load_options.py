@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_type_hints
@@ -11,6 +12,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.serving.cli.options import FamilyOption, QuantizeOption, option
 from zoetrope.serving.config.lists import split_list
+
+REGISTERED = re.compile(r"(?P<name>[^:@]+)(?::(?P<strength>[-+]?[0-9.]+))?(?:@(?P<side>high|low|both))?")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class ModelLoadOptions:
         Sequence[str],
         option(
             "FILE[:STRENGTH][@SIDE]",
-            "LoRA to fuse into the model; SIDE is high, low or both, for models with two noise experts; repeatable.",
+            "LoRA to fuse into the model, or with --server the name of a registered one; SIDE is high, low or both, for"
+            " models with two noise experts; repeatable.",
             "none",
         ),
     ] = ()
@@ -36,6 +40,21 @@ class ModelLoadOptions:
             " always.",
             "auto",
         ),
+    ] = None
+    vae: Annotated[
+        str | None, option("FILE", "Autoencoder, where the model is a single file; or a folder that has one.", "none")
+    ] = None
+    text_encoder: Annotated[
+        str | None, option("FILE", "UMT5 encoder, where the model is a single file; or a folder that has one.", "none")
+    ] = None
+    image_encoder: Annotated[
+        str | None, option("FILE", "CLIP, where the model is a single file and needs it; or a folder.", "none")
+    ] = None
+    tokenizer: Annotated[
+        str | None, option("DIR", "Folder of UMT5's tokenizer, where the text encoder's file has none.", "none")
+    ] = None
+    model_low: Annotated[
+        str | None, option("FILE", "Low-noise expert, where --model is the file of the high-noise one.", "none")
     ] = None
 
     def given(self) -> dict[str, Any]:
@@ -68,9 +87,33 @@ class ModelLoadOptions:
 NONE_GIVEN = ModelLoadOptions()
 
 
+def registered(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return adapters of a service as a request names them, of ``NAME[:STRENGTH][@SIDE]`` each.
+
+    Raises:
+        CliError: one has another form.
+    """
+    from zoetrope.serving.cli.errors import bad_input
+
+    found = []
+    for text in texts:
+        match = REGISTERED.fullmatch(text)
+        if match is None:
+            raise bad_input(
+                "lora", f"{text!r} must be NAME, NAME:STRENGTH or NAME:STRENGTH@SIDE, SIDE high, low or both"
+            )
+        strength = float(match["strength"] or 1.0)
+        lora: dict[str, Any] = {"name": match["name"], "strength": 0.0 if match["side"] == "low" else strength}
+        if match["side"] in ("high", "low"):
+            lora["strength_low"] = strength if match["side"] == "low" else 0.0
+        found.append(lora)
+    return found
+
+
 def arguments_of(load: LoadOptions) -> list[str]:
     """Return the options of a command line that loads so, whatever the environment says."""
     texts: dict[str, str] = {"--quantize": load.quantize, "--offload": load.offload}
-    texts |= {name: text for name, text in (("--family", load.family), ("--profile", load.profile)) if text}
+    named = {"family": load.family, "profile": load.profile, **load.parts}
+    texts |= {f"--{name.replace('_', '-')}": text for name, text in named.items() if text}
     adapters = [word for text in load.lora for word in ("--lora", text)]
     return [*(word for item in texts.items() for word in item), *adapters]

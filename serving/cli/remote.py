@@ -15,6 +15,7 @@ from zoetrope.serving.cli.connection import Connection, connect
 from zoetrope.serving.cli.errors import BAD_INPUT, FAILURE, INTERRUPTED, CliError, option_name
 from zoetrope.serving.cli.generate_request import DEFAULT_MODEL, GenerateRequest, result_line
 from zoetrope.serving.cli.jobs import short_name
+from zoetrope.serving.cli.load_options import registered
 from zoetrope.serving.cli.progress import ProgressView
 from zoetrope.serving.client import VideoClient, VideoInfo
 
@@ -30,8 +31,9 @@ def generate_remotely(request: GenerateRequest, connection: Connection, view: Pr
     """
     request.upload_request()  # what is wrong with the options is told before anything is sent
     request.options.fields()
+    loras = registered(request.load.lora) or None
     with connect(connection, request.options.patience) as client:
-        return _generate(request, client, request.model or "", view)
+        return _generate(request, client, request.model or "", view, loras=loras)
 
 
 def generate_privately(request: GenerateRequest, folder: Path, view: ProgressView) -> str:
@@ -58,13 +60,13 @@ def generate_privately(request: GenerateRequest, folder: Path, view: ProgressVie
             return _generate(request, client, card.name, view)
 
 
-def _generate(request: GenerateRequest, client: VideoClient, model: str, view: ProgressView) -> str:
+def _generate(request: GenerateRequest, client: VideoClient, model: str, view: ProgressView, **more: Any) -> str:
     view.message("submitting")
 
     def on_upload(field: str, sent: int, total: int) -> None:
         view.uploading(option_name(field), sent, total)
 
-    fields: dict[str, Any] = {**request.options.fields(), "model": model}
+    fields: dict[str, Any] = {**request.options.fields(), **more, "model": model}
     name = client.create(request.upload_request(), on_upload=on_upload, **fields)
     if request.options.detach:
         return short_name(name)

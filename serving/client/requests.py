@@ -23,6 +23,10 @@ from zoetrope.serving.client.types import MediaFile, Request, Webhook, invalid
 WORDS: dict[str, tuple[str, dict[str, int]]] = {
     "container": ("format", {word: video_pb2.VideoFormat.Value(enum_name(word)) for word in MIME_TYPES}),
     "fit": ("fit", {"cover": video_pb2.FIT_COVER, "contain": video_pb2.FIT_CONTAIN}),
+    "quality": (
+        "quality",
+        {word: video_pb2.Quality.Value(f"QUALITY_{word.upper()}") for word in ("exact", "balanced", "fast")},
+    ),
 }
 PROMPTS = ("prompt", "negative_prompt")
 INLINE_BYTES = 512 << 10  # at most this travels in the request itself: nine such panels stay well below its limit
@@ -156,6 +160,8 @@ def _put_option(made: Draft, name: str, value: Any) -> list[Violation]:
         return []
     if name == "audio":
         return _put_media(made, message.audio, value, name)
+    if name == "loras":
+        return _put_loras(made, value)
     if name == "webhook":
         hook = Webhook(value) if isinstance(value, str) else value
         if not isinstance(hook, Webhook):
@@ -164,6 +170,28 @@ def _put_option(made: Draft, name: str, value: Any) -> list[Violation]:
     if name in TASK_KINDS or name == "format" or name not in message.DESCRIPTOR.fields_by_name:
         return [Violation(name, "is not a known field")]
     return _set(message, name, value)
+
+
+def _put_loras(made: Draft, value: Any) -> list[Violation]:
+    if not isinstance(value, (list, tuple)):
+        return [Violation("loras", f"{short(value)} must be a list")]
+    bad = []
+    for number, item in enumerate(value):
+        fields = {"name": item} if isinstance(item, str) else _plain(item) if _has_fields(item) else None
+        if fields is None:
+            bad.append(Violation(f"loras.{number}", f"{short(item)} must be a name or an adapter's fields"))
+            continue
+        message = made.message.loras.add()
+        for name, part in fields.items():
+            if name not in message.DESCRIPTOR.fields_by_name:
+                bad.append(Violation(f"loras.{number}.{name}", "is not a known field"))
+            elif part is not None:
+                bad += [Violation(f"loras.{number}.{v.field}", v.description) for v in _set(message, name, part)]
+    return bad
+
+
+def _has_fields(value: object) -> bool:
+    return isinstance(value, (BaseModel, Mapping))
 
 
 def _put_media(made: Draft, media: media_pb2.Media, source: Any, name: str) -> list[Violation]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
-from zoetrope.model.request.tasks import Task, VideoRequest, Violation
+from zoetrope.model.request.tasks import RequestLora, Task, VideoRequest, Violation
 from zoetrope.model.runtime.errors import Picklable
 from zoetrope.serving.api.zoetrope.video.v1 import video_pb2
 
@@ -93,6 +93,10 @@ class MediaFile:
 Source: TypeAlias = Path | bytes | str | MediaFile
 
 
+# A registered adapter: its name, or its fields.
+LoraSource: TypeAlias = str | RequestLora | Mapping[str, Any]
+
+
 class VideoFields(TypedDict, total=False):
     """Fields of a request; see CreateVideoRequest in the proto. None means not set.
 
@@ -114,6 +118,11 @@ class VideoFields(TypedDict, total=False):
     guidance: float | None
     guidance_low: float | None
     flow_shift: float | None
+    sampler: str | None  # unipc, euler or dpm++
+    quality: str | None  # exact, balanced or fast
+    guidance_start: float | None
+    guidance_end: float | None
+    loras: Sequence[LoraSource] | None
     seed: int | None
     container: str | None  # mp4 or mkv; png, webp or jpg for a picture of one frame
     keep_latents: bool | None
@@ -259,6 +268,16 @@ class AccountInfo:
 
 
 @dataclass(frozen=True)
+class AdapterInfo:
+    """An adapter that is a part of a model's weights; see FusedAdapter in the proto."""
+
+    name: str
+    sha256: str
+    strength: float
+    expert: str
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """A served model and its limits; see the proto."""
 
@@ -286,4 +305,7 @@ class ModelInfo:
     flow_shift_note: str = ""
     formats: tuple[str, ...] = ()  # of `VideoFields.container`
     aliases: tuple[str, ...] = ()  # other names by which requests may call it
+    fused_adapters: tuple[AdapterInfo, ...] = ()
+    adapters: tuple[str, ...] = ()  # that requests of the caller may have in `loras`
+    profile: str = ""  # the locked sampling recipe of a few-step distill; "": none
     quantize: str = ""  # the form in which its weights are loaded: none or fp8; "": an older service does not say

@@ -135,4 +135,7 @@ def _gang(settings: Settings, role: Role, *, gpus: bool) -> EngineSettings:
         hang_seconds=settings.hang_seconds,
         compile=settings.compile,
         cuda_graphs=settings.cuda_graphs,
+        adapters=settings.artifacts_url,
+        adapter_slots=settings.adapter_slots,
+        adapter_rank=int(settings.adapter_rank),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from zoetrope.model.request.tasks import Container, Fit, InvalidRequest, Violation
+from zoetrope.model.request.tasks import Container, Fit, InvalidRequest, Quality, Violation
 from zoetrope.serving.api.formats import MIME_TYPES, enum_name
 from zoetrope.serving.api.names import MEDIA, OPERATIONS, VIDEOS, full_name
 from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, video_pb2
@@ -26,7 +26,18 @@ FITS: dict[int, Fit] = {
     video_pb2.FIT_COVER: "cover",
     video_pb2.FIT_CONTAIN: "contain",
 }
-OPTIONAL_FIELDS = ("duration_seconds", "frames", "fps", "steps", "guidance", "guidance_low", "flow_shift", "seed")
+QUALITIES: dict[int, Quality] = {
+    video_pb2.QUALITY_UNSPECIFIED: "exact",
+    video_pb2.QUALITY_EXACT: "exact",
+    video_pb2.QUALITY_BALANCED: "balanced",
+    video_pb2.QUALITY_FAST: "fast",
+}
+OPTIONAL_FIELDS = (
+    *("duration_seconds", "frames", "fps", "steps", "guidance", "guidance_low", "flow_shift", "seed"),
+    *("guidance_start", "guidance_end"),
+)
+# What an extension takes over from the finished video, where its spec has it.
+KEPT = ("fit", "flow_shift", "sampler", "quality", "guidance_start", "guidance_end", "loras")
 
 
 def order_of(request: video_pb2.CreateVideoRequest, traceparent: str | None = None) -> Submission:
@@ -46,15 +57,21 @@ def order_of(request: video_pb2.CreateVideoRequest, traceparent: str | None = No
         data["fit"] = FITS[request.fit]
     else:
         bad.append(Violation("fit", f"{request.fit} is not a known way, give COVER or CONTAIN"))
+    if request.quality in QUALITIES:
+        data["quality"] = QUALITIES[request.quality]
+    else:
+        bad.append(Violation("quality", f"{request.quality} must be EXACT, BALANCED or FAST"))
     kind = request.WhichOneof("task")
     if kind is not None:
         data["task"] = {"kind": kind, **_task(getattr(request, kind), bad)}
-    for field in ("size", "ratio"):
+    for field in ("size", "ratio", "sampler"):
         if value := getattr(request, field):
             data[field] = value
     for field in OPTIONAL_FIELDS:
         if request.HasField(field):
             data[field] = getattr(request, field)
+    if request.loras:
+        data["loras"] = [_lora(lora) for lora in request.loras]
     if request.HasField("audio"):
         data["audio"] = _medium(request.audio, "audio", bad)
     options = Options(
@@ -85,7 +102,7 @@ def extension_of(request: video_pb2.ExtendVideoRequest, job_id: str, spec: dict[
         "steps": spec["steps"],
         "guidance": spec["guidance"],
         "container": spec["container"],
-        **{field: spec[field] for field in ("fit", "flow_shift") if spec.get(field) is not None},
+        **{field: spec[field] for field in KEPT if spec.get(field) is not None},
     }
     if spec["guidance_low"] is not None and not request.HasField("guidance"):
         data["guidance_low"] = spec["guidance_low"]
@@ -168,6 +185,11 @@ def _medium(media: media_pb2.Media, field: str, bad: list[Violation]) -> str:
             return full_name(OPERATIONS, media.video.removeprefix(VIDEOS))
     bad.append(Violation(field, "names no medium: give name, uri, data or video"))
     return "data:,"
+
+
+def _lora(lora: video_pb2.Lora) -> dict[str, Any]:
+    strengths = {name: getattr(lora, name) for name in ("strength", "strength_low") if lora.HasField(name)}
+    return {"name": lora.name, **strengths}
 
 
 def labels_of(labels: Mapping[str, str]) -> Mapping[str, str]:

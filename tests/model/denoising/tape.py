@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 
 def _place(x: torch.Tensor) -> int:
-    return x.untyped_storage()._cdata
+    return int(x.untyped_storage()._cdata)
 
 
 class _Record(TorchDispatchMode):

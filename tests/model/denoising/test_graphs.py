@@ -15,7 +15,7 @@ from zoetrope.kernels.types.upload import held_tables, keep_tables
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import Denoiser, Segment
 from zoetrope.model.denoising.forward import Runner, run_alone
-from zoetrope.model.denoising.graphs import GraphLimits, GraphRunner
+from zoetrope.model.denoising.graphs import CapturedPass, GraphLimits, GraphRunner
 from zoetrope.model.families.config import MoEConfig, TransformerConfig
 from zoetrope.model.network.sequences import PackedBatch, Sequence
 from zoetrope.model.network.transformer import WanTransformer
@@ -134,7 +134,7 @@ def test_too_many_tokens_and_training_run_eagerly() -> None:
     finish(of, segment(of, 1))
     assert (runner.graphs, runner.replays) == (0, 0), "two branches of 4 tokens"
     runner = GraphRunner(LIMITS, Tape)
-    network, sequences = of.transformer, of._sequences(segment(of, 1))
+    network, sequences = of.transformer, of._sequences(one := segment(of, 1), one.mode)
     with torch.no_grad():
         for _ in range(4):
             runner(network, sequences)
@@ -165,7 +165,7 @@ def test_a_batch_that_says_more_is_never_captured(monkeypatch: pytest.MonkeyPatc
 def test_graphs_are_bounded_by_their_number_and_memory() -> None:
     kept: list[Broken] = []
 
-    def capture(run: Callable[[], torch.Tensor], device: torch.device) -> Broken:
+    def capture(run: Callable[[], torch.Tensor], device: torch.device) -> CapturedPass:
         kept.append(Broken(Tape(run, device), size=1 << 20))
         return kept[-1]
 

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from zoetrope.model.request.tasks import Container, Fit, Seed
+from zoetrope.model.request.tasks import Container, Fit, Quality, RequestLora, SamplerName, Seed
 
 Kind: TypeAlias = Literal[
     "text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video", "edit_video"
@@ -53,6 +53,11 @@ class NewVideo(BaseModel):
     guidance: float | None = None
     guidance_low: float | None = None
     flow_shift: float | None = None
+    sampler: SamplerName | None = None
+    quality: Quality | None = None
+    guidance_start: float | None = None
+    guidance_end: float | None = None
+    loras: list[RequestLora] | None = None
     seed: Seed | None = None
     container: Container | None = None
 

@@ -165,6 +165,10 @@ def job_details(job: Job, ahead: Outlook, card: ModelCard, download: str | None)
     }
 
 
+# How a clip was sampled, beside the fields that all jobs have.
+SAMPLING = ("sampler", "quality", "guidance_start", "guidance_end", "loras")
+
+
 def request_of(job: Job, card: ModelCard) -> schema.NewVideo:
     """Return the request that makes a job's video again; what is the model's default stays one."""
     spec, task = job.spec, dict(job.spec["task"])
@@ -175,7 +179,7 @@ def request_of(job: Job, card: ModelCard) -> schema.NewVideo:
         del task["negative_prompt"]
     audio = None if task.get("keep_audio") or spec.get("audio") is None else MEDIA + spec["audio"]
     seed = spec["seed"]
-    names = ("fit", "frames", "fps", "steps", "guidance", "guidance_low", "flow_shift", "container")
+    names = ("fit", "frames", "fps", "steps", "guidance", "guidance_low", "flow_shift", "container", *SAMPLING)
     return schema.NewVideo(
         task=task.pop("kind"),
         **{name: value for name, value in task.items() if value not in (None, [], False)},

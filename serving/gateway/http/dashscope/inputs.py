@@ -227,6 +227,11 @@ def _parameters(given: Parameters, bad: list[Violation]) -> tuple[dict[str, Any]
         "steps": given.num_inference_steps,
         "guidance": given.guidance_scale,
         "flow_shift": given.flow_shift,
+        "sampler": given.sampler,
+        "quality": given.quality,
+        "guidance_start": given.guidance_start,
+        "guidance_end": given.guidance_end,
+        "loras": None if given.loras is None else [lora.model_dump() for lora in given.loras],
     }
     names = {"size": "parameters.size"}
     if given.seed is not None and not 0 <= given.seed <= MAX_SEED:

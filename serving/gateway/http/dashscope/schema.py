@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from zoetrope.model.request.tasks import Fit
+from zoetrope.model.request.tasks import Fit, Quality, RequestLora, SamplerName
 from zoetrope.serving.jobs.job import Job, State
 
 STATUS = {
@@ -85,6 +85,11 @@ class Parameters(_Strict):
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     flow_shift: float | None = Field(default=None, description="of the noise levels; default: the served model's own")
+    sampler: SamplerName | None = Field(default=None, description="default: the served model's own")
+    quality: Quality | None = Field(default=None, description="steps that are computed in full; default: exact, all")
+    guidance_start: float | None = Field(default=None, description="share of the steps from which guidance acts")
+    guidance_end: float | None = Field(default=None, description="share of the steps up to which guidance acts")
+    loras: list[RequestLora] | None = Field(default=None, description="registered adapters, at most two")
 
 
 class Synthesis(_Strict):

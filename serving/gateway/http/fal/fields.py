@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from zoetrope.model.request.schema_errors import short
-from zoetrope.model.request.tasks import Fit, Seed, Violation
+from zoetrope.model.request.tasks import Fit, Quality, SamplerName, Seed, Violation
 
 MAX_MEDIA = 16
 SECONDS = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?s?")
@@ -22,6 +22,21 @@ def _seconds(value: object) -> object:
 
 
 Urls = Annotated[list[str], Field(max_length=MAX_MEDIA)]
+
+
+class FalLora(BaseModel):
+    """An adapter as fal's apps have it; ``path`` is the name of a registered one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    scale: float = 1.0
+    transformer: Literal["high", "low", "both"] = "both"
+
+    def fields(self) -> dict[str, Any]:
+        """Return the service's fields."""
+        low = {"both": {}, "high": {"strength_low": 0.0}, "low": {"strength_low": self.scale}}[self.transformer]
+        return {"name": self.path, "strength": 0.0 if self.transformer == "low" else self.scale, **low}
 
 
 class FalInput(BaseModel):
@@ -49,6 +64,11 @@ class FalInput(BaseModel):
     guidance_scale: float | None = None
     guidance_scale_2: float | None = None
     shift: float | None = None
+    sampler: SamplerName | None = None
+    quality: Quality | None = None
+    guidance_start: float | None = None
+    guidance_end: float | None = None
+    loras: Annotated[list[FalLora], Field(max_length=MAX_MEDIA)] = []
     seed: Seed | None = None
     enable_prompt_expansion: bool = False
 
@@ -79,6 +99,10 @@ PASSED_ON = {
     "guidance_scale": "guidance",
     "guidance_scale_2": "guidance_low",
     "shift": "flow_shift",
+    "sampler": "sampler",
+    "quality": "quality",
+    "guidance_start": "guidance_start",
+    "guidance_end": "guidance_end",
     "seed": "seed",
     "resolution": "size",
     "audio_url": "audio",
@@ -121,7 +145,6 @@ class NotBuilt:
 
 
 REFUSED: Mapping[str, NotBuilt] = {
-    "loras": NotBuilt("this service applies none to single requests", ([],)),
     "reverse_video": NotBuilt("no video is reversed here"),
     "num_interpolated_frames": NotBuilt("no frames are interpolated here; give 0", (0,)),
     "multi_shots": NotBuilt("one shot is made; describe several in the prompt"),
@@ -132,7 +155,6 @@ REFUSED: Mapping[str, NotBuilt] = {
     "match_input_frames_per_second": NotBuilt("give frames_per_second"),
     "temporal_downsample_factor": NotBuilt("no frames are left out", (0,)),
     "transparency_mode": NotBuilt("pictures are taken without transparency", ("content_aware",)),
-    "sampler": NotBuilt("the served model has its own", ("unipc",)),
     "mask_image_url": NotBuilt("masks are not served", ()),
     "mask_video_url": NotBuilt("masks are not served", ()),
     "strength": NotBuilt("a clip is edited by instruction, at no strength", ()),

@@ -113,6 +113,8 @@ def translate(app: str, given: Mapping[str, Any], card: ModelCard, served: Seque
             del values[name]
     data: dict[str, Any] = {"task": task}
     data |= {ours: values[theirs] for theirs, ours in PASSED_ON.items() if theirs in values}
+    if wanted.loras:
+        data["loras"] = [lora.fields() for lora in wanted.loras]
     for theirs, ours in PASSED_ON.items():
         names.setdefault(ours, names.get(theirs, theirs))
     names["task"] = "body"  # it is the request as a whole that makes it

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from zoetrope.model.request.schema_errors import short
-from zoetrope.model.request.tasks import MAX_FIELD_CHARS, InvalidRequest, ModelCard, Violation
+from zoetrope.model.request.tasks import MAX_FIELD_CHARS, InvalidRequest, ModelCard, Quality, Violation
 from zoetrope.serving.gateway.errors.api_error import ApiError
 from zoetrope.serving.gateway.http.common.json_objects import json_text
 
@@ -28,7 +28,6 @@ WITHOUT_EFFECT = {
     "generator_device": "noise is always drawn on the CPU, so that a seed means the same on every machine",
     "metadata": "it is not kept",
     "num_profiled_timesteps": "profile is off",
-    "quality": "there is one quality here",
     "response_format": "the answer is always a video object; its file is at /v1/videos/{video_id}/content",
     "true_cfg_scale": "guidance_scale is the scale of classifier-free guidance here",
     "upscaling_model_path": "enable_upscaling is off",
@@ -39,11 +38,11 @@ NOT_BUILT = {
     "audio_reference": "sounds cannot guide a video here",
     "characters": "there are no characters here; give pictures of them as input_reference",
     "diffusers_kwargs": "nothing here runs in diffusers",
-    "enable_cache_dit": "how steps are computed is not for requests to choose",
+    "enable_cache_dit": "steps are reused by quality=balanced or quality=fast here",
     "enable_frame_interpolation": "frames are not interpolated here; ask for more fps",
-    "enable_teacache": "how steps are computed is not for requests to choose",
+    "enable_teacache": "steps are reused by quality=balanced or quality=fast here",
     "enable_upscaling": "videos are not scaled up here; ask for the size itself",
-    "lora": "adapters are those that the service was started with",
+    "lora": "registered adapters are named in loras",
     "output_compression": "how files are encoded is not for requests to choose",
     "output_path": "files are stored by the service, see /v1/videos/{video_id}/content",
     "perf_dump_path": "no files are written where a request says; see stage_durations of the video",
@@ -58,6 +57,8 @@ USUAL = {
     "output_quality": ("default", "how files are encoded is not for requests to choose"),
     "return_stage_metrics": ("true", "stage_durations are always shown"),
 }
+# Fields that other services mean otherwise -> the values that are meant here.
+OTHERWISE = {"quality": get_args(Quality)}
 OFF = ("", "false", "0", "no", "off", "none", "null")
 
 
@@ -88,6 +89,9 @@ async def take_peer_fields(given: Mapping[str, Any], served: Container[str]) -> 
                 values[field] = value
             elif str(values[field]) != str(value):  # a form has all as texts
                 warnings.append(f"{container}.{field}: not used, for {field} stands beside it")
+    for field, ours in OTHERWISE.items():
+        if values.get(field) is not None and values[field] not in ours:
+            warnings.append(f"{field}: {short(values.pop(field))} is without effect; here it is {', '.join(ours)}")
     for field in [field for field in values if field not in served]:
         if field in WITHOUT_EFFECT:
             if values.pop(field) is not None:

@@ -39,6 +39,7 @@ from zoetrope.serving.jobs.media_table import Media
 PAGE_SIZE = 20
 MAX_PAGE_SIZE = 100
 MAX_FORM_FILES = 5
+KEPT = ("guidance", "flow_shift", "fit", "sampler", "quality", "guidance_start", "guidance_end", "loras")
 NESTED = re.compile(r"(\w{1,64})\[(\w{0,64})\]")
 VIDEO = "/v1/videos/{video_id}"
 P = TypeVar("P", bound=schema.Prompted)
@@ -125,7 +126,7 @@ async def _edit_job(call: HttpCall, taken: _Taken[Any], job: Job, model: str) ->
     spec = job.spec
     data = {"model": model, "size": f"{spec['width']}x{spec['height']}", "fps": spec["fps"], "steps": spec["steps"]}
     task = {"kind": "edit_video", "video": OPERATIONS + job.id}
-    kept = {field: spec.get(field) for field in ("guidance", "flow_shift", "fit")}  # older specs lack some
+    kept = {field: spec.get(field) for field in KEPT}  # older specs lack some
     return await _submit(call, taken, task, {**data, **kept}, remixed_from=job.id)
 
 
@@ -139,6 +140,11 @@ async def _submit(
         "guidance": body.guidance_scale,
         "guidance_low": body.guidance_scale_2,
         "flow_shift": body.flow_shift,
+        "sampler": body.sampler,
+        "quality": body.quality,
+        "guidance_start": body.guidance_start,
+        "guidance_end": body.guidance_end,
+        "loras": [lora.model_dump() for lora in body.loras] or None,
         "fit": body.fit,
     }
     values = {**data, **{field: value for field, value in asked.items() if value is not None}}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from zoetrope.model.request.tasks import MAX_REFERENCES, Fit, Seed
+from zoetrope.model.request.tasks import MAX_REFERENCES, Fit, Quality, RequestLora, SamplerName, Seed
 from zoetrope.serving.jobs.job import Job, State
 
 STATUS: dict[State, Literal["queued", "in_progress", "completed", "failed"]] = {
@@ -73,7 +73,7 @@ def _one(value: int | None) -> int | None:
 
 
 # Fields that are objects or lists: a form has them as JSON text.
-OBJECTS = ("image_reference", "input_reference", "input_references", "video", "video_reference")
+OBJECTS = ("image_reference", "input_reference", "input_references", "loras", "video", "video_reference")
 One = Annotated[int | None, AfterValidator(_one)]
 References = Annotated[list[Reference], BeforeValidator(_references), Field(max_length=MAX_REFERENCES)]
 VideoReferences = Annotated[list[VideoReference], BeforeValidator(_references), Field(max_length=MAX_REFERENCES)]
@@ -91,6 +91,11 @@ class Prompted(_Strict):
     guidance_scale_2: float | None = Field(default=None, description="of the low-noise expert of a Wan2.2 A14B")
     boundary_ratio: float | None = Field(default=None, description="between a model's noise experts: its own only")
     flow_shift: float | None = Field(default=None, description="of the noise levels; default: the model's own")
+    sampler: SamplerName | None = Field(default=None, description="default: the model's own")
+    quality: Quality | None = Field(default=None, description="steps that are computed in full; default: exact, all")
+    guidance_start: float | None = Field(default=None, description="share of the steps from which guidance acts")
+    guidance_end: float | None = Field(default=None, description="share of the steps up to which guidance acts")
+    loras: list[RequestLora] = Field(default=[], description="registered adapters, at most two")
     max_sequence_length: int | None = Field(default=None, description="tokens of the prompt: the model's own only")
     fit: Fit | None = Field(
         default=None, description="of pictures of another ratio: cover (the default) cuts, contain puts black beside"

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.config import JsonDict
 
 from zoetrope.model.request.sizes import size_name
-from zoetrope.model.request.tasks import PANELS, Container, Fit, Seed
+from zoetrope.model.request.tasks import PANELS, Container, Fit, Quality, RequestLora, SamplerName, Seed
 
 # What a field was called in earlier versions of the public models, or is called by other services and by our own API.
 ALIASES = {
@@ -38,6 +38,7 @@ ALIASES = {
     "image": "first_frame",
     "last_image": "last_frame",
     "driving_audio": "audio",
+    "sample_solver": "sampler",
 }
 # What to say of a field of the public models that changes nothing here, if it asks for something.
 INERT = {
@@ -45,9 +46,9 @@ INERT = {
     "go_fast": "the operator chooses how fast a model runs",
     "fast_mode": "the operator chooses how fast a model runs",
     "disable_safety_checker": "the operator decides what is checked",
-    "lora_scale": "there is no LoRA to scale",
-    "lora_scale_transformer": "there is no LoRA to scale",
-    "lora_scale_transformer_2": "there is no LoRA to scale",
+    "lora_scale": "loras gives each adapter its own strength",
+    "lora_scale_transformer": "loras gives each adapter its own strength",
+    "lora_scale_transformer_2": "loras gives each adapter its own strength",
 }
 NOTHING = (None, False, "Off")  # values of these that ask for nothing
 AREAS = {"832x480": "480p", "480x832": "480p", "1280x720": "720p", "720x1280": "720p"}  # of max_area
@@ -71,7 +72,7 @@ def _not_built(why: str) -> AfterValidator:
 Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]  # whole numbers that JSON can carry
 AspectRatio = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "9:21"]  # model.request.sizes.RATIOS
 Resolution = Annotated[Literal["480p", "720p", "1080p"], BeforeValidator(_resolution)]
-Weights: TypeAlias = Annotated[str | None, _not_built("a LoRA cannot be given with a request; the operator loads them")]
+Weights: TypeAlias = Annotated[str | None, _not_built("a LoRA cannot be a file or URL; name registered ones in loras")]
 Url = Field(default=None, min_length=1, json_schema_extra={"format": "uri"})
 DEPRECATED: JsonDict = {"deprecated": True}  # pydantic's own mark warns at every look at the value
 Old = Field(
@@ -112,6 +113,14 @@ class WanInput(BaseModel):
     flow_shift: float | None = Field(
         default=None, description="Shift of the noise levels, 0.01 to 100. Default: the served model's."
     )
+    sampler: SamplerName | None = Field(default=None, description="Default: the served model's.")
+    quality: Quality | None = Field(
+        default=None,
+        description="Steps that are computed in full: exact, the default, all; balanced about half, fast fewer.",
+    )
+    guidance_start: float | None = Field(default=None, description="Share of the steps from which guidance acts.")
+    guidance_end: float | None = Field(default=None, description="Share of the steps up to which guidance acts.")
+    loras: list[RequestLora] | None = Field(default=None, description="Registered adapters, at most two.")
     seed: Seed | None = None
     output_format: Container | None = Field(
         default=None,

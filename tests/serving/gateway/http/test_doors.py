@@ -153,6 +153,14 @@ def test_fit_and_flow_shift(service: Service, door: str) -> None:
     assert (spec["fit"], spec["flow_shift"]) == ("contain", 7.5)
 
 
+@pytest.mark.parametrize("door", DOORS)
+def test_sampler_and_span_of_guidance(service: Service, door: str) -> None:
+    spec = made(service, door, sampler="dpm++", guidance_start=0.25, guidance_end=0.75)
+    assert (spec["sampler"], spec["guidance_start"], spec["guidance_end"]) == ("dpm++", 0.25, 0.75)
+    spec = made(service, door, quality="exact")
+    assert (spec["sampler"], spec["quality"], spec["guidance_start"], spec["guidance_end"]) == (None, "exact", 0, 1)
+
+
 @pytest.mark.parametrize("door", [name for name in DOORS if name != "dashscope"])
 @pytest.mark.parametrize("seed", [MAX_SEED, 2**53 + 1])
 def test_seeds_of_64_bits_and_random_ones(service: Service, door: str, seed: int) -> None:

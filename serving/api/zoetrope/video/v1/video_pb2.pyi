@@ -45,6 +45,13 @@ class Fit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FIT_COVER: _ClassVar[Fit]
     FIT_CONTAIN: _ClassVar[Fit]
 
+class Quality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    QUALITY_UNSPECIFIED: _ClassVar[Quality]
+    QUALITY_EXACT: _ClassVar[Quality]
+    QUALITY_BALANCED: _ClassVar[Quality]
+    QUALITY_FAST: _ClassVar[Quality]
+
 class VideoArtifact(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     VIDEO_ARTIFACT_UNSPECIFIED: _ClassVar[VideoArtifact]
@@ -67,6 +74,10 @@ VIDEO_FORMAT_JPG: VideoFormat
 FIT_UNSPECIFIED: Fit
 FIT_COVER: Fit
 FIT_CONTAIN: Fit
+QUALITY_UNSPECIFIED: Quality
+QUALITY_EXACT: Quality
+QUALITY_BALANCED: Quality
+QUALITY_FAST: Quality
 VIDEO_ARTIFACT_UNSPECIFIED: VideoArtifact
 VIDEO_ARTIFACT_VIDEO: VideoArtifact
 VIDEO_ARTIFACT_LATENTS: VideoArtifact
@@ -151,8 +162,18 @@ class Webhook(_message.Message):
     events: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, url: _Optional[str] = ..., events: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Lora(_message.Message):
+    __slots__ = ("name", "strength", "strength_low")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_LOW_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    strength: float
+    strength_low: float
+    def __init__(self, name: _Optional[str] = ..., strength: _Optional[float] = ..., strength_low: _Optional[float] = ...) -> None: ...
+
 class CreateVideoRequest(_message.Message):
-    __slots__ = ("request_id", "model", "text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video", "edit_video", "size", "ratio", "duration_seconds", "frames", "fps", "steps", "guidance", "seed", "format", "keep_latents", "guidance_low", "audio", "generate_audio", "labels", "priority", "deadline", "retention", "webhook", "fit", "flow_shift")
+    __slots__ = ("request_id", "model", "text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video", "edit_video", "size", "ratio", "duration_seconds", "frames", "fps", "steps", "guidance", "seed", "format", "keep_latents", "guidance_low", "audio", "generate_audio", "labels", "priority", "deadline", "retention", "webhook", "fit", "flow_shift", "loras", "sampler", "quality", "guidance_start", "guidance_end")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +209,11 @@ class CreateVideoRequest(_message.Message):
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     FIT_FIELD_NUMBER: _ClassVar[int]
     FLOW_SHIFT_FIELD_NUMBER: _ClassVar[int]
+    LORAS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLER_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_START_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_END_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     text_to_video: TextToVideo
@@ -216,7 +242,12 @@ class CreateVideoRequest(_message.Message):
     webhook: Webhook
     fit: Fit
     flow_shift: float
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., text_to_video: _Optional[_Union[TextToVideo, _Mapping]] = ..., image_to_video: _Optional[_Union[ImageToVideo, _Mapping]] = ..., first_last_frame: _Optional[_Union[FirstLastFrame, _Mapping]] = ..., grid_to_video: _Optional[_Union[GridToVideo, _Mapping]] = ..., reference_to_video: _Optional[_Union[ReferenceToVideo, _Mapping]] = ..., edit_video: _Optional[_Union[EditVideo, _Mapping]] = ..., size: _Optional[str] = ..., ratio: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., format: _Optional[_Union[VideoFormat, str]] = ..., keep_latents: _Optional[bool] = ..., guidance_low: _Optional[float] = ..., audio: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., generate_audio: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ..., fit: _Optional[_Union[Fit, str]] = ..., flow_shift: _Optional[float] = ...) -> None: ...
+    loras: _containers.RepeatedCompositeFieldContainer[Lora]
+    sampler: str
+    quality: Quality
+    guidance_start: float
+    guidance_end: float
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., text_to_video: _Optional[_Union[TextToVideo, _Mapping]] = ..., image_to_video: _Optional[_Union[ImageToVideo, _Mapping]] = ..., first_last_frame: _Optional[_Union[FirstLastFrame, _Mapping]] = ..., grid_to_video: _Optional[_Union[GridToVideo, _Mapping]] = ..., reference_to_video: _Optional[_Union[ReferenceToVideo, _Mapping]] = ..., edit_video: _Optional[_Union[EditVideo, _Mapping]] = ..., size: _Optional[str] = ..., ratio: _Optional[str] = ..., duration_seconds: _Optional[float] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., seed: _Optional[int] = ..., format: _Optional[_Union[VideoFormat, str]] = ..., keep_latents: _Optional[bool] = ..., guidance_low: _Optional[float] = ..., audio: _Optional[_Union[_media_pb2.Media, _Mapping]] = ..., generate_audio: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ..., fit: _Optional[_Union[Fit, str]] = ..., flow_shift: _Optional[float] = ..., loras: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ..., sampler: _Optional[str] = ..., quality: _Optional[_Union[Quality, str]] = ..., guidance_start: _Optional[float] = ..., guidance_end: _Optional[float] = ...) -> None: ...
 
 class BatchCreateVideosRequest(_message.Message):
     __slots__ = ("requests",)
@@ -534,8 +565,20 @@ class Size(_message.Message):
     height: int
     def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
+class FusedAdapter(_message.Message):
+    __slots__ = ("name", "sha256", "strength", "expert")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sha256: str
+    strength: float
+    expert: str
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., strength: _Optional[float] = ..., expert: _Optional[str] = ...) -> None: ...
+
 class Model(_message.Message):
-    __slots__ = ("name", "ready", "tasks", "audio", "native_sizes", "size_multiple", "fps", "max_frames", "max_duration_seconds", "default_steps", "default_guidance", "default_frames", "max_prompt_chars", "max_negative_prompt_chars", "max_steps", "max_guidance", "max_fps", "max_seed", "default_size", "default_negative_prompt", "default_flow_shift", "flow_shift_note", "formats", "aliases", "quantize")
+    __slots__ = ("name", "ready", "tasks", "audio", "native_sizes", "size_multiple", "fps", "max_frames", "max_duration_seconds", "default_steps", "default_guidance", "default_frames", "max_prompt_chars", "max_negative_prompt_chars", "max_steps", "max_guidance", "max_fps", "max_seed", "default_size", "default_negative_prompt", "default_flow_shift", "flow_shift_note", "formats", "aliases", "quantize", "adapters", "fused_adapters", "profile")
     NAME_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
@@ -561,6 +604,9 @@ class Model(_message.Message):
     FORMATS_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     QUANTIZE_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    FUSED_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     name: str
     ready: bool
     tasks: _containers.RepeatedScalarFieldContainer[str]
@@ -586,4 +632,7 @@ class Model(_message.Message):
     formats: _containers.RepeatedScalarFieldContainer[VideoFormat]
     aliases: _containers.RepeatedScalarFieldContainer[str]
     quantize: str
-    def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., tasks: _Optional[_Iterable[str]] = ..., audio: _Optional[bool] = ..., native_sizes: _Optional[_Iterable[_Union[Size, _Mapping]]] = ..., size_multiple: _Optional[int] = ..., fps: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_duration_seconds: _Optional[float] = ..., default_steps: _Optional[int] = ..., default_guidance: _Optional[float] = ..., default_frames: _Optional[int] = ..., max_prompt_chars: _Optional[int] = ..., max_negative_prompt_chars: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_guidance: _Optional[float] = ..., max_fps: _Optional[int] = ..., max_seed: _Optional[int] = ..., default_size: _Optional[str] = ..., default_negative_prompt: _Optional[str] = ..., default_flow_shift: _Optional[float] = ..., flow_shift_note: _Optional[str] = ..., formats: _Optional[_Iterable[_Union[VideoFormat, str]]] = ..., aliases: _Optional[_Iterable[str]] = ..., quantize: _Optional[str] = ...) -> None: ...
+    adapters: _containers.RepeatedScalarFieldContainer[str]
+    fused_adapters: _containers.RepeatedCompositeFieldContainer[FusedAdapter]
+    profile: str
+    def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., tasks: _Optional[_Iterable[str]] = ..., audio: _Optional[bool] = ..., native_sizes: _Optional[_Iterable[_Union[Size, _Mapping]]] = ..., size_multiple: _Optional[int] = ..., fps: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_duration_seconds: _Optional[float] = ..., default_steps: _Optional[int] = ..., default_guidance: _Optional[float] = ..., default_frames: _Optional[int] = ..., max_prompt_chars: _Optional[int] = ..., max_negative_prompt_chars: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_guidance: _Optional[float] = ..., max_fps: _Optional[int] = ..., max_seed: _Optional[int] = ..., default_size: _Optional[str] = ..., default_negative_prompt: _Optional[str] = ..., default_flow_shift: _Optional[float] = ..., flow_shift_note: _Optional[str] = ..., formats: _Optional[_Iterable[_Union[VideoFormat, str]]] = ..., aliases: _Optional[_Iterable[str]] = ..., quantize: _Optional[str] = ..., adapters: _Optional[_Iterable[str]] = ..., fused_adapters: _Optional[_Iterable[_Union[FusedAdapter, _Mapping]]] = ..., profile: _Optional[str] = ...) -> None: ...
