@@ -16,6 +16,8 @@ from zoetrope.benchmarks.gpu_day.outcome import StageOutcome, sha256
 from zoetrope.benchmarks.kernels.contenders import ContenderRow
 from zoetrope.kernels.select.fingerprint import fingerprint
 from zoetrope.kernels.select.proofs import MODULES, Proof, load, record
+from zoetrope.model.denoising.graph_proofs import GraphProof, GraphTiming
+from zoetrope.model.denoising.graph_proofs import load as proofs_of_graphs
 
 DEVICE = "NVIDIA H100 80GB HBM3"
 
@@ -69,6 +71,12 @@ def packed(work: Path) -> Path:
     return work.parent / "back" / archive.NAME
 
 
+def graphs_of(device: str) -> dict[str, Any]:
+    row = GraphTiming(4096, 0.2, 0.1, 0.0)
+    made = GraphProof("d1", device, "2.11.0", "3.6.0", "f", "d", (row,))
+    return {"networks": [{"preset": "wan2.7-27b", "quantize": "none", "rows": [asdict(row)], "proof": asdict(made)}]}
+
+
 def step(preset: str, size: str, seconds: float) -> dict[str, Any]:
     row = {"preset": preset, "size": size, "frames": 81, "tokens": 32760, "forwards": 2, "seconds": seconds}
     return {
@@ -101,10 +109,13 @@ def test_proofs_tiles_tables_and_plots_get_the_name_of_the_device(tmp_path: Path
     put(work, "decode", {"decode.json": {"rows": [decoded]}})
     raced = {"tool": "racecheck", "kernel": "gluon", "summary": "0 hazards"}
     put(work, "sanitizer", {"sanitizer.json": {"rows": [raced]}})
+    put(work, "graphs", {"graphs.json": graphs_of(DEVICE)})
     write_json(data / "tiles-h100.json", {"run": header("0"), "tiles": {"a": {"rows": 1}, "b": {"rows": 1}}})
 
-    lines = merge(packed(work), out, data)
+    graphs = tmp_path / "graphs.json"
+    lines = merge(packed(work), out, data, graphs)
 
+    assert [one.tokens for one in proofs_of_graphs(graphs)] == [4096] and "d1: CUDA graphs up to 4096 tokens" in lines
     assert any(line.startswith(f"{DEVICE}: router_logits/triton bf16 is proved") for line in lines)
     assert f"{DEVICE}: residual_norm/triton bf16 is not proved: its code has changed since" in lines
     assert "WRONG: combine/triton/bf16/None/9.0" in lines and len(set(lines)) == len(lines)
@@ -125,12 +136,13 @@ def test_proofs_tiles_tables_and_plots_get_the_name_of_the_device(tmp_path: Path
         "| tune | passed |",
         "| wan2.1 | 480p | bfloat16 | whole |  | 2.500 |  |  |  |",
         "| racecheck | gluon | 0 hazards |",
+        "| wan2.7-27b | none | 4096 | 0.200 | 0.100 |",
     ):
         assert line in page
     for picture in (out / "kernels" / "h100.png", out / "gpu-day" / "h100.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
 
-    assert merge(packed(work), out, data)[-1].startswith("wrote"), "merging twice changes nothing"
+    assert merge(packed(work), out, data, graphs)[-1].startswith("wrote"), "merging twice changes nothing"
     assert json.loads((out / "kernels" / "h100.json").read_text()) == stored
 
 
@@ -142,6 +154,7 @@ def test_proofs_tiles_tables_and_plots_get_the_name_of_the_device(tmp_path: Path
         ({"device": "NVIDIA H200"}, "ran on NVIDIA H100 80GB HBM3 and NVIDIA H200"),
         ({"files": {"kernels/h100.json": results("1", device="another GPU")}}, "is of another GPU, not of NVIDIA H100"),
         ({"files": {"kernels/h100.json": results("1", notice="CPU smoke test")}}, "is of CPU smoke test"),
+        ({"files": {"graphs.json": graphs_of("another GPU")}}, "is of another GPU, not of NVIDIA H100"),
     ],
 )
 def test_what_is_no_measurement_is_refused_whole(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -150,7 +163,8 @@ def test_what_is_no_measurement_is_refused_whole(tmp_path: Path, change: dict[st
         put(tmp_path / "work", "cache", {"cache.json": {}}, dry_run=bool(given.get("dry_run")))
     put(tmp_path / "work", "correct-combine-triton", **given)
     with pytest.raises(Refused, match=said):
-        merge(packed(tmp_path / "work"), tmp_path / "results", tmp_path / "data")
+        merge(packed(tmp_path / "work"), tmp_path / "results", tmp_path / "data", tmp_path / "graphs.json")
+    assert not (tmp_path / "graphs.json").exists()
     assert not (tmp_path / "results").exists() and not (tmp_path / "data").exists()
 
 

@@ -76,6 +76,14 @@ def test_8_bits_are_not_compiled(capsys: pytest.CaptureFixture[str], monkeypatch
     assert capsys.readouterr().err.startswith("error: ZOETROPE_QUANTIZE: 'fp8' cannot be used together with")
 
 
+def test_compiled_steps_are_not_captured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOETROPE_COMPILE", "true")
+    monkeypatch.setenv("ZOETROPE_CUDA_GRAPHS", "auto")
+    assert main(["settings"]) == 2
+    told = "error: ZOETROPE_CUDA_GRAPHS: 'auto' cannot be used together with ZOETROPE_COMPILE=true\n"
+    assert capsys.readouterr().err == told
+
+
 def test_a_number_of_gateways(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--gateways", "0"]) == 2
     assert capsys.readouterr().err.startswith("error: gateways: 0 must be at least 1")

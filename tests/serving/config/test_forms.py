@@ -15,6 +15,7 @@ WRONG = {
     "LEASE_SECONDS": ("0", "'0' must be above 0"),
     "QUANTIZE": ("fp4", "'fp4' must be 'none' or 'fp8'"),
     "COMPILE": ("perhaps", "'perhaps' must be true or false"),
+    "CUDA_GRAPHS": ("always", "'always' must be 'auto' or 'never'"),
     "KEYS": ("never", "'never' must be 'auto' or 'required'"),
     "GRPC": ("50051", "'50051' must be HOST:PORT with a port from 0 to 65535"),
     "HTTP": ("host:", "'host:' must be HOST:PORT with a port from 0 to 65535"),

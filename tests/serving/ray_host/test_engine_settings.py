@@ -16,3 +16,13 @@ def test_engines_compile_where_the_service_is_told_to(
     if told is not None:
         monkeypatch.setenv("ZOETROPE_COMPILE", told)
     assert _gang(Settings(), "both", gpus=False).compile is expected
+
+
+@pytest.mark.parametrize(("told", "expected"), [(None, "never"), ("auto", "auto")])
+def test_engines_capture_steps_where_the_service_is_told_to(
+    told: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ZOETROPE_CUDA_GRAPHS", raising=False)
+    if told is not None:
+        monkeypatch.setenv("ZOETROPE_CUDA_GRAPHS", told)
+    assert _gang(Settings(), "both", gpus=False).cuda_graphs == expected
