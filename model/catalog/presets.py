@@ -84,7 +84,8 @@ def _find(name_or_directory: str, load: LoadOptions) -> ModelCard:
     if REPOSITORY.fullmatch(name_or_directory) and not typed.parent.is_dir():
         raise ModelError(
             f"model {name_or_directory!r} looks like a Hugging Face repository, but is not a directory here and not in "
-            f"{hub_cache()}: download it (hf download {name_or_directory}), or give its directory"
+            f"{hub_cache()}: download it where there is a network (zoetrope pull {name_or_directory}), or give its "
+            "directory"
         )
     cards = ", ".join(path.stem for path in card_files()[:20])
     raise ModelError(
