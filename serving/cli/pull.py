@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1 << 20
 DEFAULT_HUB = "https://huggingface.co"
 # Files of repositories that no model is loaded from.
-UNUSED = tuple(
-    f"*.{kind}" for kind in ["mp4", "mov", "gif", "png", "jpg", "jpeg", "webp", "pdf", "onnx", "msgpack", "h5", "ipynb"]
-)
+OTHERS = ("mp4", "mov", "gif", "png", "jpg", "jpeg", "webp", "pdf", "onnx", "msgpack", "h5", "ipynb")
+UNUSED = tuple(f"*.{kind}" for kind in OTHERS)
 TRUE = ("1", "true", "yes", "on")
 
 
