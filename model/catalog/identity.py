@@ -14,7 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from zoetrope.model.catalog.checkpoint_layout import part_files
+from zoetrope.model.catalog.fingerprint import fingerprint
 from zoetrope.model.catalog.hub import places, repository_of
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.family import Contents, Family, Preset
 from zoetrope.model.inspection.files import ModelError
@@ -28,11 +31,14 @@ BASE = re.compile(r"^base_model:[ \t]*(?:\n\s*-\s*)?(\S+)", re.MULTILINE)
 
 
 def weights_of(card: ModelCard) -> str:
-    """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own.
+    """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own,
+    and what is in its files if they are named one by one.
 
     Segments begun with one may not go on with another.
     """
-    return card.name if card.quantize == "none" else f"{card.name}+{card.quantize}"
+    files = part_files(source_of(card))
+    name = f"{card.name}@{fingerprint(files)}" if files else card.name
+    return name if card.quantize == "none" else f"{name}+{card.quantize}"
 
 
 def possible_families(contents: Contents) -> list[Family]:

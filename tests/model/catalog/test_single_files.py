@@ -221,6 +221,19 @@ def test_480p_and_720p_are_told_by_the_name(files: Files, tmp_path: Path) -> Non
     assert found == ["wan2.1-i2v-14b-480p", "wan2.1-i2v-14b-720p"]
 
 
+def test_other_weights_have_another_name(files: Files, tmp_path: Path) -> None:
+    from zoetrope.model.catalog.identity import weights_of
+
+    path = tmp_path / "dit.safetensors"
+    names = []
+    for seed in (0, 1, 0):
+        save(original_transformer(transformer(seed)), path)
+        names.append(weights_of(find_model(str(path), options(files))))
+    assert names[0] == names[2] != names[1]
+    assert all(name.startswith("dit@") for name in names)
+    assert weights_of(find_model(str(path), options(files, quantize="fp8"))) == f"{names[0]}+fp8"
+
+
 def test_a_split_folder_is_one_model(files: Files, tmp_path: Path) -> None:
     state = original_transformer(files.network)
     split = tmp_path / "split"

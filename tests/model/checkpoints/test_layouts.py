@@ -149,6 +149,26 @@ def test_other_layouts_are_quantised_again_by_rows(folder: Path, place: Path, st
     assert error < 0.03
 
 
+def test_a_variant_is_loaded_where_it_is_the_only_one(folder: Path, place: Path, state: State) -> None:
+    written = LAYOUTS["fp16"](state)
+    written.save(place.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert_equal(loaded(folder), written.expected)
+    written.save(place.with_name("diffusion_pytorch_model.bf16.safetensors"))
+    with pytest.raises(ModelError, match="holds the variants fp16 and bf16 of diffusion_pytorch_model: remove all but"):
+        loaded(folder)
+
+
+def test_a_scale_beside_an_exact_weight_must_be_one(folder: Path, place: Path, state: State) -> None:
+    written = LAYOUTS["bf16"](state)
+    written.tensors["blocks.1.attn1.to_q.scale_weight"] = torch.ones(())
+    written.save(place.with_suffix(".safetensors"))
+    assert_equal(loaded(folder), written.expected)
+    written.tensors["blocks.1.attn1.to_q.scale_weight"] = torch.tensor(2.0)
+    written.save(place.with_suffix(".safetensors"))
+    with pytest.raises(ModelError, match=r"to_q\.weight is not quantised, but blocks\.1\.attn1\.to_q\.scale_weight is"):
+        loaded(folder)
+
+
 def change(written: Written, how: str) -> None:
     """Damage a file."""
     layer = "blocks.1.attn1.to_q"
