@@ -139,8 +139,8 @@ def _instead(directory: Path, stem: str, pickle_stem: str) -> str:
             if match[1] in VARIANTS and "-of-" in name:
                 return f"; {name} is a part of several, whose index {stem}.safetensors.index.{match[1]}.json is missing"
             return (
-                f"; only the variant {match[1]} is there ({name}), and of variants only {', '.join(VARIANTS)} are loaded "
-                f"unasked: name its files as those without {match[1]} are, or download those"
+                f"; only the variant {match[1]} is there ({name}), of which nothing is loaded unasked (as of "
+                f"{', '.join(VARIANTS)}): name its files as those without {match[1]} are, or download those"
             )
     if shards := [name for name in names if re.fullmatch(rf"(?:{stems})-\d+-of-\d+\.(?:safetensors|bin)", name)]:
         return f"; {shards[0]} is a part of several, whose index {stem}.safetensors.index.json is missing"
