@@ -92,7 +92,7 @@ def read_card_file(path: Path) -> tuple[str, LoadOptions]:
     load = LoadOptions(**{name: _checked(path, name, value) for name, value in values.items()})
     base = path.resolve().parent
     is_name = model in all_presets() or (REPOSITORY.fullmatch(model) and not (base / model).exists())
-    places = {name: _from(base, value) for name, value in load.parts.items()}
+    places: dict[str, Any] = {name: _from(base, value) for name, value in load.parts.items()}
     adapters = tuple(_from(base, text) for text in load.lora)
     return model if is_name else _from(base, model), dataclasses.replace(load, lora=adapters, **places)
 
@@ -110,10 +110,14 @@ def write_card_file(path: Path, model: str, load: LoadOptions) -> None:
     is_name = model in all_presets() or (REPOSITORY.fullmatch(model) and not Path(model).exists())
     lines = [f"{MODEL_KEY} = {_toml(model if is_name else _from(here, model))}"]
     for field in dataclasses.fields(load):
-        value = getattr(load, field.name)
-        if value != field.default:
-            value = [_from(here, text) for text in value] if field.name == "lora" else value
-            lines.append(f"{field.name} = {_toml(_from(here, value) if field.name in PARTS else value)}")
+        value: Any = getattr(load, field.name)
+        if value == field.default:
+            continue
+        if field.name == "lora":
+            value = [_from(here, text) for text in value]
+        elif field.name in PARTS:
+            value = _from(here, value)
+        lines.append(f"{field.name} = {_toml(value)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = path.with_name(f".{path.name}.{os.getpid()}")

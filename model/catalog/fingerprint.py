@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 
 from zoetrope.model.inspection.files import ModelError
@@ -22,15 +21,14 @@ def fingerprint(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         try:
-            info = path.stat()
-            digest.update(_of_file(path.resolve(), info.st_size, info.st_mtime_ns))
+            digest.update(_of_file(path))
         except OSError as error:
             raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     return digest.hexdigest()[:16]
 
 
-@lru_cache(maxsize=64)
-def _of_file(path: Path, size: int, _changed: int) -> bytes:
+def _of_file(path: Path) -> bytes:
+    size = path.stat().st_size
     digest = hashlib.sha256(size.to_bytes(8, "little"))
     with path.open("rb") as file:
         digest.update(file.read(HEAD_BYTES))

@@ -12,15 +12,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from zoetrope.model.catalog.checkpoint_layout import part_files
 from zoetrope.model.catalog.fingerprint import fingerprint
 from zoetrope.model.catalog.hub import places, repository_of
-from zoetrope.model.catalog.parts import source_of
+from zoetrope.model.catalog.parts import source
 from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.family import Contents, Family, Preset
 from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.model.request.tasks import ModelCard
 
 README_BYTES = 64 << 10
@@ -36,9 +38,17 @@ def weights_of(card: ModelCard) -> str:
 
     Segments begun with one may not go on with another.
     """
-    files = part_files(source_of(card))
-    name = f"{card.name}@{fingerprint(files)}" if files else card.name
+    content = _content_of(card.directory, card.load)
+    name = f"{card.name}@{content}" if content else card.name
     return name if card.quantize == "none" else f"{name}+{card.quantize}"
+
+
+@lru_cache(maxsize=16)
+def _content_of(directory: str, load: LoadOptions) -> str:
+    """Identify what is in the files of a model whose components are named one by one; "" for another. Once: what has
+    been loaded stays, whatever happens to its files."""
+    files = part_files(source(Path(directory), load))
+    return fingerprint(files) if files else ""
 
 
 def possible_families(contents: Contents) -> list[Family]:

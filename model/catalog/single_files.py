@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +103,16 @@ def read_single(path: Path, kind: FileKind) -> SingleFile:
         ModelError: it cannot be read, holds something else, or is of a kind that is refused.
     """
     files = _files(path)
+    try:
+        stamps = tuple((info.st_size, info.st_mtime_ns) for info in (file.stat() for file in files))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    return _read(path, kind, files, stamps)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, kind: FileKind, files: tuple[Path, ...], _stamps: tuple[tuple[int, int], ...]) -> SingleFile:
+    """Read files that have these sizes and times, once: a text encoder's header alone can have 250,000 texts."""
     contents = [read_contents(file) for file in files]
     names = {header.name for one in contents for header in one.headers}
     lora = any(_LORA.search(name) for name in names)

@@ -224,9 +224,9 @@ def test_480p_and_720p_are_told_by_the_name(files: Files, tmp_path: Path) -> Non
 def test_other_weights_have_another_name(files: Files, tmp_path: Path) -> None:
     from zoetrope.model.catalog.identity import weights_of
 
-    path = tmp_path / "dit.safetensors"
     names = []
-    for seed in (0, 1, 0):
+    for number, seed in enumerate((0, 1, 0)):
+        path = tmp_path / str(number) / "dit.safetensors"
         save(original_transformer(transformer(seed)), path)
         names.append(weights_of(find_model(str(path), options(files))))
     assert names[0] == names[2] != names[1]

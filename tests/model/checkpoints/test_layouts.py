@@ -17,6 +17,7 @@ from tests.fixtures.weight_layouts import E4M3, E5M2, State, Written, comfy, lin
 from zoetrope.model.catalog.checks import check_files
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.checkpoints.load import load_transformer
+from zoetrope.model.checkpoints.weights import open_weights
 from zoetrope.model.families.key_map import transformer_name
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.network.protocol import module_of
@@ -108,8 +109,6 @@ def test_a_layout_gives_the_weights_that_it_stands_for(folder: Path, place: Path
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gguf_gives_the_weights_of_the_gguf_package(tmp_path: Path, state: State, kind: str) -> None:
-    from zoetrope.model.checkpoints.weights import open_weights
-
     original = {original_transformer_name(name): value for name, value in state.items()}
     path = tmp_path / "model.gguf"
     expected = write_gguf(original, path, kind)
@@ -120,6 +119,29 @@ def test_a_gguf_gives_the_weights_of_the_gguf_package(tmp_path: Path, state: Sta
             tensor = found[transformer_name(name)]
             assert tensor.shape == tuple(state[tensor.name].shape)
             assert torch.equal(tensor.read(), value.reshape(tensor.shape)), name
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_K"])
+def test_diffusers_computes_the_same_with_a_gguf(folder: Path, tmp_path: Path, state: State, kind: str) -> None:
+    """Within what its products of scales in half precision cost."""
+    from diffusers import GGUFQuantizationConfig
+
+    original = {original_transformer_name(name): value for name, value in state.items()}
+    path = tmp_path / "model.gguf"
+    write_gguf(original, path, kind)
+    theirs = WanTransformer3DModel.from_single_file(
+        str(path),
+        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),
+        config=str(folder),
+        subfolder="transformer",
+    )
+    ours = WanTransformer3DModel(**SHAPE)
+    with open_weights([path], transformer_name) as tensors:
+        ours.load_state_dict({tensor.name: tensor.read() for tensor in tensors})
+    inputs = torch.randn(1, 16, 2, 4, 4), torch.tensor([500]), torch.randn(1, 6, 32)
+    with torch.inference_mode():
+        expected, found = (network(*inputs, return_dict=False)[0] for network in (theirs, ours))
+    assert 0 < float((found - expected).norm() / expected.norm()) < 5e-3
 
 
 @pytest.mark.parametrize("name", ["fp8 e4m3", "scaled_fp8", "LightX2V fp8"])
@@ -281,8 +303,6 @@ def test_two_files_that_claim_one_tensor_are_refused(folder: Path, place: Path, 
 
 
 def test_the_original_layout_may_be_in_8_bits(tmp_path: Path, state: State) -> None:
-    from zoetrope.model.checkpoints.weights import open_weights
-
     network = WanTransformer3DModel(**SHAPE)
     network.load_state_dict(state)
     write_transformer(tmp_path, network, "t2v")
