@@ -221,6 +221,16 @@ def test_480p_and_720p_are_told_by_the_name(files: Files, tmp_path: Path) -> Non
     assert found == ["wan2.1-i2v-14b-480p", "wan2.1-i2v-14b-720p"]
 
 
+def test_a_patch_embedding_may_be_a_linear_layer(files: Files, tmp_path: Path) -> None:
+    """As in TurboDiffusion's files."""
+    state = original_transformer(files.network)
+    state["patch_embedding.weight"] = state["patch_embedding.weight"].flatten(1)
+    save(state, tmp_path / "dit.safetensors")
+    card = open_model(str(tmp_path / "dit.safetensors"), options(files))
+    found = module_of(load_transformer(card, CPU)).state_dict()["patch_embedding.weight"]
+    assert torch.equal(found, files.network.state_dict()["patch_embedding.weight"])
+
+
 def test_other_weights_have_another_name(files: Files, tmp_path: Path) -> None:
     from zoetrope.model.catalog.identity import weights_of
 
