@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -347,6 +349,19 @@ def test_a_component_of_another_kind_is_named(files: Files) -> None:
         find_model(str(files.model), options(files, vae=str(files.text_encoder)))
     with pytest.raises(ModelError, match=r"nowhere\.safetensors: the file is missing"):
         find_model(str(files.model), options(files, vae="nowhere.safetensors"))
+
+
+@pytest.mark.integration
+def test_files_are_checked_without_torch(files: Files) -> None:
+    """As a gateway does, which has none."""
+    code = (
+        "import sys; from zoetrope.model.catalog.presets import open_model; "
+        "from zoetrope.model.request.load_options import LoadOptions; "
+        f"print(open_model({str(files.model)!r}, LoadOptions(**{files.parts!r})).family, "
+        "[name for name in ('torch', 'gguf', 'safetensors', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "wan2.1-t2v-1.3b []"
 
 
 def test_a_lacking_tensor_is_named(files: Files, tmp_path: Path) -> None:
