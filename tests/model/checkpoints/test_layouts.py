@@ -22,6 +22,7 @@ from zoetrope.model.families.key_map import transformer_name
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.network.protocol import module_of
 from zoetrope.model.network.quantized import QuantizedLinear
+from zoetrope.model.request.load_options import LoadOptions
 
 CPU = torch.device("cpu")
 SHAPE: dict[str, Any] = {
@@ -87,7 +88,7 @@ def place(folder: Path) -> Iterator[Path]:
 
 
 def loaded(folder: Path, quantize: Any = "none") -> torch.nn.Module:
-    card = find_model(str(folder), quantize=quantize)
+    card = find_model(str(folder), LoadOptions(quantize=quantize))
     check_files(card)
     return module_of(load_transformer(card, CPU))
 
@@ -128,7 +129,7 @@ def test_diffusers_computes_the_same_with_a_gguf(folder: Path, tmp_path: Path, s
 
     original = {original_transformer_name(name): value for name, value in state.items()}
     path = tmp_path / "model.gguf"
-    write_gguf(original, path, kind)
+    write_gguf(original, path, kind, flat=False)
     theirs = WanTransformer3DModel.from_single_file(
         str(path),
         quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),
