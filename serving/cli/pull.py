@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +77,7 @@ def pull_repository(repository: str, patterns: Sequence[str], revision: str, *, 
         OSError: the disk is full.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, filter_repo_objects
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or DEFAULT_HUB
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in TRUE:
@@ -87,10 +88,7 @@ def pull_repository(repository: str, patterns: Sequence[str], revision: str, *, 
         info = HfApi(endpoint=endpoint).model_info(repository, revision=revision, files_metadata=True)
         siblings = info.siblings or []
         names = [file.rfilename for file in siblings]
-        wanted: Iterable[str] = filter_repo_objects(
-            names, allow_patterns=list(patterns) or None, ignore_patterns=None if patterns else list(UNUSED)
-        )
-        chosen = sorted(wanted)
+        chosen = sorted(name for name in names if _is_wanted(name, patterns))
         if not chosen:
             said = f"no file {' or '.join(patterns)}" if patterns else "no file"
             raise bad_input("files", f"{repository} has {said}; it has {', '.join(sorted(names)[:5]) or 'none'}")
@@ -108,6 +106,12 @@ def pull_repository(repository: str, patterns: Sequence[str], revision: str, *, 
     _check_hashes(folder, hashes, quiet=quiet)
     _name_commit(folder, revision, commit)
     return Pulled(folder, commit, tuple(hashes) or tuple(_files(folder)), sum(size for _, size in hashes.values()))
+
+
+def _is_wanted(name: str, patterns: Sequence[str]) -> bool:
+    if patterns:
+        return any(fnmatch(name, pattern) for pattern in patterns)
+    return not any(fnmatch(name, pattern) for pattern in UNUSED)
 
 
 def _files(folder: Path) -> list[str]:
