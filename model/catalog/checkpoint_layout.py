@@ -99,6 +99,11 @@ def read_index(root: Path) -> Index:
     return index
 
 
+def pipeline_of(root: Path) -> str | None:
+    """Return the pipeline that a folder's index names; None if it has no index. Raises ModelError as `read_index`."""
+    return None if is_original(root) else read_index(root).class_name
+
+
 def components_of(index: Index) -> Components:
     """Return the components that a folder with this index must have."""
     named = (family for family in FAMILIES if index.class_name in family.pipelines)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zoetrope.model.caching.ratios import check_digest
 from zoetrope.model.catalog.checkpoint_layout import (
     Component,
     read_autoencoder,
@@ -59,6 +60,16 @@ def check_files(card: ModelCard) -> tuple[str, ...]:
 def checked(card: ModelCard) -> ModelCard:
     """Run `check_files` and add its warnings to the card. Raises ModelError as `check_files`."""
     return replace(card, warnings=(*card.warnings, *check_files(card)))
+
+
+def check_ratios(card: ModelCard) -> None:
+    """Check that ratios which were measured on the model are of its weights. Raises ModelError if not."""
+    check_digest(Path(card.directory), transformer_files(card))
+
+
+def transformer_files(card: ModelCard) -> list[Path]:
+    """List the weight files of the transformer, or of both noise experts. Raises ModelError if one is missing."""
+    return [path for part in read_transformers(Path(card.directory)) for path in part.files]
 
 
 def _check(part: Component, shapes: Shapes, original_name: Callable[[str], str]) -> list[str]:

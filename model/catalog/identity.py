@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+from zoetrope.model.adapters.card import adapters_digest
 from zoetrope.model.catalog.checkpoint_layout import part_files
 from zoetrope.model.catalog.fingerprint import fingerprint
 from zoetrope.model.catalog.hub import places, repository_of
@@ -34,13 +35,17 @@ BASE = re.compile(r"^base_model:[ \t]*(?:\n\s*-\s*)?(\S+)", re.MULTILINE)
 
 def weights_of(card: ModelCard) -> str:
     """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own,
-    and what is in its files if they are named one by one.
+    what is in its files if they are named one by one, the profile that they sample by, and a digest of the adapters'
+    contents, strengths and noise experts, if there are any.
 
     Segments begun with one may not go on with another.
     """
     content = _content_of(card.directory, card.load)
     name = f"{card.name}@{content}" if content else card.name
-    return name if card.quantize == "none" else f"{name}+{card.quantize}"
+    form = () if card.quantize == "none" else (card.quantize,)
+    profile = () if card.profile is None else (card.profile.name,)
+    fused = (f"lora:{adapters_digest(card.adapters)}",) if card.adapters else ()
+    return "+".join((name, *form, *profile, *fused))
 
 
 @lru_cache(maxsize=16)

@@ -6,6 +6,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from zoetrope.model.caching.ratios import lists_of
 from zoetrope.model.catalog.checkpoint_layout import (
     Component,
     components_of,
@@ -19,7 +20,8 @@ from zoetrope.model.catalog.checkpoint_layout import (
 )
 from zoetrope.model.catalog.identity import identify, possible_families
 from zoetrope.model.catalog.parts import Parts, Source, source, source_of
-from zoetrope.model.catalog.schedulers import SchedulerError, check_scheduler, shift_key, unknown_keys
+from zoetrope.model.catalog.profiles import NONE
+from zoetrope.model.catalog.schedulers import REFUSED, SchedulerError, check_scheduler, shift_key, unknown_keys
 from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.families.family import Contents, Preset, Sampling
@@ -34,6 +36,7 @@ MAX_TEXT_TOKENS = 512
 RANDOM_SUFFIX = (
     "-random-weights"  # of a model's name, so that nobody mistakes its clips or figures for those of a trained model
 )
+DISTILLED = "WanDMDPipeline"  # in which FastVideo's distills sample by their profile, whatever their scheduler
 SCHEDULER_FILE = Path("scheduler") / "scheduler_config.json"
 
 
@@ -44,7 +47,8 @@ def read_card(directory: Path, name: str, typed: Path | None = None, load: LoadO
     Args:
         directory: its folder, or its transformer's file. name: the model's name. typed: the place as the caller named
             it, which may show what it holds; by default the directory. load: names the preset that the caller says it
-            holds, see `model.catalog.identity`, and components at other places.
+            holds, see `model.catalog.identity`, components at other places, and the profile: one decides the schedule,
+            so that the folder's own need not be supported.
 
     Raises:
         ModelError: a file is missing or unreadable, or asks for something unsupported.
@@ -62,7 +66,8 @@ def read_card(directory: Path, name: str, typed: Path | None = None, load: LoadO
         _check_statistics(vae, key, z_dim, where)
     _check_channels(directory, config, z_dim, temporal)
     _check_encoders(place, index, config)
-    scheduler = None if index is None else _scheduler(index, warnings)
+    few_steps = load.profile not in ("", NONE) or (index is not None and index.class_name == DISTILLED)
+    scheduler = None if index is None else _scheduler(index, warnings, few_steps)
     shift = None if scheduler is None else _shift_of(scheduler)
     _check_pair(place, config, parts)
     contents = _contents(directory, config, parts, index, shift)
@@ -107,6 +112,7 @@ def read_card(directory: Path, name: str, typed: Path | None = None, load: LoadO
         default_negative_prompt=sampling.negative_prompt,
         default_flow_shift=usual if scheduler is None else shift,
         flow_shift_note=note,
+        step_ratios=lists_of(directory, preset.name),
     )
 
 
@@ -162,8 +168,9 @@ def scheduler_config(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _scheduler(index: Index, warnings: list[str]) -> dict[str, Any]:
-    """Read and check the scheduler's file; keys unknown to its class become warnings.
+def _scheduler(index: Index, warnings: list[str], few_steps: bool) -> dict[str, Any]:
+    """Read and check the scheduler's file; keys unknown to its class become warnings. With ``few_steps`` nothing reads
+    more of it than the flow shift.
 
     Raises:
         ModelError: the scheduler is not supported.
@@ -171,6 +178,8 @@ def _scheduler(index: Index, warnings: list[str]) -> dict[str, Any]:
     path = index.root / SCHEDULER_FILE
     config = read_json(path)
     check_same_class(index, "scheduler", config)
+    if few_steps and config.get("_class_name") in REFUSED:
+        return config
     try:
         check_scheduler(config)
     except SchedulerError as error:

@@ -40,6 +40,10 @@ def ignore_progress(done: int, total: int) -> None:
     """Do nothing: for callers that show no progress."""
 
 
+def ignore_placed(name: str) -> None:
+    """Do nothing: for callers to whom it does not matter when a tensor has its place."""
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor in a file, or one to be drawn, of which only name and shape have been read.
@@ -135,6 +139,7 @@ def load_into(
     owned: Callable[[str], slice | None] = lambda name: None,
     quantized: Mapping[str, QuantizedWeight] | None = None,
     on_progress: OnProgress = ignore_progress,
+    on_placed: Callable[[str], None] = ignore_placed,
 ) -> None:
     """Fill a network that was made on the meta device.
 
@@ -150,6 +155,7 @@ def load_into(
         quantized: weights that are not placed in the network but given to these, in the dtype of the file, or as its
             bytes where it has 8-bit floats already.
         on_progress: called with (elements done, elements in total).
+        on_placed: called with the name of each tensor once the network holds it; may take it away.
 
     Raises:
         ModelError: a tensor is missing, unknown, of another shape, quantised, or holds NaN or infinity.
@@ -188,6 +194,7 @@ def load_into(
             quantized[name].take(value)
         else:
             _place(network, name, value)
+        on_placed(name)
         done += torch.Size(shape).numel()
         on_progress(done, total)
 

@@ -39,6 +39,8 @@ BLOCK_STEMS = {
     "after_proj": "proj_out",
 }
 _BLOCK = re.compile(r"^((?:vace_)?blocks\.\d+\.)(.+)$")
+_TRANSFORMER_STEMS_BACK = {ours: original for original, ours in TRANSFORMER_STEMS.items()}
+_BLOCK_STEMS_BACK = {ours: original for original, ours in BLOCK_STEMS.items()}
 
 TEXT_STEMS = {"token_embedding": "shared", "norm": "encoder.final_layer_norm"}
 TEXT_BLOCK_STEMS = {
@@ -89,6 +91,13 @@ def transformer_name(original: str) -> str:
     if match := _BLOCK.match(original):
         return match[1] + _rename(match[2], BLOCK_STEMS)
     return _rename(original, TRANSFORMER_STEMS)
+
+
+def original_transformer_name(name: str) -> str:
+    """Invert `transformer_name`; a name without a weight, bias or other leaf is one of a module."""
+    if match := _BLOCK.match(name):
+        return match[1] + _rename(match[2], _BLOCK_STEMS_BACK)
+    return _rename(name, _TRANSFORMER_STEMS_BACK)
 
 
 def text_encoder_name(original: str) -> str:

@@ -32,6 +32,7 @@ OPTIONS = {
 NAMED = (
     "family: ",
     "quantize: ",
+    "lora: ",
     "vae: ",
     "text-encoder: ",
     "image-encoder: ",

@@ -20,6 +20,10 @@ DatabaseOption = Annotated[
     str | None, option("URL", "Job database: postgresql://USER:PASSWORD@HOST/DB.", "SQLite in --data-dir")
 ]
 
+ArtifactStoreOption = Annotated[
+    str | None, option("URL", "Store for videos and uploads: s3://BUCKET/PREFIX.", "a folder in --data-dir")
+]
+
 
 @dataclass(frozen=True)
 class DatabaseOptions:
@@ -62,9 +66,7 @@ class GatewayOptions(CheckedOptions):
         str | None, option("URL,...", "Origins whose web pages may call the HTTP APIs; *: all.", "none")
     ] = None
     database: DatabaseOption = None
-    artifact_store: Annotated[
-        str | None, option("URL", "Store for videos and uploads: s3://BUCKET/PREFIX.", "a folder in --data-dir")
-    ] = None
+    artifact_store: ArtifactStoreOption = None
     tls_cert: Annotated[
         Path | None, option("FILE", "Certificate chain of the service, PEM; turns TLS on.", "no TLS")
     ] = None
@@ -138,6 +140,9 @@ def settings_of(options: DatabaseOptions | CheckedOptions | None = None) -> Sett
     if settings.compile and settings.quantize != "none":
         problem = f"{settings.quantize!r} cannot be used together with ZOETROPE_COMPILE=true"
         raise bad_input(named("quantize"), problem)
+    if settings.compile and settings.cuda_graphs != "never":
+        problem = f"{settings.cuda_graphs!r} cannot be used together with ZOETROPE_COMPILE=true"
+        raise bad_input(named("cuda_graphs"), problem)
     settings = settings.model_copy(update=_listening(settings, host, port, given) | _card(settings))
     if (settings.tls_cert is None) != (settings.tls_key is None):
         missing, present = ("tls_key", "tls_cert") if settings.tls_key is None else ("tls_cert", "tls_key")

@@ -128,11 +128,21 @@ class Settings(BaseSettings):
     compile: bool = Field(
         default=False, description="Use torch.compile for the steps that it makes faster, as measured."
     )
+    cuda_graphs: Literal["auto", "never"] = Field(
+        default="never",
+        description="CUDA graphs of steps that repeat, on engines of one GPU; auto: where they are proved and faster.",
+    )
     kernels: str = Field(
         default="", description="Kernels to use, such as attention=triton; see zoetrope.kernels.select.backends."
     )
     threads: int = Field(
         default=0, ge=0, description="Threads of each process that computes on the CPU; 0: as many as suit the model."
+    )
+    adapter_slots: int = Field(
+        default=4, ge=0, le=64, description="Different adapters, or pairs, that a step's jobs may have; 0: none."
+    )
+    adapter_rank: Literal["16", "32", "64", "128"] = Field(
+        default="64", description="Rank of each adapter slot, which bounds that of a job's adapters together."
     )
     vae_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="Numbers that the decoder computes with; auto: bfloat16 on GPUs, float32 on CPUs."

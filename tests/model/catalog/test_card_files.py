@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_card_is_a_model_by_its_name(files: Files, folder: Path) -> None:
-    load = LoadOptions(**files.parts, quantize="fp8", lora=("a.safetensors:0.5@high",))
+    parts: dict[str, Any] = dict(files.parts)
+    load = replace(LoadOptions(quantize="fp8", lora=("a.safetensors:0.5@high",)), **parts)
     write_card_file(folder / "mine.toml", str(files.model), load)
     model, said = read_card_file(folder / "mine.toml")
     assert (model, said.parts, said.quantize) == (str(files.model), files.parts, "fp8")

@@ -338,7 +338,8 @@ def test_sparse_linear_attention_and_causal_models_are_refused(files: Files, tmp
 
 @pytest.mark.parametrize("option", ["vae", "text_encoder"])
 def test_a_missing_component_is_asked_for(files: Files, option: str) -> None:
-    load = replace(options(files), **{option: ""})
+    missing: dict[str, Any] = {option: ""}
+    load = replace(options(files), **missing)
     name = option.replace("_", "-")
     with pytest.raises(ModelError, match=rf"{name}: must be given, wan2\.1_t2v_1\.3B_bf16\.safetensors holds the tran"):
         find_model(str(files.model), load)
