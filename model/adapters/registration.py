@@ -13,6 +13,7 @@ from zoetrope.model.adapters.patches import Patch
 from zoetrope.model.adapters.registered import check_registrable, write_registered
 from zoetrope.model.catalog.checkpoint_layout import read_transformers
 from zoetrope.model.catalog.model_card import transformer_config
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.network.protocol import Network, meta_network
@@ -95,7 +96,7 @@ def _changes(path: Path, config: TransformerConfig) -> list[tuple[str, Patch]]:
 
 def _networks(card: ModelCard) -> dict[str, Network]:
     """Return the model's networks by side, on the meta device."""
-    parts = read_transformers(Path(card.directory))
+    parts = read_transformers(source_of(card))
     networks = [meta_network(transformer_config(part)) for part in parts]
     for network in networks:
         if not isinstance(network, WanTransformer):

@@ -99,9 +99,9 @@ def read_index(root: Path) -> Index:
     return index
 
 
-def pipeline_of(root: Path) -> str | None:
+def pipeline_of(source: Source) -> str | None:
     """Return the pipeline that a folder's index names; None if it has no index. Raises ModelError as `read_index`."""
-    return None if is_original(root) else read_index(root).class_name
+    return read_index(root_of(source)).class_name if has_scheduler(source) else None
 
 
 def components_of(index: Index) -> Components:

@@ -12,6 +12,7 @@ from zoetrope.model.catalog.checkpoint_layout import pipeline_of
 from zoetrope.model.catalog.checks import check_ratios, checked
 from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
 from zoetrope.model.catalog.model_card import RANDOM_SUFFIX, network_config, read_card
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.catalog.profiles import choose
 from zoetrope.model.catalog.single_files import is_weight_file
 from zoetrope.model.families import BUNDLED, PRESETS
@@ -60,14 +61,14 @@ def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
         card = replace(card, name=file.stem + (RANDOM_SUFFIX if card.name.endswith(RANDOM_SUFFIX) else ""))
     else:
         card = _find(name_or_directory, load)
+    card = replace(card, load=load)
     if load.quantize != "none" and (problem := why_exact(network_config(card))) is not None:
         raise ModelError(f"quantize: {load.quantize} is not possible for {card.name}: {problem}")
-    card = replace(card, load=load)
     if load.lora:
         found = check_adapters(load.lora, network_config(card), 1 if card.boundary is None else 2)
         card = replace(card, adapters=found.adapters, warnings=(*card.warnings, *found.warnings))
     own = BUNDLED[named].profile if named in BUNDLED else ""
-    return choose(card, _names(named), pipeline_of(Path(card.directory)), own)
+    return choose(card, _names(named), pipeline_of(source_of(card)), own)
 
 
 def _find(name_or_directory: str, load: LoadOptions) -> ModelCard:

@@ -176,6 +176,7 @@ def test_a_pair_is_named_by_the_caller(files: Files, tmp_path: Path) -> None:
     for component, seed in (("transformer", 0), ("transformer_2", 1)):
         found = module_of(load_transformer(card, CPU, component)).state_dict()
         assert torch.equal(found["proj_out.weight"], transformer(seed).state_dict()["proj_out.weight"])
+    assert find_model(str(high), options(files, model_low=str(low), quantize="fp8")).quantize == "fp8"
     with pytest.raises(ModelError, match="is the high-noise expert of two, by its name: give the other one as --model"):
         find_model(str(high), options(files))
     with pytest.raises(ModelError, match="is the low-noise expert of two, by its name: give it as --model-low"):
