@@ -113,11 +113,13 @@ def _typed(name_or_directory: str) -> Path:
 
 
 def _names(name_or_directory: str) -> list[str]:
-    """List the names of a folder and its repository, which may say what distill it is."""
+    """List the names of a folder or file and of its repository, which may say what distill it is."""
     typed = _typed(name_or_directory)
+    repository = repository_of(typed)
+    if is_weight_file(typed):
+        return [typed.stem, *([repository] if repository else [])]
     if not typed.is_dir():
         return []
-    repository = repository_of(typed)
     return [*([repository] if repository else []), *(place.name for place in places(typed))]
 
 

@@ -67,7 +67,6 @@ _LORA = re.compile(r"lora_|\.lora|lokr_|hada_|\.diff(_[bm])?$|^lycoris_")
 _VACE = re.compile(r"(^|\.)vace_(blocks\.0|patch_embedding)\.")
 _SLA = re.compile(r"\.proj_l\.(weight|bias)$")
 _PART_OF_SEVERAL = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
-_CAUSAL = re.compile(r"self[-_ ]?forcing|(^|[-_ .])causal([-_ .]|$)|autoregressive", re.IGNORECASE)
 _SIDES = {
     "high": re.compile(r"high[-_ ]?noise|(^|[-_ .])high([-_ .]|$)", re.IGNORECASE),
     "low": re.compile(r"low[-_ ]?noise|(^|[-_ .])low([-_ .]|$)", re.IGNORECASE),
@@ -128,11 +127,6 @@ def _read(path: Path, kind: FileKind, files: tuple[Path, ...], _stamps: tuple[tu
         raise ModelError(f"{path}: {sla} is of sparse-linear attention (SLA), which is not served: use a model without")
     shapes = {name: header.shape for name, header in logical_headers(pack(contents, prefix), rename).items()}
     config = _CONFIGS[kind](shapes, path)
-    if kind == "transformer" and _CAUSAL.search(path.stem):
-        raise ModelError(
-            f"{path}: is a causal model by its name, which makes frames one after the other with a cache: it is not "
-            "served; use a bidirectional one"
-        )
     return SingleFile(kind, files, prefix, rename, shapes, config, _has_tokenizer(contents))
 
 

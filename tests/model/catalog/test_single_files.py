@@ -208,6 +208,17 @@ def test_a_side_is_read_from_a_name(name: str, side: str) -> None:
     assert side_of(Path(f"{name}.safetensors")) == side
 
 
+def test_a_distill_is_told_by_the_name_of_its_file(files: Files, tmp_path: Path) -> None:
+    state = original_transformer(transformer(in_channels=36, image_dim=80, added_kv_proj_dim=128))
+    clip = tmp_path / "clip_vision_h.safetensors"
+    save({"vision_model.embeddings.patch_embedding.weight": torch.ones(80, 3, 14, 14)}, clip)
+    path = tmp_path / "wan2.1_i2v_480p_scaled_fp8_e4m3_lightx2v_4step.safetensors"
+    save(state, path)
+    card = find_model(str(path), options(files, image_encoder=str(clip)))
+    assert card.family == "wan2.1-i2v-14b-480p"
+    assert card.profile is not None and card.default_steps == 4
+
+
 def test_480p_and_720p_are_told_by_the_name(files: Files, tmp_path: Path) -> None:
     state = original_transformer(transformer(in_channels=36, image_dim=80, added_kv_proj_dim=128))
     clip = tmp_path / "clip_vision_h.safetensors"
@@ -333,7 +344,7 @@ def test_sparse_linear_attention_and_causal_models_are_refused(files: Files, tmp
     for name in ("Wan2.1-T2V-1.3B-Self-Forcing", "wan_causal_ode"):
         path = tmp_path / f"{name}.safetensors"
         save(state, path)
-        with pytest.raises(ModelError, match="is a causal model by its name"):
+        with pytest.raises(ModelError, match="causal distills attend to a cache of earlier frames"):
             find_model(str(path), options(files))
 
 
