@@ -149,7 +149,6 @@ def _check_hashes(folder: Path, hashes: dict[str, tuple[str, int]], *, quiet: bo
 
 def _explained(repository: str, endpoint: str, load: Callable[[], Any]) -> Any:
     """Turn whatever the hub's client raises into one line that says what to do."""
-    from httpx import HTTPError
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -180,7 +179,9 @@ def _explained(repository: str, endpoint: str, load: Callable[[], Any]) -> Any:
         if error.filename is not None or isinstance(error, (PermissionError, IsADirectoryError)):
             raise
         raise _unreachable(repository, endpoint, error) from None
-    except (LocalEntryNotFoundError, HTTPError) as error:
+    except Exception as error:
+        if not isinstance(error, (LocalEntryNotFoundError, HfHubHTTPError.__bases__[0])):
+            raise  # the base is the error of whichever HTTP library the hub's client has
         raise _unreachable(repository, endpoint, error) from None
 
 
