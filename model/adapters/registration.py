@@ -14,6 +14,7 @@ from zoetrope.model.adapters.registered import check_registrable, write_register
 from zoetrope.model.adapters.targets import Targets
 from zoetrope.model.catalog.checkpoint_layout import read_transformers
 from zoetrope.model.catalog.model_card import transformer_config
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.network.protocol import Network, meta_network
 from zoetrope.model.network.transformer import WanTransformer
@@ -91,7 +92,7 @@ def _read(text: str, networks: dict[str, Network]) -> Iterator[tuple[str, Patch]
 
 def _networks(card: ModelCard) -> dict[str, Network]:
     """Return the model's networks by side, on the meta device."""
-    parts = read_transformers(Path(card.directory))
+    parts = read_transformers(source_of(card))
     networks = [meta_network(transformer_config(part)) for part in parts]
     for network in networks:
         if not isinstance(network, WanTransformer):

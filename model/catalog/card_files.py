@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from zoetrope.model.catalog.hub import REPOSITORY
+from zoetrope.model.catalog.single_files import SUFFIXES
 from zoetrope.model.families import all_presets
 from zoetrope.model.inspection.files import ModelError, check_is_content
 from zoetrope.model.request.load_options import PARTS, LoadOptions
@@ -91,10 +92,9 @@ def read_card_file(path: Path) -> tuple[str, LoadOptions]:
         raise ModelError(f"{path}: {MODEL_KEY} must be a text: a weight file, a folder, a repository or a preset")
     load = LoadOptions(**{name: _checked(path, name, value) for name, value in values.items()})
     base = path.resolve().parent
-    is_name = model in all_presets() or (REPOSITORY.fullmatch(model) and not (base / model).exists())
-    places: dict[str, Any] = {name: _from(base, value) for name, value in load.parts.items()}
+    places: dict[str, Any] = {name: _place(base, value) for name, value in load.parts.items()}
     adapters = tuple(_from(base, text) for text in load.lora)
-    return model if is_name else _from(base, model), dataclasses.replace(load, lora=adapters, **places)
+    return _place(base, model), dataclasses.replace(load, lora=adapters, **places)
 
 
 def write_card_file(path: Path, model: str, load: LoadOptions) -> None:
@@ -107,13 +107,16 @@ def write_card_file(path: Path, model: str, load: LoadOptions) -> None:
         ModelError: the folder cannot be written to.
     """
     here = Path.cwd()
-    is_name = model in all_presets() or (REPOSITORY.fullmatch(model) and not Path(model).exists())
-    lines = [f"{MODEL_KEY} = {_toml(model if is_name else _from(here, model))}"]
+    lines = [f"{MODEL_KEY} = {_toml(_place(here, model))}"]
     for field in dataclasses.fields(load):
         value: Any = getattr(load, field.name)
-        if value != field.default:
-            value = [_from(here, text) for text in value] if field.name == "lora" else value
-            lines.append(f"{field.name} = {_toml(_from(here, value) if field.name in PARTS else value)}")
+        if value == field.default:
+            continue
+        if field.name == "lora":
+            value = [_from(here, text) for text in value]
+        elif field.name in PARTS:
+            value = _place(here, value)
+        lines.append(f"{field.name} = {_toml(value)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = path.with_name(f".{path.name}.{os.getpid()}")
@@ -139,6 +142,12 @@ def _checked(path: Path, name: str, value: Any) -> Any:
     if allowed and value not in allowed:
         raise ModelError(f"{path}: {name} is {value[:80]!r}, must be {' or '.join(allowed)}")
     return value
+
+
+def _place(base: Path, text: str) -> str:
+    """Return a path from a folder; a preset or a repository as it is."""
+    repository = REPOSITORY.fullmatch(text) and not (base / text).exists() and Path(text).suffix not in SUFFIXES
+    return text if repository or text in all_presets() else _from(base, text)
 
 
 def _from(base: Path, text: str) -> str:

@@ -99,9 +99,9 @@ def read_index(root: Path) -> Index:
     return index
 
 
-def pipeline_of(root: Path) -> str | None:
+def pipeline_of(source: Source) -> str | None:
     """Return the pipeline that a folder's index names; None if it has no index. Raises ModelError as `read_index`."""
-    return None if is_original(root) else read_index(root).class_name
+    return read_index(root_of(source)).class_name if has_scheduler(source) else None
 
 
 def components_of(index: Index) -> Components:
@@ -216,6 +216,20 @@ def read_image_encoder(source: Source) -> Component:
     _check_plain(directory / "config.json", config)
     _check_model_type(directory / "config.json", config, "clip_vision_model")
     return Component(directory, config, False, partial(weight_files, stem="model", pickle_stem="pytorch_model"))
+
+
+def part_files(source: Source) -> list[Path]:
+    """List the weight files of a model whose components are named one by one; none of another.
+
+    Raises:
+        ModelError: one is missing.
+    """
+    if not isinstance(source, Parts):
+        return []
+    parts = [*read_transformers(source), read_autoencoder(source), read_text_encoder(source)]
+    if source.load.image_encoder:
+        parts.append(read_image_encoder(source))
+    return [path for part in parts for path in part.files]
 
 
 def tokenizer_directory(source: Source) -> Path | None:

@@ -12,13 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from zoetrope.model.adapters.card import adapters_digest
+from zoetrope.model.catalog.checkpoint_layout import part_files
+from zoetrope.model.catalog.fingerprint import fingerprint
 from zoetrope.model.catalog.hub import places, repository_of
+from zoetrope.model.catalog.parts import source
 from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.family import Contents, Family, Preset
 from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.model.request.tasks import ModelCard
 
 README_BYTES = 64 << 10
@@ -30,15 +35,25 @@ BASE = re.compile(r"^base_model:[ \t]*(?:\n\s*-\s*)?(\S+)", re.MULTILINE)
 
 def weights_of(card: ModelCard) -> str:
     """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own,
-    the profile that they sample by, and a digest of the adapters' contents, strengths and noise experts, if there are
-    any.
+    what is in its files if they are named one by one, the profile that they sample by, and a digest of the adapters'
+    contents, strengths and noise experts, if there are any.
 
     Segments begun with one may not go on with another.
     """
+    content = _content_of(card.directory, card.load)
+    name = f"{card.name}@{content}" if content else card.name
     form = () if card.quantize == "none" else (card.quantize,)
     profile = () if card.profile is None else (card.profile.name,)
     fused = (f"lora:{adapters_digest(card.adapters)}",) if card.adapters else ()
-    return "+".join((card.name, *form, *profile, *fused))
+    return "+".join((name, *form, *profile, *fused))
+
+
+@lru_cache(maxsize=16)
+def _content_of(directory: str, load: LoadOptions) -> str:
+    """Identify what is in the files of a model whose components are named one by one; "" for another. Once: what has
+    been loaded stays, whatever happens to its files."""
+    files = part_files(source(Path(directory), load))
+    return fingerprint(files) if files else ""
 
 
 def possible_families(contents: Contents) -> list[Family]:

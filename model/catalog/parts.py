@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoetrope.model.catalog.hub import cached_repository, snapshot_of
 from zoetrope.model.catalog.single_files import is_split, side_of
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.load_options import LoadOptions
@@ -25,9 +26,18 @@ class Parts:
         return not self.base.is_dir() or is_split(self.base)
 
     def place(self, option: str) -> Path | None:
-        """Return the place that an option names, such as ``vae``; None if it names none."""
+        """Return the place that an option such as ``vae`` names: a path, or a repository in the hub's cache; None if it
+        names none.
+
+        Raises:
+            ModelError: the cache holds no one commit of the repository.
+        """
         text = getattr(self.load, option)
-        return Path(text).expanduser() if text else None
+        if not text:
+            return None
+        path = Path(text).expanduser()
+        cached = None if path.exists() else cached_repository(text)
+        return path if cached is None else snapshot_of(cached)
 
     def transformers(self) -> list[Path]:
         """Return the files of the transformer, or of the two noise experts, the one for high noise first.

@@ -12,6 +12,7 @@ from zoetrope.model.catalog.checkpoint_layout import pipeline_of
 from zoetrope.model.catalog.checks import check_ratios, checked
 from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
 from zoetrope.model.catalog.model_card import RANDOM_SUFFIX, network_config, read_card
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.catalog.profiles import choose
 from zoetrope.model.catalog.single_files import is_weight_file
 from zoetrope.model.families import BUNDLED, PRESETS
@@ -60,14 +61,14 @@ def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
         card = replace(card, name=file.stem + (RANDOM_SUFFIX if card.name.endswith(RANDOM_SUFFIX) else ""))
     else:
         card = _find(name_or_directory, load)
+    card = replace(card, load=load)
     if load.quantize != "none" and (problem := why_exact(network_config(card))) is not None:
         raise ModelError(f"quantize: {load.quantize} is not possible for {card.name}: {problem}")
-    card = replace(card, load=load)
     if load.lora:
         found = check_adapters(load.lora, network_config(card), 1 if card.boundary is None else 2)
         card = replace(card, adapters=found.adapters, warnings=(*card.warnings, *found.warnings))
     own = BUNDLED[named].profile if named in BUNDLED else ""
-    return choose(card, _names(named), pipeline_of(Path(card.directory)), own)
+    return choose(card, _names(named), pipeline_of(source_of(card)), own)
 
 
 def _find(name_or_directory: str, load: LoadOptions) -> ModelCard:
@@ -93,7 +94,8 @@ def _find(name_or_directory: str, load: LoadOptions) -> ModelCard:
     if REPOSITORY.fullmatch(name_or_directory) and not typed.parent.is_dir():
         raise ModelError(
             f"model {name_or_directory!r} looks like a Hugging Face repository, but is not a directory here and not in "
-            f"{hub_cache()}: download it (hf download {name_or_directory}), or give its directory"
+            f"{hub_cache()}: download it where there is a network (zoetrope pull {name_or_directory}), or give its "
+            "directory"
         )
     cards = ", ".join(path.stem for path in card_files()[:20])
     raise ModelError(
@@ -111,11 +113,13 @@ def _typed(name_or_directory: str) -> Path:
 
 
 def _names(name_or_directory: str) -> list[str]:
-    """List the names of a folder and its repository, which may say what distill it is."""
+    """List the names of a folder or file and of its repository, which may say what distill it is."""
     typed = _typed(name_or_directory)
+    repository = repository_of(typed)
+    if is_weight_file(typed):
+        return [typed.stem, *([repository] if repository else [])]
     if not typed.is_dir():
         return []
-    repository = repository_of(typed)
     return [*([repository] if repository else []), *(place.name for place in places(typed))]
 
 

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +67,6 @@ _LORA = re.compile(r"lora_|\.lora|lokr_|hada_|\.diff(_[bm])?$|^lycoris_")
 _VACE = re.compile(r"(^|\.)vace_(blocks\.0|patch_embedding)\.")
 _SLA = re.compile(r"\.proj_l\.(weight|bias)$")
 _PART_OF_SEVERAL = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
-_CAUSAL = re.compile(r"self[-_ ]?forcing|(^|[-_ .])causal([-_ .]|$)|autoregressive", re.IGNORECASE)
 _SIDES = {
     "high": re.compile(r"high[-_ ]?noise|(^|[-_ .])high([-_ .]|$)", re.IGNORECASE),
     "low": re.compile(r"low[-_ ]?noise|(^|[-_ .])low([-_ .]|$)", re.IGNORECASE),
@@ -102,6 +102,16 @@ def read_single(path: Path, kind: FileKind) -> SingleFile:
         ModelError: it cannot be read, holds something else, or is of a kind that is refused.
     """
     files = _files(path)
+    try:
+        stamps = tuple((info.st_size, info.st_mtime_ns) for info in (file.stat() for file in files))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    return _read(path, kind, files, stamps)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, kind: FileKind, files: tuple[Path, ...], _stamps: tuple[tuple[int, int], ...]) -> SingleFile:
+    """Read files that have these sizes and times, once: a text encoder's header alone can have 250,000 texts."""
     contents = [read_contents(file) for file in files]
     names = {header.name for one in contents for header in one.headers}
     lora = any(_LORA.search(name) for name in names)
@@ -117,11 +127,6 @@ def read_single(path: Path, kind: FileKind) -> SingleFile:
         raise ModelError(f"{path}: {sla} is of sparse-linear attention (SLA), which is not served: use a model without")
     shapes = {name: header.shape for name, header in logical_headers(pack(contents, prefix), rename).items()}
     config = _CONFIGS[kind](shapes, path)
-    if kind == "transformer" and _CAUSAL.search(path.stem):
-        raise ModelError(
-            f"{path}: is a causal model by its name, which makes frames one after the other with a cache: it is not "
-            "served; use a bidirectional one"
-        )
     return SingleFile(kind, files, prefix, rename, shapes, config, _has_tokenizer(contents))
 
 

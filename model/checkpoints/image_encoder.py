@@ -9,7 +9,7 @@ from zoetrope.model.catalog.parts import Source
 from zoetrope.model.checkpoints.original_clip import load_original_image_encoder
 from zoetrope.model.checkpoints.weights import check_all_finite
 from zoetrope.model.codecs.image_encoder import ImageEncoder
-from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.inspection.files import ModelError, variant_of
 
 
 def load_image_encoder(source: Source, device: torch.device) -> ImageEncoder:
@@ -23,7 +23,7 @@ def load_image_encoder(source: Source, device: torch.device) -> ImageEncoder:
         return load_original_image_encoder(part, device)
     check_all_finite(part.files)
     try:
-        return ImageEncoder.load(part.directory.parent, device)
+        return ImageEncoder.load(part.directory.parent, device, variant_of(part.files[0]))
     except Exception as error:  # whatever transformers raises becomes one line
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{part.directory}: cannot be loaded: {type(error).__name__}: {reason}") from None

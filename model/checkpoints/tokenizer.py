@@ -69,10 +69,9 @@ def make_tokenizer(unigrams: Unigrams, path: Path) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(Unigram(pieces, unk_id=unigrams.unknown, byte_fallback=unigrams.byte_fallback))
     if unigrams.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(unigrams.charsmap)
-    space: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "always", "split": True}
-    words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(**space)]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
-    tokenizer.decoder = decoders.Metaspace(**space)
+    words = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always", split=True)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {EOS}", special_tokens=[(EOS, numbers[EOS])])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=pieces[unigrams.unknown][0]

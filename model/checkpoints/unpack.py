@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from zoetrope.model.inspection.headers import Header
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.inspection.headers import FLOATS, Header
 from zoetrope.model.inspection.packed import MX_BLOCK, MX_COLUMNS, MX_ROWS, TILE, Packed
 
 Read = Callable[[Header], torch.Tensor]
@@ -24,6 +25,9 @@ def unpack(packed: Packed, read: Read) -> torch.Tensor:
 
     Args:
         read: reads a tensor of the file; of GGUF, its weights.
+
+    Raises:
+        ModelError: a weight that is not quantised has a scale other than 1, which some writers leave beside it.
     """
     values = read(packed.values).float().reshape(packed.shape)
     if packed.scale is None:
@@ -32,6 +36,8 @@ def unpack(packed: Packed, read: Read) -> torch.Tensor:
     if packed.scaling == "mx":
         return values * _by_input(_exponents(stored, packed.shape), MX_BLOCK)
     scale = stored.float()
+    if packed.values.dtype in FLOATS and not (scale == 1).all():
+        raise ModelError(f"{packed.path}: {packed.name} is not quantised, but {packed.scale.name} is not 1")
     if packed.scaling == "tensor":
         return values * scale.reshape(())
     if packed.scaling == "rows":

@@ -248,7 +248,8 @@ def _of_packed(packed: Packed, name: str, open_files: Mapping[Path, Any]) -> Sto
         return tensor
 
     def fetch(rows: Rows) -> torch.Tensor:
-        if packed.is_plain and packed.path.suffix == ".safetensors":
+        as_stored = packed.is_plain and packed.shape == packed.values.shape
+        if as_stored and packed.path.suffix == ".safetensors":
             with _safetensors():
                 file = open_files[packed.path]
                 tensor: torch.Tensor = read(packed.values) if rows is None else file.get_slice(packed.values.name)[rows]

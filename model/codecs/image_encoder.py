@@ -19,13 +19,15 @@ class ImageEncoder:
         self._network = network
 
     @classmethod
-    def load(cls, root: Path, device: torch.device) -> ImageEncoder:
+    def load(cls, root: Path, device: torch.device, variant: str | None = None) -> ImageEncoder:
         """Load ``image_processor`` and ``image_encoder`` of a checkpoint directory, in float32.
 
-        Preprocessing is by Pillow, which needs no torchvision.
+        ``variant``: of its weight files, such as fp16. Preprocessing is by Pillow, which needs no torchvision.
         """
         processor = CLIPImageProcessorPil.from_pretrained(root / "image_processor", local_files_only=True)
-        network = CLIPVisionModel.from_pretrained(root / "image_encoder", dtype=torch.float32, local_files_only=True)
+        network = CLIPVisionModel.from_pretrained(
+            root / "image_encoder", dtype=torch.float32, local_files_only=True, variant=variant
+        )
         return cls(processor, network.to(device).eval().requires_grad_(False))
 
     @torch.inference_mode()

@@ -11,6 +11,7 @@ from typing import Any
 
 MAX_JSON_BYTES = 64 << 20  # the indices of the largest checkpoints have a few megabytes
 MAX_MESSAGE_CHARS = 1_000
+VARIANTS = ("fp16", "bf16", "fp32")  # of the same weights; others, such as ema, are other weights
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 LFS_START = b"version https://git-lfs.github.com/spec/"
 LFS_HINT = "is a Git LFS pointer, not the file itself: run git lfs pull where it was cloned, or download it again"
@@ -65,10 +66,11 @@ def check_is_content(path: Path) -> None:
 
 
 def weight_files(directory: Path, stem: str = DIFFUSERS_STEM, pickle_stem: str = DIFFUSERS_STEM) -> list[Path]:
-    """Find a component's weight files: one, or those that its index names; safetensors before ``.bin``.
+    """Find a component's weight files: one, or those that its index names; safetensors before ``.bin``, and the only
+    variant (fp16, bf16) where there is no other.
 
     Raises:
-        ModelError: a file is missing, or the index has no ``weight_map``.
+        ModelError: a file is missing, the index has no ``weight_map``, or there are several variants.
     """
     for name in (f"{stem}.safetensors", f"{pickle_stem}.bin"):
         index = directory / f"{name}.index.json"
@@ -76,8 +78,27 @@ def weight_files(directory: Path, stem: str = DIFFUSERS_STEM, pickle_stem: str =
             return _indexed_files(index)
         if (directory / name).is_file():
             return [directory / name]
+    variants = [one for one in VARIANTS if _variant(directory, stem, one)]
+    if len(variants) > 1:
+        raise ModelError(f"{directory}: holds the variants {' and '.join(variants)} of {stem}: remove all but one")
+    if variants:
+        return _variant(directory, stem, variants[0])
     expected = directory / f"{stem}.safetensors"
     raise ModelError(f"{expected}: {_missing(expected)}{_instead(directory, stem, pickle_stem)}")
+
+
+def variant_of(path: Path) -> str | None:
+    """Return the variant that a weight file's name says: fp16, bf16 or fp32."""
+    return next((one for one in VARIANTS if re.search(rf"\.{one}(-\d+-of-\d+)?\.safetensors$", path.name)), None)
+
+
+def _variant(directory: Path, stem: str, variant: str) -> list[Path]:
+    """Find the files of a variant, as diffusers and transformers name them; none if there are none."""
+    index = directory / f"{stem}.safetensors.index.{variant}.json"
+    if index.exists():
+        return _indexed_files(index)
+    path = directory / f"{stem}.{variant}.safetensors"
+    return [path] if path.is_file() else []
 
 
 def check_directory(path: Path, why: str = "") -> None:
@@ -115,12 +136,14 @@ def _instead(directory: Path, stem: str, pickle_stem: str) -> str:
     variant = re.compile(rf"(?:{stems})\.(?:(?:{kinds})\.index\.)?(\w+)(?:-\d+-of-\d+)?\.(?:{kinds}|json)")
     for name in names:
         if (match := variant.fullmatch(name)) and match[1] != "index":
+            if match[1] in VARIANTS and "-of-" in name:
+                return f"; {name} is a part of several, whose index {stem}.safetensors.index.{match[1]}.json is missing"
             return (
-                f"; only the variant {match[1]} is there ({name}), of which diffusers loads nothing unasked: name its "
-                f"files as those without {match[1]} are, or download those"
+                f"; only the variant {match[1]} is there ({name}), of which nothing is loaded unasked (as of "
+                f"{', '.join(VARIANTS)}): name its files as those without {match[1]} are, or download those"
             )
     if shards := [name for name in names if re.fullmatch(rf"(?:{stems})-\d+-of-\d+\.(?:safetensors|bin)", name)]:
         return f"; {shards[0]} is a part of several, whose index {stem}.safetensors.index.json is missing"
     if any(name.endswith(".gguf") for name in names):
-        return "; GGUF files are not served"
+        return "; a GGUF file is a model by itself: give it as --model, and the other components beside it"
     return ""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.gguf_header import GGUF_PLAIN, GGUF_TYPES
-from zoetrope.model.inspection.headers import FLOATS, FileContents, Header, read_contents
+from zoetrope.model.inspection.headers import FLAT, FLOATS, PATCH, FileContents, Header, read_contents
 
 Scaling = Literal["none", "tensor", "rows", "tiles", "runs", "mx"]
 FP8 = ("F8_E4M3", "F8_E5M2")
@@ -198,13 +198,21 @@ class _Grouping:
         if scale_name is None:
             if told is not None or values.dtype == "I8" or (values.dtype in FP8 and self._all_scaled):
                 raise ModelError(f"{values.path}: {layer}.weight_scale is missing: {name} in {values.dtype} needs one")
-            return Packed(name, values.shape, values)
+            return Packed(name, _patches(name, values.shape), values)
         scale = self._found[scale_name]
         if told is not None and told.format == "mxfp8":
             return _mx(name, values, scale, full)
         if values.dtype not in (*FP8, "I8", *FLOATS):
             raise ModelError(f"{values.path}: {name} is stored as {values.dtype} with {scale_name}: {USE}")
         return Packed(name, values.shape, values, scale, *_geometry(values, scale), full and values.dtype in FP8)
+
+
+def _patches(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a patch embedding, which TurboDiffusion's linear layer flattens to ``[out, (c t h w)]``."""
+    volume = math.prod(PATCH)
+    if not name.endswith(FLAT) or len(shape) != 2 or shape[1] % volume:
+        return shape
+    return (shape[0], shape[1] // volume, *PATCH)
 
 
 def _geometry(values: Header, scale: Header) -> tuple[Scaling, int]:

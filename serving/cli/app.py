@@ -22,6 +22,7 @@ from zoetrope.serving.cli import (
     models,
     plan,
     prepare,
+    pull,
     serve,
     upcycle,
 )
@@ -92,7 +93,7 @@ for module in (serve, doctor):
     module.register(app, "Service")
 for module in (generate, jobs):
     module.register(app, "Jobs")
-for module in (models, plan, calibrate, upcycle, prepare):
+for module in (models, pull, plan, calibrate, upcycle, prepare):
     module.register(app, "Models")
 app.add_typer(media.app, name="media", rich_help_panel="Files and keys")
 app.add_typer(keys.app, name="keys", rich_help_panel="Files and keys")

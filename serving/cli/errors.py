@@ -28,6 +28,19 @@ OPTIONS = {
     "references": "reference",
     "labels": "label",
 }
+# Beginnings of a ModelError that are fields already; all others are about the model.
+NAMED = (
+    "family: ",
+    "quantize: ",
+    "lora: ",
+    "vae: ",
+    "text-encoder: ",
+    "image-encoder: ",
+    "tokenizer: ",
+    "model-low: ",
+    "model: ",
+    "name: ",
+)
 
 
 class CliError(Exception):
@@ -54,7 +67,7 @@ def explain(error: Exception) -> tuple[str, int]:
     elif isinstance(error, ModelError):
         text = str(error)
         line, code = (
-            text if text.startswith(("family: ", "quantize: ", "lora: ")) else f"model: {text.removeprefix('model ')}",
+            text if text.startswith(NAMED) else f"model: {text.removeprefix('model ')}",
             BAD_INPUT,
         )
     elif _is_client_error(error):

@@ -29,6 +29,8 @@ def command_of(words: list[str]) -> tuple[Any, list[str]]:
     """The command of the command line that these words call, and its arguments."""
     command: Any = get_command(app)
     while hasattr(command, "commands"):
+        if command.invoke_without_command and words[:1] not in [[name] for name in command.commands]:
+            break  # `zoetrope models` does something by itself
         assert words and words[0] in command.commands, f"{words[:1]} is not among {sorted(command.commands)}"
         command, words = command.commands[words[0]], words[1:]
     return command, words

@@ -29,16 +29,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_card_is_a_model_by_its_name(files: Files, folder: Path) -> None:
     parts: dict[str, Any] = dict(files.parts)
-    load = replace(LoadOptions(quantize="fp8", lora=("a.safetensors:0.5@high",)), **parts)
+    load = replace(LoadOptions(quantize="fp8"), **parts)
     write_card_file(folder / "mine.toml", str(files.model), load)
     model, said = read_card_file(folder / "mine.toml")
     assert (model, said.parts, said.quantize) == (str(files.model), files.parts, "fp8")
-    assert said.lora == (str(Path.cwd() / "a.safetensors:0.5@high"),)
     card = open_model("mine")
     assert (card.name, card.directory, card.quantize, card.load) == ("mine", str(files.model), "fp8", said)
     assert open_model(str(folder / "mine.toml")) == card
     assert card_files() == [folder / "mine.toml"]
     assert open_model("mine", LoadOptions(family="wan2.1-t2v-1.3b")).load.family == "wan2.1-t2v-1.3b"
+
+
+def test_adapters_are_named_with_their_strength_and_side(folder: Path) -> None:
+    write_card_file(folder / "mine.toml", "nano", LoadOptions(lora=("a.safetensors:0.5@high",)))
+    assert read_card_file(folder / "mine.toml")[1].lora == (str(Path.cwd() / "a.safetensors:0.5@high"),)
+    with pytest.raises(ModelError, match=r"lora: .*a\.safetensors: the file is missing"):
+        find_model("mine")
 
 
 def test_paths_are_relative_to_the_card(files: Files, tmp_path: Path) -> None:

@@ -175,7 +175,8 @@ def test_a_repository_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.
     card = find_model("Wan-AI/Wan2.2-T2V-A14B-Diffusers")
     assert (card.name, card.family) == ("Wan2.2-T2V-A14B-Diffusers", "wan2.2-t2v-a14b")
     with pytest.raises(
-        ModelError, match=r"looks like a Hugging Face repository.*home/hub: download it \(hf download Wan-AI/W"
+        ModelError,
+        match=r"looks like a Hugging Face repository.*home/hub: download it where .*\(zoetrope pull Wan-AI/W",
     ):
         find_model("Wan-AI/Wan2.2-TI2V-5B-Diffusers")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "elsewhere"))

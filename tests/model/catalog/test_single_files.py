@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +176,7 @@ def test_a_pair_is_named_by_the_caller(files: Files, tmp_path: Path) -> None:
     for component, seed in (("transformer", 0), ("transformer_2", 1)):
         found = module_of(load_transformer(card, CPU, component)).state_dict()
         assert torch.equal(found["proj_out.weight"], transformer(seed).state_dict()["proj_out.weight"])
+    assert find_model(str(high), options(files, model_low=str(low), quantize="fp8")).quantize == "fp8"
     with pytest.raises(ModelError, match="is the high-noise expert of two, by its name: give the other one as --model"):
         find_model(str(high), options(files))
     with pytest.raises(ModelError, match="is the low-noise expert of two, by its name: give it as --model-low"):
@@ -205,6 +208,17 @@ def test_a_side_is_read_from_a_name(name: str, side: str) -> None:
     assert side_of(Path(f"{name}.safetensors")) == side
 
 
+def test_a_distill_is_told_by_the_name_of_its_file(files: Files, tmp_path: Path) -> None:
+    state = original_transformer(transformer(in_channels=36, image_dim=80, added_kv_proj_dim=128))
+    clip = tmp_path / "clip_vision_h.safetensors"
+    save({"vision_model.embeddings.patch_embedding.weight": torch.ones(80, 3, 14, 14)}, clip)
+    path = tmp_path / "wan2.1_i2v_480p_scaled_fp8_e4m3_lightx2v_4step.safetensors"
+    save(state, path)
+    card = find_model(str(path), options(files, image_encoder=str(clip)))
+    assert card.family == "wan2.1-i2v-14b-480p"
+    assert card.profile is not None and card.default_steps == 4
+
+
 def test_480p_and_720p_are_told_by_the_name(files: Files, tmp_path: Path) -> None:
     state = original_transformer(transformer(in_channels=36, image_dim=80, added_kv_proj_dim=128))
     clip = tmp_path / "clip_vision_h.safetensors"
@@ -219,6 +233,29 @@ def test_480p_and_720p_are_told_by_the_name(files: Files, tmp_path: Path) -> Non
         except ModelError as error:
             assert "nothing says which: give --family" in str(error)
     assert found == ["wan2.1-i2v-14b-480p", "wan2.1-i2v-14b-720p"]
+
+
+def test_a_patch_embedding_may_be_a_linear_layer(files: Files, tmp_path: Path) -> None:
+    """As in TurboDiffusion's files."""
+    state = original_transformer(files.network)
+    state["patch_embedding.weight"] = state["patch_embedding.weight"].flatten(1)
+    save(state, tmp_path / "dit.safetensors")
+    card = open_model(str(tmp_path / "dit.safetensors"), options(files))
+    found = module_of(load_transformer(card, CPU)).state_dict()["patch_embedding.weight"]
+    assert torch.equal(found, files.network.state_dict()["patch_embedding.weight"])
+
+
+def test_other_weights_have_another_name(files: Files, tmp_path: Path) -> None:
+    from zoetrope.model.catalog.identity import weights_of
+
+    names = []
+    for number, seed in enumerate((0, 1, 0)):
+        path = tmp_path / str(number) / "dit.safetensors"
+        save(original_transformer(transformer(seed)), path)
+        names.append(weights_of(find_model(str(path), options(files))))
+    assert names[0] == names[2] != names[1]
+    assert all(name.startswith("dit@") for name in names)
+    assert weights_of(find_model(str(path), options(files, quantize="fp8"))) == f"{names[0]}+fp8"
 
 
 def test_a_split_folder_is_one_model(files: Files, tmp_path: Path) -> None:
@@ -307,7 +344,7 @@ def test_sparse_linear_attention_and_causal_models_are_refused(files: Files, tmp
     for name in ("Wan2.1-T2V-1.3B-Self-Forcing", "wan_causal_ode"):
         path = tmp_path / f"{name}.safetensors"
         save(state, path)
-        with pytest.raises(ModelError, match="is a causal model by its name"):
+        with pytest.raises(ModelError, match="causal distills attend to a cache of earlier frames"):
             find_model(str(path), options(files))
 
 
@@ -325,6 +362,19 @@ def test_a_component_of_another_kind_is_named(files: Files) -> None:
         find_model(str(files.model), options(files, vae=str(files.text_encoder)))
     with pytest.raises(ModelError, match=r"nowhere\.safetensors: the file is missing"):
         find_model(str(files.model), options(files, vae="nowhere.safetensors"))
+
+
+@pytest.mark.integration
+def test_files_are_checked_without_torch(files: Files) -> None:
+    """As a gateway does, which has none."""
+    code = (
+        "import sys; from zoetrope.model.catalog.presets import open_model; "
+        "from zoetrope.model.request.load_options import LoadOptions; "
+        f"print(open_model({str(files.model)!r}, LoadOptions(**{files.parts!r})).family, "
+        "[name for name in ('torch', 'gguf', 'safetensors', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "wan2.1-t2v-1.3b []"
 
 
 def test_a_lacking_tensor_is_named(files: Files, tmp_path: Path) -> None:

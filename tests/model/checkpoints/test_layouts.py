@@ -17,6 +17,7 @@ from tests.fixtures.weight_layouts import E4M3, E5M2, State, Written, comfy, lin
 from zoetrope.model.catalog.checks import check_files
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.checkpoints.load import load_transformer
+from zoetrope.model.checkpoints.weights import open_weights
 from zoetrope.model.families.key_map import transformer_name
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.network.protocol import module_of
@@ -109,8 +110,6 @@ def test_a_layout_gives_the_weights_that_it_stands_for(folder: Path, place: Path
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gguf_gives_the_weights_of_the_gguf_package(tmp_path: Path, state: State, kind: str) -> None:
-    from zoetrope.model.checkpoints.weights import open_weights
-
     original = {original_transformer_name(name): value for name, value in state.items()}
     path = tmp_path / "model.gguf"
     expected = write_gguf(original, path, kind)
@@ -121,6 +120,29 @@ def test_a_gguf_gives_the_weights_of_the_gguf_package(tmp_path: Path, state: Sta
             tensor = found[transformer_name(name)]
             assert tensor.shape == tuple(state[tensor.name].shape)
             assert torch.equal(tensor.read(), value.reshape(tensor.shape)), name
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_K"])
+def test_diffusers_computes_the_same_with_a_gguf(folder: Path, tmp_path: Path, state: State, kind: str) -> None:
+    """Within what its products of scales in half precision cost."""
+    from diffusers import GGUFQuantizationConfig
+
+    original = {original_transformer_name(name): value for name, value in state.items()}
+    path = tmp_path / "model.gguf"
+    write_gguf(original, path, kind, flat=False)
+    theirs = WanTransformer3DModel.from_single_file(
+        str(path),
+        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),
+        config=str(folder),
+        subfolder="transformer",
+    )
+    ours = WanTransformer3DModel(**SHAPE)
+    with open_weights([path], transformer_name) as tensors:
+        ours.load_state_dict({tensor.name: tensor.read() for tensor in tensors})
+    inputs = torch.randn(1, 16, 2, 4, 4), torch.tensor([500]), torch.randn(1, 6, 32)
+    with torch.inference_mode():
+        expected, found = (network(*inputs, return_dict=False)[0] for network in (theirs, ours))
+    assert 0 < float((found - expected).norm() / expected.norm()) < 5e-3
 
 
 @pytest.mark.parametrize("name", ["fp8 e4m3", "scaled_fp8", "LightX2V fp8"])
@@ -148,6 +170,26 @@ def test_other_layouts_are_quantised_again_by_rows(folder: Path, place: Path, st
     expected = written.expected["blocks.1.ffn.net.2.weight"]
     error = (layer.weight.float() * layer.scale[:, None] - expected).norm() / expected.norm()
     assert error < 0.03
+
+
+def test_a_variant_is_loaded_where_it_is_the_only_one(folder: Path, place: Path, state: State) -> None:
+    written = LAYOUTS["fp16"](state)
+    written.save(place.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert_equal(loaded(folder), written.expected)
+    written.save(place.with_name("diffusion_pytorch_model.bf16.safetensors"))
+    with pytest.raises(ModelError, match="holds the variants fp16 and bf16 of diffusion_pytorch_model: remove all but"):
+        loaded(folder)
+
+
+def test_a_scale_beside_an_exact_weight_must_be_one(folder: Path, place: Path, state: State) -> None:
+    written = LAYOUTS["bf16"](state)
+    written.tensors["blocks.1.attn1.to_q.scale_weight"] = torch.ones(())
+    written.save(place.with_suffix(".safetensors"))
+    assert_equal(loaded(folder), written.expected)
+    written.tensors["blocks.1.attn1.to_q.scale_weight"] = torch.tensor(2.0)
+    written.save(place.with_suffix(".safetensors"))
+    with pytest.raises(ModelError, match=r"to_q\.weight is not quantised, but blocks\.1\.attn1\.to_q\.scale_weight is"):
+        loaded(folder)
 
 
 def change(written: Written, how: str) -> None:
@@ -262,8 +304,6 @@ def test_two_files_that_claim_one_tensor_are_refused(folder: Path, place: Path, 
 
 
 def test_the_original_layout_may_be_in_8_bits(tmp_path: Path, state: State) -> None:
-    from zoetrope.model.checkpoints.weights import open_weights
-
     network = WanTransformer3DModel(**SHAPE)
     network.load_state_dict(state)
     write_transformer(tmp_path, network, "t2v")

@@ -54,7 +54,7 @@ def test_files_and_a_card_make_the_latents_of_the_folder(
     assert torch.equal(latents(tmp_path, ["--model", "mine"]), expected)
     capsys.readouterr()
     assert main(["models", "--json"]) == 0
-    assert [model["name"] for model in json.loads(capsys.readouterr().out)] == ["nano", "mine"]
+    assert [model["name"] for model in json.loads(capsys.readouterr().out)][-1] == "mine"
     assert main(["models", "add", "mine", *options(files)]) == 2
     assert "mine.toml exists, replace it with --force" in capsys.readouterr().err
     assert main(["models", "remove", "mine"]) == 0
