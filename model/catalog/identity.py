@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from zoetrope.model.adapters.card import adapters_digest
+from zoetrope.model.adapters.files.card import adapters_digest
 from zoetrope.model.catalog.hub import places, repository_of
 from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.family import Contents, Family, Preset

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoetrope.model.adapters.card import check_adapters
+from zoetrope.model.adapters.files.card import check_adapters
 from zoetrope.model.catalog.checks import checked
 from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
 from zoetrope.model.catalog.model_card import network_config, read_card

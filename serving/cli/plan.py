@@ -101,7 +101,7 @@ def make_plan(
 
     from zoetrope.cluster.planning.clip_decode import clip_decodes
     from zoetrope.cluster.planning.gang_plan import PlanError, plan_gang
-    from zoetrope.model.adapters.card import check_adapters
+    from zoetrope.model.adapters.files.card import check_adapters
     from zoetrope.model.catalog.presets import open_model
     from zoetrope.model.codecs.decode_plan import Decoding
     from zoetrope.model.families import BUNDLED, PRESETS

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.fixtures.adapter_styles import CONFIG, RANK, STYLES, TARGETS, random_pairs, styled, write
-from zoetrope.model.adapters.card import check_adapters
-from zoetrope.model.adapters.plan import plan_adapter
+from zoetrope.model.adapters.files.card import check_adapters
+from zoetrope.model.adapters.files.plan import plan_adapter
 from zoetrope.model.families.config import MoEConfig, TransformerConfig
 from zoetrope.model.families.nano import NANO_CONFIG
 from zoetrope.model.inspection.files import ModelError

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from zoetrope.model.adapters.contents import is_zero
-from zoetrope.model.adapters.grammar import AdapterKey, Side, parse_key
-from zoetrope.model.adapters.scales import PeftScale, read_alpha, scales_of
-from zoetrope.model.adapters.targets import IMAGE, Naming, Targets, namings_of
+from zoetrope.model.adapters.files.contents import is_zero
+from zoetrope.model.adapters.files.grammar import AdapterKey, Side, parse_key
+from zoetrope.model.adapters.files.scales import PeftScale, read_alpha, scales_of
+from zoetrope.model.adapters.files.targets import IMAGE, Naming, Targets, namings_of
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.safetensors_header import HeaderLimits, SafetensorsHeader, read_safetensors_header, shown
 
