@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -210,6 +210,18 @@ def test_experts_that_are_not_the_whole_layer(tmp_path: Path) -> None:
     moe = MoEConfig(layers=(0,), num_experts=4, top_k=2, expert_dim=16, router="grouped_top1", groups=2)
     config = CONFIG.model_copy(update={"moe": moe})
     assert "routes to experts" in problem(tmp_path, {"blocks.0.ffn.0.diff": torch.ones(64, D)}, config)
+
+
+class OtherConfig(TransformerConfig):
+    """Of a network that is not Wan's."""
+
+    network: ClassVar[str] = "elsewhere:OtherTransformer"
+
+
+def test_another_network(tmp_path: Path) -> None:
+    config = OtherConfig.model_validate(CONFIG.model_dump())
+    said = problem(tmp_path, PAIR, config)
+    assert said == "lora: cannot be given for this model: its network is OtherTransformer"
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.bin", "a.ckpt", "a.pkl", "A.PT"])
