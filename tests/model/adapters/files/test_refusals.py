@@ -79,6 +79,9 @@ def test_a_control_lora_is_told_by_its_channels(tmp_path: Path) -> None:
     assert "the model takes 16 channels: it is a control LoRA" in problem(tmp_path, PAIR | control)
 
 
+KOHYA = {key.replace(ORIGINAL, "lora_unet_blocks_0_self_attn_q"): value.clone() for key, value in PAIR.items()}
+
+
 def without(part: str) -> dict[str, torch.Tensor]:
     return {key: value for key, value in PAIR.items() if part not in key}
 
@@ -101,6 +104,10 @@ BAD: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "one part twice": (
         PAIR | {f"{ORIGINAL}.lora_down.weight": torch.ones(RANK, D)},
         "are the same part of a module",
+    ),
+    "one module twice": (
+        PAIR | KOHYA,
+        "both change blocks.0.attn1.to_q.weight",
     ),
     "PEFT alone": (
         {key.replace("diffusion_model", "base_model.model"): value for key, value in PAIR.items()},
