@@ -130,6 +130,6 @@ def test_the_digest_knows_contents_strengths_experts_and_order(tmp_path: Path) -
         return adapters_digest(check_adapters(texts, CONFIG, networks=2).adapters)
 
     assert digest(f"{first}@high") == digest(f"{same}@high")
-    others = [(f"{first}@low",), (f"{first}:0.5@high",), (f"{second}@high",)]
+    others: list[tuple[str, ...]] = [(f"{first}@low",), (f"{first}:0.5@high",), (f"{second}@high",)]
     others += [(f"{first}@high", f"{second}@high"), (f"{second}@high", f"{first}@high")]
     assert len({digest(f"{first}@high"), *(digest(*texts) for texts in others)}) == 6
