@@ -294,9 +294,10 @@ def _described(card: ModelCard) -> str:
     negative = card.default_negative_prompt
     negative = negative if len(negative) <= SHOWN_CHARS else negative[: SHOWN_CHARS - 3] + "..."
     size = card.default_size if not card.native_sizes else "x".join(map(str, card.native_sizes[0]))
+    profile = "" if card.profile is None else f", profile {card.profile.name} of {card.profile.steps} steps"
     return (
         f"family {card.family}; {', '.join(card.tasks)}; size {size}, flow shift {shift}{note}, "
-        f"negative prompt {negative or 'none'}"
+        f"negative prompt {negative or 'none'}{profile}"
     )
 
 

@@ -306,4 +306,6 @@ class ModelInfo:
     formats: tuple[str, ...] = ()  # of `VideoFields.container`
     aliases: tuple[str, ...] = ()  # other names by which requests may call it
     fused_adapters: tuple[AdapterInfo, ...] = ()
+    adapters: tuple[str, ...] = ()  # that requests of the caller may have in `loras`
+    profile: str = ""  # the locked sampling recipe of a few-step distill; "": none
     quantize: str = ""  # the form in which its weights are loaded: none or fp8; "": an older service does not say

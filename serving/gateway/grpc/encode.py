@@ -136,7 +136,10 @@ def operation(job: Job, ahead: Outlook, uri: str | None = None) -> operations_pb
     return message
 
 
-def model_message(card: ModelCard, ready: bool, aliases: Sequence[str] = ()) -> video_pb2.Model:
+def model_message(
+    card: ModelCard, ready: bool, aliases: Sequence[str] = (), adapters: Sequence[str] = ()
+) -> video_pb2.Model:
+    """``adapters``: the names of those that the caller may use."""
     return video_pb2.Model(
         name=card.name,
         ready=ready,
@@ -165,7 +168,9 @@ def model_message(card: ModelCard, ready: bool, aliases: Sequence[str] = ()) -> 
             video_pb2.FusedAdapter(name=a.name, sha256=a.sha256[:SHORT], strength=a.strength, expert=a.expert)
             for a in card.adapters
         ],
+        profile="" if card.profile is None else card.profile.name,
         aliases=aliases,
+        adapters=adapters,
         formats=[video_pb2.VideoFormat.Value(enum_name(container)) for container in formats_of(card)],
     )
 

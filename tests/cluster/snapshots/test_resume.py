@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,17 @@ from tests.fixtures.random_checkpoints import write_a14b, write_t2v, write_vace
 from tests.fixtures.transformer_shape import TEXT_DIM
 from zoetrope.cluster.protocol.messages import Owner
 from zoetrope.cluster.protocol.settings import EngineSettings
-from zoetrope.cluster.snapshots.format import Fingerprint, Snapshot, decode, encode
+from zoetrope.cluster.snapshots.format import BadSnapshot, Fingerprint, Snapshot, decode, encode
 from zoetrope.cluster.snapshots.keeper import SnapshotKeeper
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.cluster.snapshots.writer import SnapshotWriter
 from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.catalog.profiles import find_profile
 from zoetrope.model.checkpoints.load import load_denoiser
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import Denoiser, Segment
-from zoetrope.model.denoising.resume import resume, state_of
+from zoetrope.model.denoising.resume import resume, sampler_of, state_of
+from zoetrope.model.request.steps import computes
 from zoetrope.model.request.tasks import SegmentSpec
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -74,6 +77,12 @@ def nano(_directory: Path) -> Making:
     return lambda: load_denoiser(card, CPU), conditions, SegmentSpec("a", (card.latent_channels, 2, 6, 8), 4, 3.0, 11)
 
 
+def saving(directory: Path) -> Making:
+    """Steps that reuse a velocity, and an interval of guidance."""
+    make, conditions, spec = nano(directory)
+    return make, conditions, replace(spec, steps=9, step_mask="##..#..##", guidance_start=0.2, guidance_end=0.6)
+
+
 def to_the_end(denoiser: Denoiser, segment: Segment) -> torch.Tensor:
     while not segment.sampler.done:
         denoiser.step([segment])
@@ -84,7 +93,7 @@ def fingerprint(denoiser: Denoiser, spec: SegmentSpec) -> Fingerprint:
     return Fingerprint.of("tiny", spec, denoiser.scheduler_config)
 
 
-@pytest.mark.parametrize("making", [plain, noisy_known, references, nano])
+@pytest.mark.parametrize("making", [plain, noisy_known, references, nano, saving])
 def test_from_any_step_on_another_engine(making: Callable[[Path], Making], tmp_path: Path) -> None:
     make, conditions, spec = making(tmp_path)
     first = make()
@@ -94,7 +103,8 @@ def test_from_any_step_on_another_engine(making: Callable[[Path], Making], tmp_p
         first.step([segment])
         taken.append(b"".join(encode(Snapshot(OWNER, fingerprint(first, spec), state_of(segment)))))
     second = make()
-    for k, data in enumerate(taken):
+    held = [k for k in range(spec.steps) if computes(spec, k)] + [spec.steps]  # before computed steps, and at the end
+    for k, data in zip(held, taken, strict=True):
         found = decode(data, fingerprint(second, replace(spec, id="b")), replace(OWNER, epoch=4))
         resumed = resume(second, second.start(replace(spec, id="b"), conditions), found.state)
         assert (resumed.sampler.step, resumed.sampler.done, found.finished) == (k, k == spec.steps, k == spec.steps)
@@ -130,6 +140,18 @@ def test_from_the_high_noise_expert_to_the_low_noise_one(tmp_path: Path) -> None
     moved = resume(low, low.start(spec, conditions), snapshot.state)
     assert low.takes(moved)
     assert torch.equal(to_the_end(low, moved), expected)
+
+
+def test_a_snapshot_of_another_mask_or_interval_is_refused(tmp_path: Path) -> None:
+    make, conditions, spec = saving(tmp_path)
+    denoiser = make()
+    segment = denoiser.start(spec, conditions)
+    denoiser.step([segment])
+    data = b"".join(encode(Snapshot(OWNER, fingerprint(denoiser, spec), state_of(segment))))
+    assert decode(data, fingerprint(denoiser, spec)).step == 1
+    for name, value in (("step_mask", ""), ("guidance_start", 0.0), ("guidance_end", 1.0)):
+        with pytest.raises(BadSnapshot, match=f"{name} is .*, expected {value!r}"):
+            decode(data, fingerprint(denoiser, replace(spec, **{name: value})))  # type: ignore[arg-type]
 
 
 def test_a_state_of_another_shape_is_refused(tmp_path: Path) -> None:
@@ -214,6 +236,34 @@ def test_a_keeper_takes_what_is_due(tmp_path: Path) -> None:
     found = store.latest(OWNER, fingerprint(denoiser, segment.spec))
     assert found is not None and found.finished
     assert torch.equal(found.state.latents, segment.latents)
+
+
+@pytest.mark.parametrize("name", ["lightx2v-4", "fastwan-3", "rcm-4"])
+def test_a_profile_goes_on_from_each_of_its_steps(tmp_path: Path, name: str) -> None:
+    """Through the store, by a second engine, with the draws that the first would have made."""
+    profile, (make, conditions, spec) = find_profile(name), plain(tmp_path / "model")
+    spec = replace(spec, steps=profile.steps, guidance=1.0, profile=profile)
+    denoiser, other, store = make(), make(), SnapshotStore(str(tmp_path / "store"))
+    writer = SnapshotWriter(store)
+    keeper = SnapshotKeeper(writer, EngineSettings(), "tiny", denoiser.scheduler_config)
+    segment, found = denoiser.start(spec, conditions), []
+    keeper.track(segment, OWNER)
+    while not segment.sampler.done:
+        denoiser.step([segment])
+        keeper.after_step([segment], 0.1)
+        assert writer.flush(LIMIT)
+        latest = store.latest(OWNER, fingerprint(other, spec), partial(sampler_of, scheduler_config={}, spec=spec))
+        assert latest is not None
+        found.append(latest)
+    assert [snapshot.step for snapshot in found] == [*range(1, profile.steps + 1)]
+    for snapshot in found:
+        resumed = resume(other, other.start(spec, conditions), snapshot.state)
+        while not resumed.sampler.done:
+            other.step([resumed])
+        assert torch.equal(resumed.result(), segment.result())
+    shifted = replace(profile, sigmas=(*profile.sigmas[:-1], profile.sigmas[-1] - 0.01))
+    for changed in (replace(spec, profile=None), replace(spec, profile=shifted)):
+        assert store.latest(OWNER, fingerprint(other, changed)) is None
 
 
 def test_a_keeper_puts_all_away_and_tries_again_what_failed(tmp_path: Path) -> None:
