@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from zoetrope.model.adapters.grammar import Side
+from zoetrope.model.adapters.files.grammar import Side
+from zoetrope.model.adapters.files.plan import AdapterPlan, PlannedPatch, plan_adapter
+from zoetrope.model.adapters.files.targets import Targets
 from zoetrope.model.adapters.patches import Difference, Hadamard, Kronecker, LowRank, Patch
-from zoetrope.model.adapters.plan import AdapterPlan, PlannedPatch, plan_adapter
-from zoetrope.model.adapters.targets import Targets
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.safetensors_header import SafetensorsHeader, shown
 
@@ -22,7 +22,7 @@ def parse_adapter(path: Path, targets: Targets) -> list[tuple[Side, Patch]]:
     """Read all changes of a file, with the noise expert that each names.
 
     Raises:
-        ModelError: as `model.adapters.plan.plan_adapter`, or a tensor holds NaN or infinity.
+        ModelError: as `model.adapters.files.plan.plan_adapter`, or a tensor holds NaN or infinity.
     """
     return list(read_patches(plan_adapter(path, targets)))
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from zoetrope.model.adapters.card import adapters_digest
+from zoetrope.model.adapters.files.card import adapters_digest
 from zoetrope.model.catalog.checkpoint_layout import part_files
 from zoetrope.model.catalog.fingerprint import fingerprint
 from zoetrope.model.catalog.hub import places, repository_of

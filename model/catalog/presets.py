@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoetrope.model.adapters.card import check_adapters
+from zoetrope.model.adapters.files.card import check_adapters
 from zoetrope.model.catalog.card_files import card_files, find_card_file, read_card_file
 from zoetrope.model.catalog.checkpoint_layout import pipeline_of
 from zoetrope.model.catalog.checks import check_ratios, checked

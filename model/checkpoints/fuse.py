@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from zoetrope.model.adapters.card import acts_on
-from zoetrope.model.adapters.contents import check_contents
-from zoetrope.model.adapters.grammar import Side
+from zoetrope.model.adapters.files.card import acts_on
+from zoetrope.model.adapters.files.contents import check_contents
+from zoetrope.model.adapters.files.grammar import Side
+from zoetrope.model.adapters.files.plan import AdapterPlan, PlannedPatch, plan_adapter
+from zoetrope.model.adapters.files.targets import Targets, sliced
 from zoetrope.model.adapters.parse import read_patch
-from zoetrope.model.adapters.plan import AdapterPlan, PlannedPatch, plan_adapter
-from zoetrope.model.adapters.targets import Targets, sliced
 from zoetrope.model.checkpoints.weights import Rows, StoredTensor
 from zoetrope.model.families.config import MoEConfig, TransformerConfig
 from zoetrope.model.inspection.files import ModelError

@@ -52,7 +52,7 @@ from zoetrope.model.runtime.threads import compute_threads
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
-    from zoetrope.model.adapters.grammar import Side
+    from zoetrope.model.adapters.files.grammar import Side
     from zoetrope.model.denoising.denoise import Denoiser
     from zoetrope.model.denoising.forward import Runner
     from zoetrope.model.network.protocol import Network

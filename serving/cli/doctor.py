@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from zoetrope.model.adapters.card import SHORT
+from zoetrope.model.adapters.files.card import SHORT
 from zoetrope.model.catalog.presets import open_model
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard

@@ -137,7 +137,7 @@ def make_plan(
 
 def _wanted(model: str, load: LoadOptions) -> Preset | ModelCard:
     """Return a preset by its name, or the card of a folder; its warnings are shown."""
-    from zoetrope.model.adapters.card import check_adapters
+    from zoetrope.model.adapters.files.card import check_adapters
     from zoetrope.model.catalog.card_files import find_card_file
     from zoetrope.model.catalog.presets import open_model
     from zoetrope.model.catalog.profiles import preset_with

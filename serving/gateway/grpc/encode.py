@@ -8,7 +8,7 @@ from google.longrunning import operations_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, status_pb2
 
-from zoetrope.model.adapters.card import SHORT
+from zoetrope.model.adapters.files.card import SHORT
 from zoetrope.model.request.tasks import (
     MAX_FPS,
     MAX_GUIDANCE,

@@ -21,10 +21,10 @@ from tests.fixtures.adapter_styles import (
     styled,
     write,
 )
-from zoetrope.model.adapters.card import check_adapters
+from zoetrope.model.adapters.files.card import check_adapters
+from zoetrope.model.adapters.files.targets import Targets
 from zoetrope.model.adapters.parse import parse_adapter
 from zoetrope.model.adapters.patches import Difference, LowRank, Patch
-from zoetrope.model.adapters.targets import Targets
 from zoetrope.model.families.config import TransformerConfig
 
 Q = "blocks.1.attn1.to_q"

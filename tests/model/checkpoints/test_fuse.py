@@ -17,7 +17,7 @@ from tests.fixtures.dense_networks import write_dense_ti2v
 from tests.fixtures.random_checkpoints import write_a14b, write_t2v
 from zoetrope.benchmarks.random_checkpoint import write_random_checkpoint
 from zoetrope.kernels import quantise_weight
-from zoetrope.model.adapters.targets import Targets
+from zoetrope.model.adapters.files.targets import Targets
 from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.catalog.model_card import network_config
 from zoetrope.model.catalog.presets import open_model

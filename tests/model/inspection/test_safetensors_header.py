@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.fixtures.adapter_styles import CONFIG, STYLES, block_modules, random_pairs, styled, write
 from zoetrope.model.adapters import parse
-from zoetrope.model.adapters.card import check_adapters
+from zoetrope.model.adapters.files.card import check_adapters
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.safetensors_header import HeaderLimits, read_safetensors_header
 

@@ -13,7 +13,7 @@ from tests.fixtures.adapter_styles import STYLES, block_modules, random_pairs, s
 from tests.fixtures.random_checkpoints import write_t2v
 from tests.model.parity.harness import FRAMES, HEIGHT, NEGATIVE, PROMPT, SEED, STEPS, WIDTH, error, theirs
 from tests.serving.gateway.harness import Service, running_service
-from zoetrope.model.adapters.targets import Targets
+from zoetrope.model.adapters.files.targets import Targets
 from zoetrope.model.families.nano import NANO_CONFIG
 from zoetrope.serving.cli import main
 

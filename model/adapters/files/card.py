@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zoetrope.model.adapters.contents import check_contents
-from zoetrope.model.adapters.grammar import Side
-from zoetrope.model.adapters.options import WEIGHTS_NAME, AdapterOption, parse_options
-from zoetrope.model.adapters.plan import AdapterPlan, plan_adapter
-from zoetrope.model.adapters.targets import Targets, sliced
+from zoetrope.model.adapters.files.contents import check_contents
+from zoetrope.model.adapters.files.grammar import Side
+from zoetrope.model.adapters.files.options import WEIGHTS_NAME, AdapterOption, parse_options
+from zoetrope.model.adapters.files.plan import AdapterPlan, plan_adapter
+from zoetrope.model.adapters.files.targets import Targets, sliced
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.safetensors_header import shown

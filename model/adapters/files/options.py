@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from zoetrope.model.adapters.scales import CONFIG_NAME
+from zoetrope.model.adapters.files.scales import CONFIG_NAME
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.safetensors_header import shown
 

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from zoetrope.model.adapters.contents import is_zero
-from zoetrope.model.adapters.grammar import AdapterKey, Side, parse_key
-from zoetrope.model.adapters.scales import PeftScale, read_alpha, scales_of
-from zoetrope.model.adapters.targets import IMAGE, Naming, Targets, namings_of
+from zoetrope.model.adapters.files.contents import is_zero
+from zoetrope.model.adapters.files.grammar import AdapterKey, Side, parse_key
+from zoetrope.model.adapters.files.scales import PeftScale, read_alpha, scales_of
+from zoetrope.model.adapters.files.targets import IMAGE, Naming, Targets, namings_of
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.safetensors_header import HeaderLimits, SafetensorsHeader, read_safetensors_header, shown
 
@@ -173,6 +173,7 @@ class _Matched:
         self._header = header
         self._targets = targets
         self._ignored: dict[str, list[str]] = {}
+        self._seen: dict[tuple[Side, str, Kind], PlannedPatch] = {}
         self.patches: list[PlannedPatch] = []
 
     def notes(self) -> list[str]:
@@ -198,6 +199,11 @@ class _Matched:
                 raise ModelError(f"{self._header.path}: {error}") from None
             self._ignore("they are zero", parts)
             return
+        for patch in made:
+            other = self._seen.setdefault((patch.side, patch.target, patch.kind), patch)
+            if other is not patch:
+                one, two = (shown(next(iter(found.keys.values()))) for found in (other, patch))
+                raise ModelError(f"{self._header.path}: {one} and {two} both change {patch.target}")
         self.patches += made
 
     def _without_place(self, group: _Group, parts: Mapping[str, str]) -> None:

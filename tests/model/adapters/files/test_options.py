@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.adapter_styles import CONFIG, STYLES, block_modules, random_pairs, styled, write
-from zoetrope.model.adapters.card import adapters_digest, check_adapters
-from zoetrope.model.adapters.options import AdapterOption, parse_option, parse_options
+from zoetrope.model.adapters.files.card import adapters_digest, check_adapters
+from zoetrope.model.adapters.files.options import AdapterOption, parse_option, parse_options
 from zoetrope.model.inspection.files import ModelError
 
 PAIRS = random_pairs(block_modules(1))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from tests.fixtures.adapter_styles import CONFIG, RANK, STYLES, TARGETS, random_pairs, styled, write
-from zoetrope.model.adapters.card import check_adapters
-from zoetrope.model.adapters.plan import plan_adapter
+from zoetrope.model.adapters.files.card import check_adapters
+from zoetrope.model.adapters.files.plan import plan_adapter
 from zoetrope.model.families.config import MoEConfig, TransformerConfig
 from zoetrope.model.families.nano import NANO_CONFIG
 from zoetrope.model.inspection.files import ModelError
@@ -79,6 +79,9 @@ def test_a_control_lora_is_told_by_its_channels(tmp_path: Path) -> None:
     assert "the model takes 16 channels: it is a control LoRA" in problem(tmp_path, PAIR | control)
 
 
+KOHYA = {key.replace(ORIGINAL, "lora_unet_blocks_0_self_attn_q"): value.clone() for key, value in PAIR.items()}
+
+
 def without(part: str) -> dict[str, torch.Tensor]:
     return {key: value for key, value in PAIR.items() if part not in key}
 
@@ -101,6 +104,10 @@ BAD: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "one part twice": (
         PAIR | {f"{ORIGINAL}.lora_down.weight": torch.ones(RANK, D)},
         "are the same part of a module",
+    ),
+    "one module twice": (
+        PAIR | KOHYA,
+        "both change blocks.0.attn1.to_q.weight",
     ),
     "PEFT alone": (
         {key.replace("diffusion_model", "base_model.model"): value for key, value in PAIR.items()},
@@ -210,6 +217,18 @@ def test_experts_that_are_not_the_whole_layer(tmp_path: Path) -> None:
     moe = MoEConfig(layers=(0,), num_experts=4, top_k=2, expert_dim=16, router="grouped_top1", groups=2)
     config = CONFIG.model_copy(update={"moe": moe})
     assert "routes to experts" in problem(tmp_path, {"blocks.0.ffn.0.diff": torch.ones(64, D)}, config)
+
+
+class OtherConfig(TransformerConfig):
+    """Of a network that is not Wan's."""
+
+    network: ClassVar[str] = "elsewhere:OtherTransformer"
+
+
+def test_another_network(tmp_path: Path) -> None:
+    config = OtherConfig.model_validate(CONFIG.model_dump())
+    said = problem(tmp_path, PAIR, config)
+    assert said == "lora: cannot be given for this model: its network is OtherTransformer"
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.bin", "a.ckpt", "a.pkl", "A.PT"])
