@@ -50,9 +50,9 @@ try {
 
 // Bad input.
 try {
-  await fal.subscribe(APP, { input: { prompt: "a", num_frames: 0, loras: [{ path: "https://a/b" }] } });
+  await fal.subscribe(APP, { input: { prompt: "a", num_frames: 0, reverse_video: true } });
 } catch (error) {
-  found.refused = [error instanceof ValidationError, error.getFieldErrors("loras")];
+  found.refused = [error instanceof ValidationError, error.getFieldErrors("reverse_video")];
 }
 
 // Vercel's AI SDK knows no other host: its requests go the same way.

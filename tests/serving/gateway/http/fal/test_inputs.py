@@ -118,7 +118,7 @@ def test_fields_are_named_as_they_were_given(service: Service) -> None:
 
 def test_what_would_change_the_video_is_refused_by_name(service: Service) -> None:
     asked: dict[str, Any] = dict.fromkeys(REFUSED, True)
-    asked |= {"loras": [{"path": "https://a/b"}], "num_interpolated_frames": 1, "strength": 0.9}
+    asked |= {"num_interpolated_frames": 1, "strength": 0.9}
     names = list(asked)
     found: dict[str, str] = {}
     for some in (names[:8], names[8:]):  # an error lists ten

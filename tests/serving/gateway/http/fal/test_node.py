@@ -38,7 +38,7 @@ def test_clients_for_node(service: Service) -> None:
     cancelled = found["cancelled"]["request_id"]
     assert found["cancelledResult"] == [True, 499, "the request was cancelled", cancelled]
     assert found["refused"][0] is True
-    assert "applies none" in found["refused"][1][0]["msg"]
+    assert "no video is reversed here" in found["refused"][1][0]["msg"]
 
     # Vercel's.
     assert found["vercel"]["bytes"] == len(VIDEO)
