@@ -28,7 +28,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "succeeded": "green",
 
 
 def models_listing(models: Sequence[ModelCard | ModelInfo]) -> Listing:
-    """Show presets, or the models of a service, with profiles, quantised weights and other names where there are any."""
+    """Show presets or the models of a service, with profiles, quantised weights and other names if there are any."""
     columns = (
         *("model", "ready", "tasks", "size", "denoises at", "fps", "frames", "seconds", "steps", "guidance"),
         *("flow shift", "negative prompt"),
