@@ -52,7 +52,7 @@ class DistillConfig:
         draws: batches of one task each that share a forward pass. batch_tokens: of each of them, at most.
     """
 
-    steps: int = 1600
+    steps: int = 400
     draws: int = 3
     batch_tokens: int = 720  # four clips of 9 frames
     guidance: float = 3.0
