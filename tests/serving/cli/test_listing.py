@@ -73,6 +73,12 @@ def test_other_names_of_a_model() -> None:
     assert "other names" not in drawn(models_listing([dataclasses.replace(model, aliases=())]), 300)[0]
 
 
+def test_the_profile_of_a_distill() -> None:
+    header, row = drawn(models_listing([find_model("nano-4step")]), 300)
+    assert header.split()[-1] == "profile" and row.split()[-1] == "nano-4"
+    assert "profile" not in drawn(models_listing([find_model("nano")]), 300)[0]
+
+
 def test_the_form_of_weights_that_are_quantised() -> None:
     card = find_model("nano")
     assert "weights" not in drawn(models_listing([card]), 300)[0]
