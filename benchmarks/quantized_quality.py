@@ -13,33 +13,35 @@ On a CPU the products are those of `kernels.reference`: of the same 8-bit number
 
 from __future__ import annotations
 
-import json
-import math
-import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from zoetrope.benchmarks import command
 from zoetrope.benchmarks.environment import header
+from zoetrope.benchmarks.paired_quality import (
+    SPREAD_HEAD,
+    Clip,
+    clips_path,
+    kept_clips,
+    measure_lines,
+    pair,
+    spread_line,
+    summarise,
+)
 from zoetrope.benchmarks.provenance import commit_of
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.families.quantization import middle_blocks
 from zoetrope.model.nano.cases import NanoCase, held_out
 from zoetrope.model.nano.evaluate import SHORT_NAMES
-from zoetrope.model.nano.measures import MAX_PSNR, MEASURES, CaseOutcome, Measure, examine, psnr
-from zoetrope.model.nano.report import DIGITS
 from zoetrope.model.nano.samples import TaskKind
 from zoetrope.model.pipeline import LocalPipeline, quiet
 from zoetrope.model.request.load_options import LoadOptions
 
 MODEL = "nano"
 SEED = 987654  # of `model.nano.evaluate`
-POINTS = 2.0  # that a share may differ
+NAME = "quantized"  # of what is compared with the exact clips, in the results
 NOTE = (
     "Shares are of the cases, PSNR and IoU means over them; *lost* and *won* count the cases that are right only "
     "without and only with 8 bits. A difference of latents: the norm of the difference over that of the exact ones; "
@@ -48,70 +50,11 @@ NOTE = (
 )
 
 
-Clip = dict[str, Any]  # of one case: what `compare` returns
-
-
 def pairs(exact: LocalPipeline, quantized: LocalPipeline, cases: list[NanoCase]) -> list[Clip]:
     """Make the cases by both pipelines, in one batch of mixed sizes, and compare them."""
     specs, inputs = [case.spec for case in cases], [case.inputs for case in cases]
     made = [pipeline.run_batch(specs, quiet, inputs) for pipeline in (exact, quantized)]
-    clips = []
-    for case, one, other in zip(cases, *made, strict=True):
-        ours, theirs = (examine(case, np.concatenate(list(exact.decode(latents)))) for latents in (one, other))
-        apart = {"latents_error": float((other - one).norm() / one.norm()), "latents_psnr": latents_psnr(one, other)}
-        clips.append(compare(ours, theirs, apart))
-    return clips
-
-
-def compare(exact: CaseOutcome, quantized: CaseOutcome, apart: dict[str, float]) -> Clip:
-    """Return a clip's figures: how far ``apart`` both are, and every measure that applies as ``[exact, quantized]``."""
-    frames = psnr(*(outcome.frames[: exact.case.spec.frames] for outcome in (exact, quantized)))
-    found = {m.name: [m.value(exact), m.value(quantized)] for m in MEASURES if m.applies(exact)}
-    figures = {name: round(value, 5) for name, value in {**apart, "frames_psnr": frames}.items()}
-    return {**figures, "measures": {name: [round(value, 5) for value in row] for name, row in found.items()}}
-
-
-def latents_psnr(exact: torch.Tensor, other: torch.Tensor) -> float:
-    """Return the PSNR in dB of latents, with the range of the exact ones as the peak; at most `MAX_PSNR`."""
-    error = float((other - exact).double().square().mean())
-    peak = float(exact.max() - exact.min())
-    return MAX_PSNR if error == 0 else min(MAX_PSNR, 10 * math.log10(peak**2 / error))
-
-
-def summarise(kind: TaskKind, clips: list[Clip]) -> dict[str, Any]:
-    """Summarise one task: every measure both ways, and how far apart the clips are."""
-    rows = {}
-    for measure in MEASURES:
-        values = [clip["measures"][measure.name] for clip in clips if measure.name in clip["measures"]]
-        if measure.task == kind and values:
-            rows[measure.name] = _row(measure, values)
-    return {
-        "cases": len(clips),
-        "measures": rows,
-        "latents_error": _spread([clip["latents_error"] for clip in clips], worst=max),
-        "latents_psnr": _spread([clip["latents_psnr"] for clip in clips], worst=min),
-        "frames_psnr": _spread([clip["frames_psnr"] for clip in clips], worst=min),
-        "within": all(abs(row["difference"]) <= POINTS for row in rows.values() if row["unit"] == "%"),
-    }
-
-
-def _row(measure: Measure, values: list[list[float]]) -> dict[str, Any]:
-    unit = 100.0 if measure.unit == "%" else 1.0
-    exact, quantized = (unit * statistics.fmean(side) for side in zip(*values, strict=True))
-    row: dict[str, Any] = {
-        "unit": measure.unit,
-        "cases": len(values),
-        "exact": round(exact, 4),
-        "quantized": round(quantized, 4),
-        "difference": round(quantized - exact, 4),
-    }
-    if measure.unit == "%":
-        row |= {"lost": sum(a > b for a, b in values), "won": sum(a < b for a, b in values)}
-    return row
-
-
-def _spread(values: list[float], worst: Any) -> dict[str, float]:
-    return {"mean": round(statistics.fmean(values), 5), "worst": round(worst(values), 5)}
+    return [pair(exact, case, case, *latents) for case, *latents in zip(cases, *made, strict=True)]
 
 
 def page(record: dict[str, Any]) -> str:
@@ -128,28 +71,12 @@ def page(record: dict[str, Any]) -> str:
         "",
         NOTE,
         "",
-        "| task | cases | latents differ by (worst) | PSNR of latents (worst) | PSNR of frames (worst) | shares |",
-        "|---|---|---|---|---|---|",
+        *SPREAD_HEAD,
+        *(spread_line(kind, task) for kind, task in record["tasks"].items()),
     ]
     for kind, task in record["tasks"].items():
-        error, latents, frames = (task[name] for name in ("latents_error", "latents_psnr", "frames_psnr"))
-        lines.append(
-            f"| {kind} | {task['cases']} | {error['mean']:.1%} ({error['worst']:.1%}) | {latents['mean']:.1f} dB "
-            f"({latents['worst']:.1f}) | {frames['mean']:.1f} dB ({frames['worst']:.1f}) | "
-            f"{'within' if task['within'] else 'beyond'} {POINTS:g} points |"
-        )
-    for kind, task in record["tasks"].items():
-        lines += ["", f"| {kind} | exact | {about['quantize']} | difference | lost, won |", "|---|---|---|---|---|"]
-        lines += [_line(name, row, task["cases"]) for name, row in task["measures"].items()]
+        lines += measure_lines(kind, task, NAME, about["quantize"])
     return "\n".join([*lines, ""])
-
-
-def _line(name: str, row: dict[str, Any], cases: int) -> str:
-    unit, digits = row["unit"], DIGITS[row["unit"]]
-    of = "" if row["cases"] == cases else f" ({row['cases']} cases)"
-    values = " | ".join(f"{row[key]:{sign}.{digits}f}" for key, sign in (("exact", ""), ("quantized", "")))
-    changed = f"{row['lost']}, {row['won']}" if unit == "%" else ""
-    return f"| {name}{of}, {unit} | {values} | {row['difference']:+.{digits}f} | {changed} |"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -176,11 +103,11 @@ def main(arguments: list[str] | None = None) -> int:
         "steps": args.steps or card.default_steps,
         "seed": args.seed,
     }
-    clips = _kept(args.out, measured)
+    clips = kept_clips(args.out, measured)
     record: dict[str, Any] = {
         "environment": header(network.device, command.command_line("quantized_quality", arguments), args.seed),
         "measured": measured,
-        "tasks": {kind: summarise(kind, made) for kind, made in clips.items()},
+        "tasks": {kind: summarise(kind, made, NAME) for kind, made in clips.items()},
     }
     for start in range(0, args.count, args.batch):
         for kind in kinds:
@@ -190,27 +117,14 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             started = time.monotonic()
             done += pairs(exact, quantized, held_out(kind, card, wanted, args.seed, args.steps)[len(done) :])
-            record["tasks"][kind] = summarise(kind, done)
+            record["tasks"][kind] = summarise(kind, done, NAME)
             command.write_results(args.out, record, page(record))
             if args.out is not None:
-                command.write_json(_clips_path(args.out), {"measured": measured, "clips": clips}, indent=None)
+                command.write_json(clips_path(args.out), {"measured": measured, "clips": clips}, indent=None)
             print(f"{kind}: {len(done)} cases, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     command.write_results(args.out, record, page(record))
     print(page(record))
     return 0 if all(task["within"] for task in record["tasks"].values()) else 1
-
-
-def _clips_path(out: Path) -> Path:
-    stem = out.with_suffix("") if out.suffix == ".json" else out
-    return stem.with_name(f"{stem.name}-clips.json")
-
-
-def _kept(out: Path | None, measured: dict[str, Any]) -> dict[TaskKind, list[Clip]]:
-    """Return the clips that an earlier run with the same settings has written, by task."""
-    if out is None or not _clips_path(out).is_file():
-        return {}
-    earlier: dict[str, Any] = json.loads(_clips_path(out).read_text())
-    return dict(earlier["clips"]) if earlier.get("measured") == measured else {}
 
 
 if __name__ == "__main__":

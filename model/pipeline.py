@@ -22,9 +22,11 @@ from zoetrope.model.codecs.autoencoder import Autoencoder
 from zoetrope.model.codecs.text import TextEncoder
 from zoetrope.model.codecs.tiling import Tiling
 from zoetrope.model.denoising.chaining import overlap_of, span_inputs, span_spec
+from zoetrope.model.denoising.forward import InParts, run_alone
 from zoetrope.model.denoising.guidance import uses_negative
 from zoetrope.model.media.inputs import Clip, Inputs
 from zoetrope.model.request.tasks import ModelCard, VideoSpec, segment_of
+from zoetrope.model.streaming.device_plan import ALL_STAYS, DevicePlan
 
 if TYPE_CHECKING:
     from zoetrope.model.conditioning import Conditioner
@@ -51,16 +53,24 @@ class LocalPipeline:
         self.conditioner = conditioner
 
     @classmethod
-    def load(cls, card: ModelCard, on_progress: OnProgress = ignore_progress) -> LocalPipeline:
-        """Load a model; ``on_progress`` is called with (parameters read, parameters in total) of the transformer.
+    def load(
+        cls, card: ModelCard, on_progress: OnProgress = ignore_progress, plan: DevicePlan = ALL_STAYS
+    ) -> LocalPipeline:
+        """Load a model.
+
+        Args:
+            on_progress: called with (parameters read, parameters in total) of the transformer.
+            plan: what of it stays on the device.
 
         Raises:
             ModelError: see `model.checkpoints.load`."""
         from zoetrope.model.conditioning.load import load_conditioner
 
         device = configure_torch(card)
-        text, autoencoder = load_text_encoder(card, device), load_autoencoder(card, device)
-        denoiser = load_denoiser(card, device, on_progress)
+        text = load_text_encoder(card, device, stays=plan.encoders_stay)
+        autoencoder = load_autoencoder(card, device, stays=plan.encoders_stay)
+        runner = run_alone if plan.most_tokens is None else InParts(run_alone, plan.most_tokens)
+        denoiser = load_denoiser(card, device, on_progress, runner=runner, room=plan.room)
         return cls(text, denoiser, autoencoder, load_conditioner(card, autoencoder, device))
 
     def warnings(self, spec: VideoSpec) -> tuple[str, ...]:
@@ -73,7 +83,7 @@ class LocalPipeline:
         steps, before = spec.steps * len(spec.spans), None
         done: list[torch.Tensor] = []
         for index in range(len(spec.spans)):
-            segment = self._start(spec, inputs, index, before)
+            segment = self.start(spec, inputs, index, before)
             while not segment.sampler.done:
                 self.denoiser.step([segment])
                 on_step(index * spec.steps + segment.sampler.step, steps)
@@ -94,14 +104,16 @@ class LocalPipeline:
         if any(len(spec.spans) != 1 for spec in specs):
             raise ValueError("a clip of several segments cannot be batched with others")
         given = inputs if inputs is not None else [NOTHING] * len(specs)
-        segments = [self._start(spec, media, 0, None) for spec, media in zip(specs, given, strict=True)]
-        steps = max(spec.steps for spec in specs)
-        for step in range(steps):
-            self.denoiser.step([s for s in segments if not s.sampler.done])
-            on_step(step + 1, steps)
+        segments = [self.start(spec, media) for spec, media in zip(specs, given, strict=True)]
+        longest = max(segments, key=lambda segment: segment.spec.steps)
+        while pending := [segment for segment in segments if not segment.sampler.done]:
+            self.denoiser.step(pending)
+            on_step(longest.sampler.step, longest.spec.steps)
         return [segment.result().cpu() for segment in segments]
 
-    def _start(self, spec: VideoSpec, inputs: Inputs, index: int, before: Clip | None) -> Segment:
+    def start(self, spec: VideoSpec, inputs: Inputs = NOTHING, index: int = 0, before: Clip | None = None) -> Segment:
+        """Return the segment of a span before its first step; ``before`` as in
+        `model.denoising.chaining.span_inputs`."""
         conditions = condition_span(self.text, self.conditioner, spec, inputs, index, before)
         return self.denoiser.start(segment_of(spec, str(index), index), conditions)
 

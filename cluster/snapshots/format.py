@@ -45,7 +45,7 @@ class Fingerprint:
 
     Attributes:
         model: `model.catalog.identity.weights_of`. scheduler: the class of the sampler. schedule: a digest of what
-            decides the noise levels, such as the shift.
+            decides the noise levels, such as the shift. adapters: their digests and strengths; "" for none.
     """
 
     model: str
@@ -57,6 +57,10 @@ class Fingerprint:
     guidance_low: float | None
     seed: int
     kind: str
+    adapters: str = ""  # snapshots of older releases lack it
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    step_mask: str = ""
 
     @classmethod
     def of(cls, model: str, spec: SegmentSpec, scheduler_config: dict[str, Any]) -> Fingerprint:
@@ -73,6 +77,10 @@ class Fingerprint:
             guidance_low=spec.guidance_low,
             seed=spec.seed,
             kind=spec.kind,
+            adapters=" ".join(map(str, spec.loras)),
+            guidance_start=spec.guidance_start,
+            guidance_end=spec.guidance_end,
+            step_mask=spec.step_mask,
         )
 
     def difference(self, other: Fingerprint) -> str | None:

@@ -66,7 +66,7 @@ class SnapshotKeeper:
         now, waited = self._clock(), 0.0
         for segment, kept in found:
             step, steps, few = segment.sampler.step, segment.spec.steps, segment.spec.profile is not None
-            if due(step, steps, now - kept.since, step_seconds, copy_seconds, self._settings, few):
+            if due(step, steps, now - kept.since, step_seconds, copy_seconds, self._settings, few, kept.step):
                 waited += self._snapshot(segment, kept)
         return waited
 

@@ -13,6 +13,7 @@ def due(
     copy_seconds: float,
     settings: EngineSettings,
     few_steps: bool = False,
+    last_step: int | None = None,
 ) -> bool:
     """Return whether to take one now, after ``step`` of ``steps``.
 
@@ -27,13 +28,16 @@ def due(
         copy_seconds: how long a step waits until every segment of the batch is copied; work in the background does not
             count. 0: not known yet.
         few_steps: the segment samples by a profile (`model.request.profile`).
+        last_step: after which the last one was taken, or the segment resumed; None: the step before. Of steps that
+            reuse a velocity, several pass at once.
     """
     if step < 1:
         return False
     if step >= steps or few_steps:
         return True
     if settings.snapshot_steps is not None:
-        return step % settings.snapshot_steps == 0
+        before = step - 1 if last_step is None else last_step
+        return step // settings.snapshot_steps > before // settings.snapshot_steps
     if seconds_since_last * settings.snapshot_share < copy_seconds:
         return False
     return seconds_since_last + step_seconds > settings.snapshot_seconds

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from zoetrope.model.adapters.slots import AdapterSlots
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.forward import Runner, run_alone
 from zoetrope.model.denoising.guidance import Mode, branches, combine, effective, scales
@@ -15,6 +16,7 @@ from zoetrope.model.denoising.samplers import start_sampler
 from zoetrope.model.denoising.sampling import SegmentSampler
 from zoetrope.model.network.protocol import Network
 from zoetrope.model.network.sequences import Sequence
+from zoetrope.model.request.steps import acts, computes
 from zoetrope.model.request.tasks import Role, SegmentSpec
 from zoetrope.model.runtime.errors import Picklable
 
@@ -30,8 +32,18 @@ class Segment:
     noise: torch.Tensor | None = None  # from which they started, if known frames are as noisy as the rest
 
     @property
-    def mode(self) -> Mode:
+    def whole_mode(self) -> Mode:
+        """The mode of steps in which guidance acts."""
         return effective(self.conditions.guidance, self.spec.guidance)
+
+    @property
+    def mode(self) -> Mode:
+        """The mode of the next step: without guidance only the branch of the positive text is computed."""
+        return self.whole_mode if acts(self.spec, self.sampler.step) else "none"
+
+    def advance(self, velocity: torch.Tensor) -> None:
+        """Take a step with a velocity ``[C, lead + T, H, W]`` float32."""
+        self.latents = self.sampler.advance(velocity, self.latents)
 
     def estimate(self) -> torch.Tensor | None:
         """Estimate `result` from the last step; None before the first step in this process."""
@@ -82,6 +94,7 @@ class Denoiser:
         self.scheduler_config = scheduler_config
         self.device = transformer.device
         self.role = role
+        self.adapters: AdapterSlots | None = None  # of its networks, where requests may have adapters
         self._runner = runner
         self._boundary = 0.0
         if two and boundary is not None:
@@ -105,7 +118,7 @@ class Denoiser:
             latents=sampler.begin(noise),
             noise=None if conditions.clean_known else noise,
         )
-        if conditions.negative is None and any(not branch.positive for branch in branches(segment.mode)):
+        if conditions.negative is None and any(not branch.positive for branch in branches(segment.whole_mode)):
             raise ValueError(f"segment {spec.id}: guidance {spec.guidance} needs a negative prompt")
         return segment
 
@@ -122,13 +135,16 @@ class Denoiser:
 
     def check(self, segment: Segment) -> None:
         """Raise ValueError or RuntimeError if the conditions do not fit the network, before any step is taken."""
-        self.transformer.check(self._sequences(segment))
+        self.transformer.check(self._sequences(segment, segment.whole_mode))
 
     @torch.inference_mode()
     def step(self, segments: list[Segment]) -> int:
-        """Advance every segment by one step, with all guidance branches of one noise expert in one forward pass.
+        """Advance every segment by one step, with all guidance branches of one noise expert in one forward pass, and by
+        the steps that reuse its velocity (`model.caching`).
 
-        If a network fails, no segment has advanced: samplers step once all velocities are there.
+        So a segment is only ever held before a step that is computed, and a snapshot needs no velocity. The first step
+        of a noise expert is computed even if the mask skips it. If a network fails, no segment has advanced: samplers
+        step once all velocities are there.
 
         Returns:
             The number of tokens in the packed batches.
@@ -149,7 +165,7 @@ class Denoiser:
         finite = torch.stack([velocity.isfinite().all() for _, velocity in made]).tolist()  # one wait for the device
         for (segment, velocity), good in zip(made, finite, strict=True):
             if good:
-                segment.latents = segment.sampler.advance(velocity, segment.latents)
+                self._advance(segment, velocity)
             else:
                 poisoned.append(segment.spec.id)
         if poisoned:
@@ -164,7 +180,10 @@ class Denoiser:
         made: list[tuple[Segment, torch.Tensor]],
     ) -> int:
         """Add the guided velocity of each segment to ``made``; return the number of tokens."""
-        run = self._runner(network, [sequence for segment in segments for sequence in self._sequences(segment)])
+        if any(segment.spec.loras for segment in segments):
+            segments = sorted(segments, key=self._place)
+        made_of = [self._sequences(segment, segment.mode, low_noise) for segment in segments]
+        run = self._runner(network, [sequence for sequences in made_of for sequence in sequences])
         outputs = iter(run.velocities)
         for segment in segments:
             spec, latents, mode = segment.spec, segment.latents, segment.mode
@@ -174,11 +193,30 @@ class Denoiser:
             made.append((segment, combine(mode, velocities, latents, segment.sampler.sigma, weights)))
         return run.tokens
 
-    def _sequences(self, segment: Segment) -> list[Sequence]:
+    def _place(self, segment: Segment) -> int:
+        """Order segments by slot, so that the rows with adapters are next to each other."""
+        loras = segment.spec.loras
+        return -1 if not loras or self.adapters is None else self.adapters.use(segment.spec.id, loras, False).slot
+
+    def _advance(self, segment: Segment, velocity: torch.Tensor) -> None:
+        """Take the step, and those after it that reuse its velocity."""
+        low = self.takes_low_noise(segment)
+        segment.advance(velocity)
+        while not segment.sampler.done and not computes(segment.spec, segment.sampler.step):
+            if self.takes_low_noise(segment) != low:
+                return
+            segment.advance(velocity)
+
+    def _sequences(self, segment: Segment, mode: Mode, low_noise: bool = False) -> list[Sequence]:
         conditions, timestep = segment.conditions, segment.sampler.timestep
         sequences = []
-        for branch in branches(segment.mode):
+        for branch in branches(mode):
             text = conditions.positive if branch.positive else conditions.negative
             assert text is not None
             sequences.append(conditions.sequence(segment.latents, timestep, text, branch.streams, segment.noise))
+        if segment.spec.loras:
+            if self.adapters is None:
+                raise RuntimeError(f"segment {segment.spec.id}: its adapters are not loaded")
+            use = self.adapters.use(segment.spec.id, segment.spec.loras, low_noise)
+            return [replace(sequence, adapter=use) for sequence in sequences]
         return sequences

@@ -51,6 +51,11 @@ class ListSampler(ABC):
         """Return the latents before the first step: scaled noise."""
         return self._keep(noise.to(self._dtype) * self._profile.init_scale)
 
+    @property
+    def velocity(self) -> torch.Tensor | None:
+        """The velocity of the last step, ``[C, T, H, W]``; None before the first step in this process."""
+        return None if self._last is None else self._last[1]
+
     def advance(self, velocity: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Take one step; both ``[C, T, H, W]`` float32."""
         before = latents if self._exact is None else self._exact

@@ -65,6 +65,10 @@ class SegmentSampler(Protocol):
     def sigma(self) -> float:
         """The share of noise in the latents before the next step, 0..1."""
 
+    @property
+    def velocity(self) -> torch.Tensor | None:
+        """The velocity of the last step, ``[C, T, H, W]``; None before the first step in this process."""
+
     def begin(self, noise: torch.Tensor) -> torch.Tensor:
         """Return the latents before the first step from noise ``[C, T, H, W]`` float32."""
 
@@ -126,6 +130,11 @@ class Sampler:
         result: torch.Tensor = self._scheduler.step(velocity[None], t, latents[None], return_dict=False)[0][0]
         self.step += 1
         return result
+
+    @property
+    def velocity(self) -> torch.Tensor | None:
+        """The velocity of the last step, ``[C, T, H, W]``; None before the first step in this process."""
+        return None if self._last is None else self._last[1]
 
     def estimate(self) -> torch.Tensor | None:
         """Return the clip ``[C, T, H, W]`` that the last step predicts; None before the first step in this process.

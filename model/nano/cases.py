@@ -7,7 +7,9 @@ nothing is scaled. Everything follows from one seed, which training must not hav
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,7 @@ from zoetrope.model.request.tasks import (
 )
 
 Frames = npt.NDArray[np.uint8]
+NO_OPTIONS: Mapping[str, Any] = {}
 
 # What a case of a task is in particular, in turn. With five native sizes every group meets every size.
 GROUPS: dict[TaskKind, tuple[str, ...]] = {
@@ -62,12 +65,21 @@ class NanoCase:
 
 
 def held_out(
-    kind: TaskKind, card: ModelCard, count: int, seed: int, steps: int | None = None, guidance: float | None = None
+    kind: TaskKind,
+    card: ModelCard,
+    count: int,
+    seed: int,
+    steps: int | None = None,
+    guidance: float | None = None,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> list[NanoCase]:
     """Draw cases of the model's default length at all native sizes in turn; ``seed`` also determines the noise seeds.
 
+    Args:
+        options: further fields of the requests.
+
     Raises:
-        InvalidRequest: the model does not serve the task, or the steps or the guidance break a limit.
+        InvalidRequest: the model does not serve the task, or the steps, the guidance or an option break a limit.
     """
     generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
     frames = -(-(card.default_frames - 1) // card.temporal) * card.temporal + 1
@@ -84,6 +96,7 @@ def held_out(
             frames=card.default_frames,
             steps=steps,
             guidance=guidance,
+            **options,
             seed=rng.randrange(2**31),
         )
         spec = resolve(request, card, random_seed=0, media=media)

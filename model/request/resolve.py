@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.media_rules import media_violations
 from zoetrope.model.request.profile import locked_values
 from zoetrope.model.request.sampling_rules import sampling_violations
+from zoetrope.model.request.savings import Savings, savings_of
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.segments import split
 from zoetrope.model.request.sizes import (
@@ -24,7 +26,6 @@ from zoetrope.model.request.sizes import (
 from zoetrope.model.request.tasks import (
     MAX_DURATION_SECONDS,
     MAX_EDIT_PIXELS,
-    MAX_FLOW_SHIFT,
     MAX_FPS,
     MAX_GUIDANCE,
     MAX_NEGATIVE_CHARS,
@@ -32,7 +33,6 @@ from zoetrope.model.request.tasks import (
     MAX_SEED,
     MAX_STEPS,
     MEDIA_FIELDS,
-    MIN_FLOW_SHIFT,
     PICTURE_CONTAINERS,
     PROMPT_REQUIRED,
     RANDOM_SEED,
@@ -55,29 +55,40 @@ NO_MEDIA: Mapping[str, MediaInfo] = {}
 
 
 def resolve(
-    request: VideoRequest, card: ModelCard, random_seed: int, media: Mapping[str, MediaInfo] = NO_MEDIA
+    request: VideoRequest,
+    card: ModelCard,
+    random_seed: int,
+    media: Mapping[str, MediaInfo] = NO_MEDIA,
+    adapters: Sequence[AdapterUse] = (),
 ) -> VideoSpec:
     """Fill in the model's defaults and check every limit at once.
 
     Args:
         random_seed: used when the request names no seed, so that the job records the one it ran with.
         media: what is known of each of the task's media, by the field that names it (`media_of`).
+        adapters: what the request's adapters are, in their order; only a service has any.
 
     Raises:
         InvalidRequest: lists every field at fault with its value and limit.
     """
-    return _Resolution(request, card, random_seed, media).result()
+    return _Resolution(request, card, random_seed, media, adapters).result()
 
 
 class _Resolution:
     """One request being checked: ``bad`` collects violations, ``warnings`` oddities."""
 
     def __init__(
-        self, request: VideoRequest, card: ModelCard, random_seed: int, media: Mapping[str, MediaInfo]
+        self,
+        request: VideoRequest,
+        card: ModelCard,
+        random_seed: int,
+        media: Mapping[str, MediaInfo],
+        adapters: Sequence[AdapterUse],
     ) -> None:
         self.request = request
         self.card = card
         self.media = media
+        self.adapters = tuple(adapters)
         self.random_seed = random_seed
         self.bad: list[Violation] = []
         self.warnings: list[str] = []
@@ -121,8 +132,10 @@ class _Resolution:
         self.check(0 <= seed <= MAX_SEED, "seed", f"{short(seed)} {inside}")
         size = self.size()
         guidance_low = self.guidance_low(guidance)
-        self.check_schedule()
         self.bad += sampling_violations(request, card)
+        known = len(self.adapters) == len(request.loras)
+        self.check(known or bool(self.bad), "loras", "are of a service, which has registered adapters")
+        saved = self.savings(steps, self.flow_shift())
         if self.bad or size is None:
             raise InvalidRequest(*self.bad)
 
@@ -166,9 +179,11 @@ class _Resolution:
             warnings=tuple(self.warnings),
             sampler=None if card.profile is not None else request.sampler,
             quality=request.quality,
+            step_mask=saved.step_mask,
             guidance_start=request.guidance_start,
             guidance_end=request.guidance_end,
             loras=request.loras,
+            adapters=self.adapters,
         )
 
     def check(self, ok: bool, field: str, description: str) -> None:
@@ -218,25 +233,22 @@ class _Resolution:
         if request.task.negative_prompt and max(profile.guidance) <= 1:
             self.warnings.append(f"negative_prompt: is ignored, since profile {profile.name} needs no second branch")
 
-    def check_schedule(self) -> None:
-        """Check the flow shift and the sampler, unless a profile decides both."""
-        shift, sampler, card = self.request.flow_shift, self.request.sampler, self.card
-        if card.profile is not None:
-            return
-        if shift is not None:
-            self.check(card.default_flow_shift is not None, "flow_shift", f"{shift} given, but {card.name} has none")
-            inside = MIN_FLOW_SHIFT <= shift <= MAX_FLOW_SHIFT
-            self.check(inside, "flow_shift", f"{shift} must be from {MIN_FLOW_SHIFT:g} to {MAX_FLOW_SHIFT:g}")
-        if sampler is not None:
-            kept = f"{sampler} given, but the noise levels of {card.name} come from no flow shift that it could keep"
-            self.check(card.default_flow_shift is not None, "sampler", kept)
-
     def flow_shift(self) -> float | None:
         """Return the shift of the schedule; None if a profile lists the noise levels, or the model has none."""
         card, given = self.card, self.request.flow_shift
         if card.profile is not None:
             return None
         return card.default_flow_shift if given is None else given
+
+    def savings(self, steps: int, flow_shift: float | None) -> Savings:
+        """Choose the steps to compute, if the fields they depend on are right."""
+        fields = {violation.field for violation in self.bad}
+        if fields & {"task", "steps", "flow_shift"}:
+            return Savings()
+        saved = savings_of(self.request, self.card, steps, flow_shift)
+        self.bad += saved.bad
+        self.warnings += saved.warnings
+        return saved
 
     def check_picture(self, frames: int) -> None:
         """Check that a picture has one frame, and that one frame is not to lead from a first to a last picture."""

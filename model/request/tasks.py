@@ -8,8 +8,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from zoetrope.model.caching.ratios import RatioList
+from zoetrope.model.request.fused_adapter import FusedAdapter
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.load_options import DEFAULT, LoadOptions
+from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.media_fields import Takes, media_fields
 from zoetrope.model.request.profile import Profile
 from zoetrope.model.request.quantize import Quantize
@@ -40,7 +43,7 @@ Role = Literal["both", "high", "low"]
 Fit = Literal["cover", "contain"]
 # The sampler that takes the steps, where a request names one, by the names that ComfyUI and others use.
 SamplerName = Literal["unipc", "euler", "dpm++"]
-# How many steps are computed: all, or those that change most, see `model.denoising`.
+# How many steps are computed: all, or those that change most, see `model.caching`.
 Quality = Literal["exact", "balanced", "fast"]
 # Of the file: a video, or a picture of one frame.
 Container = Literal["mp4", "mkv", "png", "webp", "jpg"]
@@ -291,7 +294,9 @@ class ModelCard:
     default_flow_shift: float | None = None  # None: the scheduler has none
     flow_shift_note: str = ""  # where that comes from, if sources differ
     load: LoadOptions = DEFAULT
+    adapters: tuple[FusedAdapter, ...] = ()  # in the order in which they are added
     profile: Profile | None = None  # the locked sampling recipe of a few-step distill
+    step_ratios: tuple[RatioList, ...] = ()  # from which `quality` chooses the steps to compute
 
     @property
     def quantize(self) -> Quantize:
@@ -344,9 +349,11 @@ class VideoSpec:
     warnings: tuple[str, ...] = ()  # how the request was understood, if that may surprise
     sampler: SamplerName | None = None  # None: the checkpoint's own
     quality: Quality = "exact"
-    guidance_start: float = 0.0
+    step_mask: str = ""  # of `model.caching.mask`; "": every step is computed
+    guidance_start: float = 0.0  # see `model.request.steps`
     guidance_end: float = 1.0
-    loras: tuple[RequestLora, ...] = ()
+    loras: tuple[RequestLora, ...] = ()  # as asked for
+    adapters: tuple[AdapterUse, ...] = ()  # what these are
 
     @property
     def prompt(self) -> str:
@@ -359,8 +366,8 @@ class VideoSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
-        loras = [lora.model_dump(mode="json") for lora in self.loras]
-        return {**asdict(self), "task": self.task.model_dump(mode="json"), "loras": loras}
+        listed = {"loras": [lora.model_dump(mode="json") for lora in self.loras]}
+        return {**asdict(self), "task": self.task.model_dump(mode="json"), **listed}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> VideoSpec:
@@ -373,6 +380,7 @@ class VideoSpec:
             "profile": None if data.get("profile") is None else Profile.from_dict(data["profile"]),
             "warnings": tuple(data.get("warnings", ())),
             "loras": tuple(RequestLora.model_validate(lora) for lora in data.get("loras", ())),
+            "adapters": tuple(AdapterUse(**adapter) for adapter in data.get("adapters", ())),
         }
         return cls(**{**data, **read, "latent_shape": (c, t, h, w), "spans": spans})
 
@@ -391,9 +399,10 @@ class SegmentSpec:
     flow_shift: float | None = None  # of the schedule; None: the checkpoint's own
     sampler: SamplerName | None = None  # None: the checkpoint's own
     quality: Quality = "exact"
+    step_mask: str = ""  # of `model.caching.mask`; "": every step is computed
     guidance_start: float = 0.0  # share of the steps from which guidance acts
     guidance_end: float = 1.0  # share of the steps up to which it acts
-    loras: tuple[RequestLora, ...] = ()
+    loras: tuple[AdapterUse, ...] = ()  # a segment that lacks one must not run
     profile: Profile | None = None  # of a few-step distill; it decides the schedule
 
 
@@ -412,9 +421,10 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         flow_shift=spec.flow_shift,
         sampler=spec.sampler,
         quality=spec.quality,
+        step_mask=spec.step_mask,
         guidance_start=spec.guidance_start,
         guidance_end=spec.guidance_end,
-        loras=spec.loras,
+        loras=spec.adapters,
         profile=spec.profile,
     )
 

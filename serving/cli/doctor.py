@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from zoetrope.model.adapters.card import SHORT
 from zoetrope.model.catalog.presets import open_model
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
@@ -259,6 +260,10 @@ def _model(settings: Settings) -> Iterator[Check]:
     for warning in card.warnings:
         yield Check("model", Status.WARN, warning, "check whether this is intended; the model runs without it")
     yield Check("model card", Status.OK, _described(card))
+    for adapter in card.adapters:
+        where = "" if adapter.expert == "any" else f", on {adapter.expert}"
+        detail = f"{adapter.path} fits, strength {adapter.strength:g}{where}, SHA-256 {adapter.sha256[:SHORT]}"
+        yield Check("lora", Status.OK, detail)
     yield from _quantize(card)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zoetrope.model.catalog.presets import open_model
 from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.steps import forwards
 from zoetrope.model.request.tasks import MAX_DRAWN_SEED, parse_request
 from zoetrope.serving.cli.errors import CliError
 from zoetrope.serving.cli.generate_request import DEFAULT_MODEL, GenerateRequest, replacing, result_line
@@ -31,13 +32,15 @@ def generate_locally(request: GenerateRequest, view: ProgressView) -> str:
     spec = resolve(parsed, card, secrets.randbelow(MAX_DRAWN_SEED + 1), media)
 
     view.message(f"loading {card.name}")
+    from zoetrope.cluster.planning.device_plan import device_plan
+    from zoetrope.model.checkpoints.load import configure_torch
     from zoetrope.model.denoising.denoise import NotFinite
     from zoetrope.model.pipeline import LocalPipeline
     from zoetrope.serving.media import MediaError
     from zoetrope.serving.stages.render import render_video, save_latents
 
     inputs = load(spec, card, media)
-    pipeline = LocalPipeline.load(card, view.loading)
+    pipeline = LocalPipeline.load(card, view.loading, device_plan(card, configure_torch(card)))
     for warning in (*card.warnings, *spec.warnings, *pipeline.warnings(spec)):
         view.warn(warning)
     steps = spec.steps * len(spec.spans)
@@ -45,7 +48,9 @@ def generate_locally(request: GenerateRequest, view: ProgressView) -> str:
     started = time.monotonic()
 
     def on_step(step: int, steps: int) -> None:
-        left = (time.monotonic() - started) / step * (steps - step)
+        whole = forwards(spec)
+        done = step // spec.steps * whole + whole - forwards(spec, step % spec.steps)
+        left = (time.monotonic() - started) / done * (len(spec.spans) * whole - done)
         view.update("denoising", step, steps, eta_seconds=left)
 
     try:

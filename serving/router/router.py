@@ -16,7 +16,7 @@ from ray.serve.exceptions import RayServeException
 
 from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPlan
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
-from zoetrope.model.request.kinds import needs_negative
+from zoetrope.model.request.steps import branch_count
 from zoetrope.model.request.tasks import ModelCard, SegmentSpec, VideoSpec
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
@@ -60,7 +60,9 @@ class Router:
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._snapshots = SnapshotObjects(str(settings.snapshots))
-        self._state = RouterState(settings.step_tokens, ENGINE_TIMEOUT_SECONDS, settings.preview_steps)
+        self._state = RouterState(
+            settings.step_tokens, ENGINE_TIMEOUT_SECONDS, settings.preview_steps, settings.adapter_slots
+        )
         self._work = asyncio.Event()
         self._outcomes: dict[str, asyncio.Future[Any]] = {}
         self._previews: set[asyncio.Task[None]] = set()
@@ -116,8 +118,8 @@ class Router:
             self._note_progress(segment_id)
         for segment_id, latents in news.finished:
             self._settle(segment_id, latents)
-        for segment_id, reason in news.failed:
-            self._settle(segment_id, JobFailed(reason))
+        for failure in news.failed:
+            self._settle(failure.id, JobFailed(failure.reason, failure.code))
         for segment_id in news.lost:
             self._settle(segment_id, ConditionsLost())
         for preview in report.previews:
@@ -286,11 +288,10 @@ class Router:
         self._writer.put("engine", engine_id, lambda: self._database.jobs.remove_engine(engine_id))
 
     def _tokens(self, segment: SegmentSpec) -> int:
-        """Count the tokens of a step, including both guidance branches."""
+        """Count the tokens of a step with all its guidance branches."""
         patch = self._card.size_multiple // self._card.spatial
         _, t, h, w = segment.latent_shape
-        branches = 2 if needs_negative(segment.guidance) else 1
-        return branches * t * math.ceil(h / patch) * math.ceil(w / patch)
+        return branch_count(segment) * t * math.ceil(h / patch) * math.ceil(w / patch)
 
 
 def jobs_on(report: Report) -> tuple[str, ...]:

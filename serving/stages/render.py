@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from zoetrope import __version__
+from zoetrope.model.request.steps import computed_steps
 from zoetrope.model.request.tasks import VideoSpec
 from zoetrope.serving.media import (
     MediaError,
@@ -113,11 +114,22 @@ def _tags(spec: VideoSpec, metadata: Mapping[str, str]) -> dict[str, str]:
                 "steps": str(spec.steps),
                 "guidance": f"{spec.guidance:g}",
                 **shift,
+                **_saved(spec),
                 "denoised_at": f"{spec.native_width}x{spec.native_height}",
                 **metadata,
             }
         ),
     }
+
+
+def _saved(spec: VideoSpec) -> dict[str, str]:
+    """Return the tags of a clip of which not all was computed."""
+    found = {}
+    if spec.quality != "exact":
+        found["quality"] = f"{spec.quality}, {computed_steps(spec)} of {spec.steps} steps computed"
+    if (spec.guidance_start, spec.guidance_end) != (0.0, 1.0):
+        found["guidance_interval"] = f"{spec.guidance_start:g} to {spec.guidance_end:g} of the steps"
+    return found
 
 
 def check_finite(latents: Sequence[torch.Tensor]) -> None:

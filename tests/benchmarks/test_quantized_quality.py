@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from zoetrope.benchmarks import quantized_quality
-from zoetrope.benchmarks.quantized_quality import compare, latents_psnr, main, page, summarise
+from zoetrope.benchmarks.paired_quality import compare, latents_psnr, summarise
+from zoetrope.benchmarks.quantized_quality import NAME, main, page
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.nano.cases import held_out
 from zoetrope.model.nano.measures import examine
@@ -36,7 +37,7 @@ def test_psnr_of_latents() -> None:
 
 def test_a_task_says_what_was_lost() -> None:
     made = clips(30, lost=2)
-    task = summarise("text_to_video", made)
+    task = summarise("text_to_video", made, NAME)
     assert task["cases"] == len(made) == 6
     row = task["measures"]["all four"]
     assert (row["exact"], row["lost"], row["won"]) == (100.0, 2, 0)
@@ -44,14 +45,14 @@ def test_a_task_says_what_was_lost() -> None:
     assert task["latents_error"] == {"mean": pytest.approx(0.35), "worst": pytest.approx(0.6)}
     assert task["latents_psnr"] == {"mean": 37.5, "worst": 35.0}
     assert task["frames_psnr"]["worst"] < 30 < task["frames_psnr"]["mean"]
-    whole = summarise("text_to_video", clips(30, lost=0))
+    whole = summarise("text_to_video", clips(30, lost=0), NAME)
     assert whole["within"] and whole["frames_psnr"]["worst"] == 100.0
 
 
 def test_the_page() -> None:
     measured = {"model": "nano", "quantize": "fp8", "blocks": [1, 2, 3], "steps": 30, "seed": 5}
     where = {"command": "run me", "date": "today", "commit": "abc", "changed": False, "torch": "2", "device": "a CPU"}
-    task = summarise("text_to_video", clips(30, lost=2))
+    task = summarise("text_to_video", clips(30, lost=2), NAME)
     text = page({"environment": where, "measured": measured, "tasks": {"text_to_video": task}})
     assert "`run me`" in text and "commit abc" in text
     assert "| text_to_video | 6 | 35.0% (60.0%) | 37.5 dB (35.0) | " in text and "| beyond 2 points |" in text

@@ -47,6 +47,8 @@ class Wish:
     sources: tuple[tuple[int, int, int], ...] = ()
     lead: int = 0
     ahead: int = 0
+    step_mask: str = ""
+    guidance_end: float = 1.0
     nan: bool = False
 
 
@@ -166,5 +168,6 @@ def start(denoiser: Denoiser, card: ModelCard, wish: Wish) -> Segment:
         given |= {"ending": random(c, 1, h, w)} if wish.ending else {}
     if wish.nan:
         positive[0, 0] = torch.nan
-    spec = SegmentSpec(wish.name, (c, t, h, w), wish.steps, wish.guidance, seed)
+    saved = {"step_mask": wish.step_mask, "guidance_end": wish.guidance_end}
+    spec = SegmentSpec(wish.name, (c, t, h, w), wish.steps, wish.guidance, seed, **saved)  # type: ignore[arg-type]
     return denoiser.start(spec, Conditions(positive, negative, guidance=mode, **given))

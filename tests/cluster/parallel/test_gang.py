@@ -60,6 +60,20 @@ def test_gangs_of_every_shape_give_the_velocities_and_latents_of_one_process(
         check(gangs.run(groups * ranks, denoise, card, MIX, STEPS, groups), expected)
 
 
+def test_steps_that_reuse_a_velocity_or_need_no_guidance_in_gangs(gangs: Gangs, checkpoint: Checkpoint) -> None:
+    card = checkpoint("two noise experts")
+    mix = [
+        Wish("exact", (3, 2, 2), steps=6),
+        Wish("fast", (2, 3, 1), steps=9, step_mask="#..#..#.#"),
+        Wish("late", (1, 2, 3), steps=6, guidance_end=0.3),
+    ]
+    expected = denoise(card, mix, 4)
+    alone = [denoise(card, [wish], 4).latents[0] for wish in mix]
+    assert distance(expected.latents, alone) <= 1e-5
+    for groups, ranks in ((1, 2), (2, 1), (2, 2)):
+        check(gangs.run(groups * ranks, denoise, card, mix, 4, groups), expected)
+
+
 @pytest.mark.parametrize(
     ("family", "shapes"),
     [

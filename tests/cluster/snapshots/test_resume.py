@@ -17,7 +17,7 @@ from tests.fixtures.random_checkpoints import write_a14b, write_t2v, write_vace
 from tests.fixtures.transformer_shape import TEXT_DIM
 from zoetrope.cluster.protocol.messages import Owner
 from zoetrope.cluster.protocol.settings import EngineSettings
-from zoetrope.cluster.snapshots.format import Fingerprint, Snapshot, decode, encode
+from zoetrope.cluster.snapshots.format import BadSnapshot, Fingerprint, Snapshot, decode, encode
 from zoetrope.cluster.snapshots.keeper import SnapshotKeeper
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.cluster.snapshots.writer import SnapshotWriter
@@ -27,6 +27,7 @@ from zoetrope.model.checkpoints.load import load_denoiser
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import Denoiser, Segment
 from zoetrope.model.denoising.resume import resume, sampler_of, state_of
+from zoetrope.model.request.steps import computes
 from zoetrope.model.request.tasks import SegmentSpec
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -76,6 +77,12 @@ def nano(_directory: Path) -> Making:
     return lambda: load_denoiser(card, CPU), conditions, SegmentSpec("a", (card.latent_channels, 2, 6, 8), 4, 3.0, 11)
 
 
+def saving(directory: Path) -> Making:
+    """Steps that reuse a velocity, and an interval of guidance."""
+    make, conditions, spec = nano(directory)
+    return make, conditions, replace(spec, steps=9, step_mask="##..#..##", guidance_start=0.2, guidance_end=0.6)
+
+
 def to_the_end(denoiser: Denoiser, segment: Segment) -> torch.Tensor:
     while not segment.sampler.done:
         denoiser.step([segment])
@@ -86,7 +93,7 @@ def fingerprint(denoiser: Denoiser, spec: SegmentSpec) -> Fingerprint:
     return Fingerprint.of("tiny", spec, denoiser.scheduler_config)
 
 
-@pytest.mark.parametrize("making", [plain, noisy_known, references, nano])
+@pytest.mark.parametrize("making", [plain, noisy_known, references, nano, saving])
 def test_from_any_step_on_another_engine(making: Callable[[Path], Making], tmp_path: Path) -> None:
     make, conditions, spec = making(tmp_path)
     first = make()
@@ -96,7 +103,8 @@ def test_from_any_step_on_another_engine(making: Callable[[Path], Making], tmp_p
         first.step([segment])
         taken.append(b"".join(encode(Snapshot(OWNER, fingerprint(first, spec), state_of(segment)))))
     second = make()
-    for k, data in enumerate(taken):
+    held = [k for k in range(spec.steps) if computes(spec, k)] + [spec.steps]  # before computed steps, and at the end
+    for k, data in zip(held, taken, strict=True):
         found = decode(data, fingerprint(second, replace(spec, id="b")), replace(OWNER, epoch=4))
         resumed = resume(second, second.start(replace(spec, id="b"), conditions), found.state)
         assert (resumed.sampler.step, resumed.sampler.done, found.finished) == (k, k == spec.steps, k == spec.steps)
@@ -132,6 +140,18 @@ def test_from_the_high_noise_expert_to_the_low_noise_one(tmp_path: Path) -> None
     moved = resume(low, low.start(spec, conditions), snapshot.state)
     assert low.takes(moved)
     assert torch.equal(to_the_end(low, moved), expected)
+
+
+def test_a_snapshot_of_another_mask_or_interval_is_refused(tmp_path: Path) -> None:
+    make, conditions, spec = saving(tmp_path)
+    denoiser = make()
+    segment = denoiser.start(spec, conditions)
+    denoiser.step([segment])
+    data = b"".join(encode(Snapshot(OWNER, fingerprint(denoiser, spec), state_of(segment))))
+    assert decode(data, fingerprint(denoiser, spec)).step == 1
+    for name, value in (("step_mask", ""), ("guidance_start", 0.0), ("guidance_end", 1.0)):
+        with pytest.raises(BadSnapshot, match=f"{name} is .*, expected {value!r}"):
+            decode(data, fingerprint(denoiser, replace(spec, **{name: value})))  # type: ignore[arg-type]
 
 
 def test_a_state_of_another_shape_is_refused(tmp_path: Path) -> None:

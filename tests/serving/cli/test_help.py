@@ -31,7 +31,7 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 
 CONNECTING = {"generate", "jobs", "watch", "cancel", "download", "extend", "events", "models"}
 CONNECTING |= {"media upload", "media list", "media delete"}
-OTHERS = {"serve", "gateway", "settings", "upcycle", "prepare", "doctor", "plan"}
+OTHERS = {"serve", "gateway", "settings", "upcycle", "prepare", "calibrate", "doctor", "plan"}
 OTHERS |= {"keys create", "keys list", "keys revoke"}
 
 
@@ -103,7 +103,7 @@ def test_every_listing_has_json() -> None:
     having = {name for name, command in COMMANDS.items() if any(p.name == "json" for p in command.params)}
     assert having == LISTINGS | {"events", "settings", "doctor", "plan"}
     quiet = {name for name, command in COMMANDS.items() if any("-q" in p.opts for p in command.params)}
-    assert quiet == LISTINGS | {"generate", "watch", "extend", "media upload", "upcycle", "prepare"}
+    assert quiet == LISTINGS | {"generate", "watch", "extend", "media upload", "upcycle", "prepare", "calibrate"}
 
 
 def test_shell_completion() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from zoetrope.cluster.protocol.messages import Broken, Failed, Finished, HeldSegment, Report, Running, StepPlan
 from zoetrope.model.request.tasks import SegmentSpec
 from zoetrope.serving.router.router import jobs_on
@@ -35,8 +39,60 @@ def test_a_segment_goes_through_its_steps() -> None:
     assert board.eta_seconds("a") == 2 * 560 * (0.5 / 560)
     news = board.apply(report(finished=(Finished("a", "latents"),), failed=(Failed("b", "why"),)), 2.0)
     assert news.finished == (("a", "latents"),)
-    assert news.failed == (("b", "why"),)
+    assert news.failed == (Failed("b", "why"),)
     assert board.active == {}
+
+
+def saving(step_tokens: int = 1_000, **fields: object) -> RouterState:
+    """With one segment, of 280 tokens in a step with guidance."""
+    board = RouterState(step_tokens, engine_timeout=10.0, preview_steps=4)
+    spec = SegmentSpec("a", (48, 5, 8, 14), 10, 3.0, 0, **fields)  # type: ignore[arg-type]
+    board.add(Active(spec, (0.0, "a"), 280, "conditions of a"))
+    return board
+
+
+def test_steps_that_reuse_a_velocity_pass_with_the_one_before() -> None:
+    board = saving(step_mask="##..#...##")
+    assert exchange(board, report()).preview == ()
+    board.apply(report(held=(HeldSegment("a", 1),), step_seconds=0.5, step_tokens=280), 1.0)
+    assert board.eta_seconds("a") == 4 * 0.5, "four more steps are computed, of nine"
+    plan = exchange(board, report(held=(HeldSegment("a", 1),)))
+    assert plan.preview == ("a",), "after step 4, which the plan reaches"
+    ahead = exchange(board, report(held=(HeldSegment("a", 1),), running=Running((), 280)))
+    assert ahead.advance == ("a",) and ahead.preview == ("a",), "the plan after it goes from 4 to 8"
+    board.apply(report(epoch=2), 2.0)
+    exchange(board, report(epoch=2), 2.0)
+    board.apply(report(epoch=2, held=(HeldSegment("a", 4),)), 3.0)
+    assert board.active["a"].redone == 0, "the snapshot was of step 1, as far as it had come"
+    board.apply(report(epoch=3), 4.0)
+    exchange(board, report(epoch=3), 4.0)
+    board.apply(report(epoch=3, held=(HeldSegment("a", 4),)), 5.0)
+    assert board.active["a"].redone == 3, "steps 2 to 4 again"
+    ending = exchange(board, report(epoch=3, held=(HeldSegment("a", 9),), running=Running((), 280)), 6.0)
+    assert ending.advance == ()
+
+
+def test_a_step_without_guidance_has_half_of_the_tokens() -> None:
+    board = saving(guidance_start=0.2, guidance_end=0.5)
+    plans = [exchange(board, report())]
+    plans += [exchange(board, report(held=(HeldSegment("a", step),)), 1.0) for step in (1, 2, 4, 5, 9)]
+    assert [plan.tokens for plan in plans] == [140, 140, 280, 280, 140, 140]
+    ahead = exchange(board, report(held=(HeldSegment("a", 4),), running=Running((), 280)))
+    assert ahead.tokens == 140, "the step after the running one"
+    board.apply(report(held=(HeldSegment("a", 4),), step_seconds=0.28, step_tokens=280), 1.0)
+    board.active["a"].furthest = 4
+    assert board.eta_seconds("a") == pytest.approx((280 + 5 * 140) * 0.001)
+
+
+def test_room_is_kept_for_the_guidance_to_come() -> None:
+    """A batch that grows by itself would not fit into memory; one that shrinks lets others in."""
+    board = saving(500, guidance_start=0.5)
+    board.add(Active(replace(board.active["a"].spec, id="b"), (1.0, "b"), 280, "conditions of b"))
+    assert exchange(board, report()).advance == ("a",)
+    board = saving(500, guidance_end=0.5)
+    board.add(Active(replace(board.active["a"].spec, id="b"), (1.0, "b"), 280, "conditions of b"))
+    assert exchange(board, report()).advance == ("a",)
+    assert exchange(board, report(held=(HeldSegment("a", 5),))).advance == ("a", "b")
 
 
 def test_a_rebuilt_gang_takes_up_its_segments_again() -> None:
@@ -57,7 +113,7 @@ def break_down(board: RouterState, *segments: str, raised: bool, engine: str = "
     broken = Broken(segments, "no memory", raised)
     news = board.apply(report(engine, state="rebuilding", broken=broken), 1.0)
     assert board.plan(report(engine, state="rebuilding")) == StepPlan()
-    return news.failed
+    return tuple((failure.id, failure.reason) for failure in news.failed)
 
 
 def test_halving_finds_the_segment_at_fault() -> None:
@@ -216,7 +272,7 @@ def test_conditions_that_are_gone_end_the_segment_without_its_fault() -> None:
     exchange(board, report())
     failed = (Failed("a", "the owner died", lost=True), Failed("b", "too large"))
     news = board.apply(report(failed=failed), 1.0)
-    assert (news.lost, news.failed) == (("a",), (("b", "too large"),))
+    assert (news.lost, news.failed) == (("a",), (Failed("b", "too large"),))
     assert board.active == {}
 
 
