@@ -111,9 +111,9 @@ def _typed(name_or_directory: str) -> Path:
 
 
 def _names(name_or_directory: str) -> list[str]:
-    """List the names of a folder and its repository, which may say what distill it is."""
+    """List the names of a folder or file and its repository, which may say what distill it is."""
     typed = _typed(name_or_directory)
-    if not typed.is_dir():
+    if not typed.is_dir() and not is_weight_file(typed):
         return []
     repository = repository_of(typed)
     return [*([repository] if repository else []), *(place.name for place in places(typed))]
