@@ -100,8 +100,9 @@ def read_index(root: Path) -> Index:
 
 
 def pipeline_of(root: Path) -> str | None:
-    """Return the pipeline that a folder's index names; None if it has no index. Raises ModelError as `read_index`."""
-    return None if is_original(root) else read_index(root).class_name
+    """Return the pipeline that a folder's index names; None if there is none, as with a single file. Raises ModelError
+    as `read_index`."""
+    return read_index(root).class_name if (root / "model_index.json").is_file() else None
 
 
 def components_of(index: Index) -> Components:

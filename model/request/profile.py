@@ -153,7 +153,6 @@ def locked_values(profile: Profile, *, two_experts: bool) -> dict[str, object]:
         "steps": profile.steps,
         "flow_shift": profile.shift,
         "sampler": profile.sampler,
-        "quality": "exact",
     }
     if "guidance" in profile.locked:
         values |= {"guidance": profile.guidance[0], "guidance_start": 0.0, "guidance_end": 1.0}

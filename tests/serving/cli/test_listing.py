@@ -66,8 +66,9 @@ def test_no_word_is_broken(width: int) -> None:
 def test_other_names_of_a_model() -> None:
     fields = dict.fromkeys((field.name for field in dataclasses.fields(ModelInfo)), 1)
     texts = dict.fromkeys(("default_size", "default_negative_prompt", "flow_shift_note", "quantize", "profile"), "")
-    lists = {"tasks": (), "native_sizes": (), "formats": (), "aliases": ("acme/video-1", "sora-2")}
-    model = ModelInfo(**{**fields, **texts, **lists, "name": "nano"})  # type: ignore[arg-type]
+    lists = dict.fromkeys(("tasks", "native_sizes", "formats", "adapters", "fused_adapters"), ())
+    names = ("acme/video-1", "sora-2")
+    model = ModelInfo(**{**fields, **texts, **lists, "name": "nano", "aliases": names})  # type: ignore[arg-type]
     assert "other names" in drawn(models_listing([model]), 300)[0]
     assert drawn(models_listing([model]), 300)[1].endswith("acme/video-1, sora-2")
     assert "other names" not in drawn(models_listing([dataclasses.replace(model, aliases=())]), 300)[0]
