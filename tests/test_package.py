@@ -61,6 +61,7 @@ def test_the_wheel_holds_one_package_with_all_that_it_needs(wheel: Path) -> None
         "py.typed",
         "kernels/data/proofs.json",
         "model/nano/weights/vae/config.json",
+        "model/nano/weights_4step/transformer/config.json",
         "serving/api/buf.yaml",
         "serving/api/google/longrunning/operations.proto",
         "serving/api/zoetrope/video/v1/video.proto",

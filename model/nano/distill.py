@@ -52,7 +52,7 @@ class DistillConfig:
         draws: batches of one task each that share a forward pass. batch_tokens: of each of them, at most.
     """
 
-    steps: int = 1600
+    steps: int = 400
     draws: int = 3
     batch_tokens: int = 720  # four clips of 9 frames
     guidance: float = 3.0
@@ -81,7 +81,8 @@ class StageBatch:
 
     @property
     def count(self) -> int:
-        return len(self.states) if self.stage == 0 else 0  # the trainer counts clips, each of them once
+        """The number of clips after their first step, else 0: the trainer counts after each, and each clip once."""
+        return len(self.states) if self.stage == 1 else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +203,7 @@ class DistillTrainer(training.Trainer[StageBatch]):
     """A run into ``out``, in one process."""
 
     net: Student
+    source: StageSource
     ema: Student
 
     def __init__(self, config: DistillConfig, out: Path, card: ModelCard) -> None:
@@ -223,16 +225,16 @@ class DistillTrainer(training.Trainer[StageBatch]):
         source = StageSource(config, tutor, len(sigmas))
         super().__init__(net, source, stepper, recipe, out, self._write, twin(net))
         net.attach(tutor)
-        self._teacher = tutor
+        self.teacher = tutor
         if not (out / "vae").exists():
             shutil.copytree(Path(card.directory) / "vae", out / "vae")
 
     def _write(self) -> None:
-        export(self.out, self.ema.transformer, self._teacher.text.encoder, self.record())
+        export(self.out, self.ema.transformer, self.teacher.text.encoder, self.record())
 
     def compile(self) -> None:
         """Compile the blocks of teacher and student."""
-        for transformer in (self.net.transformer, self._teacher.transformer):
+        for transformer in (self.net.transformer, self.teacher.transformer):
             for block in transformer.layers():
                 block.compile(dynamic=True)
 

@@ -72,6 +72,9 @@ class Profile:
         for value in self.guidance:
             inside = 0 <= value <= MAX_PROFILE_GUIDANCE
             _check(inside, "guidance", f"has {value}, must be from 0 to {MAX_PROFILE_GUIDANCE:g}")
+        high, low = self.guidance[0], self.guidance[-1]
+        acts = not high <= 1 < low
+        _check(acts, "guidance", f"has {low} after {high}: where the first is not above 1, the second has no effect")
         steps = len(self.sigmas)
         if self.experts_at is not None:
             inside = 0 < self.experts_at < steps
@@ -150,7 +153,6 @@ def locked_values(profile: Profile, *, two_experts: bool) -> dict[str, object]:
         "steps": profile.steps,
         "flow_shift": profile.shift,
         "sampler": profile.sampler,
-        "quality": "exact",
     }
     if "guidance" in profile.locked:
         values |= {"guidance": profile.guidance[0], "guidance_start": 0.0, "guidance_end": 1.0}

@@ -80,6 +80,7 @@ def test_the_family_is_that_of_the_design() -> None:
         "wan2.1-vace-14b",
         "wan2.1-vace-1.3b",
         "nano",
+        "nano-4step",
     ]
 
 

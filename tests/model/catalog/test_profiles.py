@@ -89,6 +89,13 @@ def test_a_named_profile_decides_the_defaults(tmp_path: Path) -> None:
     assert (pair.default_guidance, pair.default_guidance_low, pair.boundary) == (1.0, 1.0, 0.875)
 
 
+def test_the_one_that_comes_along() -> None:
+    card = find_model("nano-4step")
+    assert card.profile == BUILT_IN["nano-4"] and card.default_steps == 4 and card.default_guidance == 1.0
+    own = find_model("nano-4step", LoadOptions(profile="none"))
+    assert own.profile is None and (own.default_steps, own.default_guidance) == (30, 3.0)
+
+
 def test_a_profile_for_another_model_is_refused(tmp_path: Path) -> None:
     path = str(t2v(tmp_path / "wan"))
     with pytest.raises(ModelError, match="profile: 'lightx2v' is not one of none, lightx2v-4"):

@@ -24,6 +24,7 @@ from tests.fixtures.single_files import (
 )
 from zoetrope.model.catalog.checks import check_files
 from zoetrope.model.catalog.presets import find_model, open_model
+from zoetrope.model.catalog.profiles import find_profile
 from zoetrope.model.catalog.single_files import read_single, side_of
 from zoetrope.model.checkpoints.load import load_autoencoder, load_text_encoder, load_transformer
 from zoetrope.model.inspection.files import ModelError
@@ -58,6 +59,17 @@ def test_three_files_are_a_model(files: Files) -> None:
     vae: Any = load_autoencoder(card, CPU)
     for name, value in autoencoder().state_dict().items():
         assert torch.equal(vae._network.state_dict()[name], value), name
+
+
+def test_the_name_of_a_distill_is_certain(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "FastWan2.1_t2v_1.3B.safetensors"
+    path.symlink_to(files.model)
+    assert find_model(str(path), options(files)).profile == find_profile("fastwan-3")
+    assert find_model(str(path), options(files, profile="none")).profile is None
+    meanflow = tmp_path / "wan2.1_t2v_1.3B_meanflow.safetensors"
+    meanflow.symlink_to(files.model)
+    with pytest.raises(ModelError, match=r"meanflow\.safetensors: MeanFlow distills need a second time input"):
+        find_model(str(meanflow), options(files))
 
 
 @pytest.mark.parametrize("prefix", ["", "diffusion_model.", "model.", "net.", "video_model."])

@@ -54,7 +54,7 @@ def test_its_folder_is_read_as_its_own(folder: Path) -> None:
     assert (card.family, card.tasks, card.warnings) == ("joint-1m", ("text_to_video",), ())
     assert (card.fps, card.default_steps, card.default_guidance, card.overlap_frames) == (8, 3, 2.0, 0)
     assert family_of(card.family) is JOINT
-    assert list(all_presets())[-2:] == ["joint-1m", "nano"]
+    assert list(all_presets())[-3:] == ["joint-1m", "nano", "nano-4step"]
     said = LoadOptions(family="joint-1m")
     assert open_model(str(folder), said) == replace(card, load=said)
     with pytest.raises(ModelError, match=r"wan2\.1-t2v-14b does not match .*: its files are those of joint-1m"):

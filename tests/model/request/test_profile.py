@@ -56,6 +56,7 @@ def test_a_profile_survives_the_way_through_json(profile: Profile) -> None:
         ({"precision": "bfloat16"}, "precision: 'bfloat16' is not one of float32, float64"),
         ({"init_scale": 0}, "init_scale is 0.0, must be above 0"),
         ({"guidance": [1, 1, 1]}, "guidance has 3 entries"),
+        ({"guidance": [1.0, 3.5]}, "guidance has 3.5 after 1.0: where the first is not above 1"),
         ({"guidance": [31]}, "guidance has 31.0, must be from 0 to 30"),
         ({"experts_at": 3}, "experts_at is 3, must be from 1 to 2, for 3 steps"),
         ({"experts_at": 0}, "experts_at is 0"),

@@ -349,7 +349,7 @@ def test_a_profile_samples_as_it_says() -> None:
         ("guidance", 5.0, "5.0 given, but the profile lightx2v-4 locks it to 1.0"),
         ("flow_shift", 8.0, "8.0 given, but the profile lightx2v-4 locks it to 5.0"),
         ("sampler", "unipc", "'unipc' given, but the profile lightx2v-4 locks it to 'euler'"),
-        ("quality", "fast", "'fast' given, but the profile lightx2v-4 locks it to 'exact'"),
+        ("quality", "fast", "fast cannot be had with the profile lightx2v-4 of toy: give exact"),
         ("guidance_end", 0.5, "0.5 given, but the profile lightx2v-4 locks it to 1.0"),
     ],
 )

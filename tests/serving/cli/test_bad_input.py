@@ -68,7 +68,7 @@ BAD_REQUESTS: list[tuple[Sequence[str], str]] = [
     (["x", "--steps", "1001"], "steps: 1001 must be from 1 to 1000"),
     (["x", "--guidance", "nan"], "guidance: nan must be from 0 to 30"),
     (["x", "--fps", "0"], "fps: 0 must be from 1 to 60"),
-    (["x", "--model", "nobody"], "model: 'nobody' is neither a preset (nano) nor a directory"),
+    (["x", "--model", "nobody"], "model: 'nobody' is neither a preset (nano, nano-4step) nor a directory"),
     (["x", "--out", "clip.avi"], "out: 'clip.avi' does not end in one of .mp4, .mkv, .png, .webp, .jpg, .jpeg"),
     (["x", "--latents-out", "clip.npy"], "latents-out: 'clip.npy' does not end in .safetensors"),
 ]

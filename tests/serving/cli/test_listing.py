@@ -65,12 +65,19 @@ def test_no_word_is_broken(width: int) -> None:
 
 def test_other_names_of_a_model() -> None:
     fields = dict.fromkeys((field.name for field in dataclasses.fields(ModelInfo)), 1)
-    texts = dict.fromkeys(("default_size", "default_negative_prompt", "flow_shift_note", "quantize"), "")
-    lists = {"tasks": (), "native_sizes": (), "formats": (), "aliases": ("acme/video-1", "sora-2")}
-    model = ModelInfo(**{**fields, **texts, **lists, "name": "nano"})  # type: ignore[arg-type]
+    texts = dict.fromkeys(("default_size", "default_negative_prompt", "flow_shift_note", "quantize", "profile"), "")
+    lists = dict.fromkeys(("tasks", "native_sizes", "formats", "adapters", "fused_adapters"), ())
+    names = ("acme/video-1", "sora-2")
+    model = ModelInfo(**{**fields, **texts, **lists, "name": "nano", "aliases": names})  # type: ignore[arg-type]
     assert "other names" in drawn(models_listing([model]), 300)[0]
     assert drawn(models_listing([model]), 300)[1].endswith("acme/video-1, sora-2")
     assert "other names" not in drawn(models_listing([dataclasses.replace(model, aliases=())]), 300)[0]
+
+
+def test_the_profile_of_a_distill() -> None:
+    header, row = drawn(models_listing([find_model("nano-4step")]), 300)
+    assert header.split()[-1] == "profile" and row.split()[-1] == "nano-4"
+    assert "profile" not in drawn(models_listing([find_model("nano")]), 300)[0]
 
 
 def test_the_form_of_weights_that_are_quantised() -> None:
