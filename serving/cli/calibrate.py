@@ -81,7 +81,7 @@ def calibrate(
     with count_steps(quiet) as bar:
         for kind, made in clips.items():
             task = bar.add_task(kind, total=sum(spec.steps for spec, _ in made))
-            found.append(_measure(pipeline, kind, made, lambda task=task: bar.advance(task)))  # type: ignore[misc]
+            found.append(_measure(pipeline, kind, made, lambda task=task: bar.advance(task)))
             for line in _lines(found[-1], replace(card, step_ratios=tuple(found))):
                 print(line)
     words = ["zoetrope", "calibrate", model, *(["--requests", requests.name] if requests else [])]
