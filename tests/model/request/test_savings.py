@@ -98,5 +98,5 @@ def test_steps_after_a_change_of_guidance_are_computed() -> None:
         ),
     ],
 )
-def test_a_wrong_interval_of_guidance_is_refused(fields: dict[str, float], field: str, said: str) -> None:
+def test_a_wrong_interval_of_guidance_is_refused(fields: dict[str, Any], field: str, said: str) -> None:
     assert violations(**fields) == {field: said}
