@@ -189,7 +189,7 @@ PRODUCTS = (
     PredictedProduct("27B experts up, bf16", BF16, f"{T}/gathered/kn", f"{T}/first/kn", ROWS, DIM, HIDDEN),
     PredictedProduct("27B experts down, bf16", BF16, f"{T}/second/kn", f"{T}/second/kn", ROWS, HIDDEN, DIM),
     PredictedProduct("14B FFN up, bf16", BF16, f"{T}/dense", f"{T}/dense", 65_520, 5120, 13_824),
-    PredictedProduct("27B experts up, fp8", FP8, f"{F}/first", f"{F}/biased", ROWS, DIM, HIDDEN),
+    PredictedProduct("27B experts up, fp8", FP8, f"{F}/first", f"{F}/first", ROWS, DIM, HIDDEN),
     PredictedProduct("27B experts down, fp8", FP8, f"{F}/second", f"{F}/second", ROWS, HIDDEN, DIM),
 )
 

@@ -22,9 +22,11 @@ from zoetrope.model.codecs.autoencoder import Autoencoder
 from zoetrope.model.codecs.text import TextEncoder
 from zoetrope.model.codecs.tiling import Tiling
 from zoetrope.model.denoising.chaining import overlap_of, span_inputs, span_spec
+from zoetrope.model.denoising.forward import InParts, run_alone
 from zoetrope.model.denoising.guidance import uses_negative
 from zoetrope.model.media.inputs import Clip, Inputs
 from zoetrope.model.request.tasks import ModelCard, VideoSpec, segment_of
+from zoetrope.model.streaming.device_plan import ALL_STAYS, DevicePlan
 
 if TYPE_CHECKING:
     from zoetrope.model.conditioning import Conditioner
@@ -51,16 +53,24 @@ class LocalPipeline:
         self.conditioner = conditioner
 
     @classmethod
-    def load(cls, card: ModelCard, on_progress: OnProgress = ignore_progress) -> LocalPipeline:
-        """Load a model; ``on_progress`` is called with (parameters read, parameters in total) of the transformer.
+    def load(
+        cls, card: ModelCard, on_progress: OnProgress = ignore_progress, plan: DevicePlan = ALL_STAYS
+    ) -> LocalPipeline:
+        """Load a model.
+
+        Args:
+            on_progress: called with (parameters read, parameters in total) of the transformer.
+            plan: what of it stays on the device.
 
         Raises:
             ModelError: see `model.checkpoints.load`."""
         from zoetrope.model.conditioning.load import load_conditioner
 
         device = configure_torch(card)
-        text, autoencoder = load_text_encoder(card, device), load_autoencoder(card, device)
-        denoiser = load_denoiser(card, device, on_progress)
+        text = load_text_encoder(card, device, stays=plan.encoders_stay)
+        autoencoder = load_autoencoder(card, device, stays=plan.encoders_stay)
+        runner = run_alone if plan.most_tokens is None else InParts(run_alone, plan.most_tokens)
+        denoiser = load_denoiser(card, device, on_progress, runner=runner, room=plan.room)
         return cls(text, denoiser, autoencoder, load_conditioner(card, autoencoder, device))
 
     def warnings(self, spec: VideoSpec) -> tuple[str, ...]:

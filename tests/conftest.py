@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +43,9 @@ def has_gpu() -> bool:
 if not has_gpu():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read once, when triton is imported: kernels run without a GPU
 
+
+# Toys are faster without a pool of threads, by much where other processes keep the cores busy; so are their processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Ray runs its workers at a low priority, which starves them beside the other workers of the suite.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -95,6 +99,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)  # the last test may have loaded a model that takes more
     if item.get_closest_marker("unit") is None:
         return (yield)
     with UNIT_RULE.applied(math.inf):  # it may prepare what other tests use too
@@ -114,6 +120,7 @@ def ray_session() -> Iterator[None]:
     """The one Ray of the test process."""
     os.environ["RAY_AUTH_MODE"] = "disabled"  # on by default for local clusters; a test process needs no secrets
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # workers that nobody asks for
     import ray
 
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=128 << 20)

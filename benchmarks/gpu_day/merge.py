@@ -14,6 +14,7 @@ from zoetrope.benchmarks.gpu_day.outcome import StageOutcome
 from zoetrope.benchmarks.kernels import merge as kernels
 from zoetrope.benchmarks.provenance import REPOSITORY
 from zoetrope.kernels.gpu.tiles import DATA, DEVICES
+from zoetrope.model.denoising.graph_proofs import PROOFS, GraphProof, proof_of, record
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
@@ -22,11 +23,12 @@ class Refused(ValueError):
     """Results that must not become figures of this project."""
 
 
-def merge(path: Path, results: Path = RESULTS, data: Path = DATA) -> list[str]:
+def merge(path: Path, results: Path = RESULTS, data: Path = DATA, graphs: Path = PROOFS) -> list[str]:
     """Merge an archive; nothing is written if any of it is refused.
 
     Args:
-        results: folder of tables and plots. data: folder of proofs and tiles.
+        results: folder of tables and plots. data: folder of kernels' proofs and tiles. graphs: file of the proofs of
+            CUDA graphs.
 
     Returns:
         Lines that say what was written, and what was not and why.
@@ -42,7 +44,9 @@ def merge(path: Path, results: Path = RESULTS, data: Path = DATA) -> list[str]:
         found.sort(key=lambda one: one.started)
         device = _device(found)
         name = device_file(device)
+        proofs = _graph_proofs(work, found, device)
         lines = _kernels(work, found, device, results / "kernels", data)
+        lines += _merge_graphs(proofs, graphs)
         lines += _write_day(work, found, device, name, results / "gpu-day")
     if any(one.commit is None for one in found):
         lines.append("warning: stages without a commit: set ZOETROPE_COMMIT where there is no git")
@@ -86,6 +90,28 @@ def _kernels(work: Path, found: Sequence[StageOutcome], device: str, results: Pa
     return list(dict.fromkeys(kernels.merge([work], results, data))) if there else []
 
 
+def _graph_proofs(work: Path, found: Sequence[StageOutcome], device: str) -> list[GraphProof]:
+    """Return the proofs of CUDA graphs. Raises Refused if any are of another device."""
+    entries: list[GraphProof] = []
+    for one, _, stored in _stored(work, found, "graphs.json"):
+        entries += [proof_of(network["proof"]) for network in stored["networks"]]
+        others = sorted({entry.device for entry in entries} - {device})
+        if others:
+            raise Refused(f"{one.stage} is of {', '.join(others)}, not of {device}")
+    return entries
+
+
+def _merge_graphs(proofs: Sequence[GraphProof], path: Path) -> list[str]:
+    """Write the proofs of CUDA graphs to a file; those that are not right are left out there."""
+    if not proofs:
+        return []
+    record(proofs, path)
+    return [
+        f"{proof.network}: {f'CUDA graphs up to {proof.tokens} tokens' if proof.right else 'CUDA graphs are not right'}"
+        for proof in proofs
+    ]
+
+
 def _key(row: dict[str, Any], quantize: str) -> str:
     """Return what a step is called; one in 8 bits is compared with no published one."""
     return f"{row['preset']} {row['size']}" + ("" if quantize == "none" else f" {quantize}")
@@ -106,6 +132,12 @@ def _write_day(work: Path, found: Sequence[StageOutcome], device: str, name: str
         ],
         "steps": steps,
         "decode": [row for _, _, stored in _stored(work, found, "decode.json") for row in stored["rows"]],
+        "graphs": [
+            {"preset": network["preset"], "quantize": network["quantize"], **row}
+            for _, _, stored in _stored(work, found, "graphs.json")
+            for network in stored["networks"]
+            for row in network["rows"]
+        ],
         "sanitizer": [row for _, _, stored in _stored(work, found, "sanitizer.json") for row in stored["rows"]],
         **{
             key: next((stored for _, _, stored in _stored(work, found, f"{key}.json")), None)

@@ -11,7 +11,12 @@ from zoetrope.benchmarks.kernels.peers import installed
 
 DECODE = ("vae", "size", "dtype", "way", "clip_frames", "clip_seconds", "peak_bytes", "psnr", "error")
 SANITIZER = ("tool", "kernel", "summary", "problem", "seconds")
-TABLES = (("Decoding", "decode", DECODE), ("compute-sanitizer", "sanitizer", SANITIZER))
+GRAPHS = ("preset", "quantize", "tokens", "eager", "graph", "ratio", "error", "replays", "bytes")
+TABLES = (
+    ("Decoding", "decode", DECODE),
+    ("CUDA graphs", "graphs", GRAPHS),
+    ("compute-sanitizer", "sanitizer", SANITIZER),
+)
 
 
 def markdown(day: Mapping[str, Any]) -> str:

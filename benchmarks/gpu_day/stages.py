@@ -10,6 +10,7 @@ KERNELS = "zoetrope.benchmarks.kernels"
 STEP = "zoetrope.benchmarks.step"
 DECODE = "zoetrope.benchmarks.vae_decode"
 SERVED = "zoetrope.benchmarks.served_step"
+GRAPHS = "zoetrope.benchmarks.forward_graphs"
 DAY = "zoetrope.benchmarks.gpu_day"
 
 
@@ -202,6 +203,19 @@ PLAN: tuple[DayStage, ...] = (
         dry=(f"{DAY}.one_rank", "--device", "cpu", "--out", "{out}/one-rank.json"),
         files=("one-rank.json",),
         fake=False,
+    ),
+    DayStage(
+        "graphs",
+        call=2,
+        seconds=90,
+        command=(
+            GRAPHS,
+            *_words("--preset wan2.7-27b --preset wan2.1-t2v-14b --preset wan2.2-ti2v-5b --preset wan2.1-t2v-1.3b"),
+            *_words("--quantize none --quantize fp8 --out {out}/graphs.json"),
+        ),
+        dry=(GRAPHS, *_words("--preset nano --quantize none --tokens 64 --repeats 1 --out {out}/graphs.json")),
+        files=("graphs.json",),
+        proved=True,
     ),
     _timed("choice", 2, 120, "choice-other-sizes", tokens=(8192, 75600)),
     _timed("passes", 2, 60, rehearsed="residual_norm/triton"),

@@ -161,7 +161,7 @@ def _fp8(
         wide = x_scale.double().reshape(len(x), -1).repeat_interleave(size, 1)
         scale = weight_scale.double()
         scale = scale[..., None] if block is None else scale.repeat_interleave(block, 1).repeat_interleave(block, 2)
-        return [_exact(x.double() * wide, (weight.double() * scale).mT, lengths, bias, {"gelu": True})]
+        return [_exact(x.double() * wide, (weight.double() * scale).mT, lengths, bias, {})]
 
     name = f"{'row' if block is None else 'block'} scales, {len(lengths)} experts, {sum(lengths)} rows, {k} to {n}"
     options = {} if tile is None else {"tile": tile}
@@ -170,9 +170,7 @@ def _fp8(
         "triton",
         "fp8",
         f"{name}{_tuned(tile)}",
-        lambda: function(
-            x, x_scale, weight, weight_scale, offsets, bias, gelu=True, out_dtype=torch.bfloat16, **options
-        ),
+        lambda: function(x, x_scale, weight, weight_scale, offsets, bias, out_dtype=torch.bfloat16, **options),
         expected,
         limit=max(FP8_LIMIT, LIMITS[torch.bfloat16]),
     )

@@ -112,7 +112,7 @@ def _fp8(bench: Bench, product: Product, given: dict[str, Any]) -> Iterator[Tuni
         weight, weight_scale = quantise_weight(given["weight"], block)
         key = tiles.gemm_key(kind, product.rows, product.experts, product.n, product.k)
         operands = (values, scale, weight, weight_scale, given["offsets"], given["bias"])
-        call = partial(_call, launch, *operands, gelu=product.gelu)
+        call = partial(_call, launch, *operands)
         yield TuningProblem(key, ("grouped_gemm_fp8", "triton", "fp8", None), tiles.gemm_candidates(kind), call)
 
 

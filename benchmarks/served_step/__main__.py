@@ -30,6 +30,7 @@ from zoetrope.benchmarks.served_step.work import MIN_STEPS, ServedWork, spec_of
 from zoetrope.kernels.select.backends import VARIABLE
 from zoetrope.model.catalog.checkpoint_layout import read_transformers
 from zoetrope.model.catalog.checks import check_files
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.families import BUNDLED, PRESETS
 from zoetrope.model.inspection.files import ModelError
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             card = find_model(work.model)
             check_files(card)
             spec = spec_of(card, work)
-            random = any(part.random for part in read_transformers(Path(card.directory)))
+            random = any(part.random for part in read_transformers(source_of(card)))
             weights = (
                 DESCRIPTION if args.model in PRESETS else "random weights" if random else "the checkpoint's weights"
             )

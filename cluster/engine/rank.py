@@ -13,12 +13,14 @@ import ray
 import torch
 from torch import distributed
 
+from zoetrope.cluster.engine.adapters import AdapterGone, AdapterUnavailable, RankAdapters
 from zoetrope.cluster.engine.rank_process import Place, RankError, RankLost, StepOutcome
 from zoetrope.cluster.parallel.compiled import Chooser, Gains, longest_clip, measure
 from zoetrope.cluster.parallel.meeting import meet
 from zoetrope.cluster.parallel.mesh import Mesh
 from zoetrope.cluster.parallel.runner import run_gang
 from zoetrope.cluster.planning.calibration import known_rates
+from zoetrope.cluster.planning.device_plan import device_plan
 from zoetrope.cluster.planning.gang_plan import preset_of
 from zoetrope.cluster.planning.hardware import hardware_of
 from zoetrope.cluster.planning.overlap import WHOLE, Chunking, chunking
@@ -34,15 +36,21 @@ from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
 from zoetrope.model.denoising.conditions import Conditions, blank_conditions
 from zoetrope.model.denoising.denoise import NotFinite, Segment
-from zoetrope.model.denoising.forward import Runner, run_alone
+from zoetrope.model.denoising.forward import InParts, Runner, run_alone
+from zoetrope.model.denoising.graph_proofs import standing
+from zoetrope.model.denoising.graphs import GraphLimits, GraphRunner
 from zoetrope.model.denoising.resume import resume
 from zoetrope.model.request.tasks import ModelCard, SegmentSpec
 from zoetrope.model.runtime.errors import device_lost
+from zoetrope.model.streaming.device_plan import DevicePlan
 
 log = logging.getLogger("zoetrope.rank")
 
-# A rank's answer about a segment to admit; where ranks differ, the largest wins. AFRESH: without its snapshot.
-TAKEN, AFRESH, LOST, REFUSED = 0, 1, 2, 3
+GRAPH_MEMORY = 0.1  # of a device's, at most
+# A rank's answer about a segment to admit; where ranks differ, the largest wins. AFRESH: without its snapshot. GONE: an
+# adapter is.
+TAKEN, AFRESH, LOST, REFUSED, GONE = 0, 1, 2, 3, 4
+UNLIMITED = 1 << 40  # tokens of a forward pass
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,10 @@ class Rank:
             mesh = Mesh.build(self._device, settings.cfg_groups, timeout)
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
         self._mesh = mesh
-        runner: Runner = partial(run_gang, mesh, chunking=self._chunking()) if settings.ranks > 1 else run_alone
+        plan = device_plan(self._card, self._device, ranks=mesh.ranks, groups=mesh.groups, role=settings.role)
+        runner: Runner = partial(run_gang, mesh, chunking=self._chunking()) if settings.ranks > 1 else self._alone(plan)
+        limit = -mesh.largest([-(plan.most_tokens or UNLIMITED)], self._device)[0]
+        runner = InParts(runner, limit) if limit < UNLIMITED else runner
         chooser = Chooser(runner)
         self._denoiser = load_denoiser(
             self._card,
@@ -122,7 +133,9 @@ class Rank:
             ranks=mesh.ranks,
             role=settings.role,
             runner=chooser if settings.compile else runner,
+            room=plan.room,
         )
+        self._adapters = RankAdapters(self._denoiser, settings, two_experts=self._card.boundary is not None)
         if settings.compile:
             chooser.gains = self._compile(runner)
         self._keeper: SnapshotKeeper | None = None
@@ -156,6 +169,7 @@ class Rank:
         result.failed += self._admit_all(plan.admit)
         if plan.checkpoint:
             self.checkpoint(self._settings.hang_seconds / 2)
+        self._adapters.prefetch(plan.prefetch)
         started = time.monotonic()
         wanted = [self._segments[i] for i in plan.advance if i in self._segments]
         batch = [s for s in wanted if not s.sampler.done and self._denoiser.takes(s)]
@@ -182,6 +196,17 @@ class Rank:
         found = chunking(preset_of(self._card).config, rates, self._mesh.ranks).thresholds
         return Chunking(tuple(self._mesh.largest(found, self._device))) if found else WHOLE
 
+    def _alone(self, plan: DevicePlan) -> Runner:
+        """Return the runner of a single rank, which may capture graphs, unless weights come and go."""
+        if self._settings.cuda_graphs == "never" or self._device.type != "cuda" or plan.room is not None:
+            return run_alone
+        found = standing(preset_of(self._card).config, self._card.load.quantize, self._device_name())
+        if not found.tokens:
+            log.warning("no CUDA graphs: %s", found.why)
+            return run_alone
+        memory = torch.cuda.get_device_properties(self._device).total_memory
+        return GraphRunner(GraphLimits(found.tokens, int(GRAPH_MEMORY * memory)))
+
     def _compile(self, runner: Runner) -> Gains:
         """Compile the blocks, and measure which steps that makes faster. The figures go to this process's log."""
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")  # Ray sets up no handler
@@ -199,8 +224,10 @@ class Rank:
         for admit in admits:
             try:
                 started[admit.spec.id] = self._start(admit)
+            except AdapterGone as error:
+                refused[admit.spec.id] = Failed(admit.spec.id, str(error), code="FAILED_PRECONDITION")
             except Exception as error:
-                lost = isinstance(original(error), LOSSES)
+                lost = isinstance(original(error), (*LOSSES, AdapterUnavailable))
                 refused[admit.spec.id] = Failed(admit.spec.id, one_line(error), lost)
         verdicts = [_verdict(started.get(admit.spec.id), refused.get(admit.spec.id)) for admit in admits]
         agreed = self._mesh.largest(verdicts, self._device) if verdicts else []
@@ -210,13 +237,13 @@ class Rank:
                 self._keep(admit, started[admit.spec.id], verdict)
             else:
                 self._forget(admit.spec.id)
-                told = Failed(admit.spec.id, "another rank could not take it", verdict == LOST)
-                failed.append(refused[admit.spec.id] if mine == verdict else told)
+                failed.append(refused[admit.spec.id] if mine == verdict else _told_by_another(admit, verdict))
         return failed
 
     def _start(self, admit: Admit) -> _Started:
         """Start a segment, and resume it if there is a snapshot. Raises for conditions with which no step would
-        work."""
+        work, and for adapters that are not there."""
+        self._adapters.hold(admit.spec.id, admit.spec.loras)
         conditions: Conditions = ray.get(admit.conditions)
         fresh = self._denoiser.start(admit.spec, conditions)
         self._denoiser.check(fresh)
@@ -280,6 +307,7 @@ class Rank:
 
     def _forget(self, segment_id: str) -> None:
         self._segments.pop(segment_id, None)
+        self._adapters.release(segment_id)
         if self._keeper is not None:
             self._keeper.forget(segment_id)
 
@@ -302,7 +330,15 @@ def _told(error: Exception) -> RankError:
     return (RankLost if lost else RankError)(one_line(error))
 
 
+def _told_by_another(admit: Admit, verdict: int) -> Failed:
+    """Return why a segment is not taken that this rank could take."""
+    if verdict == GONE:
+        names = " or ".join(lora.name for lora in admit.spec.loras)
+        return Failed(admit.spec.id, f"its adapter {names} was removed", code="FAILED_PRECONDITION")
+    return Failed(admit.spec.id, "another rank could not take it", verdict == LOST)
+
+
 def _verdict(started: _Started | None, refusal: Failed | None) -> int:
     if refusal is not None:
-        return LOST if refusal.lost else REFUSED
+        return LOST if refusal.lost else GONE if refusal.code == "FAILED_PRECONDITION" else REFUSED
     return TAKEN if started is not None and started.resumed is not None else AFRESH

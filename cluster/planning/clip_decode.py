@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from zoetrope.cluster.planning.gang_plan import GangPlan
 from zoetrope.model.catalog.checkpoint_layout import read_autoencoder
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.checkpoints.original import public_autoencoder
 from zoetrope.model.codecs.decode_memory import empty_network
 from zoetrope.model.codecs.decode_plan import CPU_LIMIT, DecodePlan, DecodePlanner, Decoding
@@ -82,7 +82,7 @@ def _fits(option: DecodePlan, free: int) -> bool:
 def _config(model: Preset | ModelCard) -> Mapping[str, Any] | None:
     if isinstance(model, Preset):
         return public_autoencoder(model.vae.z_dim)
-    part = read_autoencoder(Path(model.directory))
+    part = read_autoencoder(source_of(model))
     if part.class_name == LinearAutoencoder.CLASS_NAME:
         return None
     return public_autoencoder(part.config["z_dim"]) if part.original else part.config

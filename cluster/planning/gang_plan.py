@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from zoetrope.cluster.planning.calibration import rates_of
@@ -19,6 +18,7 @@ from zoetrope.cluster.planning.rates import Rates
 from zoetrope.cluster.planning.step_time import StepTime, step_time
 from zoetrope.model.catalog.checkpoint_layout import read_transformers
 from zoetrope.model.catalog.model_card import transformer_config
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.families.config import TEXT_TOKENS, TransformerConfig
 from zoetrope.model.families.family import AutoencoderKind, Preset, Sampling
 from zoetrope.model.families.quantization import described, why_exact
@@ -176,7 +176,7 @@ def plan_gang(
 
 def preset_of(card: ModelCard) -> Preset:
     """Describe a checkpoint as a preset. Raises ModelError if its directory cannot be used."""
-    parts = read_transformers(Path(card.directory))
+    parts = read_transformers(source_of(card))
     return Preset(
         name=card.name,
         weights=card.directory,

@@ -1,11 +1,11 @@
 """What a rank runs on: memory, speed and links of each kind of processor, and where each figure comes from.
 
-Figures are of two kinds. ``datasheet``: published by the vendor (NVIDIA's H100 SXM and H200 SXM; dense rates, no
-sparsity). ``assumed``: ours, where no datasheet has one. None was measured by this project;
-`cluster.planning.calibration` replaces what it can with measurements. The fractions of peak are assumptions as well,
-chosen near what others report for an H100: about 798 TFLOP/s in a dense product, 597 in a whole layer of narrow
-experts, 640 in attention with heads of 128, 3.0 TB/s in a copy, and 400 and 44.5 GB/s per direction over NVLink and
-InfiniBand.
+Figures are of two kinds. ``datasheet``: published by the vendor (NVIDIA's H100 SXM, H200 SXM, A100 SXM, L40S and
+GeForce RTX 4090; dense rates, no sparsity). ``assumed``: ours, where no datasheet has one. None was measured by this
+project; `cluster.planning.calibration` replaces what it can with measurements. The fractions of peak are assumptions
+as well, chosen near what others report for an H100: about 798 TFLOP/s in a dense product, 597 in a whole layer of
+narrow experts, 640 in attention with heads of 128, 3.0 TB/s in a copy, and 400 and 44.5 GB/s per direction over
+NVLink and InfiniBand.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Hardware:
         peak: FLOP/s of dense matrix products in that type. bandwidth: bytes a second of its memory.
         products, experts, attention, passes: assumed fractions of ``peak``; ``passes`` is one of ``bandwidth``.
         inside: the link within an NVLink domain. outside: the one between domains.
+        host: assumed bytes a second of copies from page-locked host memory, over 16 lanes of PCIe.
     """
 
     name: str
@@ -56,11 +57,15 @@ class Hardware:
     source: str
     shared_memory: bool = False
     is_gpu: bool = True
+    host: float = 22e9
 
 
 NVLINK = Link("NVLink", 450e9, 0.89, 20e-6, "datasheet: 900 GB/s both ways together; fraction and latency assumed")
 INFINIBAND = Link("InfiniBand", 50e9, 0.89, 40e-6, "datasheet: NDR, 400 Gb/s a GPU; fraction and latency assumed")
 LOOPBACK = Link("loopback", 2e9, 1.0, 500e-6, "assumed")
+NVLINK_3 = Link("NVLink", 300e9, 0.89, 20e-6, "datasheet: 600 GB/s both ways together; fraction and latency assumed")
+PCIE = Link("PCIe", 22e9, 0.8, 40e-6, "assumed: 16 lanes of PCIe 4 between GPUs of one machine")
+PCIE_4, PCIE_5 = 22e9, 45e9  # assumed: of page-locked copies to the device; the lanes carry 31.5 and 63 GB/s
 
 
 def _hopper(name: str, memory: int, bandwidth: float) -> Hardware:
@@ -79,7 +84,41 @@ def _hopper(name: str, memory: int, bandwidth: float) -> Hardware:
         outside=INFINIBAND,
         source=f"datasheet: {name.upper()} SXM, {memory} GB (counted as GiB, the reserve covers what is less), 989.4 "
         f"TFLOP/s dense in bfloat16, {bandwidth / 1e12:g} TB/s; fractions of these and a reserve of 6 GiB are assumed",
+        host=PCIE_5,
     )
+
+
+def _older(
+    name: str, memory: int, peak: float, bandwidth: float, inside: Link, products: float, attention: float
+) -> Hardware:
+    reserve = reserve_of(memory * GIB)
+    return Hardware(
+        name=name,
+        memory=memory * GIB,
+        reserve=reserve,
+        value_bytes=2,
+        peak=peak,
+        bandwidth=bandwidth,
+        products=products,
+        experts=0.8 * products,
+        attention=attention,
+        passes=0.80,
+        inside=inside,
+        outside=INFINIBAND,
+        source=f"datasheet: {name.upper()}, {memory} GB (counted as GiB), {peak / 1e12:g} TFLOP/s dense in bfloat16, "
+        f"{bandwidth / 1e12:g} TB/s; fractions of these and a reserve of {reserve / GIB:.1f} GiB are assumed",
+        host=PCIE_4,
+    )
+
+
+def reserve_of(memory: int) -> int:
+    """Return what is assumed not to be available of a GPU with ``memory`` bytes, for contexts and allocator waste."""
+    return min(6 * GIB, max(3 * GIB // 2, memory * 3 // 40))
+
+
+def with_memory(hardware: Hardware, memory: int) -> Hardware:
+    """Return the same hardware with ``memory`` bytes."""
+    return replace(hardware, memory=memory, reserve=reserve_of(memory))
 
 
 def _cpu() -> Hardware:
@@ -106,6 +145,9 @@ def _cpu() -> Hardware:
 HARDWARE: dict[str, Hardware] = {
     "h100": _hopper("h100", 80, 3.35e12),
     "h200": _hopper("h200", 141, 4.8e12),
+    "a100": _older("a100", 80, 312e12, 2.039e12, NVLINK_3, 0.80, 0.64),
+    "l40s": _older("l40s", 48, 362e12, 0.864e12, PCIE, 0.60, 0.50),
+    "rtx4090": _older("rtx4090", 24, 165.2e12, 1.008e12, PCIE, 0.90, 0.90),
     "cpu": _cpu(),
 }
 
@@ -123,7 +165,7 @@ def hardware_of(device: str) -> Hardware:
     if device == "cpu":
         return HARDWARE["cpu"]
     for name, known in HARDWARE.items():
-        if known.is_gpu and name.upper() in device.upper():
+        if known.is_gpu and name.upper() in device.upper().replace(" ", ""):
             return known
     slowest = HARDWARE["h100"]
     return replace(

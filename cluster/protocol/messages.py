@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.tasks import Role, SegmentSpec
 
 State = Literal["ready", "rebuilding", "draining", "out"]
@@ -47,6 +48,7 @@ class StepPlan:
         advance: the segments of the step, with ``tokens`` in total.
         checkpoint: write snapshots of everything held before the step.
         preview: the segments whose appearance after the step the report should contain.
+        prefetch: adapters of segments that are likely to be admitted next, to be read meanwhile.
     """
 
     drop: tuple[str, ...] = ()
@@ -55,6 +57,7 @@ class StepPlan:
     tokens: int = 0
     checkpoint: bool = False
     preview: tuple[str, ...] = ()
+    prefetch: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,13 @@ class Previewed:
 
 @dataclass(frozen=True)
 class Failed:
-    """A segment that an engine gave up. ``lost``: its conditions are gone, because a process on their way died; it can
-    be made with new ones."""
+    """A segment that an engine gave up. ``lost``: its conditions are gone, because a process on their way died, or a
+    storage did not answer; it can be made with new ones. ``code``: a google.rpc code, as the job ends."""
 
     id: str
     reason: str
     lost: bool = False
+    code: str = "INTERNAL"
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
+from zoetrope.model.request.loras import RANK_CLASSES
 from zoetrope.model.request.tasks import Role
+
+CudaGraphs = Literal["auto", "never"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,13 @@ class EngineSettings:
         hang_seconds: the shortest time after which a step counts as hung; more for steps predicted to be long.
         first_step_seconds: extra time for the first step of a gang, to compile and warm up.
         start_seconds: the longest that a gang may take to start, including loading its weights.
+        adapters: the storage of registered adapters, as `cluster.storage.open` takes it; None: no segment may have one.
+        adapter_slots: how many different adapters (or pairs of them) the segments of a step may have. adapter_rank: of
+            each slot.
         compile: measure, when a gang starts, which steps torch.compile makes faster, by their tokens, and compile those
             (`cluster.parallel.compiled`). The start takes half a minute longer; results may differ in their last bits.
+        cuda_graphs: whether a single rank captures steps that repeat; auto: those that are proved and faster on its GPU
+            (`model.denoising.graph_proofs`).
     """
 
     ranks: int = 1
@@ -38,6 +47,10 @@ class EngineSettings:
     first_step_seconds: float = 300.0
     start_seconds: float = 1800.0
     compile: bool = False
+    cuda_graphs: CudaGraphs = "never"
+    adapters: str | None = None
+    adapter_slots: int = 4
+    adapter_rank: int = 64
 
     def __post_init__(self) -> None:
         if self.ranks < 1:
@@ -51,5 +64,12 @@ class EngineSettings:
         for name in ("snapshot_share", "hang_seconds", "first_step_seconds", "start_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if self.compile and self.cuda_graphs != "never":
+            raise ValueError(f"cuda_graphs is {self.cuda_graphs!r}: it must be 'never' where compile is true")
+        if self.adapter_slots < 0:
+            raise ValueError(f"adapter_slots is {self.adapter_slots}: it must be at least 0")
+        if self.adapter_rank not in RANK_CLASSES:
+            classes = ", ".join(map(str, RANK_CLASSES))
+            raise ValueError(f"adapter_rank is {self.adapter_rank}: it must be one of {classes}")
         if self.snapshot_steps is not None and self.snapshot_steps < 1:
             raise ValueError(f"snapshot_steps is {self.snapshot_steps}: it must be at least 1")

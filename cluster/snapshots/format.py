@@ -18,7 +18,8 @@ import torch
 
 from zoetrope.cluster.protocol.messages import Owner, one_line
 from zoetrope.model.denoising.resume import LATENTS, SegmentState
-from zoetrope.model.denoising.sampling import SamplerState, shifted
+from zoetrope.model.denoising.samplers import schedule_of
+from zoetrope.model.denoising.sampling import SamplerState
 from zoetrope.model.request.tasks import SegmentSpec
 
 VERSION = 1
@@ -26,7 +27,7 @@ HEADER = "zoetrope.snapshot"
 DIGEST_BYTES = 32
 LENGTH_BYTES = 8  # of the length before a safetensors header
 PIECE_BYTES = 4 << 20
-DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.float16: "F16"}
+DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
 
 
 class BadSnapshot(Exception):
@@ -43,8 +44,8 @@ class Fingerprint:
     one.
 
     Attributes:
-        model: `model.catalog.identity.weights_of`. scheduler: the class. schedule: a digest of its configuration, such
-            as the shift.
+        model: `model.catalog.identity.weights_of`. scheduler: the class of the sampler. schedule: a digest of what
+            decides the noise levels, such as the shift. adapters: their digests and strengths; "" for none.
     """
 
     model: str
@@ -56,18 +57,19 @@ class Fingerprint:
     guidance_low: float | None
     seed: int
     kind: str
+    adapters: str = ""  # snapshots of older releases lack it
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     step_mask: str = ""
 
     @classmethod
     def of(cls, model: str, spec: SegmentSpec, scheduler_config: dict[str, Any]) -> Fingerprint:
-        config = shifted(scheduler_config, spec.flow_shift)
+        config = schedule_of(spec, scheduler_config)
         settings = {key: value for key, value in config.items() if key != "_diffusers_version"}
         text = json.dumps(settings, sort_keys=True, default=str)
         return cls(
             model=model,
-            scheduler=str(scheduler_config.get("_class_name")),
+            scheduler=str(config.get("_class_name")),
             schedule=hashlib.sha256(text.encode()).hexdigest()[:16],
             latent_shape=spec.latent_shape,
             steps=spec.steps,
@@ -75,6 +77,7 @@ class Fingerprint:
             guidance_low=spec.guidance_low,
             seed=spec.seed,
             kind=spec.kind,
+            adapters=" ".join(map(str, spec.loras)),
             guidance_start=spec.guidance_start,
             guidance_end=spec.guidance_end,
             step_mask=spec.step_mask,

@@ -65,8 +65,8 @@ class SnapshotKeeper:
         copy_seconds = sum(self._copy_seconds if k.copy_seconds is None else k.copy_seconds for _, k in found)
         now, waited = self._clock(), 0.0
         for segment, kept in found:
-            step, steps = segment.sampler.step, segment.spec.steps
-            if due(step, steps, now - kept.since, step_seconds, copy_seconds, self._settings, kept.step):
+            step, steps, few = segment.sampler.step, segment.spec.steps, segment.spec.profile is not None
+            if due(step, steps, now - kept.since, step_seconds, copy_seconds, self._settings, few, kept.step):
                 waited += self._snapshot(segment, kept)
         return waited
 

@@ -155,7 +155,8 @@ class SnapshotWriter:
                     for name, tensor in tensors.items():
                         copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
                         copies[name].copy_(tensor, non_blocking=True)
-                        tensor.record_stream(stream)  # or its memory could be reused before it is read
+                        if tensor.is_cuda:  # the state of a generator is not
+                            tensor.record_stream(stream)  # or its memory could be reused before it is read
                     event = torch.cuda.Event()
                     event.record(stream)
                 wait = event.synchronize

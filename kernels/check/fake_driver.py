@@ -35,6 +35,8 @@ class FakeLauncher:
     def __call__(self, x: int, y: int, z: int, stream: int, kernel: CompiledKernel, packed: Any, *rest: Any) -> None:
         if min(x, y, z) > 0:
             record: DeviceRecord = driver.active.record
+            if record.capture is not None:
+                record.capture.launch(rest)
             record.launches.append(RecordedLaunch(kernel.name, (x, y, z), kernel, caller(), record.guards > 0))
 
 

@@ -6,6 +6,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zoetrope.kernels.check.fake_graph import FakeCapture
 
 HERE = Path(__file__).parent
 PACKAGE = str(Path(__file__).parents[2])  # the folder that holds kernels, model and the others
@@ -74,13 +78,15 @@ class DeviceRecord:
 
     Attributes:
         operations: names of the operations of torch that launch at least one kernel.
-        capturing: inside a graph's capture. guards: of the device, that are open.
+        capture: what the graph that is being captured reads; None outside a capture. replays: of graphs.
+        guards: of the device, that are open.
     """
 
     launches: list[RecordedLaunch] = field(default_factory=list)
     operations: list[str] = field(default_factory=list)
     events: list[HostEvent] = field(default_factory=list)
-    capturing: bool = False
+    capture: FakeCapture | None = None
+    replays: int = 0
     guards: int = 0
 
     @property
@@ -92,10 +98,11 @@ class DeviceRecord:
         """Record an event between host and device.
 
         Raises:
-            RuntimeError: a graph is being captured, where CUDA refuses it.
+            RuntimeError: a graph is being captured: CUDA refuses waits, and a copy would read the host's memory again
+                at every replay.
         """
         self.events.append(HostEvent(kind, what, caller()))
-        if self.capturing and kind != "pinned":
+        if self.capture is not None:
             raise RuntimeError(f"{what}: operation not permitted when stream is capturing")
 
     @property

@@ -169,6 +169,8 @@ class DeviceMode(TorchDispatchMode):
             RuntimeError: tensors of the host and of the device are mixed where CUDA refuses it.
         """
         flat = tree_flatten((args, kwargs))[0]
+        if self.record.capture is not None:
+            self.record.capture.read(x.meta for x in flat if isinstance(x, FakeCudaTensor))
         fake = any(isinstance(x, FakeCudaTensor) for x in flat)
         device = kwargs.get("device")
         to_device = any(isinstance(x, torch.device) and x.type == "cuda" for x in flat)
@@ -216,6 +218,8 @@ class DeviceMode(TorchDispatchMode):
         known = wrappers or {}
 
         def wrap(x: torch.Tensor) -> torch.Tensor:
+            if self.record.capture is not None:
+                self.record.capture.make(x)
             return known[id(x)] if id(x) in known else FakeCudaTensor(x, self)
 
         return tree_map_only(torch.Tensor, wrap, found)

@@ -12,6 +12,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from zoetrope.kernels.check.fake_driver import MULTIPROCESSORS
+from zoetrope.kernels.check.fake_graph import FakeCapture
 from zoetrope.kernels.check.fake_record import DeviceRecord
 from zoetrope.kernels.check.fake_tensor import DEVICE, FakeCudaTensor
 
@@ -85,24 +86,28 @@ class FakeEvent:
 
 
 class FakeGraph:
-    """A captured graph, which does nothing when replayed."""
+    """A captured graph; a replay checks that what it would read is still there."""
 
     record: DeviceRecord
+    captured: FakeCapture | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         pass
 
     def capture_begin(self, *arguments: Any, **options: Any) -> None:
-        self.record.capturing = True
+        self.record.capture = FakeCapture()
 
     def capture_end(self) -> None:
-        self.record.capturing = False
+        self.captured, self.record.capture = self.record.capture, None
 
     def replay(self) -> None:
+        assert self.captured is not None, "nothing was captured"
+        self.captured.check()
+        self.record.replays += 1
         self.record.operations.append("graph")
 
     def reset(self) -> None:
-        pass
+        self.captured = None
 
     def pool(self) -> tuple[int, int]:
         return 0, 0
@@ -145,7 +150,7 @@ def fake_torch(record: DeviceRecord) -> Iterator[None]:
         "is_available": lambda: True,
         "is_initialized": lambda: True,
         "is_bf16_supported": lambda including_emulation=True: True,
-        "is_current_stream_capturing": lambda: record.capturing,
+        "is_current_stream_capturing": lambda: record.capture is not None,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "set_device": lambda device: None,

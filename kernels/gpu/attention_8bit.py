@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from zoetrope.kernels.gpu.variant import Variant
 from zoetrope.kernels.reference.quantise_qkv import HEAD_DIMS, PV, QuantisedQKV
 from zoetrope.kernels.types.attention_inputs import check_attention
 from zoetrope.kernels.types.block_mask import BLOCK_K, BLOCK_Q, BlockMask
-from zoetrope.kernels.types.upload import upload_numbers
+from zoetrope.kernels.types.upload import keep_tables, upload_numbers
 from zoetrope.kernels.types.varlen import CuSeqlens
 
 BACKENDS: dict[PV, str] = {"fp16": "int8", "fp8": "int8_fp8"}
@@ -182,7 +181,7 @@ def _attend(
     return out, lse
 
 
-@lru_cache(maxsize=64)
+@keep_tables
 def _first_tiles(first: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return upload_numbers(first, device)
 

@@ -1,4 +1,4 @@
-"""GELU (tanh form) in eight instructions an element, for the epilogues of the products and the pass that quantises."""
+"""GELU (tanh form) in eight instructions an element, for the epilogue of the products and the pass that quantises."""
 
 from __future__ import annotations
 

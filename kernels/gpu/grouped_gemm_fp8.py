@@ -15,7 +15,6 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from zoetrope.kernels.gpu.gelu import gelu_tanh
 from zoetrope.kernels.gpu.grouped_gemm import (
     count_tiles,
     expert_slots,
@@ -45,7 +44,6 @@ def _grouped_gemm_fp8(
     scale_row,
     scale_block,
     BLOCKS: tl.constexpr,
-    GELU: tl.constexpr,
     EXPERTS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -85,8 +83,6 @@ def _grouped_gemm_fp8(
         if bias is not None:
             add = tl.load(bias + expert.to(tl.int64) * n + column_of, mask=column_of < n, other=0.0)
             acc += add.to(tl.float32)[None, :]
-        if GELU:
-            acc = gelu_tanh(acc)
         place = y + row_of.to(tl.int64)[:, None] * n + column_of[None, :]
         tl.store(place, acc.to(y.dtype.element_ty), mask=(row_of < row_end)[:, None] & (column_of[None, :] < n))
 
@@ -99,11 +95,10 @@ def grouped_gemm_fp8(
     offsets: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
-    gelu: bool = False,
     out_dtype: torch.dtype = torch.bfloat16,
     tile: GemmTile | None = None,
 ) -> torch.Tensor:
-    """Compute ``y[r] = epilogue((x[r] * x_scale) @ (weight[e of r] * weight_scale).T)``; nothing is copied to the host.
+    """Compute ``y[r] = (x[r] * x_scale) @ (weight[e of r] * weight_scale).T + bias[e of r]`` on the device alone.
 
     Args:
         x: ``[M, K]`` float8_e4m3fn, rows sorted by expert, the last dimension contiguous; ``K`` is a multiple of 16.
@@ -113,7 +108,6 @@ def grouped_gemm_fp8(
         weight_scale: float32, contiguous, ``[E, N]``, or with scales of blocks ``[E, N / 128, K / 128]``.
         offsets: ``[E + 1]`` int32, expert ``e`` has the rows ``offsets[e]:offsets[e + 1]``, from 0 to ``M``.
         bias: ``[E, N]`` contiguous, of ``out_dtype`` or float32, or nothing.
-        gelu: whether GELU (tanh form) follows.
         out_dtype: bf16, fp16 or fp32.
         tile: the tile to use instead of the tuned or default one (the tuner and the tests).
 
@@ -154,7 +148,6 @@ def grouped_gemm_fp8(
             x_scale.stride(0),
             x_scale.stride(1) if blocks else 0,
             BLOCKS=blocks,
-            GELU=gelu,
             EXPERTS=expert_slots(experts),
             BLOCK_M=tile.block_m,
             BLOCK_N=tile.block_n,
@@ -172,12 +165,11 @@ def _tile(kind: str, m: int, experts: int, n: int, half: bool) -> GemmTile:
     return gemm_tile("fp8/blocks" if half else kind, m, experts, n)
 
 
-def _variant(name: str, kind: str, tile: GemmTile, *, out: str, bias: bool = True, gelu: bool = True) -> Variant:
+def _variant(name: str, kind: str, tile: GemmTile, *, out: str, bias: bool = True) -> Variant:
     """Return the kernel with 80 experts."""
     constants: dict[str, Any] = {
         "scale_row": 1,  # an argument of the value 1 is a constant at a launch as well
         "BLOCKS": kind == "fp8/blocks",
-        "GELU": gelu,
         "EXPERTS": expert_slots(80),
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
@@ -213,10 +205,7 @@ def _variant(name: str, kind: str, tile: GemmTile, *, out: str, bias: bool = Tru
 
 
 def variants() -> list[Variant]:
-    """List both products of 80 experts at 32k tokens and the first one of few tokens, by rows and by blocks.
-
-    ``biased`` is the first one whose GELU is left to the pass that quantises its result.
-    """
+    """List both products of 80 experts at 32k tokens and the first one of few tokens, by rows and by blocks."""
     found = []
     for scales in ("rows", "blocks"):
         kind = f"fp8/{scales}"
@@ -224,14 +213,13 @@ def variants() -> list[Variant]:
         for out in ("bf16", "fp16"):
             large = _tile(kind, 32768 * 8, 80, 1792, out == "fp16")
             found.append(_variant(f"{scales}/{out}/first", kind, large, out=out))
-            found.append(_variant(f"{scales}/{out}/biased", kind, large, out=out, gelu=False))
-            found.append(_variant(f"{scales}/{out}/second", kind, large, out=out, bias=False, gelu=False))
+            found.append(_variant(f"{scales}/{out}/second", kind, large, out=out, bias=False))
         found.append(_variant(f"{scales}/bf16/small", kind, small, out="bf16"))
     return found
 
 
 def candidates() -> list[Variant]:
-    """List what the tuner tries, each with a full epilogue: for a longer check than every build's."""
+    """List what the tuner tries, each with a bias: for a longer check than every build's."""
     return [
         _variant(f"candidate/{scales}/{number}", f"fp8/{scales}", tile, out="bf16")
         for scales in ("rows", "blocks")

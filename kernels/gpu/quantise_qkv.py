@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from zoetrope.kernels.gpu.launch import on_device, require_device, require_rows_
 from zoetrope.kernels.gpu.schedule import FIELDS, query_tiles
 from zoetrope.kernels.gpu.variant import Variant
 from zoetrope.kernels.reference.quantise_qkv import HEAD_DIMS, PV, QuantisedQKV, check_inputs, key_tiles
-from zoetrope.kernels.types.upload import upload_numbers
+from zoetrope.kernels.types.upload import keep_tables, upload_numbers
 from zoetrope.kernels.types.varlen import CuSeqlens
 
 CHUNK = 1024  # keys that one program reduces
@@ -225,7 +224,7 @@ class KeyTables:
     ranges: torch.Tensor
 
 
-@lru_cache(maxsize=64)
+@keep_tables
 def key_tables(cu_k: CuSeqlens, block: int, chunk: int, device: torch.device) -> KeyTables:
     tiles: list[tuple[int, int, int]] = []
     chunks: list[tuple[int, int]] = []

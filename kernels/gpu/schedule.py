@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 
 from zoetrope.kernels.types.block_mask import BLOCK_Q
-from zoetrope.kernels.types.upload import upload_numbers
+from zoetrope.kernels.types.upload import keep_tables, upload_numbers
 from zoetrope.kernels.types.varlen import CuSeqlens
 
 # first query, end of its sequence, first key, end of the keys, tile number within a block mask, sequence,
@@ -15,7 +13,7 @@ from zoetrope.kernels.types.varlen import CuSeqlens
 FIELDS = 8
 
 
-@lru_cache(maxsize=64)
+@keep_tables
 def query_tiles(cu_q: CuSeqlens, cu_k: CuSeqlens, block: int, device: torch.device) -> torch.Tensor:
     """Return ``[tiles, FIELDS]`` int32: rows of the packed tensors, tiles of ``block`` queries, most keys first.
 

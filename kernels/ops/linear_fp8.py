@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch.compiler import is_compiling
 
 from zoetrope.kernels.ops.quantise_fp8 import refuse_gradients
@@ -23,16 +22,14 @@ def linear_fp8(
     weight_scale: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
-    gelu: bool = False,
     out_dtype: torch.dtype = torch.bfloat16,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Compute ``epilogue((x * x_scale) @ (weight * weight_scale).T + bias)``.
+    """Compute ``(x * x_scale) @ (weight * weight_scale).T + bias``.
 
     Args:
         x: ``[M, K]`` float8_e4m3fn. x_scale: ``[M]`` float32.
         weight: ``[H, K]`` float8_e4m3fn, contiguous. weight_scale: ``[H]`` float32. bias: ``[H]`` or nothing.
-        gelu: whether GELU (tanh form) follows.
         out_dtype: bf16, fp16 or fp32.
         backend: ``scaled_mm``, torch's product of 8-bit floats, for bf16 results on CUDA, K and H multiples of 16; or
             ``torch``, which dequantises and multiplies in float32.
@@ -49,14 +46,13 @@ def linear_fp8(
     fits = out_dtype == torch.bfloat16 and x.shape[1] % 16 == 0 and weight.shape[0] % 16 == 0
     chosen = backend or ("torch" if is_compiling() or not fits else None)
     if choose("linear_fp8", call, chosen) == "torch":
-        return reference.linear_fp8(x, x_scale, weight, weight_scale, bias, gelu=gelu, out_dtype=out_dtype)
+        return reference.linear_fp8(x, x_scale, weight, weight_scale, bias, out_dtype=out_dtype)
     if not fits:
         raise ValueError(
             f"linear_fp8 by scaled_mm: out_dtype is {out_dtype}, K {x.shape[1]}, H {weight.shape[0]}: it needs "
             "bfloat16 and multiples of 16"
         )
-    y = _scaled_mm(x, x_scale, weight, weight_scale, bias)
-    return F.gelu(y, approximate="tanh") if gelu else y
+    return _scaled_mm(x, x_scale, weight, weight_scale, bias)
 
 
 def _scaled_mm(

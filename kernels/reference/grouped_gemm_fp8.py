@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from zoetrope.kernels.reference.grouped_gemm import check_groups, check_offsets
 from zoetrope.kernels.reference.quantise_fp8 import BLOCK, dequantise
@@ -57,10 +56,9 @@ def grouped_gemm_fp8(
     offsets: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
-    gelu: bool = False,
     out_dtype: torch.dtype = torch.bfloat16,
 ) -> torch.Tensor:
-    """Compute ``y[r] = epilogue((x[r] * x_scale) @ (weight[e of r] * weight_scale).T)``, in float32.
+    """Compute ``y[r] = (x[r] * x_scale) @ (weight[e of r] * weight_scale).T + bias[e of r]`` in float32.
 
     Args:
         x: ``[M, K]`` float8_e4m3fn, rows sorted by expert.
@@ -69,7 +67,6 @@ def grouped_gemm_fp8(
         weight_scale: float32, ``[E, N]``, or with scales of blocks ``[E, N / 128, K / 128]``.
         offsets: ``[E + 1]`` int32, expert ``e`` has the rows ``offsets[e]:offsets[e + 1]``, from 0 to ``M``.
         bias: ``[E, N]``, of ``out_dtype`` or float32, or nothing.
-        gelu: whether GELU (tanh form) follows.
         out_dtype: bf16, fp16 or fp32.
 
     Returns:
@@ -89,5 +86,5 @@ def grouped_gemm_fp8(
         part = rows[begin:end] @ dequantise(weight[expert], weight_scale[expert]).T
         if bias is not None:
             part = part + bias[expert].float()
-        y[begin:end] = F.gelu(part, approximate="tanh") if gelu else part
+        y[begin:end] = part
     return y.to(out_dtype)

@@ -44,9 +44,8 @@ def linear_fp8(
     weight_scale: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
-    gelu: bool = False,
     out_dtype: torch.dtype = torch.bfloat16,
 ) -> torch.Tensor:
-    """Compute ``epilogue((x * x_scale) @ (weight * weight_scale).T + bias)`` in float32, see `kernels.ops`."""
+    """Compute ``(x * x_scale) @ (weight * weight_scale).T + bias`` in float32, see `kernels.ops`."""
     y = F.linear(dequantise(x, x_scale), dequantise(weight, weight_scale), None if bias is None else bias.float())
-    return (F.gelu(y, approximate="tanh") if gelu else y).to(out_dtype)
+    return y.to(out_dtype)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate, groupby
 
 import torch
 
-from zoetrope.kernels.types.upload import upload_numbers
+from zoetrope.kernels.types.upload import keep_tables, upload_numbers
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class CuSeqlens:
         return _offsets(self, device)
 
 
-@lru_cache(maxsize=64)
+@keep_tables
 def _offsets(cu: CuSeqlens, device: torch.device) -> torch.Tensor:
     return upload_numbers(cu.offsets, device)
 

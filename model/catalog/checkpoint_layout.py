@@ -1,7 +1,8 @@
 """Find each component of a checkpoint directory, its configuration and its weights, in either layout. Needs no torch.
 
-Layouts: diffusers' (`model.families.index` and a folder for each component), and that of Wan's own releases
-(`model.catalog.original_layout`). Both give configurations with diffusers' field names.
+Layouts: diffusers' (`model.families.index` and a folder for each component), that of Wan's own releases
+(`model.catalog.original_layout`), and single files (`model.catalog.single_files`). All give configurations with
+diffusers' field names.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from zoetrope.model.catalog.original_layout import (
     original_files,
     read_original,
 )
+from zoetrope.model.catalog.parts import Parts, Source
+from zoetrope.model.catalog.single_files import FileKind, SingleFile, read_single
 from zoetrope.model.families import FAMILIES
 from zoetrope.model.families.index import OTHERS, Components, Index, check_same_class, read_model_index
 from zoetrope.model.inspection.fields import ConfigFieldError, Fields, limited
@@ -41,13 +44,15 @@ class RandomWeights(Fields):
 @dataclass(frozen=True)
 class Component:
     """One network of a checkpoint. ``config`` has diffusers' field names; empty if only the weights show the shape.
-    ``random``: it has no weight files; its weights are drawn."""
+    ``directory``: its folder, or its file. ``random``: it has no weight files; its weights are drawn. ``single``: what
+    its file holds, if it is a file."""
 
     directory: Path
     config: dict[str, Any]
     original: bool
     find_files: Callable[[Path], list[Path]]
     random: RandomWeights | None = None
+    single: SingleFile | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -58,6 +63,23 @@ class Component:
     @property
     def class_name(self) -> str:
         return str(self.config.get("_class_name"))
+
+    @property
+    def config_file(self) -> Path:
+        """The file to name where its configuration is wrong."""
+        return self.directory / "config.json" if self.single is None else self.directory
+
+    @property
+    def prefix(self) -> str:
+        """What all names in its files begin with."""
+        return "" if self.single is None else self.single.prefix
+
+    def rename(self, original_name: Callable[[str], str]) -> Callable[[str], str]:
+        """Return the map from names in the files to those of the network; ``original_name`` is that of the makers'
+        releases."""
+        if self.single is not None:
+            return self.single.rename
+        return original_name if self.original else str
 
 
 def read_index(root: Path) -> Index:
@@ -75,6 +97,11 @@ def read_index(root: Path) -> Index:
         if own is not None and (index.class_name in family.pipelines or _model_type(root) == own.model_type):
             return replace(index, declared=family.name)
     return index
+
+
+def pipeline_of(root: Path) -> str | None:
+    """Return the pipeline that a folder's index names; None if it has no index. Raises ModelError as `read_index`."""
+    return None if is_original(root) else read_index(root).class_name
 
 
 def components_of(index: Index) -> Components:
@@ -109,12 +136,29 @@ def _model_type(root: Path) -> object:
     return read_json(path).get("model_type") if path.exists() else None
 
 
-def read_transformers(root: Path) -> tuple[Component, ...]:
+def has_scheduler(source: Source) -> bool:
+    """Tell whether a model has a scheduler's file; others mean that of Wan's own code."""
+    if isinstance(source, Parts):
+        return not source.is_file and not is_original(source.base)
+    return not is_original(source)
+
+
+def root_of(source: Source) -> Path:
+    """Return the folder of a model, or the file of its transformer."""
+    return source.base if isinstance(source, Parts) else source
+
+
+def read_transformers(source: Source) -> tuple[Component, ...]:
     """Read the transformer, or the two noise experts, the one for high noise first.
 
     Raises:
         ModelError: a file is missing or unreadable, or the class is not supported.
     """
+    if isinstance(source, Parts) and source.is_file:
+        return tuple(_single(path, "transformer") for path in source.transformers())
+    if isinstance(source, Parts) and source.load.model_low:
+        raise ModelError(f"model-low: {source.base} is a folder, which names both experts itself")
+    root = root_of(source)
     if is_original(root):
         paired = (root / ORIGINAL_PAIR[0]).is_dir()
         folders = [root / name for name in ORIGINAL_PAIR] if paired else [root]
@@ -129,8 +173,11 @@ def read_transformers(root: Path) -> tuple[Component, ...]:
     return tuple(parts)
 
 
-def read_autoencoder(root: Path) -> Component:
+def read_autoencoder(source: Source) -> Component:
     """Read the autoencoder. Raises ModelError as `read_transformers`."""
+    root = _place(source, "vae")
+    if not isinstance(root, Path):
+        return root
     if is_original(root):
         wan22 = any(root.glob("Wan2.2_VAE.*"))
         find = partial(one_of, stem="Wan2.2_VAE" if wan22 else "Wan2.1_VAE")
@@ -143,8 +190,11 @@ def read_autoencoder(root: Path) -> Component:
     return Component(root / "vae", config, False, weight_files)
 
 
-def read_text_encoder(root: Path) -> Component:
+def read_text_encoder(source: Source) -> Component:
     """Read the UMT5 encoder. Raises ModelError as `read_transformers`."""
+    root = _place(source, "text_encoder")
+    if not isinstance(root, Path):
+        return root
     if is_original(root):
         return Component(root, {}, True, partial(one_of, stem=TEXT_STEM))
     directory = root / "text_encoder"
@@ -154,8 +204,11 @@ def read_text_encoder(root: Path) -> Component:
     return Component(directory, config, False, partial(weight_files, stem="model", pickle_stem="pytorch_model"))
 
 
-def read_image_encoder(root: Path) -> Component:
+def read_image_encoder(source: Source) -> Component:
     """Read CLIP's vision tower, for networks that attend to its tokens. Raises ModelError as `read_transformers`."""
+    root = _place(source, "image_encoder")
+    if not isinstance(root, Path):
+        return root
     if is_original(root):
         return Component(root, {}, True, partial(one_of, stem=CLIP_STEM))
     directory = root / "image_encoder"
@@ -165,13 +218,58 @@ def read_image_encoder(root: Path) -> Component:
     return Component(directory, config, False, partial(weight_files, stem="model", pickle_stem="pytorch_model"))
 
 
-def image_encoder_files(root: Path) -> list[Path]:
-    """Find the weight files of CLIP. Raises ModelError as `read_transformers`."""
-    return read_image_encoder(root).files
+def tokenizer_directory(source: Source) -> Path | None:
+    """Return the tokenizer's folder; None if it is in the text encoder's file.
 
-
-def tokenizer_directory(root: Path) -> Path:
+    Raises:
+        ModelError: there is none.
+    """
+    root = root_of(source)
+    if isinstance(source, Parts):
+        if (named := source.place("tokenizer")) is not None:
+            return named
+        place = source.place("text_encoder")
+        if place is not None and place.is_dir():
+            root = place
+        elif place is not None or source.is_file:
+            single = read_text_encoder(source).single
+            if single is not None and single.has_tokenizer:
+                return None
+            if source.is_file:
+                raise ModelError(
+                    f"tokenizer: {place} has no tokenizer in it: give the folder of UMT5's, --tokenizer DIR (google/"
+                    "umt5-xxl, or the tokenizer folder of any Wan checkpoint)"
+                )
     return root / "google" / "umt5-xxl" if is_original(root) else root / "tokenizer"
+
+
+def _place(source: Source, option: FileKind) -> Path | Component:
+    """Return the folder of the checkpoint that has a component, or the component if it is a single file.
+
+    Raises:
+        ModelError: nothing says where it is, or it is not there.
+    """
+    if not isinstance(source, Parts):
+        return source
+    named = source.place(option)
+    if named is None:
+        if source.is_file:
+            name = option.replace("_", "-")
+            raise ModelError(
+                f"{name}: must be given, {source.base.name} holds the transformer alone: --{name} FILE, or a folder "
+                "that has one"
+            )
+        return source.base
+    if named.is_dir() and (is_original(named) or (named / "model_index.json").exists()):
+        return named
+    if named.is_dir():
+        raise ModelError(f"{option.replace('_', '-')}: {named} must be a file, or a folder of a whole checkpoint")
+    return _single(named, option)
+
+
+def _single(path: Path, kind: FileKind) -> Component:
+    found = read_single(path, kind)
+    return Component(path, found.config, kind != "transformer", lambda _: list(found.files), single=found)
 
 
 def read_random(directory: Path) -> RandomWeights | None:

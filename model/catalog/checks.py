@@ -17,13 +17,14 @@ from zoetrope.model.catalog.checkpoint_layout import (
     tokenizer_directory,
 )
 from zoetrope.model.catalog.model_card import transformer_config
-from zoetrope.model.catalog.original_layout import is_original
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.families import family_of
 from zoetrope.model.families.key_map import autoencoder_name, text_encoder_name
 from zoetrope.model.families.network_shapes import Shapes, text_encoder_shapes
 from zoetrope.model.inspection.files import ModelError, check_directory, check_is_content
-from zoetrope.model.inspection.headers import FLOATS, Header, read_headers
+from zoetrope.model.inspection.headers import FLOATS, Header
 from zoetrope.model.inspection.keys import check_tensors, first_of, layer_counts
+from zoetrope.model.inspection.packed import logical_headers, read_packed
 from zoetrope.model.request.tasks import ModelCard
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model")
@@ -40,17 +41,19 @@ def check_files(card: ModelCard) -> tuple[str, ...]:
     Raises:
         ModelError: names the file that is missing, corrupt or quantised, or the key that is wrong.
     """
-    root, family = Path(card.directory), family_of(card.family)
+    source, family = source_of(card), family_of(card.family)
     warnings: list[str] = []
-    for part in read_transformers(root):
+    for part in read_transformers(source):
         if part.random is None:
             shapes = family.shapes(transformer_config(part))
-            warnings += _check(part, shapes, family.original_name if part.original else str)
-    _check_tokenizer(tokenizer_directory(root))
-    warnings += _check_text_encoder(read_text_encoder(root))
-    _check_autoencoder(read_autoencoder(root))
-    if transformer_config(read_transformers(root)[0]).image_dim is not None:
-        _check_image_encoder(read_image_encoder(root), root)
+            warnings += _check(part, shapes, family.original_name)
+            _check_products(card, part)
+    if (folder := tokenizer_directory(source)) is not None:
+        _check_tokenizer(folder)
+    warnings += _check_text_encoder(read_text_encoder(source))
+    _check_autoencoder(read_autoencoder(source))
+    if transformer_config(read_transformers(source)[0]).image_dim is not None:
+        _check_image_encoder(read_image_encoder(source))
     return tuple(warnings)
 
 
@@ -69,8 +72,8 @@ def transformer_files(card: ModelCard) -> list[Path]:
     return [path for part in read_transformers(Path(card.directory)) for path in part.files]
 
 
-def _check(part: Component, shapes: Shapes, rename: Callable[[str], str]) -> list[str]:
-    stored = _headers(part, rename)
+def _check(part: Component, shapes: Shapes, original_name: Callable[[str], str]) -> list[str]:
+    stored = _headers(part, original_name)
     left_over = check_tensors(shapes, stored, part.directory)
     for name in shapes:
         _check_type(stored[name])
@@ -78,8 +81,20 @@ def _check(part: Component, shapes: Shapes, rename: Callable[[str], str]) -> lis
     return [told] if left_over else []
 
 
-def _headers(part: Component, rename: Callable[[str], str] = str) -> dict[str, Header]:
-    return {rename(header.name): header for path in part.files for header in read_headers(path)}
+def _headers(part: Component, original_name: Callable[[str], str] = str) -> dict[str, Header]:
+    return logical_headers(read_packed(part.files, part.prefix), part.rename(original_name))
+
+
+def _check_products(card: ModelCard, part: Component) -> None:
+    """Raise ModelError if products are to be in 8 bits, and the files ask for full precision."""
+    if card.quantize == "none":
+        return
+    marked = [one.name for one in read_packed(part.files, part.prefix) if one.full_precision]
+    if marked:
+        raise ModelError(
+            f"quantize: {part.directory} asks for products in full precision ({first_of(marked)}): leave out "
+            f"--quantize {card.quantize}"
+        )
 
 
 def _check_type(header: Header) -> None:
@@ -91,7 +106,7 @@ def _check_type(header: Header) -> None:
 
 
 def _check_text_encoder(part: Component) -> list[str]:
-    stored = _headers(part, text_encoder_name if part.original else str)
+    stored = _headers(part, text_encoder_name)
     if TIED in stored:
         tied = stored.pop(TIED)
         stored.setdefault("shared.weight", tied)
@@ -117,7 +132,7 @@ def _check_text_encoder(part: Component) -> list[str]:
 
 def _check_autoencoder(part: Component) -> None:
     """Check the tensors at both ends; the loader compares all of them."""
-    stored = _headers(part, autoencoder_name if part.original else str)
+    stored = _headers(part, autoencoder_name)
     for header in stored.values():
         _check_type(header)
     if part.class_name != "AutoencoderKLWan":
@@ -127,9 +142,11 @@ def _check_autoencoder(part: Component) -> None:
     _check_width(part, stored, "encoder.conv_in.weight", width, "base_dim")
 
 
-def _check_image_encoder(part: Component, root: Path) -> None:
+def _check_image_encoder(part: Component) -> None:
     stored = _headers(part)
-    if is_original(root):
+    if part.single is not None:
+        return
+    if part.original:
         if not any(name.startswith("visual.") for name in stored):
             raise ModelError(f"{part.files[0]}: holds no vision tower of CLIP under visual.*")
         return
@@ -142,8 +159,9 @@ def _check_image_encoder(part: Component, root: Path) -> None:
     held = layer_counts(short).get("encoder.layers", 0)
     if layers is not None and held != layers:
         raise ModelError(f"{part.directory}: num_hidden_layers is {layers} and the weights hold {held}")
-    check_directory(root / "image_processor")
-    check_is_content(root / "image_processor" / PROCESSOR_FILE)
+    processor = part.directory.parent / "image_processor"
+    check_directory(processor)
+    check_is_content(processor / PROCESSOR_FILE)
 
 
 def _check_width(part: Component, stored: dict[str, Header], name: str, expected: Any, key: str) -> None:

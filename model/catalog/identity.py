@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from zoetrope.model.adapters.card import adapters_digest
 from zoetrope.model.catalog.hub import places, repository_of
 from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.family import Contents, Family, Preset
@@ -28,11 +29,16 @@ BASE = re.compile(r"^base_model:[ \t]*(?:\n\s*-\s*)?(\S+)", re.MULTILINE)
 
 
 def weights_of(card: ModelCard) -> str:
-    """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own.
+    """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own,
+    the profile that they sample by, and a digest of the adapters' contents, strengths and noise experts, if there are
+    any.
 
     Segments begun with one may not go on with another.
     """
-    return card.name if card.quantize == "none" else f"{card.name}+{card.quantize}"
+    form = () if card.quantize == "none" else (card.quantize,)
+    profile = () if card.profile is None else (card.profile.name,)
+    fused = (f"lora:{adapters_digest(card.adapters)}",) if card.adapters else ()
+    return "+".join((card.name, *form, *profile, *fused))
 
 
 def possible_families(contents: Contents) -> list[Family]:
@@ -120,7 +126,10 @@ def _by_contents(possible: list[Preset], contents: Contents) -> list[Preset]:
 
 def _sayings(contents: Contents) -> Iterator[str]:
     """Yield what the files say of their origin, the most reliable first: the README's title, its sentence about the
-    repository, the models that they were made from."""
+    repository, the models that they were made from. A single file has nothing but its name."""
+    if contents.root.is_file():
+        yield contents.root.stem.replace("_", "-")
+        return
     readme, text = contents.root / "README.md", ""
     with suppress(OSError):
         if readme.is_file():

@@ -10,21 +10,25 @@ from zoetrope.model.caching.ratios import lists_of
 from zoetrope.model.catalog.checkpoint_layout import (
     Component,
     components_of,
+    has_scheduler,
     read_autoencoder,
     read_image_encoder,
     read_index,
     read_text_encoder,
     read_transformers,
+    root_of,
 )
 from zoetrope.model.catalog.identity import identify, possible_families
-from zoetrope.model.catalog.original_layout import is_original
-from zoetrope.model.catalog.schedulers import SchedulerError, check_scheduler, shift_key, unknown_keys
+from zoetrope.model.catalog.parts import Parts, Source, source, source_of
+from zoetrope.model.catalog.profiles import NONE
+from zoetrope.model.catalog.schedulers import REFUSED, SchedulerError, check_scheduler, shift_key, unknown_keys
 from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.families.family import Contents, Preset, Sampling
 from zoetrope.model.families.index import Index, check_index, check_same_class
 from zoetrope.model.inspection.fields import ConfigFieldError
 from zoetrope.model.inspection.files import ModelError, read_json
+from zoetrope.model.request.load_options import DEFAULT, LoadOptions
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.tasks import MAX_DURATION_SECONDS, ModelCard
 
@@ -32,36 +36,43 @@ MAX_TEXT_TOKENS = 512
 RANDOM_SUFFIX = (
     "-random-weights"  # of a model's name, so that nobody mistakes its clips or figures for those of a trained model
 )
+DISTILLED = "WanDMDPipeline"  # in which FastVideo's distills sample by their profile, whatever their scheduler
 SCHEDULER_FILE = Path("scheduler") / "scheduler_config.json"
 
 
-def read_card(directory: Path, name: str, typed: Path | None = None, family: str = "") -> ModelCard:
-    """Read a checkpoint's configuration files, in either layout, and check them against each other.
+def read_card(directory: Path, name: str, typed: Path | None = None, load: LoadOptions = DEFAULT) -> ModelCard:
+    """Read a checkpoint's configuration files, in either layout, and check them against each other; of a single file,
+    the headers.
 
     Args:
-        name: the model's name. typed: the folder as the caller named it, which may show what it holds; by default the
-            directory. family: the preset that the caller says it holds, see `model.catalog.identity`.
+        directory: its folder, or its transformer's file. name: the model's name. typed: the place as the caller named
+            it, which may show what it holds; by default the directory. load: names the preset that the caller says it
+            holds, see `model.catalog.identity`, components at other places, and the profile: one decides the schedule,
+            so that the folder's own need not be supported.
 
     Raises:
         ModelError: a file is missing or unreadable, or asks for something unsupported.
     """
-    index = None if is_original(directory) else read_index(directory)
+    place = source(directory, load)
+    index = read_index(directory) if has_scheduler(place) else None
     warnings = [] if index is None else check_index(index, components_of(index))
-    config, parts = _transformers(directory)
-    vae = read_autoencoder(directory).config
-    where = directory / "vae" / "config.json"
+    config, parts = _transformers(place)
+    autoencoder = read_autoencoder(place)
+    vae, where = autoencoder.config, autoencoder.config_file
     z_dim = _whole(vae, "z_dim", None, range(1, 1_025), where)
     spatial = _whole(vae, "scale_factor_spatial", 8, (1, 2, 4, 8, 16, 32), where)
     temporal = _whole(vae, "scale_factor_temporal", 4, (1, 2, 4, 8), where)
     for key in ("latents_mean", "latents_std"):
         _check_statistics(vae, key, z_dim, where)
     _check_channels(directory, config, z_dim, temporal)
-    _check_encoders(directory, index, config)
-    scheduler = None if index is None else _scheduler(index, warnings)
+    _check_encoders(place, index, config)
+    few_steps = load.profile not in ("", NONE) or (index is not None and index.class_name == DISTILLED)
+    scheduler = None if index is None else _scheduler(index, warnings, few_steps)
     shift = None if scheduler is None else _shift_of(scheduler)
+    _check_pair(place, config, parts)
     contents = _contents(directory, config, parts, index, shift)
     _check_pipeline(contents)
-    preset, doubts = identify(contents, directory if typed is None else typed, family)
+    preset, doubts = identify(contents, directory if typed is None else typed, load.family)
     own = family_of(preset.name)
     warnings += [*doubts, *_unknown(parts)]
     sampling = _sampling(preset, spatial)
@@ -129,7 +140,7 @@ def transformer_config(component: Component) -> TransformerConfig:
     try:
         return _config_class(component).model_validate(component.config)
     except ConfigFieldError as error:
-        raise ModelError(f"{component.directory / 'config.json'}: {error}") from None
+        raise ModelError(f"{component.config_file}: {error}") from None
 
 
 def _config_class(component: Component) -> type[TransformerConfig]:
@@ -139,15 +150,15 @@ def _config_class(component: Component) -> type[TransformerConfig]:
 
 def network_config(card: ModelCard) -> TransformerConfig:
     """Read the configuration of a checkpoint's transformer. Raises ModelError as `transformer_config`."""
-    return transformer_config(read_transformers(Path(card.directory))[0])
+    return transformer_config(read_transformers(source_of(card))[0])
 
 
 def scheduler_config(card: ModelCard) -> dict[str, Any]:
     """Read the scheduler's configuration. Wan's own releases have none: they mean UniPC on flow sigmas, with the shift
     of their code."""
-    root = Path(card.directory)
-    if not is_original(root):
-        return read_json(root / SCHEDULER_FILE)
+    place = source_of(card)
+    if has_scheduler(place):
+        return read_json(root_of(place) / SCHEDULER_FILE)
     return {
         "_class_name": "UniPCMultistepScheduler",
         "num_train_timesteps": 1000,
@@ -157,8 +168,9 @@ def scheduler_config(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _scheduler(index: Index, warnings: list[str]) -> dict[str, Any]:
-    """Read and check the scheduler's file; keys unknown to its class become warnings.
+def _scheduler(index: Index, warnings: list[str], few_steps: bool) -> dict[str, Any]:
+    """Read and check the scheduler's file; keys unknown to its class become warnings. With ``few_steps`` nothing reads
+    more of it than the flow shift.
 
     Raises:
         ModelError: the scheduler is not supported.
@@ -166,6 +178,8 @@ def _scheduler(index: Index, warnings: list[str]) -> dict[str, Any]:
     path = index.root / SCHEDULER_FILE
     config = read_json(path)
     check_same_class(index, "scheduler", config)
+    if few_steps and config.get("_class_name") in REFUSED:
+        return config
     try:
         check_scheduler(config)
     except SchedulerError as error:
@@ -187,17 +201,27 @@ def _unknown(parts: tuple[Component, ...]) -> list[str]:
         known = _config_class(part).file_keys()
         names = sorted(key for key in part.config.keys() - known if not key.startswith("_"))
         if names:
-            warnings.append(f"{part.directory / 'config.json'}: {', '.join(names)} is not known and is ignored")
+            warnings.append(f"{part.config_file}: {', '.join(names)} is not known and is ignored")
     return warnings
 
 
-def _transformers(root: Path) -> tuple[TransformerConfig, tuple[Component, ...]]:
-    parts = read_transformers(root)
+def _transformers(place: Source) -> tuple[TransformerConfig, tuple[Component, ...]]:
+    parts = read_transformers(place)
     config = transformer_config(parts[0])
     for other in parts[1:]:
         if transformer_config(other) != config:
-            raise ModelError(f"{other.directory / 'config.json'}: differs from {parts[0].directory / 'config.json'}")
+            raise ModelError(f"{other.config_file}: differs from {parts[0].config_file}")
     return config, parts
+
+
+def _check_pair(place: Source, config: TransformerConfig, parts: tuple[Component, ...]) -> None:
+    """Raise ModelError if a single file is one of the two noise experts of Wan2.2 I2V-A14B, by its shape."""
+    channels = config.in_channels != config.out_channels and not config.vace_layers
+    if isinstance(place, Parts) and place.is_file and len(parts) == 1 and channels and config.image_dim is None:
+        raise ModelError(
+            f"model: {place.base} takes {config.in_channels} channels and no CLIP tokens, as each of the two noise "
+            "experts of Wan2.2 I2V-A14B: give the one for high noise as --model, the other as --model-low"
+        )
 
 
 def _contents(
@@ -244,27 +268,26 @@ def _check_pipeline(contents: Contents) -> None:
         )
 
 
-def _check_encoders(root: Path, index: Index | None, config: TransformerConfig) -> None:
+def _check_encoders(place: Source, index: Index | None, config: TransformerConfig) -> None:
     """Check that the encoders' widths are those that the transformer takes.
 
     Raises:
         ModelError: a width differs, or the image encoder that it needs is missing.
     """
-    width = read_text_encoder(root).config.get("d_model", config.text_dim)
+    text = read_text_encoder(place)
+    width = text.config.get("d_model", config.text_dim)
     if width != config.text_dim:
-        raise ModelError(
-            f"{root / 'text_encoder' / 'config.json'}: d_model is {width}, the transformer's text_dim is "
-            f"{config.text_dim}"
-        )
+        raise ModelError(f"{text.config_file}: d_model is {width}, the transformer's text_dim is {config.text_dim}")
     if config.image_dim is None:
         return
-    if index is not None and not index.has("image_encoder"):
+    given = isinstance(place, Parts) and place.load.image_encoder
+    if index is not None and not given and not index.has("image_encoder"):
         raise ModelError(f"{index.root / 'image_encoder'}: is missing, the transformer's image_dim needs it")
-    width = read_image_encoder(root).config.get("hidden_size", config.image_dim)
+    image = read_image_encoder(place)
+    width = image.config.get("hidden_size", config.image_dim)
     if width != config.image_dim:
         raise ModelError(
-            f"{root / 'image_encoder' / 'config.json'}: hidden_size is {width}, the transformer's image_dim is "
-            f"{config.image_dim}"
+            f"{image.config_file}: hidden_size is {width}, the transformer's image_dim is {config.image_dim}"
         )
 
 

@@ -6,9 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zoetrope.model.adapters.card import check_adapters
+from zoetrope.model.catalog.card_files import card_files, find_card_file, read_card_file
+from zoetrope.model.catalog.checkpoint_layout import pipeline_of
 from zoetrope.model.catalog.checks import check_ratios, checked
 from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
-from zoetrope.model.catalog.model_card import network_config, read_card
+from zoetrope.model.catalog.model_card import RANDOM_SUFFIX, network_config, read_card
+from zoetrope.model.catalog.profiles import choose
+from zoetrope.model.catalog.single_files import is_weight_file
 from zoetrope.model.families import BUNDLED, PRESETS
 from zoetrope.model.families.family import Preset
 from zoetrope.model.families.quantization import why_exact
@@ -37,32 +42,49 @@ def open_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
 
 
 def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard:
-    """Read the card of a preset, or of a directory in diffusers' layout or that of Wan's own releases.
+    """Read the card of a preset, of a directory in diffusers' layout or that of Wan's own releases, of a single file,
+    or of what a model card names (`model.catalog.card_files`), by its name or path.
 
     The directory may be in a hub's cache; a repository's name, ORG/NAME, means its copy in the cache. Only
-    configuration files are read: a gateway has no others.
+    configuration files are read, adapters, and headers of single files: a gateway has no others.
 
     Raises:
         ModelError: as `open_model`, as far as configurations show.
     """
-    card = _find(name_or_directory, load.family)
+    file = None if name_or_directory in BUNDLED else find_card_file(name_or_directory)
+    named = name_or_directory
+    if file is not None:
+        named, said = read_card_file(file)
+        load = load.over(said)
+        card = _find(named, load)
+        card = replace(card, name=file.stem + (RANDOM_SUFFIX if card.name.endswith(RANDOM_SUFFIX) else ""))
+    else:
+        card = _find(name_or_directory, load)
     if load.quantize != "none" and (problem := why_exact(network_config(card))) is not None:
         raise ModelError(f"quantize: {load.quantize} is not possible for {card.name}: {problem}")
-    return replace(card, load=load)
+    card = replace(card, load=load)
+    if load.lora:
+        found = check_adapters(load.lora, network_config(card), 1 if card.boundary is None else 2)
+        card = replace(card, adapters=found.adapters, warnings=(*card.warnings, *found.warnings))
+    own = BUNDLED[named].profile if named in BUNDLED else ""
+    return choose(card, _names(named), pipeline_of(Path(card.directory)), own)
 
 
-def _find(name_or_directory: str, family: str) -> ModelCard:
+def _find(name_or_directory: str, load: LoadOptions) -> ModelCard:
     if name_or_directory in BUNDLED:
         card = bundled_card(BUNDLED[name_or_directory])
-        ignored = f"family: {family} is ignored: {name_or_directory} is a preset"
-        return replace(card, warnings=(ignored,)) if family else card
-    typed = Path(name_or_directory).expanduser()
-    if not typed.is_dir() and (cached := cached_repository(name_or_directory)) is not None:
-        typed = cached
+        if load.parts:
+            option = next(iter(load.parts)).replace("_", "-")
+            raise ModelError(f"{option}: {name_or_directory} comes with all of its components: leave it out")
+        ignored = f"family: {load.family} is ignored: {name_or_directory} is a preset"
+        return replace(card, warnings=(ignored,)) if load.family else card
+    typed = _typed(name_or_directory)
+    if is_weight_file(typed):
+        return read_card(typed, typed.stem, typed, load)
     if typed.is_dir():
         repository = repository_of(typed)
         name = Path(repository).name if repository else next(places(typed)).name
-        return read_card(snapshot_of(typed), name, typed, family)
+        return read_card(snapshot_of(typed), name, typed, load)
     if name_or_directory in PRESETS:
         raise ModelError(
             f"model {name_or_directory!r} is a preset without weights of its own: give the directory of its checkpoint "
@@ -73,7 +95,28 @@ def _find(name_or_directory: str, family: str) -> ModelCard:
             f"model {name_or_directory!r} looks like a Hugging Face repository, but is not a directory here and not in "
             f"{hub_cache()}: download it (hf download {name_or_directory}), or give its directory"
         )
-    raise ModelError(f"model {name_or_directory!r} is neither a preset ({', '.join(BUNDLED)}) nor a directory")
+    cards = ", ".join(path.stem for path in card_files()[:20])
+    raise ModelError(
+        f"model {name_or_directory!r} is neither a preset ({', '.join(BUNDLED)}) nor a directory, a weight file or "
+        f"a model card{f' ({cards})' if cards else ''}"
+    )
+
+
+def _typed(name_or_directory: str) -> Path:
+    """Return the folder that a name means: itself, or a repository's in the hub's cache."""
+    typed = Path(name_or_directory).expanduser()
+    if not typed.is_dir() and (cached := cached_repository(name_or_directory)) is not None:
+        return cached
+    return typed
+
+
+def _names(name_or_directory: str) -> list[str]:
+    """List the names of a folder and its repository, which may say what distill it is."""
+    typed = _typed(name_or_directory)
+    if not typed.is_dir():
+        return []
+    repository = repository_of(typed)
+    return [*([repository] if repository else []), *(place.name for place in places(typed))]
 
 
 def bundled_card(preset: Preset, directory: Path | None = None) -> ModelCard:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zoetrope.model.request.tasks import MAX_FLOW_SHIFT, MIN_FLOW_SHIFT
+from zoetrope.model.request.tasks import MAX_FLOW_SHIFT, MIN_FLOW_SHIFT, SamplerName
 
 FILE = "scheduler/scheduler_config.json"
 TRAIN_TIMESTEPS = 1000
@@ -144,10 +144,18 @@ SCHEDULERS: dict[str, SchedulerKind] = {
         ),
     ),
 }
+# The classes that a request may choose, with what makes them one for a flow.
+_FOR_A_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+CHOICES: dict[SamplerName, dict[str, Any]] = {
+    "unipc": {"_class_name": "UniPCMultistepScheduler", **_FOR_A_FLOW},
+    "euler": {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+    "dpm++": {"_class_name": "DPMSolverMultistepScheduler", **_FOR_A_FLOW},
+}
+_DISTILL = "it is one of a few-step distill, whose profile must be given (--profile, ZOETROPE_PROFILE)"
 # Unsupported schedulers that are found with Wan checkpoints or distills of them, and why.
 REFUSED = {
-    "LCMScheduler": "it is one of a few-step distill",
-    "FlowMatchLCMScheduler": "it is one of a few-step distill",
+    "LCMScheduler": _DISTILL,
+    "FlowMatchLCMScheduler": _DISTILL,
     "FlowMatchHeunDiscreteScheduler": "it takes two steps for each that is asked for",
     "DEISMultistepScheduler": "it leaves noise in the clip",
     "SASolverScheduler": "it draws noise of its own",
@@ -175,6 +183,23 @@ def shift_key(config: Mapping[str, Any]) -> str | None:
     if kind is None or (kind.shift == "flow_shift" and config.get("use_karras_sigmas")):
         return None
     return kind.shift
+
+
+def chosen(config: Mapping[str, Any], sampler: SamplerName | None, flow_shift: float | None) -> dict[str, Any]:
+    """Return the configuration of the scheduler that a request gets.
+
+    Args:
+        config: of the checkpoint's scheduler. sampler: another class, with diffusers' defaults but for the flow shift,
+            which stays; None, or the checkpoint's own class: unchanged. flow_shift: another shift.
+    """
+    made = dict(config)
+    if sampler is not None and CHOICES[sampler]["_class_name"] != config.get("_class_name"):
+        made = {**CHOICES[sampler], "num_train_timesteps": TRAIN_TIMESTEPS}
+        old, new = shift_key(config), shift_key(made)
+        if old is not None and new is not None and old in config:
+            made[new] = config[old]
+    key = shift_key(made)
+    return made if flow_shift is None or key is None else {**made, key: flow_shift}
 
 
 def unknown_keys(config: Mapping[str, Any]) -> list[str]:

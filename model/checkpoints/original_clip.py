@@ -1,7 +1,7 @@
-"""Load CLIP's vision tower from Wan's own releases: one file has both towers of XLM-RoBERTa CLIP ViT-H/14.
+"""Load CLIP's vision tower from a single file: of Wan's own releases, or with transformers' names as ComfyUI has it.
 
-Names and the order of the fused q, k and v follow the Wan2.1 code release; the tensors become those of transformers'
-CLIPVisionModel.
+Wan's has both towers of XLM-RoBERTa CLIP ViT-H/14; names and the order of its fused q, k and v follow the Wan2.1 code
+release. The tensors become those of transformers' CLIPVisionModel.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
-from zoetrope.model.catalog.checkpoint_layout import image_encoder_files
+from zoetrope.model.catalog.checkpoint_layout import Component
 from zoetrope.model.checkpoints.weights import Rows, StoredTensor, load_into, open_weights
 from zoetrope.model.codecs.image_encoder import ImageEncoder
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.keys import layer_counts
 
 HEAD_DIM = 80
+TRANSFORMERS_PREFIX = "vision_model."
 _STEMS = {
     "patch_embedding": "embeddings.patch_embedding",
     "pre_norm": "pre_layrnorm",
@@ -36,15 +37,15 @@ _LAYER_STEMS = {
 _LAYER = re.compile(r"^transformer\.(\d+)\.(.+)\.(weight|bias)$")
 
 
-def load_original_image_encoder(root: Path, device: torch.device) -> ImageEncoder:
+def load_original_image_encoder(part: Component, device: torch.device) -> ImageEncoder:
     """Load it in float32, with the preprocessing of diffusers' converted checkpoints.
 
     Raises:
         ModelError: the file is missing or corrupt, lacks a tensor or holds NaN.
     """
-    files = image_encoder_files(root)
-    with open_weights(files) as stored:
-        tensors = [part for tensor in stored for part in _vision_tensors(tensor)]
+    files = part.files
+    with open_weights(files, prefix=part.prefix) as stored:
+        tensors = [one for tensor in stored for one in _vision_tensors(tensor)]
         config = _config(tensors, files[0])
         with torch.device("meta"):
             network = CLIPVisionModel(config)
@@ -60,6 +61,8 @@ def load_original_image_encoder(root: Path, device: torch.device) -> ImageEncode
 
 def _vision_tensors(tensor: StoredTensor) -> Iterator[StoredTensor]:
     """Rename a tensor: one of the vision tower becomes one or three; of the text tower none."""
+    if tensor.name.startswith(TRANSFORMERS_PREFIX) and not tensor.name.endswith("position_ids"):
+        yield replace(tensor, name=tensor.name.removeprefix(TRANSFORMERS_PREFIX))
     if not tensor.name.startswith("visual.") or tensor.name == "visual.head":
         return
     name = tensor.name.removeprefix("visual.")
@@ -99,7 +102,7 @@ def _config(tensors: Sequence[StoredTensor], path: Path) -> CLIPVisionConfig:
         positions = shapes["embeddings.position_embedding.weight"][0]
         hidden = shapes["encoder.layers.0.mlp.fc1.weight"][0]
     except (KeyError, ValueError, IndexError):
-        raise ModelError(f"{path}: holds no vision tower of CLIP under visual.*") from None
+        raise ModelError(f"{path}: holds no vision tower of CLIP under visual.* or vision_model.*") from None
     return CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=hidden,

@@ -8,18 +8,20 @@ GPUs, and between kinds of GPU.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from zoetrope.model.catalog.checkpoint_layout import RANDOM_NAME, RandomWeights
-from zoetrope.model.checkpoints.weights import Rows, StoredTensor, load_into
+from zoetrope.model.checkpoints.weights import Rows, StoredTensor, ignore_placed, load_into
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.precision import dtype_of
 from zoetrope.model.network.protocol import Network, meta_network, module_of
 from zoetrope.model.network.quantized import quantize_network
 from zoetrope.model.request.quantize import Quantize
+from zoetrope.model.streaming.loading import StreamedLoading
 
 
 def random_tensors(
@@ -62,8 +64,12 @@ def random_network(
     how: RandomWeights,
     *,
     quantize: Quantize = "none",
+    streaming: StreamedLoading | None = None,
 ) -> Network:
     """Make a network of that shape on the device, in evaluation mode, without a checkpoint directory.
+
+    Args:
+        streaming: moves some of its layers to the host; they can be used once that has finished.
 
     Raises:
         ValueError: it cannot be quantised so.
@@ -73,7 +79,19 @@ def random_network(
     tensors = random_tensors(network, how, where, device, dtype)
     module = module_of(network)
     quantized = {} if quantize == "none" else quantize_network(network, dtype)
-    load_into(module, tensors, where, device, dtype, float32_modules=network.float32_modules, quantized=quantized)
+    on_placed: Callable[[str], None] = ignore_placed
+    if streaming is not None:
+        on_placed = streaming.begin(network, (*module.state_dict(), *quantized), dtype)
+    load_into(
+        module,
+        tensors,
+        where,
+        device,
+        dtype,
+        float32_modules=network.float32_modules,
+        quantized=quantized,
+        on_placed=on_placed,
+    )
     module.eval().requires_grad_(False)
     return network
 

@@ -1,9 +1,14 @@
-"""Load weights from disk into a network one tensor at a time: memory-mapped, checked, straight to device and dtype."""
+"""Load weights from disk into a network one tensor at a time: memory-mapped, checked, straight to device and dtype.
+
+Weights in fewer bits (`model.inspection.packed`) are computed on the host in float32, or stay as they are where the
+network computes with them.
+"""
 
 from __future__ import annotations
 
 import pickle
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +19,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zoetrope.model.checkpoints.unpack import has_rows, rows_of, unpack, unpack_gguf
 from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.inspection.headers import Header
 from zoetrope.model.inspection.keys import check_tensors
+from zoetrope.model.inspection.packed import PACKED, Packed, read_packed
 from zoetrope.model.network.precision import dtype_of
 
 if TYPE_CHECKING:
     from zoetrope.model.network.quantized import QuantizedWeight
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+HEADED = (".safetensors", ".gguf")  # formats whose header says everything
 
 OnProgress = Callable[[int, int], None]
 Rows = slice | tuple[slice, ...] | None
@@ -31,15 +40,29 @@ def ignore_progress(done: int, total: int) -> None:
     """Do nothing: for callers that show no progress."""
 
 
+def ignore_placed(name: str) -> None:
+    """Do nothing: for callers to whom it does not matter when a tensor has its place."""
+
+
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file, or one to be drawn, of which only name and shape have been read."""
+    """A tensor in a file, or one to be drawn, of which only name and shape have been read.
+
+    Attributes:
+        name: in the network. dtype: None if it is not a supported floating-point type.
+        fetch_rows8: of bytes that 8-bit products take as they are: reads them, ``[out, in]`` float8_e4m3fn, and a scale
+            for each output, ``[out]`` float32.
+        form: how the file stores it, such as ``F8_E4M3 with a scale``. stored_bytes: how many it takes there.
+    """
 
     path: Path
-    name: str  # in the network
+    name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype | None  # None: not a supported floating-point type
+    dtype: torch.dtype | None
     fetch: Callable[[Rows], torch.Tensor]
+    fetch_rows8: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None
+    form: str = ""
+    stored_bytes: int = 0
 
     def read(self, rows: Rows = None) -> torch.Tensor:
         """Read it onto the CPU in the file's dtype, or only ``rows`` along the first dimensions. A drawn tensor is on
@@ -51,35 +74,57 @@ class StoredTensor:
         with _reading(self.path):
             return self.fetch(rows)
 
+    def read_rows8(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read the bytes and scales of ``fetch_rows8`` onto the CPU. Raises ModelError as `read`, or if there is NaN or
+        infinity in them."""
+        assert self.fetch_rows8 is not None
+        with _reading(self.path):
+            q, scale = self.fetch_rows8()
+        if (q.view(torch.uint8) & 0x7F == 0x7F).any() or not scale.isfinite().all():  # e4m3 has NaN and no infinity
+            raise ModelError(f"{self.path}: {self.name} holds NaN or infinity")
+        return q, scale
+
 
 @contextmanager
-def open_weights(paths: Sequence[Path], rename: Callable[[str], str] = str) -> Iterator[list[StoredTensor]]:
-    """List all tensors of safetensors, ``.pth`` or ``.bin`` files, reading only the headers.
+def open_weights(
+    paths: Sequence[Path], rename: Callable[[str], str] = str, prefix: str = ""
+) -> Iterator[list[StoredTensor]]:
+    """List all tensors of safetensors, GGUF, ``.pth`` or ``.bin`` files, reading only the headers.
 
     Args:
-        rename: maps names in the files to those of the network.
+        rename: maps names in the files to those of the network. prefix: that all names in the files begin with.
 
     Raises:
-        ModelError: a file is missing, truncated or in another format.
+        ModelError: a file is missing, truncated or in another format, or two hold the same tensor.
     """
     tensors: list[StoredTensor] = []
-    open_files: list[Any] = []
+    open_files: dict[Path, Any] = {}
     try:
         for path in paths:
             with _reading(path):
                 if path.suffix == ".safetensors":
                     with _safetensors() as safe_open:
-                        file = safe_open(path, framework="pt")
-                        open_files.append(file)
-                        names: list[str] = list(file.keys())
-                        tensors += [_of_safetensors(path, file, name, rename(name)) for name in names]
-                else:
+                        open_files[path] = safe_open(path, framework="pt")
+                elif path.suffix != ".gguf":
                     state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
                     tensors += list(_of_pickle(path, state, rename))
+        headed = [path for path in paths if path.suffix in HEADED]
+        tensors += [_of_packed(one, rename(one.name), open_files) for one in read_packed(headed, prefix)]
         yield tensors
     finally:
-        for file in open_files:
+        for file in open_files.values():
             file.__exit__(None, None, None)
+
+
+def forms_of(tensors: Sequence[StoredTensor]) -> str:
+    """Say in what formats tensors are stored, and how many bytes they take."""
+    count: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    for tensor in tensors:
+        form = tensor.form or str(tensor.dtype).removeprefix("torch.")
+        count[form] += 1
+        size[form] += tensor.stored_bytes
+    return ", ".join(f"{count[form]} in {form} ({size[form] / 2**30:.2f} GiB)" for form, _ in size.most_common())
 
 
 def load_into(
@@ -94,6 +139,7 @@ def load_into(
     owned: Callable[[str], slice | None] = lambda name: None,
     quantized: Mapping[str, QuantizedWeight] | None = None,
     on_progress: OnProgress = ignore_progress,
+    on_placed: Callable[[str], None] = ignore_placed,
 ) -> None:
     """Fill a network that was made on the meta device.
 
@@ -106,8 +152,10 @@ def load_into(
         float32_modules: tensors with one of these as a part of their name stay in float32, as in diffusers.
         tied: names that may be absent, with the name of the tensor that they share.
         owned: returns the rows of a tensor that this rank holds, None for all; the others are never read.
-        quantized: weights that are not placed in the network but given to these, in the dtype of the file.
+        quantized: weights that are not placed in the network but given to these, in the dtype of the file, or as its
+            bytes where it has 8-bit floats already.
         on_progress: called with (elements done, elements in total).
+        on_placed: called with the name of each tensor once the network holds it; may take it away.
 
     Raises:
         ModelError: a tensor is missing, unknown, of another shape, quantised, or holds NaN or infinity.
@@ -127,6 +175,12 @@ def load_into(
     placed: dict[str, torch.Tensor] = {}
     for name, shape in wanted.items():
         same_as = (tied or {}).get(name, "")
+        take_rows8 = quantized[name].take_rows8 if name in quantized else None
+        if take_rows8 is not None and stored[name].fetch_rows8 is not None:
+            take_rows8(*(part.to(device) for part in stored[name].read_rows8()))
+            done += torch.Size(shape).numel()
+            on_progress(done, total)
+            continue
         if same_as in placed:
             value = placed[same_as]
         else:
@@ -140,6 +194,7 @@ def load_into(
             quantized[name].take(value)
         else:
             _place(network, name, value)
+        on_placed(name)
         done += torch.Size(shape).numel()
         on_progress(done, total)
 
@@ -184,14 +239,44 @@ def _place(network: nn.Module, name: str, value: torch.Tensor) -> None:
         module._parameters[leaf] = nn.Parameter(value, requires_grad=False)
 
 
-def _of_safetensors(path: Path, file: Any, stored_name: str, name: str) -> StoredTensor:
-    def fetch(rows: Rows) -> torch.Tensor:
+def _of_packed(packed: Packed, name: str, open_files: Mapping[Path, Any]) -> StoredTensor:
+    def read(header: Header) -> torch.Tensor:
+        if header.path.suffix == ".gguf":
+            return _read_gguf(header)
         with _safetensors():
-            tensor: torch.Tensor = file.get_tensor(stored_name) if rows is None else file.get_slice(stored_name)[rows]
+            tensor: torch.Tensor = open_files[header.path].get_tensor(header.name)
         return tensor
 
-    header = file.get_slice(stored_name)
-    return StoredTensor(path, name, tuple(header.get_shape()), DTYPES.get(header.get_dtype()), fetch)
+    def fetch(rows: Rows) -> torch.Tensor:
+        if packed.is_plain and packed.path.suffix == ".safetensors":
+            with _safetensors():
+                file = open_files[packed.path]
+                tensor: torch.Tensor = read(packed.values) if rows is None else file.get_slice(packed.values.name)[rows]
+            return tensor
+        return _rows_of(unpack(packed, read), rows)
+
+    served = packed.scale is not None or packed.values.dtype in PACKED
+    parts = [packed.values, *([packed.scale] if packed.scale is not None else [])]
+    return StoredTensor(
+        packed.path,
+        name,
+        packed.shape,
+        torch.float32 if served else DTYPES.get(packed.values.dtype),
+        fetch,
+        partial(rows_of, packed, read) if has_rows(packed) else None,
+        packed.form,
+        sum(part.end - part.start for part in parts),
+    )
+
+
+def _read_gguf(header: Header) -> torch.Tensor:
+    """Read the weights of a tensor in a GGUF file, in float32."""
+    import numpy as np
+
+    data = np.fromfile(header.path, np.uint8, header.end - header.start, offset=header.start)
+    if len(data) != header.end - header.start:
+        raise OSError(f"it ends within {header.name}")
+    return unpack_gguf(data, header.dtype, header.shape)
 
 
 def _of_pickle(path: Path, state: Any, rename: Callable[[str], str]) -> Iterator[StoredTensor]:
@@ -224,6 +309,6 @@ def _reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise ModelError(f"{path}: the file is missing") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        kind = "safetensors" if path.suffix == ".safetensors" else "PyTorch weights"
+        kind = {".safetensors": "safetensors", ".gguf": "GGUF"}.get(path.suffix, "PyTorch weights")
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{path}: cannot be read as {kind}: {reason}") from None

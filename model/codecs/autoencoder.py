@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from zoetrope.model.codecs.decode_plan import DecodePlan, DecodePlanner, Decodin
 from zoetrope.model.codecs.device_memory import DeviceMemory
 from zoetrope.model.codecs.tile_caches import Copies, CudaCopies, DeviceCaches, HostCaches, TileCaches
 from zoetrope.model.codecs.tiling import TileSpan, Tiling, spans
+from zoetrope.model.streaming.parked import Parked
 
 if TYPE_CHECKING:  # it takes seconds to import, and many processes do not need it
     from diffusers import AutoencoderKLWan
@@ -61,12 +62,18 @@ class WanAutoencoder:
         decoding: Decoding | None = None,
         more_devices: Sequence[torch.device] = (),
         copies: Callable[[torch.device], Copies] = CudaCopies,
+        *,
+        stays: bool = True,
     ) -> None:
         """Take over a network in float32; if it decodes in another dtype, its decoder is changed.
 
         Args:
             more_devices: that decode too, each with a copy of the decoder; ``decoding.devices - 1`` of them.
             copies: how caches of tiles travel between a device and the host.
+            stays: false to keep the network in host memory while it is not in use.
+
+        Raises:
+            ModelError: the host has too little memory for that.
         """
         self._copies = copies
         self._network = network
@@ -82,6 +89,7 @@ class WanAutoencoder:
         self._memory = [DeviceMemory(decoder.device) for decoder in self._decoders]
         self._options: dict[tuple[int, int, Tiling], list[DecodePlan]] = {}  # what fits, best first
         self._planning = threading.Lock()
+        self._parked = None if stays else Parked(network, first.device)
 
     @torch.inference_mode()
     def encode(self, clip: torch.Tensor) -> torch.Tensor:
@@ -92,7 +100,8 @@ class WanAutoencoder:
                 f"clip of {frames} x {height} x {width}: frames must be {self.temporal}n+1, "
                 f"sides multiples of {self.spatial}"
             )
-        mode = self._network.encode(clip[None].to(self._network.device)).latent_dist.mode()[0]
+        with self._here():
+            mode = self._network.encode(clip[None].to(self._network.device)).latent_dist.mode()[0]
         mean, std = self._moments[0]
         latents: torch.Tensor = (mode - mean) / std
         return latents
@@ -134,7 +143,7 @@ class WanAutoencoder:
         """Decode on the device with the fewest streams, which takes ``size`` bytes; 0: unknown."""
         number = min(range(len(self._memory)), key=lambda i: self._memory[i].streams)
         decoder = self._decoders[number]
-        with self._memory[number].stream(size):
+        with self._memory[number].stream(size), self._here():
             caches = decoder.new_caches()
             for index in range(latents.shape[1]):
                 z = self._latent_frame(latents, index, number)
@@ -154,6 +163,7 @@ class WanAutoencoder:
         with ExitStack() as stack:
             for memory in self._memory[: plan.devices]:
                 stack.enter_context(memory.stream(plan.device_bytes))
+            stack.enter_context(self._here())
             kept = [self._caches(d, len(tiles[i :: len(decoders)]), plan) for i, d in enumerate(decoders)]
             for index in range(count):
                 z = [self._latent_frame(latents, index, number) for number in range(len(decoders))]
@@ -174,6 +184,10 @@ class WanAutoencoder:
                     for tile, pixels in zip(turn, parts, strict=True):
                         tile.blend(chunk, pixels)
                 yield chunk.clamp(-1, 1)
+
+    def _here(self) -> AbstractContextManager[None]:
+        """Have the network on its device within the context."""
+        return nullcontext() if self._parked is None else self._parked.here()
 
     def _caches(self, decoder: ChunkDecoder, tiles: int, plan: DecodePlan) -> TileCaches:
         """Return the caches of so many tiles of one device."""

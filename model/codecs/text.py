@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import ftfy
 import torch
 
+from zoetrope.model.codecs.streamed_text import StreamedTextEncoder
+
 if TYPE_CHECKING:  # its classes take seconds to import, and only the loader needs them
     from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
@@ -23,7 +25,15 @@ class TextEncoder:
     negative prompt, for example, is nearly always the same. Thread-safe.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: UMT5EncoderModel, max_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        encoder: UMT5EncoderModel,
+        max_tokens: int,
+        streamed: StreamedTextEncoder | None = None,
+    ) -> None:
+        """``streamed``: computes in place of the encoder, which it has taken over."""
+        self._streamed = streamed
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.max_tokens = max_tokens
@@ -57,7 +67,6 @@ class TextEncoder:
             return self._encode([text])[0]
 
     def _encode(self, cleaned: list[str]) -> torch.Tensor:
-        device = self.encoder.device
         inputs = self.tokenizer(
             cleaned,
             padding="max_length",
@@ -66,9 +75,14 @@ class TextEncoder:
             add_special_tokens=True,
             return_attention_mask=True,
             return_tensors="pt",
-        ).to(device)
-        mask = inputs["attention_mask"]
-        hidden = self.encoder(inputs["input_ids"], mask).last_hidden_state
+        )
+        if self._streamed is not None:
+            hidden = self._streamed(inputs["input_ids"], inputs["attention_mask"])
+            mask = inputs["attention_mask"].to(hidden.device)
+        else:
+            inputs = inputs.to(self.encoder.device)
+            mask = inputs["attention_mask"]
+            hidden = self.encoder(inputs["input_ids"], mask).last_hidden_state
         padded: torch.Tensor = hidden * mask[..., None].to(hidden.dtype)
         return padded
 

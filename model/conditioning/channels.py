@@ -5,11 +5,10 @@ Wan2.1 I2V and FLF2V also attend to CLIP tokens of the pictures; Wan2.2-I2V-A14B
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from zoetrope.model.catalog.model_card import network_config
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.checkpoints.image_encoder import load_image_encoder
 from zoetrope.model.codecs.autoencoder import Autoencoder
 from zoetrope.model.codecs.image_encoder import ImageEncoder
@@ -76,7 +75,7 @@ class ChannelsConditioner:
 def load(card: ModelCard, autoencoder: Autoencoder, device: torch.device) -> ChannelsConditioner:
     """Load the conditioner of a checkpoint; see `model.conditioning.load`."""
     config = network_config(card)
-    images = None if config.image_dim is None else load_image_encoder(Path(card.directory), device)
+    images = None if config.image_dim is None else load_image_encoder(source_of(card), device)
     return ChannelsConditioner(autoencoder, config, images)
 
 

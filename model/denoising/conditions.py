@@ -78,7 +78,7 @@ class Conditions:
         """Return ``latents`` with the known frames inserted, which are mixed with ``noise`` to that share."""
         if self.known is None or self.known_frames is None:
             return latents
-        known = self.known.to(latents)
+        known = self.known.to(latents.dtype)
         if noise is not None:
             known = (1 - share) * known + share * noise
         frames = upload(self.known_frames, latents.device)
@@ -98,6 +98,8 @@ class Conditions:
     ) -> Sequence:
         """Return the sequence of one guidance branch at a noise level of 0..1000; known frames have level 0.
 
+        Nothing is moved: the conditions are on the device of the latents (`to`), a timestep is on the host.
+
         Args:
             latents: ``[C, lead + T, H, W]``. streams: which of the sources this branch sees.
             noise: from which the latents started, needed if known frames are not clean.
@@ -112,22 +114,22 @@ class Conditions:
         elif noise is None:
             raise ValueError("known frames that are not clean need the noise that the latents started from")
         else:
-            target = self.target(latents, noise.to(latents), float(timestep) / 1000)
+            target = self.target(latents, noise.to(latents.dtype), float(timestep) / 1000)
         if self.clean_known and self.known_frames is not None:
-            times = times.masked_fill(self.known_frames.to(times.device), 0.0)
+            times = times.masked_fill(self.known_frames, 0.0)
         if self.ending is not None:
-            target = torch.cat([target, self.ending.to(target)], dim=1)
+            target = torch.cat([target, self.ending.to(target.dtype)], dim=1)
             times = torch.cat([times, times.new_zeros(1)])
         if self.channels is not None:
-            target = torch.cat([target, self.channels.to(target)])
+            target = torch.cat([target, self.channels.to(target.dtype)])
         level = torch.zeros_like(noisy) if self.clean_sources else noisy
         shown = [s for s in self.sources if streams == "all" or (streams == "videos" and s.video)]
-        sources = [Stream(s.latents.to(latents), level.expand(s.latents.shape[1]), s.source_id) for s in shown]
+        sources = [Stream(s.latents.to(latents.dtype), level.expand(s.latents.shape[1]), s.source_id) for s in shown]
         return Sequence(
             streams=(*sources, Stream(target, times)),
             text=text,
-            image=None if self.image is None else self.image.to(latents.device),
-            hints=None if self.hints is None else self.hints.to(latents.device),
+            image=self.image,
+            hints=self.hints,
             hint_scales=self.hint_scales,
         )
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from zoetrope.model.adapters.slots import AdapterSlots
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.forward import Runner, run_alone
 from zoetrope.model.denoising.guidance import Mode, branches, combine, effective, scales
-from zoetrope.model.denoising.sampling import Sampler, initial_noise
+from zoetrope.model.denoising.noise import draw_noise, noise_generator
+from zoetrope.model.denoising.samplers import start_sampler
+from zoetrope.model.denoising.sampling import SegmentSampler
 from zoetrope.model.network.protocol import Network
 from zoetrope.model.network.sequences import Sequence
 from zoetrope.model.request.steps import acts, computes
@@ -24,7 +27,7 @@ class Segment:
 
     spec: SegmentSpec
     conditions: Conditions
-    sampler: Sampler
+    sampler: SegmentSampler
     latents: torch.Tensor  # [C, lead + T, H, W] float32
     noise: torch.Tensor | None = None  # from which they started, if known frames are as noisy as the rest
 
@@ -91,6 +94,7 @@ class Denoiser:
         self.scheduler_config = scheduler_config
         self.device = transformer.device
         self.role = role
+        self.adapters: AdapterSlots | None = None  # of its networks, where requests may have adapters
         self._runner = runner
         self._boundary = 0.0
         if two and boundary is not None:
@@ -104,12 +108,14 @@ class Denoiser:
             ValueError: guidance needs a negative prompt that the conditions lack.
         """
         c, t, h, w = spec.latent_shape
-        noise = initial_noise((c, conditions.lead + t, h, w), spec.seed).to(self.device)
+        generator = noise_generator(spec.seed)
+        noise = draw_noise((c, conditions.lead + t, h, w), generator).to(self.device)
+        sampler = start_sampler(spec, self.scheduler_config, generator)
         segment = Segment(
             spec=spec,
             conditions=conditions.to(self.device),
-            sampler=Sampler(self.scheduler_config, spec.steps, spec.flow_shift),
-            latents=noise,
+            sampler=sampler,
+            latents=sampler.begin(noise),
             noise=None if conditions.clean_known else noise,
         )
         if conditions.negative is None and any(not branch.positive for branch in branches(segment.whole_mode)):
@@ -117,7 +123,10 @@ class Denoiser:
         return segment
 
     def takes_low_noise(self, segment: Segment) -> bool:
-        """Tell whether the low-noise expert takes the next step."""
+        """Tell whether the low-noise expert takes the next step: by its noise level, or as the profile says."""
+        profile = segment.spec.profile
+        if profile is not None and self._boundary:
+            return profile.takes_low_noise(segment.sampler.step, self._boundary)
         return segment.sampler.timestep < self._boundary
 
     def takes(self, segment: Segment) -> bool:
@@ -171,8 +180,10 @@ class Denoiser:
         made: list[tuple[Segment, torch.Tensor]],
     ) -> int:
         """Add the guided velocity of each segment to ``made``; return the number of tokens."""
-        sequences = [sequence for segment in segments for sequence in self._sequences(segment, segment.mode)]
-        run = self._runner(network, sequences)
+        if any(segment.spec.loras for segment in segments):
+            segments = sorted(segments, key=self._place)
+        made_of = [self._sequences(segment, segment.mode, low_noise) for segment in segments]
+        run = self._runner(network, [sequence for sequences in made_of for sequence in sequences])
         outputs = iter(run.velocities)
         for segment in segments:
             spec, latents, mode = segment.spec, segment.latents, segment.mode
@@ -181,6 +192,11 @@ class Denoiser:
             weights = scales(mode, spec.guidance, spec.guidance_low, low_noise)
             made.append((segment, combine(mode, velocities, latents, segment.sampler.sigma, weights)))
         return run.tokens
+
+    def _place(self, segment: Segment) -> int:
+        """Order segments by slot, so that the rows with adapters are next to each other."""
+        loras = segment.spec.loras
+        return -1 if not loras or self.adapters is None else self.adapters.use(segment.spec.id, loras, False).slot
 
     def _advance(self, segment: Segment, velocity: torch.Tensor) -> None:
         """Take the step, and those after it that reuse its velocity."""
@@ -191,11 +207,16 @@ class Denoiser:
                 return
             segment.advance(velocity)
 
-    def _sequences(self, segment: Segment, mode: Mode) -> list[Sequence]:
+    def _sequences(self, segment: Segment, mode: Mode, low_noise: bool = False) -> list[Sequence]:
         conditions, timestep = segment.conditions, segment.sampler.timestep
         sequences = []
         for branch in branches(mode):
             text = conditions.positive if branch.positive else conditions.negative
             assert text is not None
             sequences.append(conditions.sequence(segment.latents, timestep, text, branch.streams, segment.noise))
+        if segment.spec.loras:
+            if self.adapters is None:
+                raise RuntimeError(f"segment {segment.spec.id}: its adapters are not loaded")
+            use = self.adapters.use(segment.spec.id, segment.spec.loras, low_noise)
+            return [replace(sequence, adapter=use) for sequence in sequences]
         return sequences

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from zoetrope.model.denoising.denoise import Denoiser, Segment
-from zoetrope.model.denoising.sampling import Sampler, SamplerState
+from zoetrope.model.denoising.samplers import form_of, restore_sampler
+from zoetrope.model.denoising.sampling import SamplerState, SegmentSampler
 from zoetrope.model.request.tasks import SegmentSpec
 
 LATENTS = "latents"
@@ -59,7 +60,7 @@ def resume(denoiser: Denoiser, segment: Segment, state: SegmentState) -> Segment
 
 def sampler_of(
     state: SegmentState, scheduler_config: dict[str, Any], spec: SegmentSpec, lead: int | None = None
-) -> Sampler:
+) -> SegmentSampler:
     """Check that the state is one of a segment of this spec, and return its sampler.
 
     Args:
@@ -74,11 +75,11 @@ def sampler_of(
     frames = state.latents.shape[1] if lead is None and state.latents.ndim == 4 else t + (lead or 0)
     shape = (c, max(t, frames), h, w)
     for name, tensor in state.tensors().items():
-        expected = shape if name == LATENTS else (1, *shape)
-        if tuple(tensor.shape) != expected or tensor.dtype != torch.float32:
+        expected, dtype = (shape, torch.float32) if name == LATENTS else form_of(name, shape)
+        if tuple(tensor.shape) != expected or tensor.dtype != dtype:
             found = f"{tuple(tensor.shape)} {tensor.dtype}"
-            raise ValueError(f"the state's {name} are {found}, expected {expected} torch.float32")
-    sampler = Sampler.restore(scheduler_config, spec.steps, state.sampler, spec.flow_shift)
+            raise ValueError(f"the state's {name} are {found}, expected {expected} {dtype}")
+    sampler = restore_sampler(spec, scheduler_config, state.sampler)
     for name, tensor in state.tensors().items():
         if not all(bool(extreme.isfinite()) for extreme in tensor.aminmax()):  # propagates NaN, and needs no mask
             raise ValueError(f"the state's {name} have values that are not finite")

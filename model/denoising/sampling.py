@@ -1,15 +1,16 @@
-"""Sample from noise to a clip: one diffusers scheduler instance per segment."""
+"""Sample from noise to a clip by one of diffusers' schedulers: one instance per segment."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-from zoetrope.model.catalog.schedulers import SchedulerError, check_scheduler, shift_key, unknown_keys
+from zoetrope.model.catalog.schedulers import SchedulerError, check_scheduler, chosen, unknown_keys
+from zoetrope.model.denoising.noise import draw_noise, noise_generator
 from zoetrope.model.inspection.files import ModelError
 
 CLASSES: dict[str, Any] = {
@@ -27,15 +28,14 @@ MEMORIES: dict[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = {
 
 @dataclass(frozen=True)
 class SamplerState:
-    """What a scheduler keeps between steps: enough to resume in another process or on another device.
-
-    There is no random state: a segment's only noise is `initial_noise`, which its seed reproduces.
+    """What a sampler keeps between steps: enough to resume in another process or on another device.
 
     Attributes:
         scheduler: name of the class.
         step: the number of steps taken.
         scalars: counters, JSON-serialisable.
-        tensors: ``[1, C, T, H, W]`` each, none after the last step; the scheduler's own, not copies.
+        tensors: none after the last step; the sampler's own, not copies. A scheduler's are ``[1, C, T, H, W]`` float32;
+            `model.denoising.samplers.form_of` tells those of the others.
     """
 
     scheduler: str
@@ -44,7 +44,42 @@ class SamplerState:
     tensors: Mapping[str, torch.Tensor]
 
     def to(self, device: torch.device) -> SamplerState:
+        """Return the state with its tensors on a device."""
         return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+
+class SegmentSampler(Protocol):
+    """What takes a segment from noise to its clip, whatever the rule; `model.denoising.samplers` lists the kinds."""
+
+    step: int  # taken so far
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken."""
+
+    @property
+    def timestep(self) -> float:
+        """What the network is told before the next step, 0..1000."""
+
+    @property
+    def sigma(self) -> float:
+        """The share of noise in the latents before the next step, 0..1."""
+
+    @property
+    def velocity(self) -> torch.Tensor | None:
+        """The velocity of the last step, ``[C, T, H, W]``; None before the first step in this process."""
+
+    def begin(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return the latents before the first step from noise ``[C, T, H, W]`` float32."""
+
+    def advance(self, velocity: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """Take one step; all ``[C, T, H, W]`` float32."""
+
+    def estimate(self) -> torch.Tensor | None:
+        """Return the clip ``[C, T, H, W]`` that the last step predicts; None before the first step in this process."""
+
+    def state(self) -> SamplerState:
+        """Return what a sampler of the same kind resumes from. It does not change with later steps."""
 
 
 class Sampler:
@@ -56,7 +91,7 @@ class Sampler:
         Raises:
             ModelError: the scheduler is not supported.
         """
-        config = shifted(config, flow_shift)
+        config = chosen(config, None, flow_shift)
         try:
             check_scheduler(config)
         except SchedulerError as error:
@@ -83,6 +118,10 @@ class Sampler:
     def sigma(self) -> float:
         """The share of noise in the latents before the next step, 0..1."""
         return float(self._scheduler.sigmas[self.step])
+
+    def begin(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return the latents before the first step: the noise itself."""
+        return noise
 
     def advance(self, velocity: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Take one step; both ``[C, T, H, W]`` float32."""
@@ -163,12 +202,6 @@ class Sampler:
         return sampler
 
 
-def shifted(config: dict[str, Any], flow_shift: float | None) -> dict[str, Any]:
-    """Return a scheduler's configuration with another flow shift; None leaves it unchanged."""
-    key = shift_key(config)
-    return config if flow_shift is None or key is None else {**config, key: flow_shift}
-
-
 def _contents(state: SamplerState) -> str:
     """Describe a state for messages."""
     scalars = [f"{name} {value}" for name, value in sorted(state.scalars.items())]
@@ -189,6 +222,5 @@ def _restore_memory(scheduler: Any, state: SamplerState) -> None:
 
 
 def initial_noise(shape: tuple[int, int, int, int], seed: int) -> torch.Tensor:
-    """Draw the noise that diffusers' pipelines draw for one clip: ``[C, T, H, W]`` float32 from a CPU generator."""
-    generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn((1, *shape), generator=generator, dtype=torch.float32)[0]
+    """Draw the noise that diffusers' pipelines draw for one clip: ``[C, T, H, W]`` float32."""
+    return draw_noise(shape, noise_generator(seed))

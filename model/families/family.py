@@ -66,7 +66,7 @@ class Preset:
         transformers: 2 if it has two noise experts.
         native_sizes: the only sizes (width, height) it denoises at; empty: any.
         words: words in a name or README that identify it where its files do not.
-        directory: its weights, if they come with the package.
+        directory: its weights, if they come with the package. profile: how they sample, if they are a few-step distill.
         card: card fields of such weights that neither the family nor the files give.
     """
 
@@ -80,6 +80,7 @@ class Preset:
     native_sizes: tuple[Size, ...] = ()
     words: tuple[str, ...] = ()
     directory: Path | None = None
+    profile: str = ""
     card: Mapping[str, object] = field(default_factory=dict)
 
     def denoised_size(self, width: int, height: int) -> Size:

@@ -11,7 +11,7 @@ from zoetrope.model.inspection.files import ModelError, check_directory, read_js
 
 # Unsupported pipelines, and why.
 OTHERS = {
-    "WanDMDPipeline": "it is a few-step distill with a schedule and guidance of its own, which is not supported",
+    "WanCausalDMDPipeline": "it is a causal distill, whose cache of earlier frames is not supported",
     "WanAnimatePipeline": "it animates a character after poses and faces, which no task here gives it",
     "LucyEditPipeline": "its networks take the clip to edit as channels, which is not supported",
     "BerniniPipeline": "its planner is not supported, only the renderer is (Bernini-R)",

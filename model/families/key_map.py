@@ -39,6 +39,8 @@ BLOCK_STEMS = {
     "after_proj": "proj_out",
 }
 _BLOCK = re.compile(r"^((?:vace_)?blocks\.\d+\.)(.+)$")
+_TRANSFORMER_STEMS_BACK = {ours: original for original, ours in TRANSFORMER_STEMS.items()}
+_BLOCK_STEMS_BACK = {ours: original for original, ours in BLOCK_STEMS.items()}
 
 TEXT_STEMS = {"token_embedding": "shared", "norm": "encoder.final_layer_norm"}
 TEXT_BLOCK_STEMS = {
@@ -50,6 +52,17 @@ TEXT_BLOCK_STEMS = {
     "ffn.fc1": "layer.1.DenseReluDense.wi_1",
     "ffn.fc2": "layer.1.DenseReluDense.wo",
 }
+LLAMA_TEXT_STEMS = {"token_embd": "shared", "enc.output_norm": "encoder.final_layer_norm"}
+LLAMA_TEXT_BLOCK_STEMS = {
+    **{f"attn_{part}": f"layer.0.SelfAttention.{part}" for part in "qkvo"},
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+    "attn_norm": "layer.0.layer_norm",
+    "ffn_norm": "layer.1.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0",
+    "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
+}
+_LLAMA_TEXT_BLOCK = re.compile(r"^enc\.blk\.(\d+)\.(.+)$")
 _TEXT_BLOCK = re.compile(r"^blocks\.(\d+)\.(.+)$")
 
 _VAE_STEMS = {"conv1": "quant_conv", "conv2": "post_quant_conv"}
@@ -80,11 +93,25 @@ def transformer_name(original: str) -> str:
     return _rename(original, TRANSFORMER_STEMS)
 
 
+def original_transformer_name(name: str) -> str:
+    """Invert `transformer_name`; a name without a weight, bias or other leaf is one of a module."""
+    if match := _BLOCK.match(name):
+        return match[1] + _rename(match[2], _BLOCK_STEMS_BACK)
+    return _rename(name, _TRANSFORMER_STEMS_BACK)
+
+
 def text_encoder_name(original: str) -> str:
     """``blocks.3.ffn.gate.0.weight`` -> ``encoder.block.3.layer.1.DenseReluDense.wi_0.weight``."""
     if match := _TEXT_BLOCK.match(original):
         return f"encoder.block.{match[1]}." + _rename(match[2], TEXT_BLOCK_STEMS)
     return _rename(original, TEXT_STEMS)
+
+
+def llama_text_encoder_name(llama: str) -> str:
+    """``enc.blk.3.ffn_gate.weight``, as llama.cpp names a T5's tensors, -> as `text_encoder_name`."""
+    if match := _LLAMA_TEXT_BLOCK.match(llama):
+        return f"encoder.block.{match[1]}." + _rename(match[2], LLAMA_TEXT_BLOCK_STEMS)
+    return _rename(llama, LLAMA_TEXT_STEMS)
 
 
 def autoencoder_name(original: str, res_blocks: int = 2) -> str:

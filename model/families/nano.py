@@ -46,6 +46,7 @@ NANO_CARD: dict[str, Any] = {
 }
 
 NANO_DIRECTORY = Path(__file__).parents[1] / "nano" / "weights"
+NANO_4STEP_DIRECTORY = NANO_DIRECTORY.with_name("weights_4step")  # by `model.nano.distill`
 
 NANO = replace(
     WAN21_T2V,
@@ -60,6 +61,17 @@ NANO = replace(
             native_sizes=NANO_SIZES,
             directory=NANO_DIRECTORY,
             card=NANO_CARD,
+        ),
+        Preset(
+            "nano-4step",
+            "comes along",
+            NANO_CONFIG,
+            AutoencoderKind("linear", 32, 4),
+            Sampling(fps=8, frames=16, steps=4, shift=3.0, guidance=1.0),
+            native_sizes=NANO_SIZES,
+            directory=NANO_4STEP_DIRECTORY,
+            profile="nano-4",
+            card=NANO_CARD | {"family": "nano-4step"},
         ),
     ),
     matches=lambda contents: False,  # recognised by name alone

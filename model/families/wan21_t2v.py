@@ -12,7 +12,7 @@ WAN21_T2V = wan_family(
         Preset("wan2.1-t2v-1.3b", "Wan-AI/Wan2.1-T2V-1.3B", wan_1b(), WAN21_VAE, SAMPLING),
     ),
     matches=takes_latents_alone,
-    pipelines=("WanPipeline", "WanVideoToVideoPipeline"),  # the second has the same components
+    pipelines=("WanPipeline", "WanVideoToVideoPipeline", "WanDMDPipeline"),  # the others have the same components
     conditioner="streams",
     load_conditioner="zoetrope.model.conditioning.streams:load",
     tasks=lambda config: ("text_to_video",),

@@ -1,24 +1,25 @@
 """Read the headers of weight files: names, shapes and types of tensors, and whether the file is complete.
 
-Safetensors files (format: README of the safetensors project) begin with a length and a JSON header; PyTorch's zip files
-have a pickle that names the tensors. The pickle is read without real classes, and no weights are read. Needs no torch.
+Safetensors and GGUF files have headers (`model.inspection.safetensors_header`, `model.inspection.gguf_header`);
+PyTorch's zip files have a pickle that names the tensors, which is read without real classes. No weights are read. Needs
+no torch.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from zoetrope.model.inspection.files import ModelError, check_is_content
+from zoetrope.model.inspection.gguf_header import GgufEntry, read_gguf_header
+from zoetrope.model.inspection.safetensors_header import read_safetensors_header
 
-MAX_HEADER_BYTES = 100 << 20  # as in safetensors
-LENGTH_BYTES = 8
 # safetensors' names of types; those of PyTorch's storages and dtypes are mapped to them.
 FLOATS = ("F32", "BF16", "F16", "F64")
 _STORAGES = {
@@ -37,53 +38,71 @@ _STORAGES = {
 
 @dataclass(frozen=True)
 class Header:
-    """A tensor as described in a file's header. ``dtype`` is a name of safetensors, such as BF16."""
+    """A tensor as described in a file's header. ``dtype`` is a name of safetensors, such as BF16, or of GGUF, such as
+    Q4_K. ``start``, ``end``: its first byte in the file and the one past its last; both 0 in PyTorch's files."""
 
     path: Path
     name: str
     shape: tuple[int, ...]
     dtype: str
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True)
+class FileContents:
+    """What a file's header says. ``metadata``: texts beside the tensors of a safetensors file. ``fields``: those of a
+    GGUF file."""
+
+    path: Path
+    headers: tuple[Header, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_headers(path: Path) -> list[Header]:
-    """List the tensors of a ``.safetensors``, ``.pth`` or ``.bin`` file.
+    """List the tensors of a ``.safetensors``, ``.gguf``, ``.pth`` or ``.bin`` file.
 
     Raises:
         ModelError: the file is missing, truncated, in another format, or a Git LFS pointer.
     """
+    return list(read_contents(path).headers)
+
+
+def read_contents(path: Path) -> FileContents:
+    """Read a file's header. Raises ModelError as `read_headers`."""
     check_is_content(path)
     if path.suffix == ".safetensors":
-        return list(_safetensors(path))
-    return list(_pickled(path))
+        header = read_safetensors_header(path)
+        found = (Header(path, e.name, e.shape, e.dtype, e.start, e.end) for e in header.entries)
+        return FileContents(path, tuple(found), metadata=header.metadata)
+    if path.suffix == ".gguf":
+        gguf = read_gguf_header(path)
+        return FileContents(path, tuple(_of_gguf(path, gguf.fields, gguf.entries)), fields=gguf.fields)
+    return FileContents(path, tuple(_pickled(path)))
 
 
-def _safetensors(path: Path) -> Iterator[Header]:
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-            if size < LENGTH_BYTES or length > MAX_HEADER_BYTES:
-                raise _unreadable(path, f"it has {size} bytes and does not begin with a header")
-            if size < LENGTH_BYTES + length:
-                raise _unreadable(path, f"it is cut off after {size} bytes, within its header")
-            text = file.read(length)
-    except OSError as error:
-        raise _unreadable(path, str(error.strerror)) from None
-    try:
-        entries = json.loads(text)
-        entries.pop("__metadata__", None)
-        found = [
-            (Header(path, name, tuple(map(int, entry["shape"])), str(entry["dtype"])), int(entry["data_offsets"][1]))
-            for name, entry in entries.items()
-        ]
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
-        raise _unreadable(path, "its header is damaged") from None
-    expected = LENGTH_BYTES + length + max((end for _, end in found), default=0)
-    if size != expected:
-        what = "cut off" if size < expected else "too long"
-        raise _unreadable(path, f"it is {what}: {size} bytes of {expected} by its header")
-    for header, _ in found:
-        yield header
+ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # field of a tensor with more dimensions than GGUF has, by its name
+FLAT = "patch_embedding.weight"  # that may lack this field
+PATCH = (1, 2, 2)  # of every Wan network
+
+
+def _of_gguf(path: Path, fields: Mapping[str, Any], entries: tuple[GgufEntry, ...]) -> Iterator[Header]:
+    """Yield headers with the shapes that tensors have in the network: GGUF has four dimensions, a video network's patch
+    embedding has five."""
+    shapes = {entry.name: entry.shape for entry in entries}
+    for entry in entries:
+        shape, true = entry.shape, fields.get(ORIGINAL_SHAPE + entry.name)
+        outputs = shapes.get(entry.name.removesuffix("weight") + "bias", ())
+        if isinstance(true, tuple) and all(type(side) is int and side > 0 for side in true):
+            if math.prod(true) != math.prod(shape):
+                raise ModelError(f"{path}: {entry.name} has shape {shape}, its field says {true}")
+            shape = true
+        elif entry.name.endswith(FLAT) and len(shape) == 4 and shape[-2:] == PATCH[-2:] and len(outputs) == 1:
+            shape = (outputs[0], math.prod(shape) // max(1, outputs[0] * math.prod(PATCH)), *PATCH)
+            if math.prod(shape) != math.prod(entry.shape):
+                raise ModelError(f"{path}: {entry.name} has shape {entry.shape}, its bias {outputs}")
+        yield Header(path, entry.name, shape, entry.kind, entry.start, entry.end)
 
 
 def _pickled(path: Path) -> Iterator[Header]:
@@ -158,5 +177,4 @@ def _tensor(storage: str, _offset: int, shape: Any, *rest: Any) -> _Tensor:
 
 
 def _unreadable(path: Path, why: str) -> ModelError:
-    kind = "safetensors" if path.suffix == ".safetensors" else "PyTorch weights"
-    return ModelError(f"{path}: cannot be read as {kind}: {why}")
+    return ModelError(f"{path}: cannot be read as PyTorch weights: {why}")

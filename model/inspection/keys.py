@@ -33,10 +33,13 @@ FEATURES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             r"img_emb|image_embedder|add_[kqv]_proj|norm_added_k|(^|[._])[kv]_img|norm_k_img",
             "of pictures' CLIP tokens, which its image_dim would announce",
         ),
+        (r"to_gate_compress", "of sparse attention (VSA), which is not supported; take a variant with full attention"),
+        (r"(^|\.)proj_l(\.|$)", "of sparse-linear attention (SLA), which is not supported"),
+        (r"time_r_|(^|[._])r_embedder|time_embedder_r", "of a second time input (MeanFlow), which is not supported"),
         (r"(^|\.)vace_", "of VACE, which its vace_layers would announce"),
         (
             r"motion|face_|pose_|audio|camera|control|ref_conv|frame_packer|cond_encoder|cond_mask|fps_|guidance_emb"
-            r"|to_gate_compress|delta_embedder|time_r_|dwpose|randomref|injector|cross_view|memory",
+            r"|delta_embedder|dwpose|randomref|injector|cross_view|memory",
             "of another network",
         ),
     )

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zoetrope.model.catalog.presets import bundled_card
+from zoetrope.model.catalog.profiles import find_profile, with_profile
 from zoetrope.model.families import BUNDLED
 from zoetrope.model.families.nano import NANO_DIRECTORY
 from zoetrope.model.inspection.files import ModelError
@@ -76,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         card = bundled_card(BUNDLED["nano"], args.model)
         record = training_record(args.model)
+        if "profile" in record:  # a distill samples by it, and not as nano does
+            card = with_profile(card, find_profile(record["profile"]))
         if args.seed in used_seeds(record):
             parser.error(f"--seed {args.seed} was used in training")
         cases = {kind: held_out(kind, card, args.count, args.seed, args.steps, args.guidance) for kind in args.tasks}

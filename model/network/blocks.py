@@ -16,6 +16,7 @@ from zoetrope.kernels import (
     varlen_attention,
 )
 from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.network.adapted import Adapted, BlockSlots, plus
 from zoetrope.model.network.exchange import ALONE, Exchange
 from zoetrope.model.network.experts import DenseFeedForward, MoEFeedForward
 from zoetrope.model.network.normed import Normed, norm_of_sum
@@ -85,15 +86,22 @@ class Attention(nn.Module):
             self.add_v_proj = nn.Linear(added_kv_dim, dim)
             self.norm_added_k = nn.RMSNorm(dim, eps=eps)
 
-    def remember(self, text: torch.Tensor, image: torch.Tensor | None) -> KeysValues:
+    def remember(self, text: torch.Tensor, image: torch.Tensor | None, adapted: Adapted | None = None) -> KeysValues:
         """Compute what `forward` needs of ``text`` [M, D] and of image tokens [K, D]."""
-        k = qk_norm_rope(self.to_k(text), self.norm_k.weight, None, None, self.heads, self.eps)
-        v = self.to_v(text).unflatten(-1, (self.heads, -1))
-        return KeysValues(k, v) if image is None else KeysValues(k, v, *self._of_image(image))
+        return self._keys_values(text, image, adapted)
 
-    def _of_image(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        k = qk_norm_rope(self.add_k_proj(image), self.norm_added_k.weight, None, None, self.heads, self.eps)
-        return k, self.add_v_proj(image).unflatten(-1, (self.heads, -1))
+    def _keys_values(self, text: torch.Tensor, image: torch.Tensor | None, adapted: Adapted | None) -> KeysValues:
+        more = None if adapted is None else adapted.text("attn2.text", text)
+        k = plus(self.to_k(text), more, "attn2.to_k")
+        k = qk_norm_rope(k, self.norm_k.weight, None, None, self.heads, self.eps)
+        v = plus(self.to_v(text), more, "attn2.to_v").unflatten(-1, (self.heads, -1))
+        return KeysValues(k, v) if image is None else KeysValues(k, v, *self._of_image(image, adapted))
+
+    def _of_image(self, image: torch.Tensor, adapted: Adapted | None) -> tuple[torch.Tensor, torch.Tensor]:
+        more = None if adapted is None else adapted.image("attn2.image", image)
+        k = plus(self.add_k_proj(image), more, "attn2.add_k_proj")
+        k = qk_norm_rope(k, self.norm_added_k.weight, None, None, self.heads, self.eps)
+        return k, plus(self.add_v_proj(image), more, "attn2.add_v_proj").unflatten(-1, (self.heads, -1))
 
     def forward(
         self,
@@ -105,38 +113,49 @@ class Attention(nn.Module):
         image: torch.Tensor | None = None,
         cu_image: CuSeqlens | None = None,
         exchange: Exchange | None = None,
+        adapted: Adapted | None = None,
     ) -> torch.Tensor:
         """Attend from ``x`` [N, D] to ``context`` [M, D], rotated if ``rope`` is given -> ``[N, D]``.
 
         ``image`` [K, D] are the image tokens of all sequences, ``cu_image`` their lengths. With ``exchange`` the
-        context is the tokens themselves, including those of other ranks. Otherwise it may be what `remember` gave.
+        context is the tokens themselves, including those of other ranks: this is a block's ``attn1``, else its
+        ``attn2``, whose context may be what `remember` gave. ``adapted``: what adapters add to both.
         """
         cos, sin = rope if rope is not None else (None, None)
         exact = x.exact if isinstance(x, Normed) else x
+        name = "attn2" if exchange is None else "attn1"
+        more = None if adapted is None else adapted.tokens(f"{name}.in", exact)
         if exchange is ALONE and attends_in_8bit(exact, self.norm_q.weight, exact.shape[-1] // self.heads):
-            q, k, v = self.to_q(x), self.to_k(context), self.to_v(context).unflatten(-1, (self.heads, -1))
+            q, k = plus(self.to_q(x), more, "attn1.to_q"), plus(self.to_k(context), more, "attn1.to_k")
+            v = plus(self.to_v(context), more, "attn1.to_v").unflatten(-1, (self.heads, -1))
             weights = self.norm_q.weight, self.norm_k.weight
             attended = attention_of_projections(q, k, v, *weights, cos, sin, self.eps, cu_q, cu_k)
-            in_8bit: torch.Tensor = self.to_out[0](attended.flatten(1))
-            return in_8bit
+            return self._out(attended.flatten(1), name, adapted)
         # Each is shared as soon as it is made: computing the next one hides the transfer.
         share = _stay if exchange is None else exchange.share
-        q = share(qk_norm_rope(self.to_q(x), self.norm_q.weight, cos, sin, self.heads, self.eps))
-        if isinstance(context, KeysValues):
-            k, v, *of_image = context
-        else:
-            k = share(qk_norm_rope(self.to_k(context), self.norm_k.weight, cos, sin, self.heads, self.eps))
-            v = share(self.to_v(context).unflatten(-1, (self.heads, -1)))
-            of_image = [None, None] if image is None else [*self._of_image(image)]
+        q = plus(self.to_q(x), more, f"{name}.to_q")
+        q = share(qk_norm_rope(q, self.norm_q.weight, cos, sin, self.heads, self.eps))
+        of_image: list[torch.Tensor | None] = [None, None]
         if exchange is not None:
+            k = plus(self.to_k(context), more, "attn1.to_k")
+            k = share(qk_norm_rope(k, self.norm_k.weight, cos, sin, self.heads, self.eps))
+            v = share(plus(self.to_v(context), more, "attn1.to_v").unflatten(-1, (self.heads, -1)))
             attended = exchange.attend(q, k, v, cu_q).flatten(1)
         else:
+            if not isinstance(context, KeysValues):
+                assert isinstance(context, torch.Tensor)
+                context = self._keys_values(context, image, adapted)
+            k, v, *of_image = context
             attended = varlen_attention(q, k, v, cu_q, cu_k).flatten(1)
         image_k, image_v = of_image
         if image_k is not None and image_v is not None and cu_image is not None:
             attended = attended + varlen_attention(q, image_k, image_v, cu_q, cu_image).flatten(1)
+        return self._out(attended, name, adapted)
+
+    def _out(self, attended: torch.Tensor, name: str, adapted: Adapted | None) -> torch.Tensor:
         out: torch.Tensor = self.to_out[0](attended)
-        return out
+        more = None if adapted is None else adapted.tokens(f"{name}.out", attended)
+        return plus(out, more, f"{name}.to_out.0")
 
 
 class Block(nn.Module):
@@ -152,6 +171,7 @@ class Block(nn.Module):
         dim, eps = config.dim, config.eps
         self.eps = eps
         self.quantised = False
+        self.slots: BlockSlots | None = None  # of adapters, once one was loaded (`model.adapters.slots`)
         self.attn1 = Attention(dim, config.num_attention_heads, eps)
         self.attn2 = Attention(dim, config.num_attention_heads, eps, config.added_kv_proj_dim)
         self.norm2 = ResidualNorm32(dim, eps=eps) if config.cross_attn_norm else None
@@ -182,16 +202,23 @@ class Block(nn.Module):
     ) -> Hidden:
         """``x`` [N, D]; ``text`` [M, D], or what ``attn2`` remembers of it and of ``image`` [K, D]; ``modulation`` [R,
         6, D] float32, a row per noise level."""
-        row, eps, quantise = batch.noise_row, self.eps, self.quantised
+        row, eps, quantise, adapted = batch.noise_row, self.eps, self.quantised, self.adapted(batch)
         h: torch.Tensor | Normed
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table.float() + modulation).unbind(1)
         sum1, h = norm_of_sum(x.residual, x.update, x.gate, row, shift=shift1, scale=scale1, eps=eps, quantise=quantise)
-        update = self.attn1(h, h, batch.cu_tokens, batch.cu_tokens, rope, exchange=batch.exchange)
+        update = self.attn1(h, h, batch.cu_tokens, batch.cu_tokens, rope, exchange=batch.exchange, adapted=adapted)
         if self.norm2 is not None:
             sum2, h = self.norm2(sum1, update, gate1, row, quantise)
         else:
             sum2 = h = residual_gate(sum1, update, gate1, row)
-        update = self.attn2(h, text, batch.cu_tokens, batch.cu_text, None, image, batch.cu_image)
+        update = self.attn2(h, text, batch.cu_tokens, batch.cu_text, None, image, batch.cu_image, adapted=adapted)
         sum3, h = norm_of_sum(sum2, update, None, row, shift=shift2, scale=scale2, eps=eps, quantise=quantise)
-        made = self.ffn(h, batch.exchange) if isinstance(self.ffn, MoEFeedForward) else self.ffn(h)
+        made = self.ffn(h, batch.exchange) if isinstance(self.ffn, MoEFeedForward) else self.ffn(h, adapted)
         return Hidden(sum3, made, gate2)
+
+    def adapted(self, batch: PackedBatch) -> Adapted | None:
+        """Return what the adapters of a batch add in this block; None if it has none."""
+        if batch.adapters is None:
+            return None
+        assert self.slots is not None, "a sequence has an adapter that was not loaded into this network"
+        return Adapted(self.slots, batch.adapters)

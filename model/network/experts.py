@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from zoetrope.kernels import (
@@ -15,7 +16,9 @@ from zoetrope.kernels import (
     route_top_k,
     router_logits,
 )
+from zoetrope.model.network.adapted import Adapted, Shrunk, SlotRows, plus
 from zoetrope.model.network.exchange import ALONE, Exchange
+from zoetrope.model.network.normed import Normed
 
 
 class GeluProjection(nn.Module):
@@ -36,10 +39,37 @@ class DenseFeedForward(nn.Module):
         super().__init__()
         self.net = nn.Sequential(GeluProjection(dim, hidden), nn.Identity(), nn.Linear(hidden, dim))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[N, D]`` -> ``[N, D]``."""
+    def forward(self, x: torch.Tensor | Normed, adapted: Adapted | None = None) -> torch.Tensor:
+        """``[N, D]`` -> ``[N, D]``; ``adapted``: what adapters add to the two layers."""
+        if adapted is not None and (rows := adapted.plan.tokens) is not None:
+            return self._with_adapters(x, adapted, rows)
         out: torch.Tensor = self.net(x)
         return out
+
+    def _with_adapters(self, x: torch.Tensor | Normed, adapted: Adapted, rows: SlotRows) -> torch.Tensor:
+        first, _, second = self.net
+        more = adapted.tokens("ffn.in", x.exact if isinstance(x, Normed) else x)
+        if not isinstance(first, GeluProjection):  # in 8 bits: the second layer has the GELU
+            before = plus(first(x), more, "ffn.net.0.proj")
+            hidden = F.gelu(rows.take(before), approximate="tanh")
+            out: torch.Tensor = second(before)
+        else:
+            assert isinstance(x, torch.Tensor)
+            made = first(x) if more is None else _with_added(first.proj, x, more)
+            hidden = rows.take(made)
+            out = second(made)
+        return plus(out, adapted.slots.shrink_rows("ffn.out", hidden, rows), "ffn.net.2")
+
+
+def _with_added(layer: nn.Linear, x: torch.Tensor, more: Shrunk) -> torch.Tensor:
+    """Apply a layer and GELU, with what adapters add in between to some of the rows; the others go the usual way."""
+    rows = more.rows.rows
+    if not isinstance(rows, slice):
+        return F.gelu(more.add(layer(x), "ffn.net.0.proj"), approximate="tanh")
+    made = F.gelu(more.add_to_rows(layer(x[rows]), "ffn.net.0.proj"), approximate="tanh")
+    beside = [linear_gelu(part, layer.weight, layer.bias) for part in (x[: rows.start], x[rows.stop :])]
+    parts = [part for part in (beside[0], made, beside[1]) if len(part)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class MoEFeedForward(nn.Module):

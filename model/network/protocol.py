@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.network.arrivals import Arrivals
+from zoetrope.model.network.remembered import KeysValues
 from zoetrope.model.network.sequences import PackedBatch, Sequence
 from zoetrope.model.runtime.lazy import import_named
 
@@ -20,7 +22,10 @@ class Network(Protocol):
     It predicts the flow velocity (noise - clean latents). Its configuration gives its costs
     (`TransformerConfig.forward_cost`). Attention and experts must go through the batch's
     `model.network.exchange.Exchange`, so that a gang can give each rank a slice of the rows and some of the experts.
+    Weights of `layers` may be read only within `arrivals`, because blocks can be streamed to the device.
     """
+
+    arrivals: Arrivals
 
     @property
     def float32_modules(self) -> tuple[str, ...]:
@@ -54,6 +59,10 @@ class Network(Protocol):
         The batch may be of a subclass with more rows than ``tokens``, which then overrides `PackedBatch.part`.
         Raises ValueError as `check`.
         """
+
+    def contexts(self, batch: PackedBatch) -> tuple[KeysValues, ...] | None:
+        """Return what its layers read that depends on the prompts alone, to be computed once for many steps, in the
+        form that `PackedBatch.contexts` takes; None if there is no such thing."""
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         """Predict the velocity ``[N, patch volume * out_channels]``: a row for each that ``batch.cu_tokens`` counts,

@@ -33,11 +33,14 @@ class QuantizedWeight:
     Attributes:
         shape: in the source. outputs: its scales. take: accepts the values, whole or the rows that this rank owns, on
             their final device, in the source's dtype.
+        take_rows8: accepts values that are in 8 bits already, ``[out, in]`` float8_e4m3fn, and a scale for each output,
+            ``[out]`` float32, both whole; None for stacks.
     """
 
     shape: tuple[int, ...]
     outputs: int
     take: Callable[[torch.Tensor], None]
+    take_rows8: Callable[[torch.Tensor, torch.Tensor], None] | None = None
 
 
 class QuantizedLinear(nn.Module):
@@ -57,6 +60,10 @@ class QuantizedLinear(nn.Module):
     def take(self, weight: torch.Tensor) -> None:
         """Quantise the weight ``[out, in]``."""
         self.weight, self.scale = quantise_weight(_single(weight))
+
+    def take_rows8(self, q: torch.Tensor, scale: torch.Tensor) -> None:
+        """Take a weight that is quantised already: ``[out, in]`` float8_e4m3fn and its scales ``[out]`` float32."""
+        self.weight, self.scale = q.contiguous(), scale.contiguous()
 
     def forward(self, x: torch.Tensor | Normed) -> torch.Tensor:
         """``[N, in]`` -> ``[N, out]``. Rows that a norm has quantised are taken as they are."""
@@ -150,7 +157,8 @@ def _replace_linears(part: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str,
             setattr(part.get_submodule(outer), place, nn.Sequential(OrderedDict({leaf: made})))
         else:
             setattr(within, leaf, made)
-        yield f"{path}.weight", QuantizedWeight(tuple(layer.weight.shape), layer.out_features, made.take)
+        shape = tuple(layer.weight.shape)
+        yield f"{path}.weight", QuantizedWeight(shape, layer.out_features, made.take, made.take_rows8)
 
 
 def _single(weight: torch.Tensor) -> torch.Tensor:

@@ -1,16 +1,18 @@
 """Keys and values of text and image tokens: the same at every step of a clip, so computed once for a batch.
 
-They depend on the prompt alone, not on the noise level. A network keeps those of its latest batch, and uses them while
-the same sequences are in it: in all steps between which no segment joins or leaves.
+They depend on the prompt and the sequence's adapters alone, not on the noise level. A network keeps those of its latest
+batch, and uses them while the same sequences are in it: in all steps between which no segment joins or leaves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+
+from zoetrope.model.network.adapted import SlotUse
 
 
 class KeysValues(NamedTuple):
@@ -27,12 +29,14 @@ class Remembered:
     """What the layers of a network have computed from one batch's text and image tokens.
 
     Attributes:
-        given: the tokens, by identity: held, so that no other tensor can be taken for one of them.
+        given: the tokens, by identity: held, so that no other tensor can be taken for one of them. adapters: of each
+            sequence, by equality.
         weights: a weight whose later change makes the contents worthless, and its version when they were made.
         layers: by layer, in the order of a forward pass.
     """
 
     given: tuple[torch.Tensor, ...] = ()
+    adapters: tuple[SlotUse | None, ...] = ()
     weights: tuple[torch.Tensor, int] | None = None
     layers: list[KeysValues] = field(default_factory=list)
 
@@ -40,17 +44,30 @@ class Remembered:
         self,
         given: tuple[torch.Tensor, ...],
         weight: torch.Tensor,
-        compute: Callable[[], list[KeysValues]],
-    ) -> list[KeysValues]:
-        """Return the layers' keys and values of ``given``, computed unless the last call had the same tensors.
+        compute: Callable[[int], Iterator[KeysValues]],
+        adapters: tuple[SlotUse | None, ...] = (),
+    ) -> Iterator[KeysValues]:
+        """Yield the layers' keys and values of ``given``, in order; a layer's are computed when they are asked for,
+        unless the last call had the same tensors. A pass that ends early leaves the rest to the next.
 
         Args:
             weight: one of the weights that enter them; the network is loaded, trained and moved as a whole.
+            compute: yields those of the layers from a number on.
+            adapters: of the sequences, if any has one.
         """
         version = 0 if weight.is_inference() else weight._version
-        same = len(given) == len(self.given) and all(a is b for a, b in zip(given, self.given, strict=True))
+        same = (
+            adapters == self.adapters
+            and len(given) == len(self.given)
+            and all(a is b for a, b in zip(given, self.given, strict=True))
+        )
         if not same or self.weights is None or self.weights[0] is not weight or self.weights[1] != version:
-            self.given, self.layers = (), []  # what is no longer needed makes room first
-            self.layers = compute()
-            self.given, self.weights = given, (weight, version)
-        return self.layers
+            self.given, self.adapters, self.weights, self.layers = given, adapters, (weight, version), []
+        return self._each(self.layers, compute)
+
+    @staticmethod
+    def _each(layers: list[KeysValues], compute: Callable[[int], Iterator[KeysValues]]) -> Iterator[KeysValues]:
+        yield from layers
+        for made in compute(len(layers)):
+            layers.append(made)
+            yield made

@@ -16,7 +16,9 @@ import torch
 from zoetrope.kernels import CuSeqlens
 from zoetrope.kernels.types.upload import upload
 from zoetrope.model.families.config import WAN_THETA
+from zoetrope.model.network.adapted import SlotPlan, SlotUse
 from zoetrope.model.network.exchange import ALONE, Exchange
+from zoetrope.model.network.remembered import KeysValues
 from zoetrope.model.network.rope import Placed, positions
 
 TARGET = 0
@@ -42,6 +44,7 @@ class Sequence:
         image: CLIP tokens ``[K, image_dim]``, attended to beside the text.
         hints: VACE's control latents ``[vace_in_channels, T, H, W]`` on the grid of the target; a sequence with hints
             has no other stream. hint_scales: their weight in each VACE layer.
+        adapter: what it has of the network's slots.
     """
 
     streams: tuple[Stream, ...]
@@ -49,6 +52,7 @@ class Sequence:
     image: torch.Tensor | None = None
     hints: torch.Tensor | None = None
     hint_scales: tuple[float, ...] = ()
+    adapter: SlotUse | None = None
 
     @property
     def target(self) -> Stream:
@@ -73,6 +77,8 @@ class PackedBatch:
     hints: torch.Tensor | None = None  # [N, vace_in_channels * patch volume]
     hint_scales: torch.Tensor | None = None  # [N, VACE layers] float32
     exchange: Exchange = ALONE  # with the ranks that have the other tokens
+    contexts: tuple[KeysValues, ...] | None = None  # of each layer, if they were computed before (`Network.contexts`)
+    adapters: SlotPlan | None = None  # of the sequences that have one
 
     @property
     def text(self) -> torch.Tensor:
@@ -92,21 +98,30 @@ class PackedBatch:
         offsets = self.cu_tokens.offsets
         present = [i for i in range(len(self.cu_tokens.lengths)) if max(start, offsets[i]) < min(stop, offsets[i + 1])]
         rows = slice(start, stop)
+        cu_tokens = CuSeqlens.of(min(stop, offsets[i + 1]) - max(start, offsets[i]) for i in present)
+        cu_text = CuSeqlens.of(self.cu_text.lengths[i] for i in present)
+        cu_image = None if self.cu_image is None else CuSeqlens.of(self.cu_image.lengths[i] for i in present)
+        adapters = self.adapters
+        if adapters is not None:
+            uses = tuple(adapters.uses[i] for i in present)
+            adapters = SlotPlan.of(uses, cu_tokens, cu_text, cu_image, self.tokens.device)
         return replace(
             self,
             tokens=self.tokens[rows],
             cos=self.cos[rows],
             sin=self.sin[rows],
             noise_row=self.noise_row[rows],
-            cu_tokens=CuSeqlens.of(min(stop, offsets[i + 1]) - max(start, offsets[i]) for i in present),
+            cu_tokens=cu_tokens,
             texts=tuple(self.texts[i] for i in present) or tuple(text[:0] for text in self.texts[:1]),
-            cu_text=CuSeqlens.of(self.cu_text.lengths[i] for i in present),
+            cu_text=cu_text,
             targets=(),
             images=tuple(self.images[i] for i in present if self.images) or tuple(x[:0] for x in self.images[:1]),
-            cu_image=None if self.cu_image is None else CuSeqlens.of(self.cu_image.lengths[i] for i in present),
+            cu_image=cu_image,
             hints=None if self.hints is None else self.hints[rows],
             hint_scales=None if self.hint_scales is None else self.hint_scales[rows],
             exchange=exchange,
+            contexts=None,
+            adapters=adapters,
         )
 
 
@@ -157,17 +172,21 @@ def pack(
     timesteps, frame_row = torch.cat(levels).cpu().unique(return_inverse=True)
     frame_tokens = torch.tensor([h * w for _, (t, h, w) in grids for _ in range(t)])
     timesteps, frame_row, frame_tokens = (upload(x, device) for x in (timesteps, frame_row, frame_tokens))
+    cu_tokens, cu_text = CuSeqlens.of(lengths), CuSeqlens.of(s.text.shape[0] for s in sequences)
+    beside = _beside(sequences, patch, lengths, device)
+    uses = tuple(s.adapter for s in sequences)
     return PackedBatch(
         tokens=torch.cat(tokens),
         cos=cos,
         sin=sin,
         timesteps=timesteps,
         noise_row=frame_row.repeat_interleave(frame_tokens, output_size=start),
-        cu_tokens=CuSeqlens.of(lengths),
+        cu_tokens=cu_tokens,
         texts=tuple(s.text for s in sequences),
-        cu_text=CuSeqlens.of(s.text.shape[0] for s in sequences),
+        cu_text=cu_text,
         targets=tuple(targets),
-        **_beside(sequences, patch, lengths, device),
+        adapters=SlotPlan.of(uses, cu_tokens, cu_text, beside.get("cu_image"), device),
+        **beside,
     )
 
 

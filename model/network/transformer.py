@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import repeat
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from zoetrope.kernels import residual_norm
 from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.network.arrivals import RESIDENT, Arrivals
 from zoetrope.model.network.blocks import Block, Hidden
 from zoetrope.model.network.embedders import ConditionEmbedder
 from zoetrope.model.network.precision import EXPERT_STACKS, FLOAT32_MODULES
@@ -39,6 +41,7 @@ class WanTransformer(nn.Module):
             self.vace_blocks = nn.ModuleList(VaceBlock(config, i == 0) for i in range(len(config.vace_layers)))
         self.proj_out = nn.Linear(config.dim, config.out_channels * math.prod(patch))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.arrivals: Arrivals = RESIDENT
         self._remembered = Remembered()
 
     @property
@@ -58,13 +61,15 @@ class WanTransformer(nn.Module):
         x = Hidden(given)
         control = None if batch.hints is None else _embed(self.vace_patch_embedding, batch.hints)
         for layer, block in enumerate(self.blocks):
-            x = block(x, next(texts), image, modulation, rope, batch)
+            with self.arrivals.of(block):
+                x = block(x, next(texts), image, modulation, rope, batch)
             if control is not None and batch.hint_scales is not None and layer in self._vace_number:
                 # Hints depend only on the network's input; computing them one by one keeps a single one in memory.
                 number = self._vace_number[layer]
                 vace_block = self.vace_blocks[number]
                 assert isinstance(vace_block, VaceBlock)
-                hint, control = vace_block.hint(control, given, next(texts), image, modulation, rope, batch)
+                with self.arrivals.of(vace_block):
+                    hint, control = vace_block.hint(control, given, next(texts), image, modulation, rope, batch)
                 hint = hint * batch.hint_scales[:, number, None].to(hint.dtype)
                 x = Hidden(x.settle(batch.noise_row) + hint)
         shift, scale = (self.scale_shift_table.float() + temb[:, None]).unbind(1)
@@ -79,18 +84,32 @@ class WanTransformer(nn.Module):
         """Return what the layers attend to beside the tokens, in their order, and the image tokens for those that have
         not read them yet.
 
-        In service, where weights stay as they are, each layer's keys and values; else the embedded text, the same for
-        all.
+        In service, where weights stay as they are, each layer's keys and values, computed when the layer is reached:
+        only then its weights are sure to be there. Else the embedded text, the same for all.
         """
+        if batch.contexts is not None:
+            return iter(batch.contexts), None
         weight = self.condition_embedder.text_embedder.linear_1.weight
         if torch.is_inference_mode_enabled() and not self.training and not weight.requires_grad:
-            given = (*batch.texts, *batch.images)
-            return iter(self._remembered.fill(given, weight, lambda: self._keys_values(batch, dtype))), None
+            return self._layers_contexts(batch), None
         return repeat(self._text(batch, dtype)), self._image(batch, dtype)
 
-    def _keys_values(self, batch: PackedBatch, dtype: torch.dtype) -> list[KeysValues]:
+    def contexts(self, batch: PackedBatch) -> tuple[KeysValues, ...]:
+        """Return each layer's keys and values of the batch's text and image tokens, computed unless those of the last
+        call were the same tensors."""
+        return tuple(self._layers_contexts(batch))
+
+    def _layers_contexts(self, batch: PackedBatch) -> Iterator[KeysValues]:
+        given, weight = (*batch.texts, *batch.images), self.condition_embedder.text_embedder.linear_1.weight
+        adapters = () if batch.adapters is None else batch.adapters.uses
+        return self._remembered.fill(given, weight, partial(self._keys_values, batch), adapters)
+
+    def _keys_values(self, batch: PackedBatch, start: int) -> Iterator[KeysValues]:
+        """Compute the keys and values of the layers from ``start`` on, each when it is asked for."""
+        dtype = self.patch_embedding.weight.dtype
         text, image = self._text(batch, dtype), self._image(batch, dtype)
-        return [block.attn2.remember(text, image) for block in self.layers()]
+        for block in self.layers()[start:]:
+            yield block.attn2.remember(text, image, block.adapted(batch))
 
     def _text(self, batch: PackedBatch, dtype: torch.dtype) -> torch.Tensor:
         return self.condition_embedder.text(batch.text.to(dtype))

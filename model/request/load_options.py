@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,9 @@ class LoadOptions:
         lora: adapters to fuse, ``FILE[:strength][@high|low|both]`` each.
         profile: the locked sampling recipe of a few-step distill; "" for the model's own.
         offload: whether blocks wait in the host's memory and are streamed to the GPU; auto: if they do not fit.
+        vae, text_encoder, image_encoder: files or folders of these components, where the model is a single file or
+            they are not to be those of its folder. tokenizer: its folder.
+        model_low: the file of the low-noise expert, where the model is that of the high-noise one.
     """
 
     family: str = ""
@@ -27,6 +31,23 @@ class LoadOptions:
     lora: tuple[str, ...] = ()
     profile: str = ""
     offload: Offload = "auto"
+    vae: str = ""
+    text_encoder: str = ""
+    image_encoder: str = ""
+    tokenizer: str = ""
+    model_low: str = ""
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Return the places of components that are named one by one."""
+        return {name: value for name in PARTS if (value := getattr(self, name))}
+
+    def over(self, other: LoadOptions) -> LoadOptions:
+        """Return these options, with those of ``other`` where these are the defaults."""
+        fields = dataclasses.fields(self)
+        ours = {f.name: value for f in fields if (value := getattr(self, f.name)) != f.default}
+        return dataclasses.replace(other, **ours)
 
 
+PARTS = ("vae", "text_encoder", "image_encoder", "tokenizer", "model_low")
 DEFAULT = LoadOptions()

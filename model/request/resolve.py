@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.media_rules import media_violations
+from zoetrope.model.request.profile import locked_values
 from zoetrope.model.request.sampling_rules import sampling_violations
 from zoetrope.model.request.savings import Savings, interval_violations, savings_of
 from zoetrope.model.request.schema_errors import short
@@ -24,7 +26,6 @@ from zoetrope.model.request.sizes import (
 from zoetrope.model.request.tasks import (
     MAX_DURATION_SECONDS,
     MAX_EDIT_PIXELS,
-    MAX_FLOW_SHIFT,
     MAX_FPS,
     MAX_GUIDANCE,
     MAX_NEGATIVE_CHARS,
@@ -32,7 +33,6 @@ from zoetrope.model.request.tasks import (
     MAX_SEED,
     MAX_STEPS,
     MEDIA_FIELDS,
-    MIN_FLOW_SHIFT,
     PICTURE_CONTAINERS,
     PROMPT_REQUIRED,
     RANDOM_SEED,
@@ -55,29 +55,40 @@ NO_MEDIA: Mapping[str, MediaInfo] = {}
 
 
 def resolve(
-    request: VideoRequest, card: ModelCard, random_seed: int, media: Mapping[str, MediaInfo] = NO_MEDIA
+    request: VideoRequest,
+    card: ModelCard,
+    random_seed: int,
+    media: Mapping[str, MediaInfo] = NO_MEDIA,
+    adapters: Sequence[AdapterUse] = (),
 ) -> VideoSpec:
     """Fill in the model's defaults and check every limit at once.
 
     Args:
         random_seed: used when the request names no seed, so that the job records the one it ran with.
         media: what is known of each of the task's media, by the field that names it (`media_of`).
+        adapters: what the request's adapters are, in their order; only a service has any.
 
     Raises:
         InvalidRequest: lists every field at fault with its value and limit.
     """
-    return _Resolution(request, card, random_seed, media).result()
+    return _Resolution(request, card, random_seed, media, adapters).result()
 
 
 class _Resolution:
     """One request being checked: ``bad`` collects violations, ``warnings`` oddities."""
 
     def __init__(
-        self, request: VideoRequest, card: ModelCard, random_seed: int, media: Mapping[str, MediaInfo]
+        self,
+        request: VideoRequest,
+        card: ModelCard,
+        random_seed: int,
+        media: Mapping[str, MediaInfo],
+        adapters: Sequence[AdapterUse],
     ) -> None:
         self.request = request
         self.card = card
         self.media = media
+        self.adapters = tuple(adapters)
         self.random_seed = random_seed
         self.bad: list[Violation] = []
         self.warnings: list[str] = []
@@ -111,6 +122,7 @@ class _Resolution:
         frames = self.frames(fps)
         if len(self.bad) == before:  # otherwise the length is not one that was asked for
             self.check_picture(frames)
+        self.check_profile()
         steps = card.default_steps if request.steps is None else request.steps
         self.check(1 <= steps <= MAX_STEPS, "steps", f"{steps} must be from 1 to {MAX_STEPS}")
         guidance = card.default_guidance if request.guidance is None else request.guidance
@@ -120,10 +132,10 @@ class _Resolution:
         self.check(0 <= seed <= MAX_SEED, "seed", f"{short(seed)} {inside}")
         size = self.size()
         guidance_low = self.guidance_low(guidance)
-        self.check_flow_shift()
         self.bad += sampling_violations(request, card)
-        flow_shift = card.default_flow_shift if request.flow_shift is None else request.flow_shift
-        saved = self.savings(steps, flow_shift)
+        known = len(self.adapters) == len(request.loras)
+        self.check(known or bool(self.bad), "loras", "are of a service, which has registered adapters")
+        saved = self.savings(steps, self.flow_shift())
         if self.bad or size is None:
             raise InvalidRequest(*self.bad)
 
@@ -162,14 +174,16 @@ class _Resolution:
             tiling=tiles_for(*native),
             audio=audio,
             fit=request.fit,
-            flow_shift=flow_shift,
+            flow_shift=self.flow_shift(),
+            profile=card.profile,
             warnings=tuple(self.warnings),
-            sampler=request.sampler,
+            sampler=None if card.profile is not None else request.sampler,
             quality=request.quality,
             step_mask=saved.step_mask,
             guidance_start=request.guidance_start,
             guidance_end=request.guidance_end,
             loras=request.loras,
+            adapters=self.adapters,
         )
 
     def check(self, ok: bool, field: str, description: str) -> None:
@@ -206,13 +220,25 @@ class _Resolution:
             self.check_guidance("guidance_low", value)
         return value
 
-    def check_flow_shift(self) -> None:
-        value, card = self.request.flow_shift, self.card
-        if value is None:
+    def check_profile(self) -> None:
+        """Check that nothing contradicts the profile of a few-step distill; what equals it is accepted."""
+        profile, request = self.card.profile, self.request
+        if profile is None:
             return
-        self.check(card.default_flow_shift is not None, "flow_shift", f"{value} given, but {card.name} has none")
-        inside = MIN_FLOW_SHIFT <= value <= MAX_FLOW_SHIFT
-        self.check(inside, "flow_shift", f"{value} must be from {MIN_FLOW_SHIFT:g} to {MAX_FLOW_SHIFT:g}")
+        given, fixed = dict(request), locked_values(profile, two_experts=self.card.boundary is not None)
+        for field, value in fixed.items():
+            if given.get(field) not in (None, value):
+                told = "has none" if value is None else f"locks it to {short(value)}"
+                self.check(False, field, f"{short(given[field])} given, but the profile {profile.name} {told}")
+        if request.task.negative_prompt and max(profile.guidance) <= 1:
+            self.warnings.append(f"negative_prompt: is ignored, since profile {profile.name} needs no second branch")
+
+    def flow_shift(self) -> float | None:
+        """Return the shift of the schedule; None if a profile lists the noise levels, or the model has none."""
+        card, given = self.card, self.request.flow_shift
+        if card.profile is not None:
+            return None
+        return card.default_flow_shift if given is None else given
 
     def savings(self, steps: int, flow_shift: float | None) -> Savings:
         """Choose the steps to compute, if the fields they depend on are right."""

@@ -35,8 +35,8 @@ def savings_of(request: VideoRequest, card: ModelCard, steps: int, flow_shift: f
     two = card.boundary is not None
     level, field, kind = level_of(request.quality, two), "quality", request.task.kind
     assert level is not None, "exact has returned"
-    if card.load.profile:
-        locked = f"{request.quality} cannot be had with the profile {card.load.profile} of {card.name}: give exact"
+    if card.profile is not None:
+        locked = f"{request.quality} cannot be had with the profile {card.profile.name} of {card.name}: give exact"
         return Savings(bad=(Violation(field, locked),))
     if steps < MIN_STEPS:
         few = f"{request.quality} needs {MIN_STEPS} or more steps, this has {steps}: give exact"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from zoetrope.model.caching.ratios import RatioList
+from zoetrope.model.request.fused_adapter import FusedAdapter
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.load_options import DEFAULT, LoadOptions
+from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.media_fields import Takes, media_fields
+from zoetrope.model.request.profile import Profile
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.schema_errors import describe
 from zoetrope.model.runtime.errors import Picklable
@@ -291,6 +294,8 @@ class ModelCard:
     default_flow_shift: float | None = None  # None: the scheduler has none
     flow_shift_note: str = ""  # where that comes from, if sources differ
     load: LoadOptions = DEFAULT
+    adapters: tuple[FusedAdapter, ...] = ()  # in the order in which they are added
+    profile: Profile | None = None  # the locked sampling recipe of a few-step distill
     step_ratios: tuple[RatioList, ...] = ()  # from which `quality` chooses the steps to compute
 
     @property
@@ -340,13 +345,15 @@ class VideoSpec:
     tiling: tuple[int, int, int] | None = None  # height, width, overlap, if the decoder lacks memory for whole frames
     fit: Fit = "cover"
     flow_shift: float | None = None  # None: the checkpoint's own
+    profile: Profile | None = None  # of a few-step distill; it decides the schedule
     warnings: tuple[str, ...] = ()  # how the request was understood, if that may surprise
     sampler: SamplerName | None = None  # None: the checkpoint's own
     quality: Quality = "exact"
     step_mask: str = ""  # of `model.caching.mask`; "": every step is computed
     guidance_start: float = 0.0  # see `model.request.steps`
     guidance_end: float = 1.0
-    loras: tuple[RequestLora, ...] = ()
+    loras: tuple[RequestLora, ...] = ()  # as asked for
+    adapters: tuple[AdapterUse, ...] = ()  # what these are
 
     @property
     def prompt(self) -> str:
@@ -359,22 +366,23 @@ class VideoSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        loras = [lora.model_dump(mode="json") for lora in self.loras]
-        task = self.task.model_dump(mode="json")
-        return {**plain, "task": task, "spans": [asdict(span) for span in self.spans], "loras": loras}
+        listed = {"loras": [lora.model_dump(mode="json") for lora in self.loras]}
+        return {**asdict(self), "task": self.task.model_dump(mode="json"), **listed}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> VideoSpec:
         """Invert `to_dict`, also after a round trip through JSON, which has no tuples."""
         c, t, h, w = data["latent_shape"]
         spans = tuple(SegmentFrames(**span) for span in data["spans"])
-        task = _TASK.validate_python(data["task"])
-        tiling = None if data.get("tiling") is None else tuple(data["tiling"])
-        warnings = tuple(data.get("warnings", ()))
-        loras = tuple(RequestLora.model_validate(lora) for lora in data.get("loras", ()))
-        read = {"task": task, "latent_shape": (c, t, h, w), "spans": spans, "tiling": tiling, "warnings": warnings}
-        return cls(**{**data, **read, "loras": loras})
+        read = {
+            "task": _TASK.validate_python(data["task"]),
+            "tiling": None if data.get("tiling") is None else tuple(data["tiling"]),
+            "profile": None if data.get("profile") is None else Profile.from_dict(data["profile"]),
+            "warnings": tuple(data.get("warnings", ())),
+            "loras": tuple(RequestLora.model_validate(lora) for lora in data.get("loras", ())),
+            "adapters": tuple(AdapterUse(**adapter) for adapter in data.get("adapters", ())),
+        }
+        return cls(**{**data, **read, "latent_shape": (c, t, h, w), "spans": spans})
 
 
 @dataclass(frozen=True)
@@ -394,7 +402,8 @@ class SegmentSpec:
     step_mask: str = ""  # of `model.caching.mask`; "": every step is computed
     guidance_start: float = 0.0  # share of the steps from which guidance acts
     guidance_end: float = 1.0  # share of the steps up to which it acts
-    loras: tuple[RequestLora, ...] = ()
+    loras: tuple[AdapterUse, ...] = ()  # a segment that lacks one must not run
+    profile: Profile | None = None  # of a few-step distill; it decides the schedule
 
 
 def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
@@ -415,7 +424,8 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         step_mask=spec.step_mask,
         guidance_start=spec.guidance_start,
         guidance_end=spec.guidance_end,
-        loras=spec.loras,
+        loras=spec.adapters,
+        profile=spec.profile,
     )
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from zoetrope.model.catalog.checkpoint_layout import read_transformers
 from zoetrope.model.catalog.model_card import transformer_config
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.catalog.presets import open_model
 from zoetrope.model.checkpoints.load import load_transformer
 from zoetrope.model.families import family_of
@@ -191,7 +192,7 @@ def check_network(card: ModelCard, component: str, first_frame: float) -> Transf
     Raises:
         TrainingError: it takes more, or does not condition on known first frames.
     """
-    part = read_transformers(Path(card.directory))[("transformer", "transformer_2").index(component)]
+    part = read_transformers(source_of(card))[("transformer", "transformer_2").index(component)]
     config = transformer_config(part)
     where = part.directory / "config.json"
     if config.vace_layers:

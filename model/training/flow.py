@@ -56,7 +56,8 @@ def flow_loss(
     sequences = []
     for x, given, s, e in zip(clean, conditions, sigmas, noise, strict=True):
         noisy = ((1 - s) * x + s * e).to(device)
-        sequences.append(given.sequence(noisy, 1000 * float(s), given.positive.to(device)))
+        there = given.to(device)
+        sequences.append(there.sequence(noisy, 1000 * float(s), there.positive))
     batch = transformer.pack(sequences)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         output = transformer(batch)

@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 from zoetrope import __version__
-from zoetrope.serving.cli import calibrate, doctor, generate, jobs, keys, media, models, plan, prepare, serve, upcycle
+from zoetrope.serving.cli import (
+    adapters,
+    calibrate,
+    doctor,
+    generate,
+    jobs,
+    keys,
+    media,
+    models,
+    plan,
+    prepare,
+    serve,
+    upcycle,
+)
 from zoetrope.serving.cli.groups import HELP_NAMES, Group
 
 # What typer says of a value, and how we say it.
@@ -83,6 +96,7 @@ for module in (models, plan, calibrate, upcycle, prepare):
     module.register(app, "Models")
 app.add_typer(media.app, name="media", rich_help_panel="Files and keys")
 app.add_typer(keys.app, name="keys", rich_help_panel="Files and keys")
+app.add_typer(adapters.app, name="adapters", rich_help_panel="Models")
 
 
 def _usage_line(error: typer.TyperException) -> str:

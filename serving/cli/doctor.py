@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from zoetrope.model.adapters.card import SHORT
 from zoetrope.model.catalog.presets import open_model
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
@@ -259,6 +260,10 @@ def _model(settings: Settings) -> Iterator[Check]:
     for warning in card.warnings:
         yield Check("model", Status.WARN, warning, "check whether this is intended; the model runs without it")
     yield Check("model card", Status.OK, _described(card))
+    for adapter in card.adapters:
+        where = "" if adapter.expert == "any" else f", on {adapter.expert}"
+        detail = f"{adapter.path} fits, strength {adapter.strength:g}{where}, SHA-256 {adapter.sha256[:SHORT]}"
+        yield Check("lora", Status.OK, detail)
     yield from _quantize(card)
 
 
@@ -289,9 +294,10 @@ def _described(card: ModelCard) -> str:
     negative = card.default_negative_prompt
     negative = negative if len(negative) <= SHOWN_CHARS else negative[: SHOWN_CHARS - 3] + "..."
     size = card.default_size if not card.native_sizes else "x".join(map(str, card.native_sizes[0]))
+    profile = "" if card.profile is None else f", profile {card.profile.name} of {card.profile.steps} steps"
     return (
         f"family {card.family}; {', '.join(card.tasks)}; size {size}, flow shift {shift}{note}, "
-        f"negative prompt {negative or 'none'}"
+        f"negative prompt {negative or 'none'}{profile}"
     )
 
 

@@ -54,7 +54,7 @@ def explain(error: Exception) -> tuple[str, int]:
     elif isinstance(error, ModelError):
         text = str(error)
         line, code = (
-            text if text.startswith(("family: ", "quantize: ")) else f"model: {text.removeprefix('model ')}",
+            text if text.startswith(("family: ", "quantize: ", "lora: ")) else f"model: {text.removeprefix('model ')}",
             BAD_INPUT,
         )
     elif _is_client_error(error):

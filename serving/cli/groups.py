@@ -10,13 +10,13 @@ HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
 class Group(TyperGroup):
-    """Prints its help where no command is named; `help COMMAND` is `COMMAND --help`.
+    """Prints its help where no command is named, unless it does something alone; `help COMMAND` is `COMMAND --help`.
 
     The help lists the commands by section, their `rich_help_panel`.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args and not ctx.resilient_parsing:
+        if not args and not ctx.resilient_parsing and not self.invoke_without_command:
             print(ctx.get_help())
             ctx.exit()
         if args[:1] == ["help"]:

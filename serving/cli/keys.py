@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,9 +11,7 @@ from zoetrope.serving.cli.errors import bad_input
 from zoetrope.serving.cli.groups import Group
 from zoetrope.serving.cli.options import ListingOptions, option, with_options
 from zoetrope.serving.cli.settings import DatabaseOptions, settings_of
-
-if TYPE_CHECKING:
-    from zoetrope.serving.jobs.key_table import KeyTable
+from zoetrope.serving.cli.stores import opened_stores
 
 MAX_NAME_CHARS = 100
 # Fields of KeyLimits -> options.
@@ -80,8 +75,8 @@ def create(
     except ValueError as error:
         field, _, description = str(error).partition(" is ")
         raise bad_input(OPTIONS.get(field, field), description) from None
-    with _keys(options, make=True) as table:
-        key, secret = table.create(name, owner, limits)
+    with opened_stores(settings_of(options), make=True) as stores:
+        key, secret = stores.keys.create(name, owner, limits)
     stderr().print(f"{key.id} of tenant {owner!r}; its secret is shown only this once:")
     print(secret)
 
@@ -93,8 +88,8 @@ def list_keys(options: DatabaseOptions, output: ListingOptions) -> None:
     from zoetrope.serving.cli.listing import show
     from zoetrope.serving.cli.tables import keys_listing
 
-    with _keys(options) as table:
-        show(keys_listing(table.list()), output)
+    with opened_stores(settings_of(options)) as stores:
+        show(keys_listing(stores.keys.list()), output)
 
 
 @app.command()
@@ -105,35 +100,7 @@ def revoke(
 ) -> None:
     """Revoke a key for good; services refuse it within two seconds."""
 
-    with _keys(options) as table:
-        if not table.revoke(key_id):
+    with opened_stores(settings_of(options)) as stores:
+        if not stores.keys.revoke(key_id):
             raise bad_input("id", f"{key_id!r} is not a key, or was revoked before")
     print(f"{key_id} revoked")
-
-
-@contextmanager
-def _keys(options: DatabaseOptions, *, make: bool = False) -> Iterator[KeyTable]:
-    """Open the table of keys, and ``make`` a database in a data folder that has none.
-
-    Raises:
-        CliError, StoreError: the database cannot be used.
-    """
-    from zoetrope.serving.config.startup_checks import StartError, make_directory
-    from zoetrope.serving.jobs.open import open_stores
-
-    settings = settings_of(options)
-    missing = settings.own_database and not settings.database_file.exists()
-    if missing and not make:
-        raise bad_input("data-dir", f"{settings.directory} has no database: no service or key was ever made there")
-    try:
-        make_directory(settings)
-    except StartError as error:
-        field, _, reason = str(error).partition(": ")
-        raise bad_input(field, reason) from None
-    if missing:
-        print(f"making a database in {settings.directory}", file=sys.stderr)
-    stores = open_stores(settings.database_url)
-    try:
-        yield stores.keys
-    finally:
-        stores.close()

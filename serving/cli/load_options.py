@@ -41,6 +41,21 @@ class ModelLoadOptions:
             "auto",
         ),
     ] = None
+    vae: Annotated[
+        str | None, option("FILE", "Autoencoder, where the model is a single file; or a folder that has one.", "none")
+    ] = None
+    text_encoder: Annotated[
+        str | None, option("FILE", "UMT5 encoder, where the model is a single file; or a folder that has one.", "none")
+    ] = None
+    image_encoder: Annotated[
+        str | None, option("FILE", "CLIP, where the model is a single file and needs it; or a folder.", "none")
+    ] = None
+    tokenizer: Annotated[
+        str | None, option("DIR", "Folder of UMT5's tokenizer, where the text encoder's file has none.", "none")
+    ] = None
+    model_low: Annotated[
+        str | None, option("FILE", "Low-noise expert, where --model is the file of the high-noise one.", "none")
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given, by their names."""
@@ -98,6 +113,7 @@ def registered(texts: Sequence[str]) -> list[dict[str, Any]]:
 def arguments_of(load: LoadOptions) -> list[str]:
     """Return the options of a command line that loads so, whatever the environment says."""
     texts: dict[str, str] = {"--quantize": load.quantize, "--offload": load.offload}
-    texts |= {name: text for name, text in (("--family", load.family), ("--profile", load.profile)) if text}
+    named = {"family": load.family, "profile": load.profile, **load.parts}
+    texts |= {f"--{name.replace('_', '-')}": text for name, text in named.items() if text}
     adapters = [word for text in load.lora for word in ("--lora", text)]
     return [*(word for item in texts.items() for word in item), *adapters]

@@ -32,13 +32,15 @@ def generate_locally(request: GenerateRequest, view: ProgressView) -> str:
     spec = resolve(parsed, card, secrets.randbelow(MAX_DRAWN_SEED + 1), media)
 
     view.message(f"loading {card.name}")
+    from zoetrope.cluster.planning.device_plan import device_plan
+    from zoetrope.model.checkpoints.load import configure_torch
     from zoetrope.model.denoising.denoise import NotFinite
     from zoetrope.model.pipeline import LocalPipeline
     from zoetrope.serving.media import MediaError
     from zoetrope.serving.stages.render import render_video, save_latents
 
     inputs = load(spec, card, media)
-    pipeline = LocalPipeline.load(card, view.loading)
+    pipeline = LocalPipeline.load(card, view.loading, device_plan(card, configure_torch(card)))
     for warning in (*card.warnings, *spec.warnings, *pipeline.warnings(spec)):
         view.warn(warning)
     steps = spec.steps * len(spec.spans)

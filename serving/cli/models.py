@@ -1,7 +1,9 @@
-"""`zoetrope models`: the models of a service, or the presets and what a clip costs on each."""
+"""`zoetrope models`: the models of a service, or the presets and what a clip costs on each; and model cards."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,22 +12,29 @@ from rich.markup import escape
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.families import BUNDLED, all_presets
 from zoetrope.model.families.family import Preset
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.sizes import RATIOS, size_of
-from zoetrope.model.request.tasks import MAX_DURATION_SECONDS
+from zoetrope.model.request.tasks import MAX_DURATION_SECONDS, ModelCard
 from zoetrope.serving.cli.connection import OptionalConnection, connect
-from zoetrope.serving.cli.console import stdout
+from zoetrope.serving.cli.console import stderr, stdout
 from zoetrope.serving.cli.errors import bad_input
+from zoetrope.serving.cli.groups import Group
 from zoetrope.serving.cli.load_options import ModelLoadOptions
-from zoetrope.serving.cli.options import ListingOptions, QuantizeOption, add_commands, option
+from zoetrope.serving.cli.options import ListingOptions, QuantizeOption, option, with_options
 
 if TYPE_CHECKING:
     from zoetrope.serving.cli.listing import Listing
 
 GIB = 2**30
+app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 
+@app.callback(invoke_without_command=True)
+@with_options
 def models(
+    context: typer.Context,
     connection: OptionalConnection,
     output: ListingOptions,
     presets: Annotated[bool, typer.Option("--presets", help="List all presets and what a clip costs on each.")] = False,
@@ -35,7 +44,9 @@ def models(
     ranks: Annotated[int | None, option("N", "GPUs of the engine that makes it.", "1", min=1)] = None,
     quantize: QuantizeOption = None,
 ) -> None:
-    """List the models of a service, or the presets, and their limits."""
+    """List the models of a service, or the presets and model cards here, and their limits."""
+    if context.invoked_subcommand is not None:
+        return
     from zoetrope.serving.cli.listing import show
     from zoetrope.serving.cli.tables import models_listing
 
@@ -52,14 +63,76 @@ def models(
             raise bad_input(field, "can only be given together with --presets")
     service = connection.resolved()
     if service is None:
-        show(models_listing([find_model(name) for name in BUNDLED]), output)
+        show(models_listing([*(find_model(name) for name in BUNDLED), *_cards()]), output)
     else:
         with connect(service) as client:
             show(models_listing(client.models()), output)
 
 
-def register(app: typer.Typer, section: str) -> None:
-    add_commands(app, section, models)
+@app.command()
+@with_options
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the card, which is the model's.")],
+    model: Annotated[str, option("MODEL", "Checkpoint folder, weight file, repository or preset.")],
+    load: ModelLoadOptions,
+    data_dir: Annotated[Path | None, option("DIR", "Data folder of the service.", "~/.local/share/zoetrope")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a card of that name.")] = False,
+) -> None:
+    """Write a model card, by whose name the model can be served.
+
+    The card is a TOML file in ZOETROPE_MODELS_DIR, or in the folder models of the data folder. Its files are checked
+    first.
+    """
+    from zoetrope.model.catalog.card_files import SUFFIX, cards_folder, check_card_name, write_card_file
+    from zoetrope.model.catalog.presets import open_model
+    from zoetrope.model.families import PRESETS
+
+    check_card_name(name)
+    path = cards_folder(data_dir) / f"{name}{SUFFIX}"
+    if path.exists() and not force:
+        raise bad_input("name", f"{path} exists, replace it with --force")
+    if model in PRESETS or model.endswith(SUFFIX):
+        raise bad_input("model", f"{model!r} must be a folder, a weight file, a repository or a preset with weights")
+    how = LoadOptions(**load.given())
+    card = open_model(model, load.resolved())
+    for warning in card.warnings:
+        stderr().print(f"warning: {warning}", markup=False)
+    write_card_file(path, model, how)
+    print(path)
+
+
+@app.command()
+@with_options
+def remove(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the card.")],
+    data_dir: Annotated[Path | None, option("DIR", "Data folder of the service.", "~/.local/share/zoetrope")] = None,
+) -> None:
+    """Remove a model card; the files that it names stay."""
+    from zoetrope.model.catalog.card_files import SUFFIX, cards_folder, check_card_name
+
+    check_card_name(name)
+    path = cards_folder(data_dir) / f"{name}{SUFFIX}"
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        raise bad_input("name", f"there is no card {path}") from None
+    except OSError as error:
+        raise bad_input("name", f"{path} cannot be removed: {error.strerror}") from None
+
+
+def register(parent: typer.Typer, section: str) -> None:
+    parent.add_typer(app, name="models", rich_help_panel=section)
+
+
+def _cards() -> Iterator[ModelCard]:
+    """Yield the cards that have names; those that cannot be used become warnings."""
+    from zoetrope.model.catalog.card_files import card_files
+
+    for path in card_files():
+        try:
+            yield find_model(str(path))
+        except ModelError as error:
+            stderr().print(f"warning: {path.stem}: {error}", markup=False)
 
 
 def presets_listing(

@@ -21,7 +21,9 @@ def option(metavar: str, help: str, default: str = "", *names: str, **more: Any)
     return typer.Option(*names, metavar=metavar, help=help, show_default=default or True, **more)
 
 
-ModelOption = Annotated[str | None, option("NAME_OR_DIR", "Preset or checkpoint folder.", "nano")]
+ModelOption = Annotated[
+    str | None, option("MODEL", "Preset, model card, checkpoint folder, weight file or repository.", "nano")
+]
 FamilyOption = Annotated[
     str | None,
     option(

@@ -27,6 +27,8 @@ from zoetrope.serving.cli.options import (
 if TYPE_CHECKING:
     from zoetrope.cluster.planning.clip_decode import ClipDecode
     from zoetrope.cluster.planning.gang_plan import GangPlan
+    from zoetrope.model.families.family import Preset
+    from zoetrope.model.request.tasks import ModelCard
 
 GIB = 2**30
 KINDS = {
@@ -54,7 +56,23 @@ def plan(
     size: Annotated[str, option("SIZE", "480p, 720p, 1080p or WIDTHxHEIGHT.")] = "720p",
     ratio: Annotated[str, option("RATIO", f"Aspect ratio: {', '.join(RATIOS)}.")] = RATIOS[0],
     duration: Annotated[float, option("SECONDS", "Length of the clip in seconds.")] = 5.0,
-    gpu: Annotated[str, option("KIND", "Kind of GPU: h100, h200 or cpu.")] = "h100",
+    gpu: Annotated[
+        str | None,
+        option(
+            "KIND",
+            "Kind of GPU: h100, h200, a100, l40s, rtx4090 or cpu.",
+            "h100; with --gpu-memory the smallest that has as much",
+        ),
+    ] = None,
+    gpu_memory: Annotated[
+        float | None,
+        option(
+            "GIB",
+            "Show instead what one GPU with that memory can make: which sizes, how fast, and what of the model is then"
+            " streamed from the host.",
+            "none",
+        ),
+    ] = None,
     nvlink: Annotated[int, option("N", "GPUs that NVLink connects.")] = 8,
     json: JsonOption = False,
 ) -> None:
@@ -65,7 +83,10 @@ def plan(
     from zoetrope.serving.cli.listing import plain, print_json
 
     named = one_model(argument, model) or DEFAULT_MODEL
-    made, decodes = make_plan(named, gpus, size, ratio, duration, gpu, nvlink, load.resolved())
+    if gpu_memory is not None:
+        _small(named, gpu, gpu_memory, size, ratio, duration, load.resolved(), json)
+        return
+    made, decodes = make_plan(named, gpus, size, ratio, duration, gpu or "h100", nvlink, load.resolved())
     if json:
         print_json({**plain(made), "decode": decodes})
     else:
@@ -90,9 +111,8 @@ def make_plan(
 
     Raises:
         CliError: bad input, or no plan works; the message says which would.
-        ModelError: there is no such model.
+        ModelError: there is no such model, or an adapter does not fit it.
     """
-    from zoetrope.model.request.tasks import ModelCard
     from zoetrope.serving.cli.errors import bad_input
     from zoetrope.serving.cli.models import check_duration, clip_size
 
@@ -101,15 +121,9 @@ def make_plan(
 
     from zoetrope.cluster.planning.clip_decode import clip_decodes
     from zoetrope.cluster.planning.gang_plan import PlanError, plan_gang
-    from zoetrope.model.catalog.presets import open_model
     from zoetrope.model.codecs.decode_plan import Decoding
-    from zoetrope.model.families import BUNDLED, PRESETS
 
-    if model not in (*PRESETS, *BUNDLED) and not Path(model).is_dir() and "/" not in model:
-        raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*PRESETS, *BUNDLED))}) nor a directory")
-    wanted = PRESETS[model] if model in PRESETS else open_model(model, load)
-    for warning in wanted.warnings if isinstance(wanted, ModelCard) else ():
-        stderr().print(f"warning: {warning}", markup=False)
+    wanted = _wanted(model, load)
     try:
         decoding = Decoding.from_environment()
     except ValueError as error:
@@ -119,6 +133,64 @@ def make_plan(
     except PlanError as error:
         raise bad_input(error.field, str(error)) from None
     return made, clip_decodes(wanted, made, decoding)
+
+
+def _wanted(model: str, load: LoadOptions) -> Preset | ModelCard:
+    """Return a preset by its name, or the card of a folder; its warnings are shown."""
+    from zoetrope.model.adapters.card import check_adapters
+    from zoetrope.model.catalog.card_files import find_card_file
+    from zoetrope.model.catalog.presets import open_model
+    from zoetrope.model.catalog.profiles import preset_with
+    from zoetrope.model.catalog.single_files import is_weight_file
+    from zoetrope.model.families import BUNDLED, PRESETS
+    from zoetrope.model.request.tasks import ModelCard
+    from zoetrope.serving.cli.errors import bad_input
+
+    known = model in (*PRESETS, *BUNDLED) or find_card_file(model) is not None
+    if not known and not Path(model).exists() and not is_weight_file(Path(model)) and "/" not in model:
+        raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*PRESETS, *BUNDLED))}) nor a directory")
+    wanted = preset_with(PRESETS[model], load.profile) if model in PRESETS else open_model(model, load)
+    if isinstance(wanted, ModelCard):
+        warnings = wanted.warnings
+    else:
+        warnings = check_adapters(load.lora, wanted.config, wanted.transformers).warnings
+    for warning in warnings:
+        stderr().print(f"warning: {warning}", markup=False)
+    return wanted
+
+
+def _small(
+    model: str, kind: str | None, memory: float, size: str, ratio: str, duration: float, load: LoadOptions, json: bool
+) -> None:
+    """Show what one GPU of that memory can make.
+
+    Raises:
+        CliError: bad input.
+    """
+    from zoetrope.model.families.config import TEXT_TOKENS
+    from zoetrope.model.families.quantization import why_exact
+    from zoetrope.model.request.tasks import ModelCard
+    from zoetrope.serving.cli.errors import bad_input
+    from zoetrope.serving.cli.listing import plain, print_json
+    from zoetrope.serving.cli.models import check_duration, clip_size
+    from zoetrope.serving.cli.small_gpu import gpu_of, rendered, sizes_on
+
+    check_duration(duration)
+    clip_size(size, ratio)
+    gear = gpu_of(kind, memory)
+
+    from zoetrope.cluster.planning.gang_plan import preset_of
+
+    wanted = _wanted(model, load)
+    text_tokens = wanted.max_text_tokens if isinstance(wanted, ModelCard) else TEXT_TOKENS
+    preset = preset_of(wanted) if isinstance(wanted, ModelCard) else wanted
+    if load.quantize != "none" and (problem := why_exact(preset.config)) is not None:
+        raise bad_input("quantize", f"{load.quantize} is not possible for {preset.name}: {problem}")
+    rows = sizes_on(preset, gear, load, ratio, duration, text_tokens, size)
+    if json:
+        print_json({"model": preset.name, "gpu": gear.name, "sizes": [plain(row) for row in rows]})
+    else:
+        stdout().print(*rendered(preset.name, gear, load, rows, preset.sampling.steps), sep="\n")
 
 
 def _rendered(plan: GangPlan, decodes: list[ClipDecode]) -> Iterator[RenderableType]:

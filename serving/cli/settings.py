@@ -20,6 +20,10 @@ DatabaseOption = Annotated[
     str | None, option("URL", "Job database: postgresql://USER:PASSWORD@HOST/DB.", "SQLite in --data-dir")
 ]
 
+ArtifactStoreOption = Annotated[
+    str | None, option("URL", "Store for videos and uploads: s3://BUCKET/PREFIX.", "a folder in --data-dir")
+]
+
 
 @dataclass(frozen=True)
 class DatabaseOptions:
@@ -62,9 +66,7 @@ class GatewayOptions(CheckedOptions):
         str | None, option("URL,...", "Origins whose web pages may call the HTTP APIs; *: all.", "none")
     ] = None
     database: DatabaseOption = None
-    artifact_store: Annotated[
-        str | None, option("URL", "Store for videos and uploads: s3://BUCKET/PREFIX.", "a folder in --data-dir")
-    ] = None
+    artifact_store: ArtifactStoreOption = None
     tls_cert: Annotated[
         Path | None, option("FILE", "Certificate chain of the service, PEM; turns TLS on.", "no TLS")
     ] = None
@@ -98,6 +100,15 @@ class ServeOptions(GatewayOptions):
     gateways: Annotated[int | None, option("N", "Gateway processes; all but the first take free ports.", "1")] = None
 
 
+def _card(settings: Settings) -> dict[str, str]:
+    """Return the path of the model card that the model names, for processes that look for it in other folders."""
+    from zoetrope.model.catalog.card_files import find_card_file
+    from zoetrope.model.families import BUNDLED
+
+    file = None if settings.model in BUNDLED else find_card_file(settings.model, settings.cards)
+    return {} if file is None else {"model": str(file.absolute())}
+
+
 def settings_of(options: DatabaseOptions | CheckedOptions | None = None) -> Settings:
     """Resolve the settings: the options that were given, over ZOETROPE_* variables, over the defaults.
 
@@ -129,7 +140,10 @@ def settings_of(options: DatabaseOptions | CheckedOptions | None = None) -> Sett
     if settings.compile and settings.quantize != "none":
         problem = f"{settings.quantize!r} cannot be used together with ZOETROPE_COMPILE=true"
         raise bad_input(named("quantize"), problem)
-    settings = settings.model_copy(update=_listening(settings, host, port, given))
+    if settings.compile and settings.cuda_graphs != "never":
+        problem = f"{settings.cuda_graphs!r} cannot be used together with ZOETROPE_COMPILE=true"
+        raise bad_input(named("cuda_graphs"), problem)
+    settings = settings.model_copy(update=_listening(settings, host, port, given) | _card(settings))
     if (settings.tls_cert is None) != (settings.tls_key is None):
         missing, present = ("tls_key", "tls_cert") if settings.tls_key is None else ("tls_cert", "tls_key")
         field = missing.replace("_", "-") if present in given else f"ZOETROPE_{missing.upper()}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zoetrope.serving.cli.doctor import Check
     from zoetrope.serving.client import MediaFile, ModelInfo, OperationStatus, VideoEvent
     from zoetrope.serving.config.settings import Settings
+    from zoetrope.serving.jobs.adapter_table import Adapter
     from zoetrope.serving.jobs.key_table import ApiKey
 
 PASSWORD = re.compile(r"(://[^/@:]*:|[?&]password=)[^@&/]*")
@@ -28,13 +29,17 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "succeeded": "green",
 
 
 def models_listing(models: Sequence[ModelCard | ModelInfo]) -> Listing:
-    """Show presets, or the models of a service, with their other names and quantised weights where there are any."""
+    """Show presets, or the models of a service, with profiles, quantised weights, adapters and other names where there
+    are any."""
     columns = (
         *("model", "ready", "tasks", "size", "denoises at", "fps", "frames", "seconds", "steps", "guidance"),
         *("flow shift", "negative prompt"),
     )
     others = {
+        "profile": [escape(_profile(model)) for model in models],
         "weights": ["" if model.quantize == "none" else model.quantize for model in models],
+        "fused": [_adapters(model) for model in models],
+        "adapters": ["" if isinstance(model, ModelCard) else escape(", ".join(model.adapters)) for model in models],
         "other names": ["" if isinstance(model, ModelCard) else escape(", ".join(model.aliases)) for model in models],
     }
     named = tuple(title for title, cells in others.items() if any(cells))
@@ -63,6 +68,22 @@ def _model_row(model: ModelCard | ModelInfo) -> tuple[str, ...]:
         _flow_shift(model),
         escape(_shortened(model.default_negative_prompt, SHORT_CHARS)),
     )
+
+
+def _adapters(model: ModelCard | ModelInfo) -> str:
+    """Show the adapters that are a part of the weights: their strengths where these are not 1, and noise experts."""
+    shown = []
+    for adapter in model.adapters if isinstance(model, ModelCard) else model.fused_adapters:
+        strength = "" if adapter.strength == 1 else f" x {adapter.strength:g}"
+        shown.append(adapter.name + strength + ("" if adapter.expert == "any" else f" ({adapter.expert})"))
+    return escape(", ".join(shown))
+
+
+def _profile(model: ModelCard | ModelInfo) -> str:
+    """Return the name of its profile; "" if it has none."""
+    if isinstance(model, ModelCard):
+        return "" if model.profile is None else model.profile.name
+    return model.profile
 
 
 def _flow_shift(model: ModelCard | ModelInfo) -> str:
@@ -200,6 +221,27 @@ def _key_row(key: ApiKey) -> tuple[str, ...]:
 def _key_item(key: ApiKey) -> Mapping[str, Any]:
     times = {"created_at": key.created_at, "revoked_at": key.revoked_at}
     return {"id": key.id, "name": key.name, "tenant": key.owner, **times, **dataclasses.asdict(key.limits)}
+
+
+def adapters_listing(adapters: Sequence[Adapter]) -> Listing:
+    """Show registered adapters, by name; times are local."""
+    return Listing(
+        ("name", "model", "rank", "megabytes", "registered", "tenants"),
+        rows=[
+            (
+                escape(adapter.name),
+                escape(adapter.model),
+                str(adapter.rank),
+                f"{adapter.size_bytes / 1e6:.1f}",
+                _local(adapter.created_at),
+                "all" if adapter.tenants is None else escape(", ".join(map(repr, adapter.tenants))),
+            )
+            for adapter in adapters
+        ],
+        items=adapters,
+        names=[adapter.name for adapter in adapters],
+        wraps=("tenants",),
+    )
 
 
 def settings_listing(settings: Settings) -> Listing:

@@ -8,6 +8,7 @@ from zoetrope.serving.client.async_client import AsyncVideoClient
 from zoetrope.serving.client.sync_client import VideoClient
 from zoetrope.serving.client.types import (
     AccountInfo,
+    AdapterInfo,
     ClientError,
     MediaFile,
     MediaPage,
@@ -25,6 +26,7 @@ from zoetrope.serving.client.types import (
 
 __all__ = [
     "AccountInfo",
+    "AdapterInfo",
     "AsyncVideoClient",
     "ClientError",
     "MediaFile",

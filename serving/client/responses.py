@@ -14,6 +14,7 @@ from zoetrope.model.request.tasks import Violation
 from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
 from zoetrope.serving.client.types import (
     AccountInfo,
+    AdapterInfo,
     ClientError,
     MediaFile,
     ModelInfo,
@@ -119,7 +120,12 @@ def account_info(account: account_pb2.Account) -> AccountInfo:
 
 
 def model_info(model: video_pb2.Model) -> ModelInfo:
-    return _decode(ModelInfo, model, native_sizes=tuple((size.width, size.height) for size in model.native_sizes))
+    return _decode(
+        ModelInfo,
+        model,
+        native_sizes=tuple((size.width, size.height) for size in model.native_sizes),
+        fused_adapters=tuple(_decode(AdapterInfo, adapter) for adapter in model.fused_adapters),
+    )
 
 
 def _decode(kind: type[T], message: Any, **computed: Any) -> T:

@@ -268,6 +268,16 @@ class AccountInfo:
 
 
 @dataclass(frozen=True)
+class AdapterInfo:
+    """An adapter that is a part of a model's weights; see FusedAdapter in the proto."""
+
+    name: str
+    sha256: str
+    strength: float
+    expert: str
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """A served model and its limits; see the proto."""
 
@@ -295,4 +305,7 @@ class ModelInfo:
     flow_shift_note: str = ""
     formats: tuple[str, ...] = ()  # of `VideoFields.container`
     aliases: tuple[str, ...] = ()  # other names by which requests may call it
+    fused_adapters: tuple[AdapterInfo, ...] = ()
+    adapters: tuple[str, ...] = ()  # that requests of the caller may have in `loras`
+    profile: str = ""  # the locked sampling recipe of a few-step distill; "": none
     quantize: str = ""  # the form in which its weights are loaded: none or fp8; "": an older service does not say

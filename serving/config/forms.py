@@ -15,10 +15,15 @@ from zoetrope.serving.config.settings import Settings
 
 # Of settings that are text of a certain form; all others say it by their type.
 TEXTS = {
-    "model": "NAME or FOLDER",
+    "model": "NAME, FOLDER, FILE or CARD",
     "family": "NAME",
     "lora": "FILE[:STRENGTH][@SIDE],...",
     "profile": "NAME",
+    "vae": "FILE or FOLDER",
+    "text_encoder": "FILE or FOLDER",
+    "image_encoder": "FILE or FOLDER",
+    "tokenizer": "FOLDER",
+    "model_low": "FILE",
     "served_model_name": "NAME,...",
     "allow_origins": "https://HOST,... or *",
     "database": "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///PATH",

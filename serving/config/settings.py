@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from zoetrope.model.request.load_options import LoadOptions, Offload
+from zoetrope.model.request.load_options import PARTS, LoadOptions, Offload
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.serving.config.lists import CommaList
 
@@ -50,6 +50,22 @@ class Settings(BaseSettings):
     offload: Offload = Field(
         default="auto",
         description="Keep blocks in the host's memory and stream them to the GPU; auto: if they do not fit.",
+    )
+    vae: str = Field(
+        default="", description="Autoencoder, if the model is a single file: a file, or a folder with one."
+    )
+    text_encoder: str = Field(
+        default="", description="UMT5 encoder, if the model is a single file: a file, or a folder with one."
+    )
+    image_encoder: str = Field(
+        default="", description="CLIP, if the model is a single file that needs it: a file, or a folder with one."
+    )
+    tokenizer: str = Field(default="", description="Folder of UMT5's tokenizer, if the text encoder's file has none.")
+    model_low: str = Field(
+        default="", description="File of the low-noise expert, if the model is the file of the high-noise one."
+    )
+    models_dir: Path | None = Field(
+        default=None, description="Folder of model cards, whose names are models; empty: models in the data folder."
     )
     served_model_name: Annotated[CommaList, AfterValidator(_check_names)] = Field(
         default=(), description="Names beside its own by which requests may call the model: sora-2,acme/video-1."
@@ -112,11 +128,21 @@ class Settings(BaseSettings):
     compile: bool = Field(
         default=False, description="Use torch.compile for the steps that it makes faster, as measured."
     )
+    cuda_graphs: Literal["auto", "never"] = Field(
+        default="never",
+        description="CUDA graphs of steps that repeat, on engines of one GPU; auto: where they are proved and faster.",
+    )
     kernels: str = Field(
         default="", description="Kernels to use, such as attention=triton; see zoetrope.kernels.select.backends."
     )
     threads: int = Field(
         default=0, ge=0, description="Threads of each process that computes on the CPU; 0: as many as suit the model."
+    )
+    adapter_slots: int = Field(
+        default=4, ge=0, le=64, description="Different adapters, or pairs, that a step's jobs may have; 0: none."
+    )
+    adapter_rank: Literal["16", "32", "64", "128"] = Field(
+        default="64", description="Rank of each adapter slot, which bounds that of a job's adapters together."
     )
     vae_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="Numbers that the decoder computes with; auto: bfloat16 on GPUs, float32 on CPUs."
@@ -161,7 +187,13 @@ class Settings(BaseSettings):
     @property
     def load(self) -> LoadOptions:
         """How the model is loaded."""
-        return LoadOptions(self.family, self.quantize, self.lora, self.profile, self.offload)
+        parts = {name: getattr(self, name) for name in PARTS}
+        return LoadOptions(self.family, self.quantize, self.lora, self.profile, self.offload, **parts)
+
+    @property
+    def cards(self) -> Path:
+        """Of the model cards that have names."""
+        return (self.models_dir or self.directory / "models").expanduser()
 
     @property
     def directory(self) -> Path:

@@ -141,7 +141,7 @@ def open_core(settings: Settings, card: ModelCard) -> Iterator[Core]:
             card=card,
             stores=stores,
             artifacts=artifacts,
-            submitter=Submitter(settings, card, stores.jobs, client_media, moderation, guard),
+            submitter=Submitter(settings, card, stores.jobs, client_media, moderation, guard, stores.adapters),
             client_media=client_media,
             authenticator=Authenticator(stores.keys, required=required),
             liveness=Liveness(stores.jobs, card.name),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from zoetrope.serving.jobs.adapter_table import AdapterTable
 from zoetrope.serving.jobs.db.database import Clock, Database
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.db.sqlite import open_sqlite
@@ -26,6 +27,7 @@ class Stores:
     jobs: JobStore
     media: MediaTable
     keys: KeyTable
+    adapters: AdapterTable
     outbox: Outbox
     database: Database
 
@@ -55,4 +57,4 @@ def open_stores(database: str, clock: Clock = time.time) -> Stores:
     else:
         scheme = database.partition("://")[0] if "://" in database else ""
         raise StoreError(f"a database URL starts with {SQLITE} or {POSTGRES[0]}, not with {scheme + '://'!r}")
-    return Stores(JobStore(opened), MediaTable(opened), KeyTable(opened), Outbox(opened), opened)
+    return Stores(JobStore(opened), MediaTable(opened), KeyTable(opened), AdapterTable(opened), Outbox(opened), opened)

@@ -134,4 +134,8 @@ def _gang(settings: Settings, role: Role, *, gpus: bool) -> EngineSettings:
         snapshot_seconds=settings.snapshot_seconds,
         hang_seconds=settings.hang_seconds,
         compile=settings.compile,
+        cuda_graphs=settings.cuda_graphs,
+        adapters=settings.artifacts_url,
+        adapter_slots=settings.adapter_slots,
+        adapter_rank=int(settings.adapter_rank),
     )

@@ -60,7 +60,9 @@ class Router:
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._snapshots = SnapshotObjects(str(settings.snapshots))
-        self._state = RouterState(settings.step_tokens, ENGINE_TIMEOUT_SECONDS, settings.preview_steps)
+        self._state = RouterState(
+            settings.step_tokens, ENGINE_TIMEOUT_SECONDS, settings.preview_steps, settings.adapter_slots
+        )
         self._work = asyncio.Event()
         self._outcomes: dict[str, asyncio.Future[Any]] = {}
         self._previews: set[asyncio.Task[None]] = set()
@@ -116,8 +118,8 @@ class Router:
             self._note_progress(segment_id)
         for segment_id, latents in news.finished:
             self._settle(segment_id, latents)
-        for segment_id, reason in news.failed:
-            self._settle(segment_id, JobFailed(reason))
+        for failure in news.failed:
+            self._settle(failure.id, JobFailed(failure.reason, failure.code))
         for segment_id in news.lost:
             self._settle(segment_id, ConditionsLost())
         for preview in report.previews:

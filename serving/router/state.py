@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoetrope.cluster.protocol.messages import Admit, Broken, Owner, Report, StepPlan
+from zoetrope.cluster.protocol.messages import Admit, Broken, Failed, Owner, Report, StepPlan
+from zoetrope.model.request.loras import AdapterUse, slot_key
 from zoetrope.model.request.steps import branch_count, computed_steps, computes, step_after, step_before
 from zoetrope.model.request.tasks import Role, SegmentSpec
 from zoetrope.serving.router.scheduler import Candidate, decide
@@ -72,12 +73,12 @@ class EngineView:
 
 @dataclass(frozen=True)
 class News:
-    """The news of a report: ids of segments that progressed, finished (with a reference to the latents) or failed, and
-    of those whose conditions are gone."""
+    """The news of a report: ids of segments that progressed or finished (with a reference to the latents), those that
+    failed, and ids of those whose conditions are gone."""
 
     progressed: tuple[str, ...]
     finished: tuple[tuple[str, Any], ...]
-    failed: tuple[tuple[str, str], ...]
+    failed: tuple[Failed, ...]
     lost: tuple[str, ...] = ()
 
 
@@ -88,11 +89,13 @@ class RouterState:
     Attributes:
         engine_timeout: how long an engine may be silent in addition to its steps.
         preview_steps: steps between two previews of a segment; 0: none.
+        adapter_slots: of each engine, for different adapters (or pairs of them).
     """
 
     step_tokens: int
     engine_timeout: float
     preview_steps: int = 0
+    adapter_slots: int = 0
     active: dict[str, Active] = field(default_factory=dict)
     engines: dict[str, EngineView] = field(default_factory=dict)
     _cohorts: int = 0
@@ -122,14 +125,14 @@ class RouterState:
         mine = {i for i, s in self.active.items() if s.engine == report.engine}
         held = {h.id: h.step for h in report.held if h.id in mine}
         finished = tuple((f.id, f.latents) for f in report.finished if f.id in mine)
-        failed = [(f.id, f.reason) for f in report.failed if f.id in mine and not f.lost]
+        failed = [f for f in report.failed if f.id in mine and not f.lost]
         lost = tuple(f.id for f in report.failed if f.id in mine and f.lost)
         if report.broken is not None:
             failed += self._suspect(report.broken, mine)
         progressed = [segment_id for segment_id, step in held.items() if self._moved(self.active[segment_id], step)]
         for segment_id in mine.intersection(report.handed_over):
             self.active[segment_id].needs = "low" if report.role == "high" else "high"
-        ended = {*(i for i, _ in (*finished, *failed)), *lost}
+        ended = {*(i for i, _ in finished), *(f.id for f in failed), *lost}
         for segment_id in ended:
             del self.active[segment_id]
         for segment_id in mine - held.keys() - ended - {*starting}:
@@ -154,7 +157,7 @@ class RouterState:
         waiting = [
             self._candidate(i) for i, s in self.active.items() if s.engine is None and view.role in ("both", s.needs)
         ]
-        decision = decide(held, waiting, self.step_tokens)
+        decision = decide(held, waiting, self.step_tokens, self.adapter_slots)
         if ahead and decision.trial:
             return StepPlan()
         for segment_id in decision.admit:
@@ -169,6 +172,7 @@ class RouterState:
             tokens=tokens,
             checkpoint=decision.trial,
             preview=tuple(i for i in decision.advance if self._wants_preview(self.active[i], ahead and i in mine)),
+            prefetch=self._next_adapters([c for c in waiting if c.id not in decision.admit]),
         )
 
     def lose_silent_engines(self, now: float) -> list[str]:
@@ -198,6 +202,14 @@ class RouterState:
         own = sum(segment.tokens_at(step) for step in range(start, spec.steps) if computes(spec, step))
         return (computed_steps(spec, start) * others + own) * view.seconds_per_token
 
+    def _next_adapters(self, waiting: list[Candidate]) -> tuple[AdapterUse, ...]:
+        """Return the adapters that segments will need next, as many as an engine has slots for."""
+        keys: dict[tuple[str, ...], tuple[AdapterUse, ...]] = {}
+        for candidate in sorted(waiting, key=lambda c: c.order):
+            if candidate.adapters and len(keys) < self.adapter_slots:
+                keys.setdefault(candidate.adapters, self.active[candidate.id].spec.loras)
+        return tuple(lora for loras in keys.values() for lora in loras)
+
     def _ends(self, segment: Active) -> bool:
         """Whether the segment ends with the running step."""
         return segment.step is not None and step_after(segment.spec, segment.step) >= segment.spec.steps
@@ -214,7 +226,8 @@ class RouterState:
 
     def _candidate(self, segment_id: str, running: bool = False) -> Candidate:
         segment = self.active[segment_id]
-        return Candidate(segment_id, segment.order, segment.peak_tokens(running), segment.cohort)
+        adapters = slot_key(segment.spec.loras)
+        return Candidate(segment_id, segment.order, segment.peak_tokens(running), segment.cohort, adapters)
 
     def _moved(self, segment: Active, step: int) -> bool:
         """Record the step of a segment. Returns whether that is further than ever before."""
@@ -228,7 +241,7 @@ class RouterState:
         segment.furthest = max(segment.furthest, step)
         return further
 
-    def _suspect(self, broken: Broken, mine: set[str]) -> list[tuple[str, str]]:
+    def _suspect(self, broken: Broken, mine: set[str]) -> list[Failed]:
         """Suspect the segments of the step that broke an engine, in halves, until the one at fault is alone and fails.
 
         A process that died or hung may be nobody's fault, so only the second time makes suspects, and only
@@ -243,11 +256,11 @@ class RouterState:
             segment = self.active[segment_id]
             segment.broke_at = segment.furthest
             if alone and broken.raised:
-                return [(segment_id, broken.reason)]
+                return [Failed(segment_id, broken.reason)]
             segment.losses += not broken.raised
             segment.alone += alone
             if segment.alone >= MAX_CRASHES:
-                return [(segment_id, f"{broken.reason}, {segment.alone} times")]
+                return [Failed(segment_id, f"{broken.reason}, {segment.alone} times")]
         worst = max((self.active[i].losses for i in suspects), default=0)
         if not alone and suspects and (broken.raised or worst > 1):
             middle = (len(suspects) + 1) // 2

@@ -27,11 +27,13 @@ class ConditionerReplica:
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         from zoetrope.model.checkpoints.load import configure_torch, load_autoencoder, load_text_encoder
         from zoetrope.model.conditioning.load import load_conditioner
+        from zoetrope.serving.stages.device import encoders_stay
 
         device = configure_torch(card)
+        stays = encoders_stay(card, settings, device)
         self._card = card
-        self._text = load_text_encoder(card, device)
-        self._conditioner = load_conditioner(card, load_autoencoder(card, device), device)
+        self._text = load_text_encoder(card, device, stays=stays)
+        self._conditioner = load_conditioner(card, load_autoencoder(card, device, stays=stays), device)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._scratch = settings.scratch
         self._scratch.mkdir(parents=True, exist_ok=True)

@@ -40,8 +40,10 @@ class DecoderReplica:
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         from zoetrope.model.checkpoints.load import configure_torch, load_autoencoder
         from zoetrope.model.codecs.preview import LatentView
+        from zoetrope.serving.stages.device import encoders_stay
 
-        self._autoencoder = load_autoencoder(card, configure_torch(card))
+        device = configure_torch(card)
+        self._autoencoder = load_autoencoder(card, device, stays=encoders_stay(card, settings, device))
         self._view = LatentView.fit(self._autoencoder) if settings.preview_steps else None
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._moderation = Moderation(settings)

@@ -22,6 +22,7 @@ from zoetrope.cluster.planning.expert_traffic import check_divides
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.model.catalog.checkpoint_layout import read_transformers
 from zoetrope.model.catalog.model_card import transformer_config
+from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.catalog.presets import open_model
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
@@ -162,7 +163,7 @@ def _check_gangs(settings: Settings, card: ModelCard) -> None:
     if settings.noise_experts == "apart" and card.boundary is None:
         raise ServeError(f"noise-experts: 'apart' needs a model with two networks, {card.name} has one")
     try:
-        for part in read_transformers(Path(card.directory)):
+        for part in read_transformers(source_of(card)):
             check_divides(transformer_config(part), settings.ranks // settings.cfg_groups)
     except ValueError as error:
         raise ServeError(f"ranks: {card.name} cannot run on {settings.ranks}: {error}") from None

@@ -54,7 +54,7 @@ class FakeRouter:
     """A Ray actor with the router's methods for engines, the real board behind it, and ways to wait for events."""
 
     def __init__(self, step_tokens: int = 100_000, engine_timeout: float = 10.0) -> None:
-        self._board = RouterState(step_tokens, engine_timeout)
+        self._board = RouterState(step_tokens, engine_timeout, adapter_slots=EngineSettings.adapter_slots)
         self._changed = asyncio.Condition()
         self._ledger = Ledger()
         self._events: list[Event] = []
@@ -81,7 +81,7 @@ class FakeRouter:
                 self._ledger.latents[segment_id] = await latents
             except RayError:  # its owner died before it was fetched; the router tries the job again as well
                 self._board.add(replace(self._added[segment_id]))
-        self._ledger.failed |= dict(news.failed)
+        self._ledger.failed |= {failure.id: failure.reason for failure in news.failed}
         steps = {h.id: h.step for h in report.held}
         reason = report.broken.reason if report.broken is not None else ""
         event = Event(

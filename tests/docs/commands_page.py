@@ -26,7 +26,7 @@ def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Each command that does something, with its full name."""
     for word, part in getattr(command, "commands", {}).items():
         yield from commands(part, f"{name} {word}")
-    if not hasattr(command, "commands"):
+    if not hasattr(command, "commands") or command.invoke_without_command:
         yield name, command
 
 

@@ -13,6 +13,7 @@ from zoetrope.serving.gateway.core.core import JobNotFound, NoFile, NotDone
 from zoetrope.serving.gateway.errors.api_error import ApiError, field_error, invalid_arguments
 from zoetrope.serving.gateway.limits.slow_reads import TooManyReads
 from zoetrope.serving.gateway.limits.unfinished import LimitReached
+from zoetrope.serving.gateway.submit.adapters import UnknownAdapter
 from zoetrope.serving.gateway.submit.media import MediaNotFound, UploadBroken
 from zoetrope.serving.gateway.submit.submission import UnknownModel
 from zoetrope.serving.jobs.db.errors import StoreError
@@ -55,6 +56,8 @@ def as_api_error(error: Exception) -> ApiError:
             return invalid_arguments(error.violations, named=error.named)
         case UnknownModel():
             return ApiError("NOT_FOUND", "UNKNOWN_MODEL", str(error), violations=(error.violation,))
+        case UnknownAdapter():
+            return ApiError("NOT_FOUND", "UNKNOWN_ADAPTER", str(error), violations=(error.violation,))
         case MediaNotFound():
             return ApiError("NOT_FOUND", "UNKNOWN_MEDIA", str(error), violations=(error.violation,))
         case MediaGone():

@@ -8,6 +8,7 @@ from google.longrunning import operations_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, status_pb2
 
+from zoetrope.model.adapters.card import SHORT
 from zoetrope.model.request.tasks import (
     MAX_FPS,
     MAX_GUIDANCE,
@@ -135,7 +136,10 @@ def operation(job: Job, ahead: Outlook, uri: str | None = None) -> operations_pb
     return message
 
 
-def model_message(card: ModelCard, ready: bool, aliases: Sequence[str] = ()) -> video_pb2.Model:
+def model_message(
+    card: ModelCard, ready: bool, aliases: Sequence[str] = (), adapters: Sequence[str] = ()
+) -> video_pb2.Model:
+    """``adapters``: the names of those that the caller may use."""
     return video_pb2.Model(
         name=card.name,
         ready=ready,
@@ -160,7 +164,13 @@ def model_message(card: ModelCard, ready: bool, aliases: Sequence[str] = ()) -> 
         default_flow_shift=card.default_flow_shift,
         flow_shift_note=card.flow_shift_note,
         quantize=card.quantize,
+        fused_adapters=[
+            video_pb2.FusedAdapter(name=a.name, sha256=a.sha256[:SHORT], strength=a.strength, expert=a.expert)
+            for a in card.adapters
+        ],
+        profile="" if card.profile is None else card.profile.name,
         aliases=aliases,
+        adapters=adapters,
         formats=[video_pb2.VideoFormat.Value(enum_name(container)) for container in formats_of(card)],
     )
 

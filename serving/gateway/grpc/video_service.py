@@ -189,7 +189,10 @@ class VideoService:
 
     async def ListModels(self, request: video_pb2.ListModelsRequest, context: Any) -> video_pb2.ListModelsResponse:
         ready = bool(await asyncio.to_thread(self._core.liveness.engines))
-        models = [encode.model_message(self._core.card, ready, self._core.model_names[1:])]
+        who, core = caller(), self._core
+        granted = await core.reads.run(who.owner, partial(core.stores.adapters.granted, core.card.name, who.owner))
+        names = [adapter.name for adapter in granted]
+        models = [encode.model_message(core.card, ready, core.model_names[1:], names)]
         page, following = page_of(models, request.page_size, request.page_token, "models")
         return video_pb2.ListModelsResponse(models=page, next_page_token=following)
 

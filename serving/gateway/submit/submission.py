@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from zoetrope.model.catalog.identity import weights_of
+from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.sampling_rules import sampling_violations
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.sizes import size_name
 from zoetrope.model.request.tasks import (
@@ -26,10 +29,12 @@ from zoetrope.model.runtime.errors import Picklable
 from zoetrope.serving.api.names import JOB_ID, new_id
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Principal
+from zoetrope.serving.gateway.submit.adapters import find_adapters
 from zoetrope.serving.gateway.submit.media import ClientMedia, Prepared
 from zoetrope.serving.gateway.submit.media_refs import put_media, take_media
 from zoetrope.serving.gateway.submit.options import Options, check_options
 from zoetrope.serving.gateway.submit.webhook_check import WebhookCheck
+from zoetrope.serving.jobs.adapter_table import AdapterTable
 from zoetrope.serving.jobs.job import Job, NewJob, QueueLimits
 from zoetrope.serving.jobs.store import JobStore
 from zoetrope.serving.outbound import Guard
@@ -83,6 +88,7 @@ class Submitter:
         client_media: ClientMedia,
         moderation: Moderation,
         guard: Guard,
+        adapters: AdapterTable | None = None,
     ) -> None:
         self._settings = settings
         self._card = card
@@ -90,13 +96,14 @@ class Submitter:
         self._client_media = client_media
         self._moderation = moderation
         self._webhooks = WebhookCheck(guard)
+        self._adapters = adapters
 
     async def submit(self, order: Submission, who: Principal) -> Job:
         """Store a job, or find the one that an earlier call with this request id stored.
 
         Raises:
             InvalidRequest: with every field at fault.
-            UnknownModel, MediaNotFound: what the request names is not there.
+            UnknownModel, UnknownAdapter, MediaNotFound: what the request names is not there.
             RequestConflict: the request id was used for another request.
             QueueFull, QuotaExceeded: too many jobs.
             PromptRefused: by moderation.
@@ -136,14 +143,15 @@ class Submitter:
         except InvalidRequest as error:
             raise InvalidRequest(*bad, *error.violations) from None
         self._check_model(request.model, who)
+        adapters = await self._find_adapters(request, who)
         if bad:
             if not named.media:  # all at once, where nothing has to be fetched for it
-                bad += self._problems(request)
+                bad += self._problems(request, adapters)
             raise InvalidRequest(*bad)
         prepared = await self._client_media.prepare(named.media, named.fields, who.owner)
         digests = {placeholder: item.digest for placeholder, item in prepared.items()}
-        print_of_request = fingerprint(request, self._card, digests, options)
-        spec = self._resolve(request, prepared, named.fields)
+        print_of_request = fingerprint(request, self._card, digests, options, adapters)
+        spec = self._resolve(request, prepared, named.fields, adapters)
         prompt, verdicts = await self._review(request, options.expand_prompt)
         values = put_media(spec.to_dict(), {placeholder: item.id for placeholder, item in prepared.items()})
         values["task"]["prompt"] = prompt
@@ -183,13 +191,25 @@ class Submitter:
             verdicts.append(verdict("expansion", "changed"))
         return prompt, tuple(verdicts)
 
-    def _resolve(self, request: VideoRequest, prepared: Mapping[str, Prepared], fields: Mapping[str, str]) -> VideoSpec:
-        infos = {fields[placeholder]: item.info for placeholder, item in prepared.items() if item.info is not None}
-        return resolve(request, self._card, random.randint(0, MAX_DRAWN_SEED), infos)
+    async def _find_adapters(self, request: VideoRequest, who: Principal) -> tuple[AdapterUse, ...]:
+        """Return what the request's adapters are; () if it breaks a limit, which `resolve` will say."""
+        if self._adapters is None or any(sampling_violations(request, self._card)):
+            return ()
+        return await find_adapters(self._adapters, self._settings, self._card.name, request.loras, who.owner)
 
-    def _problems(self, request: VideoRequest) -> tuple[Violation, ...]:
+    def _resolve(
+        self,
+        request: VideoRequest,
+        prepared: Mapping[str, Prepared],
+        fields: Mapping[str, str],
+        adapters: Sequence[AdapterUse],
+    ) -> VideoSpec:
+        infos = {fields[placeholder]: item.info for placeholder, item in prepared.items() if item.info is not None}
+        return resolve(request, self._card, random.randint(0, MAX_DRAWN_SEED), infos, adapters)
+
+    def _problems(self, request: VideoRequest, adapters: Sequence[AdapterUse]) -> tuple[Violation, ...]:
         try:
-            self._resolve(request, {}, {})
+            self._resolve(request, {}, {}, adapters)
         except InvalidRequest as error:
             return tuple(error.violations)
         return ()
@@ -226,16 +246,23 @@ def check_batch(count: int) -> None:
 
 
 def fingerprint(
-    request: VideoRequest, card: ModelCard, media: Mapping[str, str], options: Options | None = None
+    request: VideoRequest,
+    card: ModelCard,
+    media: Mapping[str, str],
+    options: Options | None = None,
+    adapters: Sequence[AdapterUse] = (),
 ) -> str:
     """Hash what was asked for (SHA-256). Defaults are left out, so that a field added later changes no stored one.
 
     Args:
         media: placeholder -> what stands for it, see `Prepared.digest`.
         options: all of them count but for what tells of the call itself, its API and its trace.
+        adapters: what those of the request are: their contents count, for a name may be given to others.
     """
     asked = request.model_dump(exclude_defaults=True)
     asked |= {"model": card.name, "kind": request.task.kind}
+    if card.adapters:
+        asked["weights"] = weights_of(card)
     if request.size is not None:
         asked["size"] = size_name(request.size)
         if asked["size"] == OLD_DEFAULT_SIZE:
@@ -254,4 +281,6 @@ def fingerprint(
         asked["options"] = given if webhook is None else {**given, "webhook": asdict(webhook)}
     if media:
         asked["media"] = dict(media)
+    if adapters:
+        asked["adapters"] = [adapter.digest for adapter in adapters]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

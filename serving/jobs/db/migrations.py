@@ -225,6 +225,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "INSERT INTO tally SELECT 'queued ' || owner, count(*), 0 FROM job WHERE state = 'queued' GROUP BY owner",
     ),
     ("ALTER TABLE engine ADD COLUMN jobs TEXT NOT NULL DEFAULT '[]'",),
+    (
+        # Adapters that requests may name: of a model, for some tenants or all.
+        """
+        CREATE TABLE adapter (
+            id         TEXT PRIMARY KEY,
+            name       TEXT NOT NULL,
+            model      TEXT NOT NULL,
+            tenants    TEXT,
+            sha256     TEXT NOT NULL,
+            size_bytes INTEGER NOT NULL,
+            rank       INTEGER NOT NULL,
+            created_at REAL NOT NULL,
+            UNIQUE (model, name)
+        ) STRICT
+        """,
+    ),
 )
 
 # What a version does to existing rows, after it has changed the tables.

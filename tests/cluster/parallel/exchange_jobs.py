@@ -156,7 +156,7 @@ def meet_in_flight(case: Routing) -> tuple[torch.Tensor, list[str]]:
         done.append("shared expert")
         return shared(x)
 
-    layer.shared.forward = beside  # type: ignore[method-assign]
+    layer.shared.forward = beside  # type: ignore[method-assign, assignment]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dist, "all_to_all_single", send)
         exchange = GangExchange(mesh.sequence, CuSeqlens.of([parts.total]), parts, case.chunks)

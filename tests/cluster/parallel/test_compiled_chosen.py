@@ -89,6 +89,7 @@ def test_the_chooser_compiles_nothing_itself(network: WanTransformer) -> None:
     assert torch.equal(found.velocities[0], expected.velocities[0])
 
 
+@pytest.mark.usefixtures("one_mix")
 def test_the_chooser_asks_for_the_tokens_of_all_streams(network: WanTransformer) -> None:
     counter = Counter()
     gains = measure([network], run_alone, 50, 4, backend=counter, ladder=LADDER)
@@ -152,6 +153,7 @@ def test_where_another_rank_has_no_compiler_all_steps_are_eager(
     assert "another rank" in caplog.text
 
 
+@pytest.mark.usefixtures("one_mix")
 def test_code_that_cannot_be_compiled_stays_eager(network: WanTransformer) -> None:
     """A rank that raised in the middle of a step would leave the others of its gang waiting."""
     counter = Counter()
@@ -236,7 +238,7 @@ def serve(folder: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> tu
     return measured[0], float((ray.get(finished.latents) - local.run(spec)[0]).abs().max())
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("ray_session", "one_mix")
 def test_a_rank_takes_the_steps_that_pay_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = Counter()
     last: list[int] = []

@@ -148,7 +148,7 @@ def test_what_is_proposed_does_work() -> None:
     ("change", "field", "message"),
     [
         ({"gpus": 0}, "gpus", "0 is not at least 1"),
-        ({"gpu_kind": "a100"}, "gpu", "'a100': it must be one of h100, h200, cpu"),
+        ({"gpu_kind": "b200"}, "gpu", "'b200': it must be one of h100, h200, a100, l40s, rtx4090, cpu"),
         ({"width": 0}, "size", "0x720 has a side below 1"),
         ({"seconds": float("nan")}, "duration", "nan is not above 0"),
         ({"seconds": -1.0}, "duration", "-1.0 is not above 0"),

@@ -122,7 +122,7 @@ def test_bad_arguments() -> None:
         step_time(DENSE, [5, 0], H100)
     with pytest.raises(ValueError, match="sequence_ranks is 0"):
         step_time(DENSE, [5], H100, sequence_ranks=0)
-    with pytest.raises(ValueError, match="gpu is 'b200': it must be one of h100, h200, cpu"):
+    with pytest.raises(ValueError, match="gpu is 'b200': it must be one of h100, h200, a100, l40s, rtx4090, cpu"):
         hardware("b200")
 
 

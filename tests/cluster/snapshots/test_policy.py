@@ -23,10 +23,15 @@ def test_every_so_many_steps_when_it_is_set() -> None:
     assert [step for step in range(12) if due(step, 12, 0.0, 1.0, 100.0, settings)] == [4, 8]
 
 
+@pytest.mark.parametrize("settings", [DEFAULT, EngineSettings(snapshot_steps=3)])
+def test_after_each_of_few_steps(settings: EngineSettings) -> None:
+    assert [step for step in range(5) if due(step, 4, 0.0, 1.0, 100.0, settings, few_steps=True)] == [1, 2, 3, 4]
+
+
 def test_steps_that_pass_together_count_each() -> None:
     settings, taken, last = EngineSettings(snapshot_steps=4), [], 0
     for step in (1, 2, 5, 6, 7, 11, 12, 16):
-        if due(step, 16, 0.0, 1.0, 100.0, settings, last):
+        if due(step, 16, 0.0, 1.0, 100.0, settings, last_step=last):
             taken.append(step)
             last = step
     assert taken == [5, 11, 12, 16], "the first after each multiple of four"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,11 @@ from zoetrope.cluster.snapshots.keeper import SnapshotKeeper
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.cluster.snapshots.writer import SnapshotWriter
 from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.catalog.profiles import find_profile
 from zoetrope.model.checkpoints.load import load_denoiser
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import Denoiser, Segment
-from zoetrope.model.denoising.resume import resume, state_of
+from zoetrope.model.denoising.resume import resume, sampler_of, state_of
 from zoetrope.model.request.steps import computes
 from zoetrope.model.request.tasks import SegmentSpec
 
@@ -234,6 +236,34 @@ def test_a_keeper_takes_what_is_due(tmp_path: Path) -> None:
     found = store.latest(OWNER, fingerprint(denoiser, segment.spec))
     assert found is not None and found.finished
     assert torch.equal(found.state.latents, segment.latents)
+
+
+@pytest.mark.parametrize("name", ["lightx2v-4", "fastwan-3", "rcm-4"])
+def test_a_profile_goes_on_from_each_of_its_steps(tmp_path: Path, name: str) -> None:
+    """Through the store, by a second engine, with the draws that the first would have made."""
+    profile, (make, conditions, spec) = find_profile(name), plain(tmp_path / "model")
+    spec = replace(spec, steps=profile.steps, guidance=1.0, profile=profile)
+    denoiser, other, store = make(), make(), SnapshotStore(str(tmp_path / "store"))
+    writer = SnapshotWriter(store)
+    keeper = SnapshotKeeper(writer, EngineSettings(), "tiny", denoiser.scheduler_config)
+    segment, found = denoiser.start(spec, conditions), []
+    keeper.track(segment, OWNER)
+    while not segment.sampler.done:
+        denoiser.step([segment])
+        keeper.after_step([segment], 0.1)
+        assert writer.flush(LIMIT)
+        latest = store.latest(OWNER, fingerprint(other, spec), partial(sampler_of, scheduler_config={}, spec=spec))
+        assert latest is not None
+        found.append(latest)
+    assert [snapshot.step for snapshot in found] == [*range(1, profile.steps + 1)]
+    for snapshot in found:
+        resumed = resume(other, other.start(spec, conditions), snapshot.state)
+        while not resumed.sampler.done:
+            other.step([resumed])
+        assert torch.equal(resumed.result(), segment.result())
+    shifted = replace(profile, sigmas=(*profile.sigmas[:-1], profile.sigmas[-1] - 0.01))
+    for changed in (replace(spec, profile=None), replace(spec, profile=shifted)):
+        assert store.latest(OWNER, fingerprint(other, changed)) is None
 
 
 def test_a_keeper_puts_all_away_and_tries_again_what_failed(tmp_path: Path) -> None:

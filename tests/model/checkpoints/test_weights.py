@@ -16,7 +16,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 
 from tests.fixtures.original_checkpoints import write_image_encoder, write_rest, write_transformer
 from tests.fixtures.random_checkpoints import write_i2v, write_t2v
-from zoetrope.model.catalog.checkpoint_layout import read_transformers
+from zoetrope.model.catalog.checkpoint_layout import read_image_encoder, read_transformers
 from zoetrope.model.catalog.checks import check_files
 from zoetrope.model.catalog.model_card import read_card, scheduler_config
 from zoetrope.model.catalog.presets import find_model
@@ -368,13 +368,15 @@ def test_clip_of_the_original_layout(tmp_path: Path) -> None:
     expected = ImageEncoder(processor, network).encode(pictures)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "WanModel"}))
     write_image_encoder(tmp_path, network)
-    assert torch.allclose(load_original_image_encoder(tmp_path, CPU).encode(pictures), expected, rtol=0, atol=1e-5)
+    assert torch.allclose(
+        load_original_image_encoder(read_image_encoder(tmp_path), CPU).encode(pictures), expected, rtol=0, atol=1e-5
+    )
     assert expected.shape == (10, 160)
     path = next(tmp_path.glob("models_clip*"))
     path.unlink()
     torch.save({"textual.token_embedding.weight": torch.zeros(2)}, path)
     with pytest.raises(ModelError, match="holds no vision tower"):
-        load_original_image_encoder(tmp_path, CPU)
+        load_original_image_encoder(read_image_encoder(tmp_path), CPU)
 
 
 def test_nan_in_the_image_encoder(tmp_path: Path) -> None:

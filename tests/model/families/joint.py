@@ -26,6 +26,7 @@ from zoetrope.model.families.family import Contents, Family, Preset, Sampling
 from zoetrope.model.families.index import Components
 from zoetrope.model.families.network_shapes import Shapes
 from zoetrope.model.families.wan import WAN21_VAE
+from zoetrope.model.network.arrivals import RESIDENT, Arrivals
 from zoetrope.model.network.exchange import Exchange
 from zoetrope.model.network.sequences import PackedBatch, Sequence, pack
 
@@ -124,6 +125,7 @@ class JointTransformer(nn.Module):
         self.time_in = nn.Linear(1, config.dim)
         self.blocks = nn.ModuleList(JointBlock(config) for _ in range(config.num_layers))
         self.head = nn.Linear(config.dim, width)
+        self.arrivals: Arrivals = RESIDENT
 
     @property
     def device(self) -> torch.device:
@@ -176,7 +178,8 @@ class JointTransformer(nn.Module):
         x = torch.cat([self.video_in(batch.tokens), self.text_in(batch.text)])[batch.order]
         scale = 1 + torch.tanh(self.time_in(batch.timesteps[:, None] / 1000))[batch.noise_row]
         for block in self.blocks:
-            x = block(x, scale, batch)
+            with self.arrivals.of(block):
+                x = block(x, scale, batch)
         out: torch.Tensor = self.head(x)
         return out
 

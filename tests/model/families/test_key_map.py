@@ -13,6 +13,7 @@ from tests.fixtures.original_checkpoints import (
     original_text_encoder_name,
     original_transformer_name,
 )
+from zoetrope.model.families import key_map
 from zoetrope.model.families.key_map import autoencoder_name, text_encoder_name, transformer_name
 
 SHAPE = {
@@ -39,6 +40,7 @@ def test_transformer_names_are_those_that_diffusers_converts_to(vace: bool) -> N
     originals = {original_transformer_name(name) for name in names}
     assert len(originals) == len(names)
     assert {transformer_name(original) for original in originals} == names
+    assert {key_map.original_transformer_name(name) for name in names} == originals
     assert set(convert_wan_transformer_to_diffusers({original: torch.zeros(0) for original in originals})) == names
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.model.conftest import one_thread
 from zoetrope.model.codecs.linear_autoencoder import LinearAutoencoder, LinearConfig
 from zoetrope.model.families.config import MoEConfig
 from zoetrope.model.families.nano import NANO_CARD, NANO_CONFIG
@@ -34,8 +33,7 @@ def autoencoder() -> LinearAutoencoder:
     """Fitted as the trainer does, on fewer clips."""
     generator = torch.Generator().manual_seed(5)
     clips = [render(sample_scenes(16, h, w, 17, generator), h, w, 17) for (h, w), _ in SIZES]
-    with one_thread():
-        return LinearAutoencoder.fit(clips, LinearConfig(z_dim=Z_DIM, scale_factor_spatial=SPATIAL))
+    return LinearAutoencoder.fit(clips, LinearConfig(z_dim=Z_DIM, scale_factor_spatial=SPATIAL))
 
 
 def shrink_training(patch: pytest.MonkeyPatch, out: Path, autoencoder: LinearAutoencoder) -> None:
@@ -60,7 +58,7 @@ def shrink_training(patch: pytest.MonkeyPatch, out: Path, autoencoder: LinearAut
 def toy_run(tmp_path_factory: pytest.TempPathFactory, autoencoder: LinearAutoencoder) -> Path:
     """A directory as three steps of the trainer leave it. Not to be written to."""
     out = tmp_path_factory.mktemp("toy-nano")
-    with pytest.MonkeyPatch.context() as patch, one_thread():
+    with pytest.MonkeyPatch.context() as patch:
         shrink_training(patch, out, autoencoder)
         trainer = train.NanoTrainer(train.TrainConfig(steps=3, batch_tokens=256), out, torch.device("cpu"))
         for _ in range(3):

@@ -68,9 +68,9 @@ def counted() -> Iterator[list[int]]:
     rows: list[int] = []
     remember = Attention.remember
 
-    def count(self: Attention, text: torch.Tensor, image: torch.Tensor | None) -> Any:
+    def count(self: Attention, text: torch.Tensor, *beside: Any) -> Any:
         rows.append(len(text))
-        return remember(self, text, image)
+        return remember(self, text, *beside)
 
     with patch.object(Attention, "remember", count):
         yield rows

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zoetrope.model.catalog.profiles import find_profile
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.tasks import (
@@ -325,3 +326,61 @@ def test_faults_of_several_fields_are_told_in_words() -> None:
     with pytest.raises(InvalidRequest) as refused:
         parse_request({"task": {"kind": "grid_to_video", "panels": ["a"] * 4}})
     assert str(refused.value) == "task: panels has 4 entries, give 9 pictures or one sheet of them"
+
+
+DISTILLED = replace(
+    CARD, default_steps=4, default_guidance=1.0, default_flow_shift=5.0, profile=find_profile("lightx2v-4")
+)
+
+
+def test_a_profile_samples_as_it_says() -> None:
+    spec = spec_of("text_to_video", card=DISTILLED, task={"negative_prompt": "blur"})
+    assert (spec.steps, spec.guidance, spec.guidance_low) == (4, 1.0, None)
+    assert spec.profile == DISTILLED.profile and spec.flow_shift is None and spec.sampler is None
+    assert spec.warnings == ("negative_prompt: is ignored, since profile lightx2v-4 needs no second branch",)
+    again = VideoSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
+    assert again == spec and segment_of(again, "s").profile == DISTILLED.profile
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "locked"),
+    [
+        ("steps", 8, "8 given, but the profile lightx2v-4 locks it to 4"),
+        ("guidance", 5.0, "5.0 given, but the profile lightx2v-4 locks it to 1.0"),
+        ("flow_shift", 8.0, "8.0 given, but the profile lightx2v-4 locks it to 5.0"),
+        ("sampler", "unipc", "'unipc' given, but the profile lightx2v-4 locks it to 'euler'"),
+        ("quality", "fast", "'fast' given, but the profile lightx2v-4 locks it to 'exact'"),
+        ("guidance_end", 0.5, "0.5 given, but the profile lightx2v-4 locks it to 1.0"),
+    ],
+)
+def test_what_a_profile_locks_is_refused(field: str, given: Any, locked: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        spec_of("text_to_video", card=DISTILLED, **{field: given})
+    assert [(v.field, v.description) for v in refused.value.violations] == [(field, locked)]
+
+
+def test_what_equals_the_profile_is_accepted() -> None:
+    given: dict[str, Any] = {"steps": 4, "guidance": 1.0, "flow_shift": 5.0, "sampler": "euler", "quality": "exact"}
+    assert spec_of("text_to_video", card=DISTILLED, **given) == spec_of("text_to_video", card=DISTILLED)
+    pair = replace(DISTILLED, boundary=0.9, default_guidance_low=1.0, profile=find_profile("lightning-4"))
+    assert spec_of("text_to_video", card=pair, guidance_low=1.0).guidance_low == 1.0
+    with pytest.raises(InvalidRequest, match=r"guidance_low: 2\.0 given, but the profile lightning-4 locks it to 1\.0"):
+        spec_of("text_to_video", card=pair, guidance_low=2.0)
+
+
+def test_a_profile_may_leave_guidance_to_the_request() -> None:
+    profile = find_profile("lightx2v-4")
+    free = replace(profile, name="mine", guidance=(3.0,), locked=profile.locked[:-1])
+    card = replace(DISTILLED, default_guidance=3.0, profile=free)
+    spec = spec_of("text_to_video", card=card, guidance=2.0, task={"negative_prompt": "blur"})
+    assert spec.guidance == 2.0 and not spec.warnings
+    with pytest.raises(InvalidRequest, match="steps: 5 given"):
+        spec_of("text_to_video", card=card, steps=5)
+
+
+def test_no_other_sampler_without_a_flow_shift_to_keep() -> None:
+    with pytest.raises(InvalidRequest, match="sampler: euler given, but the noise levels of toy come from no flow"):
+        spec_of("text_to_video", sampler="euler")
+    shifting = replace(CARD, default_flow_shift=3.0)
+    assert spec_of("text_to_video", card=shifting, sampler="dpm++").sampler == "dpm++"
+    assert spec_of("text_to_video", card=shifting, steps=1).steps == 1

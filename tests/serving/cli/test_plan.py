@@ -93,9 +93,38 @@ def test_two_gangs_for_noise_experts(capsys: pytest.CaptureFixture[str]) -> None
     assert "- The noise experts live apart, on two gangs of 1" in out
 
 
+def test_a_small_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "wan2.1-t2v-14b", "--gpu-memory", "24"]) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[0] == "wan2.1-t2v-14b on one RTX4090 with 24 GiB: predicted, not measured"
+    assert "26 of 40 blocks streamed" in next(line for line in lines if line.startswith("480p"))
+    assert next(line for line in lines if line.startswith("1080p")).split()[-3:] == ["does", "not", "fit"]
+    assert "at 22 GB/s (assumed): that is free from 6,500 tokens a pass on." in out
+    assert main(["plan", "wan2.2-t2v-a14b", "--gpu-memory", "48", "--gpu", "a100", "--quantize", "fp8", "--json"]) == 0
+    small, *_ = json.loads(capsys.readouterr().out)["sizes"]
+    assert small["size"] == "480p" and small["fits"] and small["streamed_blocks"] == 0
+    assert main(["plan", "wan2.2-t2v-a14b", "--gpu-memory", "48", "--offload", "always", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["sizes"]
+    assert [row["streamed_blocks"] for row in rows] == [40, 40, 40]
+    assert rows[0]["host_bytes"] > 56e9 and rows[0]["weight_bytes"] < 4e9
+
+
+def test_a_small_gpu_and_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_t2v(tmp_path / "wan")
+    assert main(["plan", "--model", str(tmp_path / "wan"), "--gpu-memory", "80", "--size", "64x32", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["gpu"] == "h100" and [row["size"] for row in found["sizes"]] == ["64x32", "480p", "720p", "1080p"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        (["--gpu-memory", "2"], "gpu_memory: 2 must be 4 to 1024 GiB"),
+        (["--gpu-memory", "nan"], "gpu_memory: nan must be 4 to 1024 GiB"),
+        (["--gpu-memory", "24", "--gpu", "cpu"], "gpu: 'cpu' has no memory of its own: leave --gpu-memory away"),
+        (["--gpu-memory", "24", "--size", "4k"], "size: '4k' is not one of"),
+        (["--gpu-memory", "24", "--offload", "sometimes"], "offload: 'sometimes' must be auto, never or always"),
         (["--model", "wan2.7-27b", "--gpus", "6"], "gpus: 6 ranks do not divide 24 heads x 80 experts; 2 groups of 3"),
         (
             ["--model", "wan2.7-27b", "--gpus", "1", "--size", "1080p"],
@@ -103,7 +132,7 @@ def test_two_gangs_for_noise_experts(capsys: pytest.CaptureFixture[str]) -> None
         ),
         (["--gpus", "0"], "gpus: 0 is not at least 1"),
         (["--nvlink", "0"], "nvlink: 0 is not at least 1"),
-        (["--gpu", "a100"], "gpu: 'a100': it must be one of h100, h200, cpu"),
+        (["--gpu", "b200"], "gpu: 'b200': it must be one of h100, h200, a100, l40s, rtx4090, cpu"),
         (["--size", "4k"], "size: '4k' is not one of 480p, 720p, 1080p or WIDTHxHEIGHT"),
         (["--ratio", "2:1"], "ratio: '2:1' is not one of 16:9"),
         (["--duration", "0"], "duration: 0.0 must be above 0 and at most 15"),

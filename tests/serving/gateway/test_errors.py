@@ -64,7 +64,7 @@ async def broken(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
     core = Core(
         settings=settings,
         card=card,
-        stores=Stores(broken, broken, broken, broken, broken),
+        stores=Stores(broken, broken, broken, broken, broken, broken),
         artifacts=broken,
         submitter=Submitter(settings, card, broken, broken, Moderation(settings), Guard()),
         client_media=broken,

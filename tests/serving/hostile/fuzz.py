@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import hypothesis
 import requests
 import schemathesis
@@ -96,24 +95,37 @@ def run(
         modes: cases against the schema take a second or two for each endpoint until the first one is made.
     """
     service, tally = found.service, Tally()
-    document = httpx.get(f"{service.http}/openapi.json").raise_for_status().json()
+    document = found.web.get("/openapi.json").raise_for_status().json()
     results: Any = schemathesis.openapi.from_dict(document).get_all_operations()
     operations = [result.ok() for result in results]
     session = requests.Session()
     started = time.monotonic()
-    rounds = 0
+    rounds, ids = 0, known_ids(found)
     while tally.cases < cases and len(tally.broken) < MAX_BROKEN:
         # Some endpoints have no parts that could vary: the next ones get their share, and the last ones another round.
         todo, before = cases - tally.cases, tally.cases
         for number, operation in enumerate(operations):
             share = todo * (number + 1) // len(operations) - (tally.cases - before)
-            _endpoint(found, operation, share, seed + rounds, tally, session, modes)
+            if share > 0:
+                _endpoint(found, operation, share, seed + rounds, tally, session, modes, ids)
+                if operation.method.upper() != "GET":  # it may have cancelled or deleted what the next one asks for
+                    ids = known_ids(found)
             spent = time.monotonic() - started
             where = f"{operation.method.upper()} {operation.path}"
             progress(f"{tally.cases:>6} cases, {spent:6.1f} s, {len(tally.broken)} broken: {where}")
         rounds += 1
     service.empty_queue()
     return tally
+
+
+def known_ids(found: Target) -> tuple[str, ...]:
+    """Of a job that is done, one that waits and a file, all new, and one that nothing has."""
+    service = found.service
+    done = finished_job(service, service.client.create(prompt="done")).id
+    waiting = service.client.create(prompt="waiting").removeprefix("operations/")
+    form = {"content": ("a.png", picture(), "image/png")}
+    made = found.web.post("/v1/files", files=form, timeout=SECONDS).raise_for_status().json()
+    return done, waiting, made["id"], "vid_unknown"
 
 
 def _endpoint(
@@ -124,13 +136,9 @@ def _endpoint(
     tally: Tally,
     session: requests.Session,
     modes: Sequence[GenerationMode],
+    ids: tuple[str, ...],
 ) -> None:
     service, endpoint = found.service, f"{operation.method.upper()} {operation.path}"
-    done = finished_job(service, service.client.create(prompt="done")).id
-    waiting = service.client.create(prompt="waiting").removeprefix("operations/")
-    form = {"content": ("a.png", picture(), "image/png")}
-    made = httpx.post(f"{service.http}/v1/files", files=form, timeout=SECONDS).raise_for_status().json()
-    ids = (done, waiting, made["id"], "vid_unknown")
 
     def one(case: Any, data: Any) -> None:
         _vary(case, data, ids)

@@ -29,6 +29,7 @@ class Target:
 
     service: Service
     secrets: tuple[str, ...]  # of the machine: what no answer may hold
+    web: httpx.Client  # keeps no connection open
 
     @property
     def log(self) -> list[str]:
@@ -60,7 +61,7 @@ class Target:
     def check_alive(self) -> None:
         if not self.alive:
             raise Broken("the gateway died:\n" + "".join(self.log[-30:]))
-        if httpx.get(f"{self.service.http}/healthz", timeout=20).status_code != 200:
+        if self.web.get("/healthz").status_code != 200:
             raise Broken("the gateway is not healthy")
 
     def errors(self) -> list[str]:
@@ -71,8 +72,11 @@ class Target:
 @contextlib.contextmanager
 def target(directory: Path, **changes: Any) -> Iterator[Target]:
     """A gateway with the nano model, which serves all six tasks."""
-    with running_service(directory, **{"model": "nano", **changes}) as service:
-        yield Target(service, (str(directory), str(ROOT)))
+    with (
+        running_service(directory, **{"model": "nano", **changes}) as service,
+        httpx.Client(base_url=service.http, timeout=20, limits=httpx.Limits(max_keepalive_connections=0)) as web,
+    ):
+        yield Target(service, (str(directory), str(ROOT)), web)
 
 
 def finished_job(service: Service, name: str) -> Job:

@@ -91,7 +91,7 @@ def test_everything_ends_and_only_the_bad_fail(
         news = board.apply(report, float(tick))
         redone += max(0, sum(s.redone for s in board.active.values()) - before)
         ended |= {i for i, _ in news.finished}
-        failed |= {i for i, _ in news.failed}
+        failed |= {failure.id for failure in news.failed}
         plan = board.plan(report)
         if not pending[engine.name]:
             pending[engine.name] = engine.carry_out(plan, dies=tick in deaths)

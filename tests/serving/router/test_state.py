@@ -39,7 +39,7 @@ def test_a_segment_goes_through_its_steps() -> None:
     assert board.eta_seconds("a") == 2 * 560 * (0.5 / 560)
     news = board.apply(report(finished=(Finished("a", "latents"),), failed=(Failed("b", "why"),)), 2.0)
     assert news.finished == (("a", "latents"),)
-    assert news.failed == (("b", "why"),)
+    assert news.failed == (Failed("b", "why"),)
     assert board.active == {}
 
 
@@ -113,7 +113,7 @@ def break_down(board: RouterState, *segments: str, raised: bool, engine: str = "
     broken = Broken(segments, "no memory", raised)
     news = board.apply(report(engine, state="rebuilding", broken=broken), 1.0)
     assert board.plan(report(engine, state="rebuilding")) == StepPlan()
-    return news.failed
+    return tuple((failure.id, failure.reason) for failure in news.failed)
 
 
 def test_halving_finds_the_segment_at_fault() -> None:
@@ -272,7 +272,7 @@ def test_conditions_that_are_gone_end_the_segment_without_its_fault() -> None:
     exchange(board, report())
     failed = (Failed("a", "the owner died", lost=True), Failed("b", "too large"))
     news = board.apply(report(failed=failed), 1.0)
-    assert (news.lost, news.failed) == (("a",), (("b", "too large"),))
+    assert (news.lost, news.failed) == (("a",), (Failed("b", "too large"),))
     assert board.active == {}
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from tests.serving.gateway.harness import until
 from tests.serving.supervisor.test_supervisor import marks
-from tests.serving.whole.test_service import REQUEST, Service, command_line, denoising, listening_sockets
+from tests.serving.whole.service import Service, command_line
+from tests.serving.whole.test_service import REQUEST, denoising, listening_sockets
 from zoetrope.serving.cli.service import ServiceProcess, serve_command
 from zoetrope.serving.client import VideoClient
 
@@ -28,10 +29,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         patch.setenv("ZOETROPE_SILENT_SECONDS", "12")
         running = Service(tmp_path_factory.mktemp("service"))
     yield running
-    running.client.close()
-    family = running.family()
-    assert running.process.stop() == [], "nothing had to be killed"
-    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    running.stop()
     log = (running.directory / "data" / "logs" / "cluster.log").read_text()
     assert "zoetrope." in log and str(REQUEST["prompt"]) not in log
 

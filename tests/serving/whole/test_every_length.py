@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.serving.media.files import write_clip, write_picture
-from zoetrope.serving.cli.service import ServiceProcess, serve_command
-from zoetrope.serving.client import VideoClient
+from tests.serving.whole.service import Service
 from zoetrope.serving.media import probe
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
-READY_SECONDS = 180.0
 FPS = 8
 SOURCE_SECONDS = 10
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoClient]:
-    folder = tmp_path_factory.mktemp("lengths")
-    running = ServiceProcess(serve_command("nano", folder / "data"), folder / "log")
-    try:
-        with VideoClient(running.wait_ready(READY_SECONDS).grpc) as client:
-            yield client
-    finally:
-        assert running.stop() == []
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +37,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     ]
 
 
-def test_every_task_is_made_at_every_length(client: VideoClient, tasks: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_every_task_is_made_at_every_length(service: Service, tasks: list[dict[str, Any]], tmp_path: Path) -> None:
+    client = service.client
     made: dict[str, tuple[dict[str, Any], int]] = {}
     for task in tasks:
         for seconds in range(1, 16):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -14,19 +15,19 @@ import torch
 from safetensors.torch import load_file
 
 from tests.serving.gateway.harness import until
+from tests.serving.whole.service import Service, command_line
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.families.nano import NANO_CARD
 from zoetrope.model.pipeline import LocalPipeline
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.tasks import parse_request
-from zoetrope.serving.cli.service import Addresses, ServiceProcess, serve_command
-from zoetrope.serving.client import OperationStatus, VideoClient
+from zoetrope.serving.cli.service import ServiceProcess, serve_command
+from zoetrope.serving.client import OperationStatus
 from zoetrope.serving.config.addresses import is_loopback
 from zoetrope.serving.media import probe, read_metadata
 
 pytestmark = pytest.mark.timeout(400)
 
-READY_SECONDS = 180.0
 NANO = NANO_CARD["native_sizes"][0]
 REQUEST = {
     "prompt": "a red circle moving right on a white background",
@@ -36,49 +37,29 @@ REQUEST = {
     "keep_latents": True,
 }
 LONG = {**REQUEST, "steps": 400}
+KILLED = {**REQUEST, "steps": 40}
 
 
-class Service:
-    """A service that can be killed and started again on its data directory."""
+@dataclass(frozen=True)
+class Made:
+    """A job of `REQUEST` that was watched from its start to its end."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.start()
-
-    def start(self) -> Addresses:
-        # What the tester's own shell says of threads would stand.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-        command = serve_command("nano", self.directory / "data")
-        self.process = ServiceProcess(command, self.directory / "log", environment)
-        self.addresses = self.process.wait_ready(READY_SECONDS)
-        self.client = VideoClient(self.addresses.grpc)
-        return self.addresses
-
-    def find(self, words: str) -> psutil.Process:
-        """The one process of this service whose command line contains ``words``."""
-        return until(lambda: next((p for p in self.family() if words in " ".join(command_line(p))), None))
-
-    def family(self) -> list[psutil.Process]:
-        supervisor = psutil.Process(self.process.pid)
-        return [supervisor, *supervisor.children(recursive=True)]
-
-
-def command_line(process: psutil.Process) -> list[str]:
-    try:
-        line: list[str] = process.cmdline()
-    except psutil.Error:
-        return []
-    return line
+    name: str
+    events: list[OperationStatus]
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    running = Service(tmp_path_factory.mktemp("service"))
-    yield running
-    running.client.close()
-    family = running.family()
-    assert running.process.stop() == [], "nothing had to be killed"
-    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+def made(service: Service) -> Made:
+    name = service.client.create(REQUEST)
+    return Made(name, list(service.client.watch(name)))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(service: Service, tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+    """The latents of `KILLED` where nothing is killed."""
+    name = service.client.create(KILLED)
+    assert service.client.wait(name, 150).state == "succeeded"
+    return latents_of(service, name, tmp_path_factory.mktemp("undisturbed") / "latents.safetensors")
 
 
 def test_only_the_gateway_can_be_reached_from_elsewhere_and_only_where_it_was_asked_to_listen(service: Service) -> None:
@@ -108,29 +89,33 @@ def latents_of(service: Service, name: str, path: Path) -> torch.Tensor:
     return load_file(path)["latents"]
 
 
+@cache
+def local_pipeline() -> LocalPipeline:
+    return LocalPipeline.load(find_model("nano"))
+
+
 def local_latents(**changes: object) -> list[torch.Tensor]:
     """Of each segment."""
     card = find_model("nano")
     fields = {k: v for k, v in {**REQUEST, **changes}.items() if k != "prompt"}
     request = parse_request({**fields, "task": {"kind": "text_to_video", "prompt": REQUEST["prompt"]}})
-    return LocalPipeline.load(card).run(resolve(request, card, 0))
+    return local_pipeline().run(resolve(request, card, 0))
 
 
-def test_a_video_and_its_events(service: Service, tmp_path: Path) -> None:
-    name = service.client.create(REQUEST)
-    events = list(service.client.watch(name))
+def test_a_video_and_its_events(service: Service, made: Made, tmp_path: Path) -> None:
+    events = made.events
     order = ["queued", "conditioning", "denoising", "decoding", "succeeded"]
     places = [(order.index(e.state), e.step) for e in events]
     assert places == sorted(places)
     assert [e.done for e in events] == [False] * (len(events) - 1) + [True]
     video = tmp_path / "video.mp4"
-    service.client.download(name, video)
+    service.client.download(made.name, video)
     info = probe(video)
     assert (info.codec, info.pixel_format, info.width, info.height) == ("h264", "yuv420p", 832, 480)
     assert (info.frames, info.fps, info.duration_seconds, info.faststart) == (16, 8.0, 2.0, True)
-    made = events[-1].video
-    assert made is not None
-    assert (made.native_width, made.native_height, made.seed, made.size_bytes) == (*NANO, 5, video.stat().st_size)
+    told = events[-1].video
+    assert told is not None
+    assert (told.native_width, told.native_height, told.seed, told.size_bytes) == (*NANO, 5, video.stat().st_size)
 
 
 def test_only_processes_that_compute_have_torch_and_their_threads_sleep_when_idle(service: Service) -> None:
@@ -145,10 +130,8 @@ def test_only_processes_that_compute_have_torch_and_their_threads_sleep_when_idl
     assert computing == {f"{replica}Conditioner", f"{replica}Decoder", f"{replica}Engine", "ray::RankProcess"}
 
 
-def test_the_latents_are_those_of_the_local_pipeline(service: Service, tmp_path: Path) -> None:
-    name = service.client.create(REQUEST)
-    assert service.client.wait(name).state == "succeeded"
-    assert torch.equal(latents_of(service, name, tmp_path / "latents.safetensors"), local_latents()[0])
+def test_the_latents_are_those_of_the_local_pipeline(service: Service, made: Made, tmp_path: Path) -> None:
+    assert torch.equal(latents_of(service, made.name, tmp_path / "latents.safetensors"), local_latents()[0])
 
 
 @pytest.mark.parametrize("container", ["png", "webp", "jpg"])
@@ -232,7 +215,7 @@ def test_cancel_while_queued(service: Service) -> None:
 
 
 def test_a_killed_gateway_loses_nothing(service: Service, tmp_path: Path) -> None:
-    name = service.client.create({**LONG, "steps": 60})
+    name = service.client.create(KILLED)
     assert not denoising(service, name).done
     gateway = service.find("zoetrope.serving.gateway.main")
     gateway.kill()
@@ -251,15 +234,14 @@ def test_a_killed_gateway_loses_nothing(service: Service, tmp_path: Path) -> Non
         *(pytest.param(name, marks=pytest.mark.long) for name in ("raylet/raylet", "ray::Rank", "Conditioner")),
     ],
 )
-def test_a_killed_worker_costs_steps_but_not_the_job(service: Service, tmp_path: Path, victim: str) -> None:
-    name = service.client.create({**REQUEST, "steps": 40})
+def test_a_killed_worker_costs_steps_but_not_the_job(
+    service: Service, undisturbed: torch.Tensor, tmp_path: Path, victim: str
+) -> None:
+    name = service.client.create(KILLED)
     assert not denoising(service, name).done
     service.find(victim).kill()
     assert service.client.wait(name, 150).state == "succeeded"
-    first = latents_of(service, name, tmp_path / "first.safetensors")
-    again = service.client.create({**REQUEST, "steps": 40})
-    assert service.client.wait(again, 150).state == "succeeded"
-    assert torch.equal(first, latents_of(service, again, tmp_path / "again.safetensors"))
+    assert torch.equal(undisturbed, latents_of(service, name, tmp_path / "latents.safetensors"))
 
 
 def test_a_second_service_on_the_same_data_is_refused(service: Service, tmp_path: Path) -> None:

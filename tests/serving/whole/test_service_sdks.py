@@ -26,26 +26,15 @@ from replicate.webhook import InvalidSignatureError, Webhooks
 
 from tests.serving.gateway.harness import ROOT, until
 from tests.serving.outbound.receiver import Answer, receiving
-from zoetrope.serving.cli.service import Addresses, ServiceProcess, serve_command
+from tests.serving.whole.service import Service
+from zoetrope.serving.cli.service import Addresses
 from zoetrope.serving.media import ProbedMedia, VideoWriter, probe
 
 pytestmark = pytest.mark.timeout(600)
-READY_SECONDS = 300.0
 PROMPT = "a red circle moving right on a white background"
-EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".sh"))
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".sh"))
+LIBRARIES = ("zoetrope", "replicate", "openai", "dashscope")  # of the README
 GRPC_EXAMPLES = ("async_client.py", "grpc_stubs.py", "python_client.py")
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
-    folder = tmp_path_factory.mktemp("sdks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ZOETROPE_ALLOW_NETWORKS", '["127.0.0.0/8"]')
-        process = ServiceProcess(serve_command("nano", folder / "data"), folder / "log")
-    try:
-        yield process.wait_ready(READY_SECONDS)
-    finally:
-        assert process.stop() == [], "nothing had to be killed"
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +77,8 @@ def look(data: bytes, folder: Path) -> ProbedMedia:
 
 
 @pytest.fixture
-def sdk(service: Addresses, monkeypatch: pytest.MonkeyPatch) -> Client:
-    monkeypatch.setenv("REPLICATE_BASE_URL", f"http://{service.http}")
+def sdk(service: Service, monkeypatch: pytest.MonkeyPatch) -> Client:
+    monkeypatch.setenv("REPLICATE_BASE_URL", f"http://{service.addresses.http}")
     monkeypatch.setenv("REPLICATE_API_TOKEN", "none")
     return Client()
 
@@ -98,46 +87,64 @@ def readme_pieces() -> dict[str, str]:
     """The Python of the README's API section, by the name of the library."""
     section = (ROOT / "README.md").read_text().split("## The API")[1].split("\n## ")[0]
     pieces = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    libraries = ("zoetrope", "replicate", "openai", "dashscope")
-    return {name: piece for piece in pieces for name in libraries if name in piece}
+    return {name: piece for piece in pieces for name in LIBRARIES if name in piece}
 
 
-@pytest.mark.parametrize("name", ["zoetrope", "replicate", "openai", "dashscope"])
-def test_the_readme_s_ways_to_call(name: str, service: Addresses, tmp_path: Path) -> None:
-    piece = readme_pieces()[name]
-    assert len([line for line in piece.splitlines() if line]) <= 5
-    web = f"http://{service.http}"
-    environment = {
-        "REPLICATE_BASE_URL": web,
-        "OPENAI_BASE_URL": f"{web}/v1",
-        "DASHSCOPE_HTTP_BASE_URL": f"{web}/api/v1",
-        **dict.fromkeys(("REPLICATE_API_TOKEN", "OPENAI_API_KEY", "DASHSCOPE_API_KEY"), "none"),
-    }
-    subprocess.run(
-        [sys.executable, "-c", piece.replace("127.0.0.1:50051", service.grpc)],
-        env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        check=True,
-        timeout=300,
-    )
-    info = probe(tmp_path / "circle.mp4")
+class Program:
+    """A program that calls the service, in a folder of its own."""
+
+    def __init__(self, name: str, service: Addresses, folder: Path) -> None:
+        """``name``: of a library in the README, or of a file in examples/."""
+        self.folder, web, environment = folder, f"http://{service.http}", {"PYTHONPATH": str(ROOT)}
+        if name in LIBRARIES:
+            command = [sys.executable, "-c", readme_pieces()[name].replace("127.0.0.1:50051", service.grpc)]
+            environment |= {
+                "REPLICATE_BASE_URL": web,
+                "OPENAI_BASE_URL": f"{web}/v1",
+                "DASHSCOPE_HTTP_BASE_URL": f"{web}/api/v1",
+                **dict.fromkeys(("REPLICATE_API_TOKEN", "OPENAI_API_KEY", "DASHSCOPE_API_KEY"), "none"),
+            }
+        else:
+            runner = sys.executable if name.endswith(".py") else "bash"
+            command = [runner, str(ROOT / "examples" / name), service.grpc if name in GRPC_EXAMPLES else web]
+        with (folder / "said").open("w") as said:
+            self.process = subprocess.Popen(
+                command, env={**os.environ, **environment}, cwd=folder, stdout=said, stderr=subprocess.STDOUT
+            )
+
+    def made(self) -> list[Path]:
+        """The clips that it saved, once it has ended well."""
+        code = self.process.wait(timeout=400)
+        assert code == 0, (self.folder / "said").read_text()
+        return sorted(self.folder.glob("*.mp4"))
+
+
+@pytest.fixture(scope="module")
+def programs(
+    service: Service, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict[str, Program]]:
+    """All that were asked for, started at once, so that their clips share the steps of the model."""
+    asked = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    names = [str(item.callspec.params["program"]) for item in asked if "program" in item.fixturenames]
+    started = {name: Program(name, service.addresses, tmp_path_factory.mktemp("program")) for name in names}
+    yield started
+    for program in started.values():
+        program.process.kill()
+        program.process.wait()
+
+
+@pytest.mark.parametrize("program", LIBRARIES)
+def test_the_readme_s_ways_to_call(program: str, programs: dict[str, Program]) -> None:
+    assert len([line for line in readme_pieces()[program].splitlines() if line]) <= 5
+    made = programs[program].made()
+    assert [path.name for path in made] == ["circle.mp4"]
+    info = probe(made[0])
     assert (info.kind, info.duration_seconds) == ("clip", 2.0)
 
 
-@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.name)
-def test_an_example(script: Path, service: Addresses, tmp_path: Path) -> None:
-    address = service.grpc if script.name in GRPC_EXAMPLES else f"http://{service.http}"
-    runner = sys.executable if script.suffix == ".py" else "bash"
-    done = subprocess.run(
-        [runner, str(script), address],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    made = sorted(tmp_path.glob("*.mp4"))
+@pytest.mark.parametrize("program", EXAMPLES)
+def test_an_example(program: str, programs: dict[str, Program]) -> None:
+    made = programs[program].made()
     assert made
     assert {(probe(path).kind, probe(path).duration_seconds) for path in made} == {("clip", 2.0)}
 
@@ -145,7 +152,7 @@ def test_an_example(script: Path, service: Addresses, tmp_path: Path) -> None:
 def test_replicate_run(sdk: Client, tmp_path: Path) -> None:
     output: Any = sdk.run(
         "wan-video/wan-2.7-t2v",
-        input={"prompt": PROMPT, "resolution": "1080p", "duration": 5, "num_inference_steps": 50},
+        input={"prompt": PROMPT, "resolution": "1080p", "duration": 5, "num_inference_steps": 6},
     )
     info = look(output.read(), tmp_path)
     assert (info.width, info.height, info.duration_seconds) == (1920, 1080, 5.0)
@@ -186,7 +193,7 @@ def test_replicate_edit_files_cancel_and_webhooks(
 
 
 @pytest.mark.long
-def test_replicate_2(service: Addresses, media: dict[str, Path], tmp_path: Path) -> None:
+def test_replicate_2(service: Service, media: dict[str, Path], tmp_path: Path) -> None:
     beside = Path(sys.prefix) / "replicate-2"  # `make test` puts it there
     if not beside.is_dir():
         pytest.skip(f"replicate 2 is not at {beside}")
@@ -195,7 +202,7 @@ def test_replicate_2(service: Addresses, media: dict[str, Path], tmp_path: Path)
         env={
             **os.environ,
             "PYTHONPATH": f"{beside}{os.pathsep}{ROOT}",
-            "REPLICATE_BASE_URL": f"http://{service.http}/v1",  # version 1 adds the /v1 itself
+            "REPLICATE_BASE_URL": f"http://{service.addresses.http}/v1",  # version 1 adds the /v1 itself
             "REPLICATE_API_TOKEN": "none",
         },
         capture_output=True,
@@ -209,8 +216,8 @@ def test_replicate_2(service: Addresses, media: dict[str, Path], tmp_path: Path)
     assert probe(tmp_path / "edit.mp4").frames == probe(tmp_path / "uploaded.mp4").frames == 16
 
 
-def test_openai_videos(service: Addresses, media: dict[str, Path], tmp_path: Path) -> None:
-    client = openai.OpenAI(base_url=f"http://{service.http}/v1", api_key="none")
+def test_openai_videos(service: Service, media: dict[str, Path], tmp_path: Path) -> None:
+    client = openai.OpenAI(base_url=f"http://{service.addresses.http}/v1", api_key="none")
     with media["picture"].open("rb") as picture:
         made = client.videos.create_and_poll(
             prompt=PROMPT,
@@ -246,9 +253,9 @@ def dashscope_jobs(media: dict[str, Path]) -> dict[str, dict[str, Any]]:
 
 
 def test_dashscope_video_synthesis(
-    service: Addresses, media: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, media: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dashscope, "base_http_api_url", f"http://{service.http}/api/v1")
+    monkeypatch.setattr(dashscope, "base_http_api_url", f"http://{service.addresses.http}/api/v1")
     monkeypatch.setattr(dashscope, "api_key", "none")
     # nano makes one reference clip in eight blank, which the service refuses: with this seed none is.
     extra: dict[str, Any] = {"resolution": "480P", "duration": 2, "seed": 1}
@@ -267,11 +274,16 @@ def test_dashscope_video_synthesis(
 
 
 def test_a_generated_client_of_another_process_makes_all_six(
-    service: Addresses, media: dict[str, Path], tmp_path: Path
+    service: Service, media: dict[str, Path], tmp_path: Path
 ) -> None:
     """Nothing but grpcio and code generated from the protos."""
     done = subprocess.run(
-        [sys.executable, ROOT / "tests/serving/client/generated_client.py", service.grpc, *map(str, media.values())],
+        [
+            sys.executable,
+            ROOT / "tests/serving/client/generated_client.py",
+            service.addresses.grpc,
+            *map(str, media.values()),
+        ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.serving.gateway.harness import MODEL, write_checkpoint
 from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.request.fused_adapter import FusedAdapter
 from zoetrope.model.request.tasks import InvalidRequest, Violation, parse_request
 from zoetrope.serving.api.names import JOB_ID, new_id
 from zoetrope.serving.config.settings import Settings
@@ -221,6 +222,16 @@ def test_an_empty_negative_prompt_counts_where_the_model_has_one() -> None:
     given, left_out = (parse_request({"task": task}) for task in ({**TASK, "negative_prompt": ""}, TASK))
     assert fingerprint(given, WAN, {}) != fingerprint(left_out, WAN, {})
     assert fingerprint(given, NANO, {}) == fingerprint(left_out, NANO, {})
+
+
+def test_fused_adapters_tell_requests_apart() -> None:
+    """A service that was started with other adapters has not made the clip that is asked for."""
+    request = parse_request({"task": TASK})
+    fused = [FusedAdapter("style", "/a", "ab" * 32, strength, "any") for strength in (1.0, 0.5)]
+    cards = [WAN, *(replace(WAN, adapters=(adapter,)) for adapter in fused)]
+    assert len({fingerprint(request, card, {}) for card in cards}) == 3
+    elsewhere = replace(fused[0], path="/b", name="other")
+    assert fingerprint(request, replace(WAN, adapters=(elsewhere,)), {}) == fingerprint(request, cards[1], {})
 
 
 @pytest.mark.parametrize(

@@ -565,8 +565,20 @@ class Size(_message.Message):
     height: int
     def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
+class FusedAdapter(_message.Message):
+    __slots__ = ("name", "sha256", "strength", "expert")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sha256: str
+    strength: float
+    expert: str
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., strength: _Optional[float] = ..., expert: _Optional[str] = ...) -> None: ...
+
 class Model(_message.Message):
-    __slots__ = ("name", "ready", "tasks", "audio", "native_sizes", "size_multiple", "fps", "max_frames", "max_duration_seconds", "default_steps", "default_guidance", "default_frames", "max_prompt_chars", "max_negative_prompt_chars", "max_steps", "max_guidance", "max_fps", "max_seed", "default_size", "default_negative_prompt", "default_flow_shift", "flow_shift_note", "formats", "aliases", "quantize")
+    __slots__ = ("name", "ready", "tasks", "audio", "native_sizes", "size_multiple", "fps", "max_frames", "max_duration_seconds", "default_steps", "default_guidance", "default_frames", "max_prompt_chars", "max_negative_prompt_chars", "max_steps", "max_guidance", "max_fps", "max_seed", "default_size", "default_negative_prompt", "default_flow_shift", "flow_shift_note", "formats", "aliases", "quantize", "adapters", "fused_adapters", "profile")
     NAME_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
@@ -592,6 +604,9 @@ class Model(_message.Message):
     FORMATS_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     QUANTIZE_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    FUSED_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     name: str
     ready: bool
     tasks: _containers.RepeatedScalarFieldContainer[str]
@@ -617,4 +632,7 @@ class Model(_message.Message):
     formats: _containers.RepeatedScalarFieldContainer[VideoFormat]
     aliases: _containers.RepeatedScalarFieldContainer[str]
     quantize: str
-    def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., tasks: _Optional[_Iterable[str]] = ..., audio: _Optional[bool] = ..., native_sizes: _Optional[_Iterable[_Union[Size, _Mapping]]] = ..., size_multiple: _Optional[int] = ..., fps: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_duration_seconds: _Optional[float] = ..., default_steps: _Optional[int] = ..., default_guidance: _Optional[float] = ..., default_frames: _Optional[int] = ..., max_prompt_chars: _Optional[int] = ..., max_negative_prompt_chars: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_guidance: _Optional[float] = ..., max_fps: _Optional[int] = ..., max_seed: _Optional[int] = ..., default_size: _Optional[str] = ..., default_negative_prompt: _Optional[str] = ..., default_flow_shift: _Optional[float] = ..., flow_shift_note: _Optional[str] = ..., formats: _Optional[_Iterable[_Union[VideoFormat, str]]] = ..., aliases: _Optional[_Iterable[str]] = ..., quantize: _Optional[str] = ...) -> None: ...
+    adapters: _containers.RepeatedScalarFieldContainer[str]
+    fused_adapters: _containers.RepeatedCompositeFieldContainer[FusedAdapter]
+    profile: str
+    def __init__(self, name: _Optional[str] = ..., ready: _Optional[bool] = ..., tasks: _Optional[_Iterable[str]] = ..., audio: _Optional[bool] = ..., native_sizes: _Optional[_Iterable[_Union[Size, _Mapping]]] = ..., size_multiple: _Optional[int] = ..., fps: _Optional[int] = ..., max_frames: _Optional[int] = ..., max_duration_seconds: _Optional[float] = ..., default_steps: _Optional[int] = ..., default_guidance: _Optional[float] = ..., default_frames: _Optional[int] = ..., max_prompt_chars: _Optional[int] = ..., max_negative_prompt_chars: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_guidance: _Optional[float] = ..., max_fps: _Optional[int] = ..., max_seed: _Optional[int] = ..., default_size: _Optional[str] = ..., default_negative_prompt: _Optional[str] = ..., default_flow_shift: _Optional[float] = ..., flow_shift_note: _Optional[str] = ..., formats: _Optional[_Iterable[_Union[VideoFormat, str]]] = ..., aliases: _Optional[_Iterable[str]] = ..., quantize: _Optional[str] = ..., adapters: _Optional[_Iterable[str]] = ..., fused_adapters: _Optional[_Iterable[_Union[FusedAdapter, _Mapping]]] = ..., profile: _Optional[str] = ...) -> None: ...

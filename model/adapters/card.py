@@ -1,0 +1,107 @@
+"""Check adapters against a model by their headers, and name them in its card. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zoetrope.model.adapters.contents import check_contents
+from zoetrope.model.adapters.grammar import Side
+from zoetrope.model.adapters.options import WEIGHTS_NAME, AdapterOption, parse_options
+from zoetrope.model.adapters.plan import AdapterPlan, plan_adapter
+from zoetrope.model.adapters.targets import Targets, sliced
+from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.inspection.safetensors_header import shown
+from zoetrope.model.request.fused_adapter import FusedAdapter, NoiseExpert
+
+SHORT = 12  # hexadecimal digits of a digest that are shown
+_LETTER = "[A-Za-z]"
+_HIGH_LOW = re.compile(
+    rf"(?<!{_LETTER})(?P<word>high|low)(?!{_LETTER})|(?P<noise>high|low)[ _-]?noise|transformer_(?P<number>[12])",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class CheckedAdapters:
+    """Adapters that fit a model. ``warnings`` say what of them is ignored or only approximate."""
+
+    adapters: tuple[FusedAdapter, ...]
+    warnings: tuple[str, ...]
+
+
+def check_adapters(texts: Sequence[str], config: TransformerConfig, networks: int) -> CheckedAdapters:
+    """Check adapters, given as ``FILE[:strength][@high|low|both]``, against a model's networks.
+
+    Args:
+        config: of the networks. networks: 2 if the model has two noise experts.
+
+    Raises:
+        ModelError: a file is not what it must be, see `plan_adapter`, or nothing says for which noise expert it is. The
+            message begins with ``lora: ``.
+    """
+    try:
+        return _checked(texts, config, networks)
+    except ModelError as error:
+        raise ModelError(f"lora: {str(error).removeprefix('lora: ')}") from None
+
+
+def _checked(texts: Sequence[str], config: TransformerConfig, networks: int) -> CheckedAdapters:
+    options = parse_options(texts)
+    if options and config.network != TransformerConfig.network:
+        raise ModelError(f"lora: cannot be given for this model: its network is {config.network.rpartition(':')[2]}")
+    targets, adapters, warnings = Targets(config), [], []
+    for option in options:
+        plan = plan_adapter(option.path, targets)
+        expert = _expert(option, plan, networks)
+        name = option.path.parent.name if option.path.name == WEIGHTS_NAME else option.path.stem
+        digest = check_contents(plan.header)
+        adapters.append(FusedAdapter(shown(name), str(option.path.absolute()), digest, option.strength, expert))
+        warnings += [f"{option.path}: {note}" for note in plan.notes]
+    if adapters and config.moe is not None and sliced(config):
+        warnings.append("lora: experts get the changes of the layer that they were cut from, those trained since too")
+    return CheckedAdapters(tuple(adapters), tuple(warnings))
+
+
+def adapters_digest(adapters: Sequence[FusedAdapter]) -> str:
+    """Return a SHA-256 that differs for other files, another order, other strengths or other noise experts."""
+    named = [f"{adapter.sha256} {adapter.strength!r} {adapter.expert}\n" for adapter in adapters]
+    return hashlib.sha256("".join(named).encode()).hexdigest()
+
+
+def acts_on(adapter: FusedAdapter, side: Side, network: Side) -> bool:
+    """Tell whether a patch for ``side`` of an adapter is for a network: ``any`` if it is the model's only one."""
+    return adapter.expert in (network, "both", "any") and side in (network, "any")
+
+
+def _expert(option: AdapterOption, plan: AdapterPlan, networks: int) -> NoiseExpert:
+    """Decide which networks get an adapter: as the caller says, else the file, else its name."""
+    path, sides = option.path, plan.sides - {"any"}
+    if networks == 1:
+        if option.side:
+            raise ModelError(f"lora: @{option.side} after {path} is for models with two noise experts, this has one")
+        if sides:
+            raise ModelError(f"{path}: is for a model with two noise experts, this has one network")
+        return "any"
+    if sides:
+        if option.side in ("high", "low") and option.side not in sides:
+            raise ModelError(f"lora: @{option.side} after {path}, which changes only the other noise expert")
+        return option.side or "both"
+    if option.side:
+        return option.side
+    name = path.parent.name if path.name == WEIGHTS_NAME else path.stem
+    said = {_side_of(match) for match in _HIGH_LOW.finditer(name)}
+    if len(said) != 1:
+        raise ModelError(
+            f"{path}: nothing says for which noise expert it is: give {path.name}@high, @low or @both; one made for "
+            "Wan2.1 may go on both"
+        )
+    return said.pop()
+
+
+def _side_of(match: re.Match[str]) -> NoiseExpert:
+    word = (match["word"] or match["noise"] or match["number"]).lower()
+    return "high" if word in ("high", "1") else "low"

@@ -1,0 +1,103 @@
+"""Make the stored form of an adapter from its files, for a model: everything that can be wrong is found here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoetrope.model.adapters.low_rank_file import read_low_rank
+from zoetrope.model.adapters.patches import Patch
+from zoetrope.model.adapters.registered import check_registrable, write_registered
+from zoetrope.model.catalog.checkpoint_layout import read_transformers
+from zoetrope.model.catalog.model_card import transformer_config
+from zoetrope.model.families.config import TransformerConfig
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.network.protocol import Network, meta_network
+from zoetrope.model.network.transformer import WanTransformer
+from zoetrope.model.request.loras import MAX_ADAPTER_BYTES
+from zoetrope.model.request.tasks import ModelCard
+
+HASHED_BYTES = 1 << 20
+FILE = re.compile(r"(?P<path>.+?)(?:@(?P<side>high|low|both))?")
+# Names of adapters that make few steps do: with the usual schedule they give nothing of use.
+DISTILLS = re.compile(r"lightning|lightx2v|causvid|distill|\bdmd|fastwan|\brcm|[0-9]_?-?steps?\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The stored form of an adapter: its file, and the columns of a slot that it needs."""
+
+    path: Path
+    rank: int
+    sha256: str
+    size_bytes: int
+
+
+def register(card: ModelCard, files: Sequence[str], folder: Path) -> Registered:
+    """Parse and check an adapter's files, and write its stored form into a folder.
+
+    Args:
+        files: ``FILE`` or ``FILE@SIDE``: a model with two noise experts needs to know which one a file is for, high,
+            low or both, if the file does not say so itself.
+
+    Raises:
+        ModelError: names the file, what is wrong with it, and the limit.
+    """
+    networks = _networks(card)
+    patches: list[tuple[str, Patch]] = []
+    for text in files:
+        patches += _read(text, networks)
+    shown = ", ".join(files)
+    rank = check_registrable(patches, networks, shown)
+    path = folder / "adapter.safetensors"
+    write_registered(path, patches)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(HASHED_BYTES):
+            digest.update(piece)
+    return Registered(path, rank, digest.hexdigest(), path.stat().st_size)
+
+
+def _read(text: str, networks: dict[str, Network]) -> Iterator[tuple[str, Patch]]:
+    match = FILE.fullmatch(text)
+    assert match is not None, "any text is one"
+    path, given = Path(match["path"]).expanduser(), match["side"]
+    if given is not None and "any" in networks:
+        raise ModelError(f"{text}: @{given} is for models with two noise experts, which this one has not")
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None
+    if size > MAX_ADAPTER_BYTES:
+        raise ModelError(f"{path}: has {size} bytes, an adapter for requests at most {MAX_ADAPTER_BYTES}")
+    if DISTILLS.search(path.stem):
+        raise ModelError(
+            f"{path}: by its name it makes a model need few steps, which changes the schedule of all its jobs: load "
+            "it with the model (--lora) and its profile (--profile)"
+        )
+    for side, patch in _changes(path, next(iter(networks.values())).config):
+        if side == "any" and "any" not in networks:
+            if given is None:
+                raise ModelError(f"{path}: does not say for which noise expert it is; add @high, @low or @both to it")
+            side = "any" if given == "both" else given
+        elif given is not None and side not in ("any", given):
+            raise ModelError(f"{text}: {patch.target} is for the {side}-noise expert")
+        yield side, patch
+
+
+def _changes(path: Path, config: TransformerConfig) -> list[tuple[str, Patch]]:
+    """Read all changes of a file, whatever wrote it."""
+    return read_low_rank(path)
+
+
+def _networks(card: ModelCard) -> dict[str, Network]:
+    """Return the model's networks by side, on the meta device."""
+    parts = read_transformers(Path(card.directory))
+    networks = [meta_network(transformer_config(part)) for part in parts]
+    for network in networks:
+        if not isinstance(network, WanTransformer):
+            raise ModelError(f"{card.name}: requests cannot have adapters with this network")
+    return {"any": networks[0]} if card.boundary is None else {"high": networks[0], "low": networks[1]}

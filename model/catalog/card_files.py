@@ -1,0 +1,150 @@
+"""Read and write model cards: a small TOML file that names a model's parts and how they are loaded. Needs no torch.
+
+    model = "/models/wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors"
+    model_low = "/models/wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors"
+    vae = "/models/wan_2.1_vae.safetensors"
+    text_encoder = "/models/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
+
+Its keys are ``model`` and the options of the command line that say how a model is loaded
+(`model.request.load_options`). Its name is the model's. Paths are relative to its folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from zoetrope.model.catalog.hub import REPOSITORY
+from zoetrope.model.families import all_presets
+from zoetrope.model.inspection.files import ModelError, check_is_content
+from zoetrope.model.request.load_options import PARTS, LoadOptions
+
+SUFFIX = ".toml"
+MAX_CARD_BYTES = 64 << 10
+CARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MODEL_KEY = "model"
+FOLDER_VARIABLE, DATA_VARIABLE = "ZOETROPE_MODELS_DIR", "ZOETROPE_DATA_DIR"
+DEFAULT_DATA = "~/.local/share/zoetrope"
+
+
+def cards_folder(data_folder: Path | None = None) -> Path:
+    """Return the folder of the cards that have names: ZOETROPE_MODELS_DIR, else ``models`` in the data folder.
+
+    Args:
+        data_folder: None: that of ZOETROPE_DATA_DIR, or the usual one.
+    """
+    if text := os.environ.get(FOLDER_VARIABLE):
+        return Path(text).expanduser()
+    data = os.environ.get(DATA_VARIABLE) or DEFAULT_DATA if data_folder is None else data_folder
+    return Path(data).expanduser() / "models"
+
+
+def find_card_file(name_or_file: str, folder: Path | None = None) -> Path | None:
+    """Return the card that a name or a path means; None if it means none.
+
+    Args:
+        folder: of the cards that have names.
+    """
+    path = Path(name_or_file).expanduser()
+    if path.suffix == SUFFIX:
+        return path
+    if not CARD_NAME.fullmatch(name_or_file):
+        return None
+    named = (cards_folder() if folder is None else folder) / f"{name_or_file}{SUFFIX}"
+    return named if named.is_file() else None
+
+
+def card_files(folder: Path | None = None) -> list[Path]:
+    """List the cards that have names."""
+    folder = cards_folder() if folder is None else folder
+    return sorted(path for path in folder.glob(f"*{SUFFIX}") if CARD_NAME.fullmatch(path.stem))
+
+
+def check_card_name(name: str) -> None:
+    """Raise ModelError if a card cannot have a name."""
+    if not CARD_NAME.fullmatch(name) or name.endswith(SUFFIX):
+        raise ModelError(f"name: {name[:80]!r} must be 1 to 64 letters, digits and . _ -, such as my-wan")
+    if name in all_presets():
+        raise ModelError(f"name: {name} is a preset, choose another")
+
+
+def read_card_file(path: Path) -> tuple[str, LoadOptions]:
+    """Read a card: the model that it names, and how it is loaded.
+
+    Raises:
+        ModelError: it cannot be read, or a key is missing, unknown or not what it must be.
+    """
+    check_is_content(path)
+    try:
+        if (size := path.stat().st_size) > MAX_CARD_BYTES:
+            raise ModelError(f"{path}: has {size} bytes, a card has at most {MAX_CARD_BYTES}")
+        values = tomllib.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot be read as TOML: {str(error).splitlines()[0]}") from None
+    model = values.pop(MODEL_KEY, None)
+    if not isinstance(model, str) or not model:
+        raise ModelError(f"{path}: {MODEL_KEY} must be a text: a weight file, a folder, a repository or a preset")
+    load = LoadOptions(**{name: _checked(path, name, value) for name, value in values.items()})
+    base = path.resolve().parent
+    is_name = model in all_presets() or (REPOSITORY.fullmatch(model) and not (base / model).exists())
+    places: dict[str, Any] = {name: _from(base, value) for name, value in load.parts.items()}
+    adapters = tuple(_from(base, text) for text in load.lora)
+    return model if is_name else _from(base, model), dataclasses.replace(load, lora=adapters, **places)
+
+
+def write_card_file(path: Path, model: str, load: LoadOptions) -> None:
+    """Write a card, whole or not at all.
+
+    Args:
+        model: as on the command line; it and all paths become absolute.
+
+    Raises:
+        ModelError: the folder cannot be written to.
+    """
+    here = Path.cwd()
+    is_name = model in all_presets() or (REPOSITORY.fullmatch(model) and not Path(model).exists())
+    lines = [f"{MODEL_KEY} = {_toml(model if is_name else _from(here, model))}"]
+    for field in dataclasses.fields(load):
+        value: Any = getattr(load, field.name)
+        if value != field.default:
+            value = [_from(here, text) for text in value] if field.name == "lora" else value
+            lines.append(f"{field.name} = {_toml(_from(here, value) if field.name in PARTS else value)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = path.with_name(f".{path.name}.{os.getpid()}")
+        work.write_text("\n".join(lines) + "\n")
+        work.replace(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _checked(path: Path, name: str, value: Any) -> Any:
+    """Return the value of a key as `LoadOptions` has it. Raises ModelError if it is not of its kind."""
+    hints = get_type_hints(LoadOptions)
+    if name not in hints:
+        known = ", ".join((MODEL_KEY, *hints))
+        raise ModelError(f"{path}: {name[:80]} is not a key of a card; keys: {known}")
+    if name == "lora":
+        if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
+            raise ModelError(f"{path}: lora must be a list of texts, FILE[:STRENGTH][@SIDE] each")
+        return tuple(value)
+    if not isinstance(value, str):
+        raise ModelError(f"{path}: {name} must be a text")
+    allowed = get_args(hints[name])
+    if allowed and value not in allowed:
+        raise ModelError(f"{path}: {name} is {value[:80]!r}, must be {' or '.join(allowed)}")
+    return value
+
+
+def _from(base: Path, text: str) -> str:
+    """Return a path, or a text that begins with one, from a folder."""
+    return os.path.normpath(base / os.path.expanduser(text))
+
+
+def _toml(value: str | list[str]) -> str:
+    return json.dumps(value, ensure_ascii=False)  # JSON's texts and lists are TOML's too

@@ -1,0 +1,66 @@
+"""Say where the components of a model are: in one folder, or in files that are named one by one. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoetrope.model.catalog.single_files import is_split, side_of
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.load_options import LoadOptions
+from zoetrope.model.request.tasks import ModelCard
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model of several places: ``base`` is its transformer's file, or the folder that has what ``load`` does not
+    name."""
+
+    base: Path
+    load: LoadOptions
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the transformer is a file, so that nothing else comes with it."""
+        return not self.base.is_dir() or is_split(self.base)
+
+    def place(self, option: str) -> Path | None:
+        """Return the place that an option names, such as ``vae``; None if it names none."""
+        text = getattr(self.load, option)
+        return Path(text).expanduser() if text else None
+
+    def transformers(self) -> list[Path]:
+        """Return the files of the transformer, or of the two noise experts, the one for high noise first.
+
+        Raises:
+            ModelError: a file's name says that it is the other expert, or one of two while only one is given.
+        """
+        low = self.place("model_low")
+        said = side_of(self.base)
+        if low is None:
+            if said:
+                other = "the other one as --model-low" if said == "high" else "it as --model-low, the other as --model"
+                raise ModelError(f"model: {self.base} is the {said}-noise expert of two, by its name: give {other}")
+            return [self.base]
+        if low == self.base:
+            raise ModelError(f"model-low: {low} is the same file as model")
+        if said == "low" or side_of(low) == "high":
+            raise ModelError(
+                f"model-low: {low} and model: {self.base} are exchanged, by their names: --model is the expert for "
+                "high noise, --model-low that for low noise"
+            )
+        return [self.base, low]
+
+
+Source = Path | Parts
+
+
+def source_of(card: ModelCard) -> Source:
+    """Return where a model's components are."""
+    return source(Path(card.directory), card.load)
+
+
+def source(base: Path, load: LoadOptions) -> Source:
+    """Return where the components of the model at ``base`` are."""
+    parts = Parts(base, load)
+    return parts if load.parts or parts.is_file else base

@@ -1,0 +1,130 @@
+"""`zoetrope adapters`: adapters that requests may name, in the database and the storage of a service."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoetrope.serving.cli.errors import bad_input
+from zoetrope.serving.cli.groups import Group
+from zoetrope.serving.cli.options import FamilyOption, ListingOptions, ModelOption, option, with_options
+from zoetrope.serving.cli.settings import ArtifactStoreOption, DatabaseOptions, settings_of
+from zoetrope.serving.cli.stores import opened_stores
+
+MAX_NAME_CHARS = 128
+app = typer.Typer(
+    cls=Group, rich_markup_mode=None, help="Register, list and remove adapters (LoRA) that requests may name."
+)
+
+
+@dataclass(frozen=True)
+class AdapterOptions(DatabaseOptions):
+    """Which service's adapters a command works on."""
+
+    artifact_store: ArtifactStoreOption = None
+    model: ModelOption = None
+    family: FamilyOption = None
+
+
+@app.command()
+@with_options
+def add(
+    options: AdapterOptions,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name that requests use.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE[@SIDE]...",
+            help="LoRA, .safetensors; SIDE is high, low or both, for models with two noise experts.",
+        ),
+    ],
+    tenant: Annotated[
+        Sequence[str], option("TENANT", "Tenant whose requests may name it; repeatable.", "all tenants")
+    ] = (),
+) -> None:
+    """Register an adapter with a model, once it is checked against it.
+
+    Requests name it in loras; it is applied to their own video only.
+    """
+    from zoetrope.model.adapters.registration import register
+    from zoetrope.model.catalog.presets import open_model
+    from zoetrope.serving.jobs.adapter_table import AdapterExists, file_key, new_adapter_id
+    from zoetrope.serving.storage.store import open_artifacts
+
+    if not name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable() or set(name) & set(":@,"):
+        problem = f"{name[:80]!r} must be 1 to {MAX_NAME_CHARS} printable characters, without : @ and ,"
+        raise bad_input("name", problem)
+    settings = settings_of(options)
+    card = open_model(settings.model, settings.load)
+    if (most := int(settings.adapter_rank)) and not settings.adapter_slots:
+        raise bad_input("ZOETROPE_ADAPTER_SLOTS", "is 0, so that no request may have an adapter")
+    with opened_stores(settings, make=True) as stores, tempfile.TemporaryDirectory() as folder:
+        if any(adapter.name == name for adapter in stores.adapters.list(card.name)):  # before all the work
+            raise bad_input("name", str(AdapterExists(name, card.name)))
+        made = register(card, files, Path(folder))
+        if made.rank > most:
+            raise bad_input("file", f"has rank {made.rank}, the service's slots {most}; set ZOETROPE_ADAPTER_RANK")
+        artifacts, adapter_id = open_artifacts(settings.artifacts_url), new_adapter_id()
+        key = file_key(adapter_id)
+        artifacts.put_file(key, made.path, "application/octet-stream")
+        try:
+            stores.adapters.add(
+                name,
+                card.name,
+                tuple(tenant) or None,
+                adapter_id=adapter_id,
+                sha256=made.sha256,
+                size_bytes=made.size_bytes,
+                rank=made.rank,
+            )
+        except BaseException as error:
+            artifacts.delete([key])
+            if isinstance(error, AdapterExists):
+                raise bad_input("name", str(error)) from None
+            raise
+    who = ", ".join(repr(one) for one in tenant) or "all tenants"
+    print(f"{name} is registered with {card.name} for {who}: rank {made.rank}, {made.size_bytes / 1e6:.1f} MB")
+
+
+@app.command("list")
+@with_options
+def list_adapters(options: DatabaseOptions, output: ListingOptions) -> None:
+    """List registered adapters and the tenants that may use them."""
+    from zoetrope.serving.cli.listing import show
+    from zoetrope.serving.cli.tables import adapters_listing
+
+    with opened_stores(settings_of(options)) as stores:
+        show(adapters_listing(stores.adapters.list()), output)
+
+
+@app.command()
+@with_options
+def remove(
+    options: AdapterOptions,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Adapter, as `zoetrope adapters list` shows it.")],
+) -> None:
+    """Remove an adapter for good.
+
+    Jobs that have begun with it end with it; those that have not, or have to resume, fail.
+    """
+    from zoetrope.model.catalog.presets import open_model
+    from zoetrope.serving.storage.store import ArtifactError, open_artifacts
+
+    settings = settings_of(options)
+    card = open_model(settings.model, settings.load)
+    with opened_stores(settings) as stores:
+        removed = stores.adapters.remove(name, card.name)
+        if removed is None:
+            raise bad_input("name", f"{name[:80]!r} is not an adapter of {card.name}")
+    with suppress(ArtifactError):
+        open_artifacts(settings.artifacts_url).delete([removed.key])
+        print(f"{name} is removed")
+        return
+    print(f"{name} is removed; its file {removed.key} could not be deleted", file=sys.stderr)

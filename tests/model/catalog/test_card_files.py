@@ -1,0 +1,91 @@
+"""Model cards: what `models add` writes is what is served, and a wrong key is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.single_files import Files, write_files
+from zoetrope.model.catalog.card_files import card_files, find_card_file, read_card_file, write_card_file
+from zoetrope.model.catalog.presets import find_model, open_model
+from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.load_options import LoadOptions
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return write_files(tmp_path_factory.mktemp("comfy"))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZOETROPE_MODELS_DIR", str(tmp_path / "cards"))
+    (tmp_path / "cards").mkdir()
+    return tmp_path / "cards"
+
+
+def test_a_card_is_a_model_by_its_name(files: Files, folder: Path) -> None:
+    parts: dict[str, Any] = dict(files.parts)
+    load = replace(LoadOptions(quantize="fp8", lora=("a.safetensors:0.5@high",)), **parts)
+    write_card_file(folder / "mine.toml", str(files.model), load)
+    model, said = read_card_file(folder / "mine.toml")
+    assert (model, said.parts, said.quantize) == (str(files.model), files.parts, "fp8")
+    assert said.lora == (str(Path.cwd() / "a.safetensors:0.5@high"),)
+    card = open_model("mine")
+    assert (card.name, card.directory, card.quantize, card.load) == ("mine", str(files.model), "fp8", said)
+    assert open_model(str(folder / "mine.toml")) == card
+    assert card_files() == [folder / "mine.toml"]
+    assert open_model("mine", LoadOptions(family="wan2.1-t2v-1.3b")).load.family == "wan2.1-t2v-1.3b"
+
+
+def test_paths_are_relative_to_the_card(files: Files, tmp_path: Path) -> None:
+    root = files.model.parent.parent
+    path = root / "card.toml"
+    path.write_text(
+        'model = "diffusion_models/wan2.1_t2v_1.3B_bf16.safetensors"\nvae = "vae/wan_2.1_vae.safetensors"\n'
+        'text_encoder = "text_encoders/umt5_xxl_fp16.safetensors"\n'
+    )
+    card = find_model(str(path))
+    assert (card.name, card.directory, card.load.parts) == ("card", str(files.model), files.parts)
+
+
+def test_a_card_of_a_preset(folder: Path) -> None:
+    (folder / "small.toml").write_text('model = "nano"\nquantize = "fp8"\n')
+    card = find_model("small")
+    assert (card.name, card.quantize, card.family) == ("small", "fp8", find_model("nano").family)
+    (folder / "nano.toml").write_text('model = "absent"\n')
+    assert find_model("nano").name == "nano"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('vae = "x"', "model must be a text"),
+        ('model = ""', "model must be a text"),
+        ('model = "nano"\nwheels = 4', "wheels is not a key of a card; keys: model, family, quantize, lora"),
+        ('model = "nano"\nquantize = "fp4"', "quantize is 'fp4', must be none or fp8"),
+        ('model = "nano"\nlora = "x"', "lora must be a list of texts"),
+        ('model = "nano"\nvae = 3', "vae must be a text"),
+        ("model = nano", "cannot be read as TOML"),
+        ('model = "other"', "other"),
+        ('model = "nano"\nvae = "x.safetensors"', "vae: nano comes with all of its components"),
+        ("#" * 70_000, "a card has at most 65536"),
+    ],
+)
+def test_a_wrong_card_names_the_key(folder: Path, text: str, said: str) -> None:
+    (folder / "bad.toml").write_text(text)
+    with pytest.raises(ModelError, match=said):
+        find_model("bad")
+
+
+def test_what_is_no_card(folder: Path) -> None:
+    assert find_card_file("absent") is None
+    assert find_card_file("../bad") is None
+    with pytest.raises(ModelError, match=r"absent\.toml: the file is missing"):
+        find_model(str(folder / "absent.toml"))
+    (folder / "mine.toml").write_text('model = "nano"\n')
+    with pytest.raises(ModelError, match=r"nor a directory, a weight file or a model card \(mine\)"):
+        find_model("yours")
