@@ -71,13 +71,22 @@ def _published() -> dict[str, tuple[tuple[float, ...], ...]]:
     return {name: tuple(tuple(values) for values in branches) for name, branches in found.items()}
 
 
-def lists_of(directory: Path, preset: str) -> tuple[RatioList, ...]:
+def ratios_file(place: Path) -> Path:
+    """Return where the measured lists of a model are: in its folder, or beside the file of its transformer, whose name
+    they share."""
+    return place.with_name(f"{place.stem}.{RATIOS_FILE}") if place.is_file() else place / RATIOS_FILE
+
+
+def lists_of(place: Path, preset: str) -> tuple[RatioList, ...]:
     """Return the lists of a model: those measured on it if it has any, else the published ones of its preset.
 
+    Args:
+        place: its folder, or the file of its transformer.
+
     Raises:
-        ModelError: its `RATIOS_FILE` is malformed.
+        ModelError: the file of the measured ones is malformed.
     """
-    path = directory / RATIOS_FILE
+    path = ratios_file(place)
     return _measured(path)[1] if path.exists() else published_lists(preset)
 
 
@@ -86,24 +95,24 @@ def best_list(lists: Iterable[RatioList], kind: str, steps: int) -> RatioList | 
     return min((one for one in lists if one.kind == kind), key=lambda one: abs(one.steps - steps), default=None)
 
 
-def check_digest(directory: Path, files: Iterable[Path]) -> None:
+def check_digest(place: Path, files: Iterable[Path]) -> None:
     """Check that measured lists, if there are any, belong to these weights.
 
     Raises:
         ModelError: they were measured on others, or are malformed.
     """
-    path = directory / RATIOS_FILE
+    path = ratios_file(place)
     if not path.exists():
         return
     found, expected = _measured(path)[0], weights_digest(files)
     if found != expected:
         raise ModelError(
             f"{path}: weights is {found[:16]}..., the model's are {expected[:16]}...: it was measured on others; run "
-            f"zoetrope calibrate {directory} again, or delete it"
+            f"zoetrope calibrate {place} again, or delete it"
         )
 
 
-def write_lists(directory: Path, lists: Iterable[RatioList], files: Iterable[Path], command: str) -> Path:
+def write_lists(place: Path, lists: Iterable[RatioList], files: Iterable[Path], command: str) -> Path:
     """Write measured lists beside a model; they replace those of the same task, sampler and number of steps.
 
     Args:
@@ -112,7 +121,7 @@ def write_lists(directory: Path, lists: Iterable[RatioList], files: Iterable[Pat
     Raises:
         ModelError: the folder cannot be written.
     """
-    path, digest = directory / RATIOS_FILE, weights_digest(files)
+    path, digest = ratios_file(place), weights_digest(files)
     kept: dict[tuple[str, str, int], RatioList] = {}
     if path.exists():
         try:

@@ -10,7 +10,7 @@ from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.media_rules import media_violations
 from zoetrope.model.request.profile import locked_values
 from zoetrope.model.request.sampling_rules import sampling_violations
-from zoetrope.model.request.savings import Savings, savings_of
+from zoetrope.model.request.savings import Savings, interval_violations, savings_of
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.segments import split
 from zoetrope.model.request.sizes import (
@@ -244,8 +244,9 @@ class _Resolution:
         """Choose the steps to compute, if the fields they depend on are right."""
         fields = {violation.field for violation in self.bad}
         if fields & {"task", "steps", "flow_shift"}:
-            return Savings()
-        saved = savings_of(self.request, self.card, steps, flow_shift)
+            saved = Savings(bad=tuple(interval_violations(self.request)))
+        else:
+            saved = savings_of(self.request, self.card, steps, flow_shift)
         self.bad += saved.bad
         self.warnings += saved.warnings
         return saved

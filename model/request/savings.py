@@ -29,7 +29,7 @@ def savings_of(request: VideoRequest, card: ModelCard, steps: int, flow_shift: f
     Args:
         steps: of a segment. flow_shift: of the request or the model; None: the schedule has none.
     """
-    bad = tuple(_bad_interval(request, steps))
+    bad = tuple(interval_violations(request, steps))
     if bad or request.quality == "exact":
         return Savings(bad=bad)
     two = card.boundary is not None
@@ -70,7 +70,8 @@ def _changes(request: VideoRequest, steps: int) -> Iterator[int]:
     yield from (step for step in range(1, steps) if acts[step] != acts[step - 1])
 
 
-def _bad_interval(request: VideoRequest, steps: int) -> Iterator[Violation]:
+def interval_violations(request: VideoRequest, steps: int | None = None) -> Iterator[Violation]:
+    """Yield what is wrong with the interval of guidance; without ``steps`` it is not known which of them it holds."""
     start, end = request.guidance_start, request.guidance_end
     for field, value in (("guidance_start", start), ("guidance_end", end)):
         if not (math.isfinite(value) and 0 <= value <= 1):
@@ -78,5 +79,5 @@ def _bad_interval(request: VideoRequest, steps: int) -> Iterator[Violation]:
             return
     if start >= end:
         yield Violation("guidance_start", f"{start:g} must be below guidance_end, {end:g}")
-    elif not any(guided(steps, start, end, step) for step in range(steps)):
+    elif steps is not None and not any(guided(steps, start, end, step) for step in range(steps)):
         yield Violation("guidance_end", f"{end:g} leaves none of {steps} steps from guidance_start, {start:g}, on")

@@ -41,7 +41,10 @@ PROMPTS = (
 
 def calibrate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Preset with weights, or checkpoint folder, where the list is kept.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Preset with weights, checkpoint folder or file; the list is kept with it."
+        ),
     ],
     load: ModelLoadOptions,
     requests: Annotated[
@@ -57,7 +60,8 @@ def calibrate(
     """Measure a model for faster levels of quality.
 
     Clips are made with every step computed; the mean change of their velocities from step to step is printed and kept
-    in MODEL/step_ratios.json, from which a request's quality (balanced or fast) chooses the steps to compute.
+    in MODEL/step_ratios.json, or beside a single file. From it a request's quality, balanced or fast, chooses the steps
+    to compute.
     """
     from dataclasses import replace
 
@@ -69,8 +73,10 @@ def calibrate(
     console = stderr()
     for warning in card.warnings:
         console.print(f"warning: {warning}", markup=False)
-    if card.load.profile:
-        raise bad_input("profile", f"{card.load.profile} cannot be given: every step of a few-step model is computed")
+    if card.profile is not None:
+        raise bad_input("model", f"{card.name} runs profile {card.profile.name}, of which every step is computed")
+    if card.adapters:
+        raise bad_input("lora", f"cannot be given: a list belongs to the weights of {card.name} itself")
     clips = _clips(card, requests, count, steps)
     if not quiet:
         console.print(f"loading {card.name}")

@@ -123,3 +123,14 @@ def test_a_malformed_file_is_refused(change: dict[str, Any], said: str, tmp_path
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"gone/step_ratios.json: cannot be written: No such file"):
         write_lists(tmp_path / "gone", [MEASURED], [], "")
+
+
+def test_lists_of_a_single_file_lie_beside_it(tmp_path: Path) -> None:
+    for name in ("wan-dit.safetensors", "other.safetensors"):
+        (tmp_path / name).write_bytes(name.encode())
+    one, other = tmp_path / "wan-dit.safetensors", tmp_path / "other.safetensors"
+    assert write_lists(one, [MEASURED], [one], "") == tmp_path / "wan-dit.step_ratios.json"
+    assert lists_of(one, "") == (MEASURED,) and lists_of(other, "") == ()
+    check_digest(one, [one])
+    with pytest.raises(ModelError, match="was measured on others"):
+        check_digest(one, [other])

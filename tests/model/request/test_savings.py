@@ -72,7 +72,7 @@ def test_few_steps_and_tasks_without_ratios_are_refused() -> None:
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
-    assert violations(quality="fast", steps=0, guidance_start=2.0).keys() == {"steps"}
+    assert violations(quality="fast", steps=0, guidance_start=2.0).keys() == {"steps", "guidance_start"}
     assert violations(quality="fast", steps=4, guidance=99.0).keys() == {"quality", "guidance"}
 
 
