@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoetrope.model.adapters.files.targets import Targets
 from zoetrope.model.adapters.parse import parse_adapter
 from zoetrope.model.adapters.patches import Patch
 from zoetrope.model.adapters.registered import check_registrable, write_registered
-from zoetrope.model.adapters.targets import Targets
 from zoetrope.model.catalog.checkpoint_layout import read_transformers
 from zoetrope.model.catalog.model_card import transformer_config
 from zoetrope.model.catalog.parts import source_of
