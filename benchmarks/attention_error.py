@@ -32,7 +32,8 @@ from zoetrope.model.network.blocks import Attention
 from zoetrope.model.network.protocol import module_of
 from zoetrope.model.pipeline import LocalPipeline
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import TextToVideo, VideoRequest, VideoSpec
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest
 
 PROMPT = "a red circle moves right on a blue background"
 SEED = 7

@@ -46,7 +46,8 @@ from zoetrope.model.network.costs import clip_cost
 from zoetrope.model.pipeline import NOTHING, LocalPipeline, condition_span
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.sizes import SIZES
-from zoetrope.model.request.tasks import SegmentSpec, TextToVideo, VideoRequest, segment_of
+from zoetrope.model.request.specs import SegmentSpec, segment_of
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest
 
 SEED = 1
 FLUSH_SECONDS = 60.0

@@ -25,7 +25,8 @@ from zoetrope.model.denoising.chaining import overlap_of, span_inputs, span_spec
 from zoetrope.model.denoising.forward import InParts, run_alone
 from zoetrope.model.denoising.guidance import uses_negative
 from zoetrope.model.media.inputs import Clip, Inputs
-from zoetrope.model.request.tasks import ModelCard, VideoSpec, segment_of
+from zoetrope.model.request.specs import VideoSpec, segment_of
+from zoetrope.model.request.tasks import ModelCard
 from zoetrope.model.streaming.device_plan import ALL_STAYS, DevicePlan
 
 if TYPE_CHECKING:

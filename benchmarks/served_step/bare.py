@@ -21,7 +21,8 @@ from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
 from zoetrope.model.denoising.conditions import Conditions, blank_conditions
 from zoetrope.model.denoising.denoise import Denoiser
 from zoetrope.model.denoising.guidance import bernini_mode
-from zoetrope.model.request.tasks import ModelCard, SegmentSpec, segment_of
+from zoetrope.model.request.specs import SegmentSpec, segment_of
+from zoetrope.model.request.tasks import ModelCard
 
 GIB = 2**30
 WARM_STEPS = 3

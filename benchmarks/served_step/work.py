@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from zoetrope.benchmarks.gateway.processes import BenchmarkError
 from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import (
     FirstLastFrame,
     ImageToVideo,
@@ -14,7 +15,6 @@ from zoetrope.model.request.tasks import (
     Task,
     TextToVideo,
     VideoRequest,
-    VideoSpec,
 )
 
 PROMPT = "a red circle moving right"

@@ -40,7 +40,8 @@ from zoetrope.model.denoising.forward import InParts, Runner, run_alone
 from zoetrope.model.denoising.graph_proofs import standing
 from zoetrope.model.denoising.graphs import GraphLimits, GraphRunner
 from zoetrope.model.denoising.resume import resume
-from zoetrope.model.request.tasks import ModelCard, SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
+from zoetrope.model.request.tasks import ModelCard
 from zoetrope.model.runtime.errors import device_lost
 from zoetrope.model.streaming.device_plan import DevicePlan
 

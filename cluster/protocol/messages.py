@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from zoetrope.model.request.loras import AdapterUse
-from zoetrope.model.request.tasks import Role, SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
+from zoetrope.model.request.tasks import Role
 
 State = Literal["ready", "rebuilding", "draining", "out"]
 

@@ -20,7 +20,7 @@ from zoetrope.cluster.protocol.messages import Owner, one_line
 from zoetrope.model.denoising.resume import LATENTS, SegmentState
 from zoetrope.model.denoising.samplers import schedule_of
 from zoetrope.model.denoising.sampling import SamplerState
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 
 VERSION = 1
 HEADER = "zoetrope.snapshot"

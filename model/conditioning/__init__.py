@@ -8,7 +8,7 @@ import torch
 
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.media.inputs import Inputs
-from zoetrope.model.request.tasks import VideoSpec
+from zoetrope.model.request.specs import VideoSpec
 
 
 class Conditioner(Protocol):

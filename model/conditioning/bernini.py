@@ -12,7 +12,8 @@ from zoetrope.model.denoising.conditions import Conditions, Source
 from zoetrope.model.denoising.guidance import Mode, bernini_mode, with_prefix
 from zoetrope.model.media.inputs import Clip, Inputs, compose_sheet
 from zoetrope.model.media.resize import as_long_as, whole
-from zoetrope.model.request.tasks import ModelCard, VideoSpec
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import ModelCard
 
 MAX_IMAGE_SIDE = 848  # the longer side of a picture
 

@@ -16,7 +16,8 @@ from zoetrope.model.conditioning.pixels import first_frames, fitted, missing, re
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.media.inputs import Inputs, Picture
-from zoetrope.model.request.tasks import ModelCard, VideoSpec
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import ModelCard
 
 
 class ChannelsConditioner:

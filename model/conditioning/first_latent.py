@@ -8,7 +8,8 @@ from zoetrope.model.codecs.autoencoder import Autoencoder
 from zoetrope.model.conditioning.pixels import first_frames, fitted, missing, refuse, unwanted
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.media.inputs import Inputs
-from zoetrope.model.request.tasks import ModelCard, VideoSpec
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import ModelCard
 
 
 class FirstLatentConditioner:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from zoetrope.model.media.inputs import Inputs
 from zoetrope.model.media.resize import Frames, resize_to, whole
-from zoetrope.model.request.tasks import Fit, InvalidRequest, VideoSpec, Violation
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import Fit, InvalidRequest, Violation
 
 GRID_SCALE = 2  # the model sees a sheet of nine panels at twice the clip's size
 

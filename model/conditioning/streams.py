@@ -11,7 +11,8 @@ from zoetrope.model.denoising.conditions import Conditions, Source
 from zoetrope.model.media.inputs import Clip, Inputs, compose_sheet
 from zoetrope.model.media.resize import as_long_as, whole
 from zoetrope.model.request.kinds import TASK_KINDS
-from zoetrope.model.request.tasks import ModelCard, VideoSpec
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import ModelCard
 
 
 class StreamsConditioner:

@@ -20,7 +20,8 @@ from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.media.inputs import Clip, Inputs, Picture, compose_sheet
 from zoetrope.model.media.resize import Frames, as_long_as, resize_to
 from zoetrope.model.request.kinds import TASK_KINDS
-from zoetrope.model.request.tasks import InvalidRequest, ModelCard, VideoSpec, Violation
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation
 
 UNKNOWN = 128  # the grey of frames to generate
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from zoetrope.model.media.inputs import Clip, Inputs
 from zoetrope.model.media.resize import as_long_as
-from zoetrope.model.request.tasks import SegmentFrames, VideoSpec
+from zoetrope.model.request.specs import SegmentFrames, VideoSpec
 
 
 def span_spec(spec: VideoSpec, index: int) -> VideoSpec:

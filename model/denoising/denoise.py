@@ -16,8 +16,9 @@ from zoetrope.model.denoising.samplers import start_sampler
 from zoetrope.model.denoising.sampling import SegmentSampler
 from zoetrope.model.network.protocol import Network
 from zoetrope.model.network.sequences import Sequence
+from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.model.request.steps import acts, computes
-from zoetrope.model.request.tasks import Role, SegmentSpec
+from zoetrope.model.request.tasks import Role
 from zoetrope.model.runtime.errors import Picklable
 
 

@@ -11,7 +11,7 @@ import torch
 from zoetrope.model.denoising.denoise import Denoiser, Segment
 from zoetrope.model.denoising.samplers import form_of, restore_sampler
 from zoetrope.model.denoising.sampling import SamplerState, SegmentSampler
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 
 LATENTS = "latents"
 

@@ -16,7 +16,7 @@ from zoetrope.model.denoising.list_sampler import EXACT, GENERATOR, ListSampler
 from zoetrope.model.denoising.noise import STATE_BYTES
 from zoetrope.model.denoising.sampling import Sampler, SamplerState, SegmentSampler
 from zoetrope.model.request.profile import ProfileSampler
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 
 LIST_SAMPLERS: dict[ProfileSampler, type[ListSampler]] = {
     "euler": ListEuler,

@@ -19,6 +19,7 @@ from zoetrope.model.media.inputs import Clip, Inputs, Picture
 from zoetrope.model.nano.prompts import words_of
 from zoetrope.model.nano.samples import EDITS, Samples, TaskKind, draw
 from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import (
     EditVideo,
     FirstLastFrame,
@@ -30,7 +31,6 @@ from zoetrope.model.request.tasks import (
     Task,
     TextToVideo,
     VideoRequest,
-    VideoSpec,
 )
 
 Frames = npt.NDArray[np.uint8]

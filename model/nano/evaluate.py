@@ -33,7 +33,8 @@ from zoetrope.model.nano.reconstruction import autoencoder_psnr
 from zoetrope.model.nano.report import markdown, summarise, summarise_psnr, task_table
 from zoetrope.model.nano.samples import TASKS, TaskKind
 from zoetrope.model.nano.sheet import Tile, contact_sheet, given_pictures
-from zoetrope.model.request.tasks import InvalidRequest, VideoSpec
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import InvalidRequest
 from zoetrope.model.runtime.threads import usable_cores
 
 SHORT_NAMES: dict[str, TaskKind] = dict(zip(("t2v", "i2v", "flf2v", "grid", "r2v", "edit"), TASKS, strict=True))

@@ -23,6 +23,7 @@ from zoetrope.model.request.sizes import (
     size_name,
     size_of,
 )
+from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import (
     MAX_DURATION_SECONDS,
     MAX_EDIT_PIXELS,
@@ -44,7 +45,6 @@ from zoetrope.model.request.tasks import (
     ModelCard,
     ReferenceToVideo,
     VideoRequest,
-    VideoSpec,
     Violation,
     media_of,
 )

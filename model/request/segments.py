@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoetrope.model.request.tasks import SegmentFrames
+from zoetrope.model.request.specs import SegmentFrames
 
 
 def split(frames: int, longest: int, overlap: int, temporal: int) -> tuple[SegmentFrames, ...]:

@@ -14,7 +14,7 @@ _ROUNDING = 1e-9  # of products such as 0.1 * 30
 
 
 class SteppedSpec(Protocol):
-    """What these functions need of a `model.request.tasks.SegmentSpec` or ``VideoSpec``."""
+    """What these functions need of a `model.request.specs.SegmentSpec` or ``VideoSpec``."""
 
     @property
     def steps(self) -> int: ...

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from zoetrope.model.caching.ratios import RatioList
     from zoetrope.model.media.inputs import Inputs
     from zoetrope.model.pipeline import LocalPipeline
-    from zoetrope.model.request.tasks import ModelCard, VideoSpec
+    from zoetrope.model.request.specs import VideoSpec
+    from zoetrope.model.request.tasks import ModelCard
 
     Clips = dict[str, list[tuple[VideoSpec, Inputs]]]  # by kind of task
 

@@ -74,7 +74,7 @@ class JobRequest:
     owner: str  # the tenant; "" while there are no keys
     key_id: str | None = None  # the API key that made it
     model: str
-    spec: dict[str, Any]  # a model.request.tasks.VideoSpec as a dict
+    spec: dict[str, Any]  # a model.request.specs.VideoSpec as a dict
     steps: int
     seconds: float = 0.0  # length of the clip asked for; what quotas count
     labels: dict[str, str] = field(default_factory=dict)

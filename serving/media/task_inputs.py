@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from zoetrope.model.media.inputs import Clip, Inputs, Picture
 from zoetrope.model.media.resize import as_long_as, whole
+from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import (
     MAX_SOURCE_SECONDS,
     MEDIA_FIELDS,
@@ -21,7 +22,6 @@ from zoetrope.model.request.tasks import (
     ModelCard,
     ReferenceToVideo,
     Task,
-    VideoSpec,
     Violation,
     media_of,
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from zoetrope.model.denoising.chaining import overlap_of
-from zoetrope.model.request.tasks import SegmentSpec, VideoSpec, segment_of
+from zoetrope.model.request.specs import SegmentSpec, VideoSpec, segment_of
 from zoetrope.model.runtime.errors import Picklable
 from zoetrope.serving.jobs.adapter_table import AdapterTable, id_of
 from zoetrope.serving.jobs.job import Job, Stage

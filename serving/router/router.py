@@ -16,8 +16,9 @@ from ray.serve.exceptions import RayServeException
 
 from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPlan
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
+from zoetrope.model.request.specs import SegmentSpec, VideoSpec
 from zoetrope.model.request.steps import branch_count
-from zoetrope.model.request.tasks import ModelCard, SegmentSpec, VideoSpec
+from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State

@@ -7,8 +7,9 @@ from typing import Any
 
 from zoetrope.cluster.protocol.messages import Admit, Broken, Failed, Owner, Report, StepPlan
 from zoetrope.model.request.loras import AdapterUse, slot_key
+from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.model.request.steps import branch_count, computed_steps, computes, step_after, step_before
-from zoetrope.model.request.tasks import Role, SegmentSpec
+from zoetrope.model.request.tasks import Role
 from zoetrope.serving.router.scheduler import Candidate, decide
 
 MAX_CRASHES = 3  # of engines with a segment alone in the step, after which it counts as the cause

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from zoetrope.model.media.inputs import Clip, Inputs
-from zoetrope.model.request.tasks import ModelCard, VideoSpec
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.media.sandbox.sandbox import Sandbox
 from zoetrope.serving.media.task_inputs import load

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import ray
 
 from zoetrope.model.media.inputs import Clip
-from zoetrope.model.request.tasks import InvalidRequest, ModelCard, VideoSpec, Violation
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation
 from zoetrope.serving.api.formats import MIME_TYPES, file_name
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.job import Preview, Result

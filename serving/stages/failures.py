@@ -19,7 +19,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from zoetrope.cluster.protocol.losses import AWAY, DEATHS, GONE, original
-from zoetrope.model.request.tasks import InvalidRequest, VideoSpec
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import InvalidRequest
 from zoetrope.model.runtime.errors import Picklable, device_lost
 from zoetrope.serving.config.logs import describe
 from zoetrope.serving.jobs.db.errors import StoreError, StoreRefused

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from zoetrope.model.request.tasks import VideoSpec
+from zoetrope.model.request.specs import VideoSpec
 from zoetrope.serving.stages.failures import Remedy, StageError, classify
 
 T = TypeVar("T")

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoetrope.model.request.tasks import MediaInfo, VideoSpec, media_of
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import MediaInfo, media_of
 from zoetrope.serving.storage.store import ArtifactStore
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from zoetrope.model.request.tasks import VideoSpec
+from zoetrope.model.request.specs import VideoSpec
 
 MAX_REASON_CHARS = 300
 MAX_TEXT_CHARS = 20_000  # considered of a message

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save
 
 from zoetrope import __version__
+from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.steps import computed_steps
-from zoetrope.model.request.tasks import VideoSpec
 from zoetrope.serving.media import (
     MediaError,
     PictureContainer,

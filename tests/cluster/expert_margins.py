@@ -19,7 +19,7 @@ from zoetrope.model.media.inputs import Inputs
 from zoetrope.model.network.experts import MoEFeedForward
 from zoetrope.model.network.protocol import module_of
 from zoetrope.model.pipeline import NOTHING, LocalPipeline
-from zoetrope.model.request.tasks import VideoSpec
+from zoetrope.model.request.specs import VideoSpec
 
 
 @dataclass(frozen=True)

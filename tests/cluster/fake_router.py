@@ -19,7 +19,8 @@ from zoetrope.cluster.engine.rank_process import Place
 from zoetrope.cluster.protocol.messages import Owner, Report, Restarts, StepPlan
 from zoetrope.cluster.protocol.processes import Process
 from zoetrope.cluster.protocol.settings import EngineSettings
-from zoetrope.model.request.tasks import ModelCard, SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
+from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.router.state import Active, RouterState
 
 LONG_POLL_SECONDS = 0.5

@@ -25,7 +25,8 @@ from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.pipeline import NOTHING, LocalPipeline, condition_span
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import TextToVideo, VideoRequest, segment_of
+from zoetrope.model.request.specs import segment_of
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest
 
 STEPS = 4
 SEEDS = 12  # of which the one with the clearest choices of experts is taken, for a rank has half of the tokens

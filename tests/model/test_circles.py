@@ -24,7 +24,8 @@ from zoetrope.model.media.inputs import GRID, Clip, Inputs, Picture
 from zoetrope.model.media.resize import Frames, resize_cover
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import MediaInfo, ModelCard, VideoSpec, parse_request
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import MediaInfo, ModelCard, parse_request
 
 LIMIT = 0.02
 FRAMES = 5

@@ -16,6 +16,7 @@ from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.media.inputs import Clip, Inputs, Picture
 from zoetrope.model.pipeline import LocalPipeline, condition_span
 from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.specs import VideoSpec, segment_of
 from zoetrope.model.request.tasks import (
     EditVideo,
     FirstLastFrame,
@@ -28,8 +29,6 @@ from zoetrope.model.request.tasks import (
     Task,
     TextToVideo,
     VideoRequest,
-    VideoSpec,
-    segment_of,
 )
 
 STILL = Picture(picture(1, 40, 24))

@@ -19,7 +19,8 @@ from zoetrope.model.conditioning.streams import StreamsConditioner
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.pipeline import NOTHING, LocalPipeline, condition_span, tail
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import TextToVideo, VideoRequest, VideoSpec
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest
 
 PROMPT = "a red circle moving right"
 

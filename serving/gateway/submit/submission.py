@@ -15,13 +15,13 @@ from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.sampling_rules import sampling_violations
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.sizes import size_name
+from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import (
     MAX_DRAWN_SEED,
     RANDOM_SEED,
     InvalidRequest,
     ModelCard,
     VideoRequest,
-    VideoSpec,
     Violation,
     parse_request,
 )

@@ -25,7 +25,8 @@ from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.pipeline import NOTHING, LocalPipeline, condition_span
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import TextToVideo, VideoRequest, segment_of
+from zoetrope.model.request.specs import segment_of
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest
 
 STEPS = 10
 SNAPSHOT_STEPS = 2

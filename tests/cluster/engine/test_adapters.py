@@ -25,7 +25,7 @@ from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.checkpoints.load import load_denoiser
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.request.loras import AdapterUse
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 STEPS = 8

@@ -26,6 +26,7 @@ from zoetrope.model.media.inputs import Clip, Inputs, Picture
 from zoetrope.model.network.sequences import Sequence
 from zoetrope.model.pipeline import LocalPipeline, condition_span
 from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.specs import VideoSpec, segment_of
 from zoetrope.model.request.tasks import (
     EditVideo,
     FirstLastFrame,
@@ -36,8 +37,6 @@ from zoetrope.model.request.tasks import (
     Task,
     TextToVideo,
     VideoRequest,
-    VideoSpec,
-    segment_of,
 )
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]

@@ -20,7 +20,8 @@ from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.pipeline import NOTHING, LocalPipeline, condition_span
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import ModelCard, TextToVideo, VideoRequest, VideoSpec, segment_of
+from zoetrope.model.request.specs import VideoSpec, segment_of
+from zoetrope.model.request.tasks import ModelCard, TextToVideo, VideoRequest
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

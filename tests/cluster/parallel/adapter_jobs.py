@@ -21,7 +21,8 @@ from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.request.loras import AdapterUse
-from zoetrope.model.request.tasks import ModelCard, SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
+from zoetrope.model.request.tasks import ModelCard
 
 STEPS = 3
 
@@ -89,7 +90,8 @@ def finished(outcomes: Sequence[StepOutcome]) -> dict[str, Any]:
 
 def together(card: ModelCard, groups: int, storage: Path, wishes: Sequence[Sequence[Adapted]]) -> dict[str, Any]:
     """The latents of segments, those of each list in one batch, one batch after the other."""
-    rank, made = joined(card, groups, storage), {}
+    made: dict[str, Any] = {}
+    rank = joined(card, groups, storage)
     for batch in wishes:
         outcomes = advance(rank, [wish.admit(card) for wish in batch], STEPS, wishes[-1][-1].loras)
         assert [outcome.failed for outcome in outcomes] == [()] * STEPS

@@ -16,7 +16,8 @@ from zoetrope.cluster.engine.rank_process import StepOutcome
 from zoetrope.cluster.protocol.messages import Admit, Owner, StepPlan
 from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.denoising.conditions import Conditions
-from zoetrope.model.request.tasks import ModelCard, SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
+from zoetrope.model.request.tasks import ModelCard
 
 OWNER = Owner("vid_admitted", 0, 1)
 

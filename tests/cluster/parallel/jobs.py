@@ -22,7 +22,8 @@ from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.protocol import Network
 from zoetrope.model.network.sequences import Sequence
 from zoetrope.model.network.transformer import WanTransformer
-from zoetrope.model.request.tasks import ModelCard, SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
+from zoetrope.model.request.tasks import ModelCard
 
 CPU = torch.device("cpu")
 

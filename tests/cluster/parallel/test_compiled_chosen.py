@@ -34,7 +34,8 @@ from zoetrope.model.network.sequences import Sequence as Tokens
 from zoetrope.model.network.transformer import WanTransformer
 from zoetrope.model.pipeline import NOTHING, LocalPipeline, condition_span
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import TextToVideo, VideoRequest, segment_of
+from zoetrope.model.request.specs import segment_of
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest
 
 ROOT = Path(__file__).resolve().parents[3]
 

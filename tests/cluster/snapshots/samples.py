@@ -11,7 +11,7 @@ from zoetrope.cluster.protocol.messages import Owner
 from zoetrope.cluster.snapshots.format import Fingerprint, Snapshot
 from zoetrope.model.denoising.resume import SegmentState
 from zoetrope.model.denoising.sampling import Sampler, initial_noise
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 
 UNIPC: dict[str, Any] = {
     "_class_name": "UniPCMultistepScheduler",

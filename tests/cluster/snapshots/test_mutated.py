@@ -37,7 +37,7 @@ from zoetrope.model.checkpoints.load import load_denoiser
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import Denoiser, Segment
 from zoetrope.model.denoising.resume import resume, sampler_of, state_of
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 
 OWNER = Owner("vid_mutated", 0, 3)
 HEIR = replace(OWNER, epoch=4)

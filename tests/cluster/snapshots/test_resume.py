@@ -27,8 +27,8 @@ from zoetrope.model.checkpoints.load import load_denoiser
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import Denoiser, Segment
 from zoetrope.model.denoising.resume import resume, sampler_of, state_of
+from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.model.request.steps import computes
-from zoetrope.model.request.tasks import SegmentSpec
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
@@ -170,7 +170,7 @@ from zoetrope.cluster.snapshots.keeper import SnapshotKeeper
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.cluster.snapshots.writer import SnapshotWriter
 from tests.cluster.snapshots.test_resume import LIMIT, OWNER, loaded, texts, SHAPE
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 
 denoiser, writer = loaded(Path(sys.argv[1])), SnapshotWriter(SnapshotStore(sys.argv[2]))
 keeper = SnapshotKeeper(writer, EngineSettings(snapshot_steps=1), "tiny", denoiser.scheduler_config)

@@ -9,7 +9,7 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -59,7 +59,7 @@ def main(out: Path) -> None:
     with fake_cuda(compiling=False) as device:
         cuda = torch.device("cuda", 0)
         for name, (moe, quantize) in CASES.items():
-            how, form = RandomWeights(seed=0, std=0.02), cast(Quantize, quantize)
+            how, form = RandomWeights(seed=0, std=0.02), quantize
             resident = random_network(config_of(moe), cuda, torch.bfloat16, how, quantize=form)
             loading = StreamedLoading(WeightRoom(0), cuda)
             made = random_network(config_of(moe), cuda, torch.bfloat16, how, quantize=form, streaming=loading)

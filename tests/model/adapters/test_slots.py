@@ -24,7 +24,7 @@ from zoetrope.model.network.protocol import Network, module_of
 from zoetrope.model.network.quantized import quantize_network
 from zoetrope.model.network.transformer import WanTransformer
 from zoetrope.model.request.loras import AdapterUse
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 
 CHANNELS, TEXT_DIM, IMAGE_DIM, HINT_CHANNELS, RANK = 4, 12, 10, 6, 16
 SCHEDULER = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True}
@@ -307,7 +307,7 @@ class Recorder(TorchDispatchMode):
     """Lists the operations that run."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

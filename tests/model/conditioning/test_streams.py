@@ -17,6 +17,7 @@ from zoetrope.model.media.inputs import Clip, Inputs, Picture
 from zoetrope.model.media.resize import Frames
 from zoetrope.model.nano.batches import conditions_of
 from zoetrope.model.nano.samples import EditKind, Samples, TaskKind, draw
+from zoetrope.model.request.specs import SegmentFrames, VideoSpec
 from zoetrope.model.request.tasks import (
     EditVideo,
     FirstLastFrame,
@@ -24,10 +25,8 @@ from zoetrope.model.request.tasks import (
     ImageToVideo,
     InvalidRequest,
     ReferenceToVideo,
-    SegmentFrames,
     Task,
     TextToVideo,
-    VideoSpec,
 )
 
 WIDTH, HEIGHT, FRAMES, Z = 32, 24, 9, 6

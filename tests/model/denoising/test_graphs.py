@@ -19,7 +19,7 @@ from zoetrope.model.denoising.graphs import CapturedPass, GraphLimits, GraphRunn
 from zoetrope.model.families.config import MoEConfig, TransformerConfig
 from zoetrope.model.network.sequences import PackedBatch, Sequence
 from zoetrope.model.network.transformer import WanTransformer
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 
 CHANNELS, TEXT_DIM, IMAGE_DIM, HINT_CHANNELS = 4, 12, 10, 6
 UNIPC = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True}

@@ -28,7 +28,7 @@ from zoetrope.model.denoising.guidance import (
 )
 from zoetrope.model.network.sequences import unpack_targets
 from zoetrope.model.network.transformer import WanTransformer
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 
 THETA = 10_000.0
 HEAD = int(TRANSFORMER["attention_head_dim"])

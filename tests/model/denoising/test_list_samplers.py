@@ -19,7 +19,8 @@ from zoetrope.model.denoising.sampling import SegmentSampler
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.transformer import WanTransformer
 from zoetrope.model.request.profile import Profile
-from zoetrope.model.request.tasks import Role, SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
+from zoetrope.model.request.tasks import Role
 
 SHAPE = (4, 2, 4, 4)
 SCHEDULER: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}

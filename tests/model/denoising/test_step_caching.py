@@ -24,8 +24,8 @@ from zoetrope.model.denoising.velocity_ratios import norm_ratio, velocity_ratios
 from zoetrope.model.network.protocol import Network
 from zoetrope.model.network.sequences import Sequence as Tokens
 from zoetrope.model.network.sequences import unpack_targets
+from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.model.request.steps import computed_steps, forwards
-from zoetrope.model.request.tasks import SegmentSpec
 
 CPU = torch.device("cpu")
 SHAPE = (16, 2, 4, 4)

@@ -24,7 +24,8 @@ from zoetrope.model.network.sequences import Sequence, Stream
 from zoetrope.model.pipeline import LocalPipeline
 from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import ModelCard, TextToVideo, VideoRequest, VideoSpec
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import ModelCard, TextToVideo, VideoRequest
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,8 @@ from zoetrope.model.nano.cases import GROUPS, NanoCase, held_out
 from zoetrope.model.nano.measures import examine
 from zoetrope.model.nano.prompts import MAX_TEXT_TOKENS, build_tokenizer
 from zoetrope.model.nano.samples import TASKS, TaskKind
-from zoetrope.model.request.tasks import InvalidRequest, VideoSpec, media_of
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import InvalidRequest, media_of
 
 
 def media_count(inputs: Inputs) -> int:

@@ -24,7 +24,7 @@ from zoetrope.model.nano.reconstruction import autoencoder_psnr
 from zoetrope.model.nano.report import markdown, summarise, summarise_psnr
 from zoetrope.model.nano.samples import TASKS, TaskKind
 from zoetrope.model.nano.world import BACKGROUND_NAMES, COLOR_NAMES, DIRECTIONS, SHAPES
-from zoetrope.model.request.tasks import VideoSpec
+from zoetrope.model.request.specs import VideoSpec
 
 Change = Callable[[NanoCase], Frames]
 

@@ -16,7 +16,7 @@ from zoetrope.model.denoising.denoise import Denoiser, Segment
 from zoetrope.model.denoising.guidance import Mode
 from zoetrope.model.families.config import MoEConfig, TransformerConfig
 from zoetrope.model.network.transformer import WanTransformer
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 
 Family = Literal["streams", "experts", "clip", "vace"]
 CHANNELS, TEXT_DIM, IMAGE_DIM, HINT_CHANNELS = 4, 12, 10, 6

@@ -15,7 +15,7 @@ from zoetrope.model.denoising.denoise import Denoiser, Segment
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.blocks import Attention
 from zoetrope.model.network.transformer import WanTransformer
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 
 CHANNELS, TEXT_DIM, IMAGE_DIM, HINT_CHANNELS, LAYERS = 4, 12, 10, 6, 2
 SCHEDULER = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True}

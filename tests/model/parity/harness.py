@@ -19,7 +19,8 @@ from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.media.inputs import Inputs
 from zoetrope.model.media.resize import Frames
 from zoetrope.model.network.transformer import WanTransformer
-from zoetrope.model.request.tasks import SegmentFrames, Task, VideoSpec, segment_of
+from zoetrope.model.request.specs import SegmentFrames, VideoSpec, segment_of
+from zoetrope.model.request.tasks import Task
 
 # Full-width letters, curly quotes and an escape twice over: words of the vocabulary only once they are cleaned.
 PROMPT, NEGATIVE = "a \uff52\uff45\uff44 circle \u201cmoving\u201d  right", "bl&amp;#117;e"

@@ -21,7 +21,8 @@ from zoetrope.model.catalog.profiles import BUILT_IN
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import Denoiser, Segment
 from zoetrope.model.request.profile import Profile
-from zoetrope.model.request.tasks import SamplerName, TextToVideo, VideoSpec, segment_of
+from zoetrope.model.request.specs import VideoSpec, segment_of
+from zoetrope.model.request.tasks import SamplerName, TextToVideo
 
 
 def spec_with(profile: Profile, seed: int = SEED) -> VideoSpec:

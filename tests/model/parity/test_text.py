@@ -11,7 +11,8 @@ from tests.fixtures.random_checkpoints import write_a14b, write_t2v
 from tests.model.parity.harness import PROMPT, denoise, denoiser_of, error, spec_of, texts, theirs, to_bfloat16
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import Denoiser
-from zoetrope.model.request.tasks import TextToVideo, VideoSpec, segment_of
+from zoetrope.model.request.specs import VideoSpec, segment_of
+from zoetrope.model.request.tasks import TextToVideo
 
 
 def spec(guidance: float, guidance_low: float | None = None) -> VideoSpec:

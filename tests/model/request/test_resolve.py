@@ -14,15 +14,8 @@ from hypothesis import strategies as st
 from zoetrope.model.catalog.profiles import find_profile
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import (
-    InvalidRequest,
-    MediaInfo,
-    ModelCard,
-    VideoSpec,
-    media_of,
-    parse_request,
-    segment_of,
-)
+from zoetrope.model.request.specs import VideoSpec, segment_of
+from zoetrope.model.request.tasks import InvalidRequest, MediaInfo, ModelCard, media_of, parse_request
 
 CARD = ModelCard(
     name="toy",

@@ -12,7 +12,8 @@ from zoetrope.model.caching.mask import high_noise_steps, step_mask
 from zoetrope.model.caching.ratios import published_lists
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import InvalidRequest, ModelCard, VideoSpec, parse_request, segment_of
+from zoetrope.model.request.specs import VideoSpec, segment_of
+from zoetrope.model.request.tasks import InvalidRequest, ModelCard, parse_request
 
 NANO = find_model("nano")
 WAN = replace(NANO, name="wan", step_ratios=published_lists("wan2.1-t2v-14b"), default_steps=50)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoetrope.model.request.segments import split
-from zoetrope.model.request.tasks import SegmentFrames
+from zoetrope.model.request.specs import SegmentFrames
 
 
 @given(st.integers(1, 400), st.integers(1, 30), st.integers(0, 29), st.sampled_from([1, 4, 8]))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.model.request.steps import (
     branch_count,
     computed_steps,
@@ -17,7 +18,6 @@ from zoetrope.model.request.steps import (
     step_after,
     step_before,
 )
-from zoetrope.model.request.tasks import SegmentSpec
 
 PLAIN = SegmentSpec("s", (16, 1, 4, 4), 10, 3.0, 0)
 FAST = replace(PLAIN, step_mask="##..#...##")

@@ -15,7 +15,7 @@ from zoetrope.model.denoising.denoise import Denoiser, Segment
 from zoetrope.model.families.config import MoEConfig, TransformerConfig
 from zoetrope.model.network.protocol import Network
 from zoetrope.model.request.quantize import Quantize
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.model.streaming.loading import StreamedLoading, WeightRoom
 from zoetrope.model.streaming.store import BlockStore
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
@@ -54,5 +56,6 @@ def test_an_autoencoder_that_is_parked_encodes_and_decodes_the_same() -> None:
     assert torch.equal(torch.cat(chunks, dim=1), torch.cat(list(here.decode_stream(latents)), dim=1))
     stream = parked.decode_stream(latents)
     next(stream)
+    assert isinstance(stream, Generator)
     stream.close()
     assert [p.data_ptr() for p in parked._network.parameters()] == home, "a clip that nobody wants any more"

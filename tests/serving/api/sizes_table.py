@@ -12,7 +12,8 @@ from pathlib import Path
 from tests.fixtures.family_checkpoints import MODELS, card_in
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.sizes import RATIOS, SIZES, Size
-from zoetrope.model.request.tasks import ModelCard, VideoSpec, parse_request
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import ModelCard, parse_request
 
 SHOWN = {
     "text_to_video": {"prompt": "p"},

@@ -23,7 +23,8 @@ from zoetrope.cluster.planning.gang_plan import preset_of
 from zoetrope.model.network.costs import tokens_of
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.sizes import SIZES
-from zoetrope.model.request.tasks import ModelCard, VideoSpec, parse_request
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import ModelCard, parse_request
 from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, video_pb2, video_pb2_grpc
 from zoetrope.serving.cli.generate_request import GenerateRequest, TaskMedia
 from zoetrope.serving.cli.models import clip_size

@@ -20,7 +20,8 @@ import torch
 from pydantic import TypeAdapter
 
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.request.tasks import InvalidRequest, ModelCard, VideoSpec, Violation
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.errors.api_error import ApiError
 from zoetrope.serving.media import MediaError

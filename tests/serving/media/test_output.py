@@ -18,7 +18,8 @@ from tests.serving.media.files import moving, write_clip
 from zoetrope import __version__
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import VideoSpec, parse_request
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import parse_request
 from zoetrope.serving.media import (
     Container,
     MediaError,

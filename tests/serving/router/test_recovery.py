@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.draws import draws
 from zoetrope.cluster.protocol.messages import Broken, Finished, HeldSegment, Report, StepPlan
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.serving.router.state import Active, RouterState
 
 STEPS = 9

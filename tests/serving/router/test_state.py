@@ -8,7 +8,7 @@ import pytest
 
 from zoetrope.cluster.protocol.messages import Broken, Failed, Finished, HeldSegment, Report, Running, StepPlan
 from zoetrope.model.request.loras import AdapterUse
-from zoetrope.model.request.tasks import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.serving.router.router import jobs_on
 from zoetrope.serving.router.state import Active, RouterState
 

@@ -14,7 +14,8 @@ import torch
 
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import TextToVideo, VideoRequest, VideoSpec
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest
 from zoetrope.serving.stages.failures import Remedy, StageError, classify
 from zoetrope.serving.stages.render import render_video, save_latents
 from zoetrope.serving.storage.store import ArtifactStore, open_artifacts

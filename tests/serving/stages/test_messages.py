@@ -29,7 +29,8 @@ from safetensors import SafetensorError
 from tests.draws import draws
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.resolve import resolve
-from zoetrope.model.request.tasks import InvalidRequest, TextToVideo, VideoRequest, VideoSpec, Violation
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import InvalidRequest, TextToVideo, VideoRequest, Violation
 from zoetrope.serving.jobs.db.errors import StoreError, StoreRefused
 from zoetrope.serving.media import MediaError
 from zoetrope.serving.media.errors import NotWritable

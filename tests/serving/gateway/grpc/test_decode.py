@@ -10,7 +10,8 @@ import pytest
 from tests.serving.gateway.harness import Service as Gateway
 from tests.serving.gateway.harness import failure, text_request, violations
 from zoetrope.model.catalog.presets import find_model
-from zoetrope.model.request.tasks import InvalidRequest, VideoSpec, Violation
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import InvalidRequest, Violation
 from zoetrope.serving.api.zoetrope.video.v1 import video_pb2
 from zoetrope.serving.gateway.grpc.decode import extension_of, name_batch_fields, name_extension_fields, order_of
 from zoetrope.serving.gateway.grpc.encode import formats_of, metadata, video_of

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from zoetrope.model.catalog.presets import find_model
-from zoetrope.model.request.tasks import InvalidRequest, VideoSpec, segment_of
+from zoetrope.model.request.specs import VideoSpec, segment_of
+from zoetrope.model.request.tasks import InvalidRequest
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Principal
 from zoetrope.serving.gateway.core.error_mapping import as_api_error

@@ -26,7 +26,8 @@ from tests.serving.gateway.http.dashscope.documented import (
 )
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.kinds import TASK_KINDS
-from zoetrope.model.request.tasks import ModelCard, VideoSpec, media_of
+from zoetrope.model.request.specs import VideoSpec
+from zoetrope.model.request.tasks import ModelCard, media_of
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.core.core import Core
 from zoetrope.serving.gateway.http.app import http_app
