@@ -69,7 +69,7 @@ def check_ratios(card: ModelCard) -> None:
 
 def transformer_files(card: ModelCard) -> list[Path]:
     """List the weight files of the transformer, or of both noise experts. Raises ModelError if one is missing."""
-    return [path for part in read_transformers(Path(card.directory)) for path in part.files]
+    return [path for part in read_transformers(source_of(card)) for path in part.files]
 
 
 def _check(part: Component, shapes: Shapes, original_name: Callable[[str], str]) -> list[str]:
