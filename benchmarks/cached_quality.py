@@ -49,7 +49,7 @@ NOTE = (
     "Shares are of the cases, PSNR and IoU means over them; *lost* and *won* count the cases that are right only in "
     "the exact clip and only in the other. Latents differ by the norm of the difference over that of the exact ones; "
     "PSNR takes the range of a clip's exact latents as its peak, and 255 for frames. A forward is one sequence in one "
-    "step, so an exact step with guidance has two; seconds are those of the processor that denoising took, in batches. "
+    "step, so an exact step with guidance has two. "
     "A share is within 2 points also where it differs by one case of few."
 )
 
@@ -66,11 +66,9 @@ def options_of(variant: str) -> dict[str, Any]:
     raise ValueError(f"{variant!r} is neither balanced, fast nor {INTERVAL}START-END")
 
 
-def made(pipeline: LocalPipeline, cases: list[NanoCase]) -> tuple[list[torch.Tensor], float]:
-    """Return the latents of the cases, made in one batch of mixed sizes, and the processor's seconds of a clip."""
-    started = time.process_time()
-    latents = pipeline.run_batch([case.spec for case in cases], quiet, [case.inputs for case in cases])
-    return latents, (time.process_time() - started) / len(cases)
+def made(pipeline: LocalPipeline, cases: list[NanoCase]) -> list[torch.Tensor]:
+    """Return the latents of the cases, made in one batch of mixed sizes."""
+    return pipeline.run_batch([case.spec for case in cases], quiet, [case.inputs for case in cases])
 
 
 def add_batch(
@@ -88,15 +86,14 @@ def add_batch(
         return False
     first, seed, steps = min(map(len, lacking.values())), measured["seed"], measured["steps"]
     cases = held_out(kind, card, wanted, seed, steps)[first:]
-    exact, seconds = made(pipeline, cases)
+    exact = made(pipeline, cases)
     for name, done in lacking.items():
         skip = len(done) - first
         others = held_out(kind, card, wanted, seed, steps, options=options_of(name))[first + skip :]
-        latents, other_seconds = made(pipeline, others)
+        latents = made(pipeline, others)
         for case, other, ours, theirs in zip(cases[skip:], others, exact[skip:], latents, strict=True):
             counts = {"forwards": [forwards(case.spec), forwards(other.spec)], "step_mask": other.spec.step_mask}
-            cost = {"seconds": [round(seconds, 4), round(other_seconds, 4)]}
-            done.append({**pair(pipeline, case, other, ours, theirs), **counts, **cost})
+            done.append({**pair(pipeline, case, other, ours, theirs), **counts})
     return True
 
 
@@ -119,7 +116,7 @@ def _cost(done: list[Clip]) -> dict[str, Any]:
     return {name: [round(value, 4) for value in sides] for name, sides in pairs.items()}
 
 
-COST = ("forwards", "seconds")
+COST = ("forwards",)
 
 
 def page(record: dict[str, Any]) -> str:
@@ -137,8 +134,8 @@ def page(record: dict[str, Any]) -> str:
         NOTE,
     ]
     for name, tasks in record["variants"].items():
-        lines += ["", f"## {name}", "", "| task | steps computed | forwards | fewer | seconds of a clip | faster |"]
-        lines += ["|---|---|---|---|---|---|", *(_cost_line(kind, task) for kind, task in tasks.items())]
+        lines += ["", f"## {name}", "", "| task | steps computed | forwards | fewer |"]
+        lines += ["|---|---|---|---|", *(_cost_line(kind, task) for kind, task in tasks.items())]
         lines += ["", *SPREAD_HEAD, *(spread_line(kind, task) for kind, task in tasks.items())]
         for kind, task in tasks.items():
             lines += measure_lines(kind, task, NAME, name)
@@ -146,12 +143,9 @@ def page(record: dict[str, Any]) -> str:
 
 
 def _cost_line(kind: str, task: dict[str, Any]) -> str:
-    (before, after), (slow, quick) = task["forwards"], task["seconds"]
+    before, after = task["forwards"]
     mask = f"`{task['step_mask']}`" if task["step_mask"] else "all"
-    return (
-        f"| {kind} | {mask} | {before:.0f} -> {after:.0f} | {before / after:.2f} x | {slow:.2f} -> {quick:.2f} | "
-        f"{slow / quick:.2f} x |"
-    )
+    return f"| {kind} | {mask} | {before:.0f} -> {after:.0f} | {before / after:.2f} x |"
 
 
 def main(arguments: list[str] | None = None) -> int:
