@@ -20,9 +20,7 @@ from zoetrope.serving.cli.settings import ArtifactStoreOption, DatabaseOptions, 
 from zoetrope.serving.cli.stores import opened_stores
 
 MAX_NAME_CHARS = 128
-app = typer.Typer(
-    cls=Group, rich_markup_mode=None, help="Register, list and remove adapters (LoRA) that requests may name."
-)
+app = typer.Typer(cls=Group, rich_markup_mode=None, help="Manage adapters (LoRA) that requests may name.")
 
 
 @dataclass(frozen=True)

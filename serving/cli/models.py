@@ -44,7 +44,7 @@ def models(
     ranks: Annotated[int | None, option("N", "GPUs of the engine that makes it.", "1", min=1)] = None,
     quantize: QuantizeOption = None,
 ) -> None:
-    """List the models of a service, or the presets and model cards here, and their limits."""
+    """List the models of a service, or the presets and cards here."""
     if context.invoked_subcommand is not None:
         return
     from zoetrope.serving.cli.listing import show

@@ -49,7 +49,7 @@ def pull(
     revision: Annotated[str, option("COMMIT", "Commit, branch or tag.")] = "main",
     quiet: QuietOption = False,
 ) -> None:
-    """Download a repository of Hugging Face's hub, or some of its files, into the cache.
+    """Download a repository of Hugging Face's hub into the cache.
 
     What is there already stays; what was cut off goes on. Large files are checked by their SHA-256. HF_ENDPOINT names
     another hub, HF_HOME the cache, HF_TOKEN a token for repositories that need one.

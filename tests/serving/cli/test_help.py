@@ -21,6 +21,8 @@ from zoetrope.serving.config.settings import Settings
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
+            if command.invoke_without_command:  # it does something by itself, too
+                yield " ".join((*path, name)), command
             yield from commands(command, (*path, name))
         else:
             yield " ".join((*path, name)), command
@@ -32,7 +34,8 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 CONNECTING = {"generate", "jobs", "watch", "cancel", "download", "extend", "events", "models"}
 CONNECTING |= {"media upload", "media list", "media delete"}
 OTHERS = {"serve", "gateway", "settings", "upcycle", "prepare", "calibrate", "doctor", "plan"}
-OTHERS |= {"keys create", "keys list", "keys revoke"}
+OTHERS |= {"keys create", "keys list", "keys revoke", "adapters add", "adapters list", "adapters remove"}
+OTHERS |= {"models add", "models remove", "pull"}
 
 
 def test_the_commands_and_which_of_them_connect() -> None:
@@ -96,14 +99,23 @@ def test_help_as_a_command(words: list[str], capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.startswith(f"Usage: {named} ")
 
 
-LISTINGS = {"jobs", "models", "media list", "keys list"}
+LISTINGS = {"jobs", "models", "media list", "keys list", "adapters list"}
 
 
 def test_every_listing_has_json() -> None:
     having = {name for name, command in COMMANDS.items() if any(p.name == "json" for p in command.params)}
     assert having == LISTINGS | {"events", "settings", "doctor", "plan"}
     quiet = {name for name, command in COMMANDS.items() if any("-q" in p.opts for p in command.params)}
-    assert quiet == LISTINGS | {"generate", "watch", "extend", "media upload", "upcycle", "prepare", "calibrate"}
+    assert quiet == LISTINGS | {
+        "generate",
+        "watch",
+        "extend",
+        "media upload",
+        "upcycle",
+        "prepare",
+        "calibrate",
+        "pull",
+    }
 
 
 def test_shell_completion() -> None:
