@@ -6,7 +6,8 @@
     text_encoder = "/models/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
 
 Its keys are ``model`` and the options of the command line that say how a model is loaded
-(`model.request.load_options`). Its name is the model's. Paths are relative to its folder.
+(`model.request.load_options`); a table ``[profile]`` is a sampling profile of its own. Its name is the model's. Paths
+are relative to its folder.
 """
 
 from __future__ import annotations
@@ -15,18 +16,16 @@ import dataclasses
 import json
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from zoetrope.model.catalog.hub import REPOSITORY
 from zoetrope.model.catalog.single_files import SUFFIXES
 from zoetrope.model.families import all_presets
-from zoetrope.model.inspection.files import ModelError, check_is_content
+from zoetrope.model.inspection.files import ModelError, read_toml
 from zoetrope.model.request.load_options import PARTS, LoadOptions
 
 SUFFIX = ".toml"
-MAX_CARD_BYTES = 64 << 10
 CARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MODEL_KEY = "model"
 FOLDER_VARIABLE, DATA_VARIABLE = "ZOETROPE_MODELS_DIR", "ZOETROPE_DATA_DIR"
@@ -80,13 +79,9 @@ def read_card_file(path: Path) -> tuple[str, LoadOptions]:
     Raises:
         ModelError: it cannot be read, or a key is missing, unknown or not what it must be.
     """
-    check_is_content(path)
-    try:
-        if (size := path.stat().st_size) > MAX_CARD_BYTES:
-            raise ModelError(f"{path}: has {size} bytes, a card has at most {MAX_CARD_BYTES}")
-        values = tomllib.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read as TOML: {str(error).splitlines()[0]}") from None
+    values = read_toml(path)
+    if isinstance(values.get("profile"), dict):  # `model.catalog.profiles.read_profile` reads the table
+        values["profile"] = path.name
     model = values.pop(MODEL_KEY, None)
     if not isinstance(model, str) or not model:
         raise ModelError(f"{path}: {MODEL_KEY} must be a text: a weight file, a folder, a repository or a preset")
@@ -94,6 +89,7 @@ def read_card_file(path: Path) -> tuple[str, LoadOptions]:
     base = path.resolve().parent
     places: dict[str, Any] = {name: _place(base, value) for name, value in load.parts.items()}
     adapters = tuple(_from(base, text) for text in load.lora)
+    places["profile"] = _from(base, load.profile) if load.profile.endswith(SUFFIX) else load.profile
     return _place(base, model), dataclasses.replace(load, lora=adapters, **places)
 
 
@@ -116,6 +112,8 @@ def write_card_file(path: Path, model: str, load: LoadOptions) -> None:
             value = [_from(here, text) for text in value]
         elif field.name in PARTS:
             value = _place(here, value)
+        elif field.name == "profile" and value.endswith(SUFFIX):
+            value = _from(here, value)
         lines.append(f"{field.name} = {_toml(value)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

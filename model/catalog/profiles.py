@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from zoetrope.model.families.family import Preset
-from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.request.profile import Profile
+from zoetrope.model.inspection.files import ModelError, read_toml
+from zoetrope.model.request.profile import Profile, ProfileError
 from zoetrope.model.request.tasks import ModelCard
 
+SUFFIX = ".toml"  # of a file that holds a profile
 NONE = "none"  # in place of a profile's name: the model's own schedule, whatever its name suggests
 
 T2V = ("wan2.1-t2v-14b", "wan2.1-t2v-1.3b")
@@ -153,10 +155,33 @@ _REFUSED: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def find_profile(name: str) -> Profile:
-    """Return a profile that comes along, by name. Raises ModelError that lists them."""
+    """Return a profile: one that comes along, by name, or one in a file (`read_profile`).
+
+    Raises:
+        ModelError: there is none of that name, or the file holds no profile.
+    """
+    if name.endswith(SUFFIX):
+        return read_profile(Path(name).expanduser())
     if name not in BUILT_IN:
         raise ModelError(f"profile: {name!r} is not one of {NONE}, {', '.join(BUILT_IN)}")
     return BUILT_IN[name]
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile from a TOML file: the file itself, or the table ``[profile]`` of a model card. Without a name of
+    its own it has the file's.
+
+    Raises:
+        ModelError: it cannot be read, or is not a profile; the message names the field.
+    """
+    values = read_toml(path)
+    table = values.get("profile") if "model" in values else values
+    if not isinstance(table, dict):
+        raise ModelError(f"{path}: [profile] must be a table")
+    try:
+        return Profile.from_dict(table, path.stem)
+    except ProfileError as error:
+        raise ModelError(f"{path}: profile: {error}") from None
 
 
 def refuse_distill(names: Iterable[str]) -> None:

@@ -6,10 +6,12 @@ import json
 import os
 import re
 import stat
+import tomllib
 from pathlib import Path
 from typing import Any
 
 MAX_JSON_BYTES = 64 << 20  # the indices of the largest checkpoints have a few megabytes
+MAX_TOML_BYTES = 64 << 10
 MAX_MESSAGE_CHARS = 1_000
 VARIANTS = ("fp16", "bf16", "fp32")  # of the same weights; others, such as ema, are other weights
 DIFFUSERS_STEM = "diffusion_pytorch_model"
@@ -44,6 +46,21 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path}: must be a JSON object")
     return value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ModelError: the file is missing, larger than MAX_TOML_BYTES, or no TOML.
+    """
+    check_is_content(path)
+    try:
+        if (size := path.stat().st_size) > MAX_TOML_BYTES:
+            raise ModelError(f"{path}: has {size} bytes, at most {MAX_TOML_BYTES} are read")
+        return tomllib.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot be read as TOML: {str(error).splitlines()[0]}") from None
 
 
 def check_is_content(path: Path) -> None:

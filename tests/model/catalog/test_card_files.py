@@ -78,7 +78,7 @@ def test_a_card_of_a_preset(folder: Path) -> None:
         ("model = nano", "cannot be read as TOML"),
         ('model = "other"', "other"),
         ('model = "nano"\nvae = "x.safetensors"', "vae: nano comes with all of its components"),
-        ("#" * 70_000, "a card has at most 65536"),
+        ("#" * 70_000, "at most 65536 are read"),
     ],
 )
 def test_a_wrong_card_names_the_key(folder: Path, text: str, said: str) -> None:

@@ -19,6 +19,28 @@ from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.model.request.profile import Profile
 from zoetrope.model.request.tasks import ModelCard
 
+OWN = 'sampler = "euler"\nsigmas = [1.0, 0.9, 0.5]\nguidance = [2.0]\n'
+
+
+def test_a_profile_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text(OWN)
+    (tmp_path / "card.toml").write_text(f'model = "nano"\n[profile]\nname = "three"\n{OWN}')
+    (tmp_path / "other.toml").write_text('model = "nano"\nprofile = "mine.toml"\n')
+    by_file = find_model("nano", LoadOptions(profile="mine.toml"))
+    cards = [find_model("card.toml"), find_model(str(tmp_path / "other.toml"))]
+    for card, name in ((by_file, "mine"), (cards[0], "three"), (cards[1], "mine")):
+        assert card.profile == Profile(name, "euler", (1.0, 0.9, 0.5), guidance=(2.0,))
+        assert (card.default_steps, card.default_guidance) == (3, 2.0)
+    for text, said in (
+        ("sigmas = [1.0]", "profile: sampler is missing"),
+        (OWN + "steps = 3", "steps.* is not one of"),
+        ("x = ", "cannot be read as TOML"),
+    ):
+        (tmp_path / "mine.toml").write_text(text)
+        with pytest.raises(ModelError, match=rf"mine\.toml: .*{said}"):
+            find_model("nano", LoadOptions(profile="mine.toml"))
+
 
 def shifted(shift: float, *levels: float) -> list[float]:
     return [shift * u / (1 + (shift - 1) * u) for u in levels]
