@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import torch
 
 from zoetrope.model.inspection.files import ModelError
@@ -91,6 +90,8 @@ def check_host(need: int, sharers: int = 1) -> None:
 
 def free_memory() -> int:
     """Return the bytes of host memory that this process can still take: the machine's, or its container's if fewer."""
+    import psutil  # bare machines lack it, and stream nothing
+
     free = int(psutil.virtual_memory().available)
     for limit, used in (
         ("memory.max", "memory.current"),

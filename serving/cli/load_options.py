@@ -11,7 +11,6 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.serving.cli.options import FamilyOption, QuantizeOption, option
-from zoetrope.serving.config.lists import split_list
 
 REGISTERED = re.compile(r"(?P<name>[^:@]+)(?::(?P<strength>[-+]?[0-9.]+))?(?:@(?P<side>high|low|both))?")
 
@@ -69,6 +68,7 @@ class ModelLoadOptions:
             CliError: a value is none of those that its option takes.
         """
         from zoetrope.serving.cli.errors import bad_input
+        from zoetrope.serving.config.lists import split_list  # a client by itself has no settings
 
         hints, given, values = get_type_hints(LoadOptions), self.given(), {}
         for field in dataclasses.fields(LoadOptions):

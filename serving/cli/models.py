@@ -205,10 +205,14 @@ def _row(item: dict[str, Any]) -> tuple[str, ...]:
         *head,
         str(item["frames"]),
         f"{item['tokens']:,}",
-        f"{item['step_flops'] / 1e15:.3g}",
+        _petaflops(item["step_flops"]),
         f"{item['weight_bytes'] / GIB:.1f} GiB",
         f"{item['activation_bytes'] / GIB:.1f} GiB",
     )
+
+
+def _petaflops(flops: float) -> str:
+    return f"{flops / 1e15:.3g}" if flops >= 1e12 else f"{flops / 1e15:.0e}"
 
 
 def _count(parameters: int) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,7 @@ def left_out(path: tuple[str, ...]) -> Change:
 
 
 FINGERPRINT = tuple(Fingerprint.__dataclass_fields__)
+DEFAULTS = {field.name: field.default for field in fields(Fingerprint) if field.default is not MISSING}
 PLACES = (
     ("version",),
     ("scheduler",),
@@ -235,12 +236,17 @@ def changed(data: bytes, changes: list[Change]) -> bytes:
     return parts.whole()
 
 
+def filled(header: dict[str, Any]) -> dict[str, Any]:
+    found = header.get("fingerprint")
+    return {**header, "fingerprint": {**DEFAULTS, **found}} if isinstance(found, dict) else header
+
+
 def same(data: bytes, other: bytes) -> bool:
-    """Whether the two say the same to a reader that takes 3 for 3.0."""
+    """Whether the two say the same to a reader that takes 3 for 3.0, and what older releases lack for its default."""
     first, second = apart(data), apart(other)
-    return first.header == second.header and safetensors.torch.save(first.tensors) == safetensors.torch.save(
-        second.tensors
-    )
+    return filled(first.header) == filled(second.header) and safetensors.torch.save(
+        first.tensors
+    ) == safetensors.torch.save(second.tensors)
 
 
 NAMED = {

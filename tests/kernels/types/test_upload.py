@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from zoetrope.kernels.types.upload import upload_numbers
+from zoetrope.kernels.types.upload import keep_tables, upload_numbers
 from zoetrope.kernels.types.varlen import CuSeqlens
 
 CPU = torch.device("cpu")
@@ -30,6 +30,7 @@ def test_a_gpu_gets_them_from_pinned_memory_without_waiting(monkeypatch: pytest.
         done.append((place, how))
         return table
 
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
     monkeypatch.setattr(torch.Tensor, "to", to)
     cuda = torch.device("cuda", 1)
@@ -56,4 +57,17 @@ def test_the_tables_of_attention_are_made_once() -> None:
     ):
         function: Any = made
         assert function(*arguments) is function(*arguments)
-        assert function.cache_parameters()["maxsize"] is not None
+
+
+def test_the_latest_64_tables_are_kept() -> None:
+    made: list[int] = []
+
+    @keep_tables
+    def table(number: int) -> list[int]:
+        made.append(number)
+        return [number]
+
+    for number in range(65):
+        assert table(number) is table(number)
+    assert made == list(range(65))
+    assert table(1) == [1] and table(0) == [0] and made[65:] == [0]

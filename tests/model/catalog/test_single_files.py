@@ -68,7 +68,7 @@ def test_the_name_of_a_distill_is_certain(files: Files, tmp_path: Path) -> None:
     assert find_model(str(path), options(files, profile="none")).profile is None
     meanflow = tmp_path / "wan2.1_t2v_1.3B_meanflow.safetensors"
     meanflow.symlink_to(files.model)
-    with pytest.raises(ModelError, match=r"meanflow\.safetensors: MeanFlow distills need a second time input"):
+    with pytest.raises(ModelError, match=r"wan2\.1_t2v_1\.3B_meanflow: MeanFlow distills need a second time input"):
         find_model(str(meanflow), options(files))
 
 

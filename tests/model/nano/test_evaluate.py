@@ -298,7 +298,7 @@ def test_the_command_measures_all_tasks_and_fails_below_target(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "/nowhere"], "model_index.json"),
+        (["--model", "/nowhere"], "/nowhere: the file is missing"),
         (["--seed", "20261121"], "was used in training"),
         (["--seed", "20261122"], "was used in training"),
         (["--count", "0"], "must be at least 4"),

@@ -154,10 +154,10 @@ def test_the_packages_of_a_service_are_checked(settings: Settings) -> None:
 def test_models_lists_the_presets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ZOETROPE_SERVER", raising=False)
     assert main(["models"]) == 0
-    header, row = capsys.readouterr().out.splitlines()
+    header, row, few = capsys.readouterr().out.splitlines()
     assert header.startswith("model")
     assert row.split()[:3] == ["nano", "-", "text_to_video,"]
-    assert "40x24" in row
+    assert "40x24" in row and few.split()[0] == "nano-4step"
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["serve", "--help"]], ids=" ".join)

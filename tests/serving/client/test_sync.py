@@ -43,7 +43,8 @@ def test_fields_flat_or_as_a_task_or_typed() -> None:
     assert message({"task": task, **rest}) == wanted
     typed = TextToVideo(prompt="a", negative_prompt="b")
     assert message(typed, **rest) == message(None, task=typed, **rest) == wanted
-    wanted.fit = video_pb2.FIT_COVER  # which a typed request always names
+    wanted.fit, wanted.quality = video_pb2.FIT_COVER, video_pb2.QUALITY_EXACT  # which a typed request always names
+    wanted.guidance_start, wanted.guidance_end = 0.0, 1.0
     request = VideoRequest(task=typed, frames=9, container="mkv", keep_latents=True)
     assert message(request, request_id="r") == wanted
     # An empty prompt is a task all the same, which the service refuses by name.
