@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoetrope.model.catalog.hub import cached_repository, snapshot_of
 from zoetrope.model.catalog.single_files import is_split, side_of
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.load_options import LoadOptions
-from zoetrope.model.request.tasks import ModelCard
+
+if TYPE_CHECKING:  # pydantic, which a bare machine lacks
+    from zoetrope.model.request.tasks import ModelCard
 
 
 @dataclass(frozen=True)
