@@ -89,14 +89,15 @@ def check_registrable(patches: Sequence[tuple[str, Patch]], networks: dict[str, 
         target = patch.target
         if "any" in networks and side != "any":
             raise ModelError(f"{file}: {target} is for the {side}-noise expert, but the model has no two noise experts")
-        if (side, target) in seen:
-            raise ModelError(f"{file}: {target} is changed twice")
-        seen.add((side, target))
         for name, network in networks.items():
-            if side in ("any", name):
-                _check_target(patch, network, file)
+            if side not in ("any", name):
+                continue
+            if (name, target) in seen:
+                raise ModelError(f"{file}: {target} is changed twice")
+            seen.add((name, target))
+            _check_target(patch, network, file)
         assert isinstance(patch, LowRank)
-        for part, tensor in (("a", patch.a), ("b", patch.b)):
+        for part, tensor in (("a", patch.a), ("b", patch.b), ("b with its scale", patch.scale * patch.b.float())):
             if not bool(tensor.isfinite().all()):
                 raise ModelError(f"{file}: {part} of {target} holds NaN or infinity")
         rank = max(rank, patch.rank)

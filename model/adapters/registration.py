@@ -24,7 +24,9 @@ from zoetrope.model.request.tasks import ModelCard
 HASHED_BYTES = 1 << 20
 FILE = re.compile(r"(?P<path>.+?)(?:@(?P<side>high|low|both))?")
 # Names of adapters that make few steps do: with the usual schedule they give nothing of use.
-DISTILLS = re.compile(r"lightning|lightx2v|causvid|distill|\bdmd|fastwan|\brcm|[0-9]_?-?steps?\b", re.IGNORECASE)
+DISTILLS = re.compile(
+    r"lightning|lightx2v|causvid|distill|\bdmd|fastwan|\brcm|(?<![0-9])[1-8][ _-]?steps?\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ _LORA = re.compile(r"lora_|\.lora|lokr_|hada_|\.diff(_[bm])?$|^lycoris_")
 _VACE = re.compile(r"(^|\.)vace_(blocks\.0|patch_embedding)\.")
 _SLA = re.compile(r"\.proj_l\.(weight|bias)$")
 _PART_OF_SEVERAL = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
+MAX_SHARDS = 1_000
 _SIDES = {
     "high": re.compile(r"high[-_ ]?noise|(^|[-_ .])high([-_ .]|$)", re.IGNORECASE),
     "low": re.compile(r"low[-_ ]?noise|(^|[-_ .])low([-_ .]|$)", re.IGNORECASE),
@@ -161,6 +162,8 @@ def _files(path: Path) -> tuple[Path, ...]:
         raise ModelError(f"{path}: must be a {' or '.join(SUFFIXES)} file")
     if match := _PART_OF_SEVERAL.fullmatch(path.name):
         stem, count = match[1], match[3]
+        if int(count) > MAX_SHARDS:
+            raise ModelError(f"{path}: is one of {count} files by its name, a model has at most {MAX_SHARDS}")
         files = [path.with_name(f"{stem}-{n:0{len(count)}}-of-{count}.safetensors") for n in range(1, int(count) + 1)]
         for file in files:
             check_is_content(file)

@@ -12,7 +12,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.serving.cli.options import FamilyOption, QuantizeOption, option
 
-REGISTERED = re.compile(r"(?P<name>[^:@]+)(?::(?P<strength>[-+]?[0-9.]+))?(?:@(?P<side>high|low|both))?")
+_NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+REGISTERED = re.compile(rf"(?P<name>[^:@]+)(?::(?P<strength>{_NUMBER}))?(?:@(?P<side>high|low|both))?")
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,14 @@ from zoetrope.model.inspection.safetensors_header import shown
 from zoetrope.model.request.fused_adapter import FusedAdapter, NoiseExpert
 
 SHORT = 12  # hexadecimal digits of a digest that are shown
-_LETTER = "[A-Za-z]"
+# In names of styles "high" and "low" mean other things, as in low-poly: they count before "noise", in capitals, and at
+# the end but for a version, a rank or a form.
+_WORD = re.compile(r"(?<![A-Za-z])(?:high|low)(?![A-Za-z])", re.IGNORECASE)
+_TAIL = r"(?:[ _.-](?:v?[0-9]+[a-z]?|r(?:ank)?[0-9]+|e(?:poch)?[0-9]+|fp8|(?:bf|fp)16|lora))*$"
 _HIGH_LOW = re.compile(
-    rf"(?<!{_LETTER})(?P<word>high|low)(?!{_LETTER})|(?P<noise>high|low)[ _-]?noise|transformer_(?P<number>[12])",
-    re.IGNORECASE,
+    r"(?P<noise>(?i:high|low))[ _-]?(?i:noise)|transformer_(?P<number>[12])"
+    r"|(?<![A-Za-z])(?P<capitals>HIGH|LOW)(?![A-Za-z])"
+    rf"|(?<![A-Za-z])(?i:(?P<word>high|low)(?={_TAIL}))"
 )
 
 
@@ -94,7 +98,7 @@ def _expert(option: AdapterOption, plan: AdapterPlan, networks: int) -> NoiseExp
         return option.side
     name = path.parent.name if path.name == WEIGHTS_NAME else path.stem
     said = {_side_of(match) for match in _HIGH_LOW.finditer(name)}
-    if len(said) != 1:
+    if len(said) != 1 or len({word.lower() for word in _WORD.findall(name)}) == 2:
         raise ModelError(
             f"{path}: nothing says for which noise expert it is: give {path.name}@high, @low or @both; one made for "
             "Wan2.1 may go on both"
@@ -103,5 +107,5 @@ def _expert(option: AdapterOption, plan: AdapterPlan, networks: int) -> NoiseExp
 
 
 def _side_of(match: re.Match[str]) -> NoiseExpert:
-    word = (match["word"] or match["noise"] or match["number"]).lower()
+    word = (match["word"] or match["capitals"] or match["noise"] or match["number"]).lower()
     return "high" if word in ("high", "1") else "low"

@@ -75,6 +75,17 @@ def test_files_for_two_noise_experts_say_which(pair: ModelCard, tmp_path: Path) 
         register(pair, [str(high)], tmp_path)
     with pytest.raises(ModelError, match=r"blocks\.\d\.attn\d\.to_\w+\.weight is changed twice"):
         register(pair, [f"{high}@high", f"{low}@high"], tmp_path)
+    shared = write_peft(tmp_path / "s.safetensors", first)
+    with pytest.raises(ModelError, match=r"is changed twice"):
+        register(pair, [f"{high}@both", f"{shared}@high"], tmp_path)
+
+
+def test_a_scale_that_overflows_is_refused(card: ModelCard, tmp_path: Path) -> None:
+    network = load_transformer(card, torch.device("cpu"))
+    large = {name: replace(patch, b=patch.b * 1e30, scale=1e30) for name, patch in changes(network, 1, 4).items()}
+    path = write_peft(tmp_path / "x.safetensors", large)
+    with pytest.raises(ModelError, match=r"b with its scale of .* holds NaN or infinity"):
+        register(card, [str(path)], tmp_path)
 
 
 def edited(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path, dict[str, LowRank]], Path]:

@@ -40,12 +40,14 @@ def entry(shape: Any = (2,), offsets: Any = (0, 8), dtype: Any = "F32") -> dict[
     return {"dtype": dtype, "shape": list(shape) if isinstance(shape, tuple) else shape, "data_offsets": offsets}
 
 
+MANY = b"{" + ",".join(f'"{i % 99_999}":1' for i in range(100_000)).encode() + b"}"
 LIES: dict[str, tuple[object, str]] = {
     "no object": ([], "header is damaged"),
     "no JSON": (b"{]", "header is damaged"),
     "no text": (b"\xff\xfe{}", "header is damaged"),
     "deep": (b"[" * 100_000, "header is damaged"),
     "twice": (b'{"a": 1, "a": 2}', "names a twice"),
+    "twice among many": (MANY, "names 0 twice"),
     "no entry": ({"a": 1}, "damaged at a"),
     "more keys": ({"a": {**entry(), "x": 1}}, "damaged at a"),
     "a negative side": ({"a": entry((-2, -1))}, "damaged at a"),

@@ -85,6 +85,12 @@ NAMES = {
     "highres_flow": None,
     "glow-follower": None,
     "from_low_to_high": None,
+    "anime_low-poly": None,
+    "low_light": None,
+    "detail-high-res": None,
+    "wan21_high_key_v2": None,
+    "style-low_v2": "low",
+    "style_high_rank64_bf16": "high",
     "style": None,
 }
 

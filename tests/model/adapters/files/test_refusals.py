@@ -173,8 +173,10 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "NaN": ({"lora_alpha": float("nan")}, "lora_alpha is nan, must be a number above 0"),
     "no alpha and no rank": ({"lora_alpha": None, "r": None}, "lora_alpha is None"),
     "no table": ({"alpha_pattern": [1]}, "alpha_pattern is [1], must be an object"),
-    "no expression": ({"alpha_pattern": {"to_(q": 1.0}}, "alpha_pattern has to_(q, which is no name and no expression"),
-    "slow": ({"alpha_pattern": {"(a+)+$": 1.0}}, "alpha_pattern has (a+)+$, which is too complex"),
+    "no expression": ({"alpha_pattern": {"to_(q": 1.0}}, "alpha_pattern has to_(q, must be names of layers"),
+    "slow": ({"alpha_pattern": {"(a+)+$": 1.0}}, "alpha_pattern has (a+)+$, must be names of layers"),
+    "slow, too": ({"alpha_pattern": {"(|)" * 30 + "!": 1.0}}, "alpha_pattern has (|)(|)"),
+    "flags": ({"alpha_pattern": {"(?i)a": 1.0}}, "alpha_pattern has (?i)a, must be names of layers"),
     "no flag": ({"use_rslora": "yes"}, "use_rslora is 'yes', must be true or false"),
 }
 
