@@ -103,7 +103,6 @@ class SegmentSpec:
     kind: str = "text_to_video"  # of the task, which decides the guidance of some checkpoints
     flow_shift: float | None = None  # of the schedule; None: the checkpoint's own
     sampler: SamplerName | None = None  # None: the checkpoint's own
-    quality: Quality = "exact"
     step_mask: str = ""  # of `model.caching.mask`; "": every step is computed
     guidance_start: float = 0.0  # share of the steps from which guidance acts
     guidance_end: float = 1.0  # share of the steps up to which it acts
@@ -125,7 +124,6 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         kind=spec.task.kind,
         flow_shift=spec.flow_shift,
         sampler=spec.sampler,
-        quality=spec.quality,
         step_mask=spec.step_mask,
         guidance_start=spec.guidance_start,
         guidance_end=spec.guidance_end,
