@@ -22,10 +22,9 @@ from typing import Any, get_args, get_type_hints
 from zoetrope.model.catalog.hub import REPOSITORY
 from zoetrope.model.catalog.single_files import SUFFIXES
 from zoetrope.model.families import all_presets
-from zoetrope.model.inspection.files import ModelError, read_toml
+from zoetrope.model.inspection.files import TOML_SUFFIX, ModelError, read_toml
 from zoetrope.model.request.load_options import PARTS, LoadOptions
 
-SUFFIX = ".toml"
 CARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MODEL_KEY = "model"
 FOLDER_VARIABLE, DATA_VARIABLE = "ZOETROPE_MODELS_DIR", "ZOETROPE_DATA_DIR"
@@ -51,23 +50,23 @@ def find_card_file(name_or_file: str, folder: Path | None = None) -> Path | None
         folder: of the cards that have names.
     """
     path = Path(name_or_file).expanduser()
-    if path.suffix == SUFFIX:
+    if path.suffix == TOML_SUFFIX:
         return path
     if not CARD_NAME.fullmatch(name_or_file):
         return None
-    named = (cards_folder() if folder is None else folder) / f"{name_or_file}{SUFFIX}"
+    named = (cards_folder() if folder is None else folder) / f"{name_or_file}{TOML_SUFFIX}"
     return named if named.is_file() else None
 
 
 def card_files(folder: Path | None = None) -> list[Path]:
     """List the cards that have names."""
     folder = cards_folder() if folder is None else folder
-    return sorted(path for path in folder.glob(f"*{SUFFIX}") if CARD_NAME.fullmatch(path.stem))
+    return sorted(path for path in folder.glob(f"*{TOML_SUFFIX}") if CARD_NAME.fullmatch(path.stem))
 
 
 def check_card_name(name: str) -> None:
     """Raise ModelError if a card cannot have a name."""
-    if not CARD_NAME.fullmatch(name) or name.endswith(SUFFIX):
+    if not CARD_NAME.fullmatch(name) or name.endswith(TOML_SUFFIX):
         raise ModelError(f"name: {name[:80]!r} must be 1 to 64 letters, digits and . _ -, such as my-wan")
     if name in all_presets():
         raise ModelError(f"name: {name} is a preset, choose another")
@@ -89,7 +88,7 @@ def read_card_file(path: Path) -> tuple[str, LoadOptions]:
     base = path.resolve().parent
     places: dict[str, Any] = {name: _place(base, value) for name, value in load.parts.items()}
     adapters = tuple(_from(base, text) for text in load.lora)
-    places["profile"] = _from(base, load.profile) if load.profile.endswith(SUFFIX) else load.profile
+    places["profile"] = _profile(base, load.profile)
     return _place(base, model), dataclasses.replace(load, lora=adapters, **places)
 
 
@@ -112,8 +111,8 @@ def write_card_file(path: Path, model: str, load: LoadOptions) -> None:
             value = [_from(here, text) for text in value]
         elif field.name in PARTS:
             value = _place(here, value)
-        elif field.name == "profile" and value.endswith(SUFFIX):
-            value = _from(here, value)
+        elif field.name == "profile":
+            value = _profile(here, value)
         lines.append(f"{field.name} = {_toml(value)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +145,11 @@ def _place(base: Path, text: str) -> str:
     """Return a path from a folder; a preset or a repository as it is."""
     repository = REPOSITORY.fullmatch(text) and not (base / text).exists() and Path(text).suffix not in SUFFIXES
     return text if repository or text in all_presets() else _from(base, text)
+
+
+def _profile(base: Path, text: str) -> str:
+    """Return the path of a profile's file from a folder; a profile's name as it is."""
+    return _from(base, text) if text.endswith(TOML_SUFFIX) else text
 
 
 def _from(base: Path, text: str) -> str:

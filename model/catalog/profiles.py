@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from zoetrope.model.families.family import Preset
-from zoetrope.model.inspection.files import ModelError, read_toml
+from zoetrope.model.inspection.files import TOML_SUFFIX, ModelError, read_toml
 from zoetrope.model.request.profile import Profile, ProfileError
 from zoetrope.model.request.tasks import ModelCard
 
-SUFFIX = ".toml"  # of a file that holds a profile
 NONE = "none"  # in place of a profile's name: the model's own schedule, whatever its name suggests
 
 T2V = ("wan2.1-t2v-14b", "wan2.1-t2v-1.3b")
@@ -160,7 +159,7 @@ def find_profile(name: str) -> Profile:
     Raises:
         ModelError: there is none of that name, or the file holds no profile.
     """
-    if name.endswith(SUFFIX):
+    if name.endswith(TOML_SUFFIX):
         return read_profile(Path(name).expanduser())
     if name not in BUILT_IN:
         raise ModelError(f"profile: {name!r} is not one of {NONE}, {', '.join(BUILT_IN)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_JSON_BYTES = 64 << 20  # the indices of the largest checkpoints have a few megabytes
+TOML_SUFFIX = ".toml"
 MAX_TOML_BYTES = 64 << 10
 MAX_MESSAGE_CHARS = 1_000
 VARIANTS = ("fp16", "bf16", "fp32")  # of the same weights; others, such as ema, are other weights

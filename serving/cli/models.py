@@ -12,7 +12,7 @@ from rich.markup import escape
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.families import BUNDLED, all_presets
 from zoetrope.model.families.family import Preset
-from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.inspection.files import TOML_SUFFIX, ModelError
 from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.sizes import RATIOS, size_of
@@ -83,15 +83,15 @@ def add(
     The card is a TOML file in ZOETROPE_MODELS_DIR, or in the folder models of the data folder. Its files are checked
     first.
     """
-    from zoetrope.model.catalog.card_files import SUFFIX, cards_folder, check_card_name, write_card_file
+    from zoetrope.model.catalog.card_files import cards_folder, check_card_name, write_card_file
     from zoetrope.model.catalog.presets import open_model
     from zoetrope.model.families import PRESETS
 
     check_card_name(name)
-    path = cards_folder(data_dir) / f"{name}{SUFFIX}"
+    path = cards_folder(data_dir) / f"{name}{TOML_SUFFIX}"
     if path.exists() and not force:
         raise bad_input("name", f"{path} exists, replace it with --force")
-    if model in PRESETS or model.endswith(SUFFIX):
+    if model in PRESETS or model.endswith(TOML_SUFFIX):
         raise bad_input("model", f"{model!r} must be a folder, a weight file, a repository or a preset with weights")
     how = LoadOptions(**load.given())
     card = open_model(model, load.resolved())
@@ -108,10 +108,10 @@ def remove(
     data_dir: Annotated[Path | None, option("DIR", "Data folder of the service.", "~/.local/share/zoetrope")] = None,
 ) -> None:
     """Remove a model card; the files that it names stay."""
-    from zoetrope.model.catalog.card_files import SUFFIX, cards_folder, check_card_name
+    from zoetrope.model.catalog.card_files import cards_folder, check_card_name
 
     check_card_name(name)
-    path = cards_folder(data_dir) / f"{name}{SUFFIX}"
+    path = cards_folder(data_dir) / f"{name}{TOML_SUFFIX}"
     try:
         path.unlink()
     except FileNotFoundError:
