@@ -87,6 +87,7 @@ class JobRequest:
     media: tuple[str, ...] = ()  # ids of the media that the job uses
     traceparent: str | None = None  # W3C trace context of the request
     warnings: tuple[str, ...] = ()  # what the client should know about how the task was understood
+    price: float = 0.0  # GPU-seconds that it is expected to take; 0: not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,7 @@ class Job(JobRequest):
     eta_seconds: float | None = None  # written with progress while running
     preview: Preview | None = None
     notice: str = ""  # what it is waiting for, while something that it needs is unavailable
+    used: float = 0.0  # GPU-seconds so far, in all attempts
 
     @property
     def asked_model(self) -> str:
@@ -236,3 +238,5 @@ class EngineRow:
     state: str = "ready"  # a cluster.protocol.messages.State: only a ready engine gets work
     restarts: dict[str, int] = field(default_factory=dict)  # gangs that it lost, by cause
     jobs: tuple[str, ...] = ()  # that it denoises
+    costs: dict[str, Any] = field(default_factory=dict)  # the fitted cost of its steps
+    step: dict[str, Any] = field(default_factory=dict)  # what its newest plan does

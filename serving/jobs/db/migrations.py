@@ -241,6 +241,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT
         """,
     ),
+    (
+        # The router's prices, what jobs have used of them, and what it makes known of its engines and its queue.
+        "ALTER TABLE job ADD COLUMN price REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE job ADD COLUMN used REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE engine ADD COLUMN costs TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE engine ADD COLUMN step TEXT NOT NULL DEFAULT '{}'",
+        "CREATE TABLE forecast (model TEXT PRIMARY KEY, written_at REAL NOT NULL, body TEXT NOT NULL) STRICT",
+    ),
 )
 
 # What a version does to existing rows, after it has changed the tables.
