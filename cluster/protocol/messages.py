@@ -71,7 +71,8 @@ class HeldSegment:
 
 @dataclass(frozen=True)
 class Finished:
-    """A segment that took its last step; ``latents`` is a reference to ``[C, T, H, W]`` float32."""
+    """A segment that took its last step; ``latents`` is a reference to an array ``[C, T, H, W]`` float32, which dies with
+    the engine."""
 
     id: str
     latents: Any

@@ -99,6 +99,9 @@ def problems(settings: Settings) -> Iterator[tuple[str, str]]:
         if text and (parts.scheme not in schemes or not (parts.netloc or parts.scheme in WITHOUT_HOST)):
             quoted = f"{parts.scheme}://..." if "@" in text or "password" in text else text
             yield name, f"{quoted!r} must be {TEXTS[name]}"
+    most = settings.engines if settings.max_engines is None else settings.max_engines
+    if settings.min_engines is not None and settings.min_engines > most:
+        yield "min_engines", f"{settings.min_engines} must be at most {most}, the most engines that there may be"
     for text in settings.allow_networks:
         try:
             ip_network(text)

@@ -144,7 +144,7 @@ def open_core(settings: Settings, card: ModelCard) -> Iterator[Core]:
             submitter=Submitter(settings, card, stores.jobs, client_media, moderation, guard, stores.adapters),
             client_media=client_media,
             authenticator=Authenticator(stores.keys, required=required),
-            liveness=Liveness(stores.jobs, card.name),
+            liveness=Liveness(stores.jobs, card.name, may_sleep=settings.min_engines == 0),
             watcher=Watcher(stores.jobs),
             revocations=RevocationWatch(stores.keys),
         )

@@ -16,7 +16,9 @@ from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.request.tasks import ModelCard, Role
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.startup_checks import StartError
+from zoetrope.serving.ray_host.autoscaling import replicas
 from zoetrope.serving.router.router import RouterReplica
+from zoetrope.serving.router.scaling import scales
 from zoetrope.serving.stages.conditioner import ConditionerReplica
 from zoetrope.serving.stages.decoder import DecoderReplica
 
@@ -54,6 +56,11 @@ def deploy(settings: Settings, card: ModelCard, classes: Deployments | None = No
     def deployment(target: type, **options: Any) -> Any:
         return serve.deployment(**{"ray_actor_options": {"num_cpus": 0}, **health, **options})(target)
 
+    def stage(name: str, target: type, count: int) -> list[Any]:
+        """One deployment for each process, because the router chooses who shares one with whom."""
+        names = [name, *(f"{name}-{number}" for number in range(2, count + 1))]
+        return [deployment(target, name=each).bind(card, settings) for each in names]
+
     router = deployment(
         classes.router,
         name="Router",
@@ -63,12 +70,12 @@ def deploy(settings: Settings, card: ModelCard, classes: Deployments | None = No
     ).bind(
         settings,
         card,
-        deployment(classes.conditioner, name="Conditioner").bind(card, settings),
-        deployment(classes.decoder, name="Decoder", max_ongoing_requests=2).bind(card, settings),
+        stage("Conditioner", classes.conditioner, settings.conditioners),
+        stage("Decoder", classes.decoder, settings.decoders),
     )
     roles: tuple[Role, ...] = ("high", "low") if settings.noise_experts == "apart" else ("both",)
     engines = []
-    for role in roles:
+    for role, (name, scale) in zip(roles, scales(settings).items(), strict=True):
         gang = _gang(settings, role, gpus=bool(ray.cluster_resources().get("GPU")))
         try:
             place = seat(gang, ray.nodes())
@@ -77,8 +84,8 @@ def deploy(settings: Settings, card: ModelCard, classes: Deployments | None = No
         engines.append(
             deployment(
                 classes.engine,
-                name="Engine" if role == "both" else f"Engine-{role}-noise",
-                num_replicas=settings.engines,
+                name=name,
+                **replicas(settings, (card.name,), scale),
                 graceful_shutdown_timeout_s=DRAIN_SECONDS,
                 **place.options,
             ).bind(card, router, gang, place.groups)

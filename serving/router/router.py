@@ -7,6 +7,7 @@ import logging
 import math
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -19,14 +20,17 @@ from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.model.request.specs import SegmentSpec, VideoSpec
 from zoetrope.model.request.steps import branch_count
 from zoetrope.model.request.tasks import ModelCard
+from zoetrope.model.runtime.byte_cache import CacheFigures
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
+from zoetrope.serving.router.latents import LatentShelf
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
 from zoetrope.serving.router.progress import ProgressWriter
+from zoetrope.serving.router.scaling import ColdStart
 from zoetrope.serving.router.scheduler import order_of
 from zoetrope.serving.router.state import Active, RouterState
 from zoetrope.serving.stages.isolation import IsolatedStage
@@ -40,6 +44,8 @@ ENGINE_TIMEOUT_SECONDS = 10.0
 SIGHT_SECONDS = 1.0  # between two records that an engine in a long step is alive
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0  # before a database that did not answer is asked again
 STOP_SECONDS = 5.0  # for the database to release leases
+STAGE_WIDTH = 2  # calls in a process of a stage at a time: one computes while the other reads or writes files
+TAKE_SECONDS = 4.0  # for the latents of an engine that stops to be taken over; it waits no longer for an answer
 PREVIEW_SECONDS = 5.0  # that the end of a job waits for a preview in the making
 
 
@@ -52,15 +58,18 @@ class Router:
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: Settings, card: ModelCard, conditioner: Any, decoder: Any
+        self, settings: Settings, card: ModelCard, conditioners: Sequence[Any], decoders: Sequence[Any]
     ) -> None:
-        """Start the loops. ``conditioner`` and ``decoder`` are handles of the deployments in `serving.stages`."""
+        """Start the loops. ``conditioners`` and ``decoders`` are handles of the deployments in `serving.stages`, of one
+        process each."""
         self._settings = settings
         self._card = card
         self._database = await _open(settings, card.name)
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._snapshots = SnapshotObjects(str(settings.snapshots))
+        self._cold_start = ColdStart()
+        self._cold_start.see(0, True, time.monotonic())  # engines start when the router does, or run already
         self._state = RouterState(
             settings.step_tokens, ENGINE_TIMEOUT_SECONDS, settings.preview_steps, settings.adapter_slots
         )
@@ -68,15 +77,22 @@ class Router:
         self._outcomes: dict[str, asyncio.Future[Any]] = {}
         self._previews: set[asyncio.Task[None]] = set()
         self._rows: dict[str, EngineRow] = {}
-        self._decoder = IsolatedStage("decoder", decoder)
+        self._conditioner = IsolatedStage("conditioner", *conditioners, width=STAGE_WIDTH, urgency=self._urgency)
+        self._decoder = IsolatedStage("decoder", *decoders, width=STAGE_WIDTH, urgency=self._urgency)
+        self._latents = LatentShelf(
+            self._artifacts, settings.held_latents_bytes, settings.spilled_latents_bytes, self._work.set
+        )
+        self._caches: dict[str, dict[str, CacheFigures]] = {}  # of each conditioner, as it last said
         self._stages = Stages(
-            IsolatedStage("conditioner", conditioner),
+            self._conditioner,
             self._decoder,
             self._database.media,
             self._denoise,
             self._at_stage,
             self._warn,
             self._waiting,
+            self._latents,
+            self._note_caches,
             self._database.adapters,
             settings.adapter_slots,
         )
@@ -114,6 +130,7 @@ class Router:
         """Receive an engine's report on its last plan."""
         now = time.monotonic()
         news = self._state.apply(report, now)
+        leaving = [self._latents.taken(i) for i, _ in news.finished] if report.state == "draining" else []
         if report.broken is not None:
             log.warning("engine %s broke in epoch %d: %s", report.engine, report.gang_epoch, report.broken.reason)
         self._note_engine(report)
@@ -128,17 +145,25 @@ class Router:
         for preview in report.previews:
             self._show(preview)
         self._claimed.look()
+        if leaving:  # what it has finished is gone once it has its answer
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TAKE_SECONDS):
+                    await asyncio.gather(*(taken.wait() for taken in leaving))
 
     async def next_plan(self, report: Report) -> StepPlan:
         """Receive an engine's report and return its next plan; an idle engine waits a while for it."""
         await self.tell(report)
-        plan = self._state.plan(report)
+        plan = self._plan(report)
         if report.state == "ready" and report.running is None and not (plan.advance or plan.drop):
             self._work.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._work.wait(), LONG_POLL_SECONDS)
-            plan = self._state.plan(report)
+            plan = self._plan(report)
         return plan
+
+    def _plan(self, report: Report) -> StepPlan:
+        self._state.taking_jobs = not self._latents.full
+        return self._state.plan(report)
 
     async def _watch_engines(self) -> None:
         """Give up engines that are silent. Record that those in a step longer than the usual timeout are alive."""
@@ -147,6 +172,8 @@ class Router:
             for engine_id in self._state.lose_silent_engines(now):
                 log.warning("engine %s is silent, its segments resume elsewhere", engine_id)
                 self._forget_engine(engine_id)
+            waiting = any(segment.engine is None for segment in self._state.active.values())
+            self._cold_start.see(len(self._state.engines), waiting, now)
             for engine_id, view in self._state.engines.items():
                 row = self._rows.get(engine_id)
                 long = view.due > view.seen_at + ENGINE_TIMEOUT_SECONDS
@@ -174,6 +201,28 @@ class Router:
                 if previews := [task for task in self._previews if task.get_name() == job.id]:
                     await asyncio.wait(previews, timeout=PREVIEW_SECONDS)  # a job that is over takes none
                 return Ending(State.SUCCEEDED, rendered.result, verdict=rendered.verdict)
+
+    def _urgency(self, job_id: str) -> tuple[float | str, ...]:
+        """Order the jobs that wait for a place in a stage as the engines would."""
+        job = self._claimed.job(job_id)
+        return (math.inf,) if job is None else order_of(job)
+
+    def _note_caches(self, process: str, caches: dict[str, CacheFigures]) -> None:
+        self._caches[process] = caches
+
+    def stage_figures(self) -> dict[str, Any]:
+        """Return what is known of the stages around the engines: calls that run and wait, latents on their way, and
+        what the caches of the conditioners (of this router's time) have saved."""
+        kinds = sorted({kind for caches in self._caches.values() for kind in caches})
+        totals = {
+            kind: sum((c.get(kind, CacheFigures()) for c in self._caches.values()), CacheFigures()) for kind in kinds
+        }
+        return {
+            "conditioner": {"running": self._conditioner.running, "waiting": self._conditioner.waiting},
+            "decoder": {"running": self._decoder.running, "waiting": self._decoder.waiting},
+            "latents": {"held": self._latents.held, "spilled": self._latents.spilled, "full": self._latents.full},
+            "caches": {kind: asdict(figures) for kind, figures in totals.items()},
+        }
 
     def _drop(self, job: Job) -> None:
         """Remove a job's segments from all further plans."""

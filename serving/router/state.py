@@ -44,6 +44,11 @@ class Active:
     losses: int = 0
     alone: int = 0
 
+    @property
+    def begun(self) -> bool:
+        """Whether its job has taken a step, in this segment or an earlier one, as far as this router knows."""
+        return bool(self.furthest) or (self.owner is not None and self.owner.index > 0)
+
     def tokens_at(self, step: int | None) -> int:
         """Count the tokens of a step, number ``step`` from 0; None: it is not known which."""
         return self.tokens * branch_count(self.spec, step) // branch_count(self.spec)
@@ -91,12 +96,14 @@ class RouterState:
         engine_timeout: how long an engine may be silent in addition to its steps.
         preview_steps: steps between two previews of a segment; 0: none.
         adapter_slots: of each engine, for different adapters (or pairs of them).
+        taking_jobs: whether engines may start jobs; those that have begun continue in any case.
     """
 
     step_tokens: int
     engine_timeout: float
     preview_steps: int = 0
     adapter_slots: int = 0
+    taking_jobs: bool = True
     active: dict[str, Active] = field(default_factory=dict)
     engines: dict[str, EngineView] = field(default_factory=dict)
     _cohorts: int = 0
@@ -156,7 +163,9 @@ class RouterState:
         mine = [i for i in ids if self._holds(report.engine, i)]
         held = [self._candidate(i, ahead) for i in mine if not (ahead and self._ends(self.active[i]))]
         waiting = [
-            self._candidate(i) for i, s in self.active.items() if s.engine is None and view.role in ("both", s.needs)
+            self._candidate(i)
+            for i, s in self.active.items()
+            if s.engine is None and view.role in ("both", s.needs) and (self.taking_jobs or s.begun)
         ]
         decision = decide(held, waiting, self.step_tokens, self.adapter_slots)
         if ahead and decision.trial:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import ray
 
+from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.media.inputs import Clip, Inputs
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.media.sandbox.sandbox import Sandbox
 from zoetrope.serving.media.task_inputs import load
+from zoetrope.serving.stages.encoded import Encoded
 from zoetrope.serving.stages.failures import in_thread
 from zoetrope.serving.stages.media_files import StoredMedia, files, infos
 from zoetrope.serving.storage.store import open_artifacts
@@ -28,6 +32,7 @@ class ConditionerReplica:
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         from zoetrope.model.checkpoints.load import configure_torch, load_autoencoder, load_text_encoder
         from zoetrope.model.conditioning.load import load_conditioner
+        from zoetrope.serving.stages.conditioning_cache import ConditioningCache
         from zoetrope.serving.stages.device import encoders_stay
 
         device = configure_torch(card)
@@ -41,23 +46,23 @@ class ConditionerReplica:
         self._sandbox = Sandbox(scratch=self._scratch, unsafe=settings.unsafe_media)
         self._lock = threading.Lock()
         self._last: tuple[object, Inputs] | None = None
+        self._cache = ConditioningCache(settings.condition_cache_bytes)
+        self._model = f"{card.name} {card.directory} {weights_of(card)}"
+        self._text.share(self._cache.prompts, self._model)
+        self._process = uuid.uuid4().hex
 
-    async def encode(
-        self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: list[Any]
-    ) -> list[ray.ObjectRef]:  # type: ignore[type-arg]
+    async def encode(self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: list[Any]) -> Encoded:
         """Encode one span of a clip.
 
         Args:
             before: one reference to the frames that the span overlaps, or None. References travel in lists so that Ray
                 does not resolve them on the way.
 
-        Returns:
-            One reference to a `model.denoising.conditions.Conditions`.
-
         Raises:
             StageError: for example, a medium turns out to be unusable.
         """
-        return [ray.put(await in_thread(spec, self._condition, spec, media, index, before[0]))]
+        conditions, seconds = await in_thread(spec, self._condition, spec, media, index, before[0])
+        return Encoded([ray.put(conditions)], seconds, self._process, self._cache.figures)
 
     async def warnings(self, spec: VideoSpec) -> tuple[str, ...]:
         """Return warnings for the client about its prompt. Raises StageError."""
@@ -68,11 +73,27 @@ class ConditionerReplica:
     async def alive(self) -> None:
         """Answer, to show that the process runs."""
 
-    def _condition(self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: Any) -> Conditions:
-        from zoetrope.model.pipeline import condition_span
+    def _condition(
+        self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: Any
+    ) -> tuple[Conditions, float]:
+        """Return the conditions, on the CPU, and the seconds that they took."""
+        import torch
 
+        from zoetrope.model.pipeline import condition_media, with_texts
+
+        cpu, started = torch.device("cpu"), time.monotonic()
         overlap: Clip | None = None if before is None else ray.get(before)
-        return condition_span(self._text, self._conditioner, spec, self._inputs(spec, media), index, overlap)
+
+        def encode_media() -> Conditions:
+            found = condition_media(self._conditioner, spec, self._inputs(spec, media), index, overlap)
+            return found.to(cpu)
+
+        if overlap is None:
+            conditions = self._cache.conditions(self._model, spec, media, index, encode_media)
+        else:
+            conditions = encode_media()
+        conditions = with_texts(self._text, self._conditioner, spec, index, conditions).to(cpu)
+        return conditions, time.monotonic() - started
 
     def _inputs(self, spec: VideoSpec, media: dict[str, StoredMedia]) -> Inputs:
         """Decode the media, once for all spans of a clip."""

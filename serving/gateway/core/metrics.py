@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from zoetrope.serving.gateway.watch.liveness import Liveness
+from zoetrope.serving.jobs.job import UnfinishedWork
 from zoetrope.serving.jobs.store import JobStore
+from zoetrope.serving.router.scaling import Scale, desired_engines
 
 
-def metrics_of(store: JobStore, liveness: Liveness) -> bytes:
-    """Return the metrics in Prometheus' text format.
+def metrics_of(store: JobStore, liveness: Liveness, scales: Mapping[str, Scale]) -> bytes:
+    """Return the metrics in Prometheus' text format; ``scales``: of each deployment of engines.
 
     Raises:
         StoreError.
     """
     registry = CollectorRegistry()
-    registry.register(_Reader(store, liveness))
+    registry.register(_Reader(store, liveness, scales))
     return generate_latest(registry)
 
 
 class _Reader:
-    def __init__(self, store: JobStore, liveness: Liveness) -> None:
+    def __init__(self, store: JobStore, liveness: Liveness, scales: Mapping[str, Scale]) -> None:
         self._store = store
         self._liveness = liveness
+        self._scales = scales
 
     def collect(self) -> Iterable[Metric]:
         jobs = GaugeMetricFamily("zoetrope_jobs", "Jobs by state.", labels=["state"])
@@ -48,3 +51,23 @@ class _Reader:
                 lost.add_metric([engine.id, reason], count)
         yield epochs
         yield lost
+        yield from self._scaling()
+
+    def _scaling(self) -> Iterable[Metric]:
+        """What decides on the number of engines, as `serving.ray_host.autoscaling` decides too."""
+        unfinished = self._store.unfinished_work()
+        mine = {model: unfinished.get(model, UnfinishedWork()) for model in {*unfinished, self._liveness.model}}
+        queued = GaugeMetricFamily(
+            "zoetrope_queued_gpu_seconds",
+            "GPU-seconds that unfinished jobs are expected to take yet, by model.",
+            labels=["model"],
+        )
+        for model, work in sorted(mine.items()):
+            queued.add_metric([model], work.gpu_seconds)
+        yield queued
+        desired = GaugeMetricFamily(
+            "zoetrope_desired_engines", "Engines that this work wants, by deployment.", labels=["deployment"]
+        )
+        for name, scale in self._scales.items():
+            desired.add_metric([name], desired_engines(mine[self._liveness.model], scale))
+        yield desired

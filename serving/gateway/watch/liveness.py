@@ -21,8 +21,10 @@ T = TypeVar("T")
 class Liveness:
     """Shared by all services of one gateway."""
 
-    def __init__(self, store: JobStore, model: str) -> None:
+    def __init__(self, store: JobStore, model: str, *, may_sleep: bool = False) -> None:
+        """``may_sleep``: there is no engine while there is nothing to do."""
         self.model = model
+        self._may_sleep = may_sleep
         self._store = store
         self._stopping = asyncio.Event()
         self._probes = ThreadPoolExecutor(1, thread_name_prefix="probes")  # never behind what others wait for
@@ -31,6 +33,13 @@ class Liveness:
     def engines(self) -> list[EngineRow]:
         """Return the engines of the served model that are ready and were seen lately."""
         return [engine for engine in self._of_model(ENGINE_SECONDS) if engine.state == "ready"]
+
+    def takes_work(self, rows: Sequence[EngineRow]) -> bool:
+        """Tell from what `seen` returned whether jobs will be made: by an engine that is ready, or by one that is
+        started for them."""
+        if any(engine.state == "ready" for engine in rows):
+            return True
+        return self._may_sleep and not any(engine.state == "out" for engine in rows)
 
     def all_engines(self) -> list[EngineRow]:
         """Return all that were seen lately, and those ("out") that failed too often in a row and were taken out within
