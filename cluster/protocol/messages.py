@@ -71,8 +71,8 @@ class HeldSegment:
 
 @dataclass(frozen=True)
 class Finished:
-    """A segment that took its last step; ``latents`` is a reference to an array ``[C, T, H, W]`` float32, which dies with
-    the engine."""
+    """A segment that took its last step; ``latents`` is a reference to an array ``[C, T, H, W]`` float32, which is gone
+    once the engine is."""
 
     id: str
     latents: Any

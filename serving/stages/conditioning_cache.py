@@ -17,16 +17,9 @@ from zoetrope.model.runtime.byte_cache import ByteCache, CacheFigures
 from zoetrope.serving.stages.media_files import StoredMedia
 
 # What of a request has no part in its media's conditions; all else has, so that a new field is safe.
-WITHOUT_PART = frozenset(
-    [
-        "width",
-        "height",
-        "frames",
-        "container",
-        "keep_latents",
-        "audio",
-        "tiling",
-        "warnings",
+WITHOUT_PART = {
+    *("width", "height", "frames", "container", "keep_latents", "audio", "tiling", "warnings"),
+    *(
         "seed",
         "steps",
         "guidance",
@@ -36,12 +29,9 @@ WITHOUT_PART = frozenset(
         "flow_shift",
         "profile",
         "sampler",
-        "quality",
-        "step_mask",
-        "loras",
-        "adapters",
-    ]
-)
+    ),
+    *("quality", "step_mask", "loras", "adapters"),
+}
 TEXTS = {"prompt", "negative_prompt"}
 
 
