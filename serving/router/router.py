@@ -7,6 +7,7 @@ import logging
 import math
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,7 +19,7 @@ from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPla
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.model.request.specs import SegmentSpec, VideoSpec
 from zoetrope.model.request.steps import branch_count
-from zoetrope.model.request.tasks import ModelCard
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
@@ -54,12 +55,12 @@ class Router:
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: Settings, card: ModelCard, conditioner: Any, decoder: Any
+        self, settings: Settings, models: ServedModels, conditioner: Any, decoder: Any
     ) -> None:
         """Start the loops. ``conditioner`` and ``decoder`` are handles of the deployments in `serving.stages`."""
         self._settings = settings
-        self._card = card
-        self._database = await _open(settings, card.name)
+        self._cards = models.by_name()
+        self._database = await _open(settings, tuple(self._cards))
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._snapshots = SnapshotObjects(str(settings.snapshots))
@@ -213,7 +214,7 @@ class Router:
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
         owner = Owner(job.id, index, job.lease_epoch)
-        self._state.add(Active(segment, order_of(job), self._tokens(segment), conditions, owner))
+        self._state.add(Active(segment, order_of(job), self._tokens(job, segment), conditions, owner))
         self._work.set()
         try:
             latents = await outcome
@@ -311,9 +312,10 @@ class Router:
         self._rows.pop(engine_id, None)
         self._writer.put("engine", engine_id, lambda: self._database.jobs.remove_engine(engine_id))
 
-    def _tokens(self, segment: SegmentSpec) -> int:
+    def _tokens(self, job: Job, segment: SegmentSpec) -> int:
         """Count the tokens of a step with all its guidance branches."""
-        patch = self._card.size_multiple // self._card.spatial
+        card = self._cards[job.model]
+        patch = card.size_multiple // card.spatial
         _, t, h, w = segment.latent_shape
         return branch_count(segment) * t * math.ceil(h / patch) * math.ceil(w / patch)
 
@@ -325,12 +327,12 @@ def jobs_on(report: Report) -> tuple[str, ...]:
     return tuple(sorted({segment.partition("/")[0] for segment in segments}))
 
 
-async def _open(settings: Settings, model: str) -> RouterDatabase:
+async def _open(settings: Settings, models: Sequence[str]) -> RouterDatabase:
     """Open the database as soon as it answers."""
     waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
     while True:
         try:
-            return await asyncio.to_thread(RouterDatabase, settings, f"router-{uuid.uuid4().hex[:12]}", model)
+            return await asyncio.to_thread(RouterDatabase, settings, f"router-{uuid.uuid4().hex[:12]}", models)
         except StoreError as error:
             log.warning("%s", error)
             await asyncio.sleep(next(waits))
