@@ -13,7 +13,8 @@ from ray import serve
 from zoetrope.cluster.engine.engine import EngineReplica
 from zoetrope.cluster.planning.placement import PlacementError, seat
 from zoetrope.cluster.protocol.settings import EngineSettings
-from zoetrope.model.request.tasks import ModelCard, Role
+from zoetrope.model.request.tasks import Role
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.startup_checks import StartError
 from zoetrope.serving.ray_host.autoscaling import replicas
@@ -40,7 +41,7 @@ class Deployments:
     engine: type = EngineReplica
 
 
-def deploy(settings: Settings, card: ModelCard, classes: Deployments | None = None) -> None:
+def deploy(settings: Settings, models: ServedModels, classes: Deployments | None = None) -> None:
     """Deploy the application on the running Ray; returns when all is healthy and an engine has asked for work.
 
     Raises:
@@ -59,7 +60,7 @@ def deploy(settings: Settings, card: ModelCard, classes: Deployments | None = No
     def stage(name: str, target: type, count: int) -> list[Any]:
         """One deployment for each process, because the router chooses who shares one with whom."""
         names = [name, *(f"{name}-{number}" for number in range(2, count + 1))]
-        return [deployment(target, name=each).bind(card, settings) for each in names]
+        return [deployment(target, name=each).bind(models, settings) for each in names]
 
     router = deployment(
         classes.router,
@@ -69,7 +70,7 @@ def deploy(settings: Settings, card: ModelCard, classes: Deployments | None = No
         graceful_shutdown_wait_loop_s=0.1,
     ).bind(
         settings,
-        card,
+        models,
         stage("Conditioner", classes.conditioner, settings.conditioners),
         stage("Decoder", classes.decoder, settings.decoders),
     )
@@ -85,10 +86,10 @@ def deploy(settings: Settings, card: ModelCard, classes: Deployments | None = No
             deployment(
                 classes.engine,
                 name=name,
-                **replicas(settings, (card.name,), scale),
+                **replicas(settings, tuple(card.name for card in models), scale),
                 graceful_shutdown_timeout_s=DRAIN_SECONDS,
                 **place.options,
-            ).bind(card, router, gang, place.groups)
+            ).bind(models.default, router, gang, place.groups)
         )
     engine = engines[0] if len(engines) == 1 else deployment(EnginePair).bind(*engines)
     try:

@@ -19,6 +19,7 @@ from zoetrope.serving.jobs.media_table import MediaTable
 from zoetrope.serving.media.task_inputs import media_info
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.latents import LatentShelf
+from zoetrope.serving.router.metering import Meter
 from zoetrope.serving.stages.encoded import Encoded
 from zoetrope.serving.stages.failures import LOST, Remedy, StageError, classify
 from zoetrope.serving.stages.isolation import IsolatedStage
@@ -55,7 +56,7 @@ class Stages:
         waiting: (job, what for); "" when it continues.
         latents: where finished latents wait for the decoder.
         cached: (process of a conditioner, what its caches have saved).
-        adapters: the registered ones. slots: of an engine, for them.
+        adapters: the registered ones. slots: of an engine, for them. meter: learns what stages take.
     """
 
     conditioner: IsolatedStage
@@ -69,6 +70,7 @@ class Stages:
     cached: Callable[[str, dict[str, CacheFigures]], None]
     adapters: AdapterTable | None = None
     slots: int = 0
+    meter: Meter | None = None
 
 
 @dataclass
@@ -152,6 +154,7 @@ class _Work:
             stages.warn(job, tuple(dict.fromkeys((*job.warnings, *warnings))))  # an attempt before may have added them
         latents: list[Any] = []
         before: Any = None
+        conditioning = 0.0
         for index in range(len(spec.spans)):
 
             def encode(stage: Any, index: int = index, before: Any = before) -> Any:
@@ -159,6 +162,7 @@ class _Work:
 
             encoded: Encoded = await self._ask(stages.conditioner, encode)
             stages.cached(encoded.process, encoded.caches)
+            conditioning += encoded.seconds
             stages.progress(job, Stage.DENOISING, index * spec.steps)
             segment = segment_of(spec, segment_id_of(job, index), index)
             made = self._denoise(index, segment, encoded.conditions.pop())  # kept by whoever denoises, and no longer
@@ -180,7 +184,11 @@ class _Work:
             self.prefixes.append(f"jobs/{job.id}/{job.lease_epoch}" + (f".{len(earlier)}" if earlier else ""))
             return stage.render.remote(spec, latents, self.prefixes[-1], media, timings.seconds, earlier)
 
+        if stages.meter is not None:
+            stages.meter.stage("conditioning", job.id, spec, conditioning)
         rendered: Rendered = await self._ask(stages.decoder, render)
+        if stages.meter is not None:
+            stages.meter.stage("decoding", job.id, spec, rendered.result.timings.get("decoding", 0.0))
         return rendered
 
     async def _ask(self, isolated_stage: IsolatedStage, call: Callable[[Any], Awaitable[Any]]) -> Any:

@@ -19,21 +19,20 @@ from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPla
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.model.request.specs import SegmentSpec, VideoSpec
 from zoetrope.model.request.steps import branch_count
-from zoetrope.model.request.tasks import ModelCard
-from zoetrope.model.runtime.byte_cache import CacheFigures
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
+from zoetrope.serving.router.around import Surroundings
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
-from zoetrope.serving.router.latents import LatentShelf
+from zoetrope.serving.router.metering import Meter
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
 from zoetrope.serving.router.progress import ProgressWriter
 from zoetrope.serving.router.scaling import ColdStart
 from zoetrope.serving.router.scheduler import order_of
 from zoetrope.serving.router.state import Active, RouterState
-from zoetrope.serving.stages.isolation import IsolatedStage
 from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
 log = logging.getLogger("zoetrope.router")
@@ -43,8 +42,8 @@ LONG_POLL_SECONDS = 1.0  # how long an idle engine waits for work; also its hear
 ENGINE_TIMEOUT_SECONDS = 10.0
 SIGHT_SECONDS = 1.0  # between two records that an engine in a long step is alive
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0  # before a database that did not answer is asked again
+REMEMBERED_SECONDS = 3_600.0  # since an engine was seen whose costs an earlier router has learned
 STOP_SECONDS = 5.0  # for the database to release leases
-STAGE_WIDTH = 2  # calls in a process of a stage at a time: one computes while the other reads or writes files
 TAKE_SECONDS = 4.0  # for the latents of an engine that stops to be taken over; it waits no longer for an answer
 PREVIEW_SECONDS = 5.0  # that the end of a job waits for a preview in the making
 
@@ -58,13 +57,13 @@ class Router:
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: Settings, card: ModelCard, conditioners: Sequence[Any], decoders: Sequence[Any]
+        self, settings: Settings, models: ServedModels, conditioners: Sequence[Any], decoders: Sequence[Any]
     ) -> None:
         """Start the loops. ``conditioners`` and ``decoders`` are handles of the deployments in `serving.stages`, of one
         process each."""
         self._settings = settings
-        self._card = card
-        self._database = await _open(settings, card.name)
+        self._cards = models.by_name()
+        self._database = await _open(settings, tuple(self._cards))
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._snapshots = SnapshotObjects(str(settings.snapshots))
@@ -73,28 +72,28 @@ class Router:
         self._state = RouterState(
             settings.step_tokens, ENGINE_TIMEOUT_SECONDS, settings.preview_steps, settings.adapter_slots
         )
+        self._meter = Meter(self._cards.get, int(settings.adapter_rank), settings.vae_devices)
+        with suppress(StoreError):
+            engines = await self._database.run(lambda: self._database.jobs.engines(REMEMBERED_SECONDS))
+            self._meter.recall({engine.id: engine.costs for engine in engines})
         self._work = asyncio.Event()
         self._outcomes: dict[str, asyncio.Future[Any]] = {}
         self._previews: set[asyncio.Task[None]] = set()
         self._rows: dict[str, EngineRow] = {}
-        self._conditioner = IsolatedStage("conditioner", *conditioners, width=STAGE_WIDTH, urgency=self._urgency)
-        self._decoder = IsolatedStage("decoder", *decoders, width=STAGE_WIDTH, urgency=self._urgency)
-        self._latents = LatentShelf(
-            self._artifacts, settings.held_latents_bytes, settings.spilled_latents_bytes, self._work.set
-        )
-        self._caches: dict[str, dict[str, CacheFigures]] = {}  # of each conditioner, as it last said
+        self._around = Surroundings(settings, conditioners, decoders, self._artifacts, self._urgency, self._work.set)
         self._stages = Stages(
-            self._conditioner,
-            self._decoder,
+            self._around.conditioner,
+            self._around.decoder,
             self._database.media,
             self._denoise,
             self._at_stage,
             self._warn,
             self._waiting,
-            self._latents,
-            self._note_caches,
+            self._around.latents,
+            self._around.note_caches,
             self._database.adapters,
             settings.adapter_slots,
+            self._meter,
         )
         self._claimed = ClaimedJobs(self._database, settings.max_running, self._outcome, self._drop, self._clear)
         self._stopping = False
@@ -129,8 +128,9 @@ class Router:
     async def tell(self, report: Report) -> None:
         """Receive an engine's report on its last plan."""
         now = time.monotonic()
+        self._meter.note(report)
         news = self._state.apply(report, now)
-        leaving = [self._latents.taken(i) for i, _ in news.finished] if report.state == "draining" else []
+        leaving = [self._around.latents.taken(i) for i, _ in news.finished] if report.state == "draining" else []
         if report.broken is not None:
             log.warning("engine %s broke in epoch %d: %s", report.engine, report.gang_epoch, report.broken.reason)
         self._note_engine(report)
@@ -162,7 +162,7 @@ class Router:
         return plan
 
     def _plan(self, report: Report) -> StepPlan:
-        self._state.taking_jobs = not self._latents.full
+        self._state.taking_jobs = not self._around.latents.full
         return self._state.plan(report)
 
     async def _watch_engines(self) -> None:
@@ -182,7 +182,15 @@ class Router:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _outcome(self, job: Job) -> Ending:
-        """Take a job through the stages and return how it ended."""
+        """Take a job through the stages and return how it ended, and what it used."""
+        self._meter.begin(job.id, job.used)
+        try:
+            ending = await self._ending(job)
+            return replace(ending, used=self._meter.used(job.id))
+        finally:
+            self._meter.forget(job.id)
+
+    async def _ending(self, job: Job) -> Ending:
         waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         while True:
             try:
@@ -207,22 +215,9 @@ class Router:
         job = self._claimed.job(job_id)
         return (math.inf,) if job is None else order_of(job)
 
-    def _note_caches(self, process: str, caches: dict[str, CacheFigures]) -> None:
-        self._caches[process] = caches
-
     def stage_figures(self) -> dict[str, Any]:
-        """Return what is known of the stages around the engines: calls that run and wait, latents on their way, and
-        what the caches of the conditioners (of this router's time) have saved."""
-        kinds = sorted({kind for caches in self._caches.values() for kind in caches})
-        totals = {
-            kind: sum((c.get(kind, CacheFigures()) for c in self._caches.values()), CacheFigures()) for kind in kinds
-        }
-        return {
-            "conditioner": {"running": self._conditioner.running, "waiting": self._conditioner.waiting},
-            "decoder": {"running": self._decoder.running, "waiting": self._decoder.waiting},
-            "latents": {"held": self._latents.held, "spilled": self._latents.spilled, "full": self._latents.full},
-            "caches": {kind: asdict(figures) for kind, figures in totals.items()},
-        }
+        """Return what is known of the stages around the engines, see `Surroundings.figures`."""
+        return self._around.figures()
 
     def _drop(self, job: Job) -> None:
         """Remove a job's segments from all further plans."""
@@ -244,7 +239,7 @@ class Router:
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
         owner = Owner(job.id, index, job.lease_epoch)
-        self._state.add(Active(segment, order_of(job), self._tokens(segment), conditions, owner))
+        self._state.add(Active(segment, order_of(job), self._tokens(job, segment), conditions, owner))
         self._work.set()
         try:
             latents = await outcome
@@ -272,7 +267,7 @@ class Router:
         """Make a preview; if that fails, the job continues without it."""
         try:
             spec = VideoSpec.from_dict(job.spec)
-            async with self._decoder.shared() as decoder:
+            async with self._around.decoder.shared() as decoder:
                 picture = await decoder.preview.remote(spec, [latents], f"jobs/{job.id}/{job.lease_epoch}", step)
             held, old = await self._database.put_preview(job, picture)
             useless = old if held else picture
@@ -301,9 +296,11 @@ class Router:
         self._progress(job, stage, step, None)
 
     def _progress(self, job: Job, stage: Stage, step: int, eta_seconds: float | None) -> None:
-        write, epoch = self._database.jobs.progress, job.lease_epoch
+        write, epoch, used = self._database.jobs.progress, job.lease_epoch, self._meter.used(job.id)
         self._writer.put(
-            "progress", job.id, lambda: write(job.id, epoch, stage=stage, step=step, eta_seconds=eta_seconds)
+            "progress",
+            job.id,
+            lambda: write(job.id, epoch, stage=stage, step=step, eta_seconds=eta_seconds, used=used),
         )
 
     def _warn(self, job: Job, warnings: tuple[str, ...]) -> None:
@@ -328,6 +325,7 @@ class Router:
                 state=report.state,
                 restarts=asdict(report.restarts),
                 jobs=jobs_on(report),
+                costs=self._meter.row(report.engine),
             )
         )
 
@@ -339,9 +337,10 @@ class Router:
         self._rows.pop(engine_id, None)
         self._writer.put("engine", engine_id, lambda: self._database.jobs.remove_engine(engine_id))
 
-    def _tokens(self, segment: SegmentSpec) -> int:
+    def _tokens(self, job: Job, segment: SegmentSpec) -> int:
         """Count the tokens of a step with all its guidance branches."""
-        patch = self._card.size_multiple // self._card.spatial
+        card = self._cards[job.model]
+        patch = card.size_multiple // card.spatial
         _, t, h, w = segment.latent_shape
         return branch_count(segment) * t * math.ceil(h / patch) * math.ceil(w / patch)
 
@@ -353,12 +352,12 @@ def jobs_on(report: Report) -> tuple[str, ...]:
     return tuple(sorted({segment.partition("/")[0] for segment in segments}))
 
 
-async def _open(settings: Settings, model: str) -> RouterDatabase:
+async def _open(settings: Settings, models: Sequence[str]) -> RouterDatabase:
     """Open the database as soon as it answers."""
     waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
     while True:
         try:
-            return await asyncio.to_thread(RouterDatabase, settings, f"router-{uuid.uuid4().hex[:12]}", model)
+            return await asyncio.to_thread(RouterDatabase, settings, f"router-{uuid.uuid4().hex[:12]}", models)
         except StoreError as error:
             log.warning("%s", error)
             await asyncio.sleep(next(waits))

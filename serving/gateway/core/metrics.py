@@ -56,18 +56,18 @@ class _Reader:
     def _scaling(self) -> Iterable[Metric]:
         """What decides on the number of engines, as `serving.ray_host.autoscaling` decides too."""
         unfinished = self._store.unfinished_work()
-        mine = {model: unfinished.get(model, UnfinishedWork()) for model in {*unfinished, self._liveness.model}}
+        mine = {model: unfinished.get(model, UnfinishedWork()) for model in self._liveness.models}
         queued = GaugeMetricFamily(
             "zoetrope_queued_gpu_seconds",
             "GPU-seconds that unfinished jobs are expected to take yet, by model.",
             labels=["model"],
         )
-        for model, work in sorted(mine.items()):
+        for model, work in mine.items():
             queued.add_metric([model], work.gpu_seconds)
         yield queued
         desired = GaugeMetricFamily(
             "zoetrope_desired_engines", "Engines that this work wants, by deployment.", labels=["deployment"]
         )
         for name, scale in self._scales.items():
-            desired.add_metric([name], desired_engines(mine[self._liveness.model], scale))
+            desired.add_metric([name], desired_engines(sum(mine.values(), UnfinishedWork()), scale))
         yield desired

@@ -21,9 +21,13 @@ T = TypeVar("T")
 class Liveness:
     """Shared by all services of one gateway."""
 
-    def __init__(self, store: JobStore, model: str, *, may_sleep: bool = False) -> None:
-        """``may_sleep``: there is no engine while there is nothing to do."""
-        self.model = model
+    def __init__(self, store: JobStore, models: Sequence[str], *, may_sleep: bool = False) -> None:
+        """
+        Args:
+            models: the own names of those served.
+            may_sleep: there is no engine while there is nothing to do.
+        """
+        self.models = tuple(models)
         self._may_sleep = may_sleep
         self._store = store
         self._stopping = asyncio.Event()
@@ -31,21 +35,21 @@ class Liveness:
         self._seen: BatchedReads[None, list[EngineRow]] = BatchedReads(self._read_all, self._probes)
 
     def engines(self) -> list[EngineRow]:
-        """Return the engines of the served model that are ready and were seen lately."""
-        return [engine for engine in self._of_model(ENGINE_SECONDS) if engine.state == "ready"]
+        """Return the engines of the served models that take work and were seen lately."""
+        return [engine for engine in self._served(ENGINE_SECONDS) if engine.working]
 
     def takes_work(self, rows: Sequence[EngineRow]) -> bool:
         """Tell from what `seen` returned whether jobs will be made: by an engine that is ready, or by one that is
         started for them."""
-        if any(engine.state == "ready" for engine in rows):
+        if any(engine.working for engine in rows):
             return True
         return self._may_sleep and not any(engine.state == "out" for engine in rows)
 
     def all_engines(self) -> list[EngineRow]:
         """Return all that were seen lately, and those ("out") that failed too often in a row and were taken out within
         the last hour."""
-        lately = {engine.id: engine for engine in self._of_model(ENGINE_SECONDS)}
-        out = {engine.id: engine for engine in self._of_model(OUT_SECONDS) if engine.state == "out"}
+        lately = {engine.id: engine for engine in self._served(ENGINE_SECONDS)}
+        out = {engine.id: engine for engine in self._served(OUT_SECONDS) if engine.state == "out"}
         return list((lately | out).values())
 
     async def seen(self) -> list[EngineRow]:
@@ -55,8 +59,8 @@ class Liveness:
     def _read_all(self, asked: Sequence[None]) -> list[list[EngineRow]]:
         return [self.all_engines()] * len(asked)
 
-    def _of_model(self, seconds: float) -> list[EngineRow]:
-        return [engine for engine in self._store.engines(seconds) if engine.model == self.model]
+    def _served(self, seconds: float) -> list[EngineRow]:
+        return [engine for engine in self._store.engines(seconds) if engine.model in self.models]
 
     def stop(self) -> None:
         """Make streams and waits end, so that their clients turn to the next gateway."""

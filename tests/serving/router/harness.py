@@ -15,6 +15,7 @@ from zoetrope.cluster.protocol.messages import Finished, HeldSegment, Report
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.tasks import TextToVideo, VideoRequest
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.job import Job, Preview, Result
 from zoetrope.serving.jobs.open import open_stores
@@ -141,7 +142,8 @@ class House:
 
     async def open_router(self) -> Router:
         router = Router.__new__(Router)
-        await router.__init__(self.settings, CARD, [self.stages], [self.stages])  # type: ignore[misc]  # as Serve does
+        models, stage = ServedModels([CARD]), [self.stages]
+        await router.__init__(self.settings, models, stage, stage)  # type: ignore[misc]  # as Serve does
         return router
 
     @asynccontextmanager

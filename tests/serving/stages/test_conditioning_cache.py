@@ -27,6 +27,7 @@ from zoetrope.model.request.tasks import (
     VideoRequest,
 )
 from zoetrope.model.runtime.byte_cache import CacheFigures
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.media import VideoWriter
 from zoetrope.serving.stages.conditioner import ConditionerReplica
@@ -79,7 +80,8 @@ def digest(path: Path) -> str:
 
 
 def conditioner(folder: Path, room: int) -> ConditionerReplica:
-    return ConditionerReplica(CARD, Settings(data_dir=folder, unsafe_media=True, condition_cache_bytes=room))
+    settings = Settings(data_dir=folder, unsafe_media=True, condition_cache_bytes=room)
+    return ConditionerReplica(ServedModels([CARD]), settings)
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +127,10 @@ def test_the_next_job_with_the_same_media_encodes_none(folder: Path, media: dict
     stage = conditioner(folder, 64 << 20)
     conditions(stage, spec_of(ImageToVideo(prompt="a red circle", image="p1")), media)
 
-    class Texts:
-        def prompt(self, spec: VideoSpec) -> str:
-            return spec.prompt
+    def fail(*_: object) -> None:
+        pytest.fail("the media are encoded again")
 
-    stage._conditioner = Texts()  # type: ignore[assignment]
+    stage._inputs = fail  # type: ignore[method-assign, assignment]
     other = ImageToVideo(prompt="a blue square", image="again")
     found = conditions(stage, replace(spec_of(other), seed=9, guidance=2.0, steps=8), media)
     assert media_figures(stage).hits == 1 and found.known is not None
