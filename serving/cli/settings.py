@@ -100,6 +100,9 @@ class ServeOptions(GatewayOptions):
 
     ranks: Annotated[int | None, option("N", "GPUs per engine.", "1")] = None
     engines: Annotated[int | None, option("N", "Engines, each with the whole model.", "1")] = None
+    min_engines: Annotated[int | None, option("N", "Engines kept when there is nothing to do.", "all")] = None
+    max_engines: Annotated[int | None, option("N", "Engines when there is much to do.", "as many as --engines")] = None
+    decoders: Annotated[int | None, option("N", "Processes that decode and write videos.", "1")] = None
     gateways: Annotated[int | None, option("N", "Gateway processes; all but the first take free ports.", "1")] = None
 
 

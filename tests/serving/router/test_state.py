@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from zoetrope.cluster.protocol.messages import Broken, Failed, Finished, HeldSegment, Report, Running, StepPlan
+from zoetrope.cluster.protocol.messages import Broken, Failed, Finished, HeldSegment, Owner, Report, Running, StepPlan
 from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.serving.router.router import jobs_on
@@ -42,6 +42,17 @@ def test_a_segment_goes_through_its_steps() -> None:
     assert news.finished == (("a", "latents"),)
     assert news.failed == (Failed("b", "why"),)
     assert board.active == {}
+
+
+def test_while_no_jobs_are_taken_those_begun_continue() -> None:
+    board = board_with("a", "b", "c")
+    board.taking_jobs = False
+    board.active["b"].owner = Owner("b", 1, 1)
+    board.active["c"].furthest = 2
+    assert [x.spec.id for x in exchange(board, report()).admit] == ["b", "c"], "a later segment, and one resumed"
+    board.taking_jobs = True
+    held = (HeldSegment("b", 1), HeldSegment("c", 2))
+    assert [x.spec.id for x in exchange(board, report(held=held)).admit] == ["a"]
 
 
 def saving(step_tokens: int = 1_000, **fields: object) -> RouterState:
