@@ -300,7 +300,7 @@ def test_unfinished_work_is_what_jobs_are_expected_to_take_yet(store: JobStore, 
     create("c", model="other", price=1.0)
     assert store.unfinished_work() == {"nano": UnfinishedWork(2, 14.0), "other": UnfinishedWork(1, 1.0)}
     (first,) = claim(store)
-    store.progress(first.id, first.lease_epoch, stage=Stage.DECODING, step=10)
+    store.progress(first.id, first.lease_epoch, stage=Stage.DECODING, step=10, eta_seconds=None)
     assert store.unfinished_work()["nano"] == UnfinishedWork(1, 4.0), "a job that is decoded needs no engine"
     store.finish(first.id, first.lease_epoch, State.SUCCEEDED, result=RESULT)
     store.request_cancel("c", "")

@@ -25,6 +25,7 @@ from zoetrope.model.request.tasks import (
     Task,
     TextToVideo,
     VideoRequest,
+    media_of,
 )
 from zoetrope.model.runtime.byte_cache import CacheFigures
 from zoetrope.serving.config.served_models import ServedModels
@@ -37,7 +38,7 @@ from zoetrope.serving.storage.store import open_artifacts
 
 CARD = find_model("nano")
 SIDE = 64
-PICTURE, CLIP = MediaInfo("image", SIDE, SIDE), MediaInfo("clip", SIDE, SIDE, frames=12, fps=12.0)
+PICTURE, CLIP = MediaInfo("image", SIDE, SIDE), MediaInfo("clip", SIDE, SIDE, frames=24, fps=12.0)
 TASKS: list[Task] = [
     TextToVideo(prompt="a red circle"),
     ImageToVideo(prompt="a red circle", image="p1"),
@@ -48,8 +49,7 @@ TASKS: list[Task] = [
 
 
 def spec_of(task: Task, **changes: Any) -> VideoSpec:
-    infos = {"image": PICTURE, "first_frame": PICTURE, "last_frame": PICTURE, "video": CLIP}
-    infos |= {"references.0": PICTURE, "references.1": PICTURE}
+    infos = {field: CLIP if field == "video" else PICTURE for field in media_of(task)}
     return resolve(VideoRequest(task=task, steps=4, seed=7, **changes), CARD, 0, infos)
 
 
@@ -69,7 +69,7 @@ def media(folder: Path) -> dict[str, StoredMedia]:
         found[name] = StoredMedia(artifacts.put_file(f"media/{name}", path, "image/png").key, PICTURE, digest(path))
     found["again"] = replace(found["p1"])
     with VideoWriter(folder / "c1.mkv", SIDE, SIDE, 12, "mkv", {}) as writer:
-        writer.write(rng.integers(0, 256, (12, SIDE, SIDE, 3), dtype=np.uint8))
+        writer.write(rng.integers(0, 256, (24, SIDE, SIDE, 3), dtype=np.uint8))
     clip = artifacts.put_file("media/c1", folder / "c1.mkv", "video/x-matroska")
     found["c1"] = StoredMedia(clip.key, CLIP, digest(folder / "c1.mkv"))
     return found
