@@ -26,6 +26,7 @@ class Ending:
     error_code: str | None = None
     error_message: str | None = None
     verdict: dict[str, str] | None = None
+    used: float | None = None
 
     @property
     def files(self) -> list[str]:

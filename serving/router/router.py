@@ -26,6 +26,7 @@ from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
+from zoetrope.serving.router.metering import Meter
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
 from zoetrope.serving.router.progress import ProgressWriter
 from zoetrope.serving.router.scheduler import order_of
@@ -40,6 +41,7 @@ LONG_POLL_SECONDS = 1.0  # how long an idle engine waits for work; also its hear
 ENGINE_TIMEOUT_SECONDS = 10.0
 SIGHT_SECONDS = 1.0  # between two records that an engine in a long step is alive
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0  # before a database that did not answer is asked again
+REMEMBERED_SECONDS = 3_600.0  # since an engine was seen whose costs an earlier router has learned
 STOP_SECONDS = 5.0  # for the database to release leases
 PREVIEW_SECONDS = 5.0  # that the end of a job waits for a preview in the making
 
@@ -65,6 +67,12 @@ class Router:
         self._state = RouterState(
             settings.step_tokens, ENGINE_TIMEOUT_SECONDS, settings.preview_steps, settings.adapter_slots
         )
+        self._meter = Meter(
+            lambda name: card if name == card.name else None, int(settings.adapter_rank), settings.vae_devices
+        )
+        with suppress(StoreError):
+            engines = await self._database.run(lambda: self._database.jobs.engines(REMEMBERED_SECONDS))
+            self._meter.recall({engine.id: engine.costs for engine in engines})
         self._work = asyncio.Event()
         self._outcomes: dict[str, asyncio.Future[Any]] = {}
         self._previews: set[asyncio.Task[None]] = set()
@@ -80,6 +88,7 @@ class Router:
             self._waiting,
             self._database.adapters,
             settings.adapter_slots,
+            self._meter,
         )
         self._claimed = ClaimedJobs(self._database, settings.max_running, self._outcome, self._drop, self._clear)
         self._stopping = False
@@ -114,6 +123,7 @@ class Router:
     async def tell(self, report: Report) -> None:
         """Receive an engine's report on its last plan."""
         now = time.monotonic()
+        self._meter.note(report)
         news = self._state.apply(report, now)
         if report.broken is not None:
             log.warning("engine %s broke in epoch %d: %s", report.engine, report.gang_epoch, report.broken.reason)
@@ -156,7 +166,15 @@ class Router:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _outcome(self, job: Job) -> Ending:
-        """Take a job through the stages and return how it ended."""
+        """Take a job through the stages and return how it ended, and what it used."""
+        self._meter.begin(job.id, job.used)
+        try:
+            ending = await self._ending(job)
+            return replace(ending, used=self._meter.used(job.id))
+        finally:
+            self._meter.forget(job.id)
+
+    async def _ending(self, job: Job) -> Ending:
         waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         while True:
             try:
@@ -253,9 +271,11 @@ class Router:
         self._progress(job, stage, step, None)
 
     def _progress(self, job: Job, stage: Stage, step: int, eta_seconds: float | None) -> None:
-        write, epoch = self._database.jobs.progress, job.lease_epoch
+        write, epoch, used = self._database.jobs.progress, job.lease_epoch, self._meter.used(job.id)
         self._writer.put(
-            "progress", job.id, lambda: write(job.id, epoch, stage=stage, step=step, eta_seconds=eta_seconds)
+            "progress",
+            job.id,
+            lambda: write(job.id, epoch, stage=stage, step=step, eta_seconds=eta_seconds, used=used),
         )
 
     def _warn(self, job: Job, warnings: tuple[str, ...]) -> None:
@@ -280,6 +300,7 @@ class Router:
                 state=report.state,
                 restarts=asdict(report.restarts),
                 jobs=jobs_on(report),
+                costs=self._meter.row(report.engine),
             )
         )
 
