@@ -48,6 +48,7 @@ class StepPlan:
     Attributes:
         load: the name of a model to load in place of the engine's, after a checkpoint of everything held; "" for none,
             else the plan says nothing more.
+        release: segments to write a snapshot of and then drop, before any is admitted.
         advance: the segments of the step, with ``tokens`` in total.
         checkpoint: write snapshots of everything held before the step.
         preview: the segments whose appearance after the step the report should contain.
@@ -62,6 +63,7 @@ class StepPlan:
     preview: tuple[str, ...] = ()
     prefetch: tuple[AdapterUse, ...] = ()
     load: str = ""
+    release: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ TEXTS = {
     "allow_origins": "https://HOST,... or *",
     "database": "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///PATH",
     "artifact_store": "s3://BUCKET/PREFIX or FOLDER",
+    "tenant_weights": "TENANT=WEIGHT,...",
     "grpc": "HOST:PORT",
     "http": "HOST:PORT",
     "public_url": "http://HOST or https://HOST",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,6 +52,18 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
         if origin != "*" and (parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"):
             raise ValueError(f"{origin!r} must be *, or a scheme and a host, such as https://app.example.com")
     return origins
+
+
+def _check_weights(weights: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in weights:
+        tenant, _, weight = entry.rpartition("=")
+        try:
+            usable = bool(tenant) and 0 < float(weight) < math.inf
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(f"{entry!r} must be a tenant and a weight above 0, such as acme=2")
+    return weights
 
 
 class Settings(BaseSettings):
@@ -135,6 +148,14 @@ class Settings(BaseSettings):
     resident_models: int = Field(
         default=2, ge=1, description="Models whose encoders a stage keeps loaded, of several that are served."
     )
+    policy: Literal["fair", "fifo", "srpt", "edf", "round_robin"] = Field(
+        default="fair",
+        description="Who runs next. fair: fair shares between tenants, then deadlines and short waits; fifo: who came"
+        " first; srpt: who is done soonest; edf: who has the earliest deadline; round_robin: each tenant in turn.",
+    )
+    tenant_weights: Annotated[CommaList, AfterValidator(_check_weights)] = Field(
+        default=(), description="Shares of tenants under the policy fair, such as acme=2; of all others 1."
+    )
     max_attempts: int = Field(default=5, ge=1, description="Claims in a row without progress after which a job fails.")
     max_queued: int = Field(
         default=2_000,
@@ -216,6 +237,11 @@ class Settings(BaseSettings):
         """How the model is loaded."""
         parts = {name: getattr(self, name) for name in PARTS}
         return LoadOptions(self.family, self.quantize, self.lora, self.profile, self.offload, **parts)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The ``tenant_weights`` by tenant."""
+        return {tenant: float(weight) for tenant, _, weight in (one.rpartition("=") for one in self.tenant_weights)}
 
     @property
     def cards(self) -> Path:
