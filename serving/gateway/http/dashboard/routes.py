@@ -26,7 +26,7 @@ from zoetrope.serving.gateway.http.dashboard.page import HEADERS, PAGE
 from zoetrope.serving.gateway.http.dashboard.views import engine_view, file_view, job_details, job_view, model_form
 from zoetrope.serving.gateway.submit.options import Options
 from zoetrope.serving.gateway.submit.submission import Submission
-from zoetrope.serving.gateway.watch.watcher import Outlook
+from zoetrope.serving.gateway.watch.outlook import Outlook
 from zoetrope.serving.jobs.job import EngineRow, Job
 
 NO_STORE = {"cache-control": "no-store"}

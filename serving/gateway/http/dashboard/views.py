@@ -25,7 +25,7 @@ from zoetrope.serving.api.names import MEDIA
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Principal
 from zoetrope.serving.gateway.http.dashboard import schema
-from zoetrope.serving.gateway.watch.watcher import Outlook
+from zoetrope.serving.gateway.watch.outlook import Outlook
 from zoetrope.serving.jobs.job import EngineRow, Job, State
 from zoetrope.serving.jobs.media_table import Media
 
