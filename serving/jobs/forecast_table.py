@@ -49,7 +49,8 @@ class ModelForecast:
     Attributes:
         written_at: seconds since the epoch, by the database's clock.
         jobs: by id; of a long queue the first ones. tenants: by name.
-        gpus: of the engines that work on them. engines: how many. accuracy: how far earlier forecasts were off, see `serving.router.forecast_errors`.
+        gpus: of the engines that work on them. engines: how many.
+        accuracy: how far earlier forecasts were off, see `serving.router.forecast_errors`.
         stages: figures of the stages around the engines, by name.
     """
 
@@ -83,7 +84,12 @@ class ModelForecast:
             for job_id, j in self.jobs.items()
         }
         tenants = {name: [t.queued, t.running, round(t.gpu_seconds, 2)] for name, t in self.tenants.items()}
-        rest = {"gpus": self.gpus, "engines": self.engines, "accuracy": dict(self.accuracy), "stages": dict(self.stages)}
+        rest = {
+            "gpus": self.gpus,
+            "engines": self.engines,
+            "accuracy": dict(self.accuracy),
+            "stages": dict(self.stages),
+        }
         return json.dumps({"jobs": jobs, "tenants": tenants, **rest}, separators=(",", ":"))
 
 

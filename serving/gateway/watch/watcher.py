@@ -50,7 +50,7 @@ class Watcher:
 
     def __init__(self, store: JobStore, forecasts: Forecasts) -> None:
         self._store = store
-        self._forecasts = forecasts
+        self.forecasts = forecasts
         self._queue_positions = QueuePositions(store)
         self._places: BatchedReads[Job, int] = BatchedReads(self._read_places)
         self._followed: dict[str, _Followed] = {}
@@ -151,18 +151,18 @@ class Watcher:
     async def _unforeseen(self, jobs: list[Job]) -> list[Job]:
         """Return the queued ones of which no router's forecast says anything."""
         queued = [job for job in jobs if job.state is State.QUEUED]
-        return [job for job in queued if await self._forecasts.job(job.model, job.id) is None]
+        return [job for job in queued if await self.forecasts.job(job.model, job.id) is None]
 
     async def _outlook_at(self, job: Job, position: int) -> Outlook:
         """Return what its router predicts, or what is known without; ``position``: in the database's queue."""
         notice = await self.notice(job)
         if job.state.final:
             return Outlook(0, None, notice, why=notice)
-        if (forecast := await self._forecasts.job(job.model, job.id)) is not None:
+        if (forecast := await self.forecasts.job(job.model, job.id)) is not None:
             return foreseen(job, forecast, notice)
         if job.state is not State.QUEUED:
             return Outlook(0, job.eta_seconds, notice, why=notice)
-        if (found := await self._forecasts.of(job.model)) is not None:  # made since that was written
+        if (found := await self.forecasts.of(job.model)) is not None:  # made since that was written
             eta, low, high = found.eta_of_new(job.price, position)
             return Outlook(position, eta, notice, low, high, notice)
         each = await self._mean(job.model)
