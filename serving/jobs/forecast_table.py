@@ -74,8 +74,8 @@ class ModelForecast:
         if place > 0 and not ahead:  # nothing of those ahead is known either
             start = sum(tenant.gpu_seconds for tenant in self.tenants.values()) / max(1, self.gpus)
         eta = start + price * max(1, self.engines) / max(1, self.gpus)
-        low, high = self.accuracy.get("spread", {}).get("queued", (0.5, 2.0))
-        return eta, low * eta, high * eta
+        low, middle, high = self.accuracy.get("spread", {}).get("queued", (0.5, 1.0, 2.0))
+        return middle * eta, low * eta, high * eta
 
     def encoded(self) -> str:
         """Return the row's body, as JSON."""
