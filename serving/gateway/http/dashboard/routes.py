@@ -33,7 +33,7 @@ from zoetrope.serving.gateway.http.dashboard.views import (
     queue_view,
 )
 from zoetrope.serving.gateway.submit.options import Options
-from zoetrope.serving.gateway.submit.submission import Submission
+from zoetrope.serving.gateway.submit.submission import Submission, UnknownModel
 from zoetrope.serving.gateway.watch.outlook import Outlook
 from zoetrope.serving.jobs.job import EngineRow, Job
 
@@ -65,10 +65,14 @@ async def home() -> Response:
     return RedirectResponse("/dashboard", 307)
 
 
-@router.get("/dashboard/model", summary="What the form offers for the served model.", response_model=schema.ModelForm)
-async def model(call: CurrentCall) -> Response:
-    form = model_form(call.core.card, call.core.settings)
-    return JSONResponse(form.model_dump(), headers=NO_STORE)
+@router.get("/dashboard/model", summary="What the form offers for a served model.", response_model=schema.ModelForm)
+async def model(
+    call: CurrentCall, name: Annotated[str, Query(description="of the model; the first one by default")] = ""
+) -> Response:
+    card = call.models.find(name) if name else call.models.default
+    if card is None:
+        raise UnknownModel(name, call.models.names)
+    return JSONResponse(model_form(card, call.core.settings).model_dump(), headers=NO_STORE)
 
 
 @router.get("/dashboard/state", summary="What the dashboard shows.", response_model=schema.DashboardState)
@@ -87,9 +91,9 @@ async def state(
     links = [_download(sign, job) for job in found.jobs]
     return AsciiResponse(
         {
-            "model": core.card.name,
-            "tasks": core.card.tasks,
-            "default_size": core.card.default_size,
+            "models": [card.name for card in call.models],
+            "tasks": call.models.tasks,
+            "default_size": call.models.default.default_size,
             "tenant": call.who.owner,
             "queued": counts.get("queued", 0),
             "running": counts.get("running", 0),
@@ -134,7 +138,8 @@ async def details(call: CurrentCall, job_id: str) -> Response:
     job = await call.core.job(job_id, call.who)
     ahead = await call.core.watcher.outlook(job)
     download = _download(await signer(call.core), job)
-    return AsciiResponse(job_details(job, ahead, call.core.card, download), headers=NO_STORE)
+    card = call.core.models.find(job.model) or call.core.models.default
+    return AsciiResponse(job_details(job, ahead, card, download), headers=NO_STORE)
 
 
 def _download(signed_by: Signer, job: Job) -> str | None:
