@@ -70,8 +70,8 @@ def _keep_reading(scaling: weakref.ref[EngineScaling], database_url: str) -> Non
             time.sleep(READ_SECONDS)
 
 
-def replicas(settings: Settings, models: tuple[str, ...], scale: Scale) -> dict[str, Any]:
-    """Return the options of a deployment of engines that say how many there are. It starts with as many as are set, so
+def replicas(settings: Settings, models: tuple[str, ...], scale: Scale, start: int) -> dict[str, Any]:
+    """Return the options of a deployment of engines that say how many there are. It starts with ``start`` of them, so
     that a service whose model cannot be loaded says so at once.
 
     The policy travels as it is, because Serve shows its arguments to everybody, and a database's address may have a
@@ -85,7 +85,7 @@ def replicas(settings: Settings, models: tuple[str, ...], scale: Scale) -> dict[
     )
     config = AutoscalingConfig(
         min_replicas=scale.least,
-        initial_replicas=min(max(settings.engines, scale.least), scale.most),
+        initial_replicas=min(max(start, scale.least), scale.most),
         max_replicas=scale.most,
         upscale_delay_s=settings.scale_up_seconds,
         downscale_delay_s=settings.scale_down_seconds,

@@ -182,10 +182,10 @@ def _ray(settings: Settings) -> Iterator[None]:
     from ray import serve as ray_serve
 
     directory = new_session(settings)
-    most = max(scale.most for scale in scales(settings).values())
+    ranks = sum(scale.most * scale.gpus for scale in scales(settings).values())
     try:
         ray.init(
-            num_cpus=max(4, os.cpu_count() or 1, 2 * most * settings.ranks + 2),
+            num_cpus=max(4, os.cpu_count() or 1, 2 * ranks + 2),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -24,19 +24,16 @@ class Surroundings:
         conditioners: Sequence[Any],
         decoders: Sequence[Any],
         artifacts: ArtifactStore,
-        urgency: Callable[[str], Any],
-        released: Callable[[], None],
+        urgency: Callable[[str], float],
     ) -> None:
         """
         Args:
             conditioners, decoders: handles of deployments of one process each.
             urgency: of a job by its id; of those that wait for a process the one with the smallest is next.
-            released: see `LatentShelf`.
         """
         self.conditioner = IsolatedStage("conditioner", *conditioners, width=WIDTH, urgency=urgency)
         self.decoder = IsolatedStage("decoder", *decoders, width=WIDTH, urgency=urgency)
-        held, spilled = settings.held_latents_bytes, settings.spilled_latents_bytes
-        self.latents = LatentShelf(artifacts, held, spilled, released)
+        self.latents = LatentShelf(artifacts, settings.held_latents_bytes, settings.spilled_latents_bytes)
         self._caches: dict[str, dict[str, CacheFigures]] = {}  # of each conditioner, as it last said
 
     def note_caches(self, process: str, caches: dict[str, CacheFigures]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,16 +31,14 @@ class LatentShelf:
     for the job's other segments.
 
     Up to ``held_bytes`` stay in Ray's object store, owned by this process; others are spilled to the artifact store.
-    Once more than ``spilled_bytes`` are spilled it is `full`: then no engine should start another job.
+    Once more than ``spilled_bytes`` are spilled it is `full`: then no engine should start another job. Later segments
+    of a job must go on, for its latents leave only when it is whole.
     """
 
-    def __init__(
-        self, artifacts: ArtifactStore, held_bytes: int, spilled_bytes: int, released: Callable[[], None]
-    ) -> None:
-        """``released``: called when a job has left and it is not full (any more)."""
+    def __init__(self, artifacts: ArtifactStore, held_bytes: int, spilled_bytes: int) -> None:
         self._artifacts = artifacts
         self._held_bytes, self._spilled_bytes = held_bytes, spilled_bytes
-        self._released = released
+        self._released = asyncio.Event()
         self._kept: dict[str, _Kept] = {}
         self._taking: dict[str, asyncio.Event] = {}  # by segment
 
@@ -62,6 +59,11 @@ class LatentShelf:
     @property
     def full(self) -> bool:
         return self.spilled > self._spilled_bytes
+
+    async def room(self) -> None:
+        """Wait while it is full."""
+        while self.full:
+            await self._released.wait()
 
     async def keep(self, job: Job, index: int, segment_id: str, latents: Any) -> Any:
         """Take over the latents of a segment, the job's number ``index``.
@@ -101,8 +103,8 @@ class LatentShelf:
         kept = self._kept.pop(job_id, None)
         if kept is None:
             return
-        if not self.full:
-            self._released()
+        released, self._released = self._released, asyncio.Event()
+        released.set()
         if kept.keys:
             try:
                 await asyncio.to_thread(self._artifacts.delete, kept.keys)

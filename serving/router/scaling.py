@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from zoetrope.serving.config.engine_groups import bounds_of, engine_groups
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.job import UnfinishedWork
 
@@ -35,17 +36,22 @@ class Scale:
 
 
 def scales(settings: Settings) -> dict[str, Scale]:
-    """Return the bounds of each deployment of engines, by its name. Two kinds of engines, one for each noise expert,
-    share the work.
+    """Return the bounds of each deployment of engines, by its name: one for each size, or two of them if the noise
+    experts are apart. They share the work by their GPUs.
 
     Raises:
         ValueError: fewer engines are allowed than must be kept.
     """
     names = ("Engine-high-noise", "Engine-low-noise") if settings.noise_experts == "apart" else ("Engine",)
-    most = settings.engines if settings.max_engines is None else settings.max_engines
-    least = min(settings.engines, most) if settings.min_engines is None else settings.min_engines
-    scale = Scale(least, most, settings.ranks, settings.scale_target_seconds, 1 / len(names))
-    return dict.fromkeys(names, scale)
+    groups = engine_groups(settings)
+    bounds = [bounds_of(settings, group.count) for group in groups]
+    gpus = sum(most * group.ranks for group, (_, most) in zip(groups, bounds, strict=True))
+    found = {}
+    for group, (least, most) in zip(groups, bounds, strict=True):
+        share = most * group.ranks / gpus / len(names)
+        scale = Scale(least, most, group.ranks, settings.scale_target_seconds, share)
+        found |= {name if group is groups[0] else f"{name}-{group.ranks}": scale for name in names}
+    return found
 
 
 def desired_engines(work: UnfinishedWork, scale: Scale) -> int:

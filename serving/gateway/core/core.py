@@ -205,8 +205,9 @@ class Core:
     @cached_property
     def metrics(self) -> BatchedReads[None, bytes]:
         """Writes the text for Prometheus, once for all who ask at the same time."""
+        stores, liveness = self.stores, self.liveness
         return BatchedReads(
-            lambda asked: [metrics_of(self.stores.jobs, self.liveness, scales(self.settings))] * len(asked)
+            lambda asked: [metrics_of(stores.jobs, liveness, stores.forecasts, scales(self.settings))] * len(asked)
         )
 
     def _read_jobs(self, job_ids: Sequence[str]) -> list[Job | None]:

@@ -25,14 +25,14 @@ def context(target: int) -> Any:
 
 
 def test_without_bounds_apart_the_number_is_fixed() -> None:
-    settings = Settings(engines=3)
-    assert replicas(settings, ("nano",), scales(settings)["Engine"]) == {"num_replicas": 3}
+    settings = Settings(engines=("3",))
+    assert replicas(settings, ("nano",), scales(settings)["Engine"], 3) == {"num_replicas": 3}
 
 
 def test_the_policy_arrives_whole_and_shows_no_address() -> None:
     database = "postgresql://user:secret@host/base"
-    settings = Settings(engines=2, min_engines=0, max_engines=4, scale_down_seconds=7.0, database=database)
-    config = replicas(settings, ("nano",), scales(settings)["Engine"])["autoscaling_config"]
+    settings = Settings(engines=("2",), min_engines=0, max_engines=4, scale_down_seconds=7.0, database=database)
+    config = replicas(settings, ("nano",), scales(settings)["Engine"], 2)["autoscaling_config"]
     travelled = DeploymentConfig.from_proto_bytes(DeploymentConfig(autoscaling_config=config).to_proto_bytes())
     arrived = travelled.autoscaling_config
     assert arrived is not None

@@ -130,7 +130,7 @@ async def run(
         lambda *_: None,
         warn,
         lambda _, notice: classify.append(notice),
-        LatentShelf(ArtifactStore.__new__(ArtifactStore), 1 << 20, 0, lambda: None),
+        LatentShelf(ArtifactStore.__new__(ArtifactStore), 1 << 20, 0),
         lambda *_: None,
     )
     return await make(job, ways)

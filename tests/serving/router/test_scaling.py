@@ -38,12 +38,14 @@ def test_more_work_never_wants_fewer(least: int, more: int, seconds: float, extr
 
 
 def test_the_settings_give_the_bounds() -> None:
-    assert scales(Settings(engines=3)) == {"Engine": Scale(3, 3)}
-    assert not scales(Settings(engines=3))["Engine"].varies
+    assert scales(Settings(engines=("3",))) == {"Engine": Scale(3, 3)}
+    assert not scales(Settings(engines=("3",)))["Engine"].varies
     assert scales(Settings(min_engines=0)) == {"Engine": Scale(0, 1)}
-    apart = scales(Settings(noise_experts="apart", engines=2, max_engines=4, ranks=2, scale_target_seconds=60.0))
+    apart = scales(Settings(noise_experts="apart", engines=("2",), max_engines=4, ranks=2, scale_target_seconds=60.0))
     assert apart == dict.fromkeys(("Engine-high-noise", "Engine-low-noise"), Scale(2, 4, 2, 60.0, 0.5))
-    assert scales(Settings(engines=5, max_engines=2)) == {"Engine": Scale(2, 2)}
+    assert scales(Settings(engines=("5",), max_engines=2)) == {"Engine": Scale(2, 2)}
+    sizes = scales(Settings(engines=("4", "1x4"), min_engines=0))
+    assert sizes == {"Engine": Scale(0, 4, 1, share=0.5), "Engine-4": Scale(0, 1, 4, share=0.5)}
     with pytest.raises(ValueError, match="least is 3 and most is 2"):
         scales(Settings(min_engines=3, max_engines=2))
 
