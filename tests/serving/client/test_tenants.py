@@ -22,6 +22,8 @@ from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.api.zoetrope.video.v1 import (
     account_pb2,
     account_pb2_grpc,
+    engines_pb2,
+    engines_pb2_grpc,
     media_pb2,
     media_pb2_grpc,
     video_pb2,
@@ -42,6 +44,7 @@ class Stubs:
             "VideoService": video_pb2_grpc.VideoServiceStub(channel),  # type: ignore[no-untyped-call]
             "MediaService": media_pb2_grpc.MediaServiceStub(channel),  # type: ignore[no-untyped-call]
             "AccountService": account_pb2_grpc.AccountServiceStub(channel),  # type: ignore[no-untyped-call]
+            "EngineService": engines_pb2_grpc.EngineServiceStub(channel),  # type: ignore[no-untyped-call]
             "Operations": operations_pb2_grpc.OperationsStub(channel),
         }
 
@@ -160,6 +163,7 @@ def requests(own: Belongings) -> dict[str, list[Any]]:
         "MediaService.DeleteMedia": [media_pb2.DeleteMediaRequest(name=name) for name in (own.file, own.upload)],
         "AccountService.GetAccount": [],
         "AccountService.GetWebhookSecret": [],
+        "EngineService.ListEngines": [],
         "Operations.GetOperation": [operations_pb2.GetOperationRequest(name=name) for name in jobs],
         "Operations.WaitOperation": [operations_pb2.WaitOperationRequest(name=name) for name in jobs],
         "Operations.CancelOperation": [operations_pb2.CancelOperationRequest(name=name) for name in jobs],
@@ -174,6 +178,7 @@ PLAIN: dict[str, Any] = {
     "MediaService.ListMedia": media_pb2.ListMediaRequest(),
     "AccountService.GetAccount": account_pb2.GetAccountRequest(),
     "AccountService.GetWebhookSecret": account_pb2.GetWebhookSecretRequest(),
+    "EngineService.ListEngines": engines_pb2.ListEnginesRequest(),
     "Operations.ListOperations": operations_pb2.ListOperationsRequest(),
 }
 METHODS = list(requests(Belongings("", "", "", "")))
@@ -184,6 +189,7 @@ def test_the_matrix_has_every_method() -> None:
         *video_pb2.DESCRIPTOR.services_by_name.values(),
         *media_pb2.DESCRIPTOR.services_by_name.values(),
         *account_pb2.DESCRIPTOR.services_by_name.values(),
+        *engines_pb2.DESCRIPTOR.services_by_name.values(),
         operations_pb2.DESCRIPTOR.services_by_name["Operations"],
     ]
     assert {f"{service.name}.{method.name}" for service in services for method in service.methods} == set(METHODS)
