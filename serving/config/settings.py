@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from zoetrope.model.request.load_options import PARTS, LoadOptions, Offload
@@ -15,6 +16,7 @@ from zoetrope.model.request.quantize import Quantize
 from zoetrope.serving.config.lists import CommaList
 
 DAY = 86_400.0
+ENGINES = re.compile(r"[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})?")  # COUNT, or COUNTxRANKS
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 
 
@@ -23,6 +25,19 @@ def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
         if not MODEL_NAME.fullmatch(name.partition("=")[0]):
             raise ValueError(f"{name!r} must be up to 128 letters, digits and . _ / : -, such as acme/video-1")
     return names
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_engines(groups: tuple[str, ...]) -> tuple[str, ...]:
+    for text in groups:
+        if not ENGINES.fullmatch(text):
+            raise ValueError(f"{text!r} must be how many engines, such as 2, or how many of which size, such as 2x4")
+    if not groups:
+        raise ValueError("must be at least one engine")
+    return groups
 
 
 def _check_models(models: tuple[str, ...]) -> tuple[str, ...]:
@@ -37,6 +52,18 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
         if origin != "*" and (parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"):
             raise ValueError(f"{origin!r} must be *, or a scheme and a host, such as https://app.example.com")
     return origins
+
+
+def _check_weights(weights: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in weights:
+        tenant, _, weight = entry.rpartition("=")
+        try:
+            usable = bool(tenant) and 0 < float(weight) < math.inf
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(f"{entry!r} must be a tenant and a weight above 0, such as acme=2")
+    return weights
 
 
 class Settings(BaseSettings):
@@ -78,8 +105,10 @@ class Settings(BaseSettings):
     served_model_name: Annotated[CommaList, AfterValidator(_check_names)] = Field(
         default=(), description="Other names of the first model, or of another: sora-2,acme/video-1,wan=my-wan."
     )
-    engines: int = Field(default=1, ge=1, description="Engines, each a gang of ranks with the whole model.")
-    ranks: int = Field(default=1, ge=1, description="Ranks of an engine, one GPU each.")
+    engines: Annotated[CommaList, BeforeValidator(_as_text), AfterValidator(_check_engines)] = Field(
+        default=("1",), description="Engines, each a gang of ranks with a whole model; of several sizes: 2x1,1x4."
+    )
+    ranks: int = Field(default=1, ge=1, description="Ranks of an engine, one GPU each, where engines says no size.")
     cfg_groups: int = Field(
         default=1, ge=1, le=2, description="2: half of an engine's ranks compute each guidance branch."
     )
@@ -118,6 +147,14 @@ class Settings(BaseSettings):
     max_running: int = Field(default=8, ge=1, description="Jobs of each model that a router runs at a time.")
     resident_models: int = Field(
         default=2, ge=1, description="Models whose encoders a stage keeps loaded, of several that are served."
+    )
+    policy: Literal["fair", "fifo", "srpt", "edf", "round_robin"] = Field(
+        default="fair",
+        description="Who runs next. fair: fair shares between tenants, then deadlines and short waits; fifo: who came"
+        " first; srpt: who is done soonest; edf: who has the earliest deadline; round_robin: each tenant in turn.",
+    )
+    tenant_weights: Annotated[CommaList, AfterValidator(_check_weights)] = Field(
+        default=(), description="Shares of tenants under the policy fair, such as acme=2; of all others 1."
     )
     max_attempts: int = Field(default=5, ge=1, description="Claims in a row without progress after which a job fails.")
     max_queued: int = Field(
@@ -200,6 +237,11 @@ class Settings(BaseSettings):
         """How the model is loaded."""
         parts = {name: getattr(self, name) for name in PARTS}
         return LoadOptions(self.family, self.quantize, self.lora, self.profile, self.offload, **parts)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The ``tenant_weights`` by tenant."""
+        return {tenant: float(weight) for tenant, _, weight in (one.rpartition("=") for one in self.tenant_weights)}
 
     @property
     def cards(self) -> Path:

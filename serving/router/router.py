@@ -23,14 +23,18 @@ from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
+from zoetrope.serving.router.active import Active
+from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
 from zoetrope.serving.router.metering import Meter
+from zoetrope.serving.router.next_claims import next_claims
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
+from zoetrope.serving.router.policies.choose import policy_of
 from zoetrope.serving.router.progress import ProgressWriter
-from zoetrope.serving.router.scheduler import order_of
-from zoetrope.serving.router.state import Active, RouterState
+from zoetrope.serving.router.queued_jobs import QueuedJobs, work_of
+from zoetrope.serving.router.state import RouterState
 from zoetrope.serving.stages.isolation import IsolatedStage
 from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
@@ -64,11 +68,15 @@ class Router:
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._snapshots = SnapshotObjects(str(settings.snapshots))
+        self._meter = Meter(self._cards.get, int(settings.adapter_rank), settings.vae_devices)
         self._state = RouterState(
-            settings.step_tokens, ENGINE_TIMEOUT_SECONDS, settings.preview_steps, settings.adapter_slots
-        )
-        self._meter = Meter(
-            lambda name: card if name == card.name else None, int(settings.adapter_rank), settings.vae_devices
+            settings.step_tokens,
+            ENGINE_TIMEOUT_SECONDS,
+            self._meter.costs_of,
+            self._meter.company,
+            Backlog(policy_of(settings.policy, settings.ranks, settings.weights)),
+            settings.preview_steps,
+            settings.adapter_slots,
         )
         with suppress(StoreError):
             engines = await self._database.run(lambda: self._database.jobs.engines(REMEMBERED_SECONDS))
@@ -90,7 +98,8 @@ class Router:
             settings.adapter_slots,
             self._meter,
         )
-        self._claimed = ClaimedJobs(self._database, settings.max_running, self._outcome, self._drop, self._clear)
+        self._queue = QueuedJobs(self._database, self._state.backlog)
+        self._claimed = ClaimedJobs(self._database, self._queue, self._choose, self._outcome, self._drop, self._clear)
         self._stopping = False
         self._loops = [
             asyncio.create_task(self._claimed.claim()),
@@ -123,7 +132,9 @@ class Router:
     async def tell(self, report: Report) -> None:
         """Receive an engine's report on its last plan."""
         now = time.monotonic()
-        self._meter.note(report)
+        for job_id, seconds in self._meter.note(report).items():
+            if (job := self._claimed.job(job_id)) is not None:
+                self._state.backlog.charge(job.owner, seconds)
         news = self._state.apply(report, now)
         if report.broken is not None:
             log.warning("engine %s broke in epoch %d: %s", report.engine, report.gang_epoch, report.broken.reason)
@@ -138,17 +149,19 @@ class Router:
             self._settle(segment_id, ConditionsLost())
         for preview in report.previews:
             self._show(preview)
+        if len(self._state.backlog):
+            self._work.set()  # an engine that is idle may take what this one gave up
         self._claimed.look()
 
     async def next_plan(self, report: Report) -> StepPlan:
         """Receive an engine's report and return its next plan; an idle engine waits a while for it."""
         await self.tell(report)
-        plan = self._state.plan(report)
-        if report.state == "ready" and report.running is None and not (plan.advance or plan.drop):
+        plan = self._state.plan(report, time.time())
+        if report.state == "ready" and report.running is None and not (plan.advance or plan.drop or plan.release):
             self._work.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._work.wait(), LONG_POLL_SECONDS)
-            plan = self._state.plan(report)
+            plan = self._state.plan(report, time.time())
         return plan
 
     async def _watch_engines(self) -> None:
@@ -165,14 +178,32 @@ class Router:
                     self._put_engine(replace(row, seen_at=time.time()))
             await asyncio.sleep(POLL_SECONDS)
 
+    def _choose(self, claimed: list[Job]) -> list[str]:
+        """Return the ids of the jobs to claim next, of each model."""
+        waiting, chosen = self._state.waiting_jobs(), list[str]()
+        for model in self._cards:
+            mine = [job.id for job in claimed if job.model == model]
+            chosen += next_claims(
+                self._state.backlog,
+                self._queue,
+                model,
+                time.time(),
+                claimed=len(mine),
+                waiting=len(waiting.intersection(mine)),
+                room=self._settings.max_running,
+            )
+        return chosen
+
     async def _outcome(self, job: Job) -> Ending:
         """Take a job through the stages and return how it ended, and what it used."""
         self._meter.begin(job.id, job.used)
+        self._state.backlog.reserve(work_of(job))
         try:
             ending = await self._ending(job)
             return replace(ending, used=self._meter.used(job.id))
         finally:
             self._meter.forget(job.id)
+            self._state.backlog.remove(job.id)
 
     async def _ending(self, job: Job) -> Ending:
         waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
@@ -214,7 +245,22 @@ class Router:
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
         owner = Owner(job.id, index, job.lease_epoch)
-        self._state.add(Active(segment, order_of(job), self._tokens(job, segment), conditions, owner))
+        self._state.backlog.remove(job.id)  # its segment counts from now on
+        self._state.add(
+            Active(
+                segment,
+                self._tokens(job, segment),
+                conditions,
+                owner,
+                job.model,
+                job.owner,
+                job.priority,
+                job.created_at,
+                job.deadline_at,
+                following=len(job.spec["spans"]) - 1 - index,
+                price=job.price,
+            )
+        )
         self._work.set()
         try:
             latents = await outcome

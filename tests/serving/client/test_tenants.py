@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
 from tests.serving.gateway.harness import MODEL, Service, detail, failure, reason, running_service, text_request, until
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.api.zoetrope.video.v1 import (
     account_pb2,
     account_pb2_grpc,
@@ -109,7 +110,7 @@ class Belongings:
 @pytest.fixture(scope="module")
 def belongings(gateway: Service, alice: Tenant, tmp_path_factory: pytest.TempPathFactory) -> Belongings:
     done = alice.client.create(prompt="a secret")
-    (job,) = gateway.store.claim("test", 10, 60.0, 5, (MODEL,))
+    (job,) = claim_oldest(gateway.store, "test", 10, 60.0, 5, (MODEL,))
     path = tmp_path_factory.mktemp("files") / "video.mp4"
     path.write_bytes(b"video")
     video = gateway.artifacts.put_file(f"jobs/{job.id}/1/video.mp4", path, "video/mp4")
@@ -342,7 +343,7 @@ def test_results_count_against_a_quota(gateway: Service, tmp_path: Path) -> None
     who = tenant(gateway, key_of(gateway, "collector", KeyLimits(result_bytes=10)))
     assert who.client.account().result_bytes_used == 0
     name = who.client.create(prompt="x")
-    (job,) = gateway.store.claim("r", 1, 60.0, 5, [MODEL])
+    (job,) = claim_oldest(gateway.store, "r", 1, 60.0, 5, [MODEL])
     gateway.succeed(job, b"x" * 8, tmp_path, latents=b"y" * 4)
     account = who.client.account()
     assert (account.max_result_bytes, account.result_bytes_used) == (10, 12)
