@@ -46,6 +46,7 @@ INTEGRATION = (
     "tests/serving/faults/",
     "tests/serving/gateway/http/replicate/test_other_clients.py",
     "tests/serving/gateway/http/replicate/test_tenants.py",
+    "tests/serving/gateway/test_forecast_shown.py",
     "tests/serving/gateway/test_metrics.py",
     "tests/serving/gateway/test_notices.py",
     "tests/serving/gateway/test_outage.py",
