@@ -167,6 +167,7 @@ class Rank:
         result = _Step()
         for segment_id in plan.drop:
             self._forget(segment_id)
+        self._release(plan.release)
         result.failed += self._admit_all(plan.admit)
         if plan.checkpoint:
             self.checkpoint(self._settings.hang_seconds / 2)
@@ -187,6 +188,14 @@ class Rank:
         """Write snapshots of all segments and wait for them, at most so many seconds."""
         if self._keeper is not None:
             self._keeper.checkpoint(list(self._segments.values()), seconds)
+
+    def _release(self, segment_ids: tuple[str, ...]) -> None:
+        """Drop segments once their snapshots are written, so that another engine goes on from here."""
+        leaving = [self._segments[i] for i in segment_ids if i in self._segments]
+        if self._keeper is not None and leaving:
+            self._keeper.checkpoint(leaving, self._settings.hang_seconds / 2)
+        for segment in leaving:
+            self._forget(segment.spec.id)
 
     def _device_name(self) -> str:
         return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"

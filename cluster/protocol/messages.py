@@ -46,6 +46,7 @@ class StepPlan:
     """The next thing an engine does: drop segments, admit others, then take one step.
 
     Attributes:
+        release: segments to write a snapshot of and then drop, before any is admitted.
         advance: the segments of the step, with ``tokens`` in total.
         checkpoint: write snapshots of everything held before the step.
         preview: the segments whose appearance after the step the report should contain.
@@ -59,6 +60,7 @@ class StepPlan:
     checkpoint: bool = False
     preview: tuple[str, ...] = ()
     prefetch: tuple[AdapterUse, ...] = ()
+    release: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

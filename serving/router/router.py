@@ -27,8 +27,8 @@ from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
 from zoetrope.serving.router.progress import ProgressWriter
-from zoetrope.serving.router.scheduler import order_of
-from zoetrope.serving.router.state import Active, RouterState
+from zoetrope.serving.router.active import Active
+from zoetrope.serving.router.state import RouterState
 from zoetrope.serving.stages.isolation import IsolatedStage
 from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
@@ -132,12 +132,12 @@ class Router:
     async def next_plan(self, report: Report) -> StepPlan:
         """Receive an engine's report and return its next plan; an idle engine waits a while for it."""
         await self.tell(report)
-        plan = self._state.plan(report)
-        if report.state == "ready" and report.running is None and not (plan.advance or plan.drop):
+        plan = self._state.plan(report, time.time())
+        if report.state == "ready" and report.running is None and not (plan.advance or plan.drop or plan.release):
             self._work.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._work.wait(), LONG_POLL_SECONDS)
-            plan = self._state.plan(report)
+            plan = self._state.plan(report, time.time())
         return plan
 
     async def _watch_engines(self) -> None:
@@ -195,7 +195,21 @@ class Router:
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
         owner = Owner(job.id, index, job.lease_epoch)
-        self._state.add(Active(segment, order_of(job), self._tokens(segment), conditions, owner))
+        self._state.add(
+            Active(
+                segment,
+                self._tokens(segment),
+                conditions,
+                owner,
+                job.model,
+                job.owner,
+                job.priority,
+                job.created_at,
+                job.deadline_at,
+                following=len(job.spec["spans"]) - 1 - index,
+                price=job.price,
+            )
+        )
         self._work.set()
         try:
             latents = await outcome
