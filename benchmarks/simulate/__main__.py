@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.out is not None:
         title = f"{made.described()['trace']['described']}; {record['label']}"
         outcomes = {figures["policy"]: found for figures, found in runs}
-        missing = plot(outcomes, made.conditions.slo, title, args.out.with_suffix(".png"))
+        missing = plot(outcomes, made.rules.slo, title, args.out.with_suffix(".png"))
         if missing is not None:
             print(f"no plot: {missing}", file=sys.stderr)
     return 0

@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 
-class Event:
+class ClockEvent:
     """Something scheduled; ``cancel`` keeps it from happening."""
 
     __slots__ = ("act", "at")
@@ -20,21 +20,21 @@ class Event:
         self.act = None
 
 
-class Clock:
+class VirtualClock:
     """``now``: in seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._events: list[tuple[float, int, Event]] = []
+        self._events: list[tuple[float, int, ClockEvent]] = []
         self._numbers = count()
 
-    def at(self, when: float, act: Callable[[], None]) -> Event:
+    def at(self, when: float, act: Callable[[], None]) -> ClockEvent:
         """Schedule an act; a time that has passed means now."""
-        event = Event(max(when, self.now), act)
+        event = ClockEvent(max(when, self.now), act)
         heappush(self._events, (event.at, next(self._numbers), event))
         return event
 
-    def after(self, seconds: float, act: Callable[[], None]) -> Event:
+    def after(self, seconds: float, act: Callable[[], None]) -> ClockEvent:
         return self.at(self.now + seconds, act)
 
     def run(self, until: float = float("inf")) -> None:

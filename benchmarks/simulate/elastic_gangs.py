@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from zoetrope.benchmarks.simulate.clock import Clock, Event
+from zoetrope.benchmarks.simulate.clock import VirtualClock, ClockEvent
 from zoetrope.benchmarks.simulate.fleet import Fleet
 from zoetrope.benchmarks.simulate.jobs import SimJob, jobs_of
 from zoetrope.benchmarks.simulate.metrics import Outcome, summary
@@ -29,7 +29,7 @@ NODE = 8  # GPUs that NVLink joins, and so the largest gang
 
 
 @dataclass(frozen=True)
-class Rules:
+class GangRules:
     """How nodes are shared.
 
     Attributes:
@@ -58,7 +58,7 @@ class _Gang:
     size: int
     job: _Elastic | None = None
     since: float = 0.0
-    end: Event | None = None
+    end: ClockEvent | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -91,18 +91,18 @@ class _Elastic:
 class ElasticSimulation:
     """Call `run` once."""
 
-    def __init__(self, trace: Sequence[TraceJob], work: Workload, fleet: Fleet, rules: Rules) -> None:
+    def __init__(self, trace: Sequence[TraceJob], work: Workload, fleet: Fleet, rules: GangRules) -> None:
         """``fleet``: its engines are the nodes; it must know the costs of all sizes that the rules name."""
         self._rules, self._fleet = rules, fleet
         self._sizes = tuple(sorted(set(rules.split or rules.sizes)))
-        self._clock = Clock()
+        self._clock = VirtualClock()
         self._jobs = jobs_of(trace, work, fleet, rules.slo, True)
         self._conditioners = Servers(self._clock, fleet.conditioners)
         self._decoders = Servers(self._clock, fleet.decoders)
         self._ready: dict[int, _Elastic] = {}
         self._gangs: list[_Gang] = []
         self._over = 0.0  # when the round ends
-        self._next: Event | None = None
+        self._next: ClockEvent | None = None
         self.busy = 0.0
         self.changes = 0
 

@@ -25,7 +25,7 @@ TEXT_SECONDS, ENCODE_SHARE = 0.05, 0.4
 
 
 @dataclass(frozen=True)
-class Stages:
+class StageSeconds:
     """What conditioning and decoding take, in seconds of one server: ``text`` for a prompt, ``encode`` and ``decode``
     for a million pixels; ``every`` is added to a job in any case."""
 
@@ -53,7 +53,7 @@ class Fleet:
     engines: tuple[int, ...]
     costs: Mapping[int, StepCosts]
     origin: str
-    stages: Stages = Stages()
+    stages: StageSeconds = StageSeconds()
     conditioners: int = 1
     decoders: int = 1
     failures: float | None = None

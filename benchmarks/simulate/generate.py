@@ -22,7 +22,7 @@ BURST_GAP_SECONDS = 1.0  # mean, between two jobs of a burst
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TraceRecipe:
     """How to draw a trace.
 
     Attributes:
@@ -61,7 +61,7 @@ class Recipe:
         return MIXES[self.mix]
 
 
-def generate(recipe: Recipe) -> list[TraceJob]:
+def generate(recipe: TraceRecipe) -> list[TraceJob]:
     """Draw a trace, the same for the same recipe, in the order of the arrivals."""
     chance = random.Random(recipe.seed)
     if recipe.arrivals == "at-once":
@@ -70,18 +70,18 @@ def generate(recipe: Recipe) -> list[TraceJob]:
     return sorted(found, key=lambda job: job.arrival)
 
 
-def sample(recipe: Recipe, count: int) -> list[TraceJob]:
+def sample(recipe: TraceRecipe, count: int) -> list[TraceJob]:
     """Draw jobs of the recipe's mix without regard to arrivals, for an estimate of what a job costs."""
     chance = random.Random(recipe.seed)
     return [_job(recipe, chance, 0.0, "", _drawn(recipe, chance)) for _ in range(count)]
 
 
-def _one_by_one(recipe: Recipe, chance: random.Random) -> Iterator[TraceJob]:
+def _one_by_one(recipe: TraceRecipe, chance: random.Random) -> Iterator[TraceJob]:
     for at in _poisson(chance, recipe.rate, recipe.seconds):
         yield _job(recipe, chance, at, _tenant(recipe, chance), _drawn(recipe, chance))
 
 
-def _bursts(recipe: Recipe, chance: random.Random) -> Iterator[TraceJob]:
+def _bursts(recipe: TraceRecipe, chance: random.Random) -> Iterator[TraceJob]:
     for start in _poisson(chance, recipe.rate / recipe.burst, recipe.seconds):
         tenant, ingredient = _tenant(recipe, chance), _drawn(recipe, chance)
         size = 1
@@ -98,7 +98,7 @@ def _poisson(chance: random.Random, rate: float, seconds: float) -> Iterator[flo
         at += chance.expovariate(rate)
 
 
-def _job(recipe: Recipe, chance: random.Random, at: float, tenant: str, kind: Ingredient) -> TraceJob:
+def _job(recipe: TraceRecipe, chance: random.Random, at: float, tenant: str, kind: Ingredient) -> TraceJob:
     width, height = kind.pixels(_weighted(chance, RATIOS))
     task = _weighted(chance, recipe.tasks)
     return TraceJob(
@@ -114,12 +114,12 @@ def _job(recipe: Recipe, chance: random.Random, at: float, tenant: str, kind: In
     )
 
 
-def _drawn(recipe: Recipe, chance: random.Random) -> Ingredient:
+def _drawn(recipe: TraceRecipe, chance: random.Random) -> Ingredient:
     kinds: Sequence[Ingredient] = recipe.ingredients
     return chance.choices(kinds, [kind.share for kind in kinds])[0]
 
 
-def _tenant(recipe: Recipe, chance: random.Random) -> str:
+def _tenant(recipe: TraceRecipe, chance: random.Random) -> str:
     number = chance.choices(range(recipe.tenants), [1 / (n + 1) for n in range(recipe.tenants)])[0]
     return f"tenant-{number + 1}"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from zoetrope.benchmarks.simulate.clock import Event
-from zoetrope.benchmarks.simulate.fleet import Fleet, Stages
+from zoetrope.benchmarks.simulate.clock import ClockEvent
+from zoetrope.benchmarks.simulate.fleet import Fleet, StageSeconds
 from zoetrope.benchmarks.simulate.metrics import Outcome, slo_due
 from zoetrope.benchmarks.simulate.trace import TraceJob
 from zoetrope.benchmarks.simulate.workload import SimSegment, Workload
@@ -63,7 +63,7 @@ class SimJob:
 
 
 @dataclass(eq=False, slots=True)
-class Run:
+class StepRun:
     """Steps in a row of an unchanged batch. ``start``: of the first; ``seconds``: of each; ``end``: after the last."""
 
     jobs: Sequence[SimJob]
@@ -71,7 +71,7 @@ class Run:
     seconds: float
     steps: int
     shares: Sequence[float]
-    end: Event | None = None
+    end: ClockEvent | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -83,7 +83,7 @@ class SimEngine:
     costs: StepCosts
     up: bool = True
     held: dict[str, SimJob] = field(default_factory=dict)
-    run: Run | None = None
+    run: StepRun | None = None
     stepping: frozenset[str] = frozenset()
     busy: float = 0.0
     failures: int = 0
@@ -128,12 +128,12 @@ def _jobs(asked: Sequence[TraceJob], work: Workload, fleet: Fleet, slo: float, t
         )
 
 
-def conditioning_seconds(job: TraceJob, stages: Stages) -> float:
+def conditioning_seconds(job: TraceJob, stages: StageSeconds) -> float:
     """Return the seconds of the text encoder, and of encoding the job's pictures and clips."""
     frames = {"reference_to_video": max(1, job.references), "edit_video": job.frames}.get(job.task, PICTURES.get(job.task, 0))
     return stages.text + stages.encode * frames * job.width * job.height / 1e6
 
 
-def tail_seconds(job: TraceJob, stages: Stages) -> float:
+def tail_seconds(job: TraceJob, stages: StageSeconds) -> float:
     """Return the seconds from the end of one segment to the conditions of the next, which continues its last frame."""
     return stages.text + (stages.encode + stages.decode) * job.width * job.height / 1e6

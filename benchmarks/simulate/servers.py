@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from zoetrope.benchmarks.simulate.clock import Clock
+from zoetrope.benchmarks.simulate.clock import VirtualClock
 
 
 class Servers:
     """``busy``: seconds that they worked, all together."""
 
-    def __init__(self, clock: Clock, count: int) -> None:
+    def __init__(self, clock: VirtualClock, count: int) -> None:
         self._clock = clock
         self._free = count
         self._queue: deque[tuple[float, Callable[[], None]]] = deque()

@@ -12,11 +12,11 @@ from typing import Any
 
 from zoetrope.benchmarks.command import at_least
 from zoetrope.benchmarks.simulate.fleet import Fleet, costs_of, parse_engines
-from zoetrope.benchmarks.simulate.generate import ARRIVALS, DEFAULT_BURST, Recipe, generate, sample
+from zoetrope.benchmarks.simulate.generate import ARRIVALS, DEFAULT_BURST, TraceRecipe, generate, sample
 from zoetrope.benchmarks.simulate.jobs import conditioning_seconds, tail_seconds
 from zoetrope.benchmarks.simulate.metrics import Outcome
 from zoetrope.benchmarks.simulate.mixes import MIXES
-from zoetrope.benchmarks.simulate.simulation import HOUR, Conditions, Simulation
+from zoetrope.benchmarks.simulate.simulation import HOUR, SimRules, Simulation
 from zoetrope.benchmarks.simulate.trace import TraceError, TraceJob, read_trace
 from zoetrope.benchmarks.simulate.workload import preset_named, workload
 from zoetrope.model.families.family import Preset
@@ -37,7 +37,7 @@ class Setup:
     trace: tuple[TraceJob, ...]
     drawn: str
     policies: tuple[str, ...]
-    conditions: Conditions
+    rules: SimRules
 
     def described(self) -> dict[str, Any]:
         """Return what readers of the figures must know."""
@@ -62,19 +62,19 @@ class Setup:
                 "cold": fleet.cold,
             },
             "trace": {"jobs": len(self.trace), "described": self.drawn},
-            "slo": self.conditions.slo,
-            "told": self.conditions.tell,
-            "step_tokens": self.conditions.step_tokens,
-            "seed": self.conditions.seed,
+            "slo": self.rules.slo,
+            "told": self.rules.tell,
+            "step_tokens": self.rules.step_tokens,
+            "seed": self.rules.seed,
         }
 
 
 def simulate(setup: Setup, policy: str) -> tuple[dict[str, Any], list[Outcome]]:
-    """Run one policy; returns its figures and what became of each job."""
+    """StepRun one policy; returns its figures and what became of each job."""
     preset, fleet = preset_named(setup.model), setup.fleet
     work = workload(preset, setup.trace)
     simulation = Simulation(
-        setup.trace, work, fleet, policy_of(policy, ranks=fleet.fastest), setup.conditions
+        setup.trace, work, fleet, policy_of(policy, ranks=fleet.fastest), setup.rules
     )
     outcomes = simulation.run()
     return simulation.figures(), outcomes
@@ -137,7 +137,7 @@ def setup_of(args: argparse.Namespace) -> Setup:
         trace=tuple(trace),
         drawn=drawn,
         policies=policies,
-        conditions=Conditions(
+        rules=SimRules(
             slo=args.slo,
             tell=not args.untold,
             step_tokens=args.step_tokens,
@@ -149,7 +149,7 @@ def setup_of(args: argparse.Namespace) -> Setup:
     )
 
 
-def rate_of(fleet: Fleet, preset: Preset, recipe: Recipe, load: float) -> float:
+def rate_of(fleet: Fleet, preset: Preset, recipe: TraceRecipe, load: float) -> float:
     """Return the jobs a second whose steps, each alone, would take ``load`` of the engines' time."""
     drawn = workload(preset, sample(recipe, SAMPLED)).segments
     mean = {
@@ -163,7 +163,7 @@ def _trace(args: argparse.Namespace, preset: Preset, fleet: Fleet) -> tuple[list
     if args.trace is not None:
         trace = read_trace(args.trace)
         return trace, f"{len(trace):,} jobs in {trace[-1].arrival / HOUR:.3g} hours, from {args.trace.name}"
-    recipe = Recipe(
+    recipe = TraceRecipe(
         mix=args.mix,
         arrivals=args.arrivals,
         seconds=args.hours * HOUR,

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoetrope.benchmarks.simulate.clock import Clock
+from zoetrope.benchmarks.simulate.clock import VirtualClock
 from zoetrope.benchmarks.simulate.fleet import Fleet
-from zoetrope.benchmarks.simulate.jobs import Run, SimEngine, SimJob, jobs_of
+from zoetrope.benchmarks.simulate.jobs import StepRun, SimEngine, SimJob, jobs_of
 from zoetrope.benchmarks.simulate.metrics import Outcome, percentile, summary
 from zoetrope.benchmarks.simulate.servers import Servers
 from zoetrope.benchmarks.simulate.trace import TraceJob
@@ -26,7 +26,7 @@ HOUR = 3_600.0
 
 
 @dataclass(frozen=True)
-class Conditions:
+class SimRules:
     """How to simulate.
 
     Attributes:
@@ -50,7 +50,7 @@ class Conditions:
 
 
 @dataclass
-class Tally:
+class SimTally:
     """What is counted on the way. ``decisions``: seconds that each took here. ``redone``: GPU-seconds of steps that
     failures undid. ``longest``: the most segments that waited for engines."""
 
@@ -65,20 +65,20 @@ class Simulation:
     """Call `run` once."""
 
     def __init__(
-        self, trace: Sequence[TraceJob], work: Workload, fleet: Fleet, policy: Policy, conditions: Conditions
+        self, trace: Sequence[TraceJob], work: Workload, fleet: Fleet, policy: Policy, rules: SimRules
     ) -> None:
-        self._fleet, self._policy, self._how = fleet, policy, conditions
-        self._clock = Clock()
-        self._jobs = jobs_of(trace, work, fleet, conditions.slo, conditions.tell)
+        self._fleet, self._policy, self._how = fleet, policy, rules
+        self._clock = VirtualClock()
+        self._jobs = jobs_of(trace, work, fleet, rules.slo, rules.tell)
         self._by_id = {job.id: job for job in self._jobs}
         self._engines = [SimEngine(n, ranks, fleet.costs[ranks]) for n, ranks in enumerate(fleet.engines)]
         self._conditioners = Servers(self._clock, fleet.conditioners)
         self._decoders = Servers(self._clock, fleet.decoders)
         self._backlog = Backlog(policy)
         self._ready: set[str] = set()  # ids of those in the backlog that an engine could take
-        self._chance = random.Random(conditions.seed)
+        self._chance = random.Random(rules.seed)
         self._open = len(self._jobs)
-        self.tally = Tally()
+        self.tally = SimTally()
 
     def run(self) -> list[Outcome]:
         """Simulate until every job has ended, or the time is up; returns what became of each."""
@@ -250,7 +250,7 @@ class Simulation:
         for job in jobs:
             if job.outcome.first_step is None:
                 job.outcome.first_step = now
-        run = engine.run = Run(jobs, now, seconds, steps, engine.costs.shares(loads))
+        run = engine.run = StepRun(jobs, now, seconds, steps, engine.costs.shares(loads))
         run.end = self._clock.after(steps * seconds, lambda: self._stepped(engine))
 
     def _stepped(self, engine: SimEngine) -> None:
@@ -263,7 +263,7 @@ class Simulation:
                 self._denoised(job)
         self._plan(engine)
 
-    def _account(self, engine: SimEngine, run: Run, steps: int) -> None:
+    def _account(self, engine: SimEngine, run: StepRun, steps: int) -> None:
         """Take so many steps of a run; snapshots are taken on the way."""
         self.tally.steps += steps
         engine.busy += steps * run.seconds
