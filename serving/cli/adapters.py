@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from zoetrope.serving.cli.groups import Group
 from zoetrope.serving.cli.options import FamilyOption, ListingOptions, ModelOption, option, with_options
 from zoetrope.serving.cli.settings import ArtifactStoreOption, DatabaseOptions, settings_of
 from zoetrope.serving.cli.stores import opened_stores
+
+if TYPE_CHECKING:
+    from zoetrope.serving.config.settings import Settings
 
 MAX_NAME_CHARS = 128
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Manage adapters (LoRA) that requests may name.")
@@ -61,7 +64,7 @@ def add(
         problem = f"{name[:80]!r} must be 1 to {MAX_NAME_CHARS} printable characters, without : @ and ,"
         raise bad_input("name", problem)
     settings = settings_of(options)
-    card = open_model(settings.model, settings.load)
+    card = open_model(_one_model(settings), settings.load)
     most = int(settings.adapter_rank)
     if not settings.adapter_slots:
         raise bad_input("ZOETROPE_ADAPTER_SLOTS", "is 0, so that no request may have an adapter")
@@ -120,7 +123,7 @@ def remove(
     from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
     settings = settings_of(options)
-    card = open_model(settings.model, settings.load)
+    card = open_model(_one_model(settings), settings.load)
     with opened_stores(settings) as stores:
         removed = stores.adapters.remove(name, card.name)
         if removed is None:
@@ -130,3 +133,14 @@ def remove(
         print(f"{name} is removed")
         return
     print(f"{name} is removed; its file {removed.key} could not be deleted", file=sys.stderr)
+
+
+def _one_model(settings: Settings) -> str:
+    """Return the model of an adapter.
+
+    Raises:
+        CliError: the service has several, and none is named.
+    """
+    if len(settings.model) > 1:
+        raise bad_input("model", f"must name one of {', '.join(settings.model)}: an adapter is one model's")
+    return settings.model[0]

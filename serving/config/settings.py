@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,9 +21,15 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 
 def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
-        if not MODEL_NAME.fullmatch(name):
+        if not MODEL_NAME.fullmatch(name.partition("=")[0]):
             raise ValueError(f"{name!r} must be up to 128 letters, digits and . _ / : -, such as acme/video-1")
     return names
+
+
+def _check_models(models: tuple[str, ...]) -> tuple[str, ...]:
+    if not models:
+        raise ValueError("must name at least one model")
+    return models
 
 
 def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
@@ -33,12 +40,26 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _check_weights(weights: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in weights:
+        tenant, _, weight = entry.rpartition("=")
+        try:
+            usable = bool(tenant) and 0 < float(weight) < math.inf
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(f"{entry!r} must be a tenant and a weight above 0, such as acme=2")
+    return weights
+
+
 class Settings(BaseSettings):
     """One service on one data directory."""
 
     model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore")
 
-    model: str = Field(default="nano", description="Preset or checkpoint folder.")
+    model: Annotated[CommaList, AfterValidator(_check_models)] = Field(
+        default=("nano",), description="Models: presets, model cards or checkpoint folders; the first is the default."
+    )
     family: str = Field(default="", description="Preset that the model's folder holds, if its files do not say.")
     quantize: Quantize = Field(
         default="none", description="fp8: load the weights of the middle blocks in 8 bits, half of their size."
@@ -68,7 +89,7 @@ class Settings(BaseSettings):
         default=None, description="Folder of model cards, whose names are models; empty: models in the data folder."
     )
     served_model_name: Annotated[CommaList, AfterValidator(_check_names)] = Field(
-        default=(), description="Names beside its own by which requests may call the model: sora-2,acme/video-1."
+        default=(), description="Other names of the first model, or of another: sora-2,acme/video-1,wan=my-wan."
     )
     engines: int = Field(default=1, ge=1, description="Engines, each a gang of ranks with the whole model.")
     ranks: int = Field(default=1, ge=1, description="Ranks of an engine, one GPU each.")
@@ -107,7 +128,18 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         default=10.0, gt=0, description="Seconds until a job can be claimed again after its router stopped renewing."
     )
-    max_running: int = Field(default=8, ge=1, description="Jobs that a router runs at a time.")
+    max_running: int = Field(default=8, ge=1, description="Jobs of each model that a router runs at a time.")
+    resident_models: int = Field(
+        default=2, ge=1, description="Models whose encoders a stage keeps loaded, of several that are served."
+    )
+    policy: Literal["fair", "fifo", "srpt", "edf", "round_robin"] = Field(
+        default="fair",
+        description="Who runs next. fair: fair shares between tenants, then deadlines and short waits; fifo: who came"
+        " first; srpt: who is done soonest; edf: who has the earliest deadline; round_robin: each tenant in turn.",
+    )
+    tenant_weights: Annotated[CommaList, AfterValidator(_check_weights)] = Field(
+        default=(), description="Shares of tenants under the policy fair, such as acme=2; of all others 1."
+    )
     max_attempts: int = Field(default=5, ge=1, description="Claims in a row without progress after which a job fails.")
     max_queued: int = Field(
         default=2_000,
@@ -189,6 +221,11 @@ class Settings(BaseSettings):
         """How the model is loaded."""
         parts = {name: getattr(self, name) for name in PARTS}
         return LoadOptions(self.family, self.quantize, self.lora, self.profile, self.offload, **parts)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The ``tenant_weights`` by tenant."""
+        return {tenant: float(weight) for tenant, _, weight in (one.rpartition("=") for one in self.tenant_weights)}
 
     @property
     def cards(self) -> Path:

@@ -79,13 +79,14 @@ class Active:
         """Return what a step takes, number ``step`` from 0; None: the largest."""
         return Load(self.tokens // branch_count(self.spec), branch_count(self.spec, step), len(self.spec.loras))
 
-    def remaining(self, costs: StepCosts, start: int) -> float:
-        """Price what its job still costs from a step on, in GPU-seconds, each step alone."""
+    def remaining(self, costs: StepCosts, company: float, start: int) -> float:
+        """Price what its job still costs from a step on, in GPU-seconds: its share of steps with so many others."""
         (all_once, all_twice), (once, twice) = self._forwards[0], self._forwards[min(start, self.spec.steps)]
         once, twice = once + self.following * all_once, twice + self.following * all_twice
         tokens, adapters = self.load(None).tokens, len(self.spec.loras)
-        seconds = once * costs.seconds([Load(tokens, 1, adapters)]) if once else 0.0
-        return costs.ranks * (seconds + (twice * costs.seconds([Load(tokens, 2, adapters)]) if twice else 0.0))
+        seconds = once * costs.share_seconds(Load(tokens, 1, adapters), company) if once else 0.0
+        seconds += twice * costs.share_seconds(Load(tokens, 2, adapters), company) if twice else 0.0
+        return costs.ranks * seconds
 
     def steps_left(self, start: int) -> int:
         """Count the computed steps from a step on."""

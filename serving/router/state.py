@@ -62,7 +62,7 @@ class RouterState:
 
     Attributes:
         engine_timeout: how long an engine may be silent in addition to its steps.
-        costs: of the steps of the engine that sent a report.
+        costs: of the steps of the engine that sent a report. company: segments of a model's steps, on average.
         backlog: what waits, by the router's policy; whoever knows of jobs that are only queued keeps them there too.
         preview_steps: steps between two previews of a segment; 0: none.
         adapter_slots: of each engine, for different adapters (or pairs of them).
@@ -71,6 +71,7 @@ class RouterState:
     step_tokens: int
     engine_timeout: float
     costs: Callable[[Report], StepCosts]
+    company: Callable[[str], float] = lambda _: 1.0
     backlog: Backlog = field(default_factory=lambda: Backlog(Fair()))
     preview_steps: int = 0
     adapter_slots: int = 0
@@ -86,13 +87,6 @@ class RouterState:
         """Remove a segment; the next plan of an engine that still holds it says to drop it."""
         if self.active.pop(segment_id, None) is not None:
             self.backlog.remove(segment_id)
-
-    def charge(self, job_id: str, seconds: float) -> None:
-        """Charge the tenant of a job that has a segment here for GPU-seconds."""
-        for segment in self.active.values():
-            if segment.spec.id.partition("/")[0] == job_id:
-                self.backlog.charge(segment.tenant, seconds)
-                return
 
     def stepping(self) -> set[str]:
         """Return the ids of the segments in the newest plans of all engines."""
@@ -268,7 +262,7 @@ class RouterState:
             segment.priority,
             segment.created_at,
             segment.deadline,
-            segment.price if costs is None else segment.remaining(costs, start),
+            segment.price if costs is None else segment.remaining(costs, self.company(segment.model), start),
             segment.load(step),
             segment.peak_tokens(running),
             segment.steps_left(start),

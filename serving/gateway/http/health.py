@@ -32,13 +32,11 @@ async def readyz(call: CurrentCall) -> Response:
     liveness = call.core.liveness
     rows = await liveness.seen()
     engines = [
-        {"id": engine.id, "ranks": engine.ranks, "gang_epoch": engine.gang_epoch}
-        for engine in rows
-        if engine.state == "ready"
+        {"id": engine.id, "ranks": engine.ranks, "gang_epoch": engine.gang_epoch} for engine in rows if engine.working
     ]
     body = {
         "ready": bool(engines),
-        "model": liveness.model,
+        "models": liveness.models,
         "engines": engines,
         "out_of_service": [{"id": engine.id, "restarts": engine.restarts} for engine in rows if engine.state == "out"],
     }
