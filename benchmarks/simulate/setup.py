@@ -20,7 +20,7 @@ from zoetrope.benchmarks.simulate.simulation import HOUR, SimRules, Simulation
 from zoetrope.benchmarks.simulate.trace import TraceError, TraceJob, read_trace
 from zoetrope.benchmarks.simulate.workload import preset_named, workload
 from zoetrope.model.families.family import Preset
-from zoetrope.serving.router.policies import policy_of
+from zoetrope.serving.router.policies.choose import policy_of
 from zoetrope.serving.router.policies.policy import registered
 
 SAMPLED = 2_000  # jobs from which the mean cost of a mix is estimated

@@ -221,7 +221,7 @@ class Simulation:
         )
         idle = sum(other.up and other.run is None for other in self._engines) - 1
         started = time.perf_counter()
-        decision = decide(self._policy, state, self._backlog, self._clock.now, idle)
+        decision = decide(state, self._backlog, self._clock.now, idle)
         self.tally.decisions.append(time.perf_counter() - started)
         for job_id in decision.drop:
             self._give_up(self._by_id[job_id])
