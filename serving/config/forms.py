@@ -24,6 +24,7 @@ TEXTS = {
     "image_encoder": "FILE or FOLDER",
     "tokenizer": "FOLDER",
     "model_low": "FILE",
+    "engines": "COUNT or COUNTxRANKS,...",
     "served_model_name": "NAME or NAME=MODEL,...",
     "allow_origins": "https://HOST,... or *",
     "database": "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///PATH",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from zoetrope.model.request.load_options import PARTS, LoadOptions, Offload
@@ -16,6 +16,7 @@ from zoetrope.model.request.quantize import Quantize
 from zoetrope.serving.config.lists import CommaList
 
 DAY = 86_400.0
+ENGINES = re.compile(r"[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})?")  # COUNT, or COUNTxRANKS
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 
 
@@ -24,6 +25,19 @@ def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
         if not MODEL_NAME.fullmatch(name.partition("=")[0]):
             raise ValueError(f"{name!r} must be up to 128 letters, digits and . _ / : -, such as acme/video-1")
     return names
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_engines(groups: tuple[str, ...]) -> tuple[str, ...]:
+    for text in groups:
+        if not ENGINES.fullmatch(text):
+            raise ValueError(f"{text!r} must be how many engines, such as 2, or how many of which size, such as 2x4")
+    if not groups:
+        raise ValueError("must be at least one engine")
+    return groups
 
 
 def _check_models(models: tuple[str, ...]) -> tuple[str, ...]:
@@ -91,8 +105,10 @@ class Settings(BaseSettings):
     served_model_name: Annotated[CommaList, AfterValidator(_check_names)] = Field(
         default=(), description="Other names of the first model, or of another: sora-2,acme/video-1,wan=my-wan."
     )
-    engines: int = Field(default=1, ge=1, description="Engines, each a gang of ranks with the whole model.")
-    ranks: int = Field(default=1, ge=1, description="Ranks of an engine, one GPU each.")
+    engines: Annotated[CommaList, BeforeValidator(_as_text), AfterValidator(_check_engines)] = Field(
+        default=("1",), description="Engines, each a gang of ranks with a whole model; of several sizes: 2x1,1x4."
+    )
+    ranks: int = Field(default=1, ge=1, description="Ranks of an engine, one GPU each, where engines says no size.")
     cfg_groups: int = Field(
         default=1, ge=1, le=2, description="2: half of an engine's ranks compute each guidance branch."
     )

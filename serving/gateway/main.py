@@ -50,6 +50,7 @@ from zoetrope.serving.gateway.http.transport.timeouts import BoundedProtocol
 from zoetrope.serving.gateway.limits.threads import FairThreads
 from zoetrope.serving.gateway.submit.media import ClientMedia
 from zoetrope.serving.gateway.submit.submission import Submitter
+from zoetrope.serving.gateway.watch.forecasts import Forecasts
 from zoetrope.serving.gateway.watch.liveness import Liveness
 from zoetrope.serving.gateway.watch.revocation import RevocationWatch
 from zoetrope.serving.gateway.watch.watcher import Watcher
@@ -145,7 +146,7 @@ def open_core(settings: Settings, models: ServedModels) -> Iterator[Core]:
             client_media=client_media,
             authenticator=Authenticator(stores.keys, required=required),
             liveness=Liveness(stores.jobs, [card.name for card in models]),
-            watcher=Watcher(stores.jobs),
+            watcher=Watcher(stores.jobs, Forecasts(stores.forecasts)),
             revocations=RevocationWatch(stores.keys),
         )
 

@@ -133,6 +133,23 @@ class Job(JobRequest):
         return str(self.origin.get("model") or self.model)
 
 
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """What routers know of each job that waits to be claimed; the fields are those of `Job`. ``lapsed``: it is running,
+    but its lease ran out."""
+
+    id: str
+    owner: str
+    model: str
+    priority: int
+    created_at: float
+    deadline_at: float | None
+    price: float
+    used: float
+    steps: int
+    lapsed: bool
+
+
 @dataclass(frozen=True)
 class DeletedJob:
     """A deleted job whose files may still exist."""

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 import psutil
 
 from zoetrope.model.inspection.files import ModelError
+from zoetrope.serving.config.engine_groups import engine_groups
 from zoetrope.serving.config.heartbeat import BEAT_SECONDS, beat
 from zoetrope.serving.config.process_marks import MARK, kill_all_marked
 from zoetrope.serving.config.served_models import ServedModels, open_models
@@ -183,7 +184,9 @@ def _ray(settings: Settings) -> Iterator[None]:
     directory = new_session(settings)
     try:
         ray.init(
-            num_cpus=max(4, os.cpu_count() or 1, 2 * settings.engines * settings.ranks + 2),
+            num_cpus=max(
+                4, os.cpu_count() or 1, 2 * sum(group.count * group.ranks for group in engine_groups(settings)) + 2
+            ),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -59,7 +59,8 @@ class Backlog:
         self._begun: dict[str, Work] = {}
         self._ahead: dict[str, float] = {}  # by tenant: what its begun work adds to its standing
         self._active = Counter[str]()  # by tenant: its unfinished work
-        self._started = Counter[str]()  # by tenant: of that, what has begun
+        self._started: set[str] = set()  # of the begun work, what an engine has taken up
+        self._serving = Counter[str]()  # by tenant: how much that is
         self._level = -math.inf  # the highest standing from which work has begun
         self._latest: list[tuple[float, str]] = []
 
@@ -85,16 +86,24 @@ class Backlog:
 
     def begin(self, work: Work) -> None:
         """Have work be on an engine; again, whenever less of it remains."""
-        if work.id not in self._begun:
+        if work.id not in self._started:
             self._enter(work.tenant)
             self._discard(work.id)
             self._level = max(self._level, self._standing(work.tenant))
-            self._started[work.tenant] += 1
+            self._started.add(work.id)
+            self._serving[work.tenant] += 1
             self.policy.begin(work)
         before = self._begun.get(work.id)
         ahead = self.policy.cost(work, True) - (0.0 if before is None else self.policy.cost(before, True))
         self._begun[work.id] = work
         self._shift(work.tenant, ahead)
+
+    def reserve(self, work: Work) -> None:
+        """Have work count as its tenant's, though no engine can take it yet: it is being made ready."""
+        self._enter(work.tenant)
+        self._discard(work.id)
+        self._begun[work.id] = work
+        self._shift(work.tenant, self.policy.cost(work, True))
 
     def remove(self, work_id: str) -> None:
         """Forget work that ended, or that somebody else has."""
@@ -214,7 +223,7 @@ class Backlog:
         """Count work of a tenant. One that had none starts level with those that are served: it has neither saved up
         what it did not use, nor must it wait for what they were given in advance."""
         if not self._active[tenant]:
-            level = min((self.policy.used(other) for other in self._started), default=-math.inf)
+            level = min((self.policy.used(other) for other in self._serving), default=-math.inf)
             level = max(level, self._level)
             self.policy.enter(tenant, None if level == -math.inf else level)
         self._active[tenant] += 1
@@ -255,9 +264,11 @@ class Backlog:
                 if not self._active[work.tenant]:
                     del self._active[work.tenant]
         if begun is not None:
-            self._started[begun.tenant] -= 1
-            if not self._started[begun.tenant]:
-                del self._started[begun.tenant]
+            if work_id in self._started:
+                self._started.remove(work_id)
+                self._serving[begun.tenant] -= 1
+                if not self._serving[begun.tenant]:
+                    del self._serving[begun.tenant]
             self._shift(begun.tenant, -self.policy.cost(begun, True))
 
     def _shift(self, tenant: str, ahead: float) -> None:

@@ -29,9 +29,11 @@ from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
 from zoetrope.serving.router.metering import Meter
+from zoetrope.serving.router.next_claims import next_claims
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
 from zoetrope.serving.router.policies.choose import policy_of
 from zoetrope.serving.router.progress import ProgressWriter
+from zoetrope.serving.router.queued_jobs import QueuedJobs, work_of
 from zoetrope.serving.router.state import RouterState
 from zoetrope.serving.stages.isolation import IsolatedStage
 from zoetrope.serving.storage.store import ArtifactError, open_artifacts
@@ -96,7 +98,8 @@ class Router:
             settings.adapter_slots,
             self._meter,
         )
-        self._claimed = ClaimedJobs(self._database, settings.max_running, self._outcome, self._drop, self._clear)
+        self._queue = QueuedJobs(self._database, self._state.backlog)
+        self._claimed = ClaimedJobs(self._database, self._queue, self._choose, self._outcome, self._drop, self._clear)
         self._stopping = False
         self._loops = [
             asyncio.create_task(self._claimed.claim()),
@@ -175,14 +178,32 @@ class Router:
                     self._put_engine(replace(row, seen_at=time.time()))
             await asyncio.sleep(POLL_SECONDS)
 
+    def _choose(self, claimed: list[Job]) -> list[str]:
+        """Return the ids of the jobs to claim next, of each model."""
+        waiting, chosen = self._state.waiting_jobs(), list[str]()
+        for model in self._cards:
+            mine = [job.id for job in claimed if job.model == model]
+            chosen += next_claims(
+                self._state.backlog,
+                self._queue,
+                model,
+                time.time(),
+                claimed=len(mine),
+                waiting=len(waiting.intersection(mine)),
+                room=self._settings.max_running,
+            )
+        return chosen
+
     async def _outcome(self, job: Job) -> Ending:
         """Take a job through the stages and return how it ended, and what it used."""
         self._meter.begin(job.id, job.used)
+        self._state.backlog.reserve(work_of(job))
         try:
             ending = await self._ending(job)
             return replace(ending, used=self._meter.used(job.id))
         finally:
             self._meter.forget(job.id)
+            self._state.backlog.remove(job.id)
 
     async def _ending(self, job: Job) -> Ending:
         waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
@@ -224,6 +245,7 @@ class Router:
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
         owner = Owner(job.id, index, job.lease_epoch)
+        self._state.backlog.remove(job.id)  # its segment counts from now on
         self._state.add(
             Active(
                 segment,

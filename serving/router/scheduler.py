@@ -18,10 +18,10 @@ MOVE_SECONDS = 1.0  # that a segment must take yet, to be moved to an engine tha
 def decide(engine: EngineState, backlog: Backlog, now: float, idle: int = 0) -> Decision:
     """Decide what an engine does next, by the policy of the backlog.
 
-    A preempting policy makes every step anew, from what is held and what waits. The most urgent segment is in it; others
-    join in the order of the policy if the step then takes less than their own steps would, so small work shares steps
-    and what fills the engine by itself runs alone. Whatever is held beside that waits on the engine, at no cost. With
-    any other policy, all that is held takes every step, and what waits joins in order while there is room.
+    A preempting policy makes every step anew, from what is held and what waits. The most urgent segment is in it;
+    others join in the order of the policy if the step then takes less than their own steps would, so small work shares
+    steps and what fills the engine by itself runs alone. Whatever is held beside that waits on the engine, at no cost.
+    With any other policy, all that is held takes every step, and what waits joins in order while there is room.
 
     A step has at most ``step_tokens``; a segment larger than that runs alone. The engine has slots for adapters, each
     for the segments that need the same; what is held keeps its own, unless the most urgent segment needs it.
@@ -143,9 +143,7 @@ def _join(engine: EngineState, backlog: Backlog, now: float, cohort: int, *, wai
     for work in engine.held:
         if work.cohort == cohort:
             step.add(work)
-    behind: Iterable[Work] = (
-        backlog.in_order(engine.model, now, role=engine.role, cohort=cohort) if waiting else ()
-    )
+    behind: Iterable[Work] = backlog.in_order(engine.model, now, role=engine.role, cohort=cohort) if waiting else ()
     slots_free = True
     for work in behind:
         if not step.fits(work) or len(step.held) >= MAX_HELD:

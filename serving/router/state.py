@@ -88,9 +88,10 @@ class RouterState:
         if self.active.pop(segment_id, None) is not None:
             self.backlog.remove(segment_id)
 
-    def stepping(self) -> set[str]:
-        """Return the ids of the segments in the newest plans of all engines."""
-        return {segment_id for view in self.engines.values() for segment_id in view.stepping}
+    def waiting_jobs(self) -> set[str]:
+        """Return the ids of the jobs whose segment is in no engine's newest step."""
+        stepping = {segment_id for view in self.engines.values() for segment_id in view.stepping}
+        return {segment_id.partition("/")[0] for segment_id in self.active if segment_id not in stepping}
 
     def apply(self, report: Report, now: float) -> News:
         """Apply an engine's report. Segments that it should hold but does not are waiting again; the next engine

@@ -57,7 +57,9 @@ class FakeRouter:
     """A Ray actor with the router's methods for engines, the real board behind it, and ways to wait for events."""
 
     def __init__(self, step_tokens: int = 100_000, engine_timeout: float = 10.0) -> None:
-        self._board = RouterState(step_tokens, engine_timeout, costs_of_nano, adapter_slots=EngineSettings.adapter_slots)
+        self._board = RouterState(
+            step_tokens, engine_timeout, costs_of_nano, adapter_slots=EngineSettings.adapter_slots
+        )
         self._changed = asyncio.Condition()
         self._ledger = Ledger()
         self._events: list[Event] = []

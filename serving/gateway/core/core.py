@@ -204,7 +204,8 @@ class Core:
     @cached_property
     def metrics(self) -> BatchedReads[None, bytes]:
         """Writes the text for Prometheus, once for all who ask at the same time."""
-        return BatchedReads(lambda asked: [metrics_of(self.stores.jobs, self.liveness)] * len(asked))
+        stores, liveness = self.stores, self.liveness
+        return BatchedReads(lambda asked: [metrics_of(stores.jobs, liveness, stores.forecasts)] * len(asked))
 
     def _read_jobs(self, job_ids: Sequence[str]) -> list[Job | None]:
         found = self.stores.jobs.get_many(job_ids)

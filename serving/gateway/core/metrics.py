@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from zoetrope.serving.gateway.watch.forecasts import FRESH_SECONDS
 from zoetrope.serving.gateway.watch.liveness import Liveness
+from zoetrope.serving.jobs.forecast_table import ForecastTable
+from zoetrope.serving.jobs.job import EngineRow
 from zoetrope.serving.jobs.store import JobStore
 
 
-def metrics_of(store: JobStore, liveness: Liveness) -> bytes:
+def metrics_of(store: JobStore, liveness: Liveness, forecasts: ForecastTable) -> bytes:
     """Return the metrics in Prometheus' text format.
 
     Raises:
         StoreError.
     """
     registry = CollectorRegistry()
-    registry.register(_Reader(store, liveness))
+    registry.register(_Reader(store, liveness, forecasts))
     return generate_latest(registry)
 
 
 class _Reader:
-    def __init__(self, store: JobStore, liveness: Liveness) -> None:
+    def __init__(self, store: JobStore, liveness: Liveness, forecasts: ForecastTable) -> None:
         self._store = store
         self._liveness = liveness
+        self._forecasts = forecasts
 
     def collect(self) -> Iterable[Metric]:
         jobs = GaugeMetricFamily("zoetrope_jobs", "Jobs by state.", labels=["state"])
@@ -48,3 +52,31 @@ class _Reader:
                 lost.add_metric([engine.id, reason], count)
         yield epochs
         yield lost
+        yield from _steps(engines)
+        yield from self._predictions()
+
+    def _predictions(self) -> Iterable[Metric]:
+        """Yield how far the routers' estimates were off."""
+        errors = HistogramMetricFamily(
+            "zoetrope_eta_error_ratio",
+            "How far the first estimate of each job's end was off, as a share of the job's duration, by the stage in"
+            " which it was made.",
+            labels=["model", "stage"],
+        )
+        for model, (forecast, _) in self._forecasts.fresh(FRESH_SECONDS).items():
+            for stage, error in forecast.accuracy.get("errors", {}).items():
+                errors.add_metric([model, stage], buckets=error["buckets"], sum_value=error["sum"])
+        yield errors
+
+
+def _steps(engines: Sequence[EngineRow]) -> Iterable[Metric]:
+    """Yield what each engine's newest finished step took, and what had been predicted for it."""
+    for name, key, what in (
+        ("zoetrope_engine_step_seconds", "seconds", "Seconds that an engine's newest finished step took."),
+        ("zoetrope_engine_step_predicted_seconds", "expected", "Seconds that had been predicted for that step."),
+    ):
+        metric = GaugeMetricFamily(name, what, labels=["engine"])
+        for engine in engines:
+            if engine.step.get(key) is not None:
+                metric.add_metric([engine.id], engine.step[key])
+        yield metric

@@ -50,10 +50,10 @@ class Policy(ABC):
         """Return what work adds to the standing of its tenant. ``begun``: it is on an engine."""
         return 0.0
 
-    def begin(self, work: Work) -> None:
+    def begin(self, work: Work) -> None:  # noqa: B027  # most policies need not know
         """Learn that an engine has taken up the work."""
 
-    def charge(self, tenant: str, seconds: float) -> None:
+    def charge(self, tenant: str, seconds: float) -> None:  # noqa: B027
         """Learn that a tenant has used so many GPU-seconds."""
 
     def used(self, tenant: str) -> float:
