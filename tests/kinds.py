@@ -56,6 +56,7 @@ INTEGRATION = (
     "tests/serving/media/sandbox/",
     "tests/serving/ray_host/test_kept_logs.py",
     "tests/serving/soak/test_nothing_lost.py",
+    "tests/serving/stages/test_conditioning_cache.py",
     "tests/serving/supervisor/",
     "tests/serving/sweeper/test_webhook_bodies.py",
     "tests/test_package.py",
