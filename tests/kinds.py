@@ -25,6 +25,7 @@ RAY = (
     "tests/cluster/parallel/",
     "tests/cluster/planning/test_placement.py",
     "tests/cluster/snapshots/test_engine.py",
+    "tests/serving/models/",
     "tests/serving/stages/test_isolation.py",
     "tests/serving/whole/",
 )
@@ -45,6 +46,7 @@ INTEGRATION = (
     "tests/serving/faults/",
     "tests/serving/gateway/http/replicate/test_other_clients.py",
     "tests/serving/gateway/http/replicate/test_tenants.py",
+    "tests/serving/gateway/test_forecast_shown.py",
     "tests/serving/gateway/test_metrics.py",
     "tests/serving/gateway/test_notices.py",
     "tests/serving/gateway/test_outage.py",

@@ -65,6 +65,11 @@ class StepPlan:
     load: str = ""
     release: tuple[str, ...] = ()
 
+    @property
+    def nothing(self) -> bool:
+        """Whether it leaves the engine as it is."""
+        return not (self.drop or self.release or self.advance or self.load)
+
 
 @dataclass(frozen=True)
 class HeldSegment:

@@ -26,6 +26,7 @@ from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
+from zoetrope.serving.router.loading import loading_of
 from zoetrope.serving.router.metering import Meter
 from zoetrope.serving.router.next_claims import next_claims
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
@@ -79,6 +80,7 @@ class Router:
             Backlog(policy_of(settings.policy, settings.ranks, settings.weights)),
             settings.preview_steps,
             settings.adapter_slots,
+            loading_of(settings, models),
         )
         with suppress(StoreError):
             engines = await self._database.run(lambda: self._database.jobs.engines(REMEMBERED_SECONDS))
@@ -167,7 +169,7 @@ class Router:
         """Receive an engine's report and return its next plan; an idle engine waits a while for it."""
         await self.tell(report)
         plan = self._state.plan(report, time.time())
-        if report.state == "ready" and report.running is None and not (plan.advance or plan.drop or plan.release):
+        if report.state == "ready" and report.running is None and plan.nothing:
             self._work.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._work.wait(), LONG_POLL_SECONDS)

@@ -43,7 +43,7 @@ class _Reader:
         yield jobs
         engines = self._liveness.all_engines()
         states = GaugeMetricFamily("zoetrope_engines", "Engines by state.", labels=["state"])
-        for state in ("ready", "rebuilding", "out"):
+        for state in ("ready", "rebuilding", "loading", "out"):
             states.add_metric([state], sum(engine.state == state for engine in engines))
         yield states
         epochs = GaugeMetricFamily("zoetrope_gang_epoch", "Grows when a gang is rebuilt.", labels=["engine"])
