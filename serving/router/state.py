@@ -14,11 +14,14 @@ from zoetrope.model.request.steps import computed_steps, computes, step_after, s
 from zoetrope.model.request.tasks import Role
 from zoetrope.serving.router.active import Active
 from zoetrope.serving.router.backlog import Backlog
+from zoetrope.serving.router.loading import Loading
 from zoetrope.serving.router.policies.fair import Fair
 from zoetrope.serving.router.scheduler import LOOK, decide
 from zoetrope.serving.router.work import EngineState, Work
 
 MAX_CRASHES = 3  # of engines with a segment alone in the step, after which it counts as the cause
+LEAST_SECONDS = 1e-3  # of a segment's cost, where it is not known
+LOAD_PATIENCE = 60.0  # seconds in which an engine must have checkpointed what it holds, before it loads another model
 PATIENCE = 5.0  # times its predicted duration, after which a step's engine counts as lost
 
 
@@ -28,6 +31,7 @@ class EngineView:
 
     Attributes:
         stepping: the segments of its newest plan.
+        since: when its model was loaded. stale: what is known of its steps is of the model before.
     """
 
     model: str
@@ -39,6 +43,9 @@ class EngineView:
     seconds_per_token: float | None = None
     ready: bool = False
     stepping: frozenset[str] = frozenset()
+    ranks: int = 1
+    since: float = 0.0
+    stale: bool = True
 
     @property
     def idle(self) -> bool:
@@ -66,6 +73,7 @@ class RouterState:
         backlog: what waits, by the router's policy; whoever knows of jobs that are only queued keeps them there too.
         preview_steps: steps between two previews of a segment; 0: none.
         adapter_slots: of each engine, for different adapters (or pairs of them).
+        loading: decides which engines load other models; None: they serve one.
     """
 
     step_tokens: int
@@ -75,6 +83,7 @@ class RouterState:
     backlog: Backlog = field(default_factory=lambda: Backlog(Fair()))
     preview_steps: int = 0
     adapter_slots: int = 0
+    loading: Loading | None = None
     active: dict[str, Active] = field(default_factory=dict)
     engines: dict[str, EngineView] = field(default_factory=dict)
     _cohorts: int = 0
@@ -98,9 +107,11 @@ class RouterState:
         resumes them from their snapshots."""
         view = self.engines.get(report.engine)
         if view is None:
-            view = EngineView(report.model, report.gang_epoch, now, now, self.costs(report))
+            if report.state == "loading":
+                return News((), (), ())  # of its steps nothing is known before it is ready
+            view = EngineView(report.model, report.gang_epoch, now, now, self.costs(report), ranks=report.ranks)
             self.engines[report.engine] = view
-            self._price_waiting(report.model)
+        self._note_model(report, view, now)
         view.gang_epoch, view.seen_at = report.gang_epoch, now
         view.role, view.ready = report.role, report.state == "ready"
         if report.step_tokens:
@@ -119,6 +130,10 @@ class RouterState:
         lost = tuple(f.id for f in report.failed if f.id in mine and f.lost)
         if report.broken is not None:
             failed += self._suspect(report.broken, mine)
+        if report.load_failed is not None and self.loading is not None:
+            wanted = report.load_failed.model
+            waiting = [i for i, s in self.active.items() if s.model == wanted and s.engine is None]
+            failed += self.loading.failed(report.load_failed, waiting, now)
         progressed = [segment_id for segment_id, step in held.items() if self._moved(self.active[segment_id], step)]
         for segment_id in mine.intersection(report.handed_over):
             self.active[segment_id].needs = "low" if report.role == "high" else "high"
@@ -144,6 +159,14 @@ class RouterState:
         if view is None or report.state != "ready":
             return StepPlan()
         ahead = report.running is not None
+        if self.loading is not None and (
+            model := self.loading.model_for(report.engine, self.engines, *self._work_of_models(), view.seen_at)
+        ):
+            if ahead:
+                return StepPlan()
+            view.ready, view.stale = False, True
+            view.due += LOAD_PATIENCE
+            return StepPlan(load=model)
         ids = [h.id for h in report.held] + [*(report.running.admitted if report.running is not None else ())]
         mine = [i for i in ids if self._holds(report.engine, i)]
         held = [self._work(self.active[i], ahead) for i in mine]
@@ -200,6 +223,33 @@ class RouterState:
         spec, start = segment.spec, segment.furthest
         own = sum(segment.tokens_at(step) for step in range(start, spec.steps) if computes(spec, step))
         return (computed_steps(spec, start) * others + own) * view.seconds_per_token
+
+    def notice(self, model: str, now: float) -> str:
+        """Say why segments of a model cannot be taken by any engine; "" where there is one."""
+        return "" if self.loading is None else self.loading.notice(model, self.engines, now)
+
+    def _note_model(self, report: Report, view: EngineView, now: float) -> None:
+        """Note which model an engine has, and how long it took to load."""
+        if report.state == "loading":
+            view.model, view.stale = report.model, True
+            if self.loading is not None:
+                self.loading.begun(report.engine, now)
+        elif view.stale and report.state == "ready":
+            view.model, view.costs, view.seconds_per_token = report.model, self.costs(report), None
+            view.since, view.stale = now, False
+            self._price_waiting(report.model)
+            if self.loading is not None:
+                self.loading.over(report.engine)
+                self.loading.saw(report.model, report.load_seconds)
+
+    def _work_of_models(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the GPU-seconds of work that waits, by model, and that engines hold, by engine."""
+        waiting: dict[str, float] = {}
+        held: dict[str, float] = {}
+        for segment in self.active.values():
+            where, of = (waiting, segment.model) if segment.engine is None else (held, segment.engine)
+            where[of] = where.get(of, 0.0) + max(LEAST_SECONDS, self._work(segment).remaining)
+        return waiting, held
 
     def _engine(self, report: Report, view: EngineView, held: list[Work]) -> EngineState:
         return EngineState(
