@@ -26,6 +26,7 @@ from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.config.addresses import AddressError, parse_address
+from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.heartbeat import keep_beating
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.shutdown import stop_on_signals
@@ -104,6 +105,7 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
             for warning in card.warnings:
                 logging.getLogger("zoetrope.gateway").warning("%s", warning)
             check_media(settings)
+            hash_at_start(card)
         with open_core(settings, card) as core:
             asyncio.run(run(core, supervised))
     except (StartError, AddressError, ModelError, StoreError, ArtifactError) as error:

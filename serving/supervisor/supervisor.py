@@ -27,6 +27,7 @@ from zoetrope.model.catalog.presets import open_model
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.config.addresses import bind_problem
+from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.process_marks import kill_all_marked
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.startup_checks import StartError, check_keys, check_media, check_tls, make_directory
@@ -125,6 +126,7 @@ def _prepare(settings: Settings, stack: ExitStack) -> str:
     SnapshotObjects(str(settings.snapshots)).discard_older(datetime.now(UTC) - SNAPSHOT_AGE)
     for warning in card.warnings:
         _say(f"warning: {warning}")
+    hash_at_start(card)
     return mark
 
 

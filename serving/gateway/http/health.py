@@ -21,9 +21,12 @@ ERRORS = ErrorFormat(render_error)
 router = api_router("health", ERRORS, needs_key=False)
 
 
-@router.get("/healthz", summary="200 while the process answers.")
-async def healthz() -> Response:
-    return JSONResponse({"status": "ok"})
+@router.get("/healthz", summary="200 while the process answers; tells the weights that it was started for.")
+async def healthz(call: CurrentCall) -> Response:
+    core = call.core
+    adapters = [{"sha256": a.sha256, "strength": a.strength, "expert": a.expert} for a in core.card.adapters]
+    body = {"status": "ok", "model": core.card.name, "weights": core.submitter.weights, "fused_adapters": adapters}
+    return JSONResponse(body)
 
 
 @router.get("/health", summary="The same as /readyz, where vLLM's and SGLang's clients look for it.")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from zoetrope.model.catalog.identity import weights_of
+from zoetrope.model.catalog.weights_identity import weights_here
 from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.sampling_rules import sampling_violations
@@ -78,7 +78,11 @@ class Submission:
 
 
 class Submitter:
-    """Checks requests against the served model and stores them as jobs."""
+    """Checks requests against the served model and stores them as jobs.
+
+    Attributes:
+        weights: identify those of the model; "" if its files are not here.
+    """
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class Submitter:
         self._moderation = moderation
         self._webhooks = WebhookCheck(guard)
         self._adapters = adapters
+        self.weights = weights_here(card)  # now: it may take long, and no request is to wait for it
 
     async def submit(self, order: Submission, who: Principal) -> Job:
         """Store a job, or find the one that an earlier call with this request id stored.
@@ -176,6 +181,7 @@ class Submitter:
             media=tuple(sorted({item.id for item in prepared.values()})),
             traceparent=options.traceparent,
             warnings=(*spec.warnings, *order.warnings),
+            weights=self.weights,
         )
 
     async def _review(self, request: VideoRequest, expand: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
@@ -261,8 +267,6 @@ def fingerprint(
     """
     asked = request.model_dump(exclude_defaults=True)
     asked |= {"model": card.name, "kind": request.task.kind}
-    if card.adapters:
-        asked["weights"] = weights_of(card)
     if request.size is not None:
         asked["size"] = size_name(request.size)
         if asked["size"] == OLD_DEFAULT_SIZE:

@@ -249,6 +249,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE engine ADD COLUMN step TEXT NOT NULL DEFAULT '{}'",
         "CREATE TABLE forecast (model TEXT PRIMARY KEY, written_at REAL NOT NULL, body TEXT NOT NULL) STRICT",
     ),
+    # The weights that a job was asked of: a repeated request is another one if they have changed.
+    ("ALTER TABLE job ADD COLUMN weights TEXT NOT NULL DEFAULT ''",),
 )
 
 # What a version does to existing rows, after it has changed the tables.

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.cluster.snapshots.samples import OWNER, STEPS, UNIPC, equal, fingerprint, segment_spec, snapshot
 from zoetrope.cluster.protocol.messages import Owner
 from zoetrope.cluster.snapshots.format import DIGEST_BYTES, BadSnapshot, DamagedSnapshot, Fingerprint, decode, encode
-from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.request.load_options import LoadOptions
 
 DATA = b"".join(encode(snapshot(5)))

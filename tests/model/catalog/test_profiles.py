@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.model.catalog.test_presets import SMALL, WAN22, checkpoint
-from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.catalog.profiles import BUILT_IN, detect, find_profile, problems, suggestions, with_profile
+from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.families import all_presets
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.load_options import LoadOptions

@@ -214,6 +214,10 @@ def test_an_expert_of_i2v_is_told_by_its_shape(files: Files, tmp_path: Path) -> 
         ("Wan2_2-I2V-A14B-HIGH_fp8", "high"),
         ("wan2.1_t2v_14B_fp16", ""),
         ("highlands-lowlands", ""),
+        ("wan2.1_t2v_1.3B_high_quality", ""),
+        ("Wan2.1-T2V-14B-low-vram-Q4_K_M", ""),
+        ("wan2.2_high_lightx2v_4step", "high"),
+        ("wan22_14B_low", "low"),
     ],
 )
 def test_a_side_is_read_from_a_name(name: str, side: str) -> None:
@@ -258,7 +262,7 @@ def test_a_patch_embedding_may_be_a_linear_layer(files: Files, tmp_path: Path) -
 
 
 def test_other_weights_have_another_name(files: Files, tmp_path: Path) -> None:
-    from zoetrope.model.catalog.identity import weights_of
+    from zoetrope.model.catalog.weights_identity import weights_of
 
     names = []
     for number, seed in enumerate((0, 1, 0)):

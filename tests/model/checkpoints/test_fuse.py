@@ -18,9 +18,9 @@ from tests.fixtures.random_checkpoints import write_a14b, write_t2v
 from zoetrope.benchmarks.random_checkpoint import write_random_checkpoint
 from zoetrope.kernels import quantise_weight
 from zoetrope.model.adapters.files.targets import Targets
-from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.catalog.model_card import network_config
 from zoetrope.model.catalog.presets import open_model
+from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.checkpoints.load import load_transformer
 from zoetrope.model.checkpoints.upcycle import upcycle
 from zoetrope.model.families import PRESETS
