@@ -89,7 +89,7 @@ def main() -> None:
 
     when_stdin_ends(stop.set)
     with closing(open_stores(settings.database_url)) as stores:
-        engine = NullEngine(stores.jobs, settings.model, one_video(settings), at_once, steps, seconds)
+        engine = NullEngine(stores.jobs, settings.model[0], one_video(settings), at_once, steps, seconds)
         print("ready", flush=True)
         engine.run(stop)
         print(engine.ended, flush=True)

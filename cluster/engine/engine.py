@@ -171,7 +171,9 @@ class Engine:
         """Report what came before ``step``, if the router does not know it, and start the plan after it when it is
         about to end. None if its end cannot be predicted, or the next plan depends on its outcome."""
         report = replace(report, running=step.running())
-        known = replace(report, finished=(), failed=(), previews=(), handed_over=(), step_seconds=0.0, step_tokens=0)
+        known = replace(
+            report, finished=(), failed=(), previews=(), handed_over=(), step_seconds=0.0, step_tokens=0, shares=()
+        )
         foreseen = self._pace is not None and bool(step.plan.advance) and not step.plan.checkpoint
         seconds = (self._pace or 0.0) * step.plan.tokens
         if foreseen and seconds < SHORT_SECONDS and not self._draining.is_set():
@@ -256,9 +258,13 @@ class Engine:
             ranks=self._settings.ranks,
             restarts=self._restarts,
             failures=self._failures,
+            cfg_groups=self._settings.cfg_groups,
+            device=next((place.device for place in self._gang.places()), ""),
+            most_tokens=self._gang.joined.most_tokens,
+            streaming=self._gang.joined.streaming,
         )
         if outcome is None:
-            return report
+            return replace(report, warmed=self._gang.joined.warmed)
         return replace(
             report,
             held=outcome.held,
@@ -268,6 +274,7 @@ class Engine:
             handed_over=outcome.handed_over,
             step_seconds=outcome.step_seconds,
             step_tokens=outcome.step_tokens,
+            shares=outcome.shares,
         )
 
 

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from zoetrope.cluster.engine.rank_process import Place, RankError, RankLost, RankProcess, StepOutcome
+from zoetrope.cluster.engine.rank_process import Joined, Place, RankError, RankLost, RankProcess, StepOutcome
 from zoetrope.cluster.planning.groups import Slot
 from zoetrope.cluster.planning.placement import sort_ranks
 from zoetrope.cluster.protocol.losses import LOSSES, original
@@ -59,6 +59,7 @@ class Gang:
         self._slots = slots
         self._members: list[_Member] = []
         self._actors: list[Any] = []
+        self.joined = Joined()  # of the first rank, once they are ready
 
     def places(self) -> list[Place]:
         """Return where the ranks run, in order."""
@@ -85,7 +86,7 @@ class Gang:
         self._members = [_Member(self._actors[i], places[i]) for i in order]
         address = await self._gather([self._members[0].actor.free_address.remote()], deadline, "start")
         joined = [m.actor.join.remote(rank, address[0]) for rank, m in enumerate(self._members)]
-        await self._gather(joined, deadline, "start")
+        self.joined = (await self._gather(joined, deadline, "start"))[0]
 
     def execute(self, plan: StepPlan) -> list[Any]:
         """Have all ranks execute a plan, after the plans given before it. Returns what `collect` takes."""

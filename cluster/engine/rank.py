@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 
@@ -14,7 +14,8 @@ import torch
 from torch import distributed
 
 from zoetrope.cluster.engine.adapters import AdapterGone, AdapterUnavailable, RankAdapters
-from zoetrope.cluster.engine.rank_process import Place, RankError, RankLost, StepOutcome
+from zoetrope.cluster.engine.rank_process import Joined, Place, RankError, RankLost, StepOutcome
+from zoetrope.cluster.engine.warm_up import most_tokens, share_of, streaming_of, warm_up
 from zoetrope.cluster.parallel.compiled import Chooser, Gains, longest_clip, measure
 from zoetrope.cluster.parallel.meeting import meet
 from zoetrope.cluster.parallel.mesh import Mesh
@@ -34,13 +35,12 @@ from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.cluster.snapshots.writer import SnapshotWriter
 from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
-from zoetrope.model.denoising.conditions import Conditions, blank_conditions
+from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import NotFinite, Segment
 from zoetrope.model.denoising.forward import InParts, Runner, run_alone
 from zoetrope.model.denoising.graph_proofs import standing
 from zoetrope.model.denoising.graphs import GraphLimits, GraphRunner
 from zoetrope.model.denoising.resume import resume
-from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.model.request.tasks import ModelCard
 from zoetrope.model.runtime.errors import device_lost
 from zoetrope.model.streaming.device_plan import DevicePlan
@@ -94,18 +94,18 @@ class Rank:
         self._meeting = socket.create_server((host, 0))
         return f"{host}:{self._meeting.getsockname()[1]}"
 
-    def join(self, rank: int, address: str) -> None:
+    def join(self, rank: int, address: str) -> Joined:
         """Meet the other ranks, load this rank's share of the weights, compile and measure if so set, and warm up.
 
         Raises:
             RankError.
         """
         try:
-            self._join(rank, address)
+            return self._join(rank, address)
         except Exception as error:
             raise _told(error) from error
 
-    def _join(self, rank: int, address: str) -> None:
+    def _join(self, rank: int, address: str) -> Joined:
         settings = self._settings
         self._rank = rank
         mesh = Mesh()
@@ -144,7 +144,12 @@ class Rank:
         if rank == 0 and settings.snapshots is not None:
             writer = SnapshotWriter(SnapshotStore(settings.snapshots))
             self._keeper = SnapshotKeeper(writer, settings, weights, self._denoiser.scheduler_config)
-        self._warm_up()
+        gear = hardware_of(self._device_name())
+        return Joined(
+            warm_up(self._denoiser, self._card, gear, mesh),
+            streaming_of(self._denoiser, gear, limit if limit < UNLIMITED else 0),
+            most_tokens(self._card, gear, plan, self._device, ranks=mesh.ranks, groups=mesh.groups),
+        )
 
     def execute(self, plan: StepPlan) -> StepOutcome:
         """Drop, admit, take one step, and hand out what is finished.
@@ -175,6 +180,7 @@ class Rank:
         started = time.monotonic()
         wanted = [self._segments[i] for i in plan.advance if i in self._segments]
         batch = [s for s in wanted if not s.sampler.done and self._denoiser.takes(s)]
+        shares = tuple(share_of(self._denoiser, segment) for segment in batch)
         if batch:
             self._step(batch, result)
             if self._device.type == "cuda":
@@ -182,7 +188,7 @@ class Rank:
         seconds = time.monotonic() - started if batch else 0.0
         for failure in result.failed:
             self._forget(failure.id)
-        return self._outcome(batch, result, seconds, plan.preview)
+        return replace(self._outcome(batch, result, seconds, plan.preview), shares=shares)
 
     def checkpoint(self, seconds: float) -> None:
         """Write snapshots of all segments and wait for them, at most so many seconds."""
@@ -312,19 +318,6 @@ class Rank:
         self._adapters.release(segment_id)
         if self._keeper is not None:
             self._keeper.forget(segment_id)
-
-    def _warm_up(self) -> None:
-        """Take one step of the smallest clip, so that the first job is not delayed by lazy initialisation."""
-        card = self._card
-        side = card.size_multiple // card.spatial
-        spec = SegmentSpec("warm-up", (card.latent_channels, 1, side, side), 1, 1.0, 0)
-        network = self._denoiser.transformer
-        config = network.config
-        text = torch.zeros(card.max_text_tokens, config.text_dim, dtype=network.dtype, device=network.device)
-        conditions = blank_conditions(config, spec.latent_shape, text)
-        segment = self._denoiser.start(spec, conditions)
-        if self._denoiser.takes(segment):
-            self._denoiser.step([segment])
 
 
 def _told(error: Exception) -> RankError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoetrope.cluster.protocol.messages import Failed, Finished, HeldSegment, Previewed, StepPlan
+from zoetrope.cluster.protocol.messages import Failed, Finished, HeldSegment, Previewed, StepPlan, StepShare
 from zoetrope.cluster.protocol.processes import Process
 from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.request.tasks import ModelCard
@@ -39,6 +39,17 @@ class StepOutcome:
     handed_over: tuple[str, ...] = ()
     step_seconds: float = 0.0
     step_tokens: int = 0
+    shares: tuple[StepShare, ...] = ()
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a rank says of itself once it is ready; see the fields of the same names of a
+    `cluster.protocol.messages.Report`."""
+
+    warmed: tuple[tuple[StepShare, float], ...] = ()
+    streaming: tuple[float, ...] = ()
+    most_tokens: int = 0
 
 
 class RankProcess:
@@ -57,9 +68,9 @@ class RankProcess:
         """See `cluster.engine.rank.Rank.free_address`."""
         return self._rank.free_address()
 
-    def join(self, rank: int, address: str) -> None:
+    def join(self, rank: int, address: str) -> Joined:
         """See `cluster.engine.rank.Rank.join`."""
-        self._rank.join(rank, address)
+        return self._rank.join(rank, address)
 
     def execute(self, plan: StepPlan) -> StepOutcome:
         """See `cluster.engine.rank.Rank.execute`."""

@@ -16,7 +16,7 @@ Forecast = Callable[[int], float]  # tokens of a step -> seconds
 
 def forecast(config: TransformerConfig, rates: Rates, sequence_ranks: int) -> Forecast:
     """Forecast steps by the cost model, for the worst case: all tokens in one sequence and one guidance group."""
-    from zoetrope.cluster.planning.step_time import step_seconds  # which loads torch
+    from zoetrope.cluster.planning.step_time import step_seconds
 
     def seconds(tokens: int) -> float:
         return step_seconds(config, [tokens], rates, sequence_ranks=sequence_ranks) if tokens > 0 else 0.0

@@ -8,6 +8,8 @@ from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.families.quantization import SCALE_BYTES, middle_blocks
 from zoetrope.model.request.quantize import Quantize
 
+PAIR_BYTES = 12  # of a token and an expert: `kernels.ops.dispatch.PAIR_BYTES`, without torch
+
 
 def balanced(config: TransformerConfig, sequence_ranks: int) -> bool:
     """Return whether every rank gets equally many rows whatever the router chooses: true if a token has one expert in

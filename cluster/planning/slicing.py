@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from zoetrope.kernels import CuSeqlens
+if TYPE_CHECKING:
+    from zoetrope.kernels import CuSeqlens
 
 
 def assign(costs: Sequence[float], groups: int) -> list[list[int]]:
@@ -32,5 +34,7 @@ def assign(costs: Sequence[float], groups: int) -> list[list[int]]:
 def even_parts(total: int, ranks: int) -> CuSeqlens:
     """Return the tokens of each rank, which differ by one at most; some have none if there are fewer tokens than
     ranks."""
+    from zoetrope.kernels import CuSeqlens  # which loads torch
+
     bounds = [total * rank // ranks for rank in range(ranks + 1)]
     return CuSeqlens.of(stop - start for start, stop in pairwise(bounds))

@@ -13,12 +13,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from zoetrope.cluster.planning.expert_traffic import balanced, quantised_layers, ranks_of_token, row_bytes
+from zoetrope.cluster.planning.expert_traffic import PAIR_BYTES, balanced, quantised_layers, ranks_of_token, row_bytes
 from zoetrope.cluster.planning.hardware import Link
 from zoetrope.cluster.planning.overlap import CHUNK_MESSAGES, LENT, chunk_seconds, chunking
 from zoetrope.cluster.planning.rates import Rates
 from zoetrope.cluster.planning.slicing import assign
-from zoetrope.kernels.ops.dispatch import PAIR_BYTES
 from zoetrope.model.families.config import TEXT_TOKENS, TransformerConfig
 from zoetrope.model.request.quantize import Quantize
 

@@ -70,6 +70,16 @@ class HeldSegment:
 
 
 @dataclass(frozen=True)
+class StepShare:
+    """What a segment added to a step: ``branches`` sequences of ``tokens`` each, with ``adapters`` applied to them."""
+
+    id: str
+    tokens: int
+    branches: int
+    adapters: int = 0
+
+
+@dataclass(frozen=True)
 class Finished:
     """A segment that took its last step; ``latents`` is a reference to ``[C, T, H, W]`` float32."""
 
@@ -146,7 +156,13 @@ class Report:
         restarts: so far. failures: gangs lost in a row, not counting those lost to a step's exception; at
             ``zoetrope.cluster.engine.engine.MAX_FAILURES`` the engine is out.
         step_seconds: of the plan just done, 0 when it had no step.
+        shares: what was in that step, for the cost model.
         running: the plan in progress meanwhile. A plan requested then is the one after it.
+        device: of a rank, as torch calls it, or "cpu". cfg_groups: of the ranks.
+        most_tokens: of a sequence whose step fits into the ranks' memory, as planned; 0: not known.
+        streaming: share of the layers that are streamed from the host, seconds of copying them once, and tokens of a
+            forward pass at most (0: no limit); () for none.
+        warmed: steps that the gang took before this, each of one segment, with their seconds.
     """
 
     engine: str
@@ -165,7 +181,13 @@ class Report:
     failures: int = 0
     step_seconds: float = 0.0
     step_tokens: int = 0
+    shares: tuple[StepShare, ...] = ()
     running: Running | None = None
+    device: str = ""
+    cfg_groups: int = 1
+    most_tokens: int = 0
+    streaming: tuple[float, ...] = ()
+    warmed: tuple[tuple[StepShare, float], ...] = ()
 
     @property
     def out_of_service(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +43,20 @@ class Segment:
         """The mode of the next step: without guidance only the branch of the positive text is computed."""
         return self.whole_mode if acts(self.spec, self.sampler.step) else "none"
 
+    def sequence_tokens(self, patch: tuple[int, int, int]) -> list[int]:
+        """Count the tokens of each sequence of the next step, one for each branch of guidance."""
+        conditions = self.conditions
+        clip = _tokens(self.latents, patch)
+        if conditions.ending is not None:
+            clip += _tokens(conditions.ending, patch)
+        sources = [(source.video, _tokens(source.latents, patch)) for source in conditions.sources]
+        shown = {
+            "none": 0,
+            "videos": sum(tokens for video, tokens in sources if video),
+            "all": sum(tokens for _, tokens in sources),
+        }
+        return [clip + shown[branch.streams] for branch in branches(self.mode)]
+
     def advance(self, velocity: torch.Tensor) -> None:
         """Take a step with a velocity ``[C, lead + T, H, W]`` float32."""
         self.latents = self.sampler.advance(velocity, self.latents)
@@ -55,6 +70,10 @@ class Segment:
         """Return the clip ``[C, T, H, W]`` after the last step: with known frames inserted, without VACE's
         references."""
         return self.conditions.finish(self.latents)
+
+
+def _tokens(latents: torch.Tensor, patch: tuple[int, int, int]) -> int:
+    return math.prod(math.ceil(size / side) for size, side in zip(latents.shape[1:], patch, strict=True))
 
 
 class NotFinite(Picklable):

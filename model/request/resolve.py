@@ -13,6 +13,7 @@ from zoetrope.model.request.sampling_rules import sampling_violations
 from zoetrope.model.request.savings import Savings, interval_violations, savings_of
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.segments import split
+from zoetrope.model.request.sequence_tokens import with_sequences
 from zoetrope.model.request.sizes import (
     RATIOS,
     SIZES,
@@ -71,7 +72,7 @@ def resolve(
     Raises:
         InvalidRequest: lists every field at fault with its value and limit.
     """
-    return _Resolution(request, card, random_seed, media, adapters).result()
+    return with_sequences(_Resolution(request, card, random_seed, media, adapters).result(), card, media)
 
 
 class _Resolution:

@@ -59,6 +59,8 @@ class VideoSpec:
     guidance_end: float = 1.0
     loras: tuple[RequestLora, ...] = ()  # as asked for
     adapters: tuple[AdapterUse, ...] = ()  # what these are
+    beside: tuple[int, ...] = ()  # tokens of a sequence that are not the clip's, for each span
+    branches: int = 2  # of guidance, where it acts
 
     @property
     def prompt(self) -> str:
@@ -86,6 +88,7 @@ class VideoSpec:
             "warnings": tuple(data.get("warnings", ())),
             "loras": tuple(RequestLora.model_validate(lora) for lora in data.get("loras", ())),
             "adapters": tuple(AdapterUse(**adapter) for adapter in data.get("adapters", ())),
+            "beside": tuple(data.get("beside", ())),
         }
         return cls(**{**data, **read, "latent_shape": (c, t, h, w), "spans": spans})
 
@@ -108,6 +111,8 @@ class SegmentSpec:
     guidance_end: float = 1.0  # share of the steps up to which it acts
     loras: tuple[AdapterUse, ...] = ()  # a segment that lacks one must not run
     profile: Profile | None = None  # of a few-step distill; it decides the schedule
+    beside: int = 0  # tokens of a sequence that are not the clip's: sources, an ending
+    branches: int = 2  # of guidance, where it acts
 
 
 def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
@@ -129,4 +134,6 @@ def segment_of(spec: VideoSpec, segment_id: str, index: int = 0) -> SegmentSpec:
         guidance_end=spec.guidance_end,
         loras=spec.adapters,
         profile=spec.profile,
+        beside=spec.beside[index] if spec.beside else 0,
+        branches=spec.branches,
     )

@@ -26,6 +26,8 @@ class SteppedSpec(Protocol):
     def guidance_end(self) -> float: ...
     @property
     def step_mask(self) -> str: ...
+    @property
+    def branches(self) -> int: ...
 
 
 def computes(spec: SteppedSpec, step: int) -> bool:
@@ -61,10 +63,11 @@ def acts(spec: SteppedSpec, step: int) -> bool:
 
 
 def branch_count(spec: SteppedSpec, step: int | None = None) -> int:
-    """Count the guidance branches that a step computes, 1 or 2; None: the most of any step."""
-    if not needs_negative(spec.guidance):
+    """Count the guidance branches that a step computes; None: the most of any step. Two become one if the scale is not
+    above 1, longer chains do not (`model.denoising.guidance`)."""
+    if spec.branches == 2 and not needs_negative(spec.guidance):
         return 1
-    return 2 if step is None or acts(spec, step) else 1
+    return spec.branches if step is None or acts(spec, step) else 1
 
 
 def forwards(spec: SteppedSpec, start: int = 0) -> int:

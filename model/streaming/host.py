@@ -61,7 +61,6 @@ class HostMemory:
         self.allocated += size
         return made
 
-
     def _locked_limit(self, size: int) -> str:
         """Say how much this process may lock, if that is less; most drivers do not ask."""
         limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]

@@ -72,7 +72,7 @@ def add(
     settings = settings_of(options)
     if tenant:
         _check_tenants(settings, tenant)
-    card = open_model(settings.model, settings.load)
+    card = open_model(_one_model(settings), settings.load)
     most = int(settings.adapter_rank)
     if not settings.adapter_slots:
         raise bad_input("ZOETROPE_ADAPTER_SLOTS", "is 0, so that no request may have an adapter")
@@ -164,3 +164,14 @@ def _check_tenants(settings: Settings, tenants: Sequence[str]) -> None:
             names = ", ".join(map(repr, sorted(known)))
             has = f"those that have one: {names}" if known else "none has"
             raise bad_input("tenant", f"{tenant[:80]!r} has no API key ({has}); make it with `zoetrope keys create`")
+
+
+def _one_model(settings: Settings) -> str:
+    """Return the model of an adapter.
+
+    Raises:
+        CliError: the service has several, and none is named.
+    """
+    if len(settings.model) > 1:
+        raise bad_input("model", f"must name one of {', '.join(settings.model)}: an adapter is one model's")
+    return settings.model[0]

@@ -24,7 +24,8 @@ from zoetrope.serving.cli.options import JsonOption, ListingOptions, add_command
 from zoetrope.serving.cli.settings import CheckedOptions, settings_of
 
 if TYPE_CHECKING:
-    from zoetrope.serving.config.settings import Settings
+    from zoetrope.serving.config.served_models import check_load
+from zoetrope.serving.config.settings import Settings
 
 GIB = 1 << 30
 MIN_PYTHON = (3, 11)
@@ -81,7 +82,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
         ("memory", _memory),
         ("codecs", _codecs),
         ("media sandbox", lambda: _sandbox(settings)),
-        ("model", lambda: _model(settings)),
+        ("model", lambda: _models(settings)),
         ("data dir", lambda: _data_dir(settings)),
         ("ports", lambda: _ports(settings)),
         ("optional", _optional),
@@ -250,9 +251,19 @@ def _sandbox(settings: Settings) -> Iterator[Check]:
         yield Check(name, Status.FAIL, detail, advice)
 
 
-def _model(settings: Settings) -> Iterator[Check]:
+def _models(settings: Settings) -> Iterator[Check]:
     try:
-        card = open_model(settings.model, settings.load)
+        check_load(settings)
+    except ModelError as error:
+        yield Check("model", Status.FAIL, str(error), "leave the option out")
+        return
+    for name in settings.model:
+        yield from _model(name, settings)
+
+
+def _model(name: str, settings: Settings) -> Iterator[Check]:
+    try:
+        card = open_model(name, settings.load)
     except ModelError as error:
         yield Check("model", Status.FAIL, str(error), "restore the file, or name another model with --model")
         return

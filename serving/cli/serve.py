@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from zoetrope.serving.cli.options import JsonOption, ListingOptions, ModelArgument, add_commands, one_model
+from zoetrope.serving.cli.options import JsonOption, ListingOptions, add_commands
 from zoetrope.serving.cli.settings import GatewayOptions, ServeOptions, settings_of
 
 MORE = "The other settings are ZOETROPE_* variables, which `zoetrope settings` lists."
@@ -17,11 +18,13 @@ MORE = "The other settings are ZOETROPE_* variables, which `zoetrope settings` l
 
 def serve(
     options: ServeOptions,
-    argument: ModelArgument = None,
+    argument: Annotated[
+        Sequence[str], typer.Argument(metavar="MODEL...", help="Same as --model.", show_default=False)
+    ] = (),
     stop_when_stdin_ends: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
 ) -> int:
     """Start a service. Prints one line, `ready grpc=... http=...`, once it can serve jobs."""
-    settings = settings_of(replace(options, model=one_model(argument, options.model)))
+    settings = settings_of(replace(options, model=models_of(argument, options.model)))
     _warn()
     if stop_when_stdin_ends:
         from zoetrope.serving.config.shutdown import stop_with_stdin
@@ -30,6 +33,19 @@ def serve(
     from zoetrope.serving.supervisor.supervisor import serve as run
 
     return run(settings)
+
+
+def models_of(arguments: Sequence[str], given: Sequence[str]) -> Sequence[str]:
+    """Return the models that the command line names, as its arguments or as --model.
+
+    Raises:
+        CliError: it names some in both ways.
+    """
+    from zoetrope.serving.cli.errors import bad_input
+
+    if arguments and given and tuple(arguments) != tuple(given):
+        raise bad_input("model", f"is named twice: {' '.join(arguments)} and --model {' --model '.join(given)}")
+    return tuple(given or arguments)
 
 
 def gateway(options: GatewayOptions) -> int:

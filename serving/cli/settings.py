@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zoetrope.serving.cli.load_options import NONE_GIVEN, ModelLoadOptions
-from zoetrope.serving.cli.options import ModelOption, option
+from zoetrope.serving.cli.options import option
 
 if TYPE_CHECKING:
     from zoetrope.serving.config.settings import Settings
@@ -37,7 +37,10 @@ class DatabaseOptions:
 class CheckedOptions:
     """The settings that `zoetrope doctor` checks."""
 
-    model: ModelOption = None
+    model: Annotated[
+        Sequence[str],
+        option("MODEL", "Preset, model card, checkpoint folder, weight file or repository; repeatable.", "nano"),
+    ] = ()
     load: ModelLoadOptions = NONE_GIVEN
     grpc: Annotated[
         str | None, option("HOST:PORT", "Address of the gRPC API; port 0 picks a free one.", "127.0.0.1:50051")
@@ -60,7 +63,7 @@ class GatewayOptions(CheckedOptions):
     """The settings of a gateway."""
 
     served_model_name: Annotated[
-        str | None, option("NAME,...", "Names by which requests may call the model, beside its own.", "none")
+        str | None, option("NAME,...", "Other names of the first model; NAME=MODEL for another.", "none")
     ] = None
     allow_origins: Annotated[
         str | None, option("URL,...", "Origins whose web pages may call the HTTP APIs; *: all.", "none")
@@ -100,13 +103,15 @@ class ServeOptions(GatewayOptions):
     gateways: Annotated[int | None, option("N", "Gateway processes; all but the first take free ports.", "1")] = None
 
 
-def _card(settings: Settings) -> dict[str, str]:
-    """Return the path of the model card that the model names, for processes that look for it in other folders."""
+def _cards(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Return the models with the paths of those that are model cards, for processes that look for them in other
+    folders."""
     from zoetrope.model.catalog.card_files import find_card_file
     from zoetrope.model.families import BUNDLED
 
-    file = None if settings.model in BUNDLED else find_card_file(settings.model, settings.cards)
-    return {} if file is None else {"model": str(file.absolute())}
+    files = [None if name in BUNDLED else find_card_file(name, settings.cards) for name in settings.model]
+    names = zip(settings.model, files, strict=True)
+    return {"model": tuple(name if file is None else str(file.absolute()) for name, file in names)}
 
 
 def settings_of(options: DatabaseOptions | CheckedOptions | None = None) -> Settings:
@@ -125,6 +130,8 @@ def settings_of(options: DatabaseOptions | CheckedOptions | None = None) -> Sett
     fields = {} if options is None else vars(options)
     load = fields.get("load", NONE_GIVEN)
     given = {name: value for name, value in fields.items() if value is not None and value is not load} | load.given()
+    if model := given.pop("model", None):
+        given["model"] = (model,) if isinstance(model, str) else tuple(model)
     host, port = given.pop("host", None), given.pop("port", None)
 
     def named(name: str) -> str:
@@ -145,7 +152,7 @@ def settings_of(options: DatabaseOptions | CheckedOptions | None = None) -> Sett
         raise bad_input(named("cuda_graphs"), problem)
     if "data_dir" in given:  # its cards, as in `zoetrope models add --data-dir`
         settings = settings.model_copy(update={"models_dir": None})
-    settings = settings.model_copy(update=_listening(settings, host, port, given) | _card(settings))
+    settings = settings.model_copy(update=_listening(settings, host, port, given) | _cards(settings))
     if (settings.tls_cert is None) != (settings.tls_key is None):
         missing, present = ("tls_key", "tls_cert") if settings.tls_key is None else ("tls_cert", "tls_key")
         field = missing.replace("_", "-") if present in given else f"ZOETROPE_{missing.upper()}"

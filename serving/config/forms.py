@@ -17,7 +17,7 @@ from zoetrope.serving.config.settings import Settings
 
 # Of settings that are text of a certain form; all others say it by their type.
 TEXTS = {
-    "model": "NAME, FOLDER, FILE or CARD",
+    "model": "NAME, FOLDER, FILE or CARD,...",
     "family": "NAME",
     "lora": "FILE[:STRENGTH][@SIDE],...",
     "profile": "NAME",
@@ -26,7 +26,7 @@ TEXTS = {
     "image_encoder": "FILE or FOLDER",
     "tokenizer": "FOLDER",
     "model_low": "FILE",
-    "served_model_name": "NAME,...",
+    "served_model_name": "NAME or NAME=MODEL,...",
     "allow_origins": "https://HOST,... or *",
     "database": "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///PATH",
     "artifact_store": "s3://BUCKET/PREFIX or FOLDER",

@@ -21,9 +21,15 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 
 def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
-        if not MODEL_NAME.fullmatch(name):
+        if not MODEL_NAME.fullmatch(name.partition("=")[0]):
             raise ValueError(f"{name!r} must be up to 128 letters, digits and . _ / : -, such as acme/video-1")
     return names
+
+
+def _check_models(models: tuple[str, ...]) -> tuple[str, ...]:
+    if not models:
+        raise ValueError("must name at least one model")
+    return models
 
 
 def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
@@ -39,7 +45,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore")
 
-    model: str = Field(default="nano", description="Preset or checkpoint folder.")
+    model: Annotated[CommaList, AfterValidator(_check_models)] = Field(
+        default=("nano",), description="Models: presets, model cards or checkpoint folders; the first is the default."
+    )
     family: str = Field(default="", description="Preset that the model's folder holds, if its files do not say.")
     quantize: Quantize = Field(
         default="none", description="fp8: load the weights of the middle blocks in 8 bits, half of their size."
@@ -69,7 +77,7 @@ class Settings(BaseSettings):
         default=None, description="Folder of model cards, whose names are models; empty: models in the data folder."
     )
     served_model_name: Annotated[CommaList, AfterValidator(_check_names)] = Field(
-        default=(), description="Names beside its own by which requests may call the model: sora-2,acme/video-1."
+        default=(), description="Other names of the first model, or of another: sora-2,acme/video-1,wan=my-wan."
     )
     engines: int = Field(default=1, ge=1, description="Engines, each a gang of ranks with the whole model.")
     ranks: int = Field(default=1, ge=1, description="Ranks of an engine, one GPU each.")
@@ -108,7 +116,10 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         default=10.0, gt=0, description="Seconds until a job can be claimed again after its router stopped renewing."
     )
-    max_running: int = Field(default=8, ge=1, description="Jobs that a router runs at a time.")
+    max_running: int = Field(default=8, ge=1, description="Jobs of each model that a router runs at a time.")
+    resident_models: int = Field(
+        default=2, ge=1, description="Models whose encoders a stage keeps loaded, of several that are served."
+    )
     max_attempts: int = Field(default=5, ge=1, description="Claims in a row without progress after which a job fails.")
     max_queued: int = Field(
         default=2_000,

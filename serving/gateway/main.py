@@ -24,10 +24,10 @@ import uvicorn
 
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.config.addresses import AddressError, parse_address
 from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.heartbeat import keep_beating
+from zoetrope.serving.config.served_models import ServedModels, open_models
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.shutdown import stop_on_signals
 from zoetrope.serving.config.startup_checks import (
@@ -100,13 +100,14 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes addresses, which may hold secrets
     try:
         check_tls(settings)
-        card = find_model(settings.model, settings.load)
+        models = open_models(settings, find_model)
         if not supervised:  # else the supervisor tells
-            for warning in card.warnings:
+            for warning in (warning for card in models for warning in card.warnings):
                 logging.getLogger("zoetrope.gateway").warning("%s", warning)
             check_media(settings)
-            hash_at_start(card)
-        with open_core(settings, card) as core:
+            for card in models:
+                hash_at_start(card)
+        with open_core(settings, models) as core:
             asyncio.run(run(core, supervised))
     except (StartError, AddressError, ModelError, StoreError, ArtifactError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -115,7 +116,7 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
 
 
 @contextlib.contextmanager
-def open_core(settings: Settings, card: ModelCard) -> Iterator[Core]:
+def open_core(settings: Settings, models: ServedModels) -> Iterator[Core]:
     """Open everything that the APIs work with.
 
     Raises:
@@ -140,13 +141,13 @@ def open_core(settings: Settings, card: ModelCard) -> Iterator[Core]:
         client_media = ClientMedia(settings, stores.media, stores.jobs, artifacts, sandbox, guard)
         yield Core(
             settings=settings,
-            card=card,
+            models=models,
             stores=stores,
             artifacts=artifacts,
-            submitter=Submitter(settings, card, stores.jobs, client_media, moderation, guard, stores.adapters),
+            submitter=Submitter(settings, models, stores.jobs, client_media, moderation, guard, stores.adapters),
             client_media=client_media,
             authenticator=Authenticator(stores.keys, required=required),
-            liveness=Liveness(stores.jobs, card.name),
+            liveness=Liveness(stores.jobs, [card.name for card in models]),
             watcher=Watcher(stores.jobs),
             revocations=RevocationWatch(stores.keys),
         )

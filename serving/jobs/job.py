@@ -241,3 +241,8 @@ class EngineRow:
     jobs: tuple[str, ...] = ()  # that it denoises
     costs: dict[str, Any] = field(default_factory=dict)  # the fitted cost of its steps
     step: dict[str, Any] = field(default_factory=dict)  # what its newest plan does
+
+    @property
+    def working(self) -> bool:
+        """Whether it takes work, if only once it has loaded the work's model."""
+        return self.state in ("ready", "loading")

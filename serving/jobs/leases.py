@@ -122,16 +122,26 @@ class JobLeases:
 
         return self._db.write(body, synced=False) if held else {}
 
-    def progress(self, job_id: str, epoch: int, *, stage: Stage, step: int, eta_seconds: float | None) -> bool:
+    def progress(
+        self,
+        job_id: str,
+        epoch: int,
+        *,
+        stage: Stage,
+        step: int,
+        eta_seconds: float | None,
+        used: float | None = None,
+    ) -> bool:
         """Record how far a job is. A repeated step does not show: within an attempt the number never goes back. A step
-        that was never reached before is progress: earlier attempts no longer count against the job. Returns False if
-        the lease is lost."""
+        that was never reached before is progress: earlier attempts no longer count against the job. ``used``: the
+        GPU-seconds so far. Returns False if the lease is lost."""
         sql = (
             "UPDATE job SET stage = ?, step = CASE WHEN step > ? THEN step ELSE ? END, eta_seconds = ?,"
+            " used = coalesce(?, used),"
             " fruitless = CASE WHEN ? > furthest THEN 0 ELSE fruitless END,"
             f" furthest = CASE WHEN ? > furthest THEN ? ELSE furthest END WHERE {HELD}"
         )
-        values = (str(stage), step, step, eta_seconds, step, step, step, job_id, epoch)
+        values = (str(stage), step, step, eta_seconds, used, step, step, step, job_id, epoch)
         return self._db.write(lambda tx: tx.run(sql, values), synced=False) == 1
 
     def warn(self, job_id: str, epoch: int, warnings: Sequence[str]) -> None:
@@ -171,9 +181,10 @@ class JobLeases:
         error_code: str | None = None,
         error_message: str | None = None,
         verdict: Mapping[str, str] | None = None,
+        used: float | None = None,
     ) -> bool:
-        """End a job; ``verdict`` is added to those that it has. A caller that did not hear the outcome may repeat the
-        call.
+        """End a job; ``verdict`` is added to those that it has, ``used`` is its GPU-seconds. A caller that did not hear
+        the outcome may repeat the call.
 
         Returns:
             False if the lease is lost (or the job has ended otherwise): then nothing changed.
@@ -197,6 +208,8 @@ class JobLeases:
             if verdict is not None:
                 verdicts = to_column([*job.verdicts, dict(verdict)])
                 tx.run("UPDATE job SET verdicts = ? WHERE id = ?", (verdicts, job_id))
+            if used is not None:
+                tx.run("UPDATE job SET used = ? WHERE id = ?", (used, job_id))
             actor, error = f"router:{job.lease_owner}", (error_code, error_message)
             end(tx, HELD, (job_id, epoch), State.RUNNING, state, what, actor, result=result, error=error)
             return True

@@ -13,7 +13,8 @@ from ray import serve
 from zoetrope.cluster.engine.engine import EngineReplica
 from zoetrope.cluster.planning.placement import PlacementError, seat
 from zoetrope.cluster.protocol.settings import EngineSettings
-from zoetrope.model.request.tasks import ModelCard, Role
+from zoetrope.model.request.tasks import Role
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.startup_checks import StartError
 from zoetrope.serving.router.router import RouterReplica
@@ -38,7 +39,7 @@ class Deployments:
     engine: type = EngineReplica
 
 
-def deploy(settings: Settings, card: ModelCard, classes: Deployments | None = None) -> None:
+def deploy(settings: Settings, models: ServedModels, classes: Deployments | None = None) -> None:
     """Deploy the application on the running Ray; returns when all is healthy and an engine has asked for work.
 
     Raises:
@@ -62,9 +63,9 @@ def deploy(settings: Settings, card: ModelCard, classes: Deployments | None = No
         graceful_shutdown_wait_loop_s=0.1,
     ).bind(
         settings,
-        card,
-        deployment(classes.conditioner, name="Conditioner").bind(card, settings),
-        deployment(classes.decoder, name="Decoder", max_ongoing_requests=2).bind(card, settings),
+        models,
+        deployment(classes.conditioner, name="Conditioner").bind(models, settings),
+        deployment(classes.decoder, name="Decoder", max_ongoing_requests=2).bind(models, settings),
     )
     roles: tuple[Role, ...] = ("high", "low") if settings.noise_experts == "apart" else ("both",)
     engines = []
@@ -81,7 +82,7 @@ def deploy(settings: Settings, card: ModelCard, classes: Deployments | None = No
                 num_replicas=settings.engines,
                 graceful_shutdown_timeout_s=DRAIN_SECONDS,
                 **place.options,
-            ).bind(card, router, gang, place.groups)
+            ).bind(models.default, router, gang, place.groups)
         )
     engine = engines[0] if len(engines) == 1 else deployment(EnginePair).bind(*engines)
     try:

@@ -21,11 +21,10 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
-from zoetrope.model.catalog.presets import open_model
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.config.heartbeat import BEAT_SECONDS, beat
 from zoetrope.serving.config.process_marks import MARK, kill_all_marked
+from zoetrope.serving.config.served_models import ServedModels, open_models
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.shutdown import when_stdin_ends
 from zoetrope.serving.config.startup_checks import StartError, read_settings
@@ -34,7 +33,7 @@ from zoetrope.serving.jobs.open import open_stores
 from zoetrope.serving.ray_host import cluster_log
 from zoetrope.serving.ray_host.session import clear_session, new_session
 
-Deploy = Callable[[Settings, ModelCard], None]
+Deploy = Callable[[Settings, ServedModels], None]
 
 OBJECT_STORE_BYTES = 256 << 20
 MIN_ROUTER_SECONDS = 120.0  # longer than Serve takes to notice that a router hangs and to replace it
@@ -45,10 +44,10 @@ LOST = 3  # exit status if Ray or the application is lost
 log = logging.getLogger("zoetrope.host")
 
 
-def _deploy(settings: Settings, card: ModelCard) -> None:
+def _deploy(settings: Settings, models: ServedModels) -> None:
     from zoetrope.serving.ray_host.application import deploy  # loads Ray, whose settings must be set before
 
-    deploy(settings, card)
+    deploy(settings, models)
 
 
 def main(deploy: Deploy = _deploy) -> int:
@@ -57,15 +56,15 @@ def main(deploy: Deploy = _deploy) -> int:
     when_stdin_ends(_exit_at_once)
     try:
         settings = read_settings()
-        card = open_model(settings.model, settings.load)
+        models = open_models(settings)
         _clean_up(settings)
         _say("starting Ray")
         with _ray(settings):
             stop = _StopEvent()
             watch = _Watchdog(max(MIN_ROUTER_SECONDS, 3 * settings.silent_seconds))
             try:
-                _say(f"loading {card.name}")
-                deploy(settings, card)
+                _say(f"loading {models.default.name}")
+                deploy(settings, models)
                 watch.deployed.set()
                 stop.in_order()
                 print("ready", flush=True)

@@ -26,6 +26,7 @@ class Ending:
     error_code: str | None = None
     error_message: str | None = None
     verdict: dict[str, str] | None = None
+    used: float | None = None
 
     @property
     def files(self) -> list[str]:
@@ -41,17 +42,17 @@ class RouterDatabase:
     may wait there, for a lock of a frozen process, longer than a lease lasts.
     """
 
-    def __init__(self, settings: Settings, me: str, model: str) -> None:
+    def __init__(self, settings: Settings, me: str, models: Sequence[str]) -> None:
         """
         Args:
-            me: the owner of the leases. model: jobs of this model are claimed.
+            me: the owner of the leases. models: jobs of these models are claimed.
 
         Raises:
             StoreError: the database cannot be opened.
         """
         self._settings = settings
         self._me = me
-        self._model = model
+        self._models = tuple(models)
         self._stores = open_stores(settings.database_url)
         try:
             self._renewals = open_stores(settings.database_url)
@@ -74,7 +75,7 @@ class RouterDatabase:
             if self._unheard:
                 jobs.release_unheard(self._me, in_hand)
             self._unheard = True
-            found = jobs.claim(self._me, limit, settings.lease_seconds, settings.max_attempts, (self._model,), in_hand)
+            found = jobs.claim(self._me, limit, settings.lease_seconds, settings.max_attempts, self._models, in_hand)
             self._unheard = False
             return found
 

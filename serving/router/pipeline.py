@@ -17,6 +17,7 @@ from zoetrope.serving.jobs.job import Job, Stage
 from zoetrope.serving.jobs.media_table import MediaTable
 from zoetrope.serving.media.task_inputs import media_info
 from zoetrope.serving.router.backoff import backoff
+from zoetrope.serving.router.metering import Meter
 from zoetrope.serving.stages.failures import LOST, Remedy, StageError, classify
 from zoetrope.serving.stages.isolation import IsolatedStage
 from zoetrope.serving.stages.media_files import StoredMedia
@@ -50,7 +51,7 @@ class Stages:
         progress: (job, stage, step).
         warn: (job, warnings).
         waiting: (job, what for); "" when it continues.
-        adapters: the registered ones. slots: of an engine, for them.
+        adapters: the registered ones. slots: of an engine, for them. meter: learns what stages take.
     """
 
     conditioner: IsolatedStage
@@ -62,6 +63,7 @@ class Stages:
     waiting: Callable[[Job, str], None]
     adapters: AdapterTable | None = None
     slots: int = 0
+    meter: Meter | None = None
 
 
 @dataclass
@@ -163,7 +165,11 @@ class _Work:
             self.prefixes.append(f"jobs/{job.id}/{job.lease_epoch}" + (f".{len(earlier)}" if earlier else ""))
             return stage.render.remote(spec, latents, self.prefixes[-1], media, timings.seconds, earlier)
 
+        if stages.meter is not None:
+            stages.meter.stage("conditioning", job.id, spec, timings.seconds["conditioning"])
         rendered: Rendered = await self._ask(stages.decoder, render)
+        if stages.meter is not None:
+            stages.meter.stage("decoding", job.id, spec, rendered.result.timings.get("decoding", 0.0))
         return rendered
 
     async def _ask(self, isolated_stage: IsolatedStage, call: Callable[[Any], Awaitable[Any]]) -> Any:

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,13 +19,14 @@ from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPla
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.model.request.specs import SegmentSpec, VideoSpec
 from zoetrope.model.request.steps import branch_count
-from zoetrope.model.request.tasks import ModelCard
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
+from zoetrope.serving.router.metering import Meter
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
 from zoetrope.serving.router.progress import ProgressWriter
 from zoetrope.serving.router.scheduler import order_of
@@ -39,6 +41,7 @@ LONG_POLL_SECONDS = 1.0  # how long an idle engine waits for work; also its hear
 ENGINE_TIMEOUT_SECONDS = 10.0
 SIGHT_SECONDS = 1.0  # between two records that an engine in a long step is alive
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0  # before a database that did not answer is asked again
+REMEMBERED_SECONDS = 3_600.0  # since an engine was seen whose costs an earlier router has learned
 STOP_SECONDS = 5.0  # for the database to release leases
 PREVIEW_SECONDS = 5.0  # that the end of a job waits for a preview in the making
 
@@ -52,18 +55,24 @@ class Router:
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: Settings, card: ModelCard, conditioner: Any, decoder: Any
+        self, settings: Settings, models: ServedModels, conditioner: Any, decoder: Any
     ) -> None:
         """Start the loops. ``conditioner`` and ``decoder`` are handles of the deployments in `serving.stages`."""
         self._settings = settings
-        self._card = card
-        self._database = await _open(settings, card.name)
+        self._cards = models.by_name()
+        self._database = await _open(settings, tuple(self._cards))
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._snapshots = SnapshotObjects(str(settings.snapshots))
         self._state = RouterState(
             settings.step_tokens, ENGINE_TIMEOUT_SECONDS, settings.preview_steps, settings.adapter_slots
         )
+        self._meter = Meter(
+            lambda name: card if name == card.name else None, int(settings.adapter_rank), settings.vae_devices
+        )
+        with suppress(StoreError):
+            engines = await self._database.run(lambda: self._database.jobs.engines(REMEMBERED_SECONDS))
+            self._meter.recall({engine.id: engine.costs for engine in engines})
         self._work = asyncio.Event()
         self._outcomes: dict[str, asyncio.Future[Any]] = {}
         self._previews: set[asyncio.Task[None]] = set()
@@ -79,6 +88,7 @@ class Router:
             self._waiting,
             self._database.adapters,
             settings.adapter_slots,
+            self._meter,
         )
         self._claimed = ClaimedJobs(self._database, settings.max_running, self._outcome, self._drop, self._clear)
         self._stopping = False
@@ -113,6 +123,7 @@ class Router:
     async def tell(self, report: Report) -> None:
         """Receive an engine's report on its last plan."""
         now = time.monotonic()
+        self._meter.note(report)
         news = self._state.apply(report, now)
         if report.broken is not None:
             log.warning("engine %s broke in epoch %d: %s", report.engine, report.gang_epoch, report.broken.reason)
@@ -155,7 +166,15 @@ class Router:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _outcome(self, job: Job) -> Ending:
-        """Take a job through the stages and return how it ended."""
+        """Take a job through the stages and return how it ended, and what it used."""
+        self._meter.begin(job.id, job.used)
+        try:
+            ending = await self._ending(job)
+            return replace(ending, used=self._meter.used(job.id))
+        finally:
+            self._meter.forget(job.id)
+
+    async def _ending(self, job: Job) -> Ending:
         waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         while True:
             try:
@@ -195,7 +214,7 @@ class Router:
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
         owner = Owner(job.id, index, job.lease_epoch)
-        self._state.add(Active(segment, order_of(job), self._tokens(segment), conditions, owner))
+        self._state.add(Active(segment, order_of(job), self._tokens(job, segment), conditions, owner))
         self._work.set()
         try:
             latents = await outcome
@@ -252,9 +271,11 @@ class Router:
         self._progress(job, stage, step, None)
 
     def _progress(self, job: Job, stage: Stage, step: int, eta_seconds: float | None) -> None:
-        write, epoch = self._database.jobs.progress, job.lease_epoch
+        write, epoch, used = self._database.jobs.progress, job.lease_epoch, self._meter.used(job.id)
         self._writer.put(
-            "progress", job.id, lambda: write(job.id, epoch, stage=stage, step=step, eta_seconds=eta_seconds)
+            "progress",
+            job.id,
+            lambda: write(job.id, epoch, stage=stage, step=step, eta_seconds=eta_seconds, used=used),
         )
 
     def _warn(self, job: Job, warnings: tuple[str, ...]) -> None:
@@ -279,6 +300,7 @@ class Router:
                 state=report.state,
                 restarts=asdict(report.restarts),
                 jobs=jobs_on(report),
+                costs=self._meter.row(report.engine),
             )
         )
 
@@ -290,9 +312,10 @@ class Router:
         self._rows.pop(engine_id, None)
         self._writer.put("engine", engine_id, lambda: self._database.jobs.remove_engine(engine_id))
 
-    def _tokens(self, segment: SegmentSpec) -> int:
+    def _tokens(self, job: Job, segment: SegmentSpec) -> int:
         """Count the tokens of a step with all its guidance branches."""
-        patch = self._card.size_multiple // self._card.spatial
+        card = self._cards[job.model]
+        patch = card.size_multiple // card.spatial
         _, t, h, w = segment.latent_shape
         return branch_count(segment) * t * math.ceil(h / patch) * math.ceil(w / patch)
 
@@ -304,12 +327,12 @@ def jobs_on(report: Report) -> tuple[str, ...]:
     return tuple(sorted({segment.partition("/")[0] for segment in segments}))
 
 
-async def _open(settings: Settings, model: str) -> RouterDatabase:
+async def _open(settings: Settings, models: Sequence[str]) -> RouterDatabase:
     """Open the database as soon as it answers."""
     waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
     while True:
         try:
-            return await asyncio.to_thread(RouterDatabase, settings, f"router-{uuid.uuid4().hex[:12]}", model)
+            return await asyncio.to_thread(RouterDatabase, settings, f"router-{uuid.uuid4().hex[:12]}", models)
         except StoreError as error:
             log.warning("%s", error)
             await asyncio.sleep(next(waits))

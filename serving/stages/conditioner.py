@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -10,31 +11,38 @@ import ray
 from zoetrope.model.media.inputs import Clip, Inputs
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import ModelCard
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.media.sandbox.sandbox import Sandbox
 from zoetrope.serving.media.task_inputs import load
 from zoetrope.serving.stages.failures import in_thread
 from zoetrope.serving.stages.media_files import StoredMedia, files, infos
+from zoetrope.serving.stages.model_parts import ModelParts
 from zoetrope.serving.storage.store import open_artifacts
 
 if TYPE_CHECKING:
+    from zoetrope.model.codecs.text import TextEncoder
+    from zoetrope.model.conditioning import Conditioner
     from zoetrope.model.denoising.conditions import Conditions
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What conditions of one model are made with."""
+
+    card: ModelCard
+    text: TextEncoder
+    conditioner: Conditioner
+
+
 class ConditionerReplica:
-    """Serve deployment of the text encoder and the autoencoder. Loads them in its own process, so that the process that
+    """Serve deployment of text encoders and autoencoders. Loads them in its own process, so that the process that
     deploys it needs no torch."""
 
-    def __init__(self, card: ModelCard, settings: Settings) -> None:
-        from zoetrope.model.checkpoints.load import configure_torch, load_autoencoder, load_text_encoder
-        from zoetrope.model.conditioning.load import load_conditioner
-        from zoetrope.serving.stages.device import encoders_stay
-
-        device = configure_torch(card)
-        stays = encoders_stay(card, settings, device)
-        self._card = card
-        self._text = load_text_encoder(card, device, stays=stays)
-        self._conditioner = load_conditioner(card, load_autoencoder(card, device, stays=stays), device)
+    def __init__(self, models: ServedModels, settings: Settings) -> None:
+        self._settings = settings
+        self._alone = len(models) == 1
+        self._parts = ModelParts(models, self._load, settings.resident_models)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._scratch = settings.scratch
         self._scratch.mkdir(parents=True, exist_ok=True)
@@ -63,26 +71,42 @@ class ConditionerReplica:
         """Return warnings for the client about its prompt. Raises StageError."""
         from zoetrope.model.pipeline import prompt_warnings
 
-        return await in_thread(spec, prompt_warnings, self._text, self._conditioner, spec)
+        def found() -> tuple[str, ...]:
+            with self._parts.of(spec.model) as parts:
+                return prompt_warnings(parts.text, parts.conditioner, spec)
+
+        return await in_thread(spec, found)
 
     async def alive(self) -> None:
         """Answer, to show that the process runs."""
+
+    def _load(self, card: ModelCard) -> _Parts:
+        from zoetrope.model.checkpoints.load import configure_torch, load_autoencoder, load_text_encoder
+        from zoetrope.model.conditioning.load import load_conditioner
+        from zoetrope.serving.stages.device import encoders_stay
+
+        device = configure_torch(card)
+        stays = self._alone and encoders_stay(card, self._settings, device)
+        text = load_text_encoder(card, device, stays=stays)
+        return _Parts(card, text, load_conditioner(card, load_autoencoder(card, device, stays=stays), device))
 
     def _condition(self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: Any) -> Conditions:
         from zoetrope.model.pipeline import condition_span
 
         overlap: Clip | None = None if before is None else ray.get(before)
-        return condition_span(self._text, self._conditioner, spec, self._inputs(spec, media), index, overlap)
+        with self._parts.of(spec.model) as parts:
+            inputs = self._inputs(spec, parts.card, media)
+            return condition_span(parts.text, parts.conditioner, spec, inputs, index, overlap)
 
-    def _inputs(self, spec: VideoSpec, media: dict[str, StoredMedia]) -> Inputs:
+    def _inputs(self, spec: VideoSpec, card: ModelCard, media: dict[str, StoredMedia]) -> Inputs:
         """Decode the media, once for all spans of a clip."""
         named = {name: stored for name, stored in media.items() if stored.info is not None}
         if not named:
             return Inputs()
-        key = (spec.task, spec.fps, spec.model_frames, tuple(stored.key for stored in named.values()))
+        key = (card.name, spec.task, spec.fps, spec.model_frames, tuple(stored.key for stored in named.values()))
         with self._lock:
             if self._last is None or self._last[0] != key:
                 with files(named, self._artifacts, self._scratch) as paths:
-                    found = load(spec, self._card, infos(spec, named), paths.__getitem__, self._sandbox)
+                    found = load(spec, card, infos(spec, named), paths.__getitem__, self._sandbox)
                 self._last = (key, found)
             return self._last[1]

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from zoetrope.model.media.inputs import Clip
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation
 from zoetrope.serving.api.formats import MIME_TYPES, file_name
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.job import Preview, Result
 from zoetrope.serving.media import MediaError
@@ -27,25 +29,33 @@ from zoetrope.serving.media.task_inputs import SOUND
 from zoetrope.serving.outbound.hooks import Moderation
 from zoetrope.serving.stages.failures import OutputRefused, in_thread, stage_errors
 from zoetrope.serving.stages.media_files import StoredMedia, files
+from zoetrope.serving.stages.model_parts import ModelParts
 from zoetrope.serving.stages.rendered import Rendered
 from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
 if TYPE_CHECKING:
     import torch
 
+    from zoetrope.model.codecs.autoencoder import Autoencoder
+    from zoetrope.model.codecs.preview import LatentView
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What videos of one model are made with. ``view``: None if there are no previews."""
+
+    autoencoder: Autoencoder
+    view: LatentView | None
+
 
 class DecoderReplica:
-    """Serve deployment of the autoencoder and the artifact store. Loads the model in its own process, so that the
+    """Serve deployment of autoencoders and the artifact store. Loads the models in its own process, so that the
     process that deploys it needs no torch."""
 
-    def __init__(self, card: ModelCard, settings: Settings) -> None:
-        from zoetrope.model.checkpoints.load import configure_torch, load_autoencoder
-        from zoetrope.model.codecs.preview import LatentView
-        from zoetrope.serving.stages.device import encoders_stay
-
-        device = configure_torch(card)
-        self._autoencoder = load_autoencoder(card, device, stays=encoders_stay(card, settings, device))
-        self._view = LatentView.fit(self._autoencoder) if settings.preview_steps else None
+    def __init__(self, models: ServedModels, settings: Settings) -> None:
+        self._settings = settings
+        self._alone = len(models) == 1
+        self._parts = ModelParts(models, self._load, settings.resident_models)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._moderation = Moderation(settings)
         self._scratch = settings.scratch
@@ -97,9 +107,20 @@ class DecoderReplica:
     async def alive(self) -> None:
         """Answer, to show that the process runs."""
 
+    def _load(self, card: ModelCard) -> _Parts:
+        from zoetrope.model.checkpoints.load import configure_torch, load_autoencoder
+        from zoetrope.model.codecs.preview import LatentView
+        from zoetrope.serving.stages.device import encoders_stay
+
+        device = configure_torch(card)
+        stays = self._alone and encoders_stay(card, self._settings, device)
+        autoencoder = load_autoencoder(card, device, stays=stays)
+        return _Parts(autoencoder, LatentView.fit(autoencoder) if self._settings.preview_steps else None)
+
     def _preview(self, spec: VideoSpec, reference: ray.ObjectRef, prefix: str, step: int) -> Preview:  # type: ignore[type-arg]
-        assert self._view is not None, "previews are off"
-        frames = self._view.frames(ray.get(reference))
+        with self._parts.of(spec.model) as parts:
+            assert parts.view is not None, "previews are off"
+            frames = parts.view.frames(ray.get(reference))
         data, width, height = animate(frames, spec.temporal / spec.fps)
         file = self._artifacts.put_bytes(f"{prefix}/preview-{step}.webp", data, "image/webp")
         return Preview(file.key, file.mime_type, width, height, file.size_bytes, step)
@@ -118,7 +139,8 @@ class DecoderReplica:
     def _tail(self, spec: VideoSpec, reference: ray.ObjectRef, frames: int) -> Clip:  # type: ignore[type-arg]
         from zoetrope.model.pipeline import tail
 
-        return tail(self._autoencoder, spec, ray.get(reference), frames)
+        with self._parts.of(spec.model) as parts:
+            return tail(parts.autoencoder, spec, ray.get(reference), frames)
 
     def _render(
         self,
@@ -135,8 +157,9 @@ class DecoderReplica:
         latents: list[torch.Tensor] = ray.get(references)
         check_finite(latents)
         started = time.monotonic()
-        decoding = Stopwatch(decode_spans(self._autoencoder, spec, latents))
         with ExitStack() as stack:
+            parts = stack.enter_context(self._parts.of(spec.model))
+            decoding = Stopwatch(decode_spans(parts.autoencoder, spec, latents))
             audio = None
             if spec.audio is not None:
                 sound = {spec.audio: media[spec.audio]}

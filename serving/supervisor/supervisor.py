@@ -23,12 +23,12 @@ from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.model.catalog.checkpoint_layout import read_transformers
 from zoetrope.model.catalog.model_card import transformer_config
 from zoetrope.model.catalog.parts import source_of
-from zoetrope.model.catalog.presets import open_model
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.config.addresses import bind_problem
 from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.process_marks import kill_all_marked
+from zoetrope.serving.config.served_models import ServedModels, open_models
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.startup_checks import StartError, check_keys, check_media, check_tls, make_directory
 from zoetrope.serving.jobs.db.errors import StoreError
@@ -111,7 +111,7 @@ def _run_unless_stopped(work: Callable[[], T], stop: StopSignal) -> T:
 
 def _prepare(settings: Settings, stack: ExitStack) -> str:
     """Check everything that can be refused before a process starts; returns the mark for the processes to come."""
-    card = _check(settings)
+    models = _check(settings)
     make_directory(settings)
     mark = stack.enter_context(_lock_directory(settings.directory))
     for field, address in (("grpc", settings.grpc), ("http", settings.http)):
@@ -124,9 +124,10 @@ def _prepare(settings: Settings, stack: ExitStack) -> str:
     if not settings.artifact_store:
         artifacts.discard_parts()
     SnapshotObjects(str(settings.snapshots)).discard_older(datetime.now(UTC) - SNAPSHOT_AGE)
-    for warning in card.warnings:
-        _say(f"warning: {warning}")
-    hash_at_start(card)
+    for card in models:
+        for warning in card.warnings:
+            _say(f"warning: {warning}")
+        hash_at_start(card)
     return mark
 
 
@@ -148,14 +149,15 @@ def _supervise(settings: Settings, mark: str, host: str, stop: StopSignal) -> in
         supervisor.stop(lambda: stop.force)
 
 
-def _check(settings: Settings) -> ModelCard:
+def _check(settings: Settings) -> ServedModels:
     """Check the settings, without touching the data directory."""
-    card = open_model(settings.model, settings.load)
+    models = open_models(settings)
     check_tls(settings)
-    _check_gangs(settings, card)
+    for card in models:
+        _check_gangs(settings, card)
     _export_kernels(settings.kernels)
     check_media(settings)
-    return card
+    return models
 
 
 def _check_gangs(settings: Settings, card: ModelCard) -> None:

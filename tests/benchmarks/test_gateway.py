@@ -19,6 +19,7 @@ from zoetrope.benchmarks.gateway.phases import LoadRow, PhaseResult, PhaseSizes,
 from zoetrope.benchmarks.gateway.processes import helper
 from zoetrope.benchmarks.gateway.report import bounds, goal_met, warning
 from zoetrope.benchmarks.provenance import machine
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.main import open_core
 from zoetrope.serving.jobs.job import QueueLimits, State
@@ -125,7 +126,7 @@ def test_jobs_are_those_that_the_gateway_makes(tmp_path: Path) -> None:
     from zoetrope.serving.gateway.auth.authenticator import Principal
     from zoetrope.serving.gateway.grpc.decode import order_of
 
-    with open_core(Settings(data_dir=tmp_path), find_model(MODEL)) as core:
+    with open_core(Settings(data_dir=tmp_path), ServedModels([find_model(MODEL)])) as core:
         real = asyncio.run(core.submitter.submit(order_of(message("one-000001")), Principal()))
         ours = core.stores.jobs.create(JobMaker("one").make({}), QueueLimits(10))
     assert real.spec.keys() == ours.spec.keys() and real.spec["task"].keys() == ours.spec["task"].keys()

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-from zoetrope.model.request.tasks import ModelCard
 from zoetrope.model.runtime.errors import Picklable
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Authenticator, Principal, TooManyRequests, Unauthenticated
 from zoetrope.serving.gateway.auth.callers import caller, set_caller
@@ -19,7 +19,7 @@ from zoetrope.serving.gateway.limits.pace import Pace
 from zoetrope.serving.gateway.limits.slow_reads import SlowReads
 from zoetrope.serving.gateway.limits.unfinished import CallerLimits
 from zoetrope.serving.gateway.submit.media import ClientMedia
-from zoetrope.serving.gateway.submit.submission import Submitter, served_names
+from zoetrope.serving.gateway.submit.submission import Submitter
 from zoetrope.serving.gateway.watch.batched_reads import BatchedReads
 from zoetrope.serving.gateway.watch.liveness import Liveness
 from zoetrope.serving.gateway.watch.revocation import RevocationWatch
@@ -61,7 +61,7 @@ class Core:
     ArtifactError."""
 
     settings: Settings
-    card: ModelCard
+    models: ServedModels
     stores: Stores
     artifacts: ArtifactStore
     submitter: Submitter
@@ -70,11 +70,6 @@ class Core:
     liveness: Liveness
     watcher: Watcher
     revocations: RevocationWatch
-
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """The names by which requests may call the served model, its own first."""
-        return served_names(self.settings, self.card)
 
     async def authenticate(self, secret: str | None, address: str) -> Principal:
         """Identify the caller, once nobody else is kept waiting by it.

@@ -122,7 +122,7 @@ async def keep_health(liveness: Liveness, status: HealthService) -> None:
     stopping = False
     while not stopping:
         try:
-            alive = any(engine.state == "ready" for engine in await liveness.seen())
+            alive = any(engine.working for engine in await liveness.seen())
         except StoreError as error:
             log.error("the engines cannot be read:\n%s", describe(error))
             alive = False

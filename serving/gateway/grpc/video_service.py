@@ -190,9 +190,11 @@ class VideoService:
     async def ListModels(self, request: video_pb2.ListModelsRequest, context: Any) -> video_pb2.ListModelsResponse:
         ready = bool(await asyncio.to_thread(self._core.liveness.engines))
         who, core = caller(), self._core
-        granted = await core.reads.run(who.owner, partial(core.stores.adapters.granted, core.card.name, who.owner))
-        names = [adapter.name for adapter in granted]
-        models = [encode.model_message(core.card, ready, core.model_names[1:], names)]
+        models = []
+        for card in core.models:
+            granted = await core.reads.run(who.owner, partial(core.stores.adapters.granted, card.name, who.owner))
+            names = [adapter.name for adapter in granted]
+            models.append(encode.model_message(card, ready, core.models.names_of(card)[1:], names))
         page, following = page_of(models, request.page_size, request.page_token, "models")
         return video_pb2.ListModelsResponse(models=page, next_page_token=following)
 

@@ -24,9 +24,15 @@ router = api_router("health", ERRORS, needs_key=False)
 @router.get("/healthz", summary="200 while the process answers; tells the weights that it was started for.")
 async def healthz(call: CurrentCall) -> Response:
     core = call.core
-    adapters = [{"sha256": a.sha256, "strength": a.strength, "expert": a.expert} for a in core.card.adapters]
-    body = {"status": "ok", "model": core.card.name, "weights": core.submitter.weights, "fused_adapters": adapters}
-    return JSONResponse(body)
+    models = [
+        {
+            "name": card.name,
+            "weights": core.submitter.weights[card.name],
+            "fused_adapters": [{"sha256": a.sha256, "strength": a.strength, "expert": a.expert} for a in card.adapters],
+        }
+        for card in core.models
+    ]
+    return JSONResponse({"status": "ok", "models": models})
 
 
 @router.get("/health", summary="The same as /readyz, where vLLM's and SGLang's clients look for it.")
@@ -35,13 +41,11 @@ async def readyz(call: CurrentCall) -> Response:
     liveness = call.core.liveness
     rows = await liveness.seen()
     engines = [
-        {"id": engine.id, "ranks": engine.ranks, "gang_epoch": engine.gang_epoch}
-        for engine in rows
-        if engine.state == "ready"
+        {"id": engine.id, "ranks": engine.ranks, "gang_epoch": engine.gang_epoch} for engine in rows if engine.working
     ]
     body = {
         "ready": bool(engines),
-        "model": liveness.model,
+        "models": liveness.models,
         "engines": engines,
         "out_of_service": [{"id": engine.id, "restarts": engine.restarts} for engine in rows if engine.state == "out"],
     }

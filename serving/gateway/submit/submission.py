@@ -27,6 +27,7 @@ from zoetrope.model.request.tasks import (
 )
 from zoetrope.model.runtime.errors import Picklable
 from zoetrope.serving.api.names import JOB_ID, new_id
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Principal
 from zoetrope.serving.gateway.submit.adapters import find_adapters
@@ -78,16 +79,16 @@ class Submission:
 
 
 class Submitter:
-    """Checks requests against the served model and stores them as jobs.
+    """Checks requests against the model that they name and stores them as jobs.
 
     Attributes:
-        weights: identify those of the model; "" if its files are not here.
+        weights: identify those of each model, by its name; "" if its files are not here.
     """
 
     def __init__(
         self,
         settings: Settings,
-        card: ModelCard,
+        models: ServedModels,
         store: JobStore,
         client_media: ClientMedia,
         moderation: Moderation,
@@ -95,13 +96,13 @@ class Submitter:
         adapters: AdapterTable | None = None,
     ) -> None:
         self._settings = settings
-        self._card = card
+        self._models = models
         self._store = store
         self._client_media = client_media
         self._moderation = moderation
         self._webhooks = WebhookCheck(guard)
         self._adapters = adapters
-        self.weights = weights_here(card)  # now: it may take long, and no request is to wait for it
+        self.weights = {card.name: weights_here(card) for card in models}  # now, that no request waits for it
 
     async def submit(self, order: Submission, who: Principal) -> Job:
         """Store a job, or find the one that an earlier call with this request id stored.
@@ -140,23 +141,23 @@ class Submitter:
             bad.append(Violation("request_id", description))
         data = dict(order.data)
         if data.get("task") is None:
-            bad.append(Violation("task", f"is not set; {self._card.name} serves {', '.join(self._card.tasks)}"))
+            bad.append(Violation("task", f"is not set; {self._offers(data.get('model'))}"))
             data["task"] = ANY_TASK
         named = take_media(data)
         try:
             request = parse_request(named.data)
         except InvalidRequest as error:
             raise InvalidRequest(*bad, *error.violations) from None
-        self._check_model(request.model, who)
-        adapters = await self._find_adapters(request, who)
+        card = self._choose(request, who)
+        adapters = await self._find_adapters(request, card, who)
         if bad:
             if not named.media:  # all at once, where nothing has to be fetched for it
-                bad += self._problems(request, adapters)
+                bad += self._problems(request, card, adapters)
             raise InvalidRequest(*bad)
         prepared = await self._client_media.prepare(named.media, named.fields, who.owner)
         digests = {placeholder: item.digest for placeholder, item in prepared.items()}
-        print_of_request = fingerprint(request, self._card, digests, options, adapters)
-        spec = self._resolve(request, prepared, named.fields, adapters)
+        print_of_request = fingerprint(request, card, digests, options, adapters)
+        spec = self._resolve(request, card, prepared, named.fields, adapters)
         prompt, verdicts = await self._review(request, options.expand_prompt)
         values = put_media(spec.to_dict(), {placeholder: item.id for placeholder, item in prepared.items()})
         values["task"]["prompt"] = prompt
@@ -165,7 +166,7 @@ class Submitter:
             id=new_id(JOB_ID),
             owner=who.owner,
             key_id=who.key_id,
-            model=self._card.name,
+            model=card.name,
             spec=values,
             steps=spec.steps * len(spec.spans),
             seconds=spec.frames / spec.fps,
@@ -175,13 +176,13 @@ class Submitter:
             priority=options.priority,
             deadline_at=options.deadline_at,
             retention_seconds=self._settings.retention_seconds if retention is None else retention,
-            origin=self._origin(options, request.model),
+            origin=_origin(options, request.model, card),
             webhook=options.webhook,
             verdicts=verdicts,
             media=tuple(sorted({item.id for item in prepared.values()})),
             traceparent=options.traceparent,
             warnings=(*spec.warnings, *order.warnings),
-            weights=self.weights,
+            weights=self.weights[card.name],
         )
 
     async def _review(self, request: VideoRequest, expand: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
@@ -197,39 +198,50 @@ class Submitter:
             verdicts.append(verdict("expansion", "changed"))
         return prompt, tuple(verdicts)
 
-    async def _find_adapters(self, request: VideoRequest, who: Principal) -> tuple[AdapterUse, ...]:
+    async def _find_adapters(self, request: VideoRequest, card: ModelCard, who: Principal) -> tuple[AdapterUse, ...]:
         """Return what the request's adapters are; () if it breaks a limit, which `resolve` will say."""
-        if self._adapters is None or any(sampling_violations(request, self._card)):
+        if self._adapters is None or any(sampling_violations(request, card)):
             return ()
-        return await find_adapters(self._adapters, self._settings, self._card.name, request.loras, who.owner)
+        return await find_adapters(self._adapters, self._settings, card.name, request.loras, who.owner)
 
     def _resolve(
         self,
         request: VideoRequest,
+        card: ModelCard,
         prepared: Mapping[str, Prepared],
         fields: Mapping[str, str],
         adapters: Sequence[AdapterUse],
     ) -> VideoSpec:
         infos = {fields[placeholder]: item.info for placeholder, item in prepared.items() if item.info is not None}
-        return resolve(request, self._card, random.randint(0, MAX_DRAWN_SEED), infos, adapters)
+        return resolve(request, card, random.randint(0, MAX_DRAWN_SEED), infos, adapters)
 
-    def _problems(self, request: VideoRequest, adapters: Sequence[AdapterUse]) -> tuple[Violation, ...]:
+    def _problems(
+        self, request: VideoRequest, card: ModelCard, adapters: Sequence[AdapterUse]
+    ) -> tuple[Violation, ...]:
         try:
-            self._resolve(request, {}, {}, adapters)
+            self._resolve(request, card, {}, {}, adapters)
         except InvalidRequest as error:
             return tuple(error.violations)
         return ()
 
-    def _origin(self, options: Options, asked_model: str) -> dict[str, Any]:
-        asked = {"model": asked_model} if asked_model not in ("", self._card.name) else {}
-        return {**asked, **options.origin}
+    def _offers(self, model: object) -> str:
+        """Say which tasks the model that a request names has, or each that is served."""
+        named = self._models.find(model) if isinstance(model, str) else None
+        cards = self._models.cards if named is None else (named,)
+        return "; ".join(f"{card.name} serves {', '.join(card.tasks)}" for card in cards)
 
-    def _check_model(self, name: str, who: Principal) -> None:
-        allowed, served = who.limits.models, served_names(self._settings, self._card)
-        if name and name not in served:
-            raise UnknownModel(name, served)
-        if allowed is not None and not set(served) & set(allowed):
-            raise UnknownModel(name or self._card.name, allowed)
+    def _choose(self, request: VideoRequest, who: Principal) -> ModelCard:
+        """Return the model that the request names; if it names none, the first one that has its task.
+
+        Raises:
+            UnknownModel: it is not served, or not to this key.
+        """
+        name, models = request.model, self._models.allowed(who.limits.models)
+        if models is None:
+            raise UnknownModel(name or self._models.default.name, who.limits.models or ())
+        if name and models.find(name) is None:
+            raise UnknownModel(name, models.names)
+        return models.find(name) or models.of_task((request.task.kind,)) or models.default
 
     def _limits(self, who: Principal) -> QueueLimits:
         limits = who.limits
@@ -237,9 +249,9 @@ class Submitter:
         return QueueLimits(self._settings.max_queued, limits.concurrent_jobs, limits.queued_seconds, most)
 
 
-def served_names(settings: Settings, card: ModelCard) -> tuple[str, ...]:
-    """Return the names by which requests may call the served model, its own first."""
-    return (card.name, *(name for name in settings.served_model_name if name != card.name))
+def _origin(options: Options, asked_model: str, card: ModelCard) -> dict[str, Any]:
+    asked = {"model": asked_model} if asked_model not in ("", card.name) else {}
+    return {**asked, **options.origin}
 
 
 def check_batch(count: int) -> None:

@@ -21,22 +21,23 @@ T = TypeVar("T")
 class Liveness:
     """Shared by all services of one gateway."""
 
-    def __init__(self, store: JobStore, model: str) -> None:
-        self.model = model
+    def __init__(self, store: JobStore, models: Sequence[str]) -> None:
+        """``models``: the own names of those served."""
+        self.models = tuple(models)
         self._store = store
         self._stopping = asyncio.Event()
         self._probes = ThreadPoolExecutor(1, thread_name_prefix="probes")  # never behind what others wait for
         self._seen: BatchedReads[None, list[EngineRow]] = BatchedReads(self._read_all, self._probes)
 
     def engines(self) -> list[EngineRow]:
-        """Return the engines of the served model that are ready and were seen lately."""
-        return [engine for engine in self._of_model(ENGINE_SECONDS) if engine.state == "ready"]
+        """Return the engines of the served models that take work and were seen lately."""
+        return [engine for engine in self._served(ENGINE_SECONDS) if engine.working]
 
     def all_engines(self) -> list[EngineRow]:
         """Return all that were seen lately, and those ("out") that failed too often in a row and were taken out within
         the last hour."""
-        lately = {engine.id: engine for engine in self._of_model(ENGINE_SECONDS)}
-        out = {engine.id: engine for engine in self._of_model(OUT_SECONDS) if engine.state == "out"}
+        lately = {engine.id: engine for engine in self._served(ENGINE_SECONDS)}
+        out = {engine.id: engine for engine in self._served(OUT_SECONDS) if engine.state == "out"}
         return list((lately | out).values())
 
     async def seen(self) -> list[EngineRow]:
@@ -46,8 +47,8 @@ class Liveness:
     def _read_all(self, asked: Sequence[None]) -> list[list[EngineRow]]:
         return [self.all_engines()] * len(asked)
 
-    def _of_model(self, seconds: float) -> list[EngineRow]:
-        return [engine for engine in self._store.engines(seconds) if engine.model == self.model]
+    def _served(self, seconds: float) -> list[EngineRow]:
+        return [engine for engine in self._store.engines(seconds) if engine.model in self.models]
 
     def stop(self) -> None:
         """Make streams and waits end, so that their clients turn to the next gateway."""

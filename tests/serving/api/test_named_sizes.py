@@ -28,6 +28,7 @@ from zoetrope.model.request.tasks import ModelCard, parse_request
 from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, video_pb2, video_pb2_grpc
 from zoetrope.serving.cli.generate_request import GenerateRequest, TaskMedia
 from zoetrope.serving.cli.models import clip_size
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.core.core import Core
 from zoetrope.serving.gateway.grpc.health_service import HealthService
@@ -47,7 +48,7 @@ FAMILY_OF_TASK = {"text_to_video": "t2v", "image_to_video": "i2v", "first_last_f
 async def doors(card: ModelCard, directory: Path) -> AsyncIterator[tuple[Core, Any, httpx.AsyncClient]]:
     """A gateway in this process: what it works on, a gRPC stub and an HTTP client."""
     settings = Settings(model=card.name, data_dir=directory, max_queued=10_000)
-    with open_core(settings, card) as core:
+    with open_core(settings, ServedModels([card])) as core:
         server = grpc_server(core, HealthService())
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -21,7 +21,8 @@ from pydantic import TypeAdapter
 
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.specs import VideoSpec
-from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation
+from zoetrope.model.request.tasks import InvalidRequest, Violation
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.errors.api_error import ApiError
 from zoetrope.serving.media import MediaError
@@ -147,8 +148,8 @@ def fail(stage: str, spec: VideoSpec, calls: Path) -> None:
 
 
 class FaultyConditioner(ConditionerReplica):
-    def __init__(self, card: ModelCard, settings: Settings) -> None:
-        super().__init__(card, settings)
+    def __init__(self, models: ServedModels, settings: Settings) -> None:
+        super().__init__(models, settings)
         self._calls = settings.directory / "calls"
 
     def _condition(self, spec: VideoSpec, *arguments: Any) -> Any:
@@ -157,8 +158,8 @@ class FaultyConditioner(ConditionerReplica):
 
 
 class FaultyDecoder(DecoderReplica):
-    def __init__(self, card: ModelCard, settings: Settings) -> None:
-        super().__init__(card, settings)
+    def __init__(self, models: ServedModels, settings: Settings) -> None:
+        super().__init__(models, settings)
         self._calls = settings.directory / "calls"
 
     def _tail(self, spec: VideoSpec, *arguments: Any) -> Any:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from zoetrope.model.request.tasks import ModelCard
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.shutdown import stop_with_stdin
 from zoetrope.serving.ray_host.main import main
 from zoetrope.serving.supervisor.supervisor import serve
 
 
-def deploy(settings: Settings, card: ModelCard) -> None:
+def deploy(settings: Settings, models: ServedModels) -> None:
     """As `serving.ray_host.application.deploy`, with other classes."""
     from tests.serving.faults.faults import FaultyConditioner, FaultyDecoder
     from zoetrope.serving.ray_host import application
 
-    application.deploy(settings, card, application.Deployments(conditioner=FaultyConditioner, decoder=FaultyDecoder))
+    application.deploy(settings, models, application.Deployments(conditioner=FaultyConditioner, decoder=FaultyDecoder))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tests.serving.gateway.harness import MODEL, detail, reason, text_request, w
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
 from zoetrope.serving.config.logs import describe
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Principal
 from zoetrope.serving.gateway.core.core import Core
@@ -57,19 +58,19 @@ class Doorkeeper:
 
 @pytest.fixture
 async def broken(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
-    card = find_model(str(write_checkpoint(tmp_path / MODEL)))
+    models = ServedModels([find_model(str(write_checkpoint(tmp_path / MODEL)))])
     broken: Any = BrokenStore()
     authenticator: Any = Doorkeeper()
     settings = Settings(data_dir=tmp_path)
     core = Core(
         settings=settings,
-        card=card,
+        models=models,
         stores=Stores(broken, broken, broken, broken, broken, broken),
         artifacts=broken,
-        submitter=Submitter(settings, card, broken, broken, Moderation(settings), Guard()),
+        submitter=Submitter(settings, models, broken, broken, Moderation(settings), Guard()),
         client_media=broken,
         authenticator=authenticator,
-        liveness=Liveness(broken, MODEL),
+        liveness=Liveness(broken, [MODEL]),
         watcher=Watcher(broken),
         revocations=RevocationWatch(broken),
     )

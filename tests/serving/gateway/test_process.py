@@ -87,13 +87,13 @@ def test_health_and_probes_follow_the_engines(service: Service) -> None:
     assert status("") == SERVING
     until(lambda: status(VIDEO_SERVICE) == NOT_SERVING)
     assert get(service, "/healthz") == (200, {"status": "ok"})
-    assert get(service, "/readyz") == (503, {"ready": False, "model": MODEL, "engines": [], "out_of_service": []})
+    assert get(service, "/readyz") == (503, {"ready": False, "models": [MODEL], "engines": [], "out_of_service": []})
     with engine_heartbeat(service):
         until(lambda: status(VIDEO_SERVICE) == SERVING)
         row = {"id": "engine-0", "ranks": 1, "gang_epoch": 3}
         assert get(service, "/readyz") == (
             200,
-            {"ready": True, "model": MODEL, "engines": [row], "out_of_service": []},
+            {"ready": True, "models": [MODEL], "engines": [row], "out_of_service": []},
         )
     until(lambda: status(VIDEO_SERVICE) == NOT_SERVING)
     assert get(service, "/readyz")[0] == 503

@@ -22,6 +22,7 @@ from tests.serving.jobs.harness import new_job
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.tasks import InvalidRequest
 from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, video_pb2
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Principal
 from zoetrope.serving.gateway.submit.media import ClientMedia
@@ -253,7 +254,9 @@ def submitter(directory: Path, guard: Guard) -> Iterator[Submitter]:
         settings, stores.media, stores.jobs, open_artifacts(settings.artifacts_url), sandbox, guard
     )
     try:
-        yield Submitter(settings, find_model("nano"), stores.jobs, client_media, Moderation(settings), guard)
+        yield Submitter(
+            settings, ServedModels([find_model("nano")]), stores.jobs, client_media, Moderation(settings), guard
+        )
         assert stores.jobs.list("us", page_size=1) == []
         assert stores.media.list("us", 1) == []
         assert list(settings.scratch.glob("*")) == []

@@ -13,6 +13,7 @@ from zoetrope.cluster.protocol.messages import Finished, HeldSegment, Report
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.tasks import TextToVideo, VideoRequest
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.job import Job, Preview, Result
 from zoetrope.serving.jobs.open import open_stores
@@ -137,7 +138,7 @@ class House:
 
     async def open_router(self) -> Router:
         router = Router.__new__(Router)
-        await router.__init__(self.settings, CARD, self.stages, self.stages)  # type: ignore[misc]  # as Serve does
+        await router.__init__(self.settings, ServedModels([CARD]), self.stages, self.stages)  # type: ignore[misc]  # as Serve does
         return router
 
     @asynccontextmanager

@@ -116,7 +116,7 @@ async def test_a_lost_lease_ends_the_work_and_a_cancellation_the_job(build: Buil
 async def test_a_job_that_somebody_else_has_keeps_its_snapshots(build: Build) -> None:
     house = build()
     house.create("a")
-    books = RouterDatabase(house.settings, "r1", CARD.name)
+    books = RouterDatabase(house.settings, "r1", [CARD.name])
     cleared: asyncio.Queue[tuple[str, bool, list[str]]] = asyncio.Queue()
 
     async def work(job: Job) -> Ending:
@@ -224,7 +224,7 @@ class Deaf(JobStore):
 async def test_a_claim_that_was_not_heard_of_is_given_back(build: Build) -> None:
     house = build(lease_seconds=600.0)
     house.create("a")
-    books = RouterDatabase(house.settings, "r1", CARD.name)
+    books = RouterDatabase(house.settings, "r1", [CARD.name])
     heard, books.jobs = books.jobs, Deaf(house.stores.database)
     for _ in range(3):
         with pytest.raises(StoreError):

@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Request
 
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.gateway.auth.authenticator import Principal
 from zoetrope.serving.gateway.core.core import Core
 
@@ -19,6 +20,12 @@ class HttpCall:
     core: Core
     request: Request
     who: Principal
+
+    @property
+    def models(self) -> ServedModels:
+        """The models that the caller's key may use; all, where it may use none, for `Submitter` to refuse."""
+        served = self.core.models
+        return served.allowed(self.who.limits.models) or served
 
     @property
     def base_url(self) -> str:

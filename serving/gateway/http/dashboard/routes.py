@@ -25,7 +25,7 @@ from zoetrope.serving.gateway.http.dashboard.listing import PAGE_SIZE, page_of_j
 from zoetrope.serving.gateway.http.dashboard.page import HEADERS, PAGE
 from zoetrope.serving.gateway.http.dashboard.views import engine_view, file_view, job_details, job_view, model_form
 from zoetrope.serving.gateway.submit.options import Options
-from zoetrope.serving.gateway.submit.submission import Submission
+from zoetrope.serving.gateway.submit.submission import Submission, UnknownModel
 from zoetrope.serving.gateway.watch.watcher import Outlook
 from zoetrope.serving.jobs.job import EngineRow, Job
 
@@ -57,10 +57,14 @@ async def home() -> Response:
     return RedirectResponse("/dashboard", 307)
 
 
-@router.get("/dashboard/model", summary="What the form offers for the served model.", response_model=schema.ModelForm)
-async def model(call: CurrentCall) -> Response:
-    form = model_form(call.core.card, call.core.settings)
-    return JSONResponse(form.model_dump(), headers=NO_STORE)
+@router.get("/dashboard/model", summary="What the form offers for a served model.", response_model=schema.ModelForm)
+async def model(
+    call: CurrentCall, name: Annotated[str, Query(description="of the model; the first one by default")] = ""
+) -> Response:
+    card = call.models.find(name) if name else call.models.default
+    if card is None:
+        raise UnknownModel(name, call.models.names)
+    return JSONResponse(model_form(card, call.core.settings).model_dump(), headers=NO_STORE)
 
 
 @router.get("/dashboard/state", summary="What the dashboard shows.", response_model=schema.DashboardState)
@@ -79,9 +83,9 @@ async def state(
     links = [_download(sign, job) for job in found.jobs]
     return AsciiResponse(
         {
-            "model": core.card.name,
-            "tasks": core.card.tasks,
-            "default_size": core.card.default_size,
+            "models": [card.name for card in call.models],
+            "tasks": call.models.tasks,
+            "default_size": call.models.default.default_size,
             "tenant": call.who.owner,
             "queued": counts.get("queued", 0),
             "running": counts.get("running", 0),
@@ -121,7 +125,8 @@ async def details(call: CurrentCall, job_id: str) -> Response:
     job = await call.core.job(job_id, call.who)
     ahead = await call.core.watcher.outlook(job)
     download = _download(await signer(call.core), job)
-    return AsciiResponse(job_details(job, ahead, call.core.card, download), headers=NO_STORE)
+    card = call.core.models.find(job.model) or call.core.models.default
+    return AsciiResponse(job_details(job, ahead, card, download), headers=NO_STORE)
 
 
 def _download(signed_by: Signer, job: Job) -> str | None:

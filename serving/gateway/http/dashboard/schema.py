@@ -30,6 +30,7 @@ class NewVideo(BaseModel):
     task: Kind | None = Field(
         default=None, description="Default: image_to_video where an image is given, text_to_video otherwise."
     )
+    model: str | None = Field(default=None, description="Default: the first one that has the task.")
     prompt: str | None = None
     negative_prompt: str | None = Field(default=None, description='Default: the model\'s own; "" for none.')
     image: str | None = Field(default=None, description=f"To start with: {MEDIUM}.")
@@ -83,7 +84,7 @@ class TaskForm(BaseModel):
 
 
 class ModelForm(BaseModel):
-    """The served model, as far as a form needs to know it."""
+    """A served model, as far as a form needs to know it."""
 
     name: str
     tasks: list[TaskForm]
@@ -178,7 +179,7 @@ class JobDetails(JobView):
 class DashboardState(BaseModel):
     """What the page shows."""
 
-    model: str
+    models: list[str] = Field(description="The first is the default.")
     tasks: list[str]
     default_size: str
     tenant: str

@@ -182,6 +182,7 @@ def request_of(job: Job, card: ModelCard) -> schema.NewVideo:
     names = ("fit", "frames", "fps", "steps", "guidance", "guidance_low", "flow_shift", "container", *SAMPLING)
     return schema.NewVideo(
         task=task.pop("kind"),
+        model=job.model,
         **{name: value for name, value in task.items() if value not in (None, [], False)},
         size=f"{spec['width']}x{spec['height']}",
         audio=audio,

@@ -12,6 +12,7 @@ from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.sizes import SIZES, size_name
 from zoetrope.model.request.tasks import MAX_REFERENCES, InvalidRequest, ModelCard, Violation
 from zoetrope.serving.api.names import MEDIA, MEDIA_ID, id_from
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.gateway.http.dashscope.api import FIELDS
 from zoetrope.serving.gateway.http.dashscope.schema import MAX_SEED, Input, Parameters, Synthesis
 from zoetrope.serving.gateway.submit.submission import UnknownModel
@@ -56,23 +57,21 @@ class NamedSource:
 
 @dataclass(frozen=True)
 class TranslatedTask:
-    """Fields of a zoetrope.model.request.tasks.VideoRequest, and their names in the request."""
+    """Fields of a zoetrope.model.request.tasks.VideoRequest, their names in the request, and the model it is for."""
 
     data: dict[str, Any]
     names: dict[str, str]
+    card: ModelCard
 
 
-def translate(body: Synthesis, card: ModelCard, served: Sequence[str]) -> TranslatedTask:
+def translate(body: Synthesis, models: ServedModels) -> TranslatedTask:
     """Translate a request.
-
-    Args:
-        served: the names of the served model.
 
     Raises:
         InvalidRequest: with every field at fault that the submission could not find.
         UnknownModel.
     """
-    family = family_of(body.model, served)
+    family = family_of(body.model, models.names)
     media = named_media(body.input)
     bad = [*_unserved(body.input), *_misplaced(media, family, body.model)]
     data, names = _parameters(body.parameters, bad)
@@ -82,6 +81,7 @@ def translate(body: Synthesis, card: ModelCard, served: Sequence[str]) -> Transl
     for item in media:
         by_type.setdefault(item.type, []).append(item)
     task, fields = _task(by_type, media, family)
+    card = models.find(body.model) or models.of_task((task["kind"],)) or models.default
     if task["kind"] == "edit_video" and body.parameters.duration == 0:
         del data["duration_seconds"]  # the original's default: as long as its source
     if follows_first_frame(by_type):
@@ -97,11 +97,11 @@ def translate(body: Synthesis, card: ModelCard, served: Sequence[str]) -> Transl
         data["audio"], fields["audio"] = source(sound.url), sound.field
     elif body.parameters.audio and card.audio:
         data["generate_audio"] = True
-    return TranslatedTask({**data, "task": task}, {**FIELDS, **names, **fields})
+    return TranslatedTask({**data, "model": card.name, "task": task}, {**FIELDS, **names, **fields}, card)
 
 
 def family_of(name: str, served: Sequence[str]) -> str | None:
-    """Return the task that a name of DashScope's catalogue stands for; None for a name of the served model: any task.
+    """Return the task that a name of DashScope's catalogue stands for; None for a name of a served model: any task.
 
     Raises:
         UnknownModel.

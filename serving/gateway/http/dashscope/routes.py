@@ -45,15 +45,15 @@ async def synthesize(call: CurrentCall, body: schema.Synthesis) -> Response:
     headers = call.request.headers
     if headers.get("x-dashscope-async", "").lower() != "enable":
         raise ApiError("PERMISSION_DENIED", "NOT_ASYNC", "X-DashScope-Async: must be enable; only tasks are served")
-    card, expands = call.core.card, bool(call.core.settings.prompt_expansion_url)
-    translated = translate(body, card, call.core.model_names)
+    expands = bool(call.core.settings.prompt_expansion_url)
+    translated = translate(body, call.models)
     # Not an order: most requests carry it, for it is the original's default.
     expand = expands and bool(body.parameters.prompt_extend)
     origin = {"api": DASHSCOPE.name, "model": body.model}
     if expand and body.input.prompt is not None:
         origin["prompt"] = body.input.prompt[:5_000]
     options = Options(expand_prompt=expand, origin=origin, traceparent=headers.get("traceparent", "")[:128] or None)
-    warnings = unused_fields(body, card, expands=expands)
+    warnings = unused_fields(body, translated.card, expands=expands)
     submission = Submission(translated.data, options, headers.get("idempotency-key", ""), warnings=warnings)
     try:
         job = await call.core.submitter.submit(submission, call.who)

@@ -14,7 +14,8 @@ from typing import Any
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.sizes import SIZES, size_name
-from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation
+from zoetrope.model.request.tasks import InvalidRequest, Violation
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.gateway.errors.api_error import ApiError
 from zoetrope.serving.gateway.http.common.json_objects import parse
 from zoetrope.serving.gateway.http.fal.fields import PASSED_ON, FalInput, sort_fields
@@ -80,21 +81,21 @@ def client_name(names: Mapping[str, str], ours: str) -> str:
     return name.removesuffix(".") if name.endswith(".") else name + rest
 
 
-def translate(app: str, given: Mapping[str, Any], card: ModelCard, served: Sequence[str], expands: bool) -> Translated:
+def translate(app: str, given: Mapping[str, Any], models: ServedModels, expands: bool) -> Translated:
     """Translate a request.
 
     Args:
         app: the id in the URL.
-        served: the names of the served model.
         expands: the service has a hook that expands prompts.
 
     Raises:
         ApiError: NOT_FOUND: there is no such app.
         InvalidRequest: fields as the client wrote them.
     """
-    found = find_app(app, card, served)
+    found = find_app(app, models)
+    named = {"model": app.removeprefix(f"{OWN}/")} if found is OWN_APP else {}  # others go by their task
     if found is OWN_APP and "task" in given:  # the service's own fields
-        return Translated(dict(given), {f: f"task.{f}" for f in TASK_FIELDS})
+        return Translated({**named, **given}, {f: f"task.{f}" for f in TASK_FIELDS})
     fields = sort_fields(given)
     names, bad = dict(fields.names), fields.bad
     try:
@@ -111,7 +112,7 @@ def translate(app: str, given: Mapping[str, Any], card: ModelCard, served: Seque
     for name in ("resolution", "aspect_ratio"):
         if str(values.get(name)).lower() == "auto":
             del values[name]
-    data: dict[str, Any] = {"task": task}
+    data: dict[str, Any] = {"task": task, **named}
     data |= {ours: values[theirs] for theirs, ours in PASSED_ON.items() if theirs in values}
     if wanted.loras:
         data["loras"] = [lora.fields() for lora in wanted.loras]
@@ -123,16 +124,16 @@ def translate(app: str, given: Mapping[str, Any], card: ModelCard, served: Seque
     return Translated(data, names, wished and expands, warnings)
 
 
-def find_app(app: str, card: ModelCard, served: Sequence[str]) -> App:
+def find_app(app: str, models: ServedModels) -> App:
     """Find an app by its id.
 
     Raises:
         ApiError: NOT_FOUND.
     """
-    own = [f"{OWN}/{name}" for name in served]
+    own = [f"{OWN}/{name}" for name in models.names]
     if app in own:
         return OWN_APP
-    offered = [one for one in APPS if set(one.tasks) & set(card.tasks)]
+    offered = [one for one in APPS if models.of_task(one.tasks) is not None]
     for one in offered:
         if one.pattern.fullmatch(app.lower()):
             return one

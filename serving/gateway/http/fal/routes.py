@@ -108,7 +108,7 @@ async def _submit(call: HttpCall, app: str, body: schema.AppInput, asked: Wishes
         ApiError: with fields as the client wrote them.
     """
     core, given = call.core, dict(body.model_extra or {})
-    found = translate(app, given, core.card, core.model_names, bool(core.settings.prompt_expansion_url))
+    found = translate(app, given, call.models, bool(core.settings.prompt_expansion_url))
     origin = {"api": FAL.name, "app": app}
     if found.expand:
         origin["prompt"] = found.data["task"]["prompt"][:5_000]

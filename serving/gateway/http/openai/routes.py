@@ -81,7 +81,8 @@ async def create(call: CurrentCall) -> Response:
         if (url := getattr(body, name)) is not None:
             media.append(_Medium(_address(url, name), kind))
     task: dict[str, Any] = {"kind": "text_to_video"}
-    if [medium.kind for medium in media] == ["image"] and "image_to_video" in call.core.card.tasks:
+    named = call.models.find(body.model)
+    if [medium.kind for medium in media] == ["image"] and "image_to_video" in (named or call.models).tasks:
         task = {"kind": "image_to_video", "image": media[0].name}
     elif media:
         task = {"kind": "reference_to_video", "references": [medium.name for medium in media]}
@@ -150,6 +151,8 @@ async def _submit(
     values = {**data, **{field: value for field, value in asked.items() if value is not None}}
     values = {field: value for field, value in values.items() if value is not None}
     values["task"] = {**task, "prompt": body.prompt, "negative_prompt": body.negative_prompt}
+    models = call.models
+    card = models.find(values.get("model", "")) or models.of_task((task["kind"],)) or models.default
     headers = call.request.headers
     options = Options(
         origin={"api": OPENAI.name, **origin},
@@ -160,7 +163,7 @@ async def _submit(
         values,
         options,
         headers.get("idempotency-key", ""),
-        found=check_fixed(call.core.card, body.boundary_ratio, body.max_sequence_length),
+        found=check_fixed(card, body.boundary_ratio, body.max_sequence_length),
         warnings=taken.warnings,
     )
     return _video(await call.core.submitter.submit(submission, call.who))
@@ -228,15 +231,15 @@ async def content(
 # GET /v1/models is Replicate's too: see there.
 @router.get("/v1/models/{model}", summary="A model that is served.", response_model=schema.OpenAIModel)
 async def get_model(call: CurrentCall, model: str) -> Response:
-    served = call.core.model_names
+    served = call.models.names
     if model not in served:
         raise UnknownModel(model, served)
     return JSONResponse(schema.OpenAIModel(id=model, created=0, owned_by="zoetrope").model_dump())
 
 
-@router.get("/v1/model_info", summary="The served model, as SGLang's clients ask for it.")
+@router.get("/v1/model_info", summary="The first served model, as SGLang's clients ask for it.")
 async def model_info(call: CurrentCall) -> schema.SglangModelInfo:
-    card = call.core.card
+    card = call.models.default
     tasks = [schema.TASK_TYPES[task] for task in card.tasks if task in schema.TASK_TYPES]
     both = "T2V" in tasks and "I2V" in tasks
     return schema.SglangModelInfo(

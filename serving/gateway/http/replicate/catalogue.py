@@ -1,13 +1,14 @@
-"""The models that the Replicate API offers: some tasks of the served one each, by the names of the public ones."""
+"""The models that the Replicate API offers: some tasks of the served ones each, by the names of the public ones."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from zoetrope.model.request.tasks import ModelCard
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.gateway.http.replicate.forms import ANY, EDIT, IMAGE, REFERENCE, TEXT, InputForm
 
 OWNER = "wan-video"
@@ -33,7 +34,8 @@ class OfferedModel:
     Attributes:
         forms: that its input can have; the last one is taken if no medium tells which.
         resolution: of inputs that name none; None: the served model's own.
-        own_fields: its input may be the service's own fields instead, ``task`` among them.
+        served: the name of the served model that it is; "" if each request goes by its task. Its input may then be the
+            service's own fields, ``task`` among them.
     """
 
     name: str
@@ -41,7 +43,7 @@ class OfferedModel:
     forms: tuple[InputForm, ...]
     owner: str = OWNER
     resolution: str | None = "720p"
-    own_fields: bool = False
+    served: str = ""
 
     @property
     def id(self) -> str:
@@ -69,23 +71,26 @@ WAN_MODELS = (
 MODEL_OF_TASK = {task: model for model in WAN_MODELS for task in model.tasks}
 
 
-def offered_models(card: ModelCard, names: Sequence[str]) -> list[OfferedModel]:
-    """List the models whose tasks the served one has, and the served one itself.
-
-    Args:
-        names: of the served model.
-    """
-    own = {model.id: model for model in (_served_model(name, card) for name in names)}
-    return [*(model for model in WAN_MODELS if model.id not in own and model.tasks & set(card.tasks)), *own.values()]
+def offered_models(models: ServedModels) -> list[OfferedModel]:
+    """List the models whose tasks the served ones have, and those themselves."""
+    named = [_served_model(name, card) for card in models for name in models.names_of(card)]
+    own = {model.id: model for model in named}
+    return [*(model for model in WAN_MODELS if model.id not in own and models.of_task(model.tasks)), *own.values()]
 
 
-def find_model(name: str, card: ModelCard, names: Sequence[str]) -> OfferedModel | None:
+def find_model(name: str, models: ServedModels) -> OfferedModel | None:
     """Find a model by OWNER/NAME: one of those that are listed, or another public Wan model of the same tasks."""
-    for model in offered_models(card, names):
+    for model in offered_models(models):
         if model.id == name:
             return model
     found = _public_model(name)
-    return found if found is not None and found.tasks & set(card.tasks) else None
+    return found if found is not None and models.of_task(found.tasks) else None
+
+
+def makers_of(model: OfferedModel, models: ServedModels) -> tuple[str, ...]:
+    """Return the own names of the served models that make its videos."""
+    named = models.find(model.served)
+    return tuple(card.name for card in models if card is named or (not model.served and model.tasks & set(card.tasks)))
 
 
 def _served_model(name: str, card: ModelCard) -> OfferedModel:
@@ -93,7 +98,7 @@ def _served_model(name: str, card: ModelCard) -> OfferedModel:
     forms = tuple(form for form in ANY if set(form.tasks) & set(card.tasks))
     description = "Every task: by the media that are given, or with the service's own fields."
     return OfferedModel(
-        rest if slash else name, description, forms, owner if slash else OWNER, resolution=None, own_fields=True
+        rest if slash else name, description, forms, owner if slash else OWNER, resolution=None, served=name
     )
 
 

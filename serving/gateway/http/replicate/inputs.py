@@ -88,8 +88,9 @@ def translate(model: OfferedModel, given: Mapping[str, Any], expands: bool) -> T
     Raises:
         InvalidRequest: fields as the client wrote them, below ``input``.
     """
-    if model.own_fields and "task" in given:
-        return TranslatedInput(dict(given), {name: f"task.{name}" for name in TASK_FIELDS})
+    named = {"model": model.served} if model.served else {}
+    if model.served and "task" in given:
+        return TranslatedInput({**named, **given}, {name: f"task.{name}" for name in TASK_FIELDS})
     form = model.form_of(given)
     plain, names = _without_aliases(form, given)
     try:
@@ -104,7 +105,7 @@ def translate(model: OfferedModel, given: Mapping[str, Any], expands: bool) -> T
     values = found.model_dump(exclude_none=True)
     if isinstance(found, EditInput) and found.duration == 0:
         del values["duration"]
-    data: dict[str, Any] = {"task": task} | _size(model, found, names)
+    data: dict[str, Any] = {"task": task, **named} | _size(model, found, names)
     data |= {ours: values[theirs] for theirs, ours in PASSED_ON.items() if theirs in values}
     wished = bool(found.enable_prompt_expansion)
     warnings = found.inert() + ([NOT_EXPANDED] if wished and not expands else [])

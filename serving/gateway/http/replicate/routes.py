@@ -195,13 +195,13 @@ async def signed_output(
 @router.get("/v1/models", summary="Models, for OpenAI's clients too.", response_model=schema.ModelPage)
 async def list_models(call: CurrentCall) -> Response:
     # Replicate's list and OpenAI's, which have the same path, in one.
-    base, card, names = call.base_url, call.core.card, call.core.model_names
-    ours = [openai_schema.OpenAIModel(id=name, created=0, owned_by="zoetrope") for name in names]
+    base, models = call.base_url, call.models
+    ours = [openai_schema.OpenAIModel(id=name, created=0, owned_by="zoetrope") for name in models.names]
     return AsciiResponse(
         {
             "previous": None,
             "next": None,
-            "results": [replicate_views.model_view(model, card, base) for model in offered_models(card, names)],
+            "results": [replicate_views.model_view(model, models, base) for model in offered_models(models)],
             **openai_schema.ModelList(data=ours).model_dump(),
         }
     )
@@ -209,18 +209,18 @@ async def list_models(call: CurrentCall) -> Response:
 
 @router.get(MODEL, summary="A model.", response_model=schema.ReplicateModel)
 async def get_model(call: CurrentCall, owner: str, name: str) -> Response:
-    return AsciiResponse(replicate_views.model_view(_by_name(call, f"{owner}/{name}"), call.core.card, call.base_url))
+    return AsciiResponse(replicate_views.model_view(_by_name(call, f"{owner}/{name}"), call.models, call.base_url))
 
 
 @router.get(f"{MODEL}/versions", summary="A model's version.", response_model=schema.VersionPage)
 async def list_versions(call: CurrentCall, owner: str, name: str) -> Response:
-    version = replicate_views.version(_by_name(call, f"{owner}/{name}"), call.core.card)
+    version = replicate_views.version(_by_name(call, f"{owner}/{name}"), call.models)
     return AsciiResponse({"previous": None, "next": None, "results": [version.model_dump()]})
 
 
 @router.get(f"{MODEL}/versions/{{version_id}}", summary="A version.", response_model=schema.Version)
 async def get_version(call: CurrentCall, owner: str, name: str, version_id: str) -> Response:
-    version = replicate_views.version(_by_name(call, f"{owner}/{name}"), call.core.card)
+    version = replicate_views.version(_by_name(call, f"{owner}/{name}"), call.models)
     if version_id != version.id:
         raise ApiError("NOT_FOUND", "UNKNOWN_VERSION", f"{owner}/{name} has no version {short(version_id)}")
     return AsciiResponse(version.model_dump())
@@ -253,10 +253,9 @@ def _by_name(call: HttpCall, name: str | None) -> OfferedModel:
     Raises:
         ApiError: NOT_FOUND.
     """
-    card, names = call.core.card, call.core.model_names
-    if name is not None and (model := find_model(name, card, names)) is not None:
+    if name is not None and (model := find_model(name, call.models)) is not None:
         return model
-    known = ", ".join(model.id for model in offered_models(card, names))
+    known = ", ".join(model.id for model in offered_models(call.models))
     raise field_error("NOT_FOUND", "UNKNOWN_MODEL", "model", f"{short(name)} is not served here; served: {known}")
 
 
@@ -266,16 +265,15 @@ def _by_version(call: HttpCall, version: str) -> tuple[OfferedModel, str | None]
     Raises:
         ApiError: NOT_FOUND.
     """
-    card = call.core.card
     name, _, wanted = version.rpartition(":") if ":" in version else ("", "", version)
     if not name and "/" in wanted:
         return _by_name(call, wanted), None
     if name:
         candidates = [_by_name(call, name)]
     else:
-        candidates = offered_models(card, call.core.model_names)
+        candidates = offered_models(call.models)
     for model in candidates:
-        if wanted == version_id(model, card):
+        if wanted == version_id(model, call.models):
             return model, wanted
     description = f"{short(version)} is not one of a model that is served here"
     raise field_error("NOT_FOUND", "UNKNOWN_VERSION", "version", description)

@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from zoetrope.model.request.tasks import MAX_EXACT, PICTURE_CONTAINERS, ModelCard, VideoRequest
+from zoetrope.model.request.tasks import MAX_EXACT, PICTURE_CONTAINERS, VideoRequest
 from zoetrope.serving.api.formats import file_name
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.gateway.http.replicate import schema
-from zoetrope.serving.gateway.http.replicate.catalogue import MODEL_OF_TASK, OfferedModel
+from zoetrope.serving.gateway.http.replicate.catalogue import MODEL_OF_TASK, OfferedModel, makers_of
 from zoetrope.serving.jobs.job import Job, Stage, State
 from zoetrope.serving.jobs.media_table import Media
 
@@ -146,32 +147,32 @@ def abridged(value: Any) -> Any:
     return value
 
 
-def model_view(model: OfferedModel, card: ModelCard, base_url: str) -> dict[str, Any]:
+def model_view(model: OfferedModel, models: ServedModels, base_url: str) -> dict[str, Any]:
     """Show a model as Replicate's clients expect it."""
     return schema.ReplicateModel(
         url=f"{base_url}/v1/models/{model.id}",
         owner=model.owner,
         name=model.name,
-        description=f"{model.description} Served by {card.name}.",
-        latest_version=version(model, card),
+        description=f"{model.description} Served by {', '.join(makers_of(model, models))}.",
+        latest_version=version(model, models),
     ).model_dump()
 
 
-def version(model: OfferedModel, card: ModelCard) -> schema.Version:
+def version(model: OfferedModel, models: ServedModels) -> schema.Version:
     """Show a model's only version."""
-    return schema.Version(id=version_id(model, card), openapi_schema=model_schema(model))
+    return schema.Version(id=version_id(model, models), openapi_schema=model_schema(model))
 
 
-def version_id(model: OfferedModel, card: ModelCard) -> str:
-    """Hash the fields and the served model: the id changes with either."""
-    content = json.dumps([model.id, card.name, model_schema(model)], sort_keys=True)
+def version_id(model: OfferedModel, models: ServedModels) -> str:
+    """Hash the fields and the served models that make it: the id changes with either."""
+    content = json.dumps([model.id, *makers_of(model, models), model_schema(model)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def model_schema(model: OfferedModel) -> dict[str, Any]:
     """Describe the model's input and output by an OpenAPI document, as Replicate's versions do."""
     inputs: list[type[BaseModel]] = [form.fields for form in model.forms]
-    if model.own_fields:
+    if model.served:
         inputs.append(VideoRequest)
     parts: dict[str, Any] = {}
     fields: dict[str, Any] = {}

@@ -112,7 +112,7 @@ function actions(parts, done) {
     found.push(link);
   }
   found.push(act("Again", "Put this request into the form", async () => {
-    fill((await read("/jobs/" + job.id)).request);
+    await fill((await read("/jobs/" + job.id)).request);
   }));
   found.push(act("New seed", "Make it again at once, with another seed", async () => {
     const { seed, ...same } = (await read("/jobs/" + job.id)).request;
@@ -121,7 +121,7 @@ function actions(parts, done) {
   }));
   if (job.video && model?.tasks.some(task => task.kind === "image_to_video"))
     found.push(act(picture(job) ? "Animate" : "Extend", picture(job) ? "Start a clip with this picture" : "Go on from this clip",
-      async () => { fill(extension(job, (await read("/jobs/" + job.id)).request)); }));
+      async () => { await fill(extension(job, (await read("/jobs/" + job.id)).request)); }));
   let asked = false;
   const ask = now => {
     asked = now;

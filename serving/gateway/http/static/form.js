@@ -18,6 +18,21 @@ let slots = [], switches = {}, audioSlot = null;
 
 const taskOf = () => model.tasks.find(task => task.kind === fields.task.value);
 
+// Makes the form that of another model; "" for the service's first.
+async function choose(name) {
+  model = await read("/model?" + new URLSearchParams(name ? { name } : {}));
+  fields.model.value = model.name;
+  offer();
+}
+
+function offerModels(names) {
+  if ([...fields.model.options].map(option => option.value).join() !== names.join()) {
+    options(fields.model, names.map(name => [name, name]));
+    fields.model.value = model.name;
+  }
+  field("model").hidden = names.length < 2;
+}
+
 function offer() {
   const chosen = fields.task?.value;
   $("tasks").replaceChildren($("tasks").querySelector("legend"), ...Object.keys(TASKS).map(kind => {
@@ -126,6 +141,7 @@ function summarise() {
 function request() {
   const body = { task: fields.task.value, prompt: fields.prompt.value, fit: fields.fit.value,
     container: fields.container.value };
+  if (!field("model").hidden) body.model = model.name;
   if (fields.no_negative.checked) body.negative_prompt = "";
   else if (fields.negative_prompt.value.trim()) body.negative_prompt = fields.negative_prompt.value;
   if (fields.size.value) body.size = fields.size.value === "custom" ? fields.pixels.value : fields.size.value;
@@ -150,13 +166,15 @@ function clear() {
   for (const slot of [...slots, audioSlot]) slot.clear();
   for (const input of Object.values(switches)) input.checked = false;
   form.reset();
+  fields.model.value = model.name;
   showFaults(null);
   form.querySelector(`input[name=task][value="${chosen}"]`).checked = true;
   arrange();
 }
 
 // Puts a request back into the form, as `request` of a job's details has it.
-function fill(wanted) {
+async function fill(wanted) {
+  if (wanted.model && wanted.model !== model.name) await choose(wanted.model);
   clear();
   const radio = form.querySelector(`input[name=task][value="${wanted.task}"]`);
   if (radio.disabled) throw new Error(model.name + " does not serve " + wanted.task.replaceAll("_", " ") + ".");
@@ -250,4 +268,8 @@ form.addEventListener("submit", async event => {
   }
 });
 $("clear").addEventListener("click", () => { clear(); fields.prompt.focus(); });
-form.addEventListener("input", event => { if (event.target.name === "task") arrange(); else summarise(); });
+form.addEventListener("input", event => {
+  if (event.target.name === "model") choose(event.target.value).catch(showFaults);
+  else if (event.target.name === "task") arrange();
+  else summarise();
+});

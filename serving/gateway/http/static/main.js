@@ -40,7 +40,8 @@ async function refresh() {
       list.again = false;
       used = key;
       const state = await read("/state?" + query());
-      if (!model || model.name !== state.model) { model = await read("/model"); offer(); }
+      if (!model || !state.models.includes(model.name)) await choose("");
+      offerModels(state.models);
       draw(state);
       $("link").textContent = "";
     } while (list.again);
@@ -56,7 +57,7 @@ async function refresh() {
 }
 
 function draw(state) {
-  $("model").textContent = state.model;
+  $("model").textContent = state.models.join(", ");
   $("queued").textContent = state.queued;
   $("running").textContent = state.running;
   document.title = state.running ? `${state.running} running · Zoetrope` : "Zoetrope";

@@ -58,7 +58,7 @@ def finish(service: Service, job_id: str, data: bytes, scratch: Path) -> None:
 
 def test_the_form_has_every_field_of_a_request() -> None:
     wanted = {name for task in TASKS for name in task.model_fields} | set(VideoRequest.model_fields)
-    left_out = {"kind", "model", "keep_latents"}  # a page has no use for latents, and one model is served
+    left_out = {"kind", "keep_latents"}  # a page has no use for latents
     assert set(NewVideo.model_fields) == wanted - left_out
 
 

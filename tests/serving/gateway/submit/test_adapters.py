@@ -11,6 +11,7 @@ import pytest
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.specs import VideoSpec, segment_of
 from zoetrope.model.request.tasks import InvalidRequest
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Principal
 from zoetrope.serving.gateway.core.error_mapping import as_api_error
@@ -47,9 +48,9 @@ class Desk:
             self.sandbox,
             Guard(),
         )
-        card = find_model("nano")
+        models = ServedModels([find_model("nano")])
         self.submitter = Submitter(
-            self.settings, card, self.stores.jobs, media, Moderation(self.settings), Guard(), self.stores.adapters
+            self.settings, models, self.stores.jobs, media, Moderation(self.settings), Guard(), self.stores.adapters
         )
         for name, rank in RANKS.items():
             self.register(name, rank, None if name == "oil" else ("lab",) if name == "secret" else ("studio",))

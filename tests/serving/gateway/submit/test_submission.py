@@ -19,6 +19,7 @@ from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.fused_adapter import FusedAdapter
 from zoetrope.model.request.tasks import InvalidRequest, Violation, parse_request
 from zoetrope.serving.api.names import JOB_ID, new_id
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Principal
 from zoetrope.serving.gateway.submit.media import ClientMedia
@@ -57,7 +58,7 @@ def client_media(tmp_path: Path) -> Iterator[Desk]:
     artifacts = open_artifacts(settings.artifacts_url)
     card = find_model(str(write_checkpoint(tmp_path / MODEL)))
     media = ClientMedia(settings, stores.media, stores.jobs, artifacts, sandbox, Guard())
-    yield Desk(Submitter(settings, card, stores.jobs, media, Moderation(settings), Guard()), stores)
+    yield Desk(Submitter(settings, ServedModels([card]), stores.jobs, media, Moderation(settings), Guard()), stores)
     sandbox.close()
     stores.close()
 
@@ -280,7 +281,7 @@ async def test_a_models_own_negative_prompt_is_not_moderated(client_media: Desk,
         media = ClientMedia(
             settings, stores.media, stores.jobs, open_artifacts(settings.artifacts_url), sandbox, Guard()
         )
-        mine = Desk(Submitter(settings, WAN, stores.jobs, media, listening, Guard()), stores)
+        mine = Desk(Submitter(settings, ServedModels([WAN]), stores.jobs, media, listening, Guard()), stores)
         assert (await mine.submit()).spec["task"]["negative_prompt"] == "dull"
         await mine.submit(task={**TASK, "negative_prompt": "blur"})
     assert listening.shown == ["", "blur"]

@@ -28,6 +28,7 @@ from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import ModelCard, media_of
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.core.core import Core
 from zoetrope.serving.gateway.http.app import http_app
@@ -72,7 +73,7 @@ class Doors:
 @contextmanager
 def opened(card: ModelCard, directory: Path) -> Iterator[Doors]:
     with (
-        open_core(Settings(model=card.name, data_dir=directory, max_queued=1_000), card) as core,
+        open_core(Settings(model=card.name, data_dir=directory, max_queued=1_000), ServedModels([card])) as core,
         TestClient(http_app(core), base_url="http://127.0.0.1") as client,
     ):
         yield Doors(core, client)

@@ -9,16 +9,17 @@ import pytest
 
 from zoetrope.model.catalog.presets import find_model as find_card
 from zoetrope.model.request.kinds import TASK_KINDS
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.gateway.http.replicate.catalogue import OfferedModel, find_model, offered_models
 from zoetrope.serving.gateway.http.replicate.inputs import translate
 from zoetrope.serving.gateway.http.replicate.views import model_schema, model_view, version_id
 
 CARD = find_card("nano")
-NAMES = ("nano", "wan-2.5-t2v", "acme/video-1")
+MODELS = ServedModels([CARD], ("wan-2.5-t2v", "acme/video-1"))
 
 
 def find(name: str) -> OfferedModel:
-    model = find_model(name, CARD, NAMES)
+    model = find_model(name, MODELS)
     assert model is not None, name
     assert model.id == name
     return model
@@ -59,24 +60,24 @@ def test_public_names(name: str, kind: str, size: str) -> None:
     ],
 )
 def test_names_of_other_models_are_not_known(name: str) -> None:
-    assert find_model(name, CARD, NAMES) is None
+    assert find_model(name, MODELS) is None
 
 
 def test_only_tasks_that_are_served() -> None:
-    card = replace(CARD, tasks=("text_to_video",))
-    assert find_model("wan-video/wan-2.2-t2v-fast", card, NAMES) is not None
-    assert find_model("wan-video/wan-2.2-i2v-fast", card, NAMES) is None
+    models = ServedModels([replace(CARD, tasks=("text_to_video",))])
+    assert find_model("wan-video/wan-2.2-t2v-fast", models) is not None
+    assert find_model("wan-video/wan-2.2-i2v-fast", models) is None
 
 
 def test_versions_differ() -> None:
-    models = [*offered_models(CARD, NAMES), find("wan-video/wan-2.2-t2v-fast"), find("wavespeedai/wan-2.1-t2v-480p")]
-    assert len({version_id(model, CARD) for model in models}) == len(models)
-    view = model_view(find("wavespeedai/wan-2.1-t2v-480p"), CARD, "http://x")
+    models = [*offered_models(MODELS), find("wan-video/wan-2.2-t2v-fast"), find("wavespeedai/wan-2.1-t2v-480p")]
+    assert len({version_id(model, MODELS) for model in models}) == len(models)
+    view = model_view(find("wavespeedai/wan-2.1-t2v-480p"), MODELS, "http://x")
     assert (view["owner"], view["name"]) == ("wavespeedai", "wan-2.1-t2v-480p")
 
 
 def test_the_served_model_shows_all_its_fields() -> None:
-    own, *others = (model for model in offered_models(CARD, NAMES) if model.own_fields)
+    own, *others = (model for model in offered_models(MODELS) if model.served)
     assert [model.id for model in others] == ["wan-video/wan-2.5-t2v", "acme/video-1"]
     assert find("acme/video-1").forms == find("wan-video/wan-2.5-t2v").forms == own.forms
     assert own.tasks == set(TASK_KINDS)

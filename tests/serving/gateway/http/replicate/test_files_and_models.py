@@ -26,6 +26,7 @@ from tests.serving.gateway.http.replicate.kit import (
 )
 from tests.serving.gateway.http.samples import picture, sound
 from zoetrope.model.catalog.presets import find_model
+from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.gateway.http.replicate.catalogue import offered_models
 
 # Files.
@@ -127,7 +128,7 @@ def test_models(sdk: Any) -> None:
 def test_models_that_the_served_one_cannot_do(tmp_path: Path) -> None:
     card = find_model(str(write_checkpoint(tmp_path / "tiny")))
     assert card.tasks == ("text_to_video",)
-    assert [model.id for model in offered_models(card, [card.name])] == [T2V, "wan-video/tiny"]
+    assert [model.id for model in offered_models(ServedModels([card]))] == [T2V, "wan-video/tiny"]
 
 
 def test_flat_fields_of_the_served_model(service: Service, sdk: Any) -> None:

@@ -1,0 +1,97 @@
+"""What a rank does and says before its first job: the first steps, and what it can take."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+
+from zoetrope.cluster.parallel.mesh import Mesh
+from zoetrope.cluster.planning.calibration import known_rates
+from zoetrope.cluster.planning.gang_plan import preset_of
+from zoetrope.cluster.planning.hardware import Hardware, with_memory
+from zoetrope.cluster.planning.step_time import step_seconds
+from zoetrope.cluster.protocol.messages import StepShare
+from zoetrope.model.denoising.conditions import blank_conditions
+from zoetrope.model.denoising.denoise import Denoiser, Segment
+from zoetrope.model.network.costs import rank_memory
+from zoetrope.model.request.specs import SegmentSpec
+from zoetrope.model.request.tasks import ModelCard
+from zoetrope.model.streaming.device_plan import DevicePlan
+from zoetrope.model.streaming.store import BlockStore
+
+LONGEST_SECONDS = 0.2  # predicted, of a step of the warm-up
+SIDES = (16, 8, 4, 2)  # of its larger clip, in tokens
+
+
+def share_of(denoiser: Denoiser, segment: Segment) -> StepShare:
+    """Return what a segment adds to the next step; branches of different lengths count as their mean."""
+    tokens = segment.sequence_tokens(denoiser.transformer.config.patch_size)
+    return StepShare(segment.spec.id, round(sum(tokens) / len(tokens)), len(tokens), len(segment.spec.loras))
+
+
+def warm_up(denoiser: Denoiser, card: ModelCard, gear: Hardware, mesh: Mesh) -> tuple[tuple[StepShare, float], ...]:
+    """Take a step of the smallest clip, so that the first job is not delayed by lazy initialisation; then steps of it
+    and of a larger one, whose seconds are the first that is known of this gang's speed.
+
+    Returns:
+        The later steps; none of a rank whose noise expert takes no first step.
+    """
+    config, rates = denoiser.transformer.config, known_rates(gear)
+    sides = [1, 1]
+    for side in SIDES:
+        if step_seconds(config, [side * side], rates, sequence_ranks=mesh.ranks) <= LONGEST_SECONDS:
+            sides += [side, side]
+            break
+    found = []
+    for number, side in enumerate(sides):
+        segment = _blank(denoiser, card, side)
+        if not denoiser.takes(segment):
+            return ()
+        share = share_of(denoiser, segment)
+        started = time.monotonic()
+        denoiser.step([segment])
+        if denoiser.device.type == "cuda":
+            torch.cuda.synchronize()
+        if number % 2:  # the first of each shape initialises
+            found.append((share, time.monotonic() - started))
+    return tuple(found)
+
+
+def streaming_of(denoiser: Denoiser, gear: Hardware, limit: int) -> tuple[float, ...]:
+    """Return `cluster.protocol.messages.Report.streaming`; ``limit``: tokens of a forward pass, 0 for none."""
+    store = getattr(denoiser.transformer, "arrivals", None)
+    if not isinstance(store, BlockStore) or not store.streamed:
+        return ()
+    networks = 2 if denoiser.low_noise is not None else 1
+    layers = networks * denoiser.transformer.config.num_layers
+    return (min(1.0, store.streamed / layers), store.host_bytes / networks / gear.host, float(limit))
+
+
+def most_tokens(
+    card: ModelCard, gear: Hardware, plan: DevicePlan, device: torch.device, *, ranks: int, groups: int
+) -> int:
+    """Return how many tokens a sequence may have so that its step fits into the ranks' memory, by the planner's
+    estimate (`model.network.costs.rank_memory`)."""
+    if plan.room is not None or plan.most_tokens is not None:
+        return plan.most_tokens or 0
+    preset = preset_of(card)
+    if device.type == "cuda":
+        gear = with_memory(gear, torch.cuda.mem_get_info(device)[1])
+    available = gear.memory // (ranks * groups) if gear.shared_memory else gear.memory
+    probe = 1 << 16
+    held = rank_memory(
+        preset.config, probe, ranks, preset.transformers, value_bytes=gear.value_bytes, quantize=card.quantize
+    )
+    left = available - gear.reserve - held.weights
+    return max(1, math.floor(left / held.activations * probe))
+
+
+def _blank(denoiser: Denoiser, card: ModelCard, side: int) -> Segment:
+    """Return a segment of one latent frame, ``side`` tokens high and wide, without guidance."""
+    network = denoiser.transformer
+    cells = side * card.size_multiple // card.spatial
+    spec = SegmentSpec("warm-up", (card.latent_channels, 1, cells, cells), 1, 1.0, 0)
+    text = torch.zeros(card.max_text_tokens, network.config.text_dim, dtype=network.dtype, device=network.device)
+    return denoiser.start(spec, blank_conditions(network.config, spec.latent_shape, text))
