@@ -67,8 +67,8 @@ def add(
     from zoetrope.serving.storage.store import open_artifacts
 
     if not _can_name(name) or set(name) & set(":@,"):
-        problem = f"{name[:80]!r} must be 1 to {MAX_NAME_CHARS} printable characters, without : @ and ,"
-        raise bad_input("name", f"{problem}, and with no space at either end")
+        limits = f"1 to {MAX_NAME_CHARS} printable characters, without : @ , and without spaces around them"
+        raise bad_input("name", f"{name[:80]!r} must be {limits}")
     settings = settings_of(options)
     if tenant:
         _check_tenants(settings, tenant)
@@ -80,7 +80,7 @@ def add(
         try:
             made = register(card, files, Path(folder))
         except ModelError as error:
-            raise bad_input("file", str(error)) from None
+            raise bad_input("file", str(error).removeprefix("file: ")) from None
         for note in made.notes:
             print(f"warning: {note}", file=sys.stderr)
         if made.rank > most:
@@ -157,8 +157,10 @@ def _can_name(text: str) -> bool:
 
 def _check_tenants(settings: Settings, tenants: Sequence[str]) -> None:
     """Raise CliError if a tenant has no key: nobody could use what it is granted."""
-    with opened_stores(settings) as stores:
-        known = {key.owner for key in stores.keys.list() if key.revoked_at is None}
+    known: set[str] = set()
+    if not settings.own_database or settings.database_file.exists():
+        with opened_stores(settings) as stores:
+            known = {key.owner for key in stores.keys.list() if key.revoked_at is None}
     for tenant in tenants:
         if tenant not in known:
             names = ", ".join(map(repr, sorted(known)))

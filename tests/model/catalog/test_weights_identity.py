@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.fixtures.adapter_styles import STYLES, block_modules, random_pairs, styled, write
 from tests.fixtures.random_checkpoints import write_a14b, write_i2v, write_t2v
+from tests.fixtures.single_files import write_files
 from zoetrope.model.catalog.card_files import write_card_file
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.catalog.weights_identity import hash_weights, weights_here, weights_of
@@ -191,3 +192,25 @@ def test_what_was_loaded_stays_what_it_was(folder: Path, tmp_path: Path) -> None
     before = hash_weights(card)
     retrain(root / "vae" / "diffusion_pytorch_model.safetensors", "decoder.conv_in.weight")
     assert weights_of(card) == weights_of(replace(card)) == before
+
+
+def test_single_files_are_told_apart_by_their_contents(tmp_path: Path) -> None:
+    files = write_files(tmp_path / "comfy")
+    load: dict[str, Any] = dict(files.parts)
+    plain = identity(files.model, **load)
+    for option in ("model", "vae", "text_encoder"):
+        part = getattr(files, option)
+        copy = tmp_path / f"same {option}" / part.name
+        copy.parent.mkdir()
+        shutil.copy(part, copy)
+        parts = load if option == "model" else {**load, option: str(copy)}
+        same = identity(copy if option == "model" else files.model, **parts)
+        assert same == plain, "where a file is does not matter"
+        changed = tmp_path / f"changed {option}" / part.name
+        changed.parent.mkdir()
+        tensors = load_file(part)
+        tensors[next(key for key in tensors if key.endswith("weight"))].view(-1)[0] += 1
+        save_file(tensors, changed)
+        parts = load if option == "model" else {**load, option: str(changed)}
+        other = identity(changed if option == "model" else files.model, **parts)
+        assert other != plain, option
