@@ -56,7 +56,8 @@ def _checked(texts: Sequence[str], config: TransformerConfig, networks: int) -> 
     options = parse_options(texts)
     if options and config.network != TransformerConfig.network:
         raise ModelError(f"lora: cannot be given for this model: its network is {config.network.rpartition(':')[2]}")
-    targets, adapters, warnings = Targets(config), [], []
+    targets, warnings = Targets(config), []
+    adapters: list[FusedAdapter] = []
     for option in options:
         plan = plan_adapter(option.path, targets)
         expert = _expert(option, plan, networks)
