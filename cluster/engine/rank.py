@@ -173,6 +173,7 @@ class Rank:
         result = _Step()
         for segment_id in plan.drop:
             self._forget(segment_id)
+        self._release(plan.release)
         result.failed += self._admit_all(plan.admit)
         if plan.checkpoint:
             self.checkpoint(self._settings.hang_seconds / 2)
@@ -194,6 +195,14 @@ class Rank:
         """Write snapshots of all segments and wait for them, at most so many seconds."""
         if self._keeper is not None:
             self._keeper.checkpoint(list(self._segments.values()), seconds)
+
+    def _release(self, segment_ids: tuple[str, ...]) -> None:
+        """Drop segments once their snapshots are written, so that another engine goes on from here."""
+        leaving = [self._segments[i] for i in segment_ids if i in self._segments]
+        if self._keeper is not None and leaving:
+            self._keeper.checkpoint(leaving, self._settings.hang_seconds / 2)
+        for segment in leaving:
+            self._forget(segment.spec.id)
 
     def _device_name(self) -> str:
         return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
@@ -300,7 +309,7 @@ class Rank:
             self._forget(segment.spec.id)
         return StepOutcome(
             held=tuple(HeldSegment(s.spec.id, s.sampler.step) for s in self._segments.values()),
-            finished=tuple(Finished(s.spec.id, ray.put(s.result().cpu()) if first else None) for s in finished),
+            finished=tuple(Finished(s.spec.id, _shared(s.result()) if first else None) for s in finished),
             failed=tuple(result.failed),
             previews=tuple(self._preview(s) for s in batch if first and s.spec.id in preview and not s.sampler.done),
             handed_over=tuple(s.spec.id for s in leaving),
@@ -311,13 +320,18 @@ class Rank:
     def _preview(self, segment: Segment) -> Previewed:
         estimate = segment.estimate()
         assert estimate is not None, "a step was just taken"
-        return Previewed(segment.spec.id, segment.sampler.step, ray.put(estimate.cpu()))
+        return Previewed(segment.spec.id, segment.sampler.step, _shared(estimate))
 
     def _forget(self, segment_id: str) -> None:
         self._segments.pop(segment_id, None)
         self._adapters.release(segment_id)
         if self._keeper is not None:
             self._keeper.forget(segment_id)
+
+
+def _shared(latents: torch.Tensor) -> ray.ObjectRef:  # type: ignore[type-arg]
+    """Put latents into the object store as an array, for processes without torch."""
+    return ray.put(latents.cpu().numpy())
 
 
 def _told(error: Exception) -> RankError:

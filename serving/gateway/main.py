@@ -51,6 +51,7 @@ from zoetrope.serving.gateway.http.transport.timeouts import BoundedProtocol
 from zoetrope.serving.gateway.limits.threads import FairThreads
 from zoetrope.serving.gateway.submit.media import ClientMedia
 from zoetrope.serving.gateway.submit.submission import Submitter
+from zoetrope.serving.gateway.watch.forecasts import Forecasts
 from zoetrope.serving.gateway.watch.liveness import Liveness
 from zoetrope.serving.gateway.watch.revocation import RevocationWatch
 from zoetrope.serving.gateway.watch.watcher import Watcher
@@ -147,8 +148,8 @@ def open_core(settings: Settings, models: ServedModels) -> Iterator[Core]:
             submitter=Submitter(settings, models, stores.jobs, client_media, moderation, guard, stores.adapters),
             client_media=client_media,
             authenticator=Authenticator(stores.keys, required=required),
-            liveness=Liveness(stores.jobs, [card.name for card in models]),
-            watcher=Watcher(stores.jobs),
+            liveness=Liveness(stores.jobs, [card.name for card in models], may_sleep=settings.min_engines == 0),
+            watcher=Watcher(stores.jobs, Forecasts(stores.forecasts)),
             revocations=RevocationWatch(stores.keys),
         )
 

@@ -134,6 +134,23 @@ class Job(JobRequest):
         return str(self.origin.get("model") or self.model)
 
 
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """What routers know of each job that waits to be claimed; the fields are those of `Job`. ``lapsed``: it is running,
+    but its lease ran out."""
+
+    id: str
+    owner: str
+    model: str
+    priority: int
+    created_at: float
+    deadline_at: float | None
+    price: float
+    used: float
+    steps: int
+    lapsed: bool
+
+
 @dataclass(frozen=True)
 class DeletedJob:
     """A deleted job whose files may still exist."""
@@ -225,6 +242,18 @@ class Result:
     height: int
     fps: int
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+
+
+@dataclass(frozen=True)
+class UnfinishedWork:
+    """The unfinished work of a model: how many jobs still need an engine, and the GPU-seconds that they are expected
+    to take yet."""
+
+    jobs: int = 0
+    gpu_seconds: float = 0.0
+
+    def __add__(self, other: UnfinishedWork) -> UnfinishedWork:
+        return UnfinishedWork(self.jobs + other.jobs, self.gpu_seconds + other.gpu_seconds)
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ def test_reflection_without_stubs(service: Service) -> None:
         VIDEO_SERVICE,
         "zoetrope.video.v1.MediaService",
         "zoetrope.video.v1.AccountService",
+        "zoetrope.video.v1.EngineService",
         "google.longrunning.Operations",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
@@ -149,6 +150,7 @@ def test_reflection_without_stubs(service: Service) -> None:
         "DeleteMedia",
     }
     assert methods("zoetrope.video.v1.AccountService") == {"GetAccount", "GetWebhookSecret"}
+    assert methods("zoetrope.video.v1.EngineService") == {"ListEngines"}
     assert methods("google.longrunning.Operations") == {
         "ListOperations",
         "GetOperation",

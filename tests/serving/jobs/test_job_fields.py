@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.jobs.harness import LIMITS, RESULT, Clock, claim, ids, new_job
+from tests.serving.jobs.harness import LIMITS, RESULT, Clock, claim, claim_oldest, ids, new_job
 from zoetrope.serving.jobs.db.errors import StoreError, StoreRefused
 from zoetrope.serving.jobs.errors import NotAllowed, QueueFull, QuotaExceeded, RequestConflict
 from zoetrope.serving.jobs.job import (
@@ -193,9 +193,9 @@ def test_a_router_is_given_jobs_of_its_models(store: JobStore, create: Create) -
     create("a", model="large")
     create("b", model="small")
     create("c")
-    assert ids(store.claim("r", 9, 10, 5, ["small", "large"])) == ["a", "b"]
-    assert store.claim("r", 9, 10, 5, []) == []
-    assert ids(store.claim("r", 9, 10, 5, ["nano"])) == ["c"]
+    assert ids(claim_oldest(store, "r", 9, 10, 5, ["small", "large"])) == ["a", "b"]
+    assert claim_oldest(store, "r", 9, 10, 5, []) == []
+    assert ids(claim_oldest(store, "r", 9, 10, 5, ["nano"])) == ["c"]
 
 
 # Deadlines
