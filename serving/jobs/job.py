@@ -88,6 +88,7 @@ class JobRequest:
     traceparent: str | None = None  # W3C trace context of the request
     warnings: tuple[str, ...] = ()  # what the client should know about how the task was understood
     price: float = 0.0  # GPU-seconds that it is expected to take; 0: not known
+    weights: str = ""  # `model.catalog.weights_identity.weights_of` when it was asked for; "": not known
 
 
 @dataclass(frozen=True, kw_only=True)
