@@ -67,9 +67,7 @@ class Router:
         self._state = RouterState(
             settings.step_tokens, ENGINE_TIMEOUT_SECONDS, settings.preview_steps, settings.adapter_slots
         )
-        self._meter = Meter(
-            lambda name: card if name == card.name else None, int(settings.adapter_rank), settings.vae_devices
-        )
+        self._meter = Meter(self._cards.get, int(settings.adapter_rank), settings.vae_devices)
         with suppress(StoreError):
             engines = await self._database.run(lambda: self._database.jobs.engines(REMEMBERED_SECONDS))
             self._meter.recall({engine.id: engine.costs for engine in engines})
