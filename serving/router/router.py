@@ -30,6 +30,7 @@ from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
 from zoetrope.serving.router.loading import loading_of
 from zoetrope.serving.router.metering import Meter
+from zoetrope.serving.router.model_notices import ModelNotices
 from zoetrope.serving.router.next_claims import next_claims
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
 from zoetrope.serving.router.policies.choose import policy_of
@@ -102,6 +103,7 @@ class Router:
         )
         self._queue = QueuedJobs(self._database, self._state.backlog)
         self._claimed = ClaimedJobs(self._database, self._queue, self._choose, self._outcome, self._drop, self._clear)
+        self._notices = ModelNotices(self._state, self._claimed.job, self._waiting)
         self._stopping = False
         self._loops = [
             asyncio.create_task(self._claimed.claim()),
@@ -173,6 +175,7 @@ class Router:
             for engine_id in self._state.lose_silent_engines(now):
                 log.warning("engine %s is silent, its segments resume elsewhere", engine_id)
                 self._forget_engine(engine_id)
+            self._notices.look(now)
             for engine_id, view in self._state.engines.items():
                 row = self._rows.get(engine_id)
                 long = view.due > view.seen_at + ENGINE_TIMEOUT_SECONDS
