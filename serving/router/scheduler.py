@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from zoetrope.cluster.planning.step_costs import Load
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.work import Decision, EngineState, Work
 
+FAR = 2_000  # segments that an engine looks at, of which none may be for it
 LOOK = 32  # segments that a step could have are looked at, once it has one
 WORTH = 0.05  # of what a step of its own takes, that a segment must save by sharing one
 MAX_HELD = 32  # segments that an engine holds, in a step or not
@@ -151,7 +153,7 @@ def _join(engine: EngineState, backlog: Backlog, now: float, cohort: int, *, wai
             step.add(work)
     behind: Iterable[Work] = backlog.in_order(engine.model, now, role=engine.role, cohort=cohort) if waiting else ()
     slots_free = True
-    for work in behind:
+    for work in filter(engine.takes, islice(behind, FAR)):
         if not step.fits(work) or len(step.held) >= MAX_HELD:
             break
         if work.adapters:
@@ -170,7 +172,7 @@ def _choose(engine: EngineState, backlog: Backlog, now: float) -> _Step:
         engine.model, now, role=engine.role, held=tuple(unlooked.values()), stepping=engine.stepping
     )
     for looked, work in enumerate(order):
-        if step.batch and (looked >= LOOK or step.tokens >= engine.step_tokens):
+        if looked >= FAR or (step.batch and (looked >= LOOK or step.tokens >= engine.step_tokens)):
             break
         if unlooked.pop(work.id, None) is not None:
             if work.id not in step.held:
@@ -179,7 +181,7 @@ def _choose(engine: EngineState, backlog: Backlog, now: float) -> _Step:
                 step.add(work)
             else:
                 step.passed.append(work)
-        elif step.fits(work) and step.saves(work):
+        elif step.fits(work) and engine.takes(work) and step.saves(work):
             if step.batch:
                 there = step.slot(work) and len(step.held) < MAX_HELD
             else:
