@@ -26,7 +26,7 @@ from zoetrope.benchmarks.gateway.jobs import JobMaker
 from zoetrope.serving.api.zoetrope.video.v1 import video_pb2_grpc
 from zoetrope.serving.gateway.grpc import encode
 from zoetrope.serving.gateway.grpc.server import OPTIONS
-from zoetrope.serving.gateway.watch.watcher import Outlook
+from zoetrope.serving.gateway.watch.outlook import Outlook
 from zoetrope.serving.jobs.admission import EncodedJob
 from zoetrope.serving.jobs.job import QueueLimits
 from zoetrope.serving.jobs.open import open_stores

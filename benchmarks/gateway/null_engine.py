@@ -62,7 +62,8 @@ class NullEngine:
             if time.monotonic() - seen > SEEN_SECONDS:
                 self._store.put_engine(EngineRow(NAME, self._model, 1, 1, time.time()))
                 seen = time.monotonic()
-            jobs = self._store.claim(NAME, self._at_once, LEASE_SECONDS, 5, (self._model,))
+            wanted = [job.id for job in self._store.waiting((self._model,))][: self._at_once]
+            jobs = self._store.claim(NAME, wanted, LEASE_SECONDS, 5)
             if not jobs:
                 stop.wait(POLL_SECONDS)
                 continue

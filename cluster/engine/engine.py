@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,23 @@ from zoetrope.cluster.engine.watchdog import Watchdog, forecast
 from zoetrope.cluster.planning.groups import Groups
 from zoetrope.cluster.planning.hardware import hardware_of
 from zoetrope.cluster.planning.placement import Placement
-from zoetrope.cluster.protocol.messages import Admit, Broken, Report, Restarts, Running, StepPlan, one_line
+from zoetrope.cluster.protocol.messages import (
+    Admit,
+    Broken,
+    LoadFailed,
+    Report,
+    Restarts,
+    Running,
+    State,
+    StepPlan,
+    one_line,
+)
 from zoetrope.cluster.protocol.processes import Process
 from zoetrope.cluster.protocol.settings import EngineSettings
-from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.catalog.model_card import scheduler_config
+from zoetrope.model.catalog.weights_identity import weights_here, weights_of
 from zoetrope.model.families import family_of
+from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
 
 if TYPE_CHECKING:
@@ -36,6 +48,7 @@ LEAD_SECONDS = 0.05  # before the expected end of a step, when the next plan is 
 SHORT_SECONDS = 0.25  # for a shorter step it is requested at once, in the message that reports the step before
 SETTLE_SECONDS = 1.0  # for a message in flight when a gang is lost
 MAX_FAILURES = 3  # gangs in a row that died, hung or did not start, after which the engine is out of service
+BEAT_SECONDS = 1.0  # between two messages while a model is loaded
 DRAIN_SECONDS = 55.0  # for a step to end and all segments to be checkpointed
 
 
@@ -61,18 +74,24 @@ class Engine:
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, card: ModelCard, router: Any, settings: EngineSettings, groups: tuple[Placement, ...] = ()
+        self,
+        card: ModelCard,
+        router: Any,
+        settings: EngineSettings,
+        groups: tuple[Placement, ...] = (),
+        others: tuple[ModelCard, ...] = (),
     ) -> None:
         """Start the engine; it is ready when the ranks have loaded and warmed up.
 
         Args:
             router: a handle, see `cluster.engine.router_client.RouterClient`. groups:
-                `cluster.planning.placement.Seat.groups`.
+                `cluster.planning.placement.Seat.groups`. others: models that it can load instead.
 
         Raises:
             GangFailed: the first gang could not be started.
         """
         self._card = card
+        self._cards = {other.name: other for other in (card, *others)}
         self._settings = settings
         self._id = uuid.uuid4().hex[:12]
         self._epoch = 0
@@ -84,7 +103,8 @@ class Engine:
         self._pace: float | None = None  # seconds of a token, in the last step
         self._ready = asyncio.Event()
         self._groups = Groups(groups, settings.ranks)
-        loading = asyncio.create_task(asyncio.to_thread(_load))  # while the ranks load as well
+        loading = asyncio.create_task(asyncio.to_thread(_load, card))  # while the ranks load as well
+        self._load_seconds = 0.0
         self._gang = await self._build()
         await loading
         self._snapshots = _open(settings.snapshots)
@@ -117,11 +137,14 @@ class Engine:
         """Start a gang under a new epoch."""
         self._epoch += 1
         gang = Gang(self._card, self._settings, self._groups.slots)
+        clock = asyncio.get_running_loop().time
+        started = clock()
         try:
             await gang.start()
         except BaseException:
             await gang.kill()
             raise
+        self._load_seconds = clock() - started
         self._ready.set()
         log.info("engine %s: gang epoch %d of %d ranks is ready", self._id, self._epoch, self._settings.ranks)
         return gang
@@ -139,7 +162,14 @@ class Engine:
         report, step = self._report(), None
         while step is not None or not self._draining.is_set():
             if step is None:
-                step = await self._start_plan(await self._router.ask(report))
+                plan = await self._router.ask(report)
+                if plan.load:
+                    swapped = await self._swap(plan.load)
+                    if swapped is None:
+                        return
+                    report = swapped
+                    continue
+                step = await self._start_plan(plan)
             after = asyncio.create_task(self._look_ahead(report, step))
             try:
                 outcome = await self._gang.collect(step.results, self._watchdog.seconds(step.plan.tokens))
@@ -161,6 +191,57 @@ class Engine:
             step.ended.set()
             report, step = self._report(outcome), await after
         await self._shut_down(report)
+
+    async def _swap(self, name: str) -> Report | None:
+        """Load another model in place of this one, after a checkpoint of everything held: the segments can resume on
+        another engine, or here once their model is back. If the other's gang does not start, this one is loaded again.
+
+        Returns:
+            The report to go on with; None if no gang starts any more and the engine is out of service.
+        """
+        before, wanted, failed = self._card, self._cards.get(name), None
+        if wanted is None:
+            return replace(self._report(), load_failed=LoadFailed(name, "this engine does not know it"))
+        try:
+            await self._gang.checkpoint(DRAIN_SECONDS / 2)
+        except GangFailed as failure:
+            log.warning("engine %s: not everything was checkpointed, older snapshots must do: %s", self._id, failure)
+        self._ready.clear()
+        for card in (wanted, before):
+            try:
+                self._card, self._scheduler_config = card, scheduler_config(card)
+                async with self._telling("loading"):
+                    await self._gang.kill()
+                    self._gang = await self._build()
+                break
+            except (GangFailed, ModelError) as failure:
+                log.warning("engine %s: %s cannot be loaded: %s", self._id, card.name, failure)
+                failed = failed or LoadFailed(name, str(failure))
+        else:
+            assert failed is not None
+            if not await self._rebuild(Broken((), failed.reason, raised=False)):
+                return None
+        self._watchdog, self._pace = self._watch(), None
+        return replace(self._report(), load_failed=failed)
+
+    @asynccontextmanager
+    async def _telling(self, state: State) -> AsyncIterator[None]:
+        """Tell the router of a state at once and then regularly, until the end of a block. After that no such message
+        is on its way any more, which could be taken for news."""
+        over = asyncio.Event()
+
+        async def tell() -> None:
+            while not over.is_set():
+                await self._router.tell(replace(self._report(), state=state))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), BEAT_SECONDS)
+
+        telling = asyncio.create_task(tell())
+        try:
+            yield
+        finally:
+            over.set()
+            await telling
 
     async def _start_plan(self, plan: StepPlan, ahead: bool = False) -> _StartedPlan:
         """Give a plan to the ranks."""
@@ -199,11 +280,12 @@ class Engine:
         from zoetrope.model.denoising.resume import sampler_of
 
         config = self._scheduler_config
-        expected = Fingerprint.of(weights_of(self._card), admit.spec, config)
         # Only ranks have the conditions, which say how many frames lead; they check the state again.
         lead = None if family_of(self._card.family).leading_frames else 0
         check = partial(sampler_of, scheduler_config=config, spec=admit.spec, lead=lead)
         try:
+            weights = await asyncio.to_thread(weights_of, self._card)  # known since the start
+            expected = Fingerprint.of(weights, admit.spec, config)
             data = await asyncio.to_thread(self._snapshots.latest_bytes, admit.owner, expected, check)
         except Exception as error:  # whatever it is, it is not the segment's fault
             log.warning("engine %s: segment %s starts again: %s", self._id, admit.spec.id, one_line(error))
@@ -257,6 +339,7 @@ class Engine:
             ranks=self._settings.ranks,
             restarts=self._restarts,
             failures=self._failures,
+            load_seconds=self._load_seconds,
             cfg_groups=self._settings.cfg_groups,
             device=next((place.device for place in self._gang.places()), ""),
             most_tokens=self._gang.joined.most_tokens,
@@ -285,10 +368,13 @@ class EngineReplica(Engine):
         await self.drain()
 
 
-def _load() -> None:
-    """Import what the leader needs once there is a gang; it takes seconds, because it includes torch."""
+def _load(card: ModelCard) -> None:
+    """Import what the leader needs once there is a gang, and hash the weights if no process here has; it takes seconds,
+    because it includes torch."""
     import zoetrope.cluster.planning.gang_plan
     import zoetrope.cluster.snapshots.store  # noqa: F401
+
+    weights_here(card)
 
 
 def _open(snapshots: str | None) -> SnapshotStore | None:

@@ -9,7 +9,7 @@ from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.model.request.tasks import Role
 
-State = Literal["ready", "rebuilding", "draining", "out"]
+State = Literal["ready", "rebuilding", "loading", "draining", "out"]
 
 
 def one_line(error: BaseException) -> str:
@@ -43,9 +43,12 @@ class Admit:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The next thing an engine does: drop segments, admit others, then take one step.
+    """The next thing an engine does: drop segments, admit others, then take one step; or load another model.
 
     Attributes:
+        load: the name of a model to load in place of the engine's, after a checkpoint of everything held; "" for none,
+            else the plan says nothing more.
+        release: segments to write a snapshot of and then drop, before any is admitted.
         advance: the segments of the step, with ``tokens`` in total.
         checkpoint: write snapshots of everything held before the step.
         preview: the segments whose appearance after the step the report should contain.
@@ -59,6 +62,13 @@ class StepPlan:
     checkpoint: bool = False
     preview: tuple[str, ...] = ()
     prefetch: tuple[AdapterUse, ...] = ()
+    load: str = ""
+    release: tuple[str, ...] = ()
+
+    @property
+    def nothing(self) -> bool:
+        """Whether it leaves the engine as it is."""
+        return not (self.drop or self.release or self.advance or self.load)
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,8 @@ class StepShare:
 
 @dataclass(frozen=True)
 class Finished:
-    """A segment that took its last step; ``latents`` is a reference to ``[C, T, H, W]`` float32."""
+    """A segment that took its last step; ``latents`` is a reference to an array ``[C, T, H, W]`` float32, which is gone
+    once the engine is."""
 
     id: str
     latents: Any
@@ -145,14 +156,24 @@ class Running:
 
 
 @dataclass(frozen=True)
+class LoadFailed:
+    """A model whose gang did not start; the engine has loaded the one before it again."""
+
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What an engine says when it asks for its next plan; it doubles as the heartbeat.
 
     Attributes:
         gang_epoch: grows when the gang is rebuilt, which loses what the old one held.
         handed_over: segments whose next step is for the other noise expert; their snapshots are written.
-        state: only a ready engine gets work. A rebuilding one has lost what it held, a draining one has checkpointed it
-            and is about to stop, one that is out has failed too often in a row. broken: the step that killed the gang.
+        state: only a ready engine gets work. A rebuilding one has lost what it held; one that is loading another
+            ``model``, or draining and about to stop, has checkpointed it; one that is out has failed too often in a
+            row. broken: the step that killed the gang.
+        load_seconds: that it took to load the model. load_failed: what it should have loaded instead.
         restarts: so far. failures: gangs lost in a row, not counting those lost to a step's exception; at
             ``zoetrope.cluster.engine.engine.MAX_FAILURES`` the engine is out.
         step_seconds: of the plan just done, 0 when it had no step.
@@ -183,6 +204,8 @@ class Report:
     step_tokens: int = 0
     shares: tuple[StepShare, ...] = ()
     running: Running | None = None
+    load_seconds: float = 0.0
+    load_failed: LoadFailed | None = None
     device: str = ""
     cfg_groups: int = 1
     most_tokens: int = 0

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PROTOS = tuple(f"zoetrope/video/v1/{name}.proto" for name in ("account", "media", "video"))
+PROTOS = tuple(f"zoetrope/video/v1/{name}.proto" for name in ("account", "engines", "media", "video"))
 GENERATED = (".py", ".pyi")
 # The project keeps the package below serving.api, protoc assumes that it is at the top.
 MODULE = re.compile(r"\bzoetrope\.video\.v1(?= import |\.\w+_pb2\b)")

@@ -24,6 +24,7 @@ from zoetrope.serving.cli import (
     prepare,
     pull,
     serve,
+    top,
     upcycle,
 )
 from zoetrope.serving.cli.groups import HELP_NAMES, Group
@@ -89,7 +90,7 @@ def options(
 
 
 # In the order of `zoetrope --help`.
-for module in (serve, doctor):
+for module in (serve, top, doctor):
     module.register(app, "Service")
 for module in (generate, jobs):
     module.register(app, "Jobs")

@@ -24,7 +24,8 @@ from zoetrope.serving.cli.options import JsonOption, ListingOptions, add_command
 from zoetrope.serving.cli.settings import CheckedOptions, settings_of
 
 if TYPE_CHECKING:
-    from zoetrope.serving.config.served_models import check_load
+    from zoetrope.serving.config.engine_groups import engine_groups
+from zoetrope.serving.config.served_models import check_load
 from zoetrope.serving.config.settings import Settings
 
 GIB = 1 << 30
@@ -304,7 +305,8 @@ def _fit(card: ModelCard, settings: Settings) -> Iterator[Check]:
     from zoetrope.serving.cli.doctor_memory import memory_advice
 
     groups = settings.cfg_groups
-    for fits, detail, advice in memory_advice(card, settings.ranks // groups, groups):
+    ranks = min(group.ranks for group in engine_groups(settings))
+    for fits, detail, advice in memory_advice(card, ranks // groups, groups):
         status = Status.FAIL if not fits else Status.WARN if advice else Status.OK
         yield Check("gpu memory", status, detail, advice or ("" if fits else "take a smaller model, or more GPUs"))
 

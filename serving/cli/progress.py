@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import TracebackType
 
 from rich.console import Console
@@ -25,6 +26,7 @@ LABELS = {
     "cancelled": "cancelled",
 }
 PLAIN_LINES = 4  # while denoising, where no bar can be drawn
+NUMBERS = re.compile(r"[0-9]+")  # of a notice; where they alone change it is no new one
 
 
 def count_bar(console: Console, description: str, count: ProgressColumn, *, quiet: bool) -> Progress:
@@ -99,18 +101,26 @@ class ProgressView:
         *,
         queue_position: int = 0,
         eta_seconds: float | None = None,
+        interval: tuple[float, float] | None = None,
         attempt: int = 1,
         notice: str = "",
     ) -> None:
         """Show the job's state, one of `LABELS` or another as it is."""
         label = LABELS.get(state, state)
         detail = describe(
-            state, step, steps, queue_position=queue_position, eta_seconds=eta_seconds, attempt=attempt, notice=notice
+            state,
+            step,
+            steps,
+            queue_position=queue_position,
+            eta_seconds=eta_seconds,
+            interval=interval,
+            attempt=attempt,
+            notice=notice,
         )
         if self._live:
             self._live.update(self._task, description=label, completed=step, total=steps or None, detail=detail)
             return
-        mark = (state, step * PLAIN_LINES // steps if steps else 0, notice)
+        mark = (state, step * PLAIN_LINES // steps if steps else 0, NUMBERS.sub("", notice))
         if mark != self._shown:
             self._shown = mark
             self._print(f"{label} {detail}".strip())
@@ -129,20 +139,28 @@ def describe(
     eta_seconds: float | None,
     attempt: int,
     notice: str = "",
+    interval: tuple[float, float] | None = None,
 ) -> str:
-    """Describe progress: ``12/30 steps, 8 s left``."""
+    """Describe progress: ``12/30 steps, 8 s left (7 s to 10 s)``."""
     parts = []
-    if state == "queued":
+    if state == "queued" and "ahead" not in notice:
         parts.append(f"{queue_position} ahead")
-    elif steps and state != "conditioning":
+    elif steps and state not in ("queued", "conditioning"):
         parts.append(f"{step}/{steps} steps")
     if eta_seconds is not None and state in ("queued", "conditioning", "denoising", "decoding"):
-        parts.append(f"{format_seconds(eta_seconds)} left")
+        parts.append(f"{format_seconds(eta_seconds)} left{_between(interval)}")
     if attempt > 1:
         parts.append(f"attempt {attempt}")
     if notice:
         parts.append(notice)
     return ", ".join(parts)
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return ""
+    low, high = map(format_seconds, interval)
+    return "" if low == high else f" ({low} to {high})"
 
 
 def format_seconds(seconds: float) -> str:

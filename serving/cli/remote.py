@@ -17,7 +17,7 @@ from zoetrope.serving.cli.generate_request import DEFAULT_MODEL, GenerateRequest
 from zoetrope.serving.cli.jobs import short_name
 from zoetrope.serving.cli.load_options import registered
 from zoetrope.serving.cli.progress import ProgressView
-from zoetrope.serving.client import VideoClient, VideoInfo
+from zoetrope.serving.client import OperationStatus, VideoClient, VideoInfo
 
 
 def generate_remotely(request: GenerateRequest, connection: Connection, view: ProgressView) -> str:
@@ -100,6 +100,12 @@ def following(client: VideoClient, name: str, view: ProgressView) -> Iterator[Vi
         raise CliError(line, INTERRUPTED) from None
 
 
+def interval_of(status: OperationStatus) -> tuple[float, float] | None:
+    """Return the interval of a job's estimate, in seconds, if it has one."""
+    low, high = status.eta_low_seconds, status.eta_high_seconds
+    return None if low is None or high is None else (low, high)
+
+
 def follow(client: VideoClient, name: str, view: ProgressView) -> VideoInfo:
     """Show progress until the job ends.
 
@@ -113,6 +119,7 @@ def follow(client: VideoClient, name: str, view: ProgressView) -> VideoInfo:
             status.steps,
             queue_position=status.queue_position,
             eta_seconds=status.eta_seconds,
+            interval=interval_of(status),
             attempt=status.attempt,
             notice=status.notice,
         )

@@ -98,8 +98,13 @@ class GatewayOptions(CheckedOptions):
 class ServeOptions(GatewayOptions):
     """The settings of a whole service."""
 
-    ranks: Annotated[int | None, option("N", "GPUs per engine.", "1")] = None
-    engines: Annotated[int | None, option("N", "Engines, each with the whole model.", "1")] = None
+    ranks: Annotated[int | None, option("N", "GPUs per engine, where --engines says no size.", "1")] = None
+    engines: Annotated[
+        str | None, option("N or NxGPUS,...", "Engines, each with a whole model; of several sizes: 2x1,1x4.", "1")
+    ] = None
+    min_engines: Annotated[int | None, option("N", "Engines kept when there is nothing to do.", "all")] = None
+    max_engines: Annotated[int | None, option("N", "Engines when there is much to do.", "as many as --engines")] = None
+    decoders: Annotated[int | None, option("N", "Processes that decode and write videos.", "1")] = None
     gateways: Annotated[int | None, option("N", "Gateway processes; all but the first take free ports.", "1")] = None
 
 
@@ -150,6 +155,8 @@ def settings_of(options: DatabaseOptions | CheckedOptions | None = None) -> Sett
     if settings.compile and settings.cuda_graphs != "never":
         problem = f"{settings.cuda_graphs!r} cannot be used together with ZOETROPE_COMPILE=true"
         raise bad_input(named("cuda_graphs"), problem)
+    if "data_dir" in given:  # its cards, as in `zoetrope models add --data-dir`
+        settings = settings.model_copy(update={"models_dir": None})
     settings = settings.model_copy(update=_listening(settings, host, port, given) | _cards(settings))
     if (settings.tls_cert is None) != (settings.tls_key is None):
         missing, present = ("tls_key", "tls_cert") if settings.tls_key is None else ("tls_cert", "tls_key")

@@ -14,6 +14,7 @@ from rich.table import Table
 from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.api.names import OPERATIONS
 from zoetrope.serving.cli.listing import Listing
+from zoetrope.serving.cli.progress import format_seconds
 
 if TYPE_CHECKING:
     from zoetrope.serving.cli.doctor import Check
@@ -114,7 +115,10 @@ def jobs_listing(jobs: Sequence[OperationStatus]) -> Listing:
 
 
 def _job_row(job: OperationStatus) -> tuple[str, ...]:
-    note = f"{job.queue_position} ahead" if job.state == "queued" else job.error.message if job.error else ""
+    note = job.error.message if job.error else ""
+    if job.state == "queued" and "ahead" not in job.notice:
+        note = f"{job.queue_position} ahead"
+    left = "" if job.done or job.eta_seconds is None else f"{format_seconds(job.eta_seconds)} left"
     return (
         escape(job.name.removeprefix(OPERATIONS)),
         _coloured(job.state),
@@ -123,7 +127,7 @@ def _job_row(job: OperationStatus) -> tuple[str, ...]:
         escape(_shortened(job.prompt, PROMPT_CHARS)),
         escape(job.model),
         _local(job.create_time),
-        escape(", ".join(filter(None, (note, job.notice)))),
+        escape(", ".join(filter(None, (note, left, job.notice)))),
     )
 
 

@@ -5,6 +5,7 @@
 
 from zoetrope.model.request.tasks import Violation
 from zoetrope.serving.client.async_client import AsyncVideoClient
+from zoetrope.serving.client.overview import EngineInfo, QueueInfo, SegmentInfo, ServiceOverview, WaitingInfo
 from zoetrope.serving.client.sync_client import VideoClient
 from zoetrope.serving.client.types import (
     AccountInfo,
@@ -30,12 +31,16 @@ __all__ = [
     "AdapterInfo",
     "AsyncVideoClient",
     "ClientError",
+    "EngineInfo",
     "MediaFile",
     "MediaPage",
     "ModelInfo",
     "OperationStatus",
     "Page",
     "PreviewImage",
+    "QueueInfo",
+    "SegmentInfo",
+    "ServiceOverview",
     "Source",
     "Tls",
     "ValidatedVideo",
@@ -44,5 +49,6 @@ __all__ = [
     "VideoEvent",
     "VideoInfo",
     "Violation",
+    "WaitingInfo",
     "Webhook",
 ]

@@ -13,8 +13,9 @@ from typing import Unpack
 from google.longrunning import operations_pb2
 
 from zoetrope.model.request.tasks import Violation
-from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
+from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, engines_pb2, media_pb2, video_pb2
 from zoetrope.serving.client import responses, rpc, transfers
+from zoetrope.serving.client.overview import EngineInfo, ServiceOverview, engine_info, service_overview
 from zoetrope.serving.client.requests import Draft, changes, draft, extension
 from zoetrope.serving.client.types import (
     AccountInfo,
@@ -216,7 +217,7 @@ class AsyncVideoClient:
                         status = replace(status, preview=None)
                     shown = mark
                 # A new stream begins with what the old one said last.
-                plain = replace(status, preview=None, eta_seconds=None)
+                plain = replace(status, preview=None)
                 if plain != last or status.preview is not None:
                     yield status
                 if status.done:
@@ -256,6 +257,17 @@ class AsyncVideoClient:
             message.page_token = answer.next_page_token
             if not message.page_token:
                 return tuple(found)
+
+    async def engines(self) -> ServiceOverview:
+        """Return the engines with what they run, and the queue; of other tenants' jobs, sums alone."""
+        message = engines_pb2.ListEnginesRequest(page_size=PAGE_SIZE)
+        found: list[EngineInfo] = []
+        while True:
+            answer = await self._calls.unary(rpc.LIST_ENGINES, message)
+            found += map(engine_info, answer.engines)
+            message.page_token = answer.next_page_token
+            if not message.page_token:
+                return service_overview(found, answer)
 
     async def upload(
         self,

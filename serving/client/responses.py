@@ -92,7 +92,7 @@ def _status(
     video: video_pb2.Video | None,
     preview: PreviewImage | None = None,
 ) -> OperationStatus:
-    return _decode(
+    return decode(
         OperationStatus,
         metadata,
         name=name,
@@ -105,7 +105,7 @@ def _status(
 
 
 def video_info(video: video_pb2.Video) -> VideoInfo:
-    return _decode(VideoInfo, video)
+    return decode(VideoInfo, video)
 
 
 def validated(answer: video_pb2.ValidateVideoResponse) -> ValidatedVideo:
@@ -113,27 +113,27 @@ def validated(answer: video_pb2.ValidateVideoResponse) -> ValidatedVideo:
 
 
 def video_event(event: video_pb2.VideoEvent) -> VideoEvent:
-    return _decode(VideoEvent, event)
+    return decode(VideoEvent, event)
 
 
 def media_file(media: media_pb2.MediaFile) -> MediaFile:
-    return _decode(MediaFile, media, ready=media.state == media_pb2.MEDIA_STATE_READY)
+    return decode(MediaFile, media, ready=media.state == media_pb2.MEDIA_STATE_READY)
 
 
 def account_info(account: account_pb2.Account) -> AccountInfo:
-    return _decode(AccountInfo, account)
+    return decode(AccountInfo, account)
 
 
 def model_info(model: video_pb2.Model) -> ModelInfo:
-    return _decode(
+    return decode(
         ModelInfo,
         model,
         native_sizes=tuple((size.width, size.height) for size in model.native_sizes),
-        fused_adapters=tuple(_decode(AdapterInfo, adapter) for adapter in model.fused_adapters),
+        fused_adapters=tuple(decode(AdapterInfo, adapter) for adapter in model.fused_adapters),
     )
 
 
-def _decode(kind: type[T], message: Any, **computed: Any) -> T:
+def decode(kind: type[T], message: Any, **computed: Any) -> T:
     """Make a data class of the message's fields of the same names, besides those that are ``computed``."""
     descriptors = message.DESCRIPTOR.fields_by_name
     names = [field.name for field in dataclasses.fields(kind) if field.name not in computed]  # type: ignore[arg-type]

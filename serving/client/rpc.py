@@ -13,7 +13,7 @@ from google.longrunning import operations_pb2
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
+from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, engines_pb2, media_pb2, video_pb2
 from zoetrope.serving.client.channel import call_metadata, open_channel, read_certificates
 from zoetrope.serving.client.responses import from_rpc_error
 from zoetrope.serving.client.retries import BRIEF_SECONDS, Backoff, Retry
@@ -34,7 +34,9 @@ class Method(Generic[A]):
     seconds: float = CALL_SECONDS  # deadline of each try; streams have none
 
 
-VIDEOS, MEDIA, ACCOUNTS = (f"zoetrope.video.v1.{name}Service" for name in ("Video", "Media", "Account"))
+VIDEOS, MEDIA, ACCOUNTS, ENGINES = (
+    f"zoetrope.video.v1.{name}Service" for name in ("Video", "Media", "Account", "Engine")
+)
 OPERATIONS = "google.longrunning.Operations"
 
 # A create carries a request id, so that repeating it gives the same job.
@@ -66,6 +68,7 @@ GET_UPLOAD = Method(f"{MEDIA}/GetMedia", media_pb2.MediaFile, Retry.UNTIL_RESTAR
 LIST_MEDIA = Method(f"{MEDIA}/ListMedia", media_pb2.ListMediaResponse, Retry.BRIEFLY)
 DELETE_MEDIA = Method(f"{MEDIA}/DeleteMedia", Empty, Retry.NEVER)
 GET_ACCOUNT = Method(f"{ACCOUNTS}/GetAccount", account_pb2.Account, Retry.BRIEFLY)
+LIST_ENGINES = Method(f"{ENGINES}/ListEngines", engines_pb2.ListEnginesResponse, Retry.BRIEFLY)
 GET_WEBHOOK_SECRET = Method(f"{ACCOUNTS}/GetWebhookSecret", account_pb2.GetWebhookSecretResponse, Retry.BRIEFLY)
 
 

@@ -83,6 +83,7 @@ class VideoClient:
     webhook_secret = _blocking(AsyncVideoClient.webhook_secret)
     account = _blocking(AsyncVideoClient.account)
     models = _blocking(AsyncVideoClient.models)
+    engines = _blocking(AsyncVideoClient.engines)
     upload = _blocking(AsyncVideoClient.upload)
     get_media = _blocking(AsyncVideoClient.get_media)
     list_media = _blocking(AsyncVideoClient.list_media)

@@ -210,6 +210,8 @@ class OperationStatus:
     preview: PreviewImage | None = None  # a new one, if watch was asked for previews
     notice: str = ""  # why it is held up, while something that it needs is down
     prompt: str = ""  # its first 500 characters
+    eta_low_seconds: float | None = None  # the interval of the estimate; None: there is none
+    eta_high_seconds: float | None = None
     price_gpu_seconds: float | None = None  # that it was expected to take; None: that was not known
     used_gpu_seconds: float = 0.0  # so far, in all attempts
     estimated_cost: float | None = None  # of the price; None: the service has set none for a GPU-hour

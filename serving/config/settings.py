@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from zoetrope.model.request.load_options import PARTS, LoadOptions, Offload
+from zoetrope.model.catalog.card_files import DEFAULT_DATA
+from zoetrope.model.request.load_options import OPTIONS, LoadOptions, Offload
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.serving.config.lists import CommaList
 
 DAY = 86_400.0
+ENGINES = re.compile(r"[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})?")  # COUNT, or COUNTxRANKS
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 
 
@@ -23,6 +26,19 @@ def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
         if not MODEL_NAME.fullmatch(name.partition("=")[0]):
             raise ValueError(f"{name!r} must be up to 128 letters, digits and . _ / : -, such as acme/video-1")
     return names
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_engines(groups: tuple[str, ...]) -> tuple[str, ...]:
+    for text in groups:
+        if not ENGINES.fullmatch(text):
+            raise ValueError(f"{text!r} must be how many engines, such as 2, or how many of which size, such as 2x4")
+    if not groups:
+        raise ValueError("must be at least one engine")
+    return groups
 
 
 def _check_models(models: tuple[str, ...]) -> tuple[str, ...]:
@@ -37,6 +53,18 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
         if origin != "*" and (parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"):
             raise ValueError(f"{origin!r} must be *, or a scheme and a host, such as https://app.example.com")
     return origins
+
+
+def _check_weights(weights: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in weights:
+        tenant, _, weight = entry.rpartition("=")
+        try:
+            usable = bool(tenant) and 0 < float(weight) < math.inf
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(f"{entry!r} must be a tenant and a weight above 0, such as acme=2")
+    return weights
 
 
 class Settings(BaseSettings):
@@ -78,8 +106,25 @@ class Settings(BaseSettings):
     served_model_name: Annotated[CommaList, AfterValidator(_check_names)] = Field(
         default=(), description="Other names of the first model, or of another: sora-2,acme/video-1,wan=my-wan."
     )
-    engines: int = Field(default=1, ge=1, description="Engines, each a gang of ranks with the whole model.")
-    ranks: int = Field(default=1, ge=1, description="Ranks of an engine, one GPU each.")
+    engines: Annotated[CommaList, BeforeValidator(_as_text), AfterValidator(_check_engines)] = Field(
+        default=("1",), description="Engines, each a gang of ranks with a whole model; of several sizes: 2x1,1x4."
+    )
+    min_engines: int | None = Field(
+        default=None, ge=0, description="Engines of each size kept when there is nothing to do; empty: all of them."
+    )
+    max_engines: int | None = Field(
+        default=None, ge=1, description="Engines of each size when there is much to do; empty: as many as at the start."
+    )
+    scale_target_seconds: float = Field(
+        default=300.0, gt=0, description="Seconds in which the engines should clear what is queued."
+    )
+    scale_up_seconds: float = Field(
+        default=10.0, ge=0, description="Seconds that more engines must be wanted before they are started."
+    )
+    scale_down_seconds: float = Field(
+        default=300.0, ge=0, description="Seconds that fewer engines must be wanted before they are drained."
+    )
+    ranks: int = Field(default=1, ge=1, description="Ranks of an engine, one GPU each, where engines says no size.")
     cfg_groups: int = Field(
         default=1, ge=1, le=2, description="2: half of an engine's ranks compute each guidance branch."
     )
@@ -87,7 +132,7 @@ class Settings(BaseSettings):
         default="together", description="apart: engines of their own for the two networks of a Wan2.2 A14B."
     )
     data_dir: Path = Field(
-        default=Path("~/.local/share/zoetrope"), description="Folder for everything that must last, and for logs."
+        default=Path(DEFAULT_DATA), description="Folder for everything that must last, and for logs."
     )
     database: str = Field(default="", description="postgresql://...; empty: a SQLite file in the data folder.")
     artifact_store: str = Field(default="", description="s3://BUCKET/PREFIX; empty: a folder in the data folder.")
@@ -118,6 +163,14 @@ class Settings(BaseSettings):
     max_running: int = Field(default=8, ge=1, description="Jobs of each model that a router runs at a time.")
     resident_models: int = Field(
         default=2, ge=1, description="Models whose encoders a stage keeps loaded, of several that are served."
+    )
+    policy: Literal["fair", "fifo", "srpt", "edf", "round_robin"] = Field(
+        default="fair",
+        description="Who runs next. fair: fair shares between tenants, then deadlines and short waits; fifo: who came"
+        " first; srpt: who is done soonest; edf: who has the earliest deadline; round_robin: each tenant in turn.",
+    )
+    tenant_weights: Annotated[CommaList, AfterValidator(_check_weights)] = Field(
+        default=(), description="Shares of tenants under the policy fair, such as acme=2; of all others 1."
     )
     max_attempts: int = Field(default=5, ge=1, description="Claims in a row without progress after which a job fails.")
     max_queued: int = Field(
@@ -171,6 +224,27 @@ class Settings(BaseSettings):
         description="Tiles of frames above 720p; auto: if a whole frame does not fit into the decoder's memory.",
     )
     vae_devices: int = Field(default=1, ge=1, description="GPUs that share the decoding.")
+    conditioners: int = Field(
+        default=1, ge=1, le=64, description="Processes that encode prompts and media, each with its own models."
+    )
+    decoders: int = Field(
+        default=1, ge=1, le=64, description="Processes that decode and write videos, each with its own model."
+    )
+    condition_cache_bytes: int = Field(
+        default=512 << 20,
+        ge=0,
+        description="Bytes of embeddings that a conditioner keeps for the next jobs, and again of encoded media.",
+    )
+    held_latents_bytes: int = Field(
+        default=64 << 20,
+        ge=0,
+        description="Bytes of finished latents that wait for a decoder in memory; more go to the artifact store.",
+    )
+    spilled_latents_bytes: int = Field(
+        default=20_000_000_000,
+        ge=0,
+        description="Bytes of waiting latents in the artifact store above which engines start no further jobs.",
+    )
     preview_steps: int = Field(default=5, ge=0, description="Steps between previews of a running job; 0: no previews.")
 
     retention_seconds: float = Field(
@@ -205,9 +279,19 @@ class Settings(BaseSettings):
 
     @property
     def load(self) -> LoadOptions:
-        """How the model is loaded."""
-        parts = {name: getattr(self, name) for name in PARTS}
-        return LoadOptions(self.family, self.quantize, self.lora, self.profile, self.offload, **parts)
+        """How the model is loaded. What nobody gave is left to a model card."""
+        options = {name: getattr(self, name) for name in OPTIONS}
+        given = frozenset(name for name, value in options.items() if value and name in self.model_fields_set)
+        return LoadOptions(**options, given=given)
+
+    def as_json(self) -> str:
+        """Return the settings for other processes, which must know what nobody gave."""
+        return self.model_dump_json(exclude=OPTIONS.keys() - self.model_fields_set)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The ``tenant_weights`` by tenant."""
+        return {tenant: float(weight) for tenant, _, weight in (one.rpartition("=") for one in self.tenant_weights)}
 
     @property
     def cards(self) -> Path:

@@ -128,6 +128,8 @@ def _known(tx: Tx, new: NewJob) -> Job | None:
         return None
     if row["fingerprint"] != new.fingerprint:
         raise RequestConflict(new.request_id)
+    if row["weights"] and new.weights and row["weights"] != new.weights:  # "": an older release, or no files there
+        raise RequestConflict(new.request_id, f"when {new.model} had other weights")
     return from_row(Job, row)
 
 

@@ -10,10 +10,10 @@ Quota: TypeAlias = Literal["concurrent_jobs", "queued_seconds", "queued_jobs", "
 
 
 class RequestConflict(Picklable):
-    """The request id was used before for a request with other content."""
+    """The request id was used before for a request with other content, or of other weights."""
 
-    def __init__(self, request_id: str) -> None:
-        super().__init__(f"request id {request_id!r} was used before for another request")
+    def __init__(self, request_id: str, what: str = "for another request") -> None:
+        super().__init__(f"request id {request_id!r} was used before {what}")
         self.request_id = request_id
 
 

@@ -14,7 +14,7 @@ from zoetrope.serving.jobs.db.database import Tx
 
 T = TypeVar("T")
 
-# The order of one tenant's queue, for SQL and for Python. The indexes job_claim and job_queued follow it.
+# The order of one tenant's queue, for SQL and for Python. The index job_queued follows it.
 QUEUE_ORDER = "priority DESC, created_at, id"
 QueueKey: TypeAlias = tuple[int, float, str]
 
@@ -24,13 +24,12 @@ def queue_key(priority: int, created_at: float, job_id: str) -> QueueKey:
     return -priority, created_at, job_id
 
 
-# The order in which claims go through the queue. Running jobs count first, so that a tenant's tenth job in all waits
-# for every other tenant's ninth.
+# About the order in which jobs are claimed, while no router has said better: tenants in turn. Running jobs count first,
+# so that a tenant's tenth job in all waits for every other tenant's ninth.
 PLACES = (
-    "SELECT queued.*, row_number() OVER (ORDER BY own + coalesce(busy.jobs, 0), coalesce(turn, 0), queued.owner) - 1"
+    "SELECT queued.*, row_number() OVER (ORDER BY own + coalesce(busy.jobs, 0), queued.created_at, queued.id) - 1"
     " AS place FROM (SELECT id, owner, priority, created_at, row_number() OVER"
     f" (PARTITION BY owner ORDER BY {QUEUE_ORDER}) - 1 AS own FROM job WHERE state = 'queued') AS queued"
-    " LEFT JOIN tenant_turn ON tenant_turn.owner = queued.owner"
     " LEFT JOIN (SELECT owner, count(*) AS jobs FROM job WHERE state = 'running' GROUP BY owner) AS busy"
     " ON busy.owner = queued.owner"
 )
@@ -70,20 +69,3 @@ def in_turn(loads: Mapping[str, tuple[int, int]], next_of: Callable[[str], T | N
             last += 1
             heappush(tenants, (load + 1, last, owner))
             yield owner, item
-
-
-def turns(tx: Tx, owners: Sequence[str]) -> dict[str, int]:
-    """Return when these tenants last had a job claimed, counted in claims; 0: never."""
-    among, value = tx.among("owner", owners)
-    found = {row["owner"]: row["turn"] for row in tx.all(f"SELECT * FROM tenant_turn WHERE {among}", (value,))}
-    return {owner: found.get(owner, 0) for owner in owners}
-
-
-def note_turns(tx: Tx, owners: Sequence[str]) -> None:
-    """Record that these tenants had turns, in this order."""
-    row = tx.one("SELECT max(turn) AS turn FROM tenant_turn")
-    last = int((row["turn"] if row is not None else None) or 0)
-    newest = {owner: last + number for number, owner in enumerate(owners, 1)}
-    sql = "INSERT INTO tenant_turn (owner, turn) VALUES (?, ?) ON CONFLICT (owner) DO UPDATE SET turn = excluded.turn"
-    for owner, turn in sorted(newest.items()):  # in one order, against deadlocks
-        tx.later(sql, (owner, turn))

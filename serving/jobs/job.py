@@ -88,6 +88,7 @@ class JobRequest:
     traceparent: str | None = None  # W3C trace context of the request
     warnings: tuple[str, ...] = ()  # what the client should know about how the task was understood
     price: float = 0.0  # GPU-seconds that it is expected to take; 0: not known
+    weights: str = ""  # `model.catalog.weights_identity.weights_of` when it was asked for; "": not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +132,23 @@ class Job(JobRequest):
     def asked_model(self) -> str:
         """The model's name as the client wrote it, or its own."""
         return str(self.origin.get("model") or self.model)
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """What routers know of each job that waits to be claimed; the fields are those of `Job`. ``lapsed``: it is running,
+    but its lease ran out."""
+
+    id: str
+    owner: str
+    model: str
+    priority: int
+    created_at: float
+    deadline_at: float | None
+    price: float
+    used: float
+    steps: int
+    lapsed: bool
 
 
 @dataclass(frozen=True)
@@ -227,6 +245,18 @@ class Result:
     height: int
     fps: int
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+
+
+@dataclass(frozen=True)
+class UnfinishedWork:
+    """The unfinished work of a model: how many jobs still need an engine, and the GPU-seconds that they are expected
+    to take yet."""
+
+    jobs: int = 0
+    gpu_seconds: float = 0.0
+
+    def __add__(self, other: UnfinishedWork) -> UnfinishedWork:
+        return UnfinishedWork(self.jobs + other.jobs, self.gpu_seconds + other.gpu_seconds)
 
 
 @dataclass(frozen=True)

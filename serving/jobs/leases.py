@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from zoetrope.serving.jobs.admission import count_price, live, results_of
 from zoetrope.serving.jobs.audit_log import record
-from zoetrope.serving.jobs.db.database import Database, Row, Tx
+from zoetrope.serving.jobs.db.database import Database, Tx
 from zoetrope.serving.jobs.db.records import from_row, to_column
-from zoetrope.serving.jobs.fair_shares import QUEUE_ORDER, in_turn, note_turns, queue_key, turns, waiting_tenants
-from zoetrope.serving.jobs.job import Job, Need, Preview, Result, Stage, State, result_bytes
+from zoetrope.serving.jobs.job import Job, Need, Preview, QueuedJob, Result, Stage, State, result_bytes
 from zoetrope.serving.jobs.outbox import enqueue
 
 # The holder of a job is whoever has the newest epoch. A lease that ran out counts until the next claim.
@@ -20,6 +20,10 @@ HELD = "id = ? AND state = 'running' AND lease_epoch = ?"
 LAPSED = "state = 'running' AND lease_until <= ?"
 TOO_LATE = ("DEADLINE_EXCEEDED", "the deadline of the request passed")
 RAN_OUT = "its lease had run out"
+QUEUED = (
+    "SELECT id, owner, model, priority, created_at, deadline_at, price, used, steps, state = 'running' AS lapsed"
+    " FROM job"
+)
 
 
 class JobLeases:
@@ -27,40 +31,59 @@ class JobLeases:
 
     _db: Database
 
+    def waiting(self, models: Sequence[str], since: float = -math.inf) -> list[QueuedJob]:
+        """List the jobs of these models that wait for a router: the queued ones created at ``since`` or later, the
+        oldest first, and then all running ones whose lease ran out."""
+        now, rows = self._db.now(), []
+        queued = f"{QUEUED} WHERE finished_at IS NULL AND model = ? AND created_at >= ? AND state = 'queued'"
+        for model in models:  # one after the other, so that each follows its own part of the index
+            sql = f"{queued} AND (deadline_at IS NULL OR deadline_at > ?) ORDER BY created_at, id"
+            rows += self._db.read(sql, (model, since, now))
+        among, value = self._db.among("model", models)
+        rows += self._db.read(f"{QUEUED} WHERE {LAPSED} AND {among} ORDER BY id", (now, value))
+        return [from_row(QueuedJob, row) for row in rows]
+
     def claim(
         self,
         lease_owner: str,
-        limit: int,
+        wanted: Sequence[str],
         lease_seconds: float,
         max_attempts: int,
-        models: Sequence[str],
         in_hand: Sequence[str] = (),
     ) -> list[Job]:
-        """Claim up to ``limit`` jobs of these models: queued ones, and running ones whose lease ran out. Tenants take
-        turns; of one tenant's jobs those of a higher priority come first, then the oldest.
+        """Claim jobs: those of the ``wanted`` that are still queued, or running with a lease that ran out.
 
-        A claimed job starts a new attempt with a new epoch, from step 0. A running job whose lease ran out is not
+        A claimed job starts a new attempt with a new epoch, from step 0. Any running job whose lease ran out is not
         claimed but ended if its cancellation was requested, if its deadline passed, or (as failed) after
         ``max_attempts`` attempts in a row in which it got no further than before.
 
         Args:
             in_hand: jobs that must not be claimed, because the caller is working on them.
+
+        Returns:
+            The jobs, in the order in which they were wanted.
         """
+        order = {job_id: number for number, job_id in enumerate(wanted)}
 
         def body(tx: Tx) -> list[Job]:
             now, actor = tx.now(), f"router:{lease_owner}"
             _end_lapsed(tx, now, actor, max_attempts, in_hand)
-            found = _next_jobs(tx, limit, models, in_hand, now)
-            if not found:
+            mine, ours = tx.among("id", [job_id for job_id in order if job_id not in in_hand])
+            free = tx.all(
+                f"SELECT id FROM job WHERE {mine} AND finished_at IS NULL AND (state = 'queued' OR lease_until <= ?)"
+                f" AND (deadline_at IS NULL OR deadline_at > ?) ORDER BY id{tx.dialect.skip_locked}",
+                (ours, now, now),
+            )
+            if not free:
                 return []
-            among, value = tx.among("id", found)
+            among, value = tx.among("id", [row["id"] for row in free])
             rows = tx.all(
                 "UPDATE job SET state = 'running', stage = ?, step = 0, eta_seconds = NULL, notice = '',"
                 " attempt = attempt + 1, fruitless = fruitless + 1, lease_epoch = lease_epoch + 1, lease_owner = ?,"
                 f" lease_until = ?, started_at = coalesce(started_at, ?) WHERE {among} RETURNING *",
                 (str(Stage.CONDITIONING), lease_owner, now + lease_seconds, now, value),
             )
-            claimed = sorted((from_row(Job, row) for row in rows), key=lambda job: found.index(job.id))
+            claimed = sorted((from_row(Job, row) for row in rows), key=lambda job: order[job.id])
             for job in claimed:
                 if job.lease_epoch == 1:
                     record(tx, job, "claimed", State.QUEUED, State.RUNNING, actor, at=now)
@@ -233,41 +256,6 @@ def _end_lapsed(tx: Tx, now: float, actor: str, max_attempts: int, in_hand: Sequ
     known, value = tx.among("id", in_hand)
     spent, of = f"{LAPSED} AND fruitless >= ? AND NOT ({known})", (now, max_attempts, value)
     end(tx, spent, of, State.RUNNING, State.FAILED, "given up", actor, RAN_OUT, error=error)
-
-
-def _next_jobs(tx: Tx, limit: int, models: Sequence[str], in_hand: Sequence[str], now: float) -> list[str]:
-    """Ids of jobs to claim: tenants in turn (`serving.jobs.fair_shares`), each tenant's own in the order of the queue.
-    The cost grows with the tenants and with what they have running, not with what waits."""
-    found: list[str] = []
-
-    def next_of(owner: str) -> Row | None:
-        known, value = tx.among("id", [*in_hand, *found])
-        heads: list[Row] = []
-        for model in models:  # one after the other, so that each follows its own part of the index
-            heads += tx.all(
-                "SELECT id, priority, created_at FROM job WHERE finished_at IS NULL AND model = ? AND owner = ?"
-                " AND (state = 'queued' OR lease_until <= ?) AND (deadline_at IS NULL OR deadline_at > ?)"
-                f" AND NOT ({known}) ORDER BY {QUEUE_ORDER} LIMIT 1{tx.dialect.skip_locked}",
-                (model, owner, now, now, value),
-            )
-        return min(heads, key=lambda row: queue_key(row["priority"], row["created_at"], row["id"]), default=None)
-
-    unfinished = "finished_at IS NULL AND model = ?"
-    owners = sorted({owner for model in models for owner in waiting_tenants(tx, "job", unfinished, (model,))})
-    if limit <= 0 or not owners:
-        return found
-    running = "SELECT owner, count(*) AS jobs FROM job WHERE state = 'running' AND lease_until > ? GROUP BY owner"
-    busy = {row["owner"]: int(row["jobs"]) for row in tx.all(running, (now,))}
-    loads = {owner: (busy.get(owner, 0), turn) for owner, turn in turns(tx, owners).items()}
-    served: list[str] = []
-    for owner, row in in_turn(loads, next_of):
-        found.append(row["id"])
-        served.append(owner)
-        if len(found) == limit:
-            break
-    if served:
-        note_turns(tx, served)
-    return found
 
 
 def _ended_so(tx: Tx, job_id: str, epoch: int, state: State, result: Result | None) -> bool:

@@ -11,6 +11,7 @@ from zoetrope.serving.jobs.adapter_table import AdapterTable
 from zoetrope.serving.jobs.db.database import Clock, Database
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.db.sqlite import open_sqlite
+from zoetrope.serving.jobs.forecast_table import ForecastTable
 from zoetrope.serving.jobs.key_table import KeyTable
 from zoetrope.serving.jobs.media_table import MediaTable
 from zoetrope.serving.jobs.outbox import Outbox
@@ -29,6 +30,7 @@ class Stores:
     keys: KeyTable
     adapters: AdapterTable
     outbox: Outbox
+    forecasts: ForecastTable
     database: Database
 
     def close(self) -> None:
@@ -57,4 +59,12 @@ def open_stores(database: str, clock: Clock = time.time) -> Stores:
     else:
         scheme = database.partition("://")[0] if "://" in database else ""
         raise StoreError(f"a database URL starts with {SQLITE} or {POSTGRES[0]}, not with {scheme + '://'!r}")
-    return Stores(JobStore(opened), MediaTable(opened), KeyTable(opened), AdapterTable(opened), Outbox(opened), opened)
+    return Stores(
+        JobStore(opened),
+        MediaTable(opened),
+        KeyTable(opened),
+        AdapterTable(opened),
+        Outbox(opened),
+        ForecastTable(opened),
+        opened,
+    )

@@ -14,10 +14,13 @@ from zoetrope.cluster.engine.engine import EngineReplica
 from zoetrope.cluster.planning.placement import PlacementError, seat
 from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.request.tasks import Role
+from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.startup_checks import StartError
+from zoetrope.serving.ray_host.autoscaling import replicas
 from zoetrope.serving.router.router import RouterReplica
+from zoetrope.serving.router.scaling import scales
 from zoetrope.serving.stages.conditioner import ConditionerReplica
 from zoetrope.serving.stages.decoder import DecoderReplica
 
@@ -55,6 +58,11 @@ def deploy(settings: Settings, models: ServedModels, classes: Deployments | None
     def deployment(target: type, **options: Any) -> Any:
         return serve.deployment(**{"ray_actor_options": {"num_cpus": 0}, **health, **options})(target)
 
+    def stage(name: str, target: type, count: int) -> list[Any]:
+        """One deployment for each process, because the router chooses who shares one with whom."""
+        names = [name, *(f"{name}-{number}" for number in range(2, count + 1))]
+        return [deployment(target, name=each).bind(models, settings) for each in names]
+
     router = deployment(
         classes.router,
         name="Router",
@@ -64,27 +72,31 @@ def deploy(settings: Settings, models: ServedModels, classes: Deployments | None
     ).bind(
         settings,
         models,
-        deployment(classes.conditioner, name="Conditioner").bind(models, settings),
-        deployment(classes.decoder, name="Decoder", max_ongoing_requests=2).bind(models, settings),
+        stage("Conditioner", classes.conditioner, settings.conditioners),
+        stage("Decoder", classes.decoder, settings.decoders),
     )
     roles: tuple[Role, ...] = ("high", "low") if settings.noise_experts == "apart" else ("both",)
+    groups = engine_groups(settings)
+    runnable = models_of_gangs(models, groups, settings.cfg_groups)
     engines = []
-    for role in roles:
-        gang = _gang(settings, role, gpus=bool(ray.cluster_resources().get("GPU")))
+    kinds = [(group, role) for group in groups for role in roles]
+    for (group, role), (name, scale) in zip(kinds, scales(settings).items(), strict=True):
+        gang = _gang(settings, group.ranks, role, gpus=bool(ray.cluster_resources().get("GPU")))
         try:
             place = seat(gang, ray.nodes())
         except PlacementError as error:
             raise StartError(f"ranks: {error}") from None
+        first, *others = runnable[group.ranks]
         engines.append(
             deployment(
                 classes.engine,
-                name="Engine" if role == "both" else f"Engine-{role}-noise",
-                num_replicas=settings.engines,
+                name=name,
+                **replicas(settings, tuple(card.name for card in runnable[group.ranks]), scale, group.count),
                 graceful_shutdown_timeout_s=DRAIN_SECONDS,
                 **place.options,
-            ).bind(models.default, router, gang, place.groups)
+            ).bind(first, router, gang, place.groups, tuple(others))
         )
-    engine = engines[0] if len(engines) == 1 else deployment(EnginePair).bind(*engines)
+    engine = engines[0] if len(engines) == 1 else deployment(EngineKinds).bind(*engines)
     try:
         serve.run(engine, name="zoetrope", route_prefix=None)
         while not _router().ready.remote().result(timeout_s=READY_SECONDS):
@@ -117,16 +129,16 @@ def _router() -> Any:
     return serve.get_deployment_handle("Router", "zoetrope")
 
 
-class EnginePair:
-    """The root deployment of an application with two kinds of engines; it only makes Serve deploy both."""
+class EngineKinds:
+    """The root deployment of an application with several kinds of engines; it only makes Serve deploy all."""
 
-    def __init__(self, high: Any, low: Any) -> None:
+    def __init__(self, *engines: Any) -> None:
         pass
 
 
-def _gang(settings: Settings, role: Role, *, gpus: bool) -> EngineSettings:
+def _gang(settings: Settings, ranks: int, role: Role, *, gpus: bool) -> EngineSettings:
     return EngineSettings(
-        ranks=settings.ranks,
+        ranks=ranks,
         cfg_groups=settings.cfg_groups,
         rank_resources={"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": 1.0},
         role=role,

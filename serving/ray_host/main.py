@@ -32,6 +32,7 @@ from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.open import open_stores
 from zoetrope.serving.ray_host import cluster_log
 from zoetrope.serving.ray_host.session import clear_session, new_session
+from zoetrope.serving.router.scaling import scales
 
 Deploy = Callable[[Settings, ServedModels], None]
 
@@ -181,9 +182,10 @@ def _ray(settings: Settings) -> Iterator[None]:
     from ray import serve as ray_serve
 
     directory = new_session(settings)
+    ranks = sum(scale.most * scale.gpus for scale in scales(settings).values())
     try:
         ray.init(
-            num_cpus=max(4, os.cpu_count() or 1, 2 * settings.engines * settings.ranks + 2),
+            num_cpus=max(4, os.cpu_count() or 1, 2 * ranks + 2),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -14,6 +14,7 @@ from zoetrope.serving.jobs.db.errors import StoreError, StoreRefused
 from zoetrope.serving.jobs.job import Job, Need, State
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
+from zoetrope.serving.router.queued_jobs import QueuedJobs
 
 POLL_SECONDS = 0.1  # how often new jobs and cancellations are looked for
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0  # before a database that did not answer is asked again
@@ -41,20 +42,23 @@ class ClaimedJobs:
     def __init__(
         self,
         database: RouterDatabase,
-        room: int,
+        queue: QueuedJobs,
+        choose: Callable[[list[Job]], list[str]],
         work: Callable[[Job], Awaitable[Ending]],
         drop: Callable[[Job], None],
         clear: Callable[[Job, bool, list[str]], Awaitable[None]],
     ) -> None:
         """
         Args:
-            room: how many jobs at a time.
+            queue: the jobs that wait.
+            choose: returns which of them to claim now, in addition to those claimed.
             work: makes a job, and returns how it ended; cancelled when that no longer matters.
             drop: called immediately in that case.
             clear: deletes these files and, if the job is over and not somebody else's, what else is left of it.
         """
         self._database = database
-        self._room = room
+        self._queue = queue
+        self._choose = choose
         self._work = work
         self._drop = drop
         self._clear = clear
@@ -69,18 +73,22 @@ class ClaimedJobs:
         claimed_job = self._claimed.get(job_id)
         return None if claimed_job is None else claimed_job.job
 
+    def jobs(self) -> list[Job]:
+        """Return the jobs that are claimed, and not over."""
+        return [claimed_job.job for claimed_job in self._claimed.values() if not claimed_job.ending]
+
     def look(self) -> None:
         """Renew leases now, because a step has ended: a job that must end should not take many more."""
         self._soon.set()
 
     async def claim(self) -> None:
-        """Claim jobs as long as there is room."""
+        """Claim what is chosen, repeatedly."""
         waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         while True:
-            pause, free = POLL_SECONDS, self._room - len(self._claimed)
-            if free > 0 and time.monotonic() > self._away_at + GRACE_SECONDS:
+            pause = POLL_SECONDS
+            if time.monotonic() > self._away_at + GRACE_SECONDS:
                 try:
-                    await self._claim(free)
+                    await self._claim()
                     waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
                 except StoreError as error:
                     log.warning("no jobs can be claimed: %s", error)
@@ -130,11 +138,18 @@ class ClaimedJobs:
         except (StoreError, TimeoutError) as error:
             log.warning("leases cannot be released: %s", error or "no answer")
 
-    async def _claim(self, limit: int) -> None:
+    async def _claim(self) -> None:
         async with self._claiming:
             if self._stopping:
                 return
-            for job in await self._database.claim(limit, tuple(self._claimed)):
+            await self._queue.refresh(self._claimed)
+            wanted = self._choose([claimed_job.job for claimed_job in self._claimed.values()])
+            if not wanted and not self._queue.lapsed:
+                return
+            jobs = await self._database.claim(wanted, tuple(self._claimed))
+            for job_id in wanted:
+                self._queue.forget(job_id)
+            for job in jobs:
                 claimed_job = self._claimed[job.id] = ClaimedJob(job)
                 if not self._stopping:  # else its lease is released with the others
                     claimed_job.task = asyncio.create_task(self._make(claimed_job))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
-from zoetrope.serving.jobs.job import Job, Need, Preview, Result, State
+from zoetrope.serving.jobs.job import Job, Need, Preview, QueuedJob, Result, State
 from zoetrope.serving.jobs.open import open_stores
 
 T = TypeVar("T")
@@ -62,20 +62,25 @@ class RouterDatabase:
         self.media = self._stores.media
         self.adapters = self._stores.adapters
         self.jobs = self._stores.jobs
+        self.forecasts = self._stores.forecasts
         self._threads = ThreadPoolExecutor(settings.max_running + SPARE_THREADS, thread_name_prefix="books")
         self._renewing = ThreadPoolExecutor(1, thread_name_prefix="renewals")
         self._unheard = False  # a claim was not answered
 
-    async def claim(self, limit: int, in_hand: Sequence[str]) -> list[Job]:
-        """Claim up to ``limit`` jobs in addition to those ``in_hand``. If the answer of an earlier claim was lost, its
-        jobs are released first."""
+    def waiting(self, since: float) -> list[QueuedJob]:
+        """See `JobStore.waiting`; blocks, so it is for `run`."""
+        return self.jobs.waiting(self._models, since)
+
+    async def claim(self, wanted: Sequence[str], in_hand: Sequence[str]) -> list[Job]:
+        """Claim those of the ``wanted`` jobs that still wait. If the answer of an earlier claim was lost, its jobs are
+        released first; ``in_hand`` are those that the router knows of."""
 
         def claim() -> list[Job]:
             jobs, settings = self.jobs, self._settings
             if self._unheard:
                 jobs.release_unheard(self._me, in_hand)
             self._unheard = True
-            found = jobs.claim(self._me, limit, settings.lease_seconds, settings.max_attempts, self._models, in_hand)
+            found = jobs.claim(self._me, wanted, settings.lease_seconds, settings.max_attempts, in_hand)
             self._unheard = False
             return found
 

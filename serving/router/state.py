@@ -2,74 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from zoetrope.cluster.protocol.messages import Admit, Broken, Failed, Owner, Report, StepPlan
+from zoetrope.cluster.planning.step_costs import Load, StepCosts
+from zoetrope.cluster.protocol.messages import Admit, Broken, Failed, Report, StepPlan
 from zoetrope.model.request.loras import AdapterUse, slot_key
-from zoetrope.model.request.specs import SegmentSpec
-from zoetrope.model.request.steps import branch_count, computed_steps, computes, step_after, step_before
+from zoetrope.model.request.steps import computed_steps, computes, step_after, step_before
 from zoetrope.model.request.tasks import Role
-from zoetrope.serving.router.scheduler import Candidate, decide
+from zoetrope.serving.router.active import Active
+from zoetrope.serving.router.backlog import Backlog
+from zoetrope.serving.router.loading import Loading
+from zoetrope.serving.router.placement import GangSize, leaves, sizes_of, takes
+from zoetrope.serving.router.policies.fair import Fair
+from zoetrope.serving.router.scheduler import LOOK, decide
+from zoetrope.serving.router.work import EngineState, Work, anything
 
 MAX_CRASHES = 3  # of engines with a segment alone in the step, after which it counts as the cause
+LEAST_SECONDS = 1e-3  # of a segment's cost, where it is not known
+LOAD_PATIENCE = 60.0  # seconds in which an engine must have checkpointed what it holds, before it loads another model
 PATIENCE = 5.0  # times its predicted duration, after which a step's engine counts as lost
 
 
 @dataclass
-class Active:
-    """A segment between its conditions and its last step.
+class EngineView:
+    """An engine as of its last report, and when it will be given up without another one.
 
     Attributes:
-        tokens: of a step with all its guidance branches.
-        owner: by which its snapshots are found. needs: the noise expert of its next step, if they are apart.
-        engine: that holds it; None while it waits. step: taken there; None until that is known.
-        furthest: the most steps ever taken. redone: how many steps were repeated.
-        cohort: of the suspects with which it is tried, 0 for none. losses: of gangs whose process died or hung while it
-            was in the step; alone: those with nothing else in it. All count until it is past step ``broke_at``.
+        stepping: the segments of its newest plan.
+        since: when its model was loaded. stale: what is known of its steps is of the model before.
     """
-
-    spec: SegmentSpec
-    order: tuple[float | str, ...]
-    tokens: int
-    conditions: Any
-    owner: Owner | None = None
-    needs: Role = "high"
-    engine: str | None = None
-    step: int | None = 0
-    furthest: int = 0
-    redone: int = 0
-    cohort: int = 0
-    broke_at: int = 0
-    losses: int = 0
-    alone: int = 0
-
-    def tokens_at(self, step: int | None) -> int:
-        """Count the tokens of a step, number ``step`` from 0; None: it is not known which."""
-        return self.tokens * branch_count(self.spec, step) // branch_count(self.spec)
-
-    def next_step(self, running: bool) -> int | None:
-        """Return the step to take next, after the running one if there is one; None if that is not known."""
-        return step_after(self.spec, self.step) if running and self.step is not None else self.step
-
-    def peak_tokens(self, running: bool) -> int:
-        """Count the most tokens of any step from the next one on."""
-        start = self.next_step(running)
-        if start is None or self.spec.guidance_end >= 1:
-            return self.tokens
-        return max((self.tokens_at(step) for step in range(start, self.spec.steps)), default=self.tokens)
-
-
-@dataclass
-class EngineView:
-    """An engine as of its last report, and when it will be given up without another one."""
 
     model: str
     gang_epoch: int
     seen_at: float
     due: float
+    costs: StepCosts
     role: Role = "both"
     seconds_per_token: float | None = None
+    ready: bool = False
+    stepping: frozenset[str] = frozenset()
+    ranks: int = 1
+    since: float = 0.0
+    stale: bool = True
+
+    @property
+    def idle(self) -> bool:
+        return self.ready and not self.stepping
 
 
 @dataclass(frozen=True)
@@ -89,31 +70,51 @@ class RouterState:
 
     Attributes:
         engine_timeout: how long an engine may be silent in addition to its steps.
+        costs: of the steps of the engine that sent a report. company: segments of a model's steps, on average.
+        backlog: what waits, by the router's policy; whoever knows of jobs that are only queued keeps them there too.
         preview_steps: steps between two previews of a segment; 0: none.
         adapter_slots: of each engine, for different adapters (or pairs of them).
+        loading: decides which engines load other models; None: they serve one.
     """
 
     step_tokens: int
     engine_timeout: float
+    costs: Callable[[Report], StepCosts]
+    company: Callable[[str], float] = lambda _: 1.0
+    backlog: Backlog = field(default_factory=lambda: Backlog(Fair()))
     preview_steps: int = 0
     adapter_slots: int = 0
+    loading: Loading | None = None
     active: dict[str, Active] = field(default_factory=dict)
     engines: dict[str, EngineView] = field(default_factory=dict)
     _cohorts: int = 0
 
     def add(self, segment: Active) -> None:
         self.active[segment.spec.id] = segment
+        self.backlog.add(self._work(segment))
 
     def remove(self, segment_id: str) -> None:
         """Remove a segment; the next plan of an engine that still holds it says to drop it."""
-        self.active.pop(segment_id, None)
+        if self.active.pop(segment_id, None) is not None:
+            self.backlog.remove(segment_id)
+
+    def waiting_jobs(self) -> set[str]:
+        """Return the ids of the jobs whose segment is in no engine's newest step."""
+        stepping = {segment_id for view in self.engines.values() for segment_id in view.stepping}
+        return {segment_id.partition("/")[0] for segment_id in self.active if segment_id not in stepping}
 
     def apply(self, report: Report, now: float) -> News:
         """Apply an engine's report. Segments that it should hold but does not are waiting again; the next engine
         resumes them from their snapshots."""
-        view = self.engines.setdefault(report.engine, EngineView(report.model, report.gang_epoch, now, now))
+        view = self.engines.get(report.engine)
+        if view is None:
+            if report.state == "loading":
+                return News((), (), ())  # of its steps nothing is known before it is ready
+            view = EngineView(report.model, report.gang_epoch, now, now, self.costs(report), ranks=report.ranks)
+            self.engines[report.engine] = view
+        self._note_model(report, view, now)
         view.gang_epoch, view.seen_at = report.gang_epoch, now
-        view.role = report.role
+        view.role, view.ready = report.role, report.state == "ready"
         if report.step_tokens:
             cost = report.step_seconds / report.step_tokens
             old = view.seconds_per_token
@@ -130,51 +131,79 @@ class RouterState:
         lost = tuple(f.id for f in report.failed if f.id in mine and f.lost)
         if report.broken is not None:
             failed += self._suspect(report.broken, mine)
+        if report.load_failed is not None and self.loading is not None:
+            wanted = report.load_failed.model
+            waiting = [i for i, s in self.active.items() if s.model == wanted and s.engine is None]
+            failed += self.loading.failed(report.load_failed, waiting, now)
         progressed = [segment_id for segment_id, step in held.items() if self._moved(self.active[segment_id], step)]
         for segment_id in mine.intersection(report.handed_over):
             self.active[segment_id].needs = "low" if report.role == "high" else "high"
         ended = {*(i for i, _ in finished), *(f.id for f in failed), *lost}
         for segment_id in ended:
-            del self.active[segment_id]
+            self.remove(segment_id)
         for segment_id in mine - held.keys() - ended - {*starting}:
             self._requeue(segment_id)
         if report.state in ("draining", "out"):
             del self.engines[report.engine]
         return News(tuple(progressed), finished, tuple(failed), lost)
 
-    def plan(self, report: Report) -> StepPlan:
+    def plan(self, report: Report, now: float) -> StepPlan:
         """Return the next plan for the engine that sent ``report``, after `apply`; an empty one if it is not ready.
 
         While a plan is running, the next one excludes the segments that end with it, and nothing is planned that
         depends on whether it breaks.
+
+        Args:
+            now: of the clock of the jobs' times.
         """
         view = self.engines.get(report.engine)
         if view is None or report.state != "ready":
             return StepPlan()
         ahead = report.running is not None
+        if self.loading is not None and (
+            model := self.loading.model_for(report.engine, self.engines, *self._work_of_models(), view.seen_at)
+        ):
+            if ahead:
+                return StepPlan()
+            view.ready, view.stale = False, True
+            view.due += LOAD_PATIENCE
+            return StepPlan(load=model)
         ids = [h.id for h in report.held] + [*(report.running.admitted if report.running is not None else ())]
         mine = [i for i in ids if self._holds(report.engine, i)]
-        held = [self._candidate(i, ahead) for i in mine if not (ahead and self._ends(self.active[i]))]
-        waiting = [
-            self._candidate(i) for i, s in self.active.items() if s.engine is None and view.role in ("both", s.needs)
-        ]
-        decision = decide(held, waiting, self.step_tokens, self.adapter_slots)
+        held = [self._work(self.active[i], ahead) for i in mine]
+        for work in held:
+            self.backlog.begin(work)
+        staying = [w for w in held if not (self.active[w.id].leaving or (ahead and self._ends(self.active[w.id])))]
+        sizes = self._sizes(view)
+        engine = self._engine(report, view, staying, sizes)
+        decision = decide(engine, self.backlog, now, self._idle_beside(report.engine))
         if ahead and decision.trial:
             return StepPlan()
+        moving = [work.id for work in staying if len(sizes) > 1 and leaves(view.ranks, work, sizes)]
+        for segment_id in (*decision.drop, *moving):
+            self.active[segment_id].leaving = True
         for segment_id in decision.admit:
             self.active[segment_id].engine = report.engine
+            self.backlog.begin(self._work(self.active[segment_id]))
+        view.stepping = frozenset(decision.advance)
         now_running = {*mine} if ahead else set()
-        tokens = sum(s.tokens_at(s.next_step(i in now_running)) for i in decision.advance for s in [self.active[i]])
-        view.due += PATIENCE * tokens * (view.seconds_per_token or 0.0)
+        steps = [(s, s.next_step(i in now_running)) for i in decision.advance for s in [self.active[i]]]
+        tokens = sum(segment.tokens_at(step) for segment, step in steps)
+        view.due += PATIENCE * self._seconds(view, tokens, [segment.load(step) for segment, step in steps])
         return StepPlan(
             drop=tuple(i for i in ids if not self._holds(report.engine, i)),
+            release=tuple(i for i in mine if self.active[i].leaving),
             admit=tuple(Admit(s.spec, s.conditions, s.owner) for s in (self.active[i] for i in decision.admit)),
             advance=decision.advance,
             tokens=tokens,
             checkpoint=decision.trial,
             preview=tuple(i for i in decision.advance if self._wants_preview(self.active[i], ahead and i in mine)),
-            prefetch=self._next_adapters([c for c in waiting if c.id not in decision.admit]),
+            prefetch=self._next_adapters(report, view, now),
         )
+
+    def held_works(self, model: str) -> list[Work]:
+        """Describe the segments of a model that engines hold."""
+        return [self._work(segment) for segment in self.active.values() if segment.engine and segment.model == model]
 
     def lose_silent_engines(self, now: float) -> list[str]:
         """Give up engines that are overdue, allowing for long steps. Their segments are waiting again.
@@ -203,12 +232,76 @@ class RouterState:
         own = sum(segment.tokens_at(step) for step in range(start, spec.steps) if computes(spec, step))
         return (computed_steps(spec, start) * others + own) * view.seconds_per_token
 
-    def _next_adapters(self, waiting: list[Candidate]) -> tuple[AdapterUse, ...]:
+    def notice(self, model: str, now: float) -> str:
+        """Say why segments of a model cannot be taken by any engine; "" where there is one."""
+        return "" if self.loading is None else self.loading.notice(model, self.engines, now)
+
+    def _note_model(self, report: Report, view: EngineView, now: float) -> None:
+        """Note which model an engine has, and how long it took to load."""
+        if report.state == "loading":
+            view.model, view.stale = report.model, True
+            if self.loading is not None:
+                self.loading.begun(report.engine, now)
+        elif view.stale and report.state == "ready":
+            view.model, view.costs, view.seconds_per_token = report.model, self.costs(report), None
+            view.since, view.stale = now, False
+            self._price_waiting(report.model)
+            if self.loading is not None:
+                self.loading.over(report.engine)
+                self.loading.saw(report.model, report.load_seconds)
+
+    def _work_of_models(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the GPU-seconds of work that waits, by model, and that engines hold, by engine."""
+        waiting: dict[str, float] = {}
+        held: dict[str, float] = {}
+        for segment in self.active.values():
+            where, of = (waiting, segment.model) if segment.engine is None else (held, segment.engine)
+            where[of] = where.get(of, 0.0) + max(LEAST_SECONDS, self._work(segment).remaining)
+        return waiting, held
+
+    def _sizes(self, view: EngineView) -> dict[int, GangSize]:
+        """Return the sizes of the engines that can take the same work as one."""
+        beside = [other for other in self.engines.values() if (other.model, other.role) == (view.model, view.role)]
+        works = (
+            self._work(s) for s in self.active.values() if s.model == view.model and view.role in ("both", s.needs)
+        )
+        return sizes_of(beside, works)
+
+    def _engine(self, report: Report, view: EngineView, held: list[Work], sizes: Mapping[int, GangSize]) -> EngineState:
+        return EngineState(
+            report.engine,
+            view.model,
+            report.ranks,
+            view.role,
+            self.step_tokens,
+            self.adapter_slots,
+            tuple(held),
+            view.costs,
+            view.stepping,
+            anything if len(sizes) < 2 else lambda work: takes(view.ranks, work, sizes),
+        )
+
+    def _idle_beside(self, engine_id: str) -> int:
+        """Count the other engines of the same kind that have nothing to do and are sent nothing yet."""
+        mine = self.engines[engine_id]
+        idle = sum(
+            view.idle and (view.model, view.role, view.ranks) == (mine.model, mine.role, mine.ranks)
+            for other, view in self.engines.items()
+            if other != engine_id
+        )
+        return max(0, idle - sum(segment.leaving for segment in self.active.values())) if idle else 0
+
+    def _seconds(self, view: EngineView, tokens: int, loads: list[Load]) -> float:
+        """Predict a step with patience: by what it computes, or by its tokens as the steps before."""
+        return max(view.costs.seconds(loads), tokens * (view.seconds_per_token or 0.0))
+
+    def _next_adapters(self, report: Report, view: EngineView, now: float) -> tuple[AdapterUse, ...]:
         """Return the adapters that segments will need next, as many as an engine has slots for."""
         keys: dict[tuple[str, ...], tuple[AdapterUse, ...]] = {}
-        for candidate in sorted(waiting, key=lambda c: c.order):
-            if candidate.adapters and len(keys) < self.adapter_slots:
-                keys.setdefault(candidate.adapters, self.active[candidate.id].spec.loras)
+        if self.adapter_slots:
+            for work in islice(self.backlog.in_order(report.model, now, role=view.role), LOOK):
+                if work.adapters and len(keys) < self.adapter_slots:
+                    keys.setdefault(work.adapters, self.active[work.id].spec.loras)
         return tuple(lora for loras in keys.values() for lora in loras)
 
     def _ends(self, segment: Active) -> bool:
@@ -225,10 +318,40 @@ class RouterState:
         segment = self.active.get(segment_id)
         return segment is not None and segment.engine == engine
 
-    def _candidate(self, segment_id: str, running: bool = False) -> Candidate:
-        segment = self.active[segment_id]
-        adapters = slot_key(segment.spec.loras)
-        return Candidate(segment_id, segment.order, segment.peak_tokens(running), segment.cohort, adapters)
+    def _work(self, segment: Active, running: bool = False) -> Work:
+        """Describe a segment as it will be after the running step, if there is one."""
+        step = segment.next_step(running)
+        start = segment.furthest if step is None else step
+        costs = self._costs_of(segment)
+        return Work(
+            segment.spec.id,
+            segment.tenant,
+            segment.model,
+            segment.priority,
+            segment.created_at,
+            segment.deadline,
+            segment.price if costs is None else segment.remaining(costs, self.company(segment.model), start),
+            segment.load(step),
+            segment.peak_tokens(running),
+            segment.steps_left(start),
+            slot_key(segment.spec.loras),
+            segment.cohort,
+            segment.needs,
+        )
+
+    def _costs_of(self, segment: Active) -> StepCosts | None:
+        """Return those of its engine, or of any that could take it."""
+        mine = self.engines.get(segment.engine or "")
+        if mine is not None:
+            return mine.costs
+        return next((view.costs for view in self.engines.values() if view.model == segment.model), None)
+
+    def _price_waiting(self, model: str) -> None:
+        """Price what waits for the first engine of a model."""
+        if sum(view.model == model for view in self.engines.values()) == 1:
+            for segment in self.active.values():
+                if segment.model == model and segment.engine is None:
+                    self.backlog.add(self._work(segment))
 
     def _moved(self, segment: Active, step: int) -> bool:
         """Record the step of a segment. Returns whether that is further than ever before."""
@@ -272,5 +395,6 @@ class RouterState:
         return []
 
     def _requeue(self, segment_id: str) -> None:
-        self.active[segment_id].engine = None
-        self.active[segment_id].step = None
+        segment = self.active[segment_id]
+        segment.engine, segment.step, segment.leaving = None, None, False
+        self.backlog.add(self._work(segment))

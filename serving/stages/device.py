@@ -6,6 +6,7 @@ import torch
 
 from zoetrope.cluster.planning.device_plan import device_plan
 from zoetrope.model.request.tasks import ModelCard, Role
+from zoetrope.serving.config.engine_groups import engine_groups
 from zoetrope.serving.config.settings import Settings
 
 
@@ -17,4 +18,5 @@ def encoders_stay(card: ModelCard, settings: Settings, device: torch.device) -> 
     """
     groups = settings.cfg_groups
     role: Role = "high" if settings.noise_experts == "apart" else "both"
-    return device_plan(card, device, ranks=settings.ranks // groups, groups=groups, role=role).encoders_stay
+    ranks = min(group.ranks for group in engine_groups(settings))  # the smallest gang has the least room
+    return device_plan(card, device, ranks=ranks // groups, groups=groups, role=role).encoders_stay

@@ -18,14 +18,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from zoetrope.cluster.planning.expert_traffic import check_divides
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
-from zoetrope.model.catalog.checkpoint_layout import read_transformers
-from zoetrope.model.catalog.model_card import transformer_config
-from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.config.addresses import bind_problem
+from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
+from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.process_marks import kill_all_marked
 from zoetrope.serving.config.served_models import ServedModels, open_models
 from zoetrope.serving.config.settings import Settings
@@ -126,6 +123,7 @@ def _prepare(settings: Settings, stack: ExitStack) -> str:
     for card in models:
         for warning in card.warnings:
             _say(f"warning: {warning}")
+        hash_at_start(card)
     return mark
 
 
@@ -151,24 +149,24 @@ def _check(settings: Settings) -> ServedModels:
     """Check the settings, without touching the data directory."""
     models = open_models(settings)
     check_tls(settings)
-    for card in models:
-        _check_gangs(settings, card)
+    _check_gangs(settings, models)
     _export_kernels(settings.kernels)
     check_media(settings)
     return models
 
 
-def _check_gangs(settings: Settings, card: ModelCard) -> None:
-    """Check that gangs of this shape can run this model."""
-    if settings.ranks % settings.cfg_groups:
-        raise ServeError(f"cfg-groups: {settings.cfg_groups} must divide ranks, {settings.ranks}")
-    if settings.noise_experts == "apart" and card.boundary is None:
-        raise ServeError(f"noise-experts: 'apart' needs a model with two networks, {card.name} has one")
-    try:
-        for part in read_transformers(source_of(card)):
-            check_divides(transformer_config(part), settings.ranks // settings.cfg_groups)
-    except ValueError as error:
-        raise ServeError(f"ranks: {card.name} cannot run on {settings.ranks}: {error}") from None
+def _check_gangs(settings: Settings, models: ServedModels) -> None:
+    """Check that gangs of these sizes can run these models."""
+    groups = engine_groups(settings)
+    for group in groups:
+        if group.ranks % settings.cfg_groups:
+            raise ServeError(f"cfg-groups: {settings.cfg_groups} must divide ranks, {group.ranks}")
+    if settings.noise_experts == "apart":
+        if models.default.boundary is None:
+            raise ServeError(f"noise-experts: 'apart' needs a model with two networks, {models.default.name} has one")
+        if len(models) > 1:
+            raise ServeError(f"noise-experts: 'apart' is for one model, {len(models)} are served")
+    models_of_gangs(models, groups, settings.cfg_groups)
 
 
 def _export_kernels(choices: str) -> None:

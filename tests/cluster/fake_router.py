@@ -8,12 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from tests.serving.router.costs import costs_of_nano
 from zoetrope.cluster.engine.engine import Engine
 from zoetrope.cluster.engine.rank_process import Place
 from zoetrope.cluster.protocol.messages import Owner, Report, Restarts, StepPlan
@@ -21,7 +23,8 @@ from zoetrope.cluster.protocol.processes import Process
 from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.model.request.tasks import ModelCard
-from zoetrope.serving.router.state import Active, RouterState
+from zoetrope.serving.router.active import Active
+from zoetrope.serving.router.state import RouterState
 
 LONG_POLL_SECONDS = 0.5
 
@@ -55,7 +58,9 @@ class FakeRouter:
     """A Ray actor with the router's methods for engines, the real board behind it, and ways to wait for events."""
 
     def __init__(self, step_tokens: int = 100_000, engine_timeout: float = 10.0) -> None:
-        self._board = RouterState(step_tokens, engine_timeout, adapter_slots=EngineSettings.adapter_slots)
+        self._board = RouterState(
+            step_tokens, engine_timeout, costs_of_nano, adapter_slots=EngineSettings.adapter_slots
+        )
         self._changed = asyncio.Condition()
         self._ledger = Ledger()
         self._events: list[Event] = []
@@ -66,7 +71,7 @@ class FakeRouter:
     async def add(self, spec: SegmentSpec, conditions: list[Any], owner: Owner | None, tokens: int) -> None:
         """``conditions`` is a list of one reference, which Ray would otherwise resolve."""
         self._order += 1
-        self._added[spec.id] = Active(spec, (self._order, spec.id), tokens, conditions[0], owner)
+        self._added[spec.id] = Active(spec, tokens, conditions[0], owner, model="nano", created_at=self._order)
         self._board.add(replace(self._added[spec.id]))
         await self._notify()
 
@@ -79,7 +84,7 @@ class FakeRouter:
         }
         for segment_id, latents in news.finished:
             try:
-                self._ledger.latents[segment_id] = await latents
+                self._ledger.latents[segment_id] = torch.from_numpy(np.array(await latents))
             except RayError:  # its owner died before it was fetched; the router tries the job again as well
                 self._board.add(replace(self._added[segment_id]))
         self._ledger.failed |= {failure.id: failure.reason for failure in news.failed}
@@ -112,7 +117,7 @@ class FakeRouter:
         return plan
 
     def _plan(self, report: Report) -> StepPlan:
-        plan = self._board.plan(report)
+        plan = self._board.plan(report, time.time())
         going = {h.id for h in report.held} if report.running is not None else set()
         return replace(
             plan,

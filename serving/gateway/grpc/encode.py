@@ -23,7 +23,7 @@ from zoetrope.model.request.tasks import (
 from zoetrope.serving.api.formats import MIME_TYPES, enum_name
 from zoetrope.serving.api.names import MEDIA, OPERATIONS, VIDEOS
 from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, video_pb2
-from zoetrope.serving.gateway.watch.watcher import Outlook
+from zoetrope.serving.gateway.watch.outlook import Outlook
 from zoetrope.serving.jobs.job import Job, Stage, State
 from zoetrope.serving.jobs.media_table import Media
 from zoetrope.serving.jobs.usage import estimated_cost
@@ -58,6 +58,8 @@ def metadata(job: Job, ahead: Outlook) -> video_pb2.VideoMetadata:
         steps=job.steps,
         queue_position=ahead.queue_position,
         eta_seconds=ahead.eta_seconds,
+        eta_low_seconds=ahead.eta_low_seconds,
+        eta_high_seconds=ahead.eta_high_seconds,
         model=job.model,
         create_time=timestamp(job.created_at),
         attempt=job.attempt,

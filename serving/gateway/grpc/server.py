@@ -13,12 +13,18 @@ from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from zoetrope.serving.api.zoetrope.video.v1 import account_pb2_grpc, media_pb2_grpc, video_pb2_grpc
+from zoetrope.serving.api.zoetrope.video.v1 import (
+    account_pb2_grpc,
+    engines_pb2_grpc,
+    media_pb2_grpc,
+    video_pb2_grpc,
+)
 from zoetrope.serving.config.logs import describe
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.core.core import Core
 from zoetrope.serving.gateway.grpc.account_service import AccountService
 from zoetrope.serving.gateway.grpc.auth_interceptor import Gate, Guarding
+from zoetrope.serving.gateway.grpc.engine_service import EngineService
 from zoetrope.serving.gateway.grpc.health_service import HealthService, Status
 from zoetrope.serving.gateway.grpc.media_service import MediaService
 from zoetrope.serving.gateway.grpc.operations_service import OperationsService
@@ -34,6 +40,7 @@ SERVICES = (
     VIDEO_SERVICE,
     f"{PACKAGE}.MediaService",
     f"{PACKAGE}.AccountService",
+    f"{PACKAGE}.EngineService",
     "google.longrunning.Operations",
     health.SERVICE_NAME,
     reflection.SERVICE_NAME,
@@ -77,9 +84,11 @@ def grpc_server(core: Core, status: HealthService, gate: Gate | None = None) -> 
     add_video: Any = video_pb2_grpc.add_VideoServiceServicer_to_server
     add_media: Any = media_pb2_grpc.add_MediaServiceServicer_to_server
     add_account: Any = account_pb2_grpc.add_AccountServiceServicer_to_server
+    add_engines: Any = engines_pb2_grpc.add_EngineServiceServicer_to_server
     add_video(VideoService(core), guarding)
     add_media(MediaService(core), guarding)
     add_account(AccountService(core), guarding)
+    add_engines(EngineService(core), guarding)
     operations_pb2_grpc.add_OperationsServicer_to_server(OperationsService(core), guarding)
     health_pb2_grpc.add_HealthServicer_to_server(status, guarding)
     reflected: Any = reflection.aio.ReflectionServicer(SERVICES)  # `enable_server_reflection` wants the server itself
@@ -122,7 +131,7 @@ async def keep_health(liveness: Liveness, status: HealthService) -> None:
     stopping = False
     while not stopping:
         try:
-            alive = any(engine.working for engine in await liveness.seen())
+            alive = liveness.takes_work(await liveness.seen())
         except StoreError as error:
             log.error("the engines cannot be read:\n%s", describe(error))
             alive = False

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from zoetrope.model.catalog.identity import weights_of
+from zoetrope.model.catalog.weights_identity import weights_here
 from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.sampling_rules import sampling_violations
@@ -96,7 +96,11 @@ class Validated:
 
 
 class Submitter:
-    """Checks requests against the model that they name and stores them as jobs."""
+    """Checks requests against the model that they name and stores them as jobs.
+
+    Attributes:
+        weights: identify those of each model, by its name; "" if its files are not here.
+    """
 
     def __init__(
         self,
@@ -116,6 +120,7 @@ class Submitter:
         self._moderation = moderation
         self._webhooks = WebhookCheck(guard)
         self._adapters = adapters
+        self.weights = {card.name: weights_here(card) for card in models}  # now, that no request waits for it
 
     async def submit(self, order: Submission, who: Principal) -> Job:
         """Store a job, or find the one that an earlier call with this request id stored.
@@ -216,6 +221,7 @@ class Submitter:
             media=tuple(sorted({item.id for item in prepared.values()})),
             traceparent=options.traceparent,
             warnings=(*spec.warnings, *order.warnings),
+            weights=self.weights[card.name],
             price=0.0 if price is None else price.total,
         )
         return Validated(job, spec, card, quote, price, None if price is None else quote.outlook(price))
@@ -337,8 +343,6 @@ def fingerprint(
     """
     asked = request.model_dump(exclude_defaults=True)
     asked |= {"model": card.name, "kind": request.task.kind}
-    if card.adapters:
-        asked["weights"] = weights_of(card)
     if request.size is not None:
         asked["size"] = size_name(request.size)
         if asked["size"] == OLD_DEFAULT_SIZE:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from zoetrope.serving.config.logs import describe
 from zoetrope.serving.gateway.auth.callers import caller
 from zoetrope.serving.gateway.watch.batched_reads import BatchedReads
+from zoetrope.serving.gateway.watch.forecasts import Forecasts
 from zoetrope.serving.gateway.watch.liveness import ENGINE_SECONDS
+from zoetrope.serving.gateway.watch.outlook import Outlook, foreseen, moved
 from zoetrope.serving.gateway.watch.queue_position import QueuePositions
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import Job, Stage, State
@@ -28,20 +30,12 @@ log = logging.getLogger("zoetrope.gateway")
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """How long a job will still take."""
-
-    queue_position: int
-    eta_seconds: float | None
-    notice: str = ""  # why it makes no progress now
-
-
-@dataclass(frozen=True)
 class Sighting:
-    """A job as it was read; None: it is gone."""
+    """A job as it was read; None: it is gone. ``at``: when, on the monotonic clock."""
 
     job: Job | None
     outlook: Outlook
+    at: float = field(default=0.0, compare=False)
 
 
 @dataclass
@@ -54,8 +48,9 @@ class _Followed:
 class Watcher:
     """One per gateway. `run` reads, `follow` waits."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, forecasts: Forecasts) -> None:
         self._store = store
+        self.forecasts = forecasts
         self._queue_positions = QueuePositions(store)
         self._places: BatchedReads[Job, int] = BatchedReads(self._read_places)
         self._followed: dict[str, _Followed] = {}
@@ -113,11 +108,11 @@ class Watcher:
 
     async def outlook(self, job: Job) -> Outlook:
         """Return the outlook of one job, read now."""
-        return await self._outlook_at(job, await self._places.get(job) if job.state is State.QUEUED else 0)
+        return (await self.outlooks([job]))[0]
 
     async def outlooks(self, jobs: list[Job]) -> list[Outlook]:
-        """Return the outlooks of a page of jobs, with one query for all places."""
-        queued = [job for job in jobs if job.state is State.QUEUED]
+        """Return the outlooks of a page of jobs, with one query for all places that no router foresees."""
+        queued = await self._unforeseen(jobs)
         places = await asyncio.gather(*(self._places.get(job) for job in queued))
         positions = {job.id: place for job, place in zip(queued, places, strict=True)}
         return [await self._outlook_at(job, positions.get(job.id, 0)) for job in jobs]
@@ -133,7 +128,7 @@ class Watcher:
         self._told_at = {name: at for name, at in self._told_at.items() if at > now}
         ids = list(self._followed)
         jobs = await asyncio.to_thread(self._store.get_many, ids)
-        queued = [job for job in jobs.values() if job.state is State.QUEUED]
+        queued = await self._unforeseen(list(jobs.values()))
         if queued and time.monotonic() - self._positions_at >= POSITION_SECONDS:
             self._positions = await asyncio.to_thread(self._queue_positions.places, queued)
             self._positions_at = time.monotonic()
@@ -147,18 +142,31 @@ class Watcher:
             ahead = Outlook(0, None)
             if job is not None:
                 ahead = await self._outlook_at(job, self._positions.get(job_id, 0))
-            sighting = Sighting(job, ahead)
-            if _news(sighting) != _news(entry.seen):
+            sighting = Sighting(job, ahead, time.monotonic())
+            if _is_news(sighting, entry.seen):
                 entry.seen = sighting
                 changed, entry.changed = entry.changed, asyncio.Event()
                 changed.set()
 
+    async def _unforeseen(self, jobs: list[Job]) -> list[Job]:
+        """Return the queued ones of which no router's forecast says anything."""
+        queued = [job for job in jobs if job.state is State.QUEUED]
+        return [job for job in queued if await self.forecasts.job(job.model, job.id) is None]
+
     async def _outlook_at(self, job: Job, position: int) -> Outlook:
+        """Return what its router predicts, or what is known without; ``position``: in the database's queue."""
         notice = await self.notice(job)
+        if job.state.final:
+            return Outlook(0, None, notice, why=notice)
+        if (forecast := await self.forecasts.job(job.model, job.id)) is not None:
+            return foreseen(job, forecast, notice)
         if job.state is not State.QUEUED:
-            return Outlook(0, job.eta_seconds if job.state is State.RUNNING else None, notice)
+            return Outlook(0, job.eta_seconds, notice, why=notice)
+        if (found := await self.forecasts.of(job.model)) is not None:  # made since that was written
+            eta, low, high = found.eta_of_new(job.price, position)
+            return Outlook(position, eta, notice, low, high, notice)
         each = await self._mean(job.model)
-        return Outlook(position, None if each is None else each * (position + 1), notice)
+        return Outlook(position, None if each is None else each * (position + 1), notice, why=notice)
 
     def _read_places(self, jobs: Sequence[Job]) -> list[int]:
         places = self._queue_positions.places(jobs)
@@ -186,11 +194,18 @@ class Watcher:
         return models
 
 
-def _news(sighting: Sighting | None) -> object:
-    """Return what makes a sighting worth an event; a new estimate alone does not."""
-    if sighting is None or sighting.job is None:
-        return sighting
+def _is_news(sighting: Sighting, last: Sighting | None) -> bool:
+    """Tell whether a sighting is worth an event: something changed, or the job will be done sooner or later than it was
+    last told."""
+    if last is None or _facts(sighting) != _facts(last):
+        return True
+    return moved(last.outlook, sighting.outlook, sighting.at - last.at)
+
+
+def _facts(sighting: Sighting) -> object:
+    if sighting.job is None:
+        return None
     job, ahead = sighting.job, sighting.outlook
     preview = None if job.preview is None else job.preview.key
     asked = (job.cancel_requested, preview, job.warnings)
-    return (job.state, job.stage, job.attempt, job.step, ahead.queue_position, ahead.notice, asked)
+    return (job.state, job.stage, job.attempt, job.step, ahead.queue_position, ahead.why, asked)

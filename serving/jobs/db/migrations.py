@@ -249,6 +249,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE engine ADD COLUMN step TEXT NOT NULL DEFAULT '{}'",
         "CREATE TABLE forecast (model TEXT PRIMARY KEY, written_at REAL NOT NULL, body TEXT NOT NULL) STRICT",
     ),
+    (
+        # Routers read what is new in the queue, and decide themselves whose turn it is.
+        "DROP TABLE tenant_turn",
+        "DROP INDEX job_claim",
+        "CREATE INDEX job_waiting ON job (model, created_at, id) WHERE finished_at IS NULL",
+    ),
+    # The weights that a job was asked of: a repeated request is another one if they have changed.
+    ("ALTER TABLE job ADD COLUMN weights TEXT NOT NULL DEFAULT ''",),
 )
 
 # What a version does to existing rows, after it has changed the tables.

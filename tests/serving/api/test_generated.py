@@ -19,7 +19,7 @@ from google.protobuf import descriptor_pb2
 from google.rpc import status_pb2
 
 from zoetrope.serving.api import generate
-from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
+from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, engines_pb2, media_pb2, video_pb2
 
 
 def test_generated_code_is_current(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_plain_protoc(tmp_path: Path) -> None:
 
 METHODS = [
     method
-    for file in (video_pb2, media_pb2, account_pb2)
+    for file in (video_pb2, media_pb2, account_pb2, engines_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]

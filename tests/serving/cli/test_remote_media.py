@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.serving.cli.test_remote import run_while
 from tests.serving.gateway.harness import Service, running_service, until
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.cli import main
 from zoetrope.serving.cli.service import Addresses
 from zoetrope.serving.jobs.job import Job, JobFilter, Result, State
@@ -44,7 +45,7 @@ def queued(service: Service) -> Job:
 def succeed(service: Service, clip: Path) -> Job:
     """The router's part: the job that waits makes ``clip``."""
     queued(service)
-    (job,) = service.store.claim("test", 10, 60.0, 5, ("nano",))
+    (job,) = claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",))
     video = service.artifacts.put_file(f"jobs/{job.id}/{job.lease_epoch}/video.mp4", clip, "video/mp4")
     result = Result(video, None, frames=30, width=160, height=90, fps=12)
     assert service.store.finish(job.id, job.lease_epoch, State.SUCCEEDED, result=result)

@@ -16,7 +16,7 @@ from google.longrunning import operations_pb2
 from tests.serving.gateway.harness import Service, text_request
 from zoetrope.model.request.kinds import TASK_KINDS
 from zoetrope.model.request.tasks import FirstLastFrame, TextToVideo, VideoRequest
-from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
+from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, engines_pb2, media_pb2, video_pb2
 from zoetrope.serving.client import AsyncVideoClient, ClientError, MediaFile, VideoClient, Webhook, rpc
 from zoetrope.serving.client.requests import INLINE_BYTES, draft, extension
 from zoetrope.serving.client.retries import Backoff
@@ -177,7 +177,7 @@ def test_both_clients_have_the_same_methods() -> None:
 def test_the_methods_of_the_table_exist() -> None:
     known = {
         f"{service.full_name}/{method.name}": method.output_type.full_name
-        for module in (video_pb2, media_pb2, account_pb2, operations_pb2)
+        for module in (video_pb2, media_pb2, account_pb2, engines_pb2, operations_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.serving.gateway.harness import Service, running_service
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.model.request.tasks import FirstLastFrame
 from zoetrope.serving.client import ClientError
 from zoetrope.serving.jobs.job import Result, State
@@ -44,7 +45,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(service: Service, clip: Path) -> str:
     """A job that made ``clip``."""
     name = service.client.create(prompt="a red circle", frames=16, steps=3, labels={"of": "made"})
-    (job,) = service.store.claim("test", 10, 60.0, 5, ("nano",))
+    (job,) = claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",))
     video = service.artifacts.put_file(f"jobs/{job.id}/1/video.mp4", clip, "video/mp4")
     result = Result(video, None, frames=30, width=160, height=90, fps=12, timings={"denoising": 1.5})
     assert service.store.finish(job.id, job.lease_epoch, State.SUCCEEDED, result=result)

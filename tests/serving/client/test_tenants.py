@@ -18,9 +18,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
 from tests.serving.gateway.harness import MODEL, Service, detail, failure, reason, running_service, text_request, until
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.api.zoetrope.video.v1 import (
     account_pb2,
     account_pb2_grpc,
+    engines_pb2,
+    engines_pb2_grpc,
     media_pb2,
     media_pb2_grpc,
     video_pb2,
@@ -41,6 +44,7 @@ class Stubs:
             "VideoService": video_pb2_grpc.VideoServiceStub(channel),  # type: ignore[no-untyped-call]
             "MediaService": media_pb2_grpc.MediaServiceStub(channel),  # type: ignore[no-untyped-call]
             "AccountService": account_pb2_grpc.AccountServiceStub(channel),  # type: ignore[no-untyped-call]
+            "EngineService": engines_pb2_grpc.EngineServiceStub(channel),  # type: ignore[no-untyped-call]
             "Operations": operations_pb2_grpc.OperationsStub(channel),
         }
 
@@ -106,7 +110,7 @@ class Belongings:
 @pytest.fixture(scope="module")
 def belongings(gateway: Service, alice: Tenant, tmp_path_factory: pytest.TempPathFactory) -> Belongings:
     done = alice.client.create(prompt="a secret")
-    (job,) = gateway.store.claim("test", 10, 60.0, 5, (MODEL,))
+    (job,) = claim_oldest(gateway.store, "test", 10, 60.0, 5, (MODEL,))
     path = tmp_path_factory.mktemp("files") / "video.mp4"
     path.write_bytes(b"video")
     video = gateway.artifacts.put_file(f"jobs/{job.id}/1/video.mp4", path, "video/mp4")
@@ -159,6 +163,7 @@ def requests(own: Belongings) -> dict[str, list[Any]]:
         "MediaService.DeleteMedia": [media_pb2.DeleteMediaRequest(name=name) for name in (own.file, own.upload)],
         "AccountService.GetAccount": [],
         "AccountService.GetWebhookSecret": [],
+        "EngineService.ListEngines": [],
         "Operations.GetOperation": [operations_pb2.GetOperationRequest(name=name) for name in jobs],
         "Operations.WaitOperation": [operations_pb2.WaitOperationRequest(name=name) for name in jobs],
         "Operations.CancelOperation": [operations_pb2.CancelOperationRequest(name=name) for name in jobs],
@@ -173,6 +178,7 @@ PLAIN: dict[str, Any] = {
     "MediaService.ListMedia": media_pb2.ListMediaRequest(),
     "AccountService.GetAccount": account_pb2.GetAccountRequest(),
     "AccountService.GetWebhookSecret": account_pb2.GetWebhookSecretRequest(),
+    "EngineService.ListEngines": engines_pb2.ListEnginesRequest(),
     "Operations.ListOperations": operations_pb2.ListOperationsRequest(),
 }
 METHODS = list(requests(Belongings("", "", "", "")))
@@ -183,6 +189,7 @@ def test_the_matrix_has_every_method() -> None:
         *video_pb2.DESCRIPTOR.services_by_name.values(),
         *media_pb2.DESCRIPTOR.services_by_name.values(),
         *account_pb2.DESCRIPTOR.services_by_name.values(),
+        *engines_pb2.DESCRIPTOR.services_by_name.values(),
         operations_pb2.DESCRIPTOR.services_by_name["Operations"],
     ]
     assert {f"{service.name}.{method.name}" for service in services for method in service.methods} == set(METHODS)
@@ -336,7 +343,7 @@ def test_results_count_against_a_quota(gateway: Service, tmp_path: Path) -> None
     who = tenant(gateway, key_of(gateway, "collector", KeyLimits(result_bytes=10)))
     assert who.client.account().result_bytes_used == 0
     name = who.client.create(prompt="x")
-    (job,) = gateway.store.claim("r", 1, 60.0, 5, [MODEL])
+    (job,) = claim_oldest(gateway.store, "r", 1, 60.0, 5, [MODEL])
     gateway.succeed(job, b"x" * 8, tmp_path, latents=b"y" * 4)
     account = who.client.account()
     assert (account.max_result_bytes, account.result_bytes_used) == (10, 12)

@@ -24,6 +24,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from tests.fixtures.transformer_shape import TRANSFORMER
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.api.zoetrope.video.v1 import video_pb2, video_pb2_grpc
 from zoetrope.serving.client import VideoClient
 from zoetrope.serving.config.settings import Settings
@@ -81,7 +82,7 @@ class GatewayProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env={**os.environ, "ZOETROPE_SETTINGS": settings.model_dump_json()},
+            env={**os.environ, "ZOETROPE_SETTINGS": settings.as_json()},
             text=True,
         )
         assert self.process.stdout is not None
@@ -144,7 +145,7 @@ class Service:
 
     def claim(self, name: str) -> Job:
         """Take the job up. It is the only one that waits, for every test leaves the queue empty."""
-        (job,) = self.store.claim("test", 10, 60.0, 5, (MODEL,))
+        (job,) = claim_oldest(self.store, "test", 10, 60.0, 5, (MODEL,))
         assert job.id == name.removeprefix("operations/")
         return job
 

@@ -25,6 +25,7 @@ from zoetrope.serving.gateway.core.error_mapping import as_api_error
 from zoetrope.serving.gateway.grpc.health_service import HealthService
 from zoetrope.serving.gateway.grpc.server import grpc_server
 from zoetrope.serving.gateway.submit.submission import Submitter
+from zoetrope.serving.gateway.watch.forecasts import Forecasts
 from zoetrope.serving.gateway.watch.liveness import Liveness
 from zoetrope.serving.gateway.watch.revocation import RevocationWatch
 from zoetrope.serving.gateway.watch.watcher import Watcher
@@ -65,13 +66,13 @@ async def broken(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
     core = Core(
         settings=settings,
         models=models,
-        stores=Stores(broken, broken, broken, broken, broken, broken),
+        stores=Stores(*[broken] * 7),
         artifacts=broken,
         submitter=Submitter(settings, models, broken, broken, Moderation(settings), Guard()),
         client_media=broken,
         authenticator=authenticator,
         liveness=Liveness(broken, [MODEL]),
-        watcher=Watcher(broken),
+        watcher=Watcher(broken, Forecasts(broken)),
         revocations=RevocationWatch(broken),
     )
     server = grpc_server(core, HealthService())

@@ -86,7 +86,8 @@ def test_health_and_probes_follow_the_engines(service: Service) -> None:
     watch = Collector(stub.Watch(health_pb2.HealthCheckRequest(service=VIDEO_SERVICE), timeout=60))
     assert status("") == SERVING
     until(lambda: status(VIDEO_SERVICE) == NOT_SERVING)
-    assert get(service, "/healthz") == (200, {"status": "ok"})
+    told = {"name": MODEL, "weights": "", "fused_adapters": []}  # the folder has configurations alone
+    assert get(service, "/healthz") == (200, {"status": "ok", "models": [told]})
     assert get(service, "/readyz") == (503, {"ready": False, "models": [MODEL], "engines": [], "out_of_service": []})
     with engine_heartbeat(service):
         until(lambda: status(VIDEO_SERVICE) == SERVING)
@@ -118,6 +119,7 @@ def test_reflection_without_stubs(service: Service) -> None:
         VIDEO_SERVICE,
         "zoetrope.video.v1.MediaService",
         "zoetrope.video.v1.AccountService",
+        "zoetrope.video.v1.EngineService",
         "google.longrunning.Operations",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
@@ -148,6 +150,7 @@ def test_reflection_without_stubs(service: Service) -> None:
         "DeleteMedia",
     }
     assert methods("zoetrope.video.v1.AccountService") == {"GetAccount", "GetWebhookSecret"}
+    assert methods("zoetrope.video.v1.EngineService") == {"ListEngines"}
     assert methods("google.longrunning.Operations") == {
         "ListOperations",
         "GetOperation",

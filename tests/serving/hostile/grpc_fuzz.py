@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 
 from tests.serving.gateway.http.samples import picture
 from tests.serving.hostile.kit import Broken, Target, finished_job, target
-from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video_pb2
+from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, engines_pb2, media_pb2, video_pb2
 
-FILES: Sequence[Any] = (video_pb2, media_pb2, account_pb2, operations_pb2, health_pb2, reflection_pb2)
+FILES: Sequence[Any] = (video_pb2, media_pb2, account_pb2, engines_pb2, operations_pb2, health_pb2, reflection_pb2)
 SECONDS = 1.0  # for calls that wait for what does not happen
 MAX_DEPTH = 4
 MAX_ANSWERS = 50  # of a stream that are read

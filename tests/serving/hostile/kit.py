@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from tests.serving.gateway.harness import ROOT, Service, running_service
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.jobs.job import Job, Result, State
 
 VIDEO = bytes(range(256)) * 8
@@ -82,7 +83,7 @@ def target(directory: Path, **changes: Any) -> Iterator[Target]:
 def finished_job(service: Service, name: str) -> Job:
     """Take up a job, whichever others wait, and end it with a file."""
     job_id = name.removeprefix("operations/")
-    for job in service.store.claim("hostile", 1_000, 60.0, 5, ("nano",)):
+    for job in claim_oldest(service.store, "hostile", 1_000, 60.0, 5, ("nano",)):
         if job.id == job_id:
             stored = service.artifacts.put_bytes(f"jobs/{job.id}/1/video.mp4", VIDEO, "video/mp4")
             result = Result(stored, None, 16, job.spec["width"], job.spec["height"], 8)

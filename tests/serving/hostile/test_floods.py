@@ -19,6 +19,7 @@ import pytest
 
 from tests.serving.gateway.harness import ROOT, Service, engine, running_service
 from tests.serving.hostile.floods import FLOODS, KEYLESS, Plan, describe
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.benchmarks.gateway.jobs import JobMaker
 from zoetrope.serving.client import VideoClient
 from zoetrope.serving.jobs.job import QueueLimits, Result, State
@@ -213,7 +214,7 @@ def _fill(service: Service) -> None:
 
 def finish(service: Service, name: str) -> str:
     """Of all jobs the first in line: end it with a large result."""
-    (job,) = service.store.claim("floods", 1, 600.0, 5, ("nano",))
+    (job,) = claim_oldest(service.store, "floods", 1, 600.0, 5, ("nano",))
     assert job.id == name.removeprefix("operations/")
     stored = service.artifacts.put_bytes(f"jobs/{job.id}/1/video.mp4", bytes(LARGE), "video/mp4")
     result = Result(stored, None, 16, job.spec["width"], job.spec["height"], 8)

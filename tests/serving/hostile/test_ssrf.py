@@ -18,7 +18,7 @@ import pytest
 from tests.serving.gateway.harness import until
 from tests.serving.gateway.http.samples import picture
 from tests.serving.hostile.kit import Target
-from tests.serving.jobs.harness import new_job
+from tests.serving.jobs.harness import claim_oldest, new_job
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.tasks import InvalidRequest
 from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, video_pb2
@@ -203,7 +203,7 @@ async def test_stored_webhooks_that_lead_inside(
     spec = {"task": {"kind": "text_to_video", "prompt": "x"}}
     jobs = [new_job(f"inside{n}", webhook=hook, spec=spec) for n, hook in enumerate(hooks)]
     service.store.create_batch(jobs, QueueLimits(max_queued=1_000))
-    service.store.claim("hostile", 1_000, 60.0, 5, ("nano",))
+    claim_oldest(service.store, "hostile", 1_000, 60.0, 5, ("nano",))
     sender = Sender(service.stores, Guard(), service.http)
     while await sender.send_due():
         await sender.drain()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from zoetrope.serving.jobs.job import Artifact, Job, NewJob, QueueLimits, Result
@@ -41,4 +42,25 @@ def ids(jobs: list[Job]) -> list[str]:
 
 
 def claim(store: JobStore, limit: int = 1, owner: str = "r1", max_attempts: int = 5) -> list[Job]:
-    return store.claim(owner, limit, lease_seconds=10, max_attempts=max_attempts, models=["nano"])
+    return claim_oldest(store, owner, limit, 10, max_attempts, ["nano"])
+
+
+def claim_oldest(
+    store: JobStore,
+    owner: str,
+    limit: int,
+    lease_seconds: float,
+    max_attempts: int,
+    models: Sequence[str],
+    in_hand: Sequence[str] = (),
+) -> list[Job]:
+    """Claim as a router would that goes by priority and age; again if others are faster."""
+    claimed = store.claim(owner, [], lease_seconds, max_attempts, in_hand)  # ends what must not be claimed again
+    while not claimed:
+        waiting = [job for job in store.waiting(models) if job.id not in in_hand]
+        waiting.sort(key=lambda job: (-job.priority, job.created_at, job.id))
+        wanted = [job.id for job in waiting][: max(0, limit)]
+        if not wanted:
+            break
+        claimed = store.claim(owner, wanted, lease_seconds, max_attempts, in_hand)
+    return claimed

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.serving.jobs.harness import RESULT, Clock, claim, ids, new_job
-from tests.serving.jobs.plans import check, plan, statements
+from tests.serving.jobs.harness import Clock, claim, ids, new_job
+from tests.serving.jobs.plans import check, plan
 from zoetrope.serving.jobs.admission import queue_share
 from zoetrope.serving.jobs.db.database import Tx
 from zoetrope.serving.jobs.errors import QueueFull, QuotaExceeded
-from zoetrope.serving.jobs.fair_shares import PLACES
 from zoetrope.serving.jobs.job import Artifact, Job, QueueLimits, Result, State
+from zoetrope.serving.jobs.leases import QUEUED
 from zoetrope.serving.jobs.open import Stores
 from zoetrope.serving.jobs.store import JobStore
 
@@ -33,59 +32,47 @@ def queue_up(store: JobStore, owner: str, count: int, **changes: Any) -> list[st
 # Claims
 
 
-def test_tenants_are_claimed_in_turn_whatever_their_priorities(store: JobStore) -> None:
-    queue_up(store, "a", 50, priority=9)
-    queue_up(store, "b", 3)
-    queue_up(store, "c", 1)
-    assert ids(claim(store, 8)) == ["a00000", "b00000", "c00000", "a00001", "b00001", "a00002", "b00002", "a00003"]
-
-
-def test_a_tenants_own_jobs_go_by_priority_and_age(store: JobStore, create: Create) -> None:
-    for name, owner, priority in (("a1", "a", 0), ("a2", "a", 7), ("b1", "b", 0), ("a3", "a", 7), ("b2", "b", 3)):
-        create(name, owner=owner, priority=priority)
-    assert ids(claim(store, 9)) == ["a2", "b2", "a3", "b1", "a1"]
-
-
-def test_turns_go_on_from_claim_to_claim(store: JobStore) -> None:
-    for owner in "abc":
-        queue_up(store, owner, 3)
-    order = []
-    for _ in range(9):
-        (job,) = claim(store)
-        order.append(job.owner)
-        store.finish(job.id, 1, State.SUCCEEDED, result=RESULT)
-    assert "".join(order) == "abcabcabc"
-
-
-def test_who_has_less_running_comes_first(store: JobStore) -> None:
-    queue_up(store, "a", 9)
-    assert ids(claim(store, 4)) == ["a00000", "a00001", "a00002", "a00003"]
-    queue_up(store, "b", 9)
-    assert ids(claim(store, 4)) == ["b00000", "b00001", "b00002", "b00003"]
-    assert [job.owner for job in claim(store, 4)] == ["a", "b", "a", "b"]
-
-
-def test_leases_that_ran_out_are_no_load(store: JobStore, clock: Clock) -> None:
-    queue_up(store, "a", 2)
-    queue_up(store, "b", 1)
-    claim(store, 1)
+def test_what_waits_is_the_queue_and_what_nobody_holds(store: JobStore, clock: Clock) -> None:
+    queue_up(store, "a", 3, price=7.5)
+    clock.now += 5
+    queue_up(store, "b", 2, priority=9, deadline_at=clock.now + 50)
+    queue_up(store, "c", 1, model="other")
+    claimed = ids(store.claim("r", ["a00001", "a00000"], 10, 5))
+    assert claimed == ["a00001", "a00000"], "in the order in which they were wanted"
+    assert [job.id for job in store.waiting(["nano"])] == ["a00002", "b00000", "b00001"]
+    assert [job.id for job in store.waiting(["nano", "other"], clock.now)] == ["b00000", "b00001", "c00000"]
+    assert store.waiting([]) == []
     clock.now += 10
-    assert ids(claim(store, 9)) == ["b00000", "a00000", "a00001"], "a had its turn"
+    found = store.waiting(["nano"])
+    assert [(job.id, job.lapsed) for job in found[3:]] == [("a00000", True), ("a00001", True)]
+    one, two = found[0], found[1]
+    assert (one.owner, one.priority, one.created_at, one.deadline_at, one.price) == ("a", 0, 1_000.0, None, 7.5)
+    assert (two.priority, two.deadline_at, two.used, two.steps) == (9, 1_055.0, 0.0, 10)
+    clock.now += 45
+    assert [job.id for job in store.waiting(["nano"], 1_001.0)] == ["a00000", "a00001"], "b's are too late"
 
 
-def test_places_are_the_order_of_claims(store: JobStore, clock: Clock) -> None:
-    rng = random.Random(7)
-    for number in range(60):
-        clock.now += rng.randrange(2)
-        store.create(new_job(f"j{number:02}", owner=rng.choice("aaaaabbc"), priority=rng.randrange(10)), MANY)
-    claim(store, 3)
-    names = [f"j{number:02}" for number in range(60)]
+def test_only_what_still_waits_is_claimed(store: JobStore, clock: Clock) -> None:
+    queue_up(store, "a", 4)
+    store.request_cancel("a00001", "a")
+    assert ids(store.claim("one", ["a00000"], 10, 5)) == ["a00000"]
+    assert ids(store.claim("two", ["a00000", "a00001", "a00002", "gone"], 10, 5)) == ["a00002"]
+    clock.now += 10
+    assert ids(store.claim("two", ["a00000", "a00002", "a00003"], 10, 5, in_hand=["a00002"])) == ["a00000", "a00003"]
+
+
+def test_places_take_the_tenants_in_turn(store: JobStore, clock: Clock) -> None:
+    queue_up(store, "a", 5)
+    clock.now += 1
+    queue_up(store, "b", 2)
+    store.claim("r", ["a00000"], 10, 5)
+    names = ["a00001", "a00002", "a00003", "a00004", "b00000", "b00001"]
     places = store.positions(names)
-    assert sorted(places.values()) == list(range(57))
-    assert ids(claim(store, 57)) == sorted(places, key=lambda name: places[name])
+    assert sorted(places, key=lambda name: places[name]) == ["b00000", "a00001", "b00001", "a00002", "a00003", "a00004"]
+    assert sorted(places.values()) == list(range(6))
 
 
-def test_a_claim_looks_at_little_of_a_long_queue(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_router_reads_little_of_a_long_queue(stores: Stores) -> None:
     sql = "INSERT INTO job (id, owner, state, model, spec, steps, created_at, fingerprint, priority)"
     sql += " VALUES (?, 'a', 'queued', 'nano', '{}', 1, ?, '', 9)"
 
@@ -94,18 +81,12 @@ def test_a_claim_looks_at_little_of_a_long_queue(stores: Stores, monkeypatch: py
             tx.later(sql, (f"a{number:05}", float(number)))
 
     stores.database.write(fill)
-    queue_up(stores.jobs, "b", 2)
-    postgres = bool(stores.database.dialect.skip_locked)
-    if postgres:
+    if stores.database.dialect.skip_locked:
         stores.database.write(lambda tx: tx.run("ANALYZE job"))
-    with statements(stores, monkeypatch) as asked:
-        assert [job.owner for job in claim(stores.jobs, 4)] == ["a", "b", "a", "b"]
-    asked = [(sql, values) for sql, values in asked if "FROM job" in sql]
-    assert len(asked) == 6, "who waits, who runs, and four jobs"
-    if not postgres:  # which may as well go through the table when all of it waits
-        asked.append((PLACES, ()))
-    for sql, values in asked:
-        check(plan(stores, sql, values), "job", sorts="GROUP BY" in sql)  # what runs is little
+    new = f"{QUEUED} WHERE finished_at IS NULL AND model = ? AND created_at >= ? AND state = 'queued'"
+    steps = plan(stores, f"{new} ORDER BY created_at, id", ("nano", 19_990.0))
+    check(steps, "job")
+    assert len(stores.jobs.waiting(["nano"], 19_990.0)) == 10
 
 
 # Places in the queue
@@ -133,7 +114,7 @@ def test_a_tenant_leaves_room_for_others(store: JobStore) -> None:
 
     assert [fill(owner) for owner in "abcd"] == [6, 3, 2, 1]
     assert store.usage("b", "key b", 12).queued_jobs == 3
-    claim(store, 4)
+    assert ids(store.claim("r", ["b0"], 10, 5)) == ["b0"]
     assert store.usage("b", "key b", 12).queued_jobs == 2
     assert store.create(new_job("e", owner="e", key_id="key e"), limits).state is State.QUEUED
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.jobs.harness import LIMITS, RESULT, Clock, claim, ids, new_job
+from tests.serving.jobs.harness import LIMITS, RESULT, Clock, claim, claim_oldest, ids, new_job
 from zoetrope.serving.jobs.db.errors import StoreError, StoreRefused
 from zoetrope.serving.jobs.errors import NotAllowed, QueueFull, QuotaExceeded, RequestConflict
 from zoetrope.serving.jobs.job import (
@@ -60,6 +60,7 @@ def test_every_field_is_kept(store: JobStore) -> None:
         webhook=JobWebhook("https://example.com/hook?x=1", ("output", "completed")),
         verdicts=({"check": "words", "allowed": True},),
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        weights="nano@0af7651916cd43dd+lora:00:1.0@any",
     )
     job = store.create(new, LIMITS)
     for field in fields(NewJob):
@@ -192,9 +193,9 @@ def test_a_router_is_given_jobs_of_its_models(store: JobStore, create: Create) -
     create("a", model="large")
     create("b", model="small")
     create("c")
-    assert ids(store.claim("r", 9, 10, 5, ["small", "large"])) == ["a", "b"]
-    assert store.claim("r", 9, 10, 5, []) == []
-    assert ids(store.claim("r", 9, 10, 5, ["nano"])) == ["c"]
+    assert ids(claim_oldest(store, "r", 9, 10, 5, ["small", "large"])) == ["a", "b"]
+    assert claim_oldest(store, "r", 9, 10, 5, []) == []
+    assert ids(claim_oldest(store, "r", 9, 10, 5, ["nano"])) == ["c"]
 
 
 # Deadlines

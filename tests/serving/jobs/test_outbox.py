@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.serving.jobs.harness import LIMITS, RESULT, Clock, claim, new_job
+from tests.serving.jobs.harness import LIMITS, RESULT, Clock, claim, claim_oldest, new_job
 from tests.serving.jobs.plans import check, plan, statements
 from zoetrope.serving.jobs.db.database import Tx
 from zoetrope.serving.jobs.job import Job, JobWebhook, QueueLimits, State, WebhookEvent
@@ -150,7 +150,7 @@ def test_messages_that_ended_are_forgotten(stores: Stores, create: Create, clock
 
 def test_senders_at_once_never_share_a_message(database: str, stores: Stores) -> None:
     stores.jobs.create_batch([new_job(f"j{n}", webhook=JobWebhook(URL, ("start",))) for n in range(120)], LIMITS)
-    assert len(stores.jobs.claim("r", 200, 60, 5, ["nano"])) == 120
+    assert len(claim_oldest(stores.jobs, "r", 200, 60, 5, ["nano"])) == 120
     others = [stores, *(open_stores(database, lambda: 1_000_000.0) for _ in range(2))]
 
     def send(number: int) -> list[str]:
@@ -183,7 +183,7 @@ def notify(stores: Stores, owner: str, urls: list[str]) -> None:
     jobs = [new_job(f"{owner}{number}", owner=owner, webhook=hook) for number, hook in enumerate(hooks)]
     for start in range(0, len(jobs), 250):
         stores.jobs.create_batch(jobs[start : start + 250], QueueLimits(1_000_000))
-    assert len(stores.jobs.claim("r", len(urls), 60, 5, ["nano"])) == len(urls)
+    assert len(claim_oldest(stores.jobs, "r", len(urls), 60, 5, ["nano"])) == len(urls)
 
 
 def taken(deliveries: list[Delivery]) -> Counter[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.serving.jobs.harness import Clock, new_job
+from tests.serving.jobs.harness import Clock, claim_oldest, new_job
 from zoetrope.serving.gateway.watch import queue_position
 from zoetrope.serving.gateway.watch.queue_position import QueuePositions
 from zoetrope.serving.jobs.job import Job, QueueLimits
@@ -32,7 +32,7 @@ def test_marks_are_every_so_manieth_job(store: JobStore, clock: Clock) -> None:
     assert store.marks(1) == {"": marks}
     assert store.marks(10) == {"": marks[::10]}
     assert store.marks(100) == {"": marks[:1]}
-    running = store.claim("router", 3, 60.0, 5, (jobs[0].model,))
+    running = claim_oldest(store, "router", 3, 60.0, 5, (jobs[0].model,))
     assert [job.id for job in running] == [job.id for job in jobs[:3]]
     assert store.marks(10) == {"": [(place, *key) for place, key in list(enumerate(keys[3:]))[::10]]}
 
@@ -42,7 +42,7 @@ def test_a_short_queue_is_counted(store: JobStore, clock: Clock) -> None:
     places = QueuePositions(store)
     assert places.places(jobs) == {job.id: number for number, job in enumerate(jobs)}
     assert places.places(jobs[7:8]) == {jobs[7].id: 7}
-    (first,) = store.claim("router", 1, 60.0, 5, (jobs[0].model,))
+    (first,) = claim_oldest(store, "router", 1, 60.0, 5, (jobs[0].model,))
     assert places.places([first]) == {} and places.places(jobs[1:2]) == {jobs[1].id: 0}  # at once
 
 
@@ -94,10 +94,10 @@ def test_the_marks_are_set_anew_when_they_are_old(
     jobs = queue_up(store, clock, 200)
     queue = QueuePositions(store, lambda: now)
     assert queue.places(jobs[150:151]) == {jobs[150].id: 150}
-    store.claim("router", 100, 60.0, 5, (jobs[0].model,))
+    claim_oldest(store, "router", 100, 60.0, 5, (jobs[0].model,))
     assert queue.places(jobs[150:151]) == {jobs[150].id: 150}
     now += queue_position.MARK_SECONDS
     assert queue.places(jobs[150:151]) == {jobs[150].id: 50}
-    store.claim("router", 10, 60.0, 5, (jobs[0].model,))
+    claim_oldest(store, "router", 10, 60.0, 5, (jobs[0].model,))
     now += queue_position.MARK_SECONDS
     assert queue.places(jobs[155:156]) == {jobs[155].id: 45}  # short again: counted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.serving.jobs.harness import RESULT, Clock, claim, ids
+from tests.serving.jobs.harness import RESULT, Clock, claim, claim_oldest, ids
 from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
 from zoetrope.serving.jobs.store import JobStore
 
@@ -150,10 +150,10 @@ def test_an_own_job_is_not_given_up_while_it_is_in_hand(store: JobStore, create:
     create("a")
     claim(store, max_attempts=1)
     clock.now += 60  # the router was stopped
-    assert store.claim("r1", 9, 10, 1, ["nano"], in_hand=["a"]) == []
+    assert claim_oldest(store, "r1", 9, 10, 1, ["nano"], in_hand=["a"]) == []
     assert store.heartbeat("r1", [("a", 1)], 10) == {}
     clock.now += 60
-    assert store.claim("r1", 9, 10, 1, ["nano"]) == []
+    assert claim_oldest(store, "r1", 9, 10, 1, ["nano"]) == []
     assert store.heartbeat("r1", [("a", 1)], 10) == {"a": "lost"}
 
 
@@ -186,7 +186,7 @@ def test_what_is_in_hand_is_not_claimed_again(store: JobStore, create: Create, c
     create("b")
     claim(store)
     clock.now += 60  # the router was stopped
-    found = store.claim("r1", 9, 10, 5, ["nano"], in_hand=["a"])
+    found = claim_oldest(store, "r1", 9, 10, 5, ["nano"], in_hand=["a"])
     assert ids(found) == ["b"]
     assert store.heartbeat("r1", [("a", 1)], 10) == {}
 

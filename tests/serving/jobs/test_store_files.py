@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.jobs.harness import LIMITS, claim, ids, new_job
+from tests.serving.jobs.harness import LIMITS, claim, claim_oldest, ids, new_job
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.db.migrations import APPLICATION_ID, MIGRATIONS
 from zoetrope.serving.jobs.errors import QueueFull
@@ -211,7 +211,7 @@ def test_a_url_of_no_database_is_refused_without_its_password(url: str) -> None:
 def test_attempts_before_the_upgrade_do_not_count(path: Path) -> None:
     older(path, 3)
     stores = at(path)
-    assert [job.id for job in stores.jobs.claim("r1", 9, 0.0, 1, ["nano"])] == ["queued", "running"]
+    assert [job.id for job in claim_oldest(stores.jobs, "r1", 9, 0.0, 1, ["nano"])] == ["queued", "running"]
     stores.close()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from tests.draws import draws
-from tests.serving.jobs.harness import RESULT, new_job
+from tests.serving.jobs.harness import RESULT, claim_oldest, new_job
 from zoetrope.serving.jobs.errors import QuotaExceeded
 from zoetrope.serving.jobs.job import JobWebhook, Need, QueueLimits, Stage, State
 from zoetrope.serving.jobs.open import Stores, open_stores
@@ -149,7 +149,7 @@ class Leases(RuleBasedStateMachine):
             for name, job in sorted(self.jobs.items(), key=lambda item: -item[1].priority)
             if (job.state is State.QUEUED or job.expired(self.now)) and not job.late(self.now) and name not in in_hand
         ][:limit]
-        claimed = self.store.claim(owner, limit, LEASE_SECONDS, MAX_ATTEMPTS, ["other", "nano"], in_hand)
+        claimed = claim_oldest(self.store, owner, limit, LEASE_SECONDS, MAX_ATTEMPTS, ["other", "nano"], in_hand)
         assert [job.id for job in claimed] == due
         for name, answer in zip(due, claimed, strict=True):
             job = self.jobs[name]

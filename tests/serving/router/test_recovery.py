@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.draws import draws
+from tests.serving.router.costs import costs_of_nano
 from zoetrope.cluster.protocol.messages import Broken, Finished, HeldSegment, Report, StepPlan
 from zoetrope.model.request.specs import SegmentSpec
-from zoetrope.serving.router.state import Active, RouterState
+from zoetrope.serving.router.active import Active
+from zoetrope.serving.router.state import RouterState
 
 STEPS = 9
 SNAPSHOT_STEPS = 2
@@ -35,6 +37,8 @@ class Engine:
         """The reports that follow, a lost gang's first."""
         for segment_id in plan.drop:
             self.held.pop(segment_id, None)
+        for segment_id in plan.release:
+            self.snapshots[segment_id] = self.held.pop(segment_id)
         for admit in plan.admit:
             self.held[admit.spec.id] = self.snapshots.get(admit.spec.id, 0)
         if plan.checkpoint:
@@ -73,10 +77,10 @@ def test_everything_ends_and_only_the_bad_fail(
     rng = random.Random(seed)
     ids = [f"s{i}" for i in range(count)]
     bad = frozenset(rng.sample(ids, min(bad_count, count)))
-    board = RouterState(step_tokens=10 * room, engine_timeout=1e9)
+    board = RouterState(10 * room, 1e9, costs_of_nano)
     for number, segment_id in enumerate(ids):
         spec = SegmentSpec(segment_id, (1, 1, 1, 1), STEPS, 1.0, 0)
-        board.add(Active(spec, (float(number), segment_id), 10, None))
+        board.add(Active(spec, 10, None, model="nano", created_at=float(number)))
     snapshots: dict[str, int] = {}
     engines = [Engine(f"e{i}", snapshots, bad) for i in range(engine_count)]
     pending = {engine.name: [engine.first()] for engine in engines}
@@ -93,7 +97,7 @@ def test_everything_ends_and_only_the_bad_fail(
         redone += max(0, sum(s.redone for s in board.active.values()) - before)
         ended |= {i for i, _ in news.finished}
         failed |= {failure.id for failure in news.failed}
-        plan = board.plan(report)
+        plan = board.plan(report, float(tick))
         if not pending[engine.name]:
             pending[engine.name] = engine.carry_out(plan, dies=tick in deaths)
     assert not board.active, f"left after {tick} plans: {board.active}"

@@ -14,8 +14,11 @@ from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import Job, State
 from zoetrope.serving.jobs.open import Stores
 from zoetrope.serving.jobs.store import JobStore
+from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
+from zoetrope.serving.router.policies.fifo import Fifo
+from zoetrope.serving.router.queued_jobs import QueuedJobs
 from zoetrope.serving.stages.failures import Remedy, StageError
 
 pytestmark = pytest.mark.timeout(60)
@@ -126,7 +129,9 @@ async def test_a_job_that_somebody_else_has_keeps_its_snapshots(build: Build) ->
     async def clear(job: Job, over: bool, files: list[str]) -> None:
         cleared.put_nowait((job.id, over, files))
 
-    claiming = asyncio.create_task(ClaimedJobs(books, 1, work, lambda _: None, clear).claim())
+    queue = QueuedJobs(books, Backlog(Fifo()))
+    claimed = ClaimedJobs(books, queue, lambda _: [i for i in "ab" if i in queue], work, lambda _: None, clear)
+    claiming = asyncio.create_task(claimed.claim())
     assert await asyncio.wait_for(cleared.get(), 30) == ("a", False, [RESULT.video.key])
     claiming.cancel()
     await books.close()
@@ -228,10 +233,10 @@ async def test_a_claim_that_was_not_heard_of_is_given_back(build: Build) -> None
     heard, books.jobs = books.jobs, Deaf(house.stores.database)
     for _ in range(3):
         with pytest.raises(StoreError):
-            await books.claim(1, [])
+            await books.claim(["a"], [])
         assert house.job("a").lease_owner == "r1"
     books.jobs = heard
-    (job,) = await books.claim(1, [])
+    (job,) = await books.claim(["a"], [])
     assert (job.id, job.attempt, job.lease_epoch) == ("a", 1, 4)
-    assert ids(await books.claim(1, ["a"])) == []
+    assert ids(await books.claim(["a"], ["a"])) == []
     await books.close()

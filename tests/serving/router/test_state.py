@@ -6,24 +6,30 @@ from dataclasses import replace
 
 import pytest
 
+from tests.serving.router.costs import costs_of_nano
 from zoetrope.cluster.protocol.messages import Broken, Failed, Finished, HeldSegment, Report, Running, StepPlan
 from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.specs import SegmentSpec
-from zoetrope.serving.router.router import jobs_on
-from zoetrope.serving.router.state import Active, RouterState
+from zoetrope.serving.router.active import Active
+from zoetrope.serving.router.engine_rows import jobs_on
+from zoetrope.serving.router.state import RouterState
 
 
 def board_with(*ids: str, step_tokens: int = 1_000) -> RouterState:
-    board = RouterState(step_tokens, engine_timeout=10.0)
+    board = RouterState(step_tokens, 10.0, costs_of_nano)
     for number, segment_id in enumerate(ids):
         spec = SegmentSpec(segment_id, (48, 5, 8, 14), 3, 3.0, 0)
-        board.add(Active(spec, (float(number), segment_id), 280, f"conditions of {segment_id}"))
+        board.add(segment(spec, number))
     return board
+
+
+def segment(spec: SegmentSpec, created_at: float = 0.0, tokens: int = 280) -> Active:
+    return Active(spec, tokens, f"conditions of {spec.id}", model="nano", created_at=float(created_at))
 
 
 def exchange(board: RouterState, report: Report, now: float = 0.0) -> StepPlan:
     board.apply(report, now)
-    return board.plan(report)
+    return board.plan(report, now)
 
 
 def report(engine: str = "e", epoch: int = 1, **fields: object) -> Report:
@@ -46,9 +52,9 @@ def test_a_segment_goes_through_its_steps() -> None:
 
 def saving(step_tokens: int = 1_000, **fields: object) -> RouterState:
     """With one segment, of 280 tokens in a step with guidance."""
-    board = RouterState(step_tokens, engine_timeout=10.0, preview_steps=4)
+    board = RouterState(step_tokens, 10.0, costs_of_nano, preview_steps=4)
     spec = SegmentSpec("a", (48, 5, 8, 14), 10, 3.0, 0, **fields)  # type: ignore[arg-type]
-    board.add(Active(spec, (0.0, "a"), 280, "conditions of a"))
+    board.add(segment(spec))
     return board
 
 
@@ -88,10 +94,10 @@ def test_a_step_without_guidance_has_half_of_the_tokens() -> None:
 def test_room_is_kept_for_the_guidance_to_come() -> None:
     """A batch that grows by itself would not fit into memory; one that shrinks lets others in."""
     board = saving(500, guidance_start=0.5)
-    board.add(Active(replace(board.active["a"].spec, id="b"), (1.0, "b"), 280, "conditions of b"))
+    board.add(segment(replace(board.active["a"].spec, id="b"), 1.0))
     assert exchange(board, report()).advance == ("a",)
     board = saving(500, guidance_end=0.5)
-    board.add(Active(replace(board.active["a"].spec, id="b"), (1.0, "b"), 280, "conditions of b"))
+    board.add(segment(replace(board.active["a"].spec, id="b"), 1.0))
     assert exchange(board, report()).advance == ("a",)
     assert exchange(board, report(held=(HeldSegment("a", 5),))).advance == ("a", "b")
 
@@ -113,7 +119,7 @@ def test_a_rebuilt_gang_takes_up_its_segments_again() -> None:
 def break_down(board: RouterState, *segments: str, raised: bool, engine: str = "e") -> tuple[tuple[str, str], ...]:
     broken = Broken(segments, "no memory", raised)
     news = board.apply(report(engine, state="rebuilding", broken=broken), 1.0)
-    assert board.plan(report(engine, state="rebuilding")) == StepPlan()
+    assert board.plan(report(engine, state="rebuilding"), 1.0) == StepPlan()
     return tuple((failure.id, failure.reason) for failure in news.failed)
 
 
@@ -260,7 +266,7 @@ def test_a_removed_segment_is_dropped_and_reported_no_more() -> None:
     board.remove("a")
     held = report(held=(HeldSegment("a", 1),))
     assert board.apply(held, 1.0).progressed == ()
-    assert board.plan(held) == StepPlan(drop=("a",))
+    assert board.plan(held, 1.0) == StepPlan(drop=("a",))
     assert board.apply(report(finished=(Finished("a", "late"),)), 2.0).finished == ()
 
 
@@ -287,10 +293,10 @@ def test_jobs_of_an_engine() -> None:
 def test_adapters_of_waiting_segments_are_read_ahead() -> None:
     """In the order in which they will be needed, each once, as many as there are slots."""
     ink, oil, pixels = (AdapterUse(name, f"adapters/{name}", name, 8) for name in ("ink", "oil", "pixels"))
-    board = RouterState(1_000, 10.0, adapter_slots=2)
+    board = RouterState(1_000, 10.0, costs_of_nano, adapter_slots=2)
     for number, loras in enumerate(((ink,), (), (oil, ink), (pixels,), (oil, ink), (ink,))):
         spec = SegmentSpec(str(number), (48, 5, 8, 14), 3, 3.0, 0, loras=loras)
-        board.add(Active(spec, (float(number), str(number)), 400, "conditions"))
+        board.add(segment(spec, number, 400))
     plan = exchange(board, report())
     assert [x.spec.id for x in plan.admit] == ["0", "1"]
     assert plan.prefetch == (oil, ink, pixels)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.jobs.harness import new_job
+from tests.serving.jobs.harness import claim_oldest, new_job
 from tests.serving.outbound.receiver import Answer, receiving
 from zoetrope.serving.jobs.job import JobWebhook, QueueLimits
 from zoetrope.serving.jobs.open import Stores, open_stores
@@ -32,7 +32,7 @@ def send(stores: Stores, owner: str, urls: list[str]) -> None:
     spec = {"task": {"kind": "text_to_video"}}
     jobs = [new_job(f"{owner}{number}", owner=owner, webhook=hook, spec=spec) for number, hook in enumerate(hooks)]
     stores.jobs.create_batch(jobs, QueueLimits(100_000))
-    assert len(stores.jobs.claim("r", 1_000, 1_000.0, 5, ["nano"])) == len(urls)
+    assert len(claim_oldest(stores.jobs, "r", 1_000, 1_000.0, 5, ["nano"])) == len(urls)
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from zoetrope.serving.gateway.http.common.signing import open_signer
 from zoetrope.serving.sweeper.webhook_bodies import body_of
 
 stores = open_stores(sys.argv[1])
-jobs = stores.jobs.claim("r", 10, 60.0, 5, ["nano"])
+jobs = claim_oldest(stores.jobs, "r", 10, 60.0, 5, ["nano"])
 for delivery in stores.outbox.due(10, 60.0):
     (job,) = [job for job in jobs if job.id == delivery.job_id]
     print(body_of(delivery, job, "http://here", open_signer(stores.outbox)))

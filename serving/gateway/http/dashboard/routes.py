@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 
 from zoetrope.model.request.tasks import InvalidRequest, VideoRequest, Violation
 from zoetrope.serving.gateway.core.error_mapping import as_api_error
+from zoetrope.serving.gateway.core.overview import overview
 from zoetrope.serving.gateway.errors.api_error import ApiError, invalid_argument, with_fields
 from zoetrope.serving.gateway.http.common.calls import CurrentCall, HttpCall
 from zoetrope.serving.gateway.http.common.compatibility import ErrorFormat
@@ -23,10 +24,17 @@ from zoetrope.serving.gateway.http.common.signing import Signer
 from zoetrope.serving.gateway.http.dashboard import schema
 from zoetrope.serving.gateway.http.dashboard.listing import PAGE_SIZE, page_of_jobs
 from zoetrope.serving.gateway.http.dashboard.page import HEADERS, PAGE
-from zoetrope.serving.gateway.http.dashboard.views import engine_view, file_view, job_details, job_view, model_form
+from zoetrope.serving.gateway.http.dashboard.views import (
+    engine_view,
+    file_view,
+    job_details,
+    job_view,
+    model_form,
+    queue_view,
+)
 from zoetrope.serving.gateway.submit.options import Options
 from zoetrope.serving.gateway.submit.submission import Submission, UnknownModel
-from zoetrope.serving.gateway.watch.watcher import Outlook
+from zoetrope.serving.gateway.watch.outlook import Outlook
 from zoetrope.serving.jobs.job import EngineRow, Job
 
 NO_STORE = {"cache-control": "no-store"}
@@ -103,6 +111,11 @@ async def _engines(call: HttpCall) -> list[dict[str, Any]]:
     ids = sorted({job_id for engine in engines for job_id in engine.jobs})
     jobs = await asyncio.to_thread(call.core.stores.jobs.get_many, ids) if ids else {}
     return [engine_view(engine, jobs, call.who).model_dump() for engine in engines]
+
+
+@router.get("/dashboard/queue", summary="What waits for the engines.", response_model=schema.DashboardQueue)
+async def queue(call: CurrentCall) -> Response:
+    return AsciiResponse(queue_view(await overview(call.core, call.who)).model_dump(), headers=NO_STORE)
 
 
 @router.post("/dashboard/jobs", summary="Create a video.", status_code=201, response_model=schema.JobView)

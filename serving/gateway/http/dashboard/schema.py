@@ -134,6 +134,9 @@ class DashboardEngine(BaseModel):
     restarts: dict[str, int] = Field(description="Gangs that it lost, by cause.")
     jobs: list[RunningJob]
     others: int = Field(description="Jobs of other tenants that it runs.")
+    step_tokens: int | None = Field(description="Of the step in progress, for all tenants.")
+    step_seconds: float | None = Field(description="That its newest finished step took.")
+    expected_step_seconds: float | None = Field(description="That had been predicted for that step.")
 
 
 class JobView(BaseModel):
@@ -152,6 +155,8 @@ class JobView(BaseModel):
     steps: int
     queue_position: int
     eta_seconds: float | None
+    eta_low_seconds: float | None = Field(description="The interval of the estimate, in which four out of five end.")
+    eta_high_seconds: float | None
     notice: str
     created_at: float
     started_at: float | None
@@ -189,6 +194,34 @@ class DashboardState(BaseModel):
     jobs: list[JobView]
     next_page_token: str = Field(description='Of the page of older jobs; "" on the last one.')
     searched_to: float | None = Field(description="Where a search stopped before the oldest job.")
+
+
+class QueueShare(BaseModel):
+    """A tenant's unfinished jobs of a model; where `others` is true, those of all other tenants."""
+
+    model: str
+    tenant: str
+    others: bool
+    queued: int
+    running: int
+    gpu_seconds: float = Field(description="That these jobs still cost.")
+
+
+class WaitingJob(BaseModel):
+    """A job of the caller's that has not begun."""
+
+    id: str
+    prompt: str
+    queue_position: int
+    eta_seconds: float | None
+    notice: str
+
+
+class DashboardQueue(BaseModel):
+    """What waits for the engines."""
+
+    queues: list[QueueShare]
+    waiting: list[WaitingJob] = Field(description="The first of the caller's jobs that have not begun.")
 
 
 class DashboardUpload(BaseModel):

@@ -24,8 +24,9 @@ from zoetrope.serving.api.formats import MIME_TYPES
 from zoetrope.serving.api.names import MEDIA
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Principal
+from zoetrope.serving.gateway.core.overview import Overview, step_figures
 from zoetrope.serving.gateway.http.dashboard import schema
-from zoetrope.serving.gateway.watch.watcher import Outlook
+from zoetrope.serving.gateway.watch.outlook import Outlook
 from zoetrope.serving.jobs.job import EngineRow, Job, State
 from zoetrope.serving.jobs.media_table import Media
 
@@ -103,6 +104,7 @@ def engine_view(engine: EngineRow, jobs: Mapping[str, Job], who: Principal) -> s
     """
     found = [jobs[job_id] for job_id in engine.jobs if job_id in jobs]
     mine = [job for job in found if job.owner == who.owner]
+    figures = step_figures(engine)
     return schema.DashboardEngine(
         id=engine.id,
         model=engine.model,
@@ -117,6 +119,36 @@ def engine_view(engine: EngineRow, jobs: Mapping[str, Job], who: Principal) -> s
             for job in mine
         ],
         others=len(found) - len(mine),
+        step_tokens=figures["tokens"],
+        step_seconds=figures["seconds"],
+        expected_step_seconds=figures["expected"],
+    )
+
+
+def queue_view(seen: Overview) -> schema.DashboardQueue:
+    """Show the queue by tenant, and the jobs that wait first."""
+    return schema.DashboardQueue(
+        queues=[
+            schema.QueueShare(
+                model=item.model,
+                tenant=item.tenant,
+                others=item.others,
+                queued=item.queue.queued,
+                running=item.queue.running,
+                gpu_seconds=item.queue.gpu_seconds,
+            )
+            for item in seen.queues
+        ],
+        waiting=[
+            schema.WaitingJob(
+                id=job.id,
+                prompt=job.spec["task"]["prompt"][:SHOWN_CHARS],
+                queue_position=ahead.queue_position,
+                eta_seconds=ahead.eta_seconds,
+                notice=ahead.notice,
+            )
+            for job, ahead in seen.waiting
+        ],
     )
 
 
@@ -137,6 +169,8 @@ def job_view(job: Job, ahead: Outlook, download: str | None = None) -> dict[str,
         "steps": job.steps,
         "queue_position": ahead.queue_position,
         "eta_seconds": ahead.eta_seconds,
+        "eta_low_seconds": ahead.eta_low_seconds,
+        "eta_high_seconds": ahead.eta_high_seconds,
         "notice": ahead.notice,
         "created_at": job.created_at,
         "started_at": job.started_at,

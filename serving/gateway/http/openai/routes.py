@@ -166,7 +166,7 @@ async def _submit(
         found=check_fixed(card, body.boundary_ratio, body.max_sequence_length),
         warnings=taken.warnings,
     )
-    return _video(await call.core.submitter.submit(submission, call.who))
+    return await _video(call, await call.core.submitter.submit(submission, call.who))
 
 
 @router.get("/v1/videos", summary="Videos, newest first.", response_model=schema.VideoList)
@@ -200,7 +200,7 @@ async def _job_named(call: HttpCall, video_id: str) -> Job:
 
 @router.get(VIDEO, summary="A video.", response_model=schema.Video)
 async def retrieve(call: CurrentCall, video_id: str) -> Response:
-    return _video(await call.core.job(video_id, call.who))
+    return await _video(call, await call.core.job(video_id, call.who))
 
 
 @router.delete(VIDEO, summary="Delete a video; one that is not done is cancelled.", response_model=schema.Deleted)
@@ -247,8 +247,11 @@ async def model_info(call: CurrentCall) -> schema.SglangModelInfo:
     )
 
 
-def _video(job: Job) -> Response:
-    headers = {} if job.state.final else {"openai-poll-after-ms": str(poll_after_ms(job))}
+async def _video(call: HttpCall, job: Job) -> Response:
+    headers = {}
+    if not job.state.final:
+        ahead = await call.core.watcher.outlook(job)
+        headers["openai-poll-after-ms"] = str(poll_after_ms(job, ahead.eta_seconds))
     return JSONResponse(video(job), headers=headers)
 
 

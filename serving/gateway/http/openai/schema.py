@@ -235,9 +235,13 @@ def _inference_seconds(job: Job) -> float | None:
     return round(job.finished_at - job.started_at, 3)
 
 
-def poll_after_ms(job: Job) -> int:
-    """Return when it is worth asking again; SDKs keep to the first answer until the end."""
-    if job.state is not State.RUNNING or job.eta_seconds is None:
+def poll_after_ms(job: Job, eta_seconds: float | None) -> int:
+    """Return when it is worth asking again; SDKs keep to the first answer until the end.
+
+    Args:
+        eta_seconds: until the job is done, as its outlook says.
+    """
+    if job.state.final or eta_seconds is None:
         return POLL_MS
     low, high = POLL_MS_RANGE
-    return max(low, min(high, int(job.eta_seconds * 1_000 / 2)))
+    return max(low, min(high, int(eta_seconds * 1_000 / 2)))

@@ -61,7 +61,7 @@ function update(job) {
   const facts = [NAMES[job.task] || job.task, job.size.replace("x", "×")];
   if (job.state === "queued") facts.push(job.queue_position ? job.queue_position + " in front" : "next");
   if (!done) facts.push("step " + job.step + " of " + job.steps);
-  if (!done && job.eta_seconds !== null) facts.push("about " + duration(job.eta_seconds) + " left");
+  if (!done && job.eta_seconds !== null) facts.push("about " + duration(job.eta_seconds) + " left" + between(job));
   if (job.state === "succeeded") facts.push("took " + duration(job.finished_at - job.started_at));
   facts.push(ago(job.created_at));
   parts.facts.textContent = facts.join(" · ");
@@ -79,6 +79,13 @@ function update(job) {
     $("news").textContent = { succeeded: "Finished", failed: "Failed", cancelled: "Cancelled" }[job.state] + ": " + job.prompt;
   if (parts.inView) show(parts);
   return parts.node;
+}
+
+// The interval of an estimate, where it says more than the estimate does.
+function between(job) {
+  if (job.eta_low_seconds === null) return "";
+  const low = duration(job.eta_low_seconds), high = duration(job.eta_high_seconds);
+  return low === high ? "" : " (" + low + " to " + high + ")";
 }
 
 const picture = job => ["png", "webp", "jpg"].includes(job.container);

@@ -43,6 +43,7 @@ async function refresh() {
       if (!model || !state.models.includes(model.name)) await choose("");
       offerModels(state.models);
       draw(state);
+      if (!$("engines").hidden) drawQueue(await read("/queue"));
       $("link").textContent = "";
     } while (list.again);
   } catch (error) {
@@ -84,18 +85,43 @@ function drawEngines(engines) {
     : `${ready} of ${engines.length} engines ready`;
   $("engines-toggle").classList.toggle("up", ready > 0);
   $("no-engines").hidden = engines.length > 0;
-  $("engines").querySelector("table").hidden = !engines.length;
-  $("engines").querySelector("tbody").replaceChildren(...engines.map(engine => {
+  const table = $("engines").querySelector("table");
+  table.hidden = !engines.length;
+  table.querySelector("tbody").replaceChildren(...engines.map(engine => {
     const lost = Object.entries(engine.restarts).filter(([, count]) => count).map(([why, count]) => count + " " + why);
     const runs = element("td");
     for (const job of engine.jobs)
       runs.append(element("p", "", job.prompt || job.id, element("span", "soft", ` step ${job.step} of ${job.steps}`)));
     if (engine.others) runs.append(element("p", "soft", engine.others + (engine.others === 1 ? " job" : " jobs") + " of others"));
     if (!runs.childNodes.length) runs.append(element("span", "soft", "nothing now"));
-    const cells = [engine.model, engine.state, engine.ranks, lost.join(", ") || "none"];
+    const cells = [engine.model, engine.state, engine.ranks, lost.join(", ") || "none", stepOf(engine)];
     const name = element("th", "", engine.id);
     name.scope = "row";
     return element("tr", "", name, ...cells.map(text => element("td", "", String(text))), runs);
+  }));
+}
+
+// Of the newest finished step: what it took, and what had been predicted.
+function stepOf(engine) {
+  if (engine.step_seconds === null) return "–";
+  const predicted = engine.expected_step_seconds;
+  return brief(engine.step_seconds) + (predicted === null ? "" : ", predicted " + brief(predicted));
+}
+const brief = seconds => seconds < 10 ? Math.round(1000 * seconds) + " ms" : number(seconds) + " s";
+
+function drawQueue({ queues, waiting }) {
+  rows("queue", queues.map(queue => [queue.others ? "all others" : queue.tenant || "(no key)", queue.model, queue.queued,
+    queue.running, number(queue.gpu_seconds)]));
+  rows("waiting", waiting.map(job => [job.prompt || job.id, job.queue_position,
+    job.eta_seconds === null ? "–" : duration(job.eta_seconds), job.notice]));
+}
+
+function rows(id, lines) {
+  $(id).hidden = !lines.length;
+  $(id).querySelector("tbody").replaceChildren(...lines.map(([first, ...rest]) => {
+    const name = element("th", "", first);
+    name.scope = "row";
+    return element("tr", "", name, ...rest.map(text => element("td", "", String(text))));
   }));
 }
 
@@ -103,6 +129,7 @@ $("engines-toggle").addEventListener("click", () => {
   const open = $("engines").hidden;
   $("engines").hidden = !open;
   $("engines-toggle").setAttribute("aria-expanded", String(open));
+  if (open) refresh();
 });
 
 function page(token) {

@@ -16,7 +16,7 @@ from zoetrope.serving.api.zoetrope.video.v1 import video_pb2
 from zoetrope.serving.gateway.grpc.decode import extension_of, name_batch_fields, name_extension_fields, order_of
 from zoetrope.serving.gateway.grpc.encode import formats_of, metadata, video_of
 from zoetrope.serving.gateway.http.replicate.views import prediction
-from zoetrope.serving.gateway.watch.watcher import Outlook
+from zoetrope.serving.gateway.watch.outlook import Outlook
 from zoetrope.serving.jobs.job import State
 
 # As an earlier version stored it.

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.node.run import run_node
 from tests.serving.gateway.harness import Collector, Service, text_request, until
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.api import generate
 from zoetrope.serving.api.zoetrope.video.v1 import video_pb2
 from zoetrope.serving.jobs.job import Job, JobFilter, Stage, State
@@ -34,7 +35,7 @@ def test_grpc_js(service: Service, tmp_path: Path) -> None:
     if not isinstance(job, Job):
         script.join()  # raises why it ended, or skips
     assert isinstance(job, Job)
-    (claimed,) = service.store.claim("test", 1, 60.0, 5, (job.model,))
+    (claimed,) = claim_oldest(service.store, "test", 1, 60.0, 5, (job.model,))
     service.progress(claimed, Stage.DENOISING, 2)
     service.succeed(claimed, b"video" * 100_000, tmp_path)
     (said,) = script.join()

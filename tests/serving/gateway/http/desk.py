@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
 from tests.serving.gateway.harness import Service, until
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.jobs.job import EngineRow, Job, Preview, State
 from zoetrope.serving.media import VideoWriter
 from zoetrope.serving.media.preview import animate
@@ -77,7 +78,7 @@ class Desk:
 
         def claimed() -> list[Job]:
             self.engine()
-            return self.service.store.claim("test", 1, 60.0, 5, (NANO,))
+            return claim_oldest(self.service.store, "test", 1, 60.0, 5, (NANO,))
 
         (job,) = until(claimed)
         return job

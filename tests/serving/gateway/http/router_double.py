@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from tests.serving.gateway.harness import Service
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.jobs.job import Job
 
 
@@ -19,7 +20,7 @@ def ending_jobs(service: Service, act: Callable[[Service, Job], None]) -> Iterat
 
     def run() -> None:
         while not done.wait(0.01):
-            for job in service.store.claim("test", 10, 60.0, 5, ("nano",)):
+            for job in claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",)):
                 seen.append(job)
                 act(service, job)
 

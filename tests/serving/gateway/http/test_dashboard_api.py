@@ -15,6 +15,7 @@ import pytest
 
 from tests.serving.gateway.harness import Service, running_service
 from tests.serving.gateway.http.samples import clip, picture, sound
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.tasks import TASKS, VideoRequest
 from zoetrope.serving.config.settings import Settings
@@ -51,7 +52,7 @@ def create(web: httpx.Client, **fields: Any) -> dict[str, Any]:
 
 
 def finish(service: Service, job_id: str, data: bytes, scratch: Path) -> None:
-    (job,) = service.store.claim("test", 1, 60.0, 5, (NANO,))
+    (job,) = claim_oldest(service.store, "test", 1, 60.0, 5, (NANO,))
     assert job.id == job_id
     service.succeed(job, data, scratch)
 
@@ -183,7 +184,7 @@ def test_a_long_search_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch)
 
 def test_engines_show_ones_own_jobs_alone(service: Service, web: httpx.Client) -> None:
     mine = create(web, prompt="mine " * 50)["id"]
-    for job in service.store.claim("test", 9, 60.0, 5, (NANO,)):
+    for job in claim_oldest(service.store, "test", 9, 60.0, 5, (NANO,)):
         assert job.id == mine
     with_others = (mine, "vid_gone")
     now = service.store._db.now()

@@ -9,6 +9,7 @@ import pytest
 from openai import OpenAI
 
 from tests.serving.gateway.harness import MODEL, Service, running_service
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.client import ClientError, VideoClient
 from zoetrope.serving.jobs.key_table import KeyLimits, KeyTable
 
@@ -54,7 +55,7 @@ def test_a_job_runs_under_the_models_own_name_and_shows_the_one_that_was_asked_f
 def test_every_api_takes_them(service: Service, path: str, body: object, headers: dict[str, str]) -> None:
     made = httpx.post(service.http + path, json=body, headers=headers)
     assert made.is_success, made.text
-    (job,) = service.store.claim("test", 10, 60.0, 5, (MODEL,))
+    (job,) = claim_oldest(service.store, "test", 10, 60.0, 5, (MODEL,))
     assert job.spec["task"]["kind"] == "text_to_video"
     service.empty_queue()
 

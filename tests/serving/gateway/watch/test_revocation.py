@@ -15,6 +15,7 @@ import pytest
 from google.longrunning import operations_pb2
 
 from tests.serving.gateway.harness import Collector, Service, failure, running_service, until
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.api.zoetrope.video.v1 import video_pb2
 from zoetrope.serving.client import VideoClient
 
@@ -89,7 +90,7 @@ def test_downloads_end_with_their_key(service: Service, tmp_path: Path) -> None:
     key_id, secret, metadata = new_key(service)
     with VideoClient(service.target, api_key=secret) as client:
         name = client.create(prompt="a red circle", priority=9)
-    (job,) = service.store.claim("test", 1, 60.0, 5, ("tiny",))
+    (job,) = claim_oldest(service.store, "test", 1, 60.0, 5, ("tiny",))
     assert job.id == name.removeprefix("operations/")
     service.succeed(job, bytes(50 << 20), tmp_path)
     headers = {"authorization": f"Bearer {secret}"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import zoetrope
-from tests.serving.jobs.harness import LIMITS, RESULT, claim, new_job
+from tests.serving.jobs.harness import LIMITS, RESULT, claim, claim_oldest, new_job
 from zoetrope.serving.jobs.errors import QueueFull, QuotaExceeded
 from zoetrope.serving.jobs.job import QueueLimits, Stage, State
 from zoetrope.serving.jobs.open import Stores, open_stores
@@ -38,7 +38,7 @@ def test_threads_never_claim_a_job_twice(database: str, stores: Stores, shared: 
     def work(owner: str) -> list[str]:
         mine = stores if shared else open_stores(database)
         taken: list[str] = []
-        while jobs := mine.jobs.claim(owner, 3, 60, 5, ["nano"]):
+        while jobs := claim_oldest(mine.jobs, owner, 3, 60, 5, ["nano"]):
             for job in jobs:
                 assert job.lease_owner == owner and job.lease_epoch == 1
                 assert mine.jobs.progress(job.id, 1, stage=Stage.DENOISING, step=1, eta_seconds=None)
@@ -108,9 +108,10 @@ def python(code: str, database: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 CLAIMS = """
+from tests.serving.jobs.harness import claim_oldest
 print("open", flush=True)
 input()
-while jobs := stores.jobs.claim(sys.argv[2], 2, 60, 5, ["nano"]):
+while jobs := claim_oldest(stores.jobs, sys.argv[2], 2, 60, 5, ["nano"]):
     for job in jobs:
         print(job.id, flush=True)
 stores.close()

@@ -11,6 +11,7 @@ import pytest
 from dashscope.aigc.video_synthesis import VideoSynthesis
 
 from tests.serving.gateway.harness import Service
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.jobs.job import Job, Result, State
 
 VIDEO = bytes(range(256)) * 40
@@ -50,7 +51,7 @@ def kinds(service: Service, media: list[str]) -> list[str]:
 
 
 def claim(service: Service) -> Job:
-    (job,) = service.store.claim("test", 10, 60.0, 5, ("nano",))
+    (job,) = claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",))
     return job
 
 

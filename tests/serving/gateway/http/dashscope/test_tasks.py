@@ -30,6 +30,7 @@ from tests.serving.gateway.http.dashscope.kit import (
     use_sdk,
 )
 from tests.serving.gateway.http.samples import clip, picture, sound
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.gateway.http.dashscope.schema import task
 from zoetrope.serving.jobs.job import State
 from zoetrope.serving.jobs.key_table import KeyLimits
@@ -60,7 +61,7 @@ def test_text_to_video_until_its_file_is_fetched(service: Service) -> None:
 
 def play(service: Service) -> None:
     """The router's part, in a thread: make the next job."""
-    succeed(service, until(lambda: service.store.claim("test", 1, 60.0, 5, ("nano",)))[0])
+    succeed(service, until(lambda: claim_oldest(service.store, "test", 1, 60.0, 5, ("nano",)))[0])
 
 
 def test_wait(service: Service) -> None:
@@ -213,7 +214,7 @@ def test_bad_fields_are_named(service: Service, fields: Any, says: str) -> None:
     answer = refused(**fields)
     assert answer.code == "InvalidParameter"
     assert says in answer.message and str(service.settings.directory) not in answer.message
-    assert not service.store.claim("test", 1, 60.0, 5, ("nano",))
+    assert not claim_oldest(service.store, "test", 1, 60.0, 5, ("nano",))
 
 
 def test_models_and_calls_that_wait(service: Service) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.serving.gateway.harness import Service
 from tests.serving.gateway.http.router_double import ending_jobs
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.jobs.job import Job, Result, State
 
 T2V, I2V, R2V, EDIT = (
@@ -36,7 +37,7 @@ def data(content: bytes, kind: str = "image/png") -> str:
 
 
 def claim(service: Service, job_id: str) -> Job:
-    (job,) = service.store.claim("test", 10, 60.0, 5, ("nano",))
+    (job,) = claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",))
     assert job.id == job_id
     return job
 

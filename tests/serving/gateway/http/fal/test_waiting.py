@@ -18,7 +18,8 @@ from zoetrope.serving.gateway.auth.authenticator import Principal
 from zoetrope.serving.gateway.http.common.calls import HttpCall
 from zoetrope.serving.gateway.http.fal import waiting
 from zoetrope.serving.gateway.http.fal.waiting import EventStream, ResultResponse
-from zoetrope.serving.gateway.watch.watcher import Outlook, Sighting
+from zoetrope.serving.gateway.watch.outlook import Outlook
+from zoetrope.serving.gateway.watch.watcher import Sighting
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import Job, State
 

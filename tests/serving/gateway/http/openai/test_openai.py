@@ -14,6 +14,7 @@ import pytest
 
 from tests.serving.gateway.harness import Service, running_service, until
 from tests.serving.gateway.http.samples import clip, picture
+from tests.serving.jobs.harness import claim_oldest
 from tests.serving.media.files import write_animation
 from zoetrope.serving.jobs.job import Artifact, Job, Preview, Result, Stage, State
 from zoetrope.serving.jobs.key_table import KeyLimits
@@ -23,7 +24,7 @@ VIDEO = bytes(range(256)) * 40
 
 
 def claim(service: Service, video_id: str) -> Job:
-    (job,) = service.store.claim("test", 10, 60.0, 5, ("nano",))
+    (job,) = claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",))
     assert job.id == video_id
     return job
 
@@ -90,7 +91,7 @@ def test_create_and_poll(service: Service, sdk: openai.OpenAI, tmp_path: Path) -
 
     thread = threading.Thread(target=call)
     thread.start()
-    succeed(service, until(lambda: service.store.claim("test", 1, 60.0, 5, ("nano",)))[0])
+    succeed(service, until(lambda: claim_oldest(service.store, "test", 1, 60.0, 5, ("nano",)))[0])
     thread.join(15)
     assert seen[0].status == "completed"
     target = tmp_path / "video.mp4"
@@ -193,7 +194,7 @@ def test_bad_fields_are_named(service: Service, sdk: openai.OpenAI, fields: Any,
     error = refused(lambda: sdk.videos.create(**{"prompt": "a red circle", **fields}))
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert says in error["message"] and str(service.settings.directory) not in error["message"]
-    assert sdk.videos.list(limit=100).data == [] or not service.store.claim("test", 1, 60.0, 5, ("nano",))
+    assert sdk.videos.list(limit=100).data == [] or not claim_oldest(service.store, "test", 1, 60.0, 5, ("nano",))
 
 
 def test_models(service: Service, sdk: openai.OpenAI) -> None:

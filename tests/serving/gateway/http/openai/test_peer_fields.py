@@ -12,6 +12,7 @@ import pytest
 
 from tests.serving.gateway.harness import Service, engine, until
 from tests.serving.gateway.http.samples import clip, picture
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.jobs.job import Artifact, Result, State
 
 PROMPT = "Random prompt 0 for benchmarking diffusion models"
@@ -72,7 +73,7 @@ def test_what_aiperf_sends(service: Service, web: httpx.Client) -> None:
 def test_what_a_completed_video_tells(service: Service, web: httpx.Client) -> None:
     video = taken(web.post("/v1/videos", json={"prompt": PROMPT, "num_frames": 9}))
     assert (video["inference_time_s"], video["stage_durations"], video["num_outputs"]) == (None, {}, None)
-    (job,) = service.store.claim("test", 10, 60.0, 5, ("nano",))
+    (job,) = claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",))
     stored: Artifact = service.artifacts.put_bytes(f"jobs/{job.id}/1/video.mp4", b"1", "video/mp4")
     timings = {"conditioning": 0.5, "denoising": 2.25, "decoding": 0.75, "encoding": 0.25}
     assert service.store.finish(

@@ -16,6 +16,7 @@ from replicate.exceptions import ReplicateError
 
 from tests.serving.gateway.harness import Service
 from tests.serving.gateway.http.router_double import ending_jobs
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.jobs.job import Job, Result, State
 
 T2V, I2V, R2V, EDIT = (f"wan-video/wan-2.7-{name}" for name in ("t2v", "i2v", "r2v", "videoedit"))
@@ -24,7 +25,7 @@ PROMPT = {"prompt": "a red circle"}
 
 
 def claim(service: Service, job_id: str) -> Job:
-    (job,) = service.store.claim("test", 10, 60.0, 5, ("nano",))
+    (job,) = claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",))
     assert job.id == job_id
     return job
 

@@ -31,6 +31,7 @@ from tests.serving.gateway.http.replicate.kit import (
     succeed,
 )
 from tests.serving.gateway.http.samples import clip, picture
+from tests.serving.jobs.harness import claim_oldest
 from zoetrope.serving.gateway.http.replicate.views import prediction
 from zoetrope.serving.jobs.job import Stage, State
 
@@ -178,7 +179,7 @@ def test_wait_ends_before_the_job(service: Service, sdk: Any, web: httpx.Client)
     with ThreadPoolExecutor(1) as pool:
         path = f"/v1/models/{T2V}/predictions"
         future = pool.submit(web.post, path, json={"input": PROMPT}, headers={"prefer": "respond-async, wait=1"})
-        (job,) = until(lambda: service.store.claim("test", 10, 60.0, 5, ("nano",)))
+        (job,) = until(lambda: claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",)))
         response = future.result()
     assert time.monotonic() - started >= 1.0
     assert (response.status_code, response.json()["status"]) == (202, "starting")

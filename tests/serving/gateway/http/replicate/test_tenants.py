@@ -15,6 +15,7 @@ from tests.node.run import run_node
 from tests.serving.gateway.harness import running_service
 from tests.serving.gateway.http.replicate.kit import I2V, PROMPT, T2V, VIDEO, certificate, refused, router, succeed
 from tests.serving.gateway.http.samples import clip, picture
+from tests.serving.jobs.harness import claim_oldest
 
 
 def test_tenants(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_tenants(tmp_path: Path) -> None:
         assert ada.webhooks.default.secret().key != bob.webhooks.default.secret().key
         refused(nobody.predictions.list, 401)
         refused(lambda: nobody.predictions.create(model=T2V, input=PROMPT), 401)
-        (job,) = service.store.claim("test", 10, 60.0, 5, ("nano",))
+        (job,) = claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",))
         data = clip(2.0)
         succeed(service, job, data)
         address = f"{service.http}/v1/predictions/{made.id}/output/video.mp4"

@@ -1,0 +1,1 @@
+"""Policies of the router: one small class in a file each, chosen by the setting ``policy``."""
