@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -59,7 +60,7 @@ def test_shares_add_up_and_follow_the_work(step: list[Load]) -> None:
     assert sum(shares) == pytest.approx(1)
     assert all(share > 0 for share in shares)
     by_work = sorted(zip(step, shares, strict=True), key=lambda one: one[1])
-    for (smaller, _), (larger, _) in zip(by_work, by_work[1:], strict=False):
+    for (smaller, _), (larger, _) in pairwise(by_work):
         dominates = smaller.tokens > larger.tokens and smaller.branches >= larger.branches
         assert not (dominates and smaller.adapters >= larger.adapters)
 
