@@ -31,6 +31,7 @@ from zoetrope.serving.router.forecaster import Forecaster
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
 from zoetrope.serving.router.loading import loading_of
 from zoetrope.serving.router.metering import Meter
+from zoetrope.serving.router.model_notices import ModelNotices
 from zoetrope.serving.router.next_claims import next_claims
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
 from zoetrope.serving.router.policies.choose import policy_of
@@ -120,6 +121,7 @@ class Router:
             room=settings.max_running,
             decoders=DECODERS,
         )
+        self._notices = ModelNotices(self._state, self._claimed.job, self._waiting)
         self._stopping = False
         self._loops = [
             asyncio.create_task(self._forecaster.run()),
@@ -200,6 +202,7 @@ class Router:
                 self._forget_engine(engine_id)
             waiting = any(segment.engine is None for segment in self._state.active.values())
             self._cold_start.see(len(self._state.engines), waiting, now)
+            self._notices.look(now)
             for engine_id, view in self._state.engines.items():
                 row = self._rows.get(engine_id)
                 long = view.due > view.seen_at + ENGINE_TIMEOUT_SECONDS
