@@ -25,6 +25,7 @@ RAY = (
     "tests/cluster/parallel/",
     "tests/cluster/planning/test_placement.py",
     "tests/cluster/snapshots/test_engine.py",
+    "tests/serving/models/",
     "tests/serving/stages/test_isolation.py",
     "tests/serving/whole/",
 )
@@ -45,6 +46,7 @@ INTEGRATION = (
     "tests/serving/faults/",
     "tests/serving/gateway/http/replicate/test_other_clients.py",
     "tests/serving/gateway/http/replicate/test_tenants.py",
+    "tests/serving/gateway/test_forecast_shown.py",
     "tests/serving/gateway/test_metrics.py",
     "tests/serving/gateway/test_notices.py",
     "tests/serving/gateway/test_outage.py",
@@ -54,6 +56,7 @@ INTEGRATION = (
     "tests/serving/media/sandbox/",
     "tests/serving/ray_host/test_kept_logs.py",
     "tests/serving/soak/test_nothing_lost.py",
+    "tests/serving/stages/test_conditioning_cache.py",
     "tests/serving/supervisor/",
     "tests/serving/sweeper/test_webhook_bodies.py",
     "tests/test_package.py",

@@ -33,7 +33,7 @@ from zoetrope.cluster.snapshots.format import BadSnapshot, Fingerprint, decode
 from zoetrope.cluster.snapshots.keeper import SnapshotKeeper
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.cluster.snapshots.writer import SnapshotWriter
-from zoetrope.model.catalog.identity import weights_of
+from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import NotFinite, Segment
@@ -122,6 +122,7 @@ class Rank:
             mesh = Mesh.build(self._device, settings.cfg_groups, timeout)
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
         self._mesh = mesh
+        weights = weights_of(self._card)  # of the files that are loaded now; the first rank of a machine hashes them
         plan = device_plan(self._card, self._device, ranks=mesh.ranks, groups=mesh.groups, role=settings.role)
         runner: Runner = partial(run_gang, mesh, chunking=self._chunking()) if settings.ranks > 1 else self._alone(plan)
         limit = -mesh.largest([-(plan.most_tokens or UNLIMITED)], self._device)[0]
@@ -142,7 +143,7 @@ class Rank:
         self._keeper: SnapshotKeeper | None = None
         if rank == 0 and settings.snapshots is not None:
             writer = SnapshotWriter(SnapshotStore(settings.snapshots))
-            self._keeper = SnapshotKeeper(writer, settings, weights_of(self._card), self._denoiser.scheduler_config)
+            self._keeper = SnapshotKeeper(writer, settings, weights, self._denoiser.scheduler_config)
         gear = hardware_of(self._device_name())
         return Joined(
             warm_up(self._denoiser, self._card, gear, mesh),
@@ -308,7 +309,7 @@ class Rank:
             self._forget(segment.spec.id)
         return StepOutcome(
             held=tuple(HeldSegment(s.spec.id, s.sampler.step) for s in self._segments.values()),
-            finished=tuple(Finished(s.spec.id, ray.put(s.result().cpu()) if first else None) for s in finished),
+            finished=tuple(Finished(s.spec.id, _shared(s.result()) if first else None) for s in finished),
             failed=tuple(result.failed),
             previews=tuple(self._preview(s) for s in batch if first and s.spec.id in preview and not s.sampler.done),
             handed_over=tuple(s.spec.id for s in leaving),
@@ -319,13 +320,18 @@ class Rank:
     def _preview(self, segment: Segment) -> Previewed:
         estimate = segment.estimate()
         assert estimate is not None, "a step was just taken"
-        return Previewed(segment.spec.id, segment.sampler.step, ray.put(estimate.cpu()))
+        return Previewed(segment.spec.id, segment.sampler.step, _shared(estimate))
 
     def _forget(self, segment_id: str) -> None:
         self._segments.pop(segment_id, None)
         self._adapters.release(segment_id)
         if self._keeper is not None:
             self._keeper.forget(segment_id)
+
+
+def _shared(latents: torch.Tensor) -> ray.ObjectRef:  # type: ignore[type-arg]
+    """Put latents into the object store as an array, for processes without torch."""
+    return ray.put(latents.cpu().numpy())
 
 
 def _told(error: Exception) -> RankError:

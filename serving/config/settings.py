@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from zoetrope.model.request.load_options import PARTS, LoadOptions, Offload
+from zoetrope.model.catalog.card_files import DEFAULT_DATA
+from zoetrope.model.request.load_options import OPTIONS, LoadOptions, Offload
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.serving.config.lists import CommaList
 
@@ -108,6 +109,21 @@ class Settings(BaseSettings):
     engines: Annotated[CommaList, BeforeValidator(_as_text), AfterValidator(_check_engines)] = Field(
         default=("1",), description="Engines, each a gang of ranks with a whole model; of several sizes: 2x1,1x4."
     )
+    min_engines: int | None = Field(
+        default=None, ge=0, description="Engines of each size kept when there is nothing to do; empty: all of them."
+    )
+    max_engines: int | None = Field(
+        default=None, ge=1, description="Engines of each size when there is much to do; empty: as many as at the start."
+    )
+    scale_target_seconds: float = Field(
+        default=300.0, gt=0, description="Seconds in which the engines should clear what is queued."
+    )
+    scale_up_seconds: float = Field(
+        default=10.0, ge=0, description="Seconds that more engines must be wanted before they are started."
+    )
+    scale_down_seconds: float = Field(
+        default=300.0, ge=0, description="Seconds that fewer engines must be wanted before they are drained."
+    )
     ranks: int = Field(default=1, ge=1, description="Ranks of an engine, one GPU each, where engines says no size.")
     cfg_groups: int = Field(
         default=1, ge=1, le=2, description="2: half of an engine's ranks compute each guidance branch."
@@ -116,7 +132,7 @@ class Settings(BaseSettings):
         default="together", description="apart: engines of their own for the two networks of a Wan2.2 A14B."
     )
     data_dir: Path = Field(
-        default=Path("~/.local/share/zoetrope"), description="Folder for everything that must last, and for logs."
+        default=Path(DEFAULT_DATA), description="Folder for everything that must last, and for logs."
     )
     database: str = Field(default="", description="postgresql://...; empty: a SQLite file in the data folder.")
     artifact_store: str = Field(default="", description="s3://BUCKET/PREFIX; empty: a folder in the data folder.")
@@ -162,6 +178,14 @@ class Settings(BaseSettings):
         ge=1,
         description="Queued jobs beyond which new ones are refused; a tenant gets half of what others leave free.",
     )
+    max_queued_gpu_seconds: float = Field(
+        default=1_000_000,
+        gt=0,
+        description="GPU-seconds of a model's jobs, by their prices, beyond which new ones are refused.",
+    )
+    gpu_hour_price: float = Field(
+        default=0.0, ge=0, description="Price of a GPU-hour, from which costs are shown; 0: no costs are shown."
+    )
     step_tokens: int = Field(default=100_000, ge=1, description="Tokens that an engine takes in one step, at most.")
     snapshot_seconds: float = Field(
         default=10.0,
@@ -200,6 +224,27 @@ class Settings(BaseSettings):
         description="Tiles of frames above 720p; auto: if a whole frame does not fit into the decoder's memory.",
     )
     vae_devices: int = Field(default=1, ge=1, description="GPUs that share the decoding.")
+    conditioners: int = Field(
+        default=1, ge=1, le=64, description="Processes that encode prompts and media, each with its own models."
+    )
+    decoders: int = Field(
+        default=1, ge=1, le=64, description="Processes that decode and write videos, each with its own model."
+    )
+    condition_cache_bytes: int = Field(
+        default=512 << 20,
+        ge=0,
+        description="Bytes of embeddings that a conditioner keeps for the next jobs, and again of encoded media.",
+    )
+    held_latents_bytes: int = Field(
+        default=64 << 20,
+        ge=0,
+        description="Bytes of finished latents that wait for a decoder in memory; more go to the artifact store.",
+    )
+    spilled_latents_bytes: int = Field(
+        default=20_000_000_000,
+        ge=0,
+        description="Bytes of waiting latents in the artifact store above which engines start no further jobs.",
+    )
     preview_steps: int = Field(default=5, ge=0, description="Steps between previews of a running job; 0: no previews.")
 
     retention_seconds: float = Field(
@@ -234,9 +279,14 @@ class Settings(BaseSettings):
 
     @property
     def load(self) -> LoadOptions:
-        """How the model is loaded."""
-        parts = {name: getattr(self, name) for name in PARTS}
-        return LoadOptions(self.family, self.quantize, self.lora, self.profile, self.offload, **parts)
+        """How the model is loaded. What nobody gave is left to a model card."""
+        options = {name: getattr(self, name) for name in OPTIONS}
+        given = frozenset(name for name, value in options.items() if value and name in self.model_fields_set)
+        return LoadOptions(**options, given=given)
+
+    def as_json(self) -> str:
+        """Return the settings for other processes, which must know what nobody gave."""
+        return self.model_dump_json(exclude=OPTIONS.keys() - self.model_fields_set)
 
     @property
     def weights(self) -> dict[str, float]:

@@ -88,6 +88,7 @@ class JobRequest:
     traceparent: str | None = None  # W3C trace context of the request
     warnings: tuple[str, ...] = ()  # what the client should know about how the task was understood
     price: float = 0.0  # GPU-seconds that it is expected to take; 0: not known
+    weights: str = ""  # `model.catalog.weights_identity.weights_of` when it was asked for; "": not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +181,9 @@ class QueueLimits:
     concurrent_jobs: int | None = None  # unfinished jobs of the key
     queued_seconds: float | None = None  # clip seconds in unfinished jobs of the key
     result_bytes: int | None = None  # files of results that the tenant keeps
+    gpu_seconds: float | None = None  # prices of the unfinished jobs of a model
+    gpus: int = 0  # that work on them, from which it follows when there is room again; 0: not known
+    retry_seconds: float | None = None  # until a job ends, on average; None: not known
 
 
 @dataclass(frozen=True)
@@ -241,6 +245,18 @@ class Result:
     height: int
     fps: int
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+
+
+@dataclass(frozen=True)
+class UnfinishedWork:
+    """The unfinished work of a model: how many jobs still need an engine, and the GPU-seconds that they are expected
+    to take yet."""
+
+    jobs: int = 0
+    gpu_seconds: float = 0.0
+
+    def __add__(self, other: UnfinishedWork) -> UnfinishedWork:
+        return UnfinishedWork(self.jobs + other.jobs, self.gpu_seconds + other.gpu_seconds)
 
 
 @dataclass(frozen=True)

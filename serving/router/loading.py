@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from zoetrope.cluster.protocol.messages import Failed, LoadFailed
+from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
+from zoetrope.serving.config.served_models import ServedModels
+from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.router.swapping import Holder, ModelDemand, swaps
 
 UNKNOWN_SECONDS = 30.0  # that a load is thought to take before any has been seen
 KEPT = 0.7  # of what was expected, when another load has been seen
 MAX_FAILURES = 3  # of loads in a row, after which the jobs of a model fail
 PAUSE_SECONDS = 10.0  # before an engine that could not load a model tries again, doubled each time
+
+
+class LoadedEngine(Protocol):
+    """An engine as the router sees it, see `serving.router.swapping.Holder`."""
+
+    model: str
+    ready: bool
+    ranks: int
+    since: float
 
 
 @dataclass
@@ -44,10 +57,23 @@ class Loading:
         self._seconds[model] = seconds if old is None else KEPT * old + (1 - KEPT) * seconds
         self._failures.pop(model, None)
 
-    def failed(self, failure: LoadFailed, now: float) -> None:
-        """Record a load that failed."""
+    def failed(self, failure: LoadFailed, waiting: Sequence[str], now: float) -> list[Failed]:
+        """Record a load that failed.
+
+        Args:
+            waiting: ids of the model's segments that no engine holds.
+
+        Returns:
+            Those segments, if the model could not be loaded several times in a row. The next that needs it has one more
+            try.
+        """
         before = self._failures.get(failure.model)
-        self._failures[failure.model] = _Failures(1 if before is None else before.count + 1, now, failure.reason)
+        count = 1 if before is None else before.count + 1
+        self._failures[failure.model] = _Failures(min(count, MAX_FAILURES - 1), now, failure.reason)
+        if count < MAX_FAILURES:
+            return []
+        reason = f"its model {failure.model} could not be loaded, {count} times in a row: {failure.reason}"
+        return [Failed(segment_id, reason, code="UNAVAILABLE") for segment_id in waiting]
 
     def price(self, model: str) -> float:
         """Return the seconds that a load is expected to take: as seen, else as the other models' mean."""
@@ -63,15 +89,27 @@ class Loading:
             if model in self.fits.get(ranks, self.models) and now >= self._again_at(model)
         )
 
-    def choose(self, engines: Sequence[Holder], waiting: Mapping[str, float], now: float) -> dict[str, str]:
-        """Return which engines should load which models.
+    def model_for(
+        self,
+        engine: str,
+        engines: Mapping[str, LoadedEngine],
+        waiting: Mapping[str, float],
+        held: Mapping[str, float],
+        now: float,
+    ) -> str:
+        """Return the model that an engine should load in place of its own, "" for none.
 
         Args:
-            waiting: GPU-seconds of work that no engine holds, by model.
+            waiting: GPU-seconds of work that no engine holds, by model. held: of what engines hold, by engine.
         """
         self._waiting = {model: self._waiting.get(model, now) for model in waiting}
         demands = {model: ModelDemand(seconds, self._waiting[model]) for model, seconds in waiting.items()}
-        return swaps(engines, demands, {model: self.price(model) for model in self.models}, now)
+        holders = [
+            Holder(i, e.model, e.ready, e.ranks, held.get(i, 0.0), e.since, self.can(e.ranks, now))
+            for i, e in engines.items()
+        ]
+        prices = {model: self.price(model) for model in (*self.models, *(e.model for e in engines.values()))}
+        return swaps(holders, demands, prices, now).get(engine, "")
 
     def begun(self, engine: str, now: float) -> None:
         """Note that an engine loads a model, if that is news."""
@@ -81,34 +119,18 @@ class Loading:
         """Note that an engine loads none."""
         self._begun.pop(engine, None)
 
-    def given_up(self, waiting: Mapping[str, Collection[str]]) -> list[Failed]:
-        """Return the segments of models that could not be loaded several times in a row. The next that needs such a
-        model has one more try.
-
-        Args:
-            waiting: ids of segments that no engine holds, by model.
-        """
-        found = []
-        for model, ids in waiting.items():
-            failures = self._failures.get(model)
-            if failures is not None and failures.count >= MAX_FAILURES:
-                reason = f"its model {model} could not be loaded, {failures.count} times in a row: {failures.reason}"
-                found += [Failed(segment_id, reason, code="UNAVAILABLE") for segment_id in ids]
-                failures.count = MAX_FAILURES - 1
-        return found
-
     def seconds_left(self, engine: str, model: str, now: float) -> float | None:
         """Return when an engine is expected to have loaded a model; None if it loads none."""
         begun = self._begun.get(engine)
         return None if begun is None else max(0.0, begun + self.price(model) - now)
 
-    def notice(self, model: str, engines: Sequence[Holder], now: float) -> str:
+    def notice(self, model: str, engines: Mapping[str, LoadedEngine], now: float) -> str:
         """Say why work of a model waits; "" where an engine has the model."""
-        having = [engine for engine in engines if engine.model == model]
-        if any(engine.ready for engine in having):
+        having = {i: engine for i, engine in engines.items() if engine.model == model}
+        if any(engine.ready for engine in having.values()):
             return ""
         if having:
-            left = [s for engine in having if (s := self.seconds_left(engine.id, model, now)) is not None]
+            left = [s for i in having if (s := self.seconds_left(i, model, now)) is not None]
             return f"its model is being loaded{f', about {min(left):.0f} s more' if left else ''}"
         failures = self._failures.get(model)
         if failures is not None:
@@ -118,3 +140,12 @@ class Loading:
     def _again_at(self, model: str) -> float:
         failures = self._failures.get(model)
         return 0.0 if failures is None else failures.at + PAUSE_SECONDS * 2 ** (failures.count - 1)
+
+
+def loading_of(settings: Settings, models: ServedModels) -> Loading | None:
+    """Return what decides about a service's models; None where there is one."""
+    if len(models) < 2:
+        return None
+    able = models_of_gangs(models, engine_groups(settings), settings.cfg_groups)
+    names = tuple(card.name for card in models)
+    return Loading(names, {ranks: frozenset(card.name for card in cards) for ranks, cards in able.items()})

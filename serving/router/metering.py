@@ -63,6 +63,8 @@ class Meter:
         Returns:
             The GPU-seconds that its step took, by job.
         """
+        if report.state == "loading":  # its gang, and so its device, is not there
+            return {}
         engine = self._engine(report)
         if engine is None:
             return {}

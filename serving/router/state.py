@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -14,11 +14,15 @@ from zoetrope.model.request.steps import computed_steps, computes, step_after, s
 from zoetrope.model.request.tasks import Role
 from zoetrope.serving.router.active import Active
 from zoetrope.serving.router.backlog import Backlog
+from zoetrope.serving.router.loading import Loading
+from zoetrope.serving.router.placement import GangSize, leaves, sizes_of, takes
 from zoetrope.serving.router.policies.fair import Fair
 from zoetrope.serving.router.scheduler import LOOK, decide
-from zoetrope.serving.router.work import EngineState, Work
+from zoetrope.serving.router.work import EngineState, Work, anything
 
 MAX_CRASHES = 3  # of engines with a segment alone in the step, after which it counts as the cause
+LEAST_SECONDS = 1e-3  # of a segment's cost, where it is not known
+LOAD_PATIENCE = 60.0  # seconds in which an engine must have checkpointed what it holds, before it loads another model
 PATIENCE = 5.0  # times its predicted duration, after which a step's engine counts as lost
 
 
@@ -28,6 +32,7 @@ class EngineView:
 
     Attributes:
         stepping: the segments of its newest plan.
+        since: when its model was loaded. stale: what is known of its steps is of the model before.
     """
 
     model: str
@@ -39,6 +44,9 @@ class EngineView:
     seconds_per_token: float | None = None
     ready: bool = False
     stepping: frozenset[str] = frozenset()
+    ranks: int = 1
+    since: float = 0.0
+    stale: bool = True
 
     @property
     def idle(self) -> bool:
@@ -66,6 +74,7 @@ class RouterState:
         backlog: what waits, by the router's policy; whoever knows of jobs that are only queued keeps them there too.
         preview_steps: steps between two previews of a segment; 0: none.
         adapter_slots: of each engine, for different adapters (or pairs of them).
+        loading: decides which engines load other models; None: they serve one.
     """
 
     step_tokens: int
@@ -75,6 +84,7 @@ class RouterState:
     backlog: Backlog = field(default_factory=lambda: Backlog(Fair()))
     preview_steps: int = 0
     adapter_slots: int = 0
+    loading: Loading | None = None
     active: dict[str, Active] = field(default_factory=dict)
     engines: dict[str, EngineView] = field(default_factory=dict)
     _cohorts: int = 0
@@ -98,9 +108,11 @@ class RouterState:
         resumes them from their snapshots."""
         view = self.engines.get(report.engine)
         if view is None:
-            view = EngineView(report.model, report.gang_epoch, now, now, self.costs(report))
+            if report.state == "loading":
+                return News((), (), ())  # of its steps nothing is known before it is ready
+            view = EngineView(report.model, report.gang_epoch, now, now, self.costs(report), ranks=report.ranks)
             self.engines[report.engine] = view
-            self._price_waiting(report.model)
+        self._note_model(report, view, now)
         view.gang_epoch, view.seen_at = report.gang_epoch, now
         view.role, view.ready = report.role, report.state == "ready"
         if report.step_tokens:
@@ -119,6 +131,10 @@ class RouterState:
         lost = tuple(f.id for f in report.failed if f.id in mine and f.lost)
         if report.broken is not None:
             failed += self._suspect(report.broken, mine)
+        if report.load_failed is not None and self.loading is not None:
+            wanted = report.load_failed.model
+            waiting = [i for i, s in self.active.items() if s.model == wanted and s.engine is None]
+            failed += self.loading.failed(report.load_failed, waiting, now)
         progressed = [segment_id for segment_id, step in held.items() if self._moved(self.active[segment_id], step)]
         for segment_id in mine.intersection(report.handed_over):
             self.active[segment_id].needs = "low" if report.role == "high" else "high"
@@ -144,16 +160,27 @@ class RouterState:
         if view is None or report.state != "ready":
             return StepPlan()
         ahead = report.running is not None
+        if self.loading is not None and (
+            model := self.loading.model_for(report.engine, self.engines, *self._work_of_models(), view.seen_at)
+        ):
+            if ahead:
+                return StepPlan()
+            view.ready, view.stale = False, True
+            view.due += LOAD_PATIENCE
+            return StepPlan(load=model)
         ids = [h.id for h in report.held] + [*(report.running.admitted if report.running is not None else ())]
         mine = [i for i in ids if self._holds(report.engine, i)]
         held = [self._work(self.active[i], ahead) for i in mine]
         for work in held:
             self.backlog.begin(work)
         staying = [w for w in held if not (self.active[w.id].leaving or (ahead and self._ends(self.active[w.id])))]
-        decision = decide(self._engine(report, view, staying), self.backlog, now, self._idle_beside(report.engine))
+        sizes = self._sizes(view)
+        engine = self._engine(report, view, staying, sizes)
+        decision = decide(engine, self.backlog, now, self._idle_beside(report.engine))
         if ahead and decision.trial:
             return StepPlan()
-        for segment_id in decision.drop:
+        moving = [work.id for work in staying if len(sizes) > 1 and leaves(view.ranks, work, sizes)]
+        for segment_id in (*decision.drop, *moving):
             self.active[segment_id].leaving = True
         for segment_id in decision.admit:
             self.active[segment_id].engine = report.engine
@@ -173,6 +200,10 @@ class RouterState:
             preview=tuple(i for i in decision.advance if self._wants_preview(self.active[i], ahead and i in mine)),
             prefetch=self._next_adapters(report, view, now),
         )
+
+    def held_works(self, model: str) -> list[Work]:
+        """Describe the segments of a model that engines hold."""
+        return [self._work(segment) for segment in self.active.values() if segment.engine and segment.model == model]
 
     def lose_silent_engines(self, now: float) -> list[str]:
         """Give up engines that are overdue, allowing for long steps. Their segments are waiting again.
@@ -201,7 +232,42 @@ class RouterState:
         own = sum(segment.tokens_at(step) for step in range(start, spec.steps) if computes(spec, step))
         return (computed_steps(spec, start) * others + own) * view.seconds_per_token
 
-    def _engine(self, report: Report, view: EngineView, held: list[Work]) -> EngineState:
+    def notice(self, model: str, now: float) -> str:
+        """Say why segments of a model cannot be taken by any engine; "" where there is one."""
+        return "" if self.loading is None else self.loading.notice(model, self.engines, now)
+
+    def _note_model(self, report: Report, view: EngineView, now: float) -> None:
+        """Note which model an engine has, and how long it took to load."""
+        if report.state == "loading":
+            view.model, view.stale = report.model, True
+            if self.loading is not None:
+                self.loading.begun(report.engine, now)
+        elif view.stale and report.state == "ready":
+            view.model, view.costs, view.seconds_per_token = report.model, self.costs(report), None
+            view.since, view.stale = now, False
+            self._price_waiting(report.model)
+            if self.loading is not None:
+                self.loading.over(report.engine)
+                self.loading.saw(report.model, report.load_seconds)
+
+    def _work_of_models(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the GPU-seconds of work that waits, by model, and that engines hold, by engine."""
+        waiting: dict[str, float] = {}
+        held: dict[str, float] = {}
+        for segment in self.active.values():
+            where, of = (waiting, segment.model) if segment.engine is None else (held, segment.engine)
+            where[of] = where.get(of, 0.0) + max(LEAST_SECONDS, self._work(segment).remaining)
+        return waiting, held
+
+    def _sizes(self, view: EngineView) -> dict[int, GangSize]:
+        """Return the sizes of the engines that can take the same work as one."""
+        beside = [other for other in self.engines.values() if (other.model, other.role) == (view.model, view.role)]
+        works = (
+            self._work(s) for s in self.active.values() if s.model == view.model and view.role in ("both", s.needs)
+        )
+        return sizes_of(beside, works)
+
+    def _engine(self, report: Report, view: EngineView, held: list[Work], sizes: Mapping[int, GangSize]) -> EngineState:
         return EngineState(
             report.engine,
             view.model,
@@ -212,13 +278,14 @@ class RouterState:
             tuple(held),
             view.costs,
             view.stepping,
+            anything if len(sizes) < 2 else lambda work: takes(view.ranks, work, sizes),
         )
 
     def _idle_beside(self, engine_id: str) -> int:
         """Count the other engines of the same kind that have nothing to do and are sent nothing yet."""
         mine = self.engines[engine_id]
         idle = sum(
-            view.idle and (view.model, view.role) == (mine.model, mine.role)
+            view.idle and (view.model, view.role, view.ranks) == (mine.model, mine.role, mine.ranks)
             for other, view in self.engines.items()
             if other != engine_id
         )
