@@ -74,7 +74,7 @@ def simulate(setup: Setup, policy: str) -> tuple[dict[str, Any], list[Outcome]]:
     preset, fleet = preset_named(setup.model), setup.fleet
     work = workload(preset, setup.trace)
     simulation = Simulation(
-        setup.trace, work, fleet, policy_of(policy, ranks=fleet.fastest), setup.rules
+        setup.trace, work, fleet, policy_of(policy, ranks=fleet.fastest, gpus=fleet.gpus), setup.rules
     )
     outcomes = simulation.run()
     return simulation.figures(), outcomes
