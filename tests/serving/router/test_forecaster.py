@@ -9,6 +9,7 @@ import pytest
 
 from tests.serving.router.harness import House, until
 from zoetrope.serving.jobs.forecast_table import ModelForecast
+from zoetrope.serving.router import router
 
 pytestmark = pytest.mark.timeout(60)
 Build: TypeAlias = Callable[..., House]
@@ -23,6 +24,12 @@ def told(house: House, *job_ids: str) -> ModelForecast | None:
     """The newest forecast, once it has exactly these jobs."""
     found = newest(house)
     return found if found is not None and set(found.jobs) == set(job_ids) else None
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is a double that says nothing while it waits for its next step."""
+    monkeypatch.setattr(router, "ENGINE_TIMEOUT_SECONDS", 600.0)
 
 
 async def test_every_job_is_foreseen_from_the_queue_on(build: Build) -> None:
