@@ -119,7 +119,9 @@ class Router:
             self._database.jobs.get_many,
             self._put_forecast,
             room=settings.max_running,
-            decoders=DECODERS,
+            decoders=DECODERS * settings.decoders,
+            cold=lambda _: self._cold_start.expected(time.monotonic()),
+            figures=self.stage_figures,
         )
         self._notices = ModelNotices(self._state, self._claimed.job, self._waiting)
         self._stopping = False
