@@ -42,7 +42,7 @@ def test_a_lower_quality_computes_fewer_steps_where_the_model_has_ratios() -> No
         {"task": {"kind": "text_to_video", "prompt": "a"}, "duration_seconds": 6.0},
         {"task": {"kind": "first_last_frame", "first_frame": "f", "last_frame": "l"}, "duration_seconds": 2.0},
         {"task": {"kind": "reference_to_video", "prompt": "a", "references": ["r", "s"]}, "duration_seconds": 2.0},
-        {"task": {"kind": "grid_to_video", "image": "g"}, "duration_seconds": 2.0},
+        {"task": {"kind": "grid_to_video", "panels": ["g"]}, "duration_seconds": 2.0},
         {"task": {"kind": "edit_video", "prompt": "a", "video": "v"}, "duration_seconds": 2.0},
     ],
 )
@@ -50,7 +50,10 @@ def test_tokens_are_those_that_the_router_counts(request_fields: dict[str, Any])
     card = find_model("nano")
     request = parse_request({"size": "{}x{}".format(*NANO_SIZES[0]), "steps": 12, **request_fields})
     kinds = {name: "clip" if name == "video" else "image" for name in media_of(request.task)}
-    media = {name: MediaInfo(kind, *NANO_SIZES[0], frames=16 if kind == "clip" else 1, fps=8.0) for name, kind in kinds.items()}  # type: ignore[arg-type]
+    media = {
+        name: MediaInfo(kind, *NANO_SIZES[0], frames=16 if kind == "clip" else 1, fps=8.0)
+        for name, kind in kinds.items()
+    }  # type: ignore[arg-type]
     spec = resolve(request, card, 1, media)
     asked = job(0.0, 12, task=spec.task.kind, width=spec.width, height=spec.height, frames=spec.frames, references=2)
     found = workload(preset_named("nano"), [asked]).segments[0]
