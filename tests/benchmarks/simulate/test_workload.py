@@ -42,7 +42,7 @@ def test_a_lower_quality_computes_fewer_steps_where_the_model_has_ratios() -> No
         {"task": {"kind": "text_to_video", "prompt": "a"}, "duration_seconds": 6.0},
         {"task": {"kind": "first_last_frame", "first_frame": "f", "last_frame": "l"}, "duration_seconds": 2.0},
         {"task": {"kind": "reference_to_video", "prompt": "a", "references": ["r", "s"]}, "duration_seconds": 2.0},
-        {"task": {"kind": "grid_to_video", "image": "g"}, "duration_seconds": 2.0},
+        {"task": {"kind": "grid_to_video", "panels": ["g"]}, "duration_seconds": 2.0},
         {"task": {"kind": "edit_video", "prompt": "a", "video": "v"}, "duration_seconds": 2.0},
     ],
 )
