@@ -21,7 +21,7 @@ class SimJob:
 
     Attributes:
         prices: GPU-seconds of one step of each segment, alone on the smallest engine. conditioning, decoding, tail:
-            seconds of those stages; the last, between two segments.
+            seconds of those stages; the last, between two segments. deadline: of its last step, as far as schedulers know.
         index, step: its segment, and the steps taken of it. saved: the same in its last snapshot, and when that was.
         engine: that holds it. stepping: it takes part in the newest step.
     """
@@ -123,7 +123,7 @@ def _jobs(asked: Sequence[TraceJob], work: Workload, fleet: Fleet, slo: float, t
             conditioning,
             decoding + stages.every,
             tail,
-            min(told) if told else None,
+            min(told) - decoding - stages.every if told else None,
             Outcome(job.shape, job.tenant, job.arrival, solo, due),
         )
 

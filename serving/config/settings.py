@@ -178,6 +178,14 @@ class Settings(BaseSettings):
         ge=1,
         description="Queued jobs beyond which new ones are refused; a tenant gets half of what others leave free.",
     )
+    max_queued_gpu_seconds: float = Field(
+        default=1_000_000,
+        gt=0,
+        description="GPU-seconds of a model's jobs, by their prices, beyond which new ones are refused.",
+    )
+    gpu_hour_price: float = Field(
+        default=0.0, ge=0, description="Price of a GPU-hour, from which costs are shown; 0: no costs are shown."
+    )
     step_tokens: int = Field(default=100_000, ge=1, description="Tokens that an engine takes in one step, at most.")
     snapshot_seconds: float = Field(
         default=10.0,

@@ -20,16 +20,32 @@ class RequestConflict(Picklable):
 class QueueFull(Picklable):
     """The queue holds as many jobs as are allowed."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, retry_seconds: float | None = None) -> None:
         super().__init__(f"the queue is full: {limit} jobs are waiting, which is the limit")
         self.limit = limit
+        self.retry_seconds = retry_seconds
+
+
+class BacklogFull(Picklable):
+    """The unfinished jobs of a model cost as many GPU-seconds as are allowed: all of them, or a tenant's ``own``."""
+
+    def __init__(self, model: str, limit: float, used: float, price: float, retry_seconds: float | None, own: bool):
+        whose = "this tenant's" if own else "all"
+        super().__init__(f"{whose} jobs of {model}: {used:.15g} of {limit:.15g} GPU-seconds are used")
+        self.model = model
+        self.limit = limit
+        self.used = used
+        self.price = price
+        self.retry_seconds = retry_seconds
+        self.own = own
 
 
 class QuotaExceeded(Picklable):
     """The API key or its tenant has reached a quota; `used` does not count what was refused."""
 
-    def __init__(self, quota: Quota, limit: float, used: float) -> None:
+    def __init__(self, quota: Quota, limit: float, used: float, retry_seconds: float | None = None) -> None:
         super().__init__(f"quota {quota}: {used:.15g} of {limit:.15g} are used")
+        self.retry_seconds = retry_seconds
         self.quota: Quota = quota
         self.limit = limit
         self.used = used
