@@ -131,7 +131,9 @@ class ElasticSimulation:
             return
         free = [gang for gang in self._gangs if gang.job is None]
         if free:  # nothing else waits, or it would have been taken
-            self._start(min(free, key=lambda gang: (waiting.slack(gang.size, self._clock.now) < 0, -gang.size)), waiting)
+            self._start(
+                min(free, key=lambda gang: (waiting.slack(gang.size, self._clock.now) < 0, -gang.size)), waiting
+            )
 
     def _round(self) -> None:
         """Take all GPUs back and give them out again."""
