@@ -9,10 +9,10 @@ import pytest
 from tests.benchmarks.simulate.harness import PRESET, job
 from zoetrope.benchmarks.simulate.trace import TraceError
 from zoetrope.benchmarks.simulate.workload import SimSegment, preset_named, workload
+from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.families.nano import NANO_SIZES
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.specs import segment_of
-from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.tasks import MediaInfo, media_of, parse_request
 from zoetrope.serving.router.pricing import load_of
 
