@@ -45,8 +45,8 @@ class Setup:
         failing = ""
         if fleet.failures is not None:
             failing = (
-                f"a GPU fails every {fleet.failures:g} hours on average and takes its engine with it; loading the model "
-                f"again takes {fleet.restart:g} s, snapshots are {fleet.snapshot:g} s apart"
+                f"a GPU fails every {fleet.failures:g} hours on average and takes its engine with it; loading the model"
+                f" again takes {fleet.restart:g} s, snapshots are {fleet.snapshot:g} s apart"
             )
         return {
             "model": self.model,
