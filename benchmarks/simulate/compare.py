@@ -124,7 +124,9 @@ def compare(measured: Measured, policy: str) -> dict[str, Any]:
     fleet = Fleet((measured.costs.ranks,), {measured.costs.ranks: measured.costs}, "fitted by the service", stages)
     settings = Settings()
     rules = SimRules(tell=False, step_tokens=settings.step_tokens, max_running=settings.max_running)
-    simulation = Simulation(trace, workload(preset, trace), fleet, policy_of(policy, ranks=fleet.fastest), rules)
+    simulation = Simulation(
+        trace, workload(preset, trace), fleet, policy_of(policy, ranks=fleet.fastest, gpus=fleet.gpus), rules
+    )
     simulated = [outcome.latency or 0.0 for outcome in simulation.run()]
     real = [_latency(job) for job in measured.jobs]
     mean = statistics.fmean(simulated) / statistics.fmean(real)

@@ -111,13 +111,17 @@ class ElasticSimulation:
         for job in self._jobs:
             self._clock.at(job.asked.arrival, lambda job=job: self._arrive(job))  # type: ignore[misc]
         self._clock.run()
+        return self.outcomes
+
+    @property
+    def outcomes(self) -> list[Outcome]:
         return [job.outcome for job in self._jobs]
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of the run."""
         available = self._clock.now * self._fleet.gpus
         about = {"policy": self._rules.name, "busy": self.busy / available, "size_changes": self.changes}
-        return summary([job.outcome for job in self._jobs], about)
+        return summary(self.outcomes, about)
 
     def _arrive(self, job: SimJob) -> None:
         paces = [{size: self._fleet.costs[size].seconds([load]) for size in self._sizes} for load in job.loads]

@@ -73,7 +73,9 @@ def simulate(setup: Setup, policy: str) -> tuple[dict[str, Any], list[Outcome]]:
     """StepRun one policy; returns its figures and what became of each job."""
     preset, fleet = preset_named(setup.model), setup.fleet
     work = workload(preset, setup.trace)
-    simulation = Simulation(setup.trace, work, fleet, policy_of(policy, ranks=fleet.fastest), setup.rules)
+    simulation = Simulation(
+        setup.trace, work, fleet, policy_of(policy, ranks=fleet.fastest, gpus=fleet.gpus), setup.rules
+    )
     outcomes = simulation.run()
     return simulation.figures(), outcomes
 
