@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[int, int], None]
 NOTHING = Inputs()
+NO_TEXT = torch.empty(0, 0)
 
 
 def quiet(_step: int, _steps: int) -> None:
@@ -132,12 +133,27 @@ def condition_span(
     text: TextEncoder, conditioner: Conditioner, spec: VideoSpec, inputs: Inputs, index: int, before: Clip | None
 ) -> Conditions:
     """Return the conditions of one span of a clip; ``before`` as in `model.denoising.chaining.span_inputs`."""
-    part = span_spec(spec, index)
-    positive = text.encode([conditioner.prompt(part)])[0]
-    conditions = conditioner.condition(part, span_inputs(spec, inputs, index, before), positive, None)
+    return with_texts(text, conditioner, spec, index, condition_media(conditioner, spec, inputs, index, before))
+
+
+@torch.inference_mode()
+def condition_media(
+    conditioner: Conditioner, spec: VideoSpec, inputs: Inputs, index: int, before: Clip | None
+) -> Conditions:
+    """Return the conditions of one span that come from its media; those from its texts are missing."""
+    return conditioner.condition(span_spec(spec, index), span_inputs(spec, inputs, index, before), NO_TEXT, None)
+
+
+@torch.inference_mode()
+def with_texts(
+    text: TextEncoder, conditioner: Conditioner, spec: VideoSpec, index: int, conditions: Conditions
+) -> Conditions:
+    """Add the conditions that come from a span's texts to those from its media."""
+    positive = text.encode([conditioner.prompt(span_spec(spec, index))])[0]
+    negative = None
     if uses_negative(conditions.guidance, spec.guidance):
-        conditions = replace(conditions, negative=text.encode([spec.negative_prompt])[0])
-    return conditions
+        negative = text.encode([spec.negative_prompt])[0]
+    return replace(conditions, positive=positive, negative=negative)
 
 
 def prompt_warnings(text: TextEncoder, conditioner: Conditioner, spec: VideoSpec) -> tuple[str, ...]:

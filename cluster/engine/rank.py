@@ -308,7 +308,7 @@ class Rank:
             self._forget(segment.spec.id)
         return StepOutcome(
             held=tuple(HeldSegment(s.spec.id, s.sampler.step) for s in self._segments.values()),
-            finished=tuple(Finished(s.spec.id, ray.put(s.result().cpu()) if first else None) for s in finished),
+            finished=tuple(Finished(s.spec.id, _shared(s.result()) if first else None) for s in finished),
             failed=tuple(result.failed),
             previews=tuple(self._preview(s) for s in batch if first and s.spec.id in preview and not s.sampler.done),
             handed_over=tuple(s.spec.id for s in leaving),
@@ -319,13 +319,18 @@ class Rank:
     def _preview(self, segment: Segment) -> Previewed:
         estimate = segment.estimate()
         assert estimate is not None, "a step was just taken"
-        return Previewed(segment.spec.id, segment.sampler.step, ray.put(estimate.cpu()))
+        return Previewed(segment.spec.id, segment.sampler.step, _shared(estimate))
 
     def _forget(self, segment_id: str) -> None:
         self._segments.pop(segment_id, None)
         self._adapters.release(segment_id)
         if self._keeper is not None:
             self._keeper.forget(segment_id)
+
+
+def _shared(latents: torch.Tensor) -> ray.ObjectRef:  # type: ignore[type-arg]
+    """Put latents into the object store as an array, for processes without torch."""
+    return ray.put(latents.cpu().numpy())
 
 
 def _told(error: Exception) -> RankError:

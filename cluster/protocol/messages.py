@@ -91,7 +91,8 @@ class StepShare:
 
 @dataclass(frozen=True)
 class Finished:
-    """A segment that took its last step; ``latents`` is a reference to ``[C, T, H, W]`` float32."""
+    """A segment that took its last step; ``latents`` is a reference to an array ``[C, T, H, W]`` float32, which is gone
+    once the engine is."""
 
     id: str
     latents: Any

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import html
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import ftfy
 import torch
 
 from zoetrope.model.codecs.streamed_text import StreamedTextEncoder
+from zoetrope.model.runtime.byte_cache import ByteCache
 
 if TYPE_CHECKING:  # its classes take seconds to import, and only the loader needs them
     from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
-CACHED_PROMPTS = 32  # 4 MB each for UMT5-XXL in bfloat16 (512 tokens of 4096), on the encoder's device
+CACHED_BYTES = 128 << 20  # 32 prompts of UMT5-XXL in bfloat16, 512 tokens of 4096
 
 
 class TextEncoder:
     """Encodes prompts as Wan does: clean, encode, cut the padding, then pad with zeros to ``max_tokens``.
 
-    The embeddings of the last `CACHED_PROMPTS` prompts are kept while the encoder is frozen and in evaluation mode: the
+    The embeddings of the last prompts are kept, in host memory, while the encoder is frozen and in evaluation mode: the
     negative prompt, for example, is nearly always the same. Thread-safe.
     """
 
@@ -37,7 +37,12 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.max_tokens = max_tokens
-        self._cached = lru_cache(maxsize=CACHED_PROMPTS)(self._encode_frozen)
+        self._identity: object = self
+        self._cache: ByteCache[torch.Tensor] = ByteCache(CACHED_BYTES, byte_size)
+
+    def share(self, cache: ByteCache[torch.Tensor], identity: object) -> None:
+        """Keep embeddings in a cache that others use too, under keys that begin with this encoder's ``identity``."""
+        self._cache, self._identity = cache, identity
 
     def encode(self, prompts: list[str]) -> torch.Tensor:
         """Return ``[len(prompts), max_tokens, text_dim]``; rows past the end of a prompt are zero, longer prompts are
@@ -48,7 +53,7 @@ class TextEncoder:
         """
         cleaned = [clean_prompt(p) for p in prompts]
         if cleaned and self._frozen():
-            return torch.stack([self._cached(text) for text in cleaned])
+            return torch.stack([self._cached(text) for text in cleaned]).to(self._device())
         return self._encode(cleaned)
 
     def truncated(self, prompts: list[str]) -> list[bool]:
@@ -61,10 +66,16 @@ class TextEncoder:
     def _frozen(self) -> bool:
         return not self.encoder.training and not any(p.requires_grad for p in self.encoder.parameters())
 
+    def _device(self) -> torch.device:
+        return self.encoder.device if self._streamed is None else self._streamed.device
+
+    def _cached(self, text: str) -> torch.Tensor:
+        return self._cache.get((self._identity, text), lambda: self._encode_frozen(text))
+
     def _encode_frozen(self, text: str) -> torch.Tensor:
         # Not an inference tensor, whatever mode the first caller is in: a later one may train on it.
         with torch.inference_mode(False), torch.no_grad():
-            return self._encode([text])[0]
+            return self._encode([text])[0].cpu()
 
     def _encode(self, cleaned: list[str]) -> torch.Tensor:
         inputs = self.tokenizer(
@@ -85,6 +96,11 @@ class TextEncoder:
             hidden = self.encoder(inputs["input_ids"], mask).last_hidden_state
         padded: torch.Tensor = hidden * mask[..., None].to(hidden.dtype)
         return padded
+
+
+def byte_size(tensor: torch.Tensor) -> int:
+    """Return the bytes that a tensor's elements take."""
+    return tensor.numel() * tensor.element_size()
 
 
 def clean_prompt(text: str) -> str:

@@ -102,6 +102,9 @@ class ServeOptions(GatewayOptions):
     engines: Annotated[
         str | None, option("N or NxGPUS,...", "Engines, each with a whole model; of several sizes: 2x1,1x4.", "1")
     ] = None
+    min_engines: Annotated[int | None, option("N", "Engines kept when there is nothing to do.", "all")] = None
+    max_engines: Annotated[int | None, option("N", "Engines when there is much to do.", "as many as --engines")] = None
+    decoders: Annotated[int | None, option("N", "Processes that decode and write videos.", "1")] = None
     gateways: Annotated[int | None, option("N", "Gateway processes; all but the first take free ports.", "1")] = None
 
 

@@ -32,6 +32,12 @@ def engine_groups(settings: Settings) -> tuple[EngineGroup, ...]:
     return tuple(EngineGroup(count, ranks) for ranks, count in counts.items())
 
 
+def bounds_of(settings: Settings, count: int) -> tuple[int, int]:
+    """Return the least and the most engines of a size of which a service starts with so many."""
+    most = count if settings.max_engines is None else settings.max_engines
+    return min(count, most) if settings.min_engines is None else settings.min_engines, most
+
+
 def models_of_gangs(
     cards: Iterable[ModelCard], groups: Sequence[EngineGroup], cfg_groups: int
 ) -> dict[int, tuple[ModelCard, ...]]:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic.fields import FieldInfo
 
 from zoetrope.serving.config.addresses import AddressError, parse_address
+from zoetrope.serving.config.engine_groups import bounds_of, engine_groups
 from zoetrope.serving.config.settings import Settings
 
 # Of settings that are text of a certain form; all others say it by their type.
@@ -101,6 +102,11 @@ def problems(settings: Settings) -> Iterator[tuple[str, str]]:
         if text and (parts.scheme not in schemes or not (parts.netloc or parts.scheme in WITHOUT_HOST)):
             quoted = f"{parts.scheme}://..." if "@" in text or "password" in text else text
             yield name, f"{quoted!r} must be {TEXTS[name]}"
+    for group in engine_groups(settings):
+        least, most = bounds_of(settings, group.count)
+        if least > most:
+            yield "min_engines", f"{least} must be at most {most}, the most engines that there may be"
+            break
     for text in settings.allow_networks:
         try:
             ip_network(text)

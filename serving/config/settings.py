@@ -108,6 +108,21 @@ class Settings(BaseSettings):
     engines: Annotated[CommaList, BeforeValidator(_as_text), AfterValidator(_check_engines)] = Field(
         default=("1",), description="Engines, each a gang of ranks with a whole model; of several sizes: 2x1,1x4."
     )
+    min_engines: int | None = Field(
+        default=None, ge=0, description="Engines of each size kept when there is nothing to do; empty: all of them."
+    )
+    max_engines: int | None = Field(
+        default=None, ge=1, description="Engines of each size when there is much to do; empty: as many as at the start."
+    )
+    scale_target_seconds: float = Field(
+        default=300.0, gt=0, description="Seconds in which the engines should clear what is queued."
+    )
+    scale_up_seconds: float = Field(
+        default=10.0, ge=0, description="Seconds that more engines must be wanted before they are started."
+    )
+    scale_down_seconds: float = Field(
+        default=300.0, ge=0, description="Seconds that fewer engines must be wanted before they are drained."
+    )
     ranks: int = Field(default=1, ge=1, description="Ranks of an engine, one GPU each, where engines says no size.")
     cfg_groups: int = Field(
         default=1, ge=1, le=2, description="2: half of an engine's ranks compute each guidance branch."
@@ -200,6 +215,27 @@ class Settings(BaseSettings):
         description="Tiles of frames above 720p; auto: if a whole frame does not fit into the decoder's memory.",
     )
     vae_devices: int = Field(default=1, ge=1, description="GPUs that share the decoding.")
+    conditioners: int = Field(
+        default=1, ge=1, le=64, description="Processes that encode prompts and media, each with its own models."
+    )
+    decoders: int = Field(
+        default=1, ge=1, le=64, description="Processes that decode and write videos, each with its own model."
+    )
+    condition_cache_bytes: int = Field(
+        default=512 << 20,
+        ge=0,
+        description="Bytes of embeddings that a conditioner keeps for the next jobs, and again of encoded media.",
+    )
+    held_latents_bytes: int = Field(
+        default=64 << 20,
+        ge=0,
+        description="Bytes of finished latents that wait for a decoder in memory; more go to the artifact store.",
+    )
+    spilled_latents_bytes: int = Field(
+        default=20_000_000_000,
+        ge=0,
+        description="Bytes of waiting latents in the artifact store above which engines start no further jobs.",
+    )
     preview_steps: int = Field(default=5, ge=0, description="Steps between previews of a running job; 0: no previews.")
 
     retention_seconds: float = Field(

@@ -145,7 +145,7 @@ def open_core(settings: Settings, models: ServedModels) -> Iterator[Core]:
             submitter=Submitter(settings, models, stores.jobs, client_media, moderation, guard, stores.adapters),
             client_media=client_media,
             authenticator=Authenticator(stores.keys, required=required),
-            liveness=Liveness(stores.jobs, [card.name for card in models]),
+            liveness=Liveness(stores.jobs, [card.name for card in models], may_sleep=settings.min_engines == 0),
             watcher=Watcher(stores.jobs, Forecasts(stores.forecasts)),
             revocations=RevocationWatch(stores.keys),
         )

@@ -244,6 +244,18 @@ class Result:
 
 
 @dataclass(frozen=True)
+class UnfinishedWork:
+    """The unfinished work of a model: how many jobs still need an engine, and the GPU-seconds that they are expected
+    to take yet."""
+
+    jobs: int = 0
+    gpu_seconds: float = 0.0
+
+    def __add__(self, other: UnfinishedWork) -> UnfinishedWork:
+        return UnfinishedWork(self.jobs + other.jobs, self.gpu_seconds + other.gpu_seconds)
+
+
+@dataclass(frozen=True)
 class EngineRow:
     """An engine as the gateway sees it; the router writes this row whenever an engine reports."""
 

@@ -10,7 +10,7 @@ from zoetrope.serving.jobs.admission import results_of
 from zoetrope.serving.jobs.audit_log import in_state, record
 from zoetrope.serving.jobs.db.database import Database, Row, Tx
 from zoetrope.serving.jobs.db.records import from_row, insert, to_column, to_values
-from zoetrope.serving.jobs.job import DeletedJob, EngineRow, Job, State, file_keys, result_bytes
+from zoetrope.serving.jobs.job import DeletedJob, EngineRow, Job, State, UnfinishedWork, file_keys, result_bytes
 
 EVENT_SECONDS = 7 * 86_400.0  # how long the audit log of a deleted job is kept
 
@@ -101,6 +101,16 @@ class Maintenance:
         """Count jobs by state; every state has a count."""
         tallies = {row["name"]: int(row["jobs"]) for row in self._db.read("SELECT name, jobs FROM tally")}
         return {str(state): tallies.get(in_state(state), 0) for state in State}
+
+    def unfinished_work(self) -> dict[str, UnfinishedWork]:
+        """Return the unfinished work by model. A job that is being decoded needs no engine any more."""
+        sql = (
+            "SELECT model, count(*) AS jobs, sum(CASE WHEN price > used THEN price - used ELSE 0 END) AS seconds"
+            " FROM job WHERE finished_at IS NULL AND (stage IS NULL OR stage <> 'decoding') GROUP BY model"
+        )
+        return {
+            row["model"]: UnfinishedWork(int(row["jobs"]), float(row["seconds"] or 0.0)) for row in self._db.read(sql)
+        }
 
     def put_engine(self, engine: EngineRow) -> None:
         """Record that an engine is alive."""

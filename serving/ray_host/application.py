@@ -18,7 +18,9 @@ from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.startup_checks import StartError
+from zoetrope.serving.ray_host.autoscaling import replicas
 from zoetrope.serving.router.router import RouterReplica
+from zoetrope.serving.router.scaling import scales
 from zoetrope.serving.stages.conditioner import ConditionerReplica
 from zoetrope.serving.stages.decoder import DecoderReplica
 
@@ -56,6 +58,11 @@ def deploy(settings: Settings, models: ServedModels, classes: Deployments | None
     def deployment(target: type, **options: Any) -> Any:
         return serve.deployment(**{"ray_actor_options": {"num_cpus": 0}, **health, **options})(target)
 
+    def stage(name: str, target: type, count: int) -> list[Any]:
+        """One deployment for each process, because the router chooses who shares one with whom."""
+        names = [name, *(f"{name}-{number}" for number in range(2, count + 1))]
+        return [deployment(target, name=each).bind(models, settings) for each in names]
+
     router = deployment(
         classes.router,
         name="Router",
@@ -65,26 +72,26 @@ def deploy(settings: Settings, models: ServedModels, classes: Deployments | None
     ).bind(
         settings,
         models,
-        deployment(classes.conditioner, name="Conditioner").bind(models, settings),
-        deployment(classes.decoder, name="Decoder", max_ongoing_requests=2).bind(models, settings),
+        stage("Conditioner", classes.conditioner, settings.conditioners),
+        stage("Decoder", classes.decoder, settings.decoders),
     )
     roles: tuple[Role, ...] = ("high", "low") if settings.noise_experts == "apart" else ("both",)
     groups = engine_groups(settings)
     runnable = models_of_gangs(models, groups, settings.cfg_groups)
     engines = []
-    for group, role in ((group, role) for group in groups for role in roles):
+    kinds = [(group, role) for group in groups for role in roles]
+    for (group, role), (name, scale) in zip(kinds, scales(settings).items(), strict=True):
         gang = _gang(settings, group.ranks, role, gpus=bool(ray.cluster_resources().get("GPU")))
         try:
             place = seat(gang, ray.nodes())
         except PlacementError as error:
             raise StartError(f"ranks: {error}") from None
         first, *others = runnable[group.ranks]
-        name = "Engine" if role == "both" else f"Engine-{role}-noise"
         engines.append(
             deployment(
                 classes.engine,
-                name=name if group is groups[0] else f"{name}-{group.ranks}",
-                num_replicas=group.count,
+                name=name,
+                **replicas(settings, tuple(card.name for card in runnable[group.ranks]), scale, group.count),
                 graceful_shutdown_timeout_s=DRAIN_SECONDS,
                 **place.options,
             ).bind(first, router, gang, place.groups, tuple(others))

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 import psutil
 
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.serving.config.engine_groups import engine_groups
 from zoetrope.serving.config.heartbeat import BEAT_SECONDS, beat
 from zoetrope.serving.config.process_marks import MARK, kill_all_marked
 from zoetrope.serving.config.served_models import ServedModels, open_models
@@ -33,6 +32,7 @@ from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.open import open_stores
 from zoetrope.serving.ray_host import cluster_log
 from zoetrope.serving.ray_host.session import clear_session, new_session
+from zoetrope.serving.router.scaling import scales
 
 Deploy = Callable[[Settings, ServedModels], None]
 
@@ -182,11 +182,10 @@ def _ray(settings: Settings) -> Iterator[None]:
     from ray import serve as ray_serve
 
     directory = new_session(settings)
+    ranks = sum(scale.most * scale.gpus for scale in scales(settings).values())
     try:
         ray.init(
-            num_cpus=max(
-                4, os.cpu_count() or 1, 2 * sum(group.count * group.ranks for group in engine_groups(settings)) + 2
-            ),
+            num_cpus=max(4, os.cpu_count() or 1, 2 * ranks + 2),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

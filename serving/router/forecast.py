@@ -117,35 +117,25 @@ def forecast(jobs: Sequence[Awaited], runners: Sequence[Runner], house: House) -
 def _places(jobs: Sequence[Awaited], run: _Run) -> dict[str, Foreseen]:
     """Combine what was played with the places in the queue, and say why jobs wait."""
     found: dict[str, Foreseen] = {}
-    newest_other: dict[str, float] = {}  # by tenant: when the newest job of the others among those ahead was created
-    newest: list[tuple[float, str]] = []  # the newest two jobs ahead, of different tenants
+    newest: dict[str, float] = {}  # of those ahead, by tenant: when the newest was created
     begun = {job.tenant for job in jobs if job.engine is not None}
     ahead: set[str] = set()
     place = 0
     for job in jobs:
         waits = job.engine is None and not job.decoding
-        others = next((at for at, tenant in newest if tenant != job.tenant), -math.inf)
-        newest_other[job.tenant] = others
         if (index := run.index.get(job.id)) is not None:
             start, eta = run.started[index], run.done[index]
             why: Why = ""
             if waits and start > SOON_SECONDS:
+                others = max((at for tenant, at in newest.items() if tenant != job.tenant), default=-math.inf)
                 overtaken = others > job.created_at and (job.tenant in begun or job.tenant in ahead)
                 why = run.reasons.get(index) or ("share" if overtaken else "ahead")
             found[job.id] = Foreseen(eta, start if waits else 0.0, place, why)
         if waits:
             place += 1
             ahead.add(job.tenant)
-        newest = _two_newest([*newest, (job.created_at, job.tenant)])
+        newest[job.tenant] = max(job.created_at, newest.get(job.tenant, -math.inf))
     return found
-
-
-def _two_newest(jobs: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Return the newest job of each of the two tenants that have the newest ones."""
-    best: dict[str, float] = {}
-    for at, tenant in jobs:
-        best[tenant] = max(at, best.get(tenant, -math.inf))
-    return sorted(((at, tenant) for tenant, at in best.items()), reverse=True)[:2]
 
 
 def _far(
@@ -206,7 +196,9 @@ class _Run:
         self._conditioners = [0.0] * max(1, house.conditioners)
         self._decoders = [0.0] * max(1, house.decoders)
         self._engines = [_Engine(number, runner) for number, runner in enumerate(runners)]
-        self._seconds: dict[tuple[int, tuple[Load, ...]], float] = {}
+        shapes: dict[Load, int] = {}
+        self._shapes = [shapes.setdefault(job.load, len(shapes)) for job in jobs]
+        self._seconds: dict[tuple[int, ...], float] = {}
 
     def play(self) -> None:
         """Follow all jobs to their ends."""
@@ -302,7 +294,7 @@ class _Run:
         if not engine.advancing:
             engine.pace = 0.0
             return
-        engine.pace = self._step(engine, [self.jobs[i].load for i in engine.advancing])
+        engine.pace = self._step(engine, engine.advancing)
         steps = max(0.0, min(self._left[i] for i in engine.advancing))
         heappush(self._events, (max(at, engine.since + steps * engine.pace), _STEPPED, engine.number, engine.version))
 
@@ -310,23 +302,21 @@ class _Run:
         """Choose as `serving.router.scheduler.decide` does for a policy that preempts: in order, what saves time by
         sharing a step."""
         batch: list[int] = []
-        loads: list[Load] = []
         tokens, seconds = 0, 0.0
         for i in islice(merge(engine.held, self._ready), LOOKED):
             job = self.jobs[i]
-            alone = self._step(engine, [job.load])
+            together = alone = self._step(engine, [i])
             if batch:
                 if tokens + job.peak_tokens > engine.runner.step_tokens:
                     continue
-                together = self._step(engine, [*loads, job.load])
+                together = self._step(engine, [*batch, i])
                 if seconds + alone - together < WORTH * alone:
                     continue
             if i not in engine.held and not self._has_slot(engine, job, batch):
                 continue
             batch.append(i)
-            loads.append(job.load)
             tokens += job.peak_tokens
-            seconds = together if len(batch) > 1 else alone
+            seconds = together
         return batch
 
     def _joined(self, engine: _Engine) -> list[int]:
@@ -358,11 +348,12 @@ class _Run:
             if not any(self._has_slot(engine, self.jobs[i]) for engine in self._engines):
                 self.reasons[i] = "slot"
 
-    def _step(self, engine: _Engine, loads: Sequence[Load]) -> float:
+    def _step(self, engine: _Engine, batch: Sequence[int]) -> float:
         """Return the seconds of a step, looked up where it was asked before: shapes repeat."""
-        key = (engine.number, tuple(loads))
+        key = (engine.number, *(self._shapes[i] for i in batch))
         found = self._seconds.get(key)
         if found is None:
+            loads = [self.jobs[i].load for i in batch]
             found = self._seconds[key] = max(1e-6, engine.runner.costs.seconds(loads))
         return found
 

@@ -11,13 +11,16 @@ from typing import Any, TypeVar
 
 from zoetrope.model.denoising.chaining import overlap_of
 from zoetrope.model.request.specs import SegmentSpec, VideoSpec, segment_of
+from zoetrope.model.runtime.byte_cache import CacheFigures
 from zoetrope.model.runtime.errors import Picklable
 from zoetrope.serving.jobs.adapter_table import AdapterTable, id_of
 from zoetrope.serving.jobs.job import Job, Stage
 from zoetrope.serving.jobs.media_table import MediaTable
 from zoetrope.serving.media.task_inputs import media_info
 from zoetrope.serving.router.backoff import backoff
+from zoetrope.serving.router.latents import LatentShelf
 from zoetrope.serving.router.metering import Meter
+from zoetrope.serving.stages.encoded import Encoded
 from zoetrope.serving.stages.failures import LOST, Remedy, StageError, classify
 from zoetrope.serving.stages.isolation import IsolatedStage
 from zoetrope.serving.stages.media_files import StoredMedia
@@ -51,6 +54,8 @@ class Stages:
         progress: (job, stage, step).
         warn: (job, warnings).
         waiting: (job, what for); "" when it continues.
+        latents: where finished latents wait for the decoder.
+        cached: (process of a conditioner, what its caches have saved).
         adapters: the registered ones. slots: of an engine, for them. meter: learns what stages take.
     """
 
@@ -61,6 +66,8 @@ class Stages:
     progress: Callable[[Job, Stage, int], None]
     warn: Callable[[Job, tuple[str, ...]], None]
     waiting: Callable[[Job, str], None]
+    latents: LatentShelf
+    cached: Callable[[str, dict[str, CacheFigures]], None]
     adapters: AdapterTable | None = None
     slots: int = 0
     meter: Meter | None = None
@@ -96,6 +103,7 @@ async def make(job: Job, stages: Stages) -> Rendered:
     finally:
         stages.conditioner.forget(job.id)
         stages.decoder.forget(job.id)
+        await stages.latents.release(job.id)
 
 
 @dataclass
@@ -140,20 +148,31 @@ class _Work:
         media = await self.insist(lambda: asyncio.to_thread(find_media, job, stages.media))
         if spec.adapters:
             await self.insist(lambda: asyncio.to_thread(check_adapters, spec, stages.adapters, stages.slots))
+        await stages.latents.release(job.id)  # of an earlier attempt
         timings = Timings()
         if warnings := await self._ask(stages.conditioner, lambda stage: stage.warnings.remote(spec)):
             stages.warn(job, tuple(dict.fromkeys((*job.warnings, *warnings))))  # an attempt before may have added them
         latents: list[Any] = []
         before: Any = None
+        conditioning = 0.0
         for index in range(len(spec.spans)):
 
             def encode(stage: Any, index: int = index, before: Any = before) -> Any:
                 return timings.measure("conditioning", stage.encode.remote(spec, media, index, [before]))
 
-            conditions = (await self._ask(stages.conditioner, encode))[0]
+            encoded: Encoded = await self._ask(stages.conditioner, encode)
+            stages.cached(encoded.process, encoded.caches)
+            conditioning += encoded.seconds
             stages.progress(job, Stage.DENOISING, index * spec.steps)
             segment = segment_of(spec, segment_id_of(job, index), index)
-            latents.append(await timings.measure("denoising", self._denoise(index, segment, conditions)))
+            made = self._denoise(index, segment, encoded.conditions.pop())  # kept by whoever denoises, and no longer
+            found = await timings.measure("denoising", made)
+
+            def keep(index: int = index, segment_id: str = segment.id, found: Any = found) -> Awaitable[Any]:
+                return stages.latents.keep(job, index, segment_id, found)
+
+            latents.append(await self.insist(keep, until=(Remedy.REMAKE,)))
+            del found, keep
             if overlap := overlap_of(spec, index):
                 last = latents[-1:]
                 before = (await self._ask(stages.decoder, lambda stage: stage.tail.remote(spec, last, overlap)))[0]  # noqa: B023
@@ -166,7 +185,7 @@ class _Work:
             return stage.render.remote(spec, latents, self.prefixes[-1], media, timings.seconds, earlier)
 
         if stages.meter is not None:
-            stages.meter.stage("conditioning", job.id, spec, timings.seconds["conditioning"])
+            stages.meter.stage("conditioning", job.id, spec, conditioning)
         rendered: Rendered = await self._ask(stages.decoder, render)
         if stages.meter is not None:
             stages.meter.stage("decoding", job.id, spec, rendered.result.timings.get("decoding", 0.0))
@@ -197,7 +216,8 @@ def find_media(job: Job, table: MediaTable) -> dict[str, StoredMedia]:
         if media is None or media.key is None:
             raise JobFailed(f"its file {media_id} is gone", "FAILED_PRECONDITION")
         info = media.info or {}
-        found[media_id] = StoredMedia(media.key, media_info(info) if info.get("kind") in ("image", "clip") else None)
+        seen = media_info(info) if info.get("kind") in ("image", "clip") else None
+        found[media_id] = StoredMedia(media.key, seen, media.sha256)
     return found
 
 

@@ -12,18 +12,16 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
-
 from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPlan
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
-from zoetrope.model.request.specs import SegmentSpec, VideoSpec
+from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.model.request.steps import branch_count
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
 from zoetrope.serving.router.active import Active
+from zoetrope.serving.router.around import Surroundings
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
@@ -34,10 +32,11 @@ from zoetrope.serving.router.model_notices import ModelNotices
 from zoetrope.serving.router.next_claims import next_claims
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
 from zoetrope.serving.router.policies.choose import policy_of
+from zoetrope.serving.router.previews import Previews
 from zoetrope.serving.router.progress import ProgressWriter
 from zoetrope.serving.router.queued_jobs import QueuedJobs, work_of
+from zoetrope.serving.router.scaling import ColdStart
 from zoetrope.serving.router.state import RouterState
-from zoetrope.serving.stages.isolation import IsolatedStage
 from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
 log = logging.getLogger("zoetrope.router")
@@ -49,7 +48,7 @@ SIGHT_SECONDS = 1.0  # between two records that an engine in a long step is aliv
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0  # before a database that did not answer is asked again
 REMEMBERED_SECONDS = 3_600.0  # since an engine was seen whose costs an earlier router has learned
 STOP_SECONDS = 5.0  # for the database to release leases
-PREVIEW_SECONDS = 5.0  # that the end of a job waits for a preview in the making
+TAKE_SECONDS = 4.0  # for the latents of an engine that stops to be taken over; it waits no longer for an answer
 
 
 class Router:
@@ -61,15 +60,18 @@ class Router:
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: Settings, models: ServedModels, conditioner: Any, decoder: Any
+        self, settings: Settings, models: ServedModels, conditioners: Sequence[Any], decoders: Sequence[Any]
     ) -> None:
-        """Start the loops. ``conditioner`` and ``decoder`` are handles of the deployments in `serving.stages`."""
+        """Start the loops. ``conditioners`` and ``decoders`` are handles of the deployments in `serving.stages`, of one
+        process each."""
         self._settings = settings
         self._cards = models.by_name()
         self._database = await _open(settings, tuple(self._cards))
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._snapshots = SnapshotObjects(str(settings.snapshots))
+        self._cold_start = ColdStart()
+        self._cold_start.see(0, True, time.monotonic())  # engines start when the router does, or run already
         self._meter = Meter(self._cards.get, int(settings.adapter_rank), settings.vae_devices)
         self._state = RouterState(
             settings.step_tokens,
@@ -86,17 +88,19 @@ class Router:
             self._meter.recall({engine.id: engine.costs for engine in engines})
         self._work = asyncio.Event()
         self._outcomes: dict[str, asyncio.Future[Any]] = {}
-        self._previews: set[asyncio.Task[None]] = set()
         self._rows: dict[str, EngineRow] = {}
-        self._decoder = IsolatedStage("decoder", decoder)
+        self._around = Surroundings(settings, conditioners, decoders, self._artifacts, self._urgency)
+        self._previews = Previews(self._around.decoder, self._database, self._artifacts)
         self._stages = Stages(
-            IsolatedStage("conditioner", conditioner),
-            self._decoder,
+            self._around.conditioner,
+            self._around.decoder,
             self._database.media,
             self._denoise,
             self._at_stage,
             self._warn,
             self._waiting,
+            self._around.latents,
+            self._around.note_caches,
             self._database.adapters,
             settings.adapter_slots,
             self._meter,
@@ -126,8 +130,9 @@ class Router:
         finished jobs are written first."""
         self._stopping = True
         await self._claimed.release_all(STOP_SECONDS)
-        for task in (*self._loops, *self._previews):
-            task.cancel()
+        self._previews.cancel()
+        for loop in self._loops:
+            loop.cancel()
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await self._writer.flush()
@@ -140,6 +145,7 @@ class Router:
             if (job := self._claimed.job(job_id)) is not None:
                 self._state.backlog.charge(job.owner, seconds)
         news = self._state.apply(report, now)
+        leaving = [self._around.latents.taken(i) for i, _ in news.finished] if report.state == "draining" else []
         if report.broken is not None:
             log.warning("engine %s broke in epoch %d: %s", report.engine, report.gang_epoch, report.broken.reason)
         self._note_engine(report)
@@ -156,6 +162,10 @@ class Router:
         if len(self._state.backlog):
             self._work.set()  # an engine that is idle may take what this one gave up
         self._claimed.look()
+        if leaving:  # what it has finished is gone once it has its answer
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TAKE_SECONDS):
+                    await asyncio.gather(*(taken.wait() for taken in leaving))
 
     async def next_plan(self, report: Report) -> StepPlan:
         """Receive an engine's report and return its next plan; an idle engine waits a while for it."""
@@ -176,6 +186,8 @@ class Router:
                 log.warning("engine %s is silent, its segments resume elsewhere", engine_id)
                 self._forget_engine(engine_id)
             self._notices.look(now)
+            waiting = any(segment.engine is None for segment in self._state.active.values())
+            self._cold_start.see(len(self._state.engines), waiting, now)
             for engine_id, view in self._state.engines.items():
                 row = self._rows.get(engine_id)
                 long = view.due > view.seen_at + ENGINE_TIMEOUT_SECONDS
@@ -186,6 +198,8 @@ class Router:
     def _choose(self, claimed: list[Job]) -> list[str]:
         """Return the ids of the jobs to claim next, of each model."""
         waiting, chosen = self._state.waiting_jobs(), list[str]()
+        if self._around.latents.full:
+            return chosen
         for model in self._cards:
             mine = [job.id for job in claimed if job.model == model]
             chosen += next_claims(
@@ -226,9 +240,17 @@ class Router:
                 message = f"internal error: {type(error).__name__}"
                 return Ending(State.FAILED, error_code="INTERNAL", error_message=message)
             else:
-                if previews := [task for task in self._previews if task.get_name() == job.id]:
-                    await asyncio.wait(previews, timeout=PREVIEW_SECONDS)  # a job that is over takes none
+                await self._previews.done(job.id)  # a job that is over takes none
                 return Ending(State.SUCCEEDED, rendered.result, verdict=rendered.verdict)
+
+    def _urgency(self, job_id: str) -> float:
+        """Order the jobs that wait for a place in a stage as the policy does."""
+        job = self._claimed.job(job_id)
+        return math.inf if job is None else self._state.backlog.policy.key(work_of(job), False)
+
+    def stage_figures(self) -> dict[str, Any]:
+        """Return what is known of the stages around the engines, see `Surroundings.figures`."""
+        return self._around.figures()
 
     def _drop(self, job: Job) -> None:
         """Remove a job's segments from all further plans."""
@@ -250,6 +272,8 @@ class Router:
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
         owner = Owner(job.id, index, job.lease_epoch)
+        if index == 0:
+            await self._around.latents.room()
         self._state.backlog.remove(job.id)  # its segment counts from now on
         self._state.add(
             Active(
@@ -273,7 +297,7 @@ class Router:
             self._state.remove(segment.id)
             self._outcomes.pop(segment.id, None)
         if index == 0 and segment.steps <= self._settings.preview_steps:  # too few for one on the way
-            self._start_preview(job, segment.steps, latents)
+            self._previews.start(job, segment.steps, latents)
         return latents
 
     def _show(self, preview: Previewed) -> None:
@@ -282,25 +306,7 @@ class Router:
         job = self._claimed.job(job_id)
         if job is not None and preview.id in self._state.active:
             step = self._state.active[preview.id].spec.steps * int(preview.id.rpartition("/")[2]) + preview.step
-            self._start_preview(job, step, preview.latents)
-
-    def _start_preview(self, job: Job, step: int, latents: Any) -> None:
-        task = asyncio.create_task(self._preview(job, step, latents), name=job.id)
-        self._previews.add(task)
-        task.add_done_callback(self._previews.discard)
-
-    async def _preview(self, job: Job, step: int, latents: Any) -> None:
-        """Make a preview; if that fails, the job continues without it."""
-        try:
-            spec = VideoSpec.from_dict(job.spec)
-            async with self._decoder.shared() as decoder:
-                picture = await decoder.preview.remote(spec, [latents], f"jobs/{job.id}/{job.lease_epoch}", step)
-            held, old = await self._database.put_preview(job, picture)
-            useless = old if held else picture
-            if useless is not None:
-                await asyncio.to_thread(self._artifacts.delete, [useless.key])
-        except (RayError, RayServeException, StoreError, ArtifactError) as error:
-            log.warning("job %s: no preview after step %d: %s", job.id, step, type(error).__name__)
+            self._previews.start(job, step, preview.latents)
 
     def _settle(self, segment_id: str, outcome: Any) -> None:
         future = self._outcomes.get(segment_id)

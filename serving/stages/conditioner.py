@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
 
+from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.media.inputs import Clip, Inputs
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import ModelCard
@@ -15,6 +18,7 @@ from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.media.sandbox.sandbox import Sandbox
 from zoetrope.serving.media.task_inputs import load
+from zoetrope.serving.stages.encoded import Encoded
 from zoetrope.serving.stages.failures import in_thread
 from zoetrope.serving.stages.media_files import StoredMedia, files, infos
 from zoetrope.serving.stages.model_parts import ModelParts
@@ -28,11 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What conditions of one model are made with."""
+    """What conditions of one model are made with, and its name in caches."""
 
     card: ModelCard
     text: TextEncoder
     conditioner: Conditioner
+    identity: str  # of all of them
 
 
 class ConditionerReplica:
@@ -40,8 +45,12 @@ class ConditionerReplica:
     deploys it needs no torch."""
 
     def __init__(self, models: ServedModels, settings: Settings) -> None:
+        from zoetrope.serving.stages.conditioning_cache import ConditioningCache
+
         self._settings = settings
         self._alone = len(models) == 1
+        self._cache = ConditioningCache(settings.condition_cache_bytes)
+        self._process = uuid.uuid4().hex
         self._parts = ModelParts(models, self._load, settings.resident_models)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._scratch = settings.scratch
@@ -50,22 +59,18 @@ class ConditionerReplica:
         self._lock = threading.Lock()
         self._last: tuple[object, Inputs] | None = None
 
-    async def encode(
-        self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: list[Any]
-    ) -> list[ray.ObjectRef]:  # type: ignore[type-arg]
+    async def encode(self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: list[Any]) -> Encoded:
         """Encode one span of a clip.
 
         Args:
             before: one reference to the frames that the span overlaps, or None. References travel in lists so that Ray
                 does not resolve them on the way.
 
-        Returns:
-            One reference to a `model.denoising.conditions.Conditions`.
-
         Raises:
             StageError: for example, a medium turns out to be unusable.
         """
-        return [ray.put(await in_thread(spec, self._condition, spec, media, index, before[0]))]
+        conditions, seconds = await in_thread(spec, self._condition, spec, media, index, before[0])
+        return Encoded([ray.put(conditions)], seconds, self._process, self._cache.figures)
 
     async def warnings(self, spec: VideoSpec) -> tuple[str, ...]:
         """Return warnings for the client about its prompt. Raises StageError."""
@@ -88,15 +93,34 @@ class ConditionerReplica:
         device = configure_torch(card)
         stays = self._alone and encoders_stay(card, self._settings, device)
         text = load_text_encoder(card, device, stays=stays)
-        return _Parts(card, text, load_conditioner(card, load_autoencoder(card, device, stays=stays), device))
+        identity = f"{card.name} {card.directory} {weights_of(card)}"
+        text.share(self._cache.prompts, identity)
+        conditioner = load_conditioner(card, load_autoencoder(card, device, stays=stays), device)
+        return _Parts(card, text, conditioner, identity)
 
-    def _condition(self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: Any) -> Conditions:
-        from zoetrope.model.pipeline import condition_span
+    def _condition(
+        self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: Any
+    ) -> tuple[Conditions, float]:
+        """Return the conditions, on the CPU, and the seconds that they took."""
+        import torch
 
+        from zoetrope.model.pipeline import condition_media, with_texts
+
+        cpu, started = torch.device("cpu"), time.monotonic()
         overlap: Clip | None = None if before is None else ray.get(before)
+
         with self._parts.of(spec.model) as parts:
-            inputs = self._inputs(spec, parts.card, media)
-            return condition_span(parts.text, parts.conditioner, spec, inputs, index, overlap)
+
+            def encode_media() -> Conditions:
+                inputs = self._inputs(spec, parts.card, media)
+                return condition_media(parts.conditioner, spec, inputs, index, overlap).to(cpu)
+
+            if overlap is None:
+                conditions = self._cache.conditions(parts.identity, spec, media, index, encode_media)
+            else:
+                conditions = encode_media()
+            conditions = with_texts(parts.text, parts.conditioner, spec, index, conditions).to(cpu)
+        return conditions, time.monotonic() - started
 
     def _inputs(self, spec: VideoSpec, card: ModelCard, media: dict[str, StoredMedia]) -> Inputs:
         """Decode the media, once for all spans of a clip."""

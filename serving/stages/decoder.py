@@ -28,6 +28,7 @@ from zoetrope.serving.media.sandbox.sandbox import Sandbox
 from zoetrope.serving.media.task_inputs import SOUND
 from zoetrope.serving.outbound.hooks import Moderation
 from zoetrope.serving.stages.failures import OutputRefused, in_thread, stage_errors
+from zoetrope.serving.stages.latents import Latents, gather
 from zoetrope.serving.stages.media_files import StoredMedia, files
 from zoetrope.serving.stages.model_parts import ModelParts
 from zoetrope.serving.stages.rendered import Rendered
@@ -65,7 +66,7 @@ class DecoderReplica:
     async def render(
         self,
         spec: VideoSpec,
-        latents: list[ray.ObjectRef],  # type: ignore[type-arg]
+        latents: list[Latents],
         prefix: str,
         media: dict[str, StoredMedia],
         timings: dict[str, float],
@@ -97,7 +98,7 @@ class DecoderReplica:
     async def preview(
         self,
         spec: VideoSpec,
-        latents: list[ray.ObjectRef],  # type: ignore[type-arg]
+        latents: list[Latents],
         prefix: str,
         step: int,
     ) -> Preview:
@@ -117,15 +118,15 @@ class DecoderReplica:
         autoencoder = load_autoencoder(card, device, stays=stays)
         return _Parts(autoencoder, LatentView.fit(autoencoder) if self._settings.preview_steps else None)
 
-    def _preview(self, spec: VideoSpec, reference: ray.ObjectRef, prefix: str, step: int) -> Preview:  # type: ignore[type-arg]
+    def _preview(self, spec: VideoSpec, latents: Latents, prefix: str, step: int) -> Preview:
         with self._parts.of(spec.model) as parts:
             assert parts.view is not None, "previews are off"
-            frames = parts.view.frames(ray.get(reference))
+            frames = parts.view.frames(self._gather([latents])[0])
         data, width, height = animate(frames, spec.temporal / spec.fps)
         file = self._artifacts.put_bytes(f"{prefix}/preview-{step}.webp", data, "image/webp")
         return Preview(file.key, file.mime_type, width, height, file.size_bytes, step)
 
-    async def tail(self, spec: VideoSpec, latents: list[ray.ObjectRef], frames: int) -> list[ray.ObjectRef]:  # type: ignore[type-arg]
+    async def tail(self, spec: VideoSpec, latents: list[Latents], frames: int) -> list[ray.ObjectRef]:  # type: ignore[type-arg]
         """Decode the last frames of a segment, which the next one continues.
 
         Returns:
@@ -136,16 +137,16 @@ class DecoderReplica:
         """
         return [ray.put(await in_thread(spec, self._tail, spec, latents[0], frames))]
 
-    def _tail(self, spec: VideoSpec, reference: ray.ObjectRef, frames: int) -> Clip:  # type: ignore[type-arg]
+    def _tail(self, spec: VideoSpec, latents: Latents, frames: int) -> Clip:
         from zoetrope.model.pipeline import tail
 
         with self._parts.of(spec.model) as parts:
-            return tail(parts.autoencoder, spec, ray.get(reference), frames)
+            return tail(parts.autoencoder, spec, self._gather([latents])[0], frames)
 
     def _render(
         self,
         spec: VideoSpec,
-        references: list[ray.ObjectRef],  # type: ignore[type-arg]
+        found: list[Latents],
         folder: Path,
         media: Mapping[str, StoredMedia],
         timings: Mapping[str, float],
@@ -154,7 +155,7 @@ class DecoderReplica:
         from zoetrope.model.pipeline import decode_spans
         from zoetrope.serving.stages.render import check_finite, render_video, save_latents
 
-        latents: list[torch.Tensor] = ray.get(references)
+        latents = self._gather(found)
         check_finite(latents)
         started = time.monotonic()
         with ExitStack() as stack:
@@ -175,6 +176,11 @@ class DecoderReplica:
             save_latents(latents, folder / "latents.safetensors")
         encoding = time.monotonic() - started - decoding.seconds
         return {**timings, "decoding": decoding.seconds, "encoding": encoding}
+
+    def _gather(self, latents: list[Latents]) -> list[torch.Tensor]:
+        import torch
+
+        return [torch.from_numpy(array) for array in gather(latents, self._artifacts)]
 
     def _store(self, spec: VideoSpec, folder: Path, prefix: str, timings: dict[str, float]) -> Result:
         video, *more = [

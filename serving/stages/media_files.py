@@ -15,10 +15,11 @@ from zoetrope.serving.storage.store import ArtifactStore
 
 @dataclass(frozen=True)
 class StoredMedia:
-    """A medium in the artifact store. ``info`` is None for a sound."""
+    """A medium in the artifact store. ``info`` is None for a sound; ``sha256`` is that of the file, if it is known."""
 
     key: str
     info: MediaInfo | None
+    sha256: str | None = None
 
 
 def infos(spec: VideoSpec, media: Mapping[str, StoredMedia]) -> dict[str, MediaInfo]:

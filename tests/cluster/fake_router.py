@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from ray.exceptions import RayError
@@ -83,7 +84,7 @@ class FakeRouter:
         }
         for segment_id, latents in news.finished:
             try:
-                self._ledger.latents[segment_id] = await latents
+                self._ledger.latents[segment_id] = torch.from_numpy(np.array(await latents))
             except RayError:  # its owner died before it was fetched; the router tries the job again as well
                 self._board.add(replace(self._added[segment_id]))
         self._ledger.failed |= {failure.id: failure.reason for failure in news.failed}

@@ -28,6 +28,7 @@ from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import Job, JobFilter, State, file_keys
 from zoetrope.serving.jobs.media_table import Media
 from zoetrope.serving.jobs.open import Stores
+from zoetrope.serving.router.scaling import scales
 from zoetrope.serving.storage.job_files import STRAY_SECONDS, delete_files
 from zoetrope.serving.storage.store import ArtifactError, ArtifactStore
 
@@ -205,7 +206,9 @@ class Core:
     def metrics(self) -> BatchedReads[None, bytes]:
         """Writes the text for Prometheus, once for all who ask at the same time."""
         stores, liveness = self.stores, self.liveness
-        return BatchedReads(lambda asked: [metrics_of(stores.jobs, liveness, stores.forecasts)] * len(asked))
+        return BatchedReads(
+            lambda asked: [metrics_of(stores.jobs, liveness, stores.forecasts, scales(self.settings))] * len(asked)
+        )
 
     def _read_jobs(self, job_ids: Sequence[str]) -> list[Job | None]:
         found = self.stores.jobs.get_many(job_ids)

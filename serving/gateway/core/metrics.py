@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -11,26 +11,30 @@ from prometheus_client.metrics_core import Metric
 from zoetrope.serving.gateway.watch.forecasts import FRESH_SECONDS
 from zoetrope.serving.gateway.watch.liveness import Liveness
 from zoetrope.serving.jobs.forecast_table import ForecastTable
-from zoetrope.serving.jobs.job import EngineRow
+from zoetrope.serving.jobs.job import EngineRow, UnfinishedWork
 from zoetrope.serving.jobs.store import JobStore
+from zoetrope.serving.router.scaling import Scale, desired_engines
 
 
-def metrics_of(store: JobStore, liveness: Liveness, forecasts: ForecastTable) -> bytes:
-    """Return the metrics in Prometheus' text format.
+def metrics_of(store: JobStore, liveness: Liveness, forecasts: ForecastTable, scales: Mapping[str, Scale]) -> bytes:
+    """Return the metrics in Prometheus' text format; ``scales``: of each deployment of engines.
 
     Raises:
         StoreError.
     """
     registry = CollectorRegistry()
-    registry.register(_Reader(store, liveness, forecasts))
+    registry.register(_Reader(store, liveness, forecasts, scales))
     return generate_latest(registry)
 
 
 class _Reader:
-    def __init__(self, store: JobStore, liveness: Liveness, forecasts: ForecastTable) -> None:
+    def __init__(
+        self, store: JobStore, liveness: Liveness, forecasts: ForecastTable, scales: Mapping[str, Scale]
+    ) -> None:
         self._store = store
         self._liveness = liveness
         self._forecasts = forecasts
+        self._scales = scales
 
     def collect(self) -> Iterable[Metric]:
         jobs = GaugeMetricFamily("zoetrope_jobs", "Jobs by state.", labels=["state"])
@@ -54,6 +58,7 @@ class _Reader:
         yield lost
         yield from _steps(engines)
         yield from self._predictions()
+        yield from self._scaling()
 
     def _predictions(self) -> Iterable[Metric]:
         """Yield how far the routers' estimates were off."""
@@ -67,6 +72,25 @@ class _Reader:
             for stage, error in forecast.accuracy.get("errors", {}).items():
                 errors.add_metric([model, stage], buckets=error["buckets"], sum_value=error["sum"])
         yield errors
+
+    def _scaling(self) -> Iterable[Metric]:
+        """Yield what decides on the number of engines, as `serving.ray_host.autoscaling` decides too."""
+        unfinished = self._store.unfinished_work()
+        mine = {model: unfinished.get(model, UnfinishedWork()) for model in self._liveness.models}
+        queued = GaugeMetricFamily(
+            "zoetrope_queued_gpu_seconds",
+            "GPU-seconds that unfinished jobs are expected to take yet, by model.",
+            labels=["model"],
+        )
+        for model, work in mine.items():
+            queued.add_metric([model], work.gpu_seconds)
+        yield queued
+        desired = GaugeMetricFamily(
+            "zoetrope_desired_engines", "Engines that this work wants, by deployment.", labels=["deployment"]
+        )
+        for name, scale in self._scales.items():
+            desired.add_metric([name], desired_engines(sum(mine.values(), UnfinishedWork()), scale))
+        yield desired
 
 
 def _steps(engines: Sequence[EngineRow]) -> Iterable[Metric]:

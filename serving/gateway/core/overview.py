@@ -67,7 +67,7 @@ async def overview(core: Core, who: Principal) -> Overview:
     ids = sorted({str(segment[0]) for row in rows for segment in row.step.get("segments", ())})
     jobs = await asyncio.to_thread(core.stores.jobs.get_many, ids) if ids else {}
     engines = tuple(_engine(row, jobs, who) for row in rows)
-    models = sorted({*(row.model for row in rows), *core.models.names})
+    models = sorted({*(row.model for row in rows), *(card.name for card in core.models)})
     forecasts = [found for model in models if (found := await core.watcher.forecasts.of(model)) is not None]
     return Overview(engines, tuple(_queues(forecasts, who)), await _waiting(core, who))
 

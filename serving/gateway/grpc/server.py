@@ -131,7 +131,7 @@ async def keep_health(liveness: Liveness, status: HealthService) -> None:
     stopping = False
     while not stopping:
         try:
-            alive = any(engine.working for engine in await liveness.seen())
+            alive = liveness.takes_work(await liveness.seen())
         except StoreError as error:
             log.error("the engines cannot be read:\n%s", describe(error))
             alive = False

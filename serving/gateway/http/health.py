@@ -27,20 +27,21 @@ async def healthz() -> Response:
 
 
 @router.get("/health", summary="The same as /readyz, where vLLM's and SGLang's clients look for it.")
-@router.get("/readyz", summary="200 while an engine is up, else 503.")
+@router.get("/readyz", summary="200 while an engine is up, or would be started for a job, else 503.")
 async def readyz(call: CurrentCall) -> Response:
     liveness = call.core.liveness
     rows = await liveness.seen()
     engines = [
         {"id": engine.id, "ranks": engine.ranks, "gang_epoch": engine.gang_epoch} for engine in rows if engine.working
     ]
+    ready = liveness.takes_work(rows)
     body = {
-        "ready": bool(engines),
+        "ready": ready,
         "models": liveness.models,
         "engines": engines,
         "out_of_service": [{"id": engine.id, "restarts": engine.restarts} for engine in rows if engine.state == "out"],
     }
-    return JSONResponse(body, status_code=200 if engines else 503)
+    return JSONResponse(body, status_code=200 if ready else 503)
 
 
 @router.get("/metrics", summary="For Prometheus.", response_class=PlainTextResponse)

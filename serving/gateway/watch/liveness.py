@@ -21,9 +21,14 @@ T = TypeVar("T")
 class Liveness:
     """Shared by all services of one gateway."""
 
-    def __init__(self, store: JobStore, models: Sequence[str]) -> None:
-        """``models``: the own names of those served."""
+    def __init__(self, store: JobStore, models: Sequence[str], *, may_sleep: bool = False) -> None:
+        """
+        Args:
+            models: the own names of those served.
+            may_sleep: there is no engine while there is nothing to do.
+        """
         self.models = tuple(models)
+        self._may_sleep = may_sleep
         self._store = store
         self._stopping = asyncio.Event()
         self._probes = ThreadPoolExecutor(1, thread_name_prefix="probes")  # never behind what others wait for
@@ -32,6 +37,13 @@ class Liveness:
     def engines(self) -> list[EngineRow]:
         """Return the engines of the served models that take work and were seen lately."""
         return [engine for engine in self._served(ENGINE_SECONDS) if engine.working]
+
+    def takes_work(self, rows: Sequence[EngineRow]) -> bool:
+        """Tell from what `seen` returned whether jobs will be made: by an engine that is ready, or by one that is
+        started for them."""
+        if any(engine.working for engine in rows):
+            return True
+        return self._may_sleep and not any(engine.state == "out" for engine in rows)
 
     def all_engines(self) -> list[EngineRow]:
         """Return all that were seen lately, and those ("out") that failed too often in a row and were taken out within

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -64,7 +65,7 @@ def test_segments_join_and_leave_the_batch_and_end_as_in_the_local_pipeline(card
     assert [(h.id, h.step) for h in outcome.held] == [("a", 2), ("b", 1)]
     outcome = rank.execute(StepPlan(advance=("a", "b")))
     assert outcome.held == ()
-    done = {f.id: ray.get(f.latents) for f in outcome.finished}
+    done = {f.id: torch.from_numpy(np.array(ray.get(f.latents))) for f in outcome.finished}
     assert torch.allclose(done["a"], local.run(first)[0], rtol=0, atol=1e-5)
     assert torch.allclose(done["b"], local.run(second)[0], rtol=0, atol=1e-5)
 
@@ -102,7 +103,10 @@ def test_only_the_segment_that_breaks_the_batch_fails(card: ModelCard) -> None:
     for _ in range(2):
         outcome = rank.execute(StepPlan(advance=("good",)))
     assert torch.allclose(
-        ray.get(outcome.finished[0].latents), LocalPipeline.load(card).run(spec)[0], rtol=0, atol=1e-5
+        torch.from_numpy(np.array(ray.get(outcome.finished[0].latents))),
+        LocalPipeline.load(card).run(spec)[0],
+        rtol=0,
+        atol=1e-5,
     )
 
 

@@ -10,8 +10,9 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import UMT5Config, UMT5EncoderModel
 
-from zoetrope.model.codecs.text import CACHED_PROMPTS, TextEncoder, clean_prompt
+from zoetrope.model.codecs.text import TextEncoder, byte_size, clean_prompt
 from zoetrope.model.nano.prompts import build_tokenizer, vocabulary
+from zoetrope.model.runtime.byte_cache import ByteCache
 
 MAX_TOKENS = 12
 COLOURS = ("red", "green", "blue", "yellow")
@@ -74,13 +75,28 @@ def test_neighbours_and_the_cache_make_no_difference(text: TextEncoder) -> None:
 
 def test_the_cache_forgets_what_is_oldest(text: TextEncoder) -> None:
     seen = counted(text)
-    prompts = [f"{a} {b} {c}" for a in COLOURS for b in COLOURS for c in COLOURS][: CACHED_PROMPTS + 1]
+    room = 8
+    text.share(ByteCache(room * MAX_TOKENS * 16 * 4, byte_size), "encoder")
+    prompts = [f"{a} {b}" for a in COLOURS for b in COLOURS][: room + 1]
     for prompt in prompts:
         text.encode([prompt])
     text.encode(prompts[1:])
-    assert seen() == CACHED_PROMPTS + 1
+    assert seen() == room + 1
     text.encode(prompts[:1])
-    assert seen() == CACHED_PROMPTS + 2
+    assert seen() == room + 2
+
+
+def test_encoders_that_share_a_cache_take_only_their_own(text: TextEncoder) -> None:
+    other = encoder(frozen=True)
+    with torch.no_grad():
+        for parameter in other.encoder.parameters():
+            parameter.mul_(0.5)
+    cache = ByteCache(1 << 20, byte_size)
+    text.share(cache, "a")
+    other.share(cache, "b")
+    first, second = text.encode(["a red circle"]), other.encode(["a red circle"])
+    assert not torch.equal(first, second) and cache.figures.misses == 2
+    assert torch.equal(other.encode(["a red circle"]), second) and cache.figures.hits == 1
 
 
 def test_cached_under_inference_mode_it_can_be_trained_on(text: TextEncoder) -> None:

@@ -52,3 +52,13 @@ def test_what_is_shown_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
         if text:
             monkeypatch.setenv(f"ZOETROPE_{name.upper()}", text)
     assert Settings() == given
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "told"),
+    [(0, None, None), (1, None, None), (2, 2, None), (2, None, "2 must be at most 1"), (3, 2, "3 must be at most 2")],
+)
+def test_no_more_engines_are_kept_than_there_may_be(least: int, most: int | None, told: str | None) -> None:
+    found = dict(problems(Settings(min_engines=least, max_engines=most)))
+    assert list(found) == ([] if told is None else ["min_engines"])
+    assert told is None or found["min_engines"].startswith(told)

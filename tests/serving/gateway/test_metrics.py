@@ -9,6 +9,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving.gateway.harness import Service, engine, text_request
+from tests.serving.jobs.harness import LIMITS, new_job
 
 
 def samples(service: Service) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -44,3 +45,15 @@ def test_an_engine_that_was_just_taken_out_counts_once(service: Service) -> None
     assert [row["id"] for row in body["out_of_service"]] == ["engine-1", "engine-2"]
     for number in range(4):
         service.store.remove_engine(f"engine-{number}")
+
+
+def test_the_work_that_waits_says_how_many_engines_it_wants(service: Service) -> None:
+    before = samples(service)
+    name = next(labels[0] for metric, labels in before if metric == "zoetrope_queued_gpu_seconds")
+    job = service.store.create(new_job("priced", model=name, price=42.5), LIMITS)
+    found = samples(service)
+    waiting = ("zoetrope_queued_gpu_seconds", (name,))
+    assert found[waiting] == before[waiting] + 42.5
+    assert found["zoetrope_desired_engines", ("Engine",)] == 1
+    service.store.request_cancel(job.id, job.owner)
+    assert samples(service)[waiting] == before[waiting]

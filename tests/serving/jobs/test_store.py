@@ -11,7 +11,7 @@ import pytest
 from tests.serving.jobs.harness import RESULT, Clock, claim, ids
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.errors import QueueFull, RequestConflict
-from zoetrope.serving.jobs.job import EngineRow, Job, JobFilter, Stage, State
+from zoetrope.serving.jobs.job import EngineRow, Job, JobFilter, Stage, State, UnfinishedWork
 from zoetrope.serving.jobs.store import JobStore
 
 Create = Callable[..., Job]
@@ -288,3 +288,20 @@ def test_recent_run_seconds_averages_the_last_undisturbed_successes(
     assert store.recent_run_seconds("nano", 2) == 3
     assert store.recent_run_seconds("nano", 3) == pytest.approx(106 / 3)
     assert store.recent_run_seconds("other") is None
+
+
+# Work
+
+
+def test_unfinished_work_is_what_jobs_are_expected_to_take_yet(store: JobStore, create: Create) -> None:
+    assert store.unfinished_work() == {}
+    create("a", price=10.0)
+    create("b", price=4.0)
+    create("c", model="other", price=1.0)
+    assert store.unfinished_work() == {"nano": UnfinishedWork(2, 14.0), "other": UnfinishedWork(1, 1.0)}
+    (first,) = claim(store)
+    store.progress(first.id, first.lease_epoch, stage=Stage.DECODING, step=10, eta_seconds=None)
+    assert store.unfinished_work()["nano"] == UnfinishedWork(1, 4.0), "a job that is decoded needs no engine"
+    store.finish(first.id, first.lease_epoch, State.SUCCEEDED, result=RESULT)
+    store.request_cancel("c", "")
+    assert store.unfinished_work() == {"nano": UnfinishedWork(1, 4.0)}

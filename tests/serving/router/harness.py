@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tests.serving.jobs.harness import LIMITS, new_job
 from zoetrope.cluster.protocol.messages import Finished, HeldSegment, Report
 from zoetrope.model.catalog.presets import find_model
@@ -18,11 +20,13 @@ from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.job import Job, Preview, Result
 from zoetrope.serving.jobs.open import open_stores
 from zoetrope.serving.router.router import Router
+from zoetrope.serving.stages.encoded import Encoded
 from zoetrope.serving.stages.rendered import Rendered
 from zoetrope.serving.storage.store import open_artifacts
 
 T = TypeVar("T")
 CARD = find_model("nano")
+LATENTS = np.zeros((16, 1, 4, 6), np.float32)
 
 
 class Method:
@@ -46,9 +50,9 @@ class Stages:
             Method(call) for call in (self._encode, self._render, _nothing, self._preview, self._warnings)
         )
 
-    async def _encode(self, *_: Any) -> list[str]:
+    async def _encode(self, *_: Any) -> Encoded:
         await self.encoding()
-        return ["conditions"]
+        return Encoded(["conditions"])
 
     async def _render(self, spec: Any, latents: Any, prefix: str, *_: Any) -> Rendered:
         if self.rendering is not None:
@@ -105,7 +109,7 @@ class EngineDouble:
                 self._snapshots[owner] = step + 1
                 self.taken.append(step + 1)
                 if step + 1 == steps:
-                    finished += (Finished(segment_id, "latents"),)
+                    finished += (Finished(segment_id, LATENTS),)
                     del self._held[segment_id]
 
 
@@ -138,7 +142,8 @@ class House:
 
     async def open_router(self) -> Router:
         router = Router.__new__(Router)
-        await router.__init__(self.settings, ServedModels([CARD]), self.stages, self.stages)  # type: ignore[misc]  # as Serve does
+        models, stage = ServedModels([CARD]), [self.stages]
+        await router.__init__(self.settings, models, stage, stage)  # type: ignore[misc]  # as Serve does
         return router
 
     @asynccontextmanager

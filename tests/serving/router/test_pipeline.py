@@ -39,10 +39,12 @@ from zoetrope.serving.media.errors import NotWritable, TookTooLong
 from zoetrope.serving.media.sandbox.worker_process import RequestKilled, WorkerLost
 from zoetrope.serving.outbound.hooks import CheckUnavailable
 from zoetrope.serving.router import pipeline
+from zoetrope.serving.router.latents import LatentShelf
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, make
+from zoetrope.serving.stages.encoded import Encoded
 from zoetrope.serving.stages.failures import OutputRefused, classify
 from zoetrope.serving.stages.isolation import MAX_DEATHS, IsolatedStage
-from zoetrope.serving.storage.store import ArtifactMissing, ArtifactUnavailable
+from zoetrope.serving.storage.store import ArtifactMissing, ArtifactStore, ArtifactUnavailable
 
 PROMPT = "a red circle that nobody may read"
 SPEC = resolve(VideoRequest(task=TextToVideo(prompt=PROMPT), steps=1), find_model("nano"), 0)
@@ -93,7 +95,7 @@ class FakeStages:
         self._fail, self._at = fail, at
         self.alive = Method(lambda *_: None)
         self.warnings = Method(lambda *_: self._answer("warnings", ()))
-        self.encode = Method(lambda *_: self._answer("encode", ["conditions"]))
+        self.encode = Method(lambda *_: self._answer("encode", Encoded(["conditions"])))
         self.render = Method(self._render)
 
     def _render(self, spec: Any, latents: Any, prefix: str, media: Any, timings: Any, earlier: tuple[str, ...]) -> Any:
@@ -128,6 +130,8 @@ async def run(
         lambda *_: None,
         warn,
         lambda _, notice: classify.append(notice),
+        LatentShelf(ArtifactStore.__new__(ArtifactStore), 1 << 20, 0),
+        lambda *_: None,
     )
     return await make(job, ways)
 

@@ -86,15 +86,15 @@ async def insist(ward: IsolatedStage, job: str, call: Callable[[Any], Awaitable[
             await asyncio.sleep(pause)
 
 
-@given(st.integers(1, 8), st.integers(0, 3), st.integers(0, MAX_DEATHS - 1), st.integers(0, 2**31))
+@given(st.integers(1, 8), st.integers(0, 3), st.integers(0, MAX_DEATHS - 1), st.integers(1, 3), st.integers(0, 2**31))
 @settings(max_examples=draws(150), deadline=None)
-def test_only_who_brings_it_down_fails(count: int, deadly_count: int, kills: int, seed: int) -> None:
+def test_only_who_brings_it_down_fails(count: int, deadly_count: int, kills: int, several: int, seed: int) -> None:
     """Also when somebody else kills it, less often than makes a culprit."""
     rng = random.Random(seed)
     jobs = [f"j{i}" for i in range(count)]
     deadly = frozenset(rng.sample(jobs, min(deadly_count, count)))
-    process = Process(deadly)
-    ward = IsolatedStage("decoder", process)
+    processes = [Process(deadly) for _ in range(several)]
+    ward = IsolatedStage("decoder", *processes, width=rng.choice((None, 1, 2)))
 
     async def one(job: str) -> str:
         for _ in range(rng.randrange(5)):
@@ -105,7 +105,7 @@ def test_only_who_brings_it_down_fails(count: int, deadly_count: int, kills: int
         for _ in range(kills):
             for _ in range(rng.randrange(30)):
                 await asyncio.sleep(0)
-            process.kill()
+            rng.choice(processes).kill()
 
     async def all_of_them() -> list[str]:
         killing = asyncio.create_task(kill())
@@ -116,7 +116,8 @@ def test_only_who_brings_it_down_fails(count: int, deadly_count: int, kills: int
     answers = dict(zip(jobs, asyncio.run(all_of_them()), strict=True))
     why = f"the decoder died {MAX_DEATHS} times while it worked on this job alone"
     assert answers == {job: why if job in deadly else job for job in jobs}
-    assert process.deaths <= kills + len(deadly) * (1 + MAX_DEATHS)
+    assert sum(process.deaths for process in processes) <= kills + len(deadly) * (1 + MAX_DEATHS)
+    assert (ward.running, ward.waiting) == (0, 0)
 
 
 async def test_jobs_are_side_by_side_but_for_suspects() -> None:
@@ -145,6 +146,76 @@ async def test_jobs_are_side_by_side_but_for_suspects() -> None:
     for task in suspects:
         task.cancel()
     assert await asyncio.wait_for(late, 5) == "z", "a suspect that is cancelled holds nobody up"
+
+
+async def seated(ward: IsolatedStage, running: int, waiting: int) -> None:
+    while (ward.running, ward.waiting) != (running, waiting):
+        await asyncio.sleep(0)
+
+
+async def test_calls_spread_over_the_processes_and_the_rest_wait_by_urgency() -> None:
+    processes = [Process(frozenset()) for _ in range(2)]
+    ward, ended = IsolatedStage("decoder", *processes, width=2, urgency=lambda job: -ord(job)), list[str]()
+
+    async def one(job: str, turns: int) -> None:
+        await insist(ward, job, lambda stage: stage.work.remote(job, turns))
+        ended.append(job)
+
+    first = [asyncio.create_task(one(job, 10**6)) for job in "abcd"]
+    await seated(ward, 4, 0)
+    assert [process.inside for process in processes] == [2, 2]
+    rest = [asyncio.create_task(one(job, 1)) for job in "efg"]
+    await seated(ward, 4, 3)
+    first[0].cancel()
+    await asyncio.gather(*rest)
+    assert ended == ["g", "f", "e"], "the most urgent first, one after another in the place that is free"
+    for task in first:
+        task.cancel()
+    await asyncio.wait(first)
+    assert (ward.running, ward.waiting) == (0, 0)
+
+
+async def test_a_suspect_holds_up_one_process_of_two() -> None:
+    processes = [Process(frozenset()) for _ in range(2)]
+    ward = IsolatedStage("decoder", *processes)
+    suspects = [
+        asyncio.create_task(insist(ward, job, lambda stage, job=job: stage.work.remote(job, 10**6)))  # type: ignore[misc]
+        for job in "wxyz"
+    ]
+    await seated(ward, 4, 0)
+    for process in processes:
+        process.kill()
+        process.together = 0
+    await seated(ward, 1, 3)
+    assert await insist(ward, "a", lambda stage: stage.work.remote("a", 1)) == "a", (
+        "the other process serves all others"
+    )
+    assert (ward.running, ward.waiting) == (1, 3), "and the suspects run one by one"
+    for task in suspects:
+        task.cancel()
+    await asyncio.wait(suspects)
+    assert (ward.running, ward.waiting) == (0, 0)
+
+
+async def test_work_without_a_job_waits_behind_all_jobs() -> None:
+    ward, order = IsolatedStage("decoder", Process(frozenset()), width=1), list[str]()
+    first = asyncio.create_task(insist(ward, "a", lambda stage: stage.work.remote("a", 10**6)))
+    await seated(ward, 1, 0)
+
+    async def show() -> None:
+        async with ward.shared():
+            order.append("preview")
+
+    async def work() -> None:
+        order.append(await insist(ward, "b", lambda stage: stage.work.remote("b", 1)))
+
+    later = [asyncio.create_task(show())]
+    await seated(ward, 1, 1)
+    later.append(asyncio.create_task(work()))
+    await seated(ward, 1, 2)
+    first.cancel()
+    await asyncio.gather(*later)
+    assert order == ["b", "preview"]
 
 
 class Stage:

@@ -1,0 +1,1 @@
+"""Measure how much faster a service makes many small jobs together than one after another."""
