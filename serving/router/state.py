@@ -32,6 +32,7 @@ class EngineView:
 
     Attributes:
         stepping: the segments of its newest plan.
+        most_tokens: of a sequence that fits; 0: not known.
         since: when its model was loaded. stale: what is known of its steps is of the model before.
     """
 
@@ -45,6 +46,7 @@ class EngineView:
     ready: bool = False
     stepping: frozenset[str] = frozenset()
     ranks: int = 1
+    most_tokens: int = 0
     since: float = 0.0
     stale: bool = True
 
@@ -240,7 +242,7 @@ class RouterState:
                 self.loading.begun(report.engine, now)
         elif view.stale and report.state == "ready":
             view.model, view.costs, view.seconds_per_token = report.model, self.costs(report), None
-            view.since, view.stale = now, False
+            view.since, view.stale, view.most_tokens = now, False, report.most_tokens
             self._price_waiting(report.model)
             if self.loading is not None:
                 self.loading.over(report.engine)
