@@ -46,7 +46,7 @@ def scales(settings: Settings) -> dict[str, Scale]:
     groups = engine_groups(settings)
     bounds = [bounds_of(settings, group.count) for group in groups]
     gpus = sum(most * group.ranks for group, (_, most) in zip(groups, bounds, strict=True))
-    found = {}
+    found: dict[str, Scale] = {}
     for group, (least, most) in zip(groups, bounds, strict=True):
         share = most * group.ranks / gpus / len(names)
         scale = Scale(least, most, group.ranks, settings.scale_target_seconds, share)

@@ -66,6 +66,7 @@ class _Step:
     admitted: list[str] = field(default_factory=list)
     passed: list[Work] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    _saving: dict[Load, bool] = field(default_factory=dict)  # what was found for this batch
 
     @classmethod
     def of(cls, engine: EngineState) -> _Step:
@@ -84,9 +85,13 @@ class _Step:
         """Tell whether the step with this work takes less than one without it and one of its own."""
         if not self.batch:
             return True
-        costs = self.engine.costs
-        alone = costs.seconds([work.load])
-        return self.seconds + alone - costs.seconds([*self.loads, work.load]) >= WORTH * alone
+        found = self._saving.get(work.load)
+        if found is None:
+            costs = self.engine.costs
+            alone = costs.seconds([work.load])
+            found = self.seconds + alone - costs.seconds([*self.loads, work.load]) >= WORTH * alone
+            self._saving[work.load] = found
+        return found
 
     def add(self, work: Work) -> None:
         if work.id not in self.held:
@@ -96,6 +101,7 @@ class _Step:
         self.loads.append(work.load)
         self.tokens += work.peak_tokens
         self.seconds = self.engine.costs.seconds(self.loads)
+        self._saving.clear()
 
     def give_up(self, work: Work) -> None:
         del self.held[work.id]

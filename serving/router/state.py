@@ -162,6 +162,10 @@ class RouterState:
             prefetch=self._next_adapters(report, view, now),
         )
 
+    def held_works(self, model: str) -> list[Work]:
+        """Describe the segments of a model that engines hold."""
+        return [self._work(segment) for segment in self.active.values() if segment.engine and segment.model == model]
+
     def lose_silent_engines(self, now: float) -> list[str]:
         """Give up engines that are overdue, allowing for long steps. Their segments are waiting again.
 
