@@ -119,6 +119,9 @@ class Router:
             self._put_forecast,
             room=settings.max_running,
             decoders=DECODERS,
+            cold=lambda model: (
+                self._state.seconds_to_model(model, time.monotonic()) or self._cold_start.expected(time.monotonic())
+            ),
         )
         self._notices = ModelNotices(self._state, self._claimed.job, self._waiting)
         self._stopping = False
