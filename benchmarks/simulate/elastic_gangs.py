@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from zoetrope.benchmarks.simulate.clock import VirtualClock, ClockEvent
+from zoetrope.benchmarks.simulate.clock import ClockEvent, VirtualClock
 from zoetrope.benchmarks.simulate.fleet import Fleet
 from zoetrope.benchmarks.simulate.jobs import SimJob, jobs_of
 from zoetrope.benchmarks.simulate.metrics import Outcome, summary
@@ -131,7 +131,9 @@ class ElasticSimulation:
             return
         free = [gang for gang in self._gangs if gang.job is None]
         if free:  # nothing else waits, or it would have been taken
-            self._start(min(free, key=lambda gang: (waiting.slack(gang.size, self._clock.now) < 0, -gang.size)), waiting)
+            self._start(
+                min(free, key=lambda gang: (waiting.slack(gang.size, self._clock.now) < 0, -gang.size)), waiting
+            )
 
     def _round(self) -> None:
         """Take all GPUs back and give them out again."""

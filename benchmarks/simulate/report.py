@@ -41,7 +41,9 @@ def page(record: Mapping[str, Any]) -> str:
     ]
     if any(run["eta_error"] is not None for run in runs):
         lines += ["", "Median error of the end predicted on arrival, as a share of a job's duration: "]
-        lines[-1] += ", ".join(f"{run['policy']} {run['eta_error']:.1%}" for run in runs if run["eta_error"] is not None)
+        lines[-1] += ", ".join(
+            f"{run['policy']} {run['eta_error']:.1%}" for run in runs if run["eta_error"] is not None
+        )
         lines[-1] += "."
     if fleet["failing"]:
         lines += ["", "Failures undid "]
@@ -65,7 +67,10 @@ def _run(run: Mapping[str, Any]) -> str:
 
 
 def _classes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = ["| class | jobs | alone | policy | in time | mean | p50 | p95 | p99 |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| class | jobs | alone | policy | in time | mean | p50 | p95 | p99 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for shape, first in runs[0]["classes"].items():
         for run in runs:
             found = run["classes"].get(shape)
