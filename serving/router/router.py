@@ -245,7 +245,7 @@ class Router:
         job = self._claimed.job(job_id)
         return math.inf if job is None else self._state.backlog.policy.key(work_of(job), False)
 
-    def stage_figures(self) -> dict[str, Any]:
+    def stage_figures(self) -> dict[str, float]:
         """Return what is known of the stages around the engines, see `Surroundings.figures`."""
         return self._around.figures()
 
