@@ -37,7 +37,7 @@ class Helper:
         Raises:
             BenchmarkError: it does not start.
         """
-        environment = {"ZOETROPE_SETTINGS": settings.model_dump_json()} if settings else {}
+        environment = {"ZOETROPE_SETTINGS": settings.as_json()} if settings else {}
         self._module = module
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],

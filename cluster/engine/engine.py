@@ -33,8 +33,8 @@ from zoetrope.cluster.protocol.messages import (
 )
 from zoetrope.cluster.protocol.processes import Process
 from zoetrope.cluster.protocol.settings import EngineSettings
-from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.catalog.model_card import scheduler_config
+from zoetrope.model.catalog.weights_identity import weights_here, weights_of
 from zoetrope.model.families import family_of
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
@@ -103,7 +103,7 @@ class Engine:
         self._pace: float | None = None  # seconds of a token, in the last step
         self._ready = asyncio.Event()
         self._groups = Groups(groups, settings.ranks)
-        loading = asyncio.create_task(asyncio.to_thread(_load))  # while the ranks load as well
+        loading = asyncio.create_task(asyncio.to_thread(_load, card))  # while the ranks load as well
         self._load_seconds = 0.0
         self._gang = await self._build()
         await loading
@@ -280,11 +280,12 @@ class Engine:
         from zoetrope.model.denoising.resume import sampler_of
 
         config = self._scheduler_config
-        expected = Fingerprint.of(weights_of(self._card), admit.spec, config)
         # Only ranks have the conditions, which say how many frames lead; they check the state again.
         lead = None if family_of(self._card.family).leading_frames else 0
         check = partial(sampler_of, scheduler_config=config, spec=admit.spec, lead=lead)
         try:
+            weights = await asyncio.to_thread(weights_of, self._card)  # known since the start
+            expected = Fingerprint.of(weights, admit.spec, config)
             data = await asyncio.to_thread(self._snapshots.latest_bytes, admit.owner, expected, check)
         except Exception as error:  # whatever it is, it is not the segment's fault
             log.warning("engine %s: segment %s starts again: %s", self._id, admit.spec.id, one_line(error))
@@ -367,10 +368,13 @@ class EngineReplica(Engine):
         await self.drain()
 
 
-def _load() -> None:
-    """Import what the leader needs once there is a gang; it takes seconds, because it includes torch."""
+def _load(card: ModelCard) -> None:
+    """Import what the leader needs once there is a gang, and hash the weights if no process here has; it takes seconds,
+    because it includes torch."""
     import zoetrope.cluster.planning.gang_plan
     import zoetrope.cluster.snapshots.store  # noqa: F401
+
+    weights_here(card)
 
 
 def _open(snapshots: str | None) -> SnapshotStore | None:

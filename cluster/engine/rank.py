@@ -33,7 +33,7 @@ from zoetrope.cluster.snapshots.format import BadSnapshot, Fingerprint, decode
 from zoetrope.cluster.snapshots.keeper import SnapshotKeeper
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.cluster.snapshots.writer import SnapshotWriter
-from zoetrope.model.catalog.identity import weights_of
+from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import NotFinite, Segment
@@ -122,6 +122,7 @@ class Rank:
             mesh = Mesh.build(self._device, settings.cfg_groups, timeout)
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
         self._mesh = mesh
+        weights = weights_of(self._card)  # of the files that are loaded now; the first rank of a machine hashes them
         plan = device_plan(self._card, self._device, ranks=mesh.ranks, groups=mesh.groups, role=settings.role)
         runner: Runner = partial(run_gang, mesh, chunking=self._chunking()) if settings.ranks > 1 else self._alone(plan)
         limit = -mesh.largest([-(plan.most_tokens or UNLIMITED)], self._device)[0]
@@ -142,7 +143,7 @@ class Rank:
         self._keeper: SnapshotKeeper | None = None
         if rank == 0 and settings.snapshots is not None:
             writer = SnapshotWriter(SnapshotStore(settings.snapshots))
-            self._keeper = SnapshotKeeper(writer, settings, weights_of(self._card), self._denoiser.scheduler_config)
+            self._keeper = SnapshotKeeper(writer, settings, weights, self._denoiser.scheduler_config)
         gear = hardware_of(self._device_name())
         return Joined(
             warm_up(self._denoiser, self._card, gear, mesh),

@@ -120,7 +120,7 @@ class StepCosts:
         text = config.forward_cost(0, text_tokens).text * rates.correction / rates.products / own
         linear = []
         for tokens in _points():
-            step = step_time(
+            time = step_time(
                 config,
                 [tokens] * cfg_groups,
                 rates,
@@ -129,7 +129,7 @@ class StepCosts:
                 text_tokens=text_tokens,
                 quantize=quantize,
             )
-            linear.append(max(0.0, step.total - tokens * (attention[0] + attention[1] * tokens) - text))
+            linear.append(max(0.0, time.total - tokens * (attention[0] + attention[1] * tokens) - text))
         flops = 4.0 * blocks * ADAPTED_PRODUCTS * config.dim * adapter_rank
         adapted = flops * rates.correction / (THIN * rates.products) / own
         step, sequence = _overheads(gear)

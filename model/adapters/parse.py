@@ -13,7 +13,8 @@ from zoetrope.model.adapters.files.plan import AdapterPlan, PlannedPatch, plan_a
 from zoetrope.model.adapters.files.targets import Targets
 from zoetrope.model.adapters.patches import Difference, Hadamard, Kronecker, LowRank, Patch
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.safetensors_header import SafetensorsHeader, shown
+from zoetrope.model.inspection.safetensors_header import SafetensorsHeader
+from zoetrope.model.inspection.shown import shown
 
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

@@ -8,21 +8,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoetrope.model.adapters.files.plan import plan_adapter
 from zoetrope.model.adapters.files.targets import Targets
-from zoetrope.model.adapters.parse import parse_adapter
+from zoetrope.model.adapters.parse import read_patches
 from zoetrope.model.adapters.patches import Patch
 from zoetrope.model.adapters.registered import check_registrable, write_registered
 from zoetrope.model.catalog.checkpoint_layout import read_transformers
 from zoetrope.model.catalog.model_card import transformer_config
 from zoetrope.model.catalog.parts import source_of
-from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.inspection.files import ModelError, typed_path
 from zoetrope.model.network.protocol import Network, meta_network
 from zoetrope.model.network.transformer import WanTransformer
 from zoetrope.model.request.loras import MAX_ADAPTER_BYTES
 from zoetrope.model.request.tasks import ModelCard
 
 HASHED_BYTES = 1 << 20
-FILE = re.compile(r"(?P<path>.+?)(?:@(?P<side>high|low|both))?")
+FILE = re.compile(r"(?P<path>.+?)(?:@(?P<side>high|low|both))?", re.DOTALL)
 # Names of adapters that make few steps do: with the usual schedule they give nothing of use.
 DISTILLS = re.compile(
     r"lightning|lightx2v|causvid|distill|\bdmd|fastwan|\brcm|(?<![0-9])[1-8][ _-]?steps?\b", re.IGNORECASE
@@ -31,12 +32,14 @@ DISTILLS = re.compile(
 
 @dataclass(frozen=True)
 class Registered:
-    """The stored form of an adapter: its file, and the columns of a slot that it needs."""
+    """The stored form of an adapter: its file, and the columns of a slot that it needs. ``notes`` say what of the files
+    given is not applied."""
 
     path: Path
     rank: int
     sha256: str
     size_bytes: int
+    notes: tuple[str, ...] = ()
 
 
 def register(card: ModelCard, files: Sequence[str], folder: Path) -> Registered:
@@ -51,8 +54,9 @@ def register(card: ModelCard, files: Sequence[str], folder: Path) -> Registered:
     """
     networks = _networks(card)
     patches: list[tuple[str, Patch]] = []
+    notes: list[str] = []
     for text in files:
-        patches += _read(text, networks)
+        patches += _read(text, networks, notes)
     shown = ", ".join(files)
     rank = check_registrable(patches, networks, shown)
     path = folder / "adapter.safetensors"
@@ -61,13 +65,14 @@ def register(card: ModelCard, files: Sequence[str], folder: Path) -> Registered:
     with path.open("rb") as file:
         while piece := file.read(HASHED_BYTES):
             digest.update(piece)
-    return Registered(path, rank, digest.hexdigest(), path.stat().st_size)
+    return Registered(path, rank, digest.hexdigest(), path.stat().st_size, tuple(notes))
 
 
-def _read(text: str, networks: dict[str, Network]) -> Iterator[tuple[str, Patch]]:
+def _read(text: str, networks: dict[str, Network], notes: list[str]) -> Iterator[tuple[str, Patch]]:
+    """Yield a file's changes, and add what is not applied to ``notes``."""
     match = FILE.fullmatch(text)
-    assert match is not None, "any text is one"
-    path, given = Path(match["path"]).expanduser(), match["side"]
+    path = typed_path(text if match is None else match["path"], "file")
+    given = None if match is None else match["side"]
     if given is not None and "any" in networks:
         raise ModelError(f"{text}: @{given} is for models with two noise experts, which this one has not")
     try:
@@ -81,7 +86,9 @@ def _read(text: str, networks: dict[str, Network]) -> Iterator[tuple[str, Patch]
             f"{path}: by its name it makes a model need few steps, which changes the schedule of all its jobs: load "
             "it with the model (--lora) and its profile (--profile)"
         )
-    for side, patch in parse_adapter(path, Targets(next(iter(networks.values())).config)):
+    plan = plan_adapter(path, Targets(next(iter(networks.values())).config))
+    notes += [f"{path}: {note}" for note in plan.notes]
+    for side, patch in read_patches(plan):
         if side == "any" and "any" not in networks:
             if given is None:
                 raise ModelError(f"{path}: does not say for which noise expert it is; add @high, @low or @both to it")

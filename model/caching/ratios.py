@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zoetrope.model.inspection.files import ModelError, read_json
+from zoetrope.model.inspection.hashes import hashes_of
 
 RATIOS_FILE = "step_ratios.json"
 FORMAT = 1
@@ -34,8 +35,6 @@ _LISTS: Mapping[str, Mapping[str, str]] = {
     "wan2.2-i2v-a14b": {_IMAGE: "wan2.2-i2v-a14b"},
     "wan2.2-ti2v-5b": {_TEXT: "wan2.2-ti2v-5b-t2v", _IMAGE: "wan2.2-ti2v-5b-i2v"},
 }
-WHOLE_BYTES = 16 << 20  # a file up to this size is hashed whole
-SAMPLES, SAMPLE_BYTES = 1_024, 4 << 10  # of a larger one
 
 
 @dataclass(frozen=True)
@@ -142,28 +141,12 @@ def write_lists(place: Path, lists: Iterable[RatioList], files: Iterable[Path], 
 
 
 def weights_digest(files: Iterable[Path]) -> str:
-    """Hash the files of a model's transformers (SHA-256): sizes, and of large files evenly spaced samples.
-
-    Training changes every tensor, so samples tell models apart without reading tens of gigabytes.
+    """Hash the files of a model's transformers (SHA-256), whole; see `model.inspection.hashes`.
 
     Raises:
         ModelError: a file cannot be read.
     """
-    digest = hashlib.sha256()
-    for path in files:
-        try:
-            size = path.stat().st_size
-            digest.update(size.to_bytes(8, "little"))
-            with path.open("rb") as file:
-                if size <= WHOLE_BYTES:
-                    digest.update(file.read())
-                    continue
-                for i in range(SAMPLES):
-                    file.seek(i * (size - SAMPLE_BYTES) // (SAMPLES - 1))
-                    digest.update(file.read(SAMPLE_BYTES))
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
+    return hashlib.sha256("\n".join(hashes_of(list(files))).encode()).hexdigest()
 
 
 def _measured(path: Path) -> tuple[str, tuple[RatioList, ...]]:

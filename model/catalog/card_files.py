@@ -22,8 +22,8 @@ from typing import Any, get_args, get_type_hints
 from zoetrope.model.catalog.hub import REPOSITORY
 from zoetrope.model.catalog.single_files import SUFFIXES
 from zoetrope.model.families import all_presets
-from zoetrope.model.inspection.files import TOML_SUFFIX, ModelError, read_toml
-from zoetrope.model.request.load_options import PARTS, LoadOptions
+from zoetrope.model.inspection.files import TOML_SUFFIX, ModelError, read_toml, typed_path
+from zoetrope.model.request.load_options import OPTIONS, PARTS, LoadOptions
 
 CARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MODEL_KEY = "model"
@@ -32,15 +32,16 @@ DEFAULT_DATA = "~/.local/share/zoetrope"
 
 
 def cards_folder(data_folder: Path | None = None) -> Path:
-    """Return the folder of the cards that have names: ZOETROPE_MODELS_DIR, else ``models`` in the data folder.
+    """Return the folder of the cards that have names: ``models`` in a data folder, or ZOETROPE_MODELS_DIR.
 
     Args:
-        data_folder: None: that of ZOETROPE_DATA_DIR, or the usual one.
+        data_folder: None: that of the environment, ZOETROPE_DATA_DIR, or the usual one.
     """
-    if text := os.environ.get(FOLDER_VARIABLE):
-        return Path(text).expanduser()
+    text = os.environ.get(FOLDER_VARIABLE)
+    if text and data_folder is None:
+        return typed_path(text, FOLDER_VARIABLE)
     data = os.environ.get(DATA_VARIABLE) or DEFAULT_DATA if data_folder is None else data_folder
-    return Path(data).expanduser() / "models"
+    return typed_path(str(data), DATA_VARIABLE if data_folder is None else "data-dir") / "models"
 
 
 def find_card_file(name_or_file: str, folder: Path | None = None) -> Path | None:
@@ -49,9 +50,8 @@ def find_card_file(name_or_file: str, folder: Path | None = None) -> Path | None
     Args:
         folder: of the cards that have names.
     """
-    path = Path(name_or_file).expanduser()
-    if path.suffix == TOML_SUFFIX:
-        return path
+    if name_or_file.endswith(TOML_SUFFIX):
+        return typed_path(name_or_file, MODEL_KEY)
     if not CARD_NAME.fullmatch(name_or_file):
         return None
     named = (cards_folder() if folder is None else folder) / f"{name_or_file}{TOML_SUFFIX}"
@@ -79,6 +79,10 @@ def read_card_file(path: Path) -> tuple[str, LoadOptions]:
         ModelError: it cannot be read, or a key is missing, unknown or not what it must be.
     """
     values = read_toml(path)
+    for name, value in values.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and text:
+                typed_path(text, f"{path}: {name}")
     if isinstance(values.get("profile"), dict):  # `model.catalog.profiles.read_profile` reads the table
         values["profile"] = path.name
     model = values.pop(MODEL_KEY, None)
@@ -103,21 +107,25 @@ def write_card_file(path: Path, model: str, load: LoadOptions) -> None:
     """
     here = Path.cwd()
     lines = [f"{MODEL_KEY} = {_toml(_place(here, model))}"]
-    for field in dataclasses.fields(load):
-        value: Any = getattr(load, field.name)
-        if value == field.default:
+    for name, default in OPTIONS.items():
+        value: Any = getattr(load, name)
+        if value == default:
             continue
-        if field.name == "lora":
+        if name == "lora":
             value = [_from(here, text) for text in value]
-        elif field.name in PARTS:
+        elif name in PARTS:
             value = _place(here, value)
-        elif field.name == "profile":
+        elif name == "profile":
             value = _profile(here, value)
-        lines.append(f"{field.name} = {_toml(value)}")
+        lines.append(f"{name} = {_toml(value)}")
+    try:
+        content = ("\n".join(lines) + "\n").encode()
+    except UnicodeEncodeError:
+        raise ModelError(f"{path}: cannot be written: a path in it is not UTF-8, as cards must be") from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = path.with_name(f".{path.name}.{os.getpid()}")
-        work.write_text("\n".join(lines) + "\n")
+        work.write_bytes(content)
         work.replace(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be written: {error.strerror}") from None
@@ -126,8 +134,8 @@ def write_card_file(path: Path, model: str, load: LoadOptions) -> None:
 def _checked(path: Path, name: str, value: Any) -> Any:
     """Return the value of a key as `LoadOptions` has it. Raises ModelError if it is not of its kind."""
     hints = get_type_hints(LoadOptions)
-    if name not in hints:
-        known = ", ".join((MODEL_KEY, *hints))
+    if name not in OPTIONS:
+        known = ", ".join((MODEL_KEY, *OPTIONS))
         raise ModelError(f"{path}: {name[:80]} is not a key of a card; keys: {known}")
     if name == "lora":
         if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
@@ -158,4 +166,5 @@ def _from(base: Path, text: str) -> str:
 
 
 def _toml(value: str | list[str]) -> str:
-    return json.dumps(value, ensure_ascii=False)  # JSON's texts and lists are TOML's too
+    """Return a value in TOML: JSON's texts and lists are TOML's too, but that it has one more character to escape."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -218,20 +218,6 @@ def read_image_encoder(source: Source) -> Component:
     return Component(directory, config, False, partial(weight_files, stem="model", pickle_stem="pytorch_model"))
 
 
-def part_files(source: Source) -> list[Path]:
-    """List the weight files of a model whose components are named one by one; none of another.
-
-    Raises:
-        ModelError: one is missing.
-    """
-    if not isinstance(source, Parts):
-        return []
-    parts = [*read_transformers(source), read_autoencoder(source), read_text_encoder(source)]
-    if source.load.image_encoder:
-        parts.append(read_image_encoder(source))
-    return [path for part in parts for path in part.files]
-
-
 def tokenizer_directory(source: Source) -> Path | None:
     """Return the tokenizer's folder; None if it is in the text encoder's file.
 

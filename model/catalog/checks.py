@@ -25,6 +25,7 @@ from zoetrope.model.inspection.files import ModelError, check_directory, check_i
 from zoetrope.model.inspection.headers import FLOATS, Header
 from zoetrope.model.inspection.keys import check_tensors, first_of, layer_counts
 from zoetrope.model.inspection.packed import logical_headers, read_packed
+from zoetrope.model.inspection.shown import printable
 from zoetrope.model.request.tasks import ModelCard
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model")
@@ -59,7 +60,7 @@ def check_files(card: ModelCard) -> tuple[str, ...]:
 
 def checked(card: ModelCard) -> ModelCard:
     """Run `check_files` and add its warnings to the card. Raises ModelError as `check_files`."""
-    return replace(card, warnings=(*card.warnings, *check_files(card)))
+    return replace(card, warnings=(*card.warnings, *map(printable, check_files(card))))
 
 
 def check_ratios(card: ModelCard) -> None:

@@ -68,7 +68,7 @@ def repository_of(path: Path) -> str | None:
 
 def places(path: Path) -> Iterator[Path]:
     """Yield the absolute path as given, then the target of each symbolic link on it in turn."""
-    current = Path(os.path.abspath(path.expanduser()))
+    current = Path(os.path.abspath(path))
     for _ in range(MAX_LINKS):
         yield current
         link = next((part for part in (*reversed(current.parents), current) if part.is_symlink()), None)

@@ -1,4 +1,4 @@
-"""Identify the preset that a folder holds, and the weights that a model computes with. Needs no torch.
+"""Identify the preset that a folder holds. Needs no torch.
 
 Contents come first: how pictures enter, the number of networks, their shapes, a family's own index. What they leave
 open (Wan2.1's two image to video models differ only in their weights) is decided by the origin that the folder states
@@ -12,48 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 
-from zoetrope.model.adapters.files.card import adapters_digest
-from zoetrope.model.catalog.checkpoint_layout import part_files
-from zoetrope.model.catalog.fingerprint import fingerprint
 from zoetrope.model.catalog.hub import places, repository_of
-from zoetrope.model.catalog.parts import source
 from zoetrope.model.families import FAMILIES, PRESETS, family_of
 from zoetrope.model.families.family import Contents, Family, Preset
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.request.load_options import LoadOptions
-from zoetrope.model.request.tasks import ModelCard
 
 README_BYTES = 64 << 10
 SHAPE = ("num_attention_heads", "attention_head_dim", "num_layers", "ffn_dim", "vace_layers")
 TITLE = re.compile(r"^#\s+(.+)$", re.MULTILINE)
 ABOUT = re.compile(r"\bThis repository [^.\n]{0,300}", re.IGNORECASE)
 BASE = re.compile(r"^base_model:[ \t]*(?:\n\s*-\s*)?(\S+)", re.MULTILINE)
-
-
-def weights_of(card: ModelCard) -> str:
-    """Name the weights that compute: the model's name, with the form in which they are loaded if it is not their own,
-    what is in its files if they are named one by one, the profile that they sample by, and a digest of the adapters'
-    contents, strengths and noise experts, if there are any.
-
-    Segments begun with one may not go on with another.
-    """
-    content = _content_of(card.directory, card.load)
-    name = f"{card.name}@{content}" if content else card.name
-    form = () if card.quantize == "none" else (card.quantize,)
-    profile = () if card.profile is None else (card.profile.name,)
-    fused = (f"lora:{adapters_digest(card.adapters)}",) if card.adapters else ()
-    return "+".join((name, *form, *profile, *fused))
-
-
-@lru_cache(maxsize=16)
-def _content_of(directory: str, load: LoadOptions) -> str:
-    """Identify what is in the files of a model whose components are named one by one; "" for another. Once: what has
-    been loaded stays, whatever happens to its files."""
-    files = part_files(source(Path(directory), load))
-    return fingerprint(files) if files else ""
 
 
 def possible_families(contents: Contents) -> list[Family]:

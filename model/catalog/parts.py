@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoetrope.model.catalog.hub import cached_repository, snapshot_of
 from zoetrope.model.catalog.single_files import is_split, side_of
-from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.inspection.files import ModelError, typed_path
 from zoetrope.model.request.load_options import LoadOptions
 
 if TYPE_CHECKING:  # pydantic, which a bare machine lacks
@@ -38,7 +38,7 @@ class Parts:
         text = getattr(self.load, option)
         if not text:
             return None
-        path = Path(text).expanduser()
+        path = typed_path(text, option.replace("_", "-"))
         cached = None if path.exists() else cached_repository(text)
         return path if cached is None else snapshot_of(cached)
 
@@ -55,7 +55,7 @@ class Parts:
                 other = "the other one as --model-low" if said == "high" else "it as --model-low, the other as --model"
                 raise ModelError(f"model: {self.base} is the {said}-noise expert of two, by its name: give {other}")
             return [self.base]
-        if low == self.base:
+        if low.exists() and self.base.exists() and low.samefile(self.base):
             raise ModelError(f"model-low: {low} is the same file as model")
         if said == "low" or side_of(low) == "high":
             raise ModelError(

@@ -18,7 +18,8 @@ from zoetrope.model.catalog.single_files import is_weight_file
 from zoetrope.model.families import BUNDLED, PRESETS
 from zoetrope.model.families.family import Preset
 from zoetrope.model.families.quantization import why_exact
-from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.inspection.files import TOML_SUFFIX, ModelError, typed_path
+from zoetrope.model.inspection.shown import printable
 from zoetrope.model.request.load_options import DEFAULT, LoadOptions
 from zoetrope.model.request.tasks import ModelCard
 
@@ -53,12 +54,15 @@ def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
         ModelError: as `open_model`, as far as configurations show.
     """
     file = None if name_or_directory in BUNDLED else find_card_file(name_or_directory)
-    named = name_or_directory
+    weights = name_or_directory
     if file is not None:
-        named, said = read_card_file(file)
+        weights, said = read_card_file(file)
         load = load.over(said)
-        card = _find(named, load)
+        card = _find(weights, load)
         card = replace(card, name=file.stem + (RANDOM_SUFFIX if card.name.endswith(RANDOM_SUFFIX) else ""))
+        if not (named := name_or_directory).endswith(TOML_SUFFIX) and Path(named).is_dir():
+            note = f"model: {named} is the card {file}; for the folder of that name give ./{named}"
+            card = replace(card, warnings=(*card.warnings, note))
     else:
         card = _find(name_or_directory, load)
     card = replace(card, load=load)
@@ -67,8 +71,9 @@ def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
     if load.lora:
         found = check_adapters(load.lora, network_config(card), 1 if card.boundary is None else 2)
         card = replace(card, adapters=found.adapters, warnings=(*card.warnings, *found.warnings))
-    own = BUNDLED[named].profile if named in BUNDLED else ""
-    return choose(card, _names(named), pipeline_of(source_of(card)), own)
+    own = BUNDLED[weights].profile if weights in BUNDLED else ""
+    card = choose(card, [] if weights in BUNDLED else _names(weights), pipeline_of(source_of(card)), own)
+    return replace(card, warnings=tuple(map(printable, card.warnings)))
 
 
 def _find(name_or_directory: str, load: LoadOptions) -> ModelCard:
@@ -106,7 +111,7 @@ def _find(name_or_directory: str, load: LoadOptions) -> ModelCard:
 
 def _typed(name_or_directory: str) -> Path:
     """Return the folder that a name means: itself, or a repository's in the hub's cache."""
-    typed = Path(name_or_directory).expanduser()
+    typed = typed_path(name_or_directory, "model")
     if not typed.is_dir() and (cached := cached_repository(name_or_directory)) is not None:
         return cached
     return typed

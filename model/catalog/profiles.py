@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from zoetrope.model.families import BUNDLED
 from zoetrope.model.families.family import Preset
-from zoetrope.model.inspection.files import TOML_SUFFIX, ModelError, read_toml
+from zoetrope.model.inspection.files import TOML_SUFFIX, ModelError, read_toml, typed_path
 from zoetrope.model.request.profile import Profile, ProfileError
 from zoetrope.model.request.tasks import ModelCard
 
@@ -160,7 +161,7 @@ def find_profile(name: str) -> Profile:
         ModelError: there is none of that name, or the file holds no profile.
     """
     if name.endswith(TOML_SUFFIX):
-        return read_profile(Path(name).expanduser())
+        return read_profile(typed_path(name, "profile"))
     if name not in BUILT_IN:
         raise ModelError(f"profile: {name!r} is not one of {NONE}, {', '.join(BUILT_IN)}")
     return BUILT_IN[name]
@@ -222,6 +223,16 @@ def suggestions(card: ModelCard) -> Iterator[str]:
             )
 
 
+def _untrained(card: ModelCard) -> Iterator[str]:
+    """Yield a warning about a profile of weights that come along and are no distill, unless an adapter makes them
+    one."""
+    if card.profile is not None and card.family in BUNDLED and not card.adapters:
+        yield (
+            f"profile: {card.profile.name} makes clips in {card.profile.steps} steps, for which the weights of "
+            f"{card.family} were not trained: they will be poor"
+        )
+
+
 def problems(profile: Profile, card: ModelCard) -> str:
     """Say why a profile cannot be used with a model; "" if it can."""
     if profile.fits and card.family not in profile.fits:
@@ -280,7 +291,8 @@ def choose(card: ModelCard, names: Iterable[str], pipeline: str | None, own: str
     if given == NONE:
         return card
     if given or own:
-        return with_profile(card, find_profile(given or own))
+        made = with_profile(card, find_profile(given or own))
+        return replace(made, warnings=(*made.warnings, *_untrained(made))) if given and not own else made
     refuse_distill(names)
     found = detect(card, names, pipeline)
     if found is None:

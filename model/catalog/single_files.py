@@ -68,9 +68,11 @@ _VACE = re.compile(r"(^|\.)vace_(blocks\.0|patch_embedding)\.")
 _SLA = re.compile(r"\.proj_l\.(weight|bias)$")
 _PART_OF_SEVERAL = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
 MAX_SHARDS = 1_000
+# With these words "high" and "low" mean other things than the noise.
+_QUALITIES = "quality|res|resolution|def|definition|fps|details?|contrast|key|light|poly|motion|speed|v?ram|memory|rank"
 _SIDES = {
-    "high": re.compile(r"high[-_ ]?noise|(^|[-_ .])high([-_ .]|$)", re.IGNORECASE),
-    "low": re.compile(r"low[-_ ]?noise|(^|[-_ .])low([-_ .]|$)", re.IGNORECASE),
+    side: re.compile(rf"{side}[-_ ]?noise|(^|[-_ .]){side}(?![-_ .]?({_QUALITIES})([-_ .]|$))([-_ .]|$)", re.IGNORECASE)
+    for side in ("high", "low")
 }
 
 

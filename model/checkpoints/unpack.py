@@ -13,11 +13,13 @@ from typing import Any
 import torch
 
 from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.inspection.gguf_header import GGUF_TYPES
 from zoetrope.model.inspection.headers import FLOATS, Header
 from zoetrope.model.inspection.packed import MX_BLOCK, MX_COLUMNS, MX_ROWS, TILE, Packed
 
 Read = Callable[[Header], torch.Tensor]
 EXPONENT_BIAS = 127
+BLOCK_BYTES = {kind: size for kind, _, size in GGUF_TYPES.values()}
 
 
 def unpack(packed: Packed, read: Read) -> torch.Tensor:
@@ -35,7 +37,7 @@ def unpack(packed: Packed, read: Read) -> torch.Tensor:
     stored = read(packed.scale)
     if packed.scaling == "mx":
         return values * _by_input(_exponents(stored, packed.shape), MX_BLOCK)
-    scale = stored.float()
+    scale = _checked(stored, packed)
     if packed.values.dtype in FLOATS and not (scale == 1).all():
         raise ModelError(f"{packed.path}: {packed.name} is not quantised, but {packed.scale.name} is not 1")
     if packed.scaling == "tensor":
@@ -58,8 +60,17 @@ def has_rows(packed: Packed) -> bool:
 def rows_of(packed: Packed, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the bytes ``[out, in]`` float8_e4m3fn and a scale for each output ``[out]`` float32; see `has_rows`."""
     values, outputs = read(packed.values), packed.shape[0]
-    scale = torch.ones(1) if packed.scale is None else read(packed.scale).float().reshape(-1)
+    scale = torch.ones(1) if packed.scale is None else _checked(read(packed.scale), packed).reshape(-1)
     return values, scale.expand(outputs).contiguous()
+
+
+def _checked(scale: torch.Tensor, packed: Packed) -> torch.Tensor:
+    """Return scales in float32. Raises ModelError if one is no number above 0: no quantisation writes such a one."""
+    scale = scale.float()
+    if packed.scale is not None and not ((scale > 0) & scale.isfinite()).all():
+        worst = scale[~((scale > 0) & scale.isfinite())].flatten()[0]
+        raise ModelError(f"{packed.path}: {packed.scale.name} holds {float(worst):g}, scales are numbers above 0")
+    return scale
 
 
 def unpack_gguf(data: Any, kind: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -75,8 +86,9 @@ def unpack_gguf(data: Any, kind: str, shape: tuple[int, ...]) -> torch.Tensor:
     if kind in ("F32", "F16"):
         values = data.view("<f4" if kind == "F32" else "<f2").astype("float32")
     else:
-        rows = data.reshape(-1, data.size) if len(shape) < 2 else data.reshape(shape[0], -1)
-        values = dequantize(rows, number)
+        rows = shape[0] if len(shape) > 1 else 1
+        whole = data.size % rows == 0 and data.size // rows % BLOCK_BYTES[kind] == 0
+        values = dequantize(data.reshape(rows if whole else 1, -1), number)  # else an output begins within a block
     return torch.from_numpy(values.reshape(shape))
 
 

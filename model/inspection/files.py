@@ -10,10 +10,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from zoetrope.model.inspection.shown import printable, shown
+
 MAX_JSON_BYTES = 64 << 20  # the indices of the largest checkpoints have a few megabytes
 TOML_SUFFIX = ".toml"
 MAX_TOML_BYTES = 64 << 10
 MAX_MESSAGE_CHARS = 1_000
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4_095  # of Linux
 VARIANTS = ("fp16", "bf16", "fp32")  # of the same weights; others, such as ema, are other weights
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 LFS_START = b"version https://git-lfs.github.com/spec/"
@@ -22,10 +25,33 @@ LFS_HINT = "is a Git LFS pointer, not the file itself: run git lfs pull where it
 
 class ModelError(Exception):
     """A model cannot be used: unknown, incomplete or of another family. The message names the file or key and the
-    reason; long values are cut."""
+    reason; long values are cut, and what no terminal should get is escaped."""
 
     def __init__(self, message: str) -> None:
+        message = printable(message)
         super().__init__(message if len(message) <= MAX_MESSAGE_CHARS else message[: MAX_MESSAGE_CHARS - 3] + "...")
+
+
+def typed_path(text: str, what: str) -> Path:
+    """Return the path that somebody wrote, ``~`` standing for a home folder.
+
+    Args:
+        what: the option, key or argument, to name in errors.
+
+    Raises:
+        ModelError: no file can have such a path.
+    """
+    if not text.strip():
+        raise ModelError(f"{what}: is empty, must be a path")
+    if any(ord(char) < ord(" ") or char == "\x7f" for char in text):
+        raise ModelError(f"{what}: {shown(text)} holds a control character, no path here may")
+    path = Path(os.path.expanduser(text))
+    name = max(path.parts, key=len, default="")
+    if (length := len(name.encode(errors="replace"))) > MAX_NAME_BYTES:
+        raise ModelError(f"{what}: {shown(name)} has {length} bytes, a file's name has at most {MAX_NAME_BYTES}")
+    if (length := len(str(path).encode(errors="replace"))) > MAX_PATH_BYTES:
+        raise ModelError(f"{what}: {shown(text)} has {length} bytes, a path has at most {MAX_PATH_BYTES}")
+    return path
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -39,7 +65,7 @@ def read_json(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise ModelError(f"{path}: has {size} bytes, at most {MAX_JSON_BYTES} are read")
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise ModelError(f"{path}: cannot be read as JSON: it is nested too deep") from None
     except (OSError, ValueError) as error:
@@ -59,7 +85,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > MAX_TOML_BYTES:
             raise ModelError(f"{path}: has {size} bytes, at most {MAX_TOML_BYTES} are read")
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as TOML: {str(error).splitlines()[0]}") from None
 

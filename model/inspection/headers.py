@@ -7,8 +7,10 @@ no torch.
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -19,7 +21,9 @@ from typing import Any
 from zoetrope.model.inspection.files import ModelError, check_is_content
 from zoetrope.model.inspection.gguf_header import GgufEntry, read_gguf_header
 from zoetrope.model.inspection.safetensors_header import read_safetensors_header
+from zoetrope.model.inspection.shown import shown
 
+MAX_PICKLE_BYTES = 16 << 20  # that of the largest checkpoint has a few 100 KB
 # safetensors' names of types; those of PyTorch's storages and dtypes are mapped to them.
 FLOATS = ("F32", "BF16", "F16", "F64")
 _STORAGES = {
@@ -111,9 +115,16 @@ def _pickled(path: Path) -> Iterator[Header]:
             if file.read(4) != b"PK\x03\x04":
                 raise _unreadable(path, "it is not a zip archive")
         with zipfile.ZipFile(path) as archive:
-            (name,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            with archive.open(name) as file:
-                state = _Names(file).load()
+            entries = archive.infolist()
+            if packed := next((entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None):
+                raise _unreadable(path, f"{shown(packed.filename)} in it is compressed, which PyTorch never does")
+            (entry,) = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+            if entry.file_size > MAX_PICKLE_BYTES:
+                raise _unreadable(path, f"its pickle has {entry.file_size} bytes, at most {MAX_PICKLE_BYTES} are read")
+            with archive.open(entry) as file:
+                data = file.read()
+            _check_memo(path, data)
+            state = _Names(io.BytesIO(data)).load()
     except OSError as error:
         raise _unreadable(path, str(error.strerror)) from None
     except zipfile.BadZipFile:
@@ -126,6 +137,13 @@ def _pickled(path: Path) -> Iterator[Header]:
         raise ModelError(f"{path}: is not a state dict")
     for key, tensor in state.items():
         yield Header(path, str(key), tensor.shape, tensor.dtype)
+
+
+def _check_memo(path: Path, data: bytes) -> None:
+    """Raise ModelError if a pickle numbers what it repeats as no writer does: memory is set aside up to the number."""
+    for code, number, _ in pickletools.genops(data):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(number, int) and number > len(data):
+            raise _unreadable(path, f"its pickle has {len(data)} bytes and numbers a part of them {number}")
 
 
 @dataclass(frozen=True)

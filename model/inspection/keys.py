@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.inspection.shown import shown
 
 # Tables that exporters write and nothing reads; diffusers skips norm_added_q as well.
 IGNORED = re.compile(r"(^|\.)(rope|freqs|norm_added_q|position_ids)(\.|$)")
@@ -88,12 +89,14 @@ def check_names(wanted: Collection[str], stored: Collection[str], where: Path) -
     for prefix in sorted(ours.keys() & theirs.keys()):
         if ours[prefix] != theirs[prefix]:
             raise ModelError(
-                f"{where}: the configuration says {ours[prefix]} {prefix} and the weights hold {theirs[prefix]} "
-                f"({'without' if missing else 'with'} {(missing or unknown)[0]})"
+                f"{where}: the configuration says {ours[prefix]} {shown(prefix)} and the weights hold {theirs[prefix]} "
+                f"({'without' if missing else 'with'} {shown((missing or unknown)[0])})"
             )
     for name in unknown:
         if (what := _feature(name)) is not None:
-            raise ModelError(f"{where}: the weights hold {name} that the configuration has no place for: it is {what}")
+            raise ModelError(
+                f"{where}: the weights hold {shown(name)} that the configuration has no place for: it is {what}"
+            )
     if missing:
         raise ModelError(f"{where}: the weights lack {first_of(missing)}")
     modules = {name.partition(".")[0] for name in known if "." in name}
@@ -113,7 +116,7 @@ def layer_counts(names: Collection[str]) -> dict[str, int]:
 
 def first_of(names: list[str]) -> str:
     """Name one key and count the others."""
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more keys"
+    return shown(names[0]) if len(names) == 1 else f"{shown(names[0])} and {len(names) - 1} more keys"
 
 
 def _feature(name: str) -> str | None:

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from zoetrope.model.inspection.files import LFS_HINT, LFS_START, ModelError
+from zoetrope.model.inspection.shown import shown
 
 LENGTH_BYTES = 8
 MAX_DIMENSIONS = 8
 MAX_NAME_CHARS = 1_024
-MAX_SHOWN = 120  # characters of a name in a message
+MAX_BRACKETS = 1_000_000  # three of a tensor; each takes twenty times its own memory once it is read
 # Bits of an element of each type of the format.
 BITS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
@@ -43,7 +44,7 @@ class HeaderLimits:
         types: names of the format, such as BF16. metadata_bytes: of names and values together.
     """
 
-    header_bytes: int = 100 << 20  # as in safetensors
+    header_bytes: int = 32 << 20  # that of the largest model has one or two
     metadata_bytes: int | None = None
     tensors: int | None = 100_000
     file_bytes: int | None = None
@@ -141,12 +142,6 @@ def read_safetensors_header(path: Path, limits: HeaderLimits = ANY_FILE) -> Safe
     return SafetensorsHeader(path, tuple(spans), metadata)
 
 
-def shown(name: str) -> str:
-    """Return a name from a file as it can be printed: escaped and cut where it is long or has odd characters."""
-    text = name if name.isprintable() and name else ascii(name)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
-
-
 def _place(span: SafetensorsEntry) -> tuple[int, int]:
     return span.start, span.end
 
@@ -173,6 +168,8 @@ def _entries(path: Path, text: bytes) -> dict[str, Any]:
             raise _unreadable(path, f"its header names {shown(twice)} twice")
         return found
 
+    if (count := sum(map(text.count, (b"[", b"{")))) > MAX_BRACKETS:
+        raise _unreadable(path, f"its header has {count} brackets, at most {MAX_BRACKETS} are read")
     try:
         entries = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from zoetrope.model.request.quantize import Quantize
 
@@ -24,6 +24,7 @@ class LoadOptions:
         vae, text_encoder, image_encoder: files or folders of these components, where the model is a single file or
             they are not to be those of its folder. tokenizer: its folder.
         model_low: the file of the low-noise expert, where the model is that of the high-noise one.
+        given: the options that were named, although they are the defaults: they win over a model card's.
     """
 
     family: str = ""
@@ -36,6 +37,7 @@ class LoadOptions:
     image_encoder: str = ""
     tokenizer: str = ""
     model_low: str = ""
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def parts(self) -> dict[str, str]:
@@ -43,11 +45,15 @@ class LoadOptions:
         return {name: value for name in PARTS if (value := getattr(self, name))}
 
     def over(self, other: LoadOptions) -> LoadOptions:
-        """Return these options, with those of ``other`` where these are the defaults."""
-        fields = dataclasses.fields(self)
-        ours = {f.name: value for f in fields if (value := getattr(self, f.name)) != f.default}
+        """Return these options, with those of ``other`` where these are the defaults and were not named."""
+        ours = {
+            name: value
+            for name, default in OPTIONS.items()
+            if (value := getattr(self, name)) != default or name in self.given
+        }
         return dataclasses.replace(other, **ours)
 
 
+OPTIONS: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(LoadOptions) if f.name != "given"}
 PARTS = ("vae", "text_encoder", "image_encoder", "tokenizer", "model_low")
 DEFAULT = LoadOptions()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import torch
@@ -55,10 +56,17 @@ class HostMemory:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(
                 f"offload: {_gib(size)} GiB of host memory for streamed weights cannot be had, beside "
-                f"{_gib(self.allocated)} GiB so far: {reason}"
+                f"{_gib(self.allocated)} GiB so far: {reason}{self._locked_limit(size)}"
             ) from None
         self.allocated += size
         return made
+
+    def _locked_limit(self, size: int) -> str:
+        """Say how much this process may lock, if that is less; most drivers do not ask."""
+        limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+        if not self._pinned or limit == resource.RLIM_INFINITY or limit >= self.allocated + size:
+            return ""
+        return f"; this process may lock {limit / GIB:.3g} GiB (RLIMIT_MEMLOCK): raise it with ulimit -l unlimited"
 
 
 def allocation(size: int, left: int) -> int:

@@ -27,10 +27,16 @@ app = typer.Typer(cls=Group, rich_markup_mode=None, help="Manage adapters (LoRA)
 
 
 @dataclass(frozen=True)
-class AdapterOptions(DatabaseOptions):
-    """Which service's adapters a command works on."""
+class StoredAdapterOptions(DatabaseOptions):
+    """Which service's adapters a command works on, and where their files are."""
 
     artifact_store: ArtifactStoreOption = None
+
+
+@dataclass(frozen=True)
+class AdapterOptions(StoredAdapterOptions):
+    """And for which model they are."""
+
     model: ModelOption = None
     family: FamilyOption = None
 
@@ -60,10 +66,12 @@ def add(
     from zoetrope.serving.jobs.adapter_table import AdapterExists, file_key, new_adapter_id
     from zoetrope.serving.storage.store import open_artifacts
 
-    if not name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable() or set(name) & set(":@,"):
-        problem = f"{name[:80]!r} must be 1 to {MAX_NAME_CHARS} printable characters, without : @ and ,"
-        raise bad_input("name", problem)
+    if not _can_name(name) or set(name) & set(":@,"):
+        limits = f"1 to {MAX_NAME_CHARS} printable characters, without : @ , and without spaces around them"
+        raise bad_input("name", f"{name[:80]!r} must be {limits}")
     settings = settings_of(options)
+    if tenant:
+        _check_tenants(settings, tenant)
     card = open_model(_one_model(settings), settings.load)
     most = int(settings.adapter_rank)
     if not settings.adapter_slots:
@@ -72,7 +80,9 @@ def add(
         try:
             made = register(card, files, Path(folder))
         except ModelError as error:
-            raise bad_input("file", str(error)) from None
+            raise bad_input("file", str(error).removeprefix("file: ")) from None
+        for note in made.notes:
+            print(f"warning: {note}", file=sys.stderr)
         if made.rank > most:
             raise bad_input("file", f"has rank {made.rank}, the service's slots {most}; set ZOETROPE_ADAPTER_RANK")
         with opened_stores(settings, make=True) as stores:
@@ -112,27 +122,50 @@ def list_adapters(options: DatabaseOptions, output: ListingOptions) -> None:
 @app.command()
 @with_options
 def remove(
-    options: AdapterOptions,
+    options: StoredAdapterOptions,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Adapter, as `zoetrope adapters list` shows it.")],
+    model: Annotated[
+        str | None, option("NAME", "Model whose adapter it is, where several have one of that name.", "the only one")
+    ] = None,
 ) -> None:
     """Remove an adapter for good.
 
     Jobs that have begun with it end with it; those that have not, or have to resume, fail.
     """
-    from zoetrope.model.catalog.presets import open_model
     from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
     settings = settings_of(options)
-    card = open_model(_one_model(settings), settings.load)
     with opened_stores(settings) as stores:
-        removed = stores.adapters.remove(name, card.name)
+        registered = [one.model for one in stores.adapters.list() if one.name == name]
+        models = [one for one in registered if model in (None, one)]
+        if len(models) > 1:
+            raise bad_input("model", f"must be given, {name!r} is an adapter of {' and of '.join(models)}")
+        removed = stores.adapters.remove(name, models[0]) if models else None
         if removed is None:
-            raise bad_input("name", f"{name[:80]!r} is not an adapter of {card.name}")
+            of = f" of {model[:80]!r}, but of {' and of '.join(registered)}" if model and registered else ""
+            raise bad_input("name", f"{name[:80]!r} is not an adapter{of}")
     with suppress(ArtifactError):
         open_artifacts(settings.artifacts_url).delete([removed.key])
         print(f"{name} is removed")
         return
     print(f"{name} is removed; its file {removed.key} could not be deleted", file=sys.stderr)
+
+
+def _can_name(text: str) -> bool:
+    return 0 < len(text) <= MAX_NAME_CHARS and text.isprintable() and text == text.strip()
+
+
+def _check_tenants(settings: Settings, tenants: Sequence[str]) -> None:
+    """Raise CliError if a tenant has no key: nobody could use what it is granted."""
+    known: set[str] = set()
+    if not settings.own_database or settings.database_file.exists():
+        with opened_stores(settings) as stores:
+            known = {key.owner for key in stores.keys.list() if key.revoked_at is None}
+    for tenant in tenants:
+        if tenant not in known:
+            names = ", ".join(map(repr, sorted(known)))
+            has = f"those that have one: {names}" if known else "none has"
+            raise bad_input("tenant", f"{tenant[:80]!r} has no API key ({has}); make it with `zoetrope keys create`")
 
 
 def _one_model(settings: Settings) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
-from zoetrope.model.request.load_options import LoadOptions
+from zoetrope.model.request.load_options import OPTIONS, LoadOptions
 from zoetrope.serving.cli.options import FamilyOption, QuantizeOption, option
 
 _NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
@@ -71,18 +71,20 @@ class ModelLoadOptions:
         from zoetrope.serving.cli.errors import bad_input
         from zoetrope.serving.config.lists import split_list  # a client by itself has no settings
 
-        hints, given, values = get_type_hints(LoadOptions), self.given(), {}
-        for field in dataclasses.fields(LoadOptions):
-            variable = f"ZOETROPE_{field.name.upper()}"
-            value: Any = given.get(field.name, os.environ.get(variable) or field.default)
-            if field.name == "lora":
+        hints, given, values, named = get_type_hints(LoadOptions), self.given(), {}, set()
+        for name, default in OPTIONS.items():
+            variable = _variable(name)
+            value: Any = given[name] if name in given else os.environ.get(variable) or default
+            if name in given or os.environ.get(variable):
+                named.add(name)
+            if name == "lora":
                 value = split_list(value)
-            allowed = get_args(hints[field.name])
-            if field.name != "lora" and allowed and value not in allowed:
-                name = field.name if field.name in given else variable
-                raise bad_input(name, f"{value!r} must be {', '.join(allowed[:-1])} or {allowed[-1]}")
-            values[field.name] = value
-        return LoadOptions(**values)
+            allowed = get_args(hints[name])
+            if name != "lora" and allowed and value not in allowed:
+                option = name if name in given else variable
+                raise bad_input(option, f"{value!r} must be {', '.join(allowed[:-1])} or {allowed[-1]}")
+            values[name] = value
+        return LoadOptions(**values, given=frozenset(named))
 
 
 NONE_GIVEN = ModelLoadOptions()
@@ -112,9 +114,16 @@ def registered(texts: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def arguments_of(load: LoadOptions) -> list[str]:
-    """Return the options of a command line that loads so, whatever the environment says."""
-    texts: dict[str, str] = {"--quantize": load.quantize, "--offload": load.offload}
-    named = {"family": load.family, "profile": load.profile, **load.parts}
-    texts |= {f"--{name.replace('_', '-')}": text for name, text in named.items() if text}
-    adapters = [word for text in load.lora for word in ("--lora", text)]
-    return [*(word for item in texts.items() for word in item), *adapters]
+    """Return the options of a command line that loads so, whatever the environment says; a model card may say what is
+    left open."""
+    words: list[str] = []
+    for name, default in OPTIONS.items():
+        value = getattr(load, name)
+        if value != default or (value and (name in load.given or os.environ.get(_variable(name)))):
+            option = f"--{name.replace('_', '-')}"
+            words += [word for one in (value if name == "lora" else (value,)) for word in (option, one)]
+    return words
+
+
+def _variable(name: str) -> str:
+    return f"ZOETROPE_{name.upper()}"

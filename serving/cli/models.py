@@ -83,7 +83,7 @@ def add(
     The card is a TOML file in ZOETROPE_MODELS_DIR, or in the folder models of the data folder. Its files are checked
     first.
     """
-    from zoetrope.model.catalog.card_files import cards_folder, check_card_name, write_card_file
+    from zoetrope.model.catalog.card_files import cards_folder, check_card_name, find_card_file, write_card_file
     from zoetrope.model.catalog.presets import open_model
     from zoetrope.model.families import PRESETS
 
@@ -91,10 +91,13 @@ def add(
     path = cards_folder(data_dir) / f"{name}{TOML_SUFFIX}"
     if path.exists() and not force:
         raise bad_input("name", f"{path} exists, replace it with --force")
-    if model in PRESETS or model.endswith(TOML_SUFFIX):
+    if model in PRESETS:
         raise bad_input("model", f"{model!r} must be a folder, a weight file, a repository or a preset with weights")
+    if model not in BUNDLED and (other := find_card_file(model) or find_card_file(model, path.parent)):
+        raise bad_input("model", f"{model!r} is a card itself, {other}: name what that one names")
     how = LoadOptions(**load.given())
-    card = open_model(model, load.resolved())
+    load.resolved()  # refuses what no option takes
+    card = open_model(model, how)
     for warning in card.warnings:
         stderr().print(f"warning: {warning}", markup=False)
     write_card_file(path, model, how)

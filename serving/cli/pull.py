@@ -14,6 +14,7 @@ import typer
 from rich.progress import DownloadColumn
 
 from zoetrope.model.catalog.hub import REPOSITORY, hub_cache
+from zoetrope.model.inspection.hashes import remember
 from zoetrope.serving.cli.console import stderr
 from zoetrope.serving.cli.errors import CliError, bad_input
 from zoetrope.serving.cli.options import QuietOption, add_commands, option
@@ -145,6 +146,7 @@ def _check_hashes(folder: Path, hashes: dict[str, tuple[str, int]], *, quiet: bo
                 raise CliError(
                     f"{name}: does not have the hash that the hub says ({found}); it was removed, pull it again"
                 )
+            remember(path, expected)
 
 
 def _explained(repository: str, endpoint: str, load: Callable[[], Any]) -> Any:

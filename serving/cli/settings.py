@@ -155,6 +155,8 @@ def settings_of(options: DatabaseOptions | CheckedOptions | None = None) -> Sett
     if settings.compile and settings.cuda_graphs != "never":
         problem = f"{settings.cuda_graphs!r} cannot be used together with ZOETROPE_COMPILE=true"
         raise bad_input(named("cuda_graphs"), problem)
+    if "data_dir" in given:  # its cards, as in `zoetrope models add --data-dir`
+        settings = settings.model_copy(update={"models_dir": None})
     settings = settings.model_copy(update=_listening(settings, host, port, given) | _cards(settings))
     if (settings.tls_cert is None) != (settings.tls_key is None):
         missing, present = ("tls_key", "tls_cert") if settings.tls_key is None else ("tls_cert", "tls_key")

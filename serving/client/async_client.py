@@ -28,6 +28,7 @@ from zoetrope.serving.client.types import (
     Page,
     Request,
     Tls,
+    ValidatedVideo,
     VideoEvent,
     VideoFields,
     VideoInfo,
@@ -94,6 +95,19 @@ class AsyncVideoClient:
         made = draft(request, fields)
         await transfers.upload_all(self._calls, [("", made)], on_upload)
         return str((await self._calls.unary(rpc.CREATE_VIDEO, made.message)).name)
+
+    async def validate(
+        self,
+        request: Request | None = None,
+        *,
+        on_upload: Callable[[str, int, int], object] | None = None,
+        **fields: Unpack[VideoFields],
+    ) -> ValidatedVideo:
+        """Check a request as `create` would, and return its price and how it was understood, without creating a job.
+        Local files are uploaded, and found again by `create`."""
+        made = draft(request, fields)
+        await transfers.upload_all(self._calls, [("", made)], on_upload)
+        return responses.validated(await self._calls.unary(rpc.VALIDATE_VIDEO, made.message))
 
     async def create_batch(
         self, requests: Sequence[Request], *, on_upload: Callable[[str, int, int], object] | None = None

@@ -20,6 +20,7 @@ from zoetrope.serving.client.types import (
     ModelInfo,
     OperationStatus,
     PreviewImage,
+    ValidatedVideo,
     VideoEvent,
     VideoInfo,
 )
@@ -105,6 +106,10 @@ def _status(
 
 def video_info(video: video_pb2.Video) -> VideoInfo:
     return decode(VideoInfo, video)
+
+
+def validated(answer: video_pb2.ValidateVideoResponse) -> ValidatedVideo:
+    return _decode(ValidatedVideo, answer)
 
 
 def video_event(event: video_pb2.VideoEvent) -> VideoEvent:

@@ -41,6 +41,9 @@ OPERATIONS = "google.longrunning.Operations"
 
 # A create carries a request id, so that repeating it gives the same job.
 CREATE_VIDEO = Method(f"{VIDEOS}/CreateVideo", operations_pb2.Operation, Retry.UNTIL_RESTARTED, seconds=CREATE_SECONDS)
+VALIDATE_VIDEO = Method(
+    f"{VIDEOS}/ValidateVideo", video_pb2.ValidateVideoResponse, Retry.UNTIL_RESTARTED, seconds=CREATE_SECONDS
+)
 BATCH_CREATE_VIDEOS = Method(
     f"{VIDEOS}/BatchCreateVideos", video_pb2.BatchCreateVideosResponse, Retry.UNTIL_RESTARTED, seconds=CREATE_SECONDS
 )

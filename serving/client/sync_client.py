@@ -66,6 +66,7 @@ class VideoClient:
         self._close()
 
     create = _blocking(AsyncVideoClient.create)
+    validate = _blocking(AsyncVideoClient.validate)
     create_batch = _blocking(AsyncVideoClient.create_batch)
     extend = _blocking(AsyncVideoClient.extend)
     update = _blocking(AsyncVideoClient.update)

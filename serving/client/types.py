@@ -212,6 +212,35 @@ class OperationStatus:
     prompt: str = ""  # its first 500 characters
     eta_low_seconds: float | None = None  # the interval of the estimate; None: there is none
     eta_high_seconds: float | None = None
+    price_gpu_seconds: float | None = None  # that it was expected to take; None: that was not known
+    used_gpu_seconds: float = 0.0  # so far, in all attempts
+    estimated_cost: float | None = None  # of the price; None: the service has set none for a GPU-hour
+
+
+@dataclass(frozen=True)
+class ValidatedVideo:
+    """A request as it was understood, and its price; see ValidateVideoResponse in the proto."""
+
+    model: str
+    task: str
+    width: int
+    height: int
+    native_width: int
+    native_height: int
+    frames: int
+    fps: int
+    segments: int
+    steps: int  # of each segment
+    computed_steps: int
+    warnings: tuple[str, ...]
+    price_gpu_seconds: float | None
+    price_by_stage: dict[str, float]
+    measured: bool  # false: the price follows from data sheets alone
+    estimated_cost: float | None
+    estimated_cost_per_second: float | None
+    eta_seconds: float | None
+    eta_low_seconds: float | None
+    eta_high_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -267,6 +296,9 @@ class AccountInfo:
     queued_jobs_used: int
     max_result_bytes: int  # of all the tenant's results
     result_bytes_used: int
+    max_queued_gpu_seconds: float  # of a model's unfinished jobs, of all callers
+    queued_gpu_seconds: dict[str, float]  # by model, the most that the tenant's unfinished jobs may have now
+    queued_gpu_seconds_used: dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic.fields import FieldInfo
 
+from zoetrope.model.inspection.files import ModelError, typed_path
 from zoetrope.serving.config.addresses import AddressError, parse_address
 from zoetrope.serving.config.engine_groups import bounds_of, engine_groups
 from zoetrope.serving.config.settings import Settings
@@ -102,6 +104,15 @@ def problems(settings: Settings) -> Iterator[tuple[str, str]]:
         if text and (parts.scheme not in schemes or not (parts.netloc or parts.scheme in WITHOUT_HOST)):
             quoted = f"{parts.scheme}://..." if "@" in text or "password" in text else text
             yield name, f"{quoted!r} must be {TEXTS[name]}"
+    for name in ("data_dir", "models_dir", "artifact_store"):
+        text = str(getattr(settings, name) or "")
+        try:
+            if text and "://" not in text:
+                typed_path(text, name)
+            if text.startswith("~") and os.path.expanduser(text) == text:
+                yield name, f"{text[:80]!r} names the home of no user here"
+        except ModelError as error:
+            yield name, str(error).removeprefix(f"{name}: ")
     for group in engine_groups(settings):
         least, most = bounds_of(settings, group.count)
         if least > most:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from zoetrope.model.catalog.presets import open_model
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.request.load_options import LoadOptions
+from zoetrope.model.request.load_options import OPTIONS, LoadOptions
 from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.config.settings import Settings
 
@@ -106,7 +105,8 @@ def check_load(settings: Settings) -> None:
     Raises:
         ModelError.
     """
-    given = [f.name for f in dataclasses.fields(LoadOptions) if getattr(settings.load, f.name) != f.default]
+    load = settings.load
+    given = [name for name, default in OPTIONS.items() if getattr(load, name) != default or name in load.given]
     if given and len(settings.model) > 1:
         raise ModelError(
             f"{given[0].replace('_', '-')}: says how one model is loaded, but {len(settings.model)} are served: give "

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from zoetrope.model.request.load_options import PARTS, LoadOptions, Offload
+from zoetrope.model.catalog.card_files import DEFAULT_DATA
+from zoetrope.model.request.load_options import OPTIONS, LoadOptions, Offload
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.serving.config.lists import CommaList
 
@@ -131,7 +132,7 @@ class Settings(BaseSettings):
         default="together", description="apart: engines of their own for the two networks of a Wan2.2 A14B."
     )
     data_dir: Path = Field(
-        default=Path("~/.local/share/zoetrope"), description="Folder for everything that must last, and for logs."
+        default=Path(DEFAULT_DATA), description="Folder for everything that must last, and for logs."
     )
     database: str = Field(default="", description="postgresql://...; empty: a SQLite file in the data folder.")
     artifact_store: str = Field(default="", description="s3://BUCKET/PREFIX; empty: a folder in the data folder.")
@@ -176,6 +177,14 @@ class Settings(BaseSettings):
         default=2_000,
         ge=1,
         description="Queued jobs beyond which new ones are refused; a tenant gets half of what others leave free.",
+    )
+    max_queued_gpu_seconds: float = Field(
+        default=1_000_000,
+        gt=0,
+        description="GPU-seconds of a model's jobs, by their prices, beyond which new ones are refused.",
+    )
+    gpu_hour_price: float = Field(
+        default=0.0, ge=0, description="Price of a GPU-hour, from which costs are shown; 0: no costs are shown."
     )
     step_tokens: int = Field(default=100_000, ge=1, description="Tokens that an engine takes in one step, at most.")
     snapshot_seconds: float = Field(
@@ -270,9 +279,14 @@ class Settings(BaseSettings):
 
     @property
     def load(self) -> LoadOptions:
-        """How the model is loaded."""
-        parts = {name: getattr(self, name) for name in PARTS}
-        return LoadOptions(self.family, self.quantize, self.lora, self.profile, self.offload, **parts)
+        """How the model is loaded. What nobody gave is left to a model card."""
+        options = {name: getattr(self, name) for name in OPTIONS}
+        given = frozenset(name for name, value in options.items() if value and name in self.model_fields_set)
+        return LoadOptions(**options, given=given)
+
+    def as_json(self) -> str:
+        """Return the settings for other processes, which must know what nobody gave."""
+        return self.model_dump_json(exclude=OPTIONS.keys() - self.model_fields_set)
 
     @property
     def weights(self) -> dict[str, float]:

@@ -25,6 +25,7 @@ import uvicorn
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.serving.config.addresses import AddressError, parse_address
+from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.heartbeat import keep_beating
 from zoetrope.serving.config.served_models import ServedModels, open_models
 from zoetrope.serving.config.settings import Settings
@@ -105,6 +106,8 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
             for warning in (warning for card in models for warning in card.warnings):
                 logging.getLogger("zoetrope.gateway").warning("%s", warning)
             check_media(settings)
+            for card in models:
+                hash_at_start(card)
         with open_core(settings, models) as core:
             asyncio.run(run(core, supervised))
     except (StartError, AddressError, ModelError, StoreError, ArtifactError) as error:

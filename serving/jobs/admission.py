@@ -9,7 +9,7 @@ from zoetrope.serving.jobs.audit_log import in_state, queued_by, record
 from zoetrope.serving.jobs.db.database import Tx
 from zoetrope.serving.jobs.db.migrations import LABEL_CHARS
 from zoetrope.serving.jobs.db.records import columns, from_row, insert, to_values
-from zoetrope.serving.jobs.errors import QueueFull, QuotaExceeded, RequestConflict, UnknownMedia
+from zoetrope.serving.jobs.errors import BacklogFull, QueueFull, QuotaExceeded, RequestConflict, UnknownMedia
 from zoetrope.serving.jobs.job import Job, JobRequest, NewJob, QueueLimits, State
 
 LOCK = "admission"  # nobody else changes a tally before the commit
@@ -50,6 +50,20 @@ def results_of(owner: str) -> str:
     return f"results {owner}"
 
 
+def priced(model: str, owner: str | None = None) -> str:
+    """Name the tally of a model's jobs that have not ended, all or a tenant's; it counts GPU-seconds of prices."""
+    return f"priced {model}" if owner is None else f"priced {model} {owner}"
+
+
+def gpu_share(most: float, queued: float, own: float) -> float:
+    """Return how many GPU-seconds of a model's jobs a tenant may have: half of what others leave, as `queue_share`.
+
+    Args:
+        queued: of all tenants. own: of this one.
+    """
+    return max(0.0, (most - (queued - own)) / 2)
+
+
 def queue_share(max_queued: int, queued: int, own: int) -> int:
     """Return how many jobs a tenant may have queued: half of the places that others leave free, so that there is always
     room for one more tenant, and n tenants that want everything get 1 / (n + 1) each.
@@ -82,7 +96,21 @@ def enqueue_job(tx: Tx, encoded: EncodedJob, limits: QueueLimits) -> Job:
     record(tx, job, "created", None, State.QUEUED, "client", at=now)
     if job.key_id is not None:
         tx.count(live(job.key_id), 1, job.seconds)
+    count_price(tx, job, 1)
     return job
+
+
+def count_price(tx: Tx, job: Job, change: int) -> None:
+    """Count a job's price from when it is queued (1) until it has ended (-1)."""
+    for name in (priced(job.model), priced(job.model, job.owner)):
+        tx.count(name, change, change * job.price)
+
+
+def check_job(tx: Tx, encoded: EncodedJob, limits: QueueLimits) -> None:
+    """Raise what `enqueue_job` would raise for a job's limits and media. Needs `LOCK`."""
+    refusal = _refusal(tx, encoded.new, limits) or _missing(tx, encoded.new.owner, encoded.job.media)
+    if refusal is not None:
+        raise refusal
 
 
 def put_labels(tx: Tx, job: Job) -> None:
@@ -100,13 +128,17 @@ def _known(tx: Tx, new: NewJob) -> Job | None:
         return None
     if row["fingerprint"] != new.fingerprint:
         raise RequestConflict(new.request_id)
+    if row["weights"] and new.weights and row["weights"] != new.weights:  # "": an older release, or no files there
+        raise RequestConflict(new.request_id, f"when {new.model} had other weights")
     return from_row(Job, row)
 
 
 def _refusal(tx: Tx, new: NewJob, limits: QueueLimits) -> Exception | None:
     queued = tx.tally(in_state(State.QUEUED))[0]
     if queued >= limits.max_queued:
-        return QueueFull(limits.max_queued)
+        return QueueFull(limits.max_queued, limits.retry_seconds)
+    if (full := _backlog_full(tx, new, limits)) is not None:
+        return full
     if limits.result_bytes is not None:
         kept = tx.tally(results_of(new.owner))[0]
         if kept >= limits.result_bytes:
@@ -115,14 +147,32 @@ def _refusal(tx: Tx, new: NewJob, limits: QueueLimits) -> Exception | None:
         own = tx.tally(queued_by(new.owner))[0]
         share = queue_share(limits.max_queued, queued, own)
         if own >= share:
-            return QuotaExceeded("queued_jobs", share, own)
+            return QuotaExceeded("queued_jobs", share, own, limits.retry_seconds)
     if new.key_id is None or (limits.concurrent_jobs is None and limits.queued_seconds is None):
         return None
     jobs, seconds = tx.tally(live(new.key_id))
     if limits.concurrent_jobs is not None and jobs >= limits.concurrent_jobs:
-        return QuotaExceeded("concurrent_jobs", limits.concurrent_jobs, jobs)
+        return QuotaExceeded("concurrent_jobs", limits.concurrent_jobs, jobs, limits.retry_seconds)
     if limits.queued_seconds is not None and round(seconds + new.seconds, 3) > limits.queued_seconds:
-        return QuotaExceeded("queued_seconds", limits.queued_seconds, seconds)
+        return QuotaExceeded("queued_seconds", limits.queued_seconds, seconds, limits.retry_seconds)
+    return None
+
+
+def _backlog_full(tx: Tx, new: NewJob, limits: QueueLimits) -> BacklogFull | None:
+    """Whether a job is too much for its model's backlog, or its tenant's share of it. The first job of all, and the
+    first of a tenant, is never too large: it would have to wait for ever."""
+    if limits.gpu_seconds is None or new.price <= 0:
+        return None
+    total, own = tx.tally(priced(new.model))[1], tx.tally(priced(new.model, new.owner))[1]
+    found: list[tuple[float, float, bool]] = []
+    if total > 0 and total + new.price > limits.gpu_seconds:
+        found.append((limits.gpu_seconds, total, False))
+    share = gpu_share(limits.gpu_seconds, total, own)
+    if new.key_id is not None and own > 0 and own + new.price > share:  # without keys there is only one tenant
+        found.append((share, own, True))
+    for limit, used, mine in found:
+        after = (used + new.price - limit) / limits.gpus if limits.gpus else None
+        return BacklogFull(new.model, limit, used, new.price, after, mine)
     return None
 
 

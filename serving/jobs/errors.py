@@ -10,26 +10,42 @@ Quota: TypeAlias = Literal["concurrent_jobs", "queued_seconds", "queued_jobs", "
 
 
 class RequestConflict(Picklable):
-    """The request id was used before for a request with other content."""
+    """The request id was used before for a request with other content, or of other weights."""
 
-    def __init__(self, request_id: str) -> None:
-        super().__init__(f"request id {request_id!r} was used before for another request")
+    def __init__(self, request_id: str, what: str = "for another request") -> None:
+        super().__init__(f"request id {request_id!r} was used before {what}")
         self.request_id = request_id
 
 
 class QueueFull(Picklable):
     """The queue holds as many jobs as are allowed."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, retry_seconds: float | None = None) -> None:
         super().__init__(f"the queue is full: {limit} jobs are waiting, which is the limit")
         self.limit = limit
+        self.retry_seconds = retry_seconds
+
+
+class BacklogFull(Picklable):
+    """The unfinished jobs of a model cost as many GPU-seconds as are allowed: all of them, or a tenant's ``own``."""
+
+    def __init__(self, model: str, limit: float, used: float, price: float, retry_seconds: float | None, own: bool):
+        whose = "this tenant's" if own else "all"
+        super().__init__(f"{whose} jobs of {model}: {used:.15g} of {limit:.15g} GPU-seconds are used")
+        self.model = model
+        self.limit = limit
+        self.used = used
+        self.price = price
+        self.retry_seconds = retry_seconds
+        self.own = own
 
 
 class QuotaExceeded(Picklable):
     """The API key or its tenant has reached a quota; `used` does not count what was refused."""
 
-    def __init__(self, quota: Quota, limit: float, used: float) -> None:
+    def __init__(self, quota: Quota, limit: float, used: float, retry_seconds: float | None = None) -> None:
         super().__init__(f"quota {quota}: {used:.15g} of {limit:.15g} are used")
+        self.retry_seconds = retry_seconds
         self.quota: Quota = quota
         self.limit = limit
         self.used = used

@@ -88,6 +88,7 @@ class JobRequest:
     traceparent: str | None = None  # W3C trace context of the request
     warnings: tuple[str, ...] = ()  # what the client should know about how the task was understood
     price: float = 0.0  # GPU-seconds that it is expected to take; 0: not known
+    weights: str = ""  # `model.catalog.weights_identity.weights_of` when it was asked for; "": not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +181,9 @@ class QueueLimits:
     concurrent_jobs: int | None = None  # unfinished jobs of the key
     queued_seconds: float | None = None  # clip seconds in unfinished jobs of the key
     result_bytes: int | None = None  # files of results that the tenant keeps
+    gpu_seconds: float | None = None  # prices of the unfinished jobs of a model
+    gpus: int = 0  # that work on them, from which it follows when there is room again; 0: not known
+    retry_seconds: float | None = None  # until a job ends, on average; None: not known
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from zoetrope.serving.jobs.admission import live, results_of
+from zoetrope.serving.jobs.admission import count_price, live, results_of
 from zoetrope.serving.jobs.audit_log import record
 from zoetrope.serving.jobs.db.database import Database, Tx
 from zoetrope.serving.jobs.db.records import from_row, to_column
@@ -322,6 +322,7 @@ def end(
     for job in ended:
         if job.key_id is not None:
             tx.count(live(job.key_id), -1, -job.seconds)
+        count_price(tx, job, -1)
         tx.count(results_of(job.owner), result_bytes(made))
         record(tx, job, what, source, target, actor, at=now, note=note or error[0] or "")
         enqueue(tx, job, ("output", "completed") if target is State.SUCCEEDED else ("completed",), now)

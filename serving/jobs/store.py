@@ -8,7 +8,17 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from zoetrope.serving.jobs import pages
-from zoetrope.serving.jobs.admission import LOCK, EncodedJob, enqueue_job, live, put_labels, queue_share, results_of
+from zoetrope.serving.jobs.admission import (
+    LOCK,
+    EncodedJob,
+    check_job,
+    enqueue_job,
+    live,
+    priced,
+    put_labels,
+    queue_share,
+    results_of,
+)
 from zoetrope.serving.jobs.audit_log import in_state, queued_by, record
 from zoetrope.serving.jobs.db.database import Database, Tx
 from zoetrope.serving.jobs.db.records import from_row, to_column
@@ -200,6 +210,26 @@ class JobStore(JobLeases, Maintenance):
             if key_id is not None:
                 share = queue_share(max_queued, tx.tally(in_state(State.QUEUED))[0], queued)
             return TenantUsage(jobs, seconds, queued, share, tx.tally(results_of(owner))[0])
+
+        return self._db.write(body, synced=False)
+
+    def check(self, job: NewJob, limits: QueueLimits) -> None:
+        """Raise what `create` would raise for the limits and the media of a job; nothing is stored."""
+        encoded = EncodedJob.of(job)
+        self._db.write(lambda tx: check_job(tx, encoded, limits), lock=LOCK, synced=False)
+
+    def priced(self, models: Sequence[str]) -> dict[str, tuple[int, float]]:
+        """Return by model how many jobs have not ended, and the GPU-seconds of their prices."""
+        names = {priced(model): model for model in models}
+        among, value = self._db.among("name", list(names))
+        rows = self._db.read(f"SELECT name, jobs, millis FROM tally WHERE {among}", (value,))
+        return {names[row["name"]]: (int(row["jobs"]), row["millis"] / 1_000) for row in rows}
+
+    def gpu_seconds(self, owner: str, models: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """Return, by model, the GPU-seconds of the prices of the jobs that have not ended: of all, and of a tenant."""
+
+        def body(tx: Tx) -> dict[str, tuple[float, float]]:
+            return {m: (tx.tally(priced(m))[1], tx.tally(priced(m, owner))[1]) for m in models}
 
         return self._db.write(body, synced=False)
 

@@ -88,6 +88,14 @@ class Active:
         seconds += twice * costs.share_seconds(Load(tokens, 2, adapters), company) if twice else 0.0
         return costs.ranks * seconds
 
+    def alone_seconds(self, costs: StepCosts) -> float:
+        """Return what the steps that it must still take would take without any other segment."""
+        start = self.furthest if self.step is None else self.step
+        once, twice = self._forwards[min(start, self.spec.steps)]
+        tokens, adapters = self.load(None).tokens, len(self.spec.loras)
+        seconds = once * costs.seconds([Load(tokens, 1, adapters)]) if once else 0.0
+        return seconds + (twice * costs.seconds([Load(tokens, 2, adapters)]) if twice else 0.0)
+
     def steps_left(self, start: int) -> int:
         """Count the computed steps from a step on."""
         return sum(self._forwards[min(start, self.spec.steps)])

@@ -73,6 +73,10 @@ class ClaimedJobs:
         claimed_job = self._claimed.get(job_id)
         return None if claimed_job is None else claimed_job.job
 
+    def jobs(self) -> list[Job]:
+        """Return the jobs that are claimed, and not over."""
+        return [claimed_job.job for claimed_job in self._claimed.values() if not claimed_job.ending]
+
     def look(self) -> None:
         """Renew leases now, because a step has ended: a job that must end should not take many more."""
         self._soon.set()

@@ -8,7 +8,7 @@ same segments, each by so many steps. Of those far behind, only the work ahead o
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, merge
@@ -17,6 +17,7 @@ from statistics import median
 
 from zoetrope.cluster.planning.step_costs import Load, StepCosts
 from zoetrope.serving.jobs.forecast_table import Why
+from zoetrope.serving.router.next_claims import HELD_BACK
 from zoetrope.serving.router.scheduler import WORTH
 
 FOLLOWED = 128  # jobs that are followed one by one
@@ -192,7 +193,9 @@ class _Run:
         self._ready: list[int] = []
         self._queue = [i for i, job in enumerate(jobs) if not job.claimed]
         self._next = 0
-        self._room = house.room - (len(jobs) - len(self._queue))
+        self._room = house.room
+        self._claimed = len(jobs) - len(self._queue)
+        self._elsewhere = 0  # jobs with the conditioner or the decoder
         self._conditioners = [0.0] * max(1, house.conditioners)
         self._decoders = [0.0] * max(1, house.decoders)
         self._engines = [_Engine(number, runner) for number, runner in enumerate(runners)]
@@ -216,11 +219,11 @@ class _Run:
         if not self._engines:
             self._alone()
             return
-        self._claim(0.0)
         for engine in self._engines:
             engine.since = -engine.runner.elapsed
             self._settle(engine, 0.0)
         self._note_slots()
+        self._claim(0.0)
         while self._events:
             at, kind, which, version = heappop(self._events)
             if kind == _STEPPED:
@@ -230,11 +233,13 @@ class _Run:
                     self._finish(engine, at)
                     self._settle(engine, at)
             elif kind == _CONDITIONED:
+                self._elsewhere -= 1
                 insort(self._ready, which)
                 self._offer(which, at)
             else:
-                self._room += 1
-                self._claim(at)
+                self._elsewhere -= 1
+                self._claimed -= 1
+            self._claim(at)
 
     def _alone(self) -> None:
         """Without an engine: one after the other, from when one will be up."""
@@ -247,15 +252,25 @@ class _Run:
                 self.done[i] = at
 
     def _claim(self, at: float) -> None:
-        while self._room > 0 and self._next < len(self._queue):
-            self._room -= 1
-            self._condition(at, self._queue[self._next])
+        """Claim jobs as `serving.router.next_claims` does: what is claimed and waits takes no room."""
+        stepping = sum(len(engine.advancing) for engine in self._engines)
+        free = min(self._room - stepping - self._elsewhere, HELD_BACK * self._room - self._claimed)
+        for number in range(free):
+            if self._next == len(self._queue):
+                return
+            i = self._queue[self._next]
+            if bisect_left(self._ready, i) + number >= free:
+                return
             self._next += 1
+            self._claimed += 1
+            self._condition(at, i)
 
     def _condition(self, at: float, i: int) -> None:
+        self._elsewhere += 1
         heappush(self._events, (_taken(self._conditioners, at, self.jobs[i].before), _CONDITIONED, i, 0))
 
     def _decode(self, at: float, i: int) -> None:
+        self._elsewhere += 1
         self.done[i] = _taken(self._decoders, at, self.jobs[i].after)
         heappush(self._events, (self.done[i], _DECODED, i, 0))
 

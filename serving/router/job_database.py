@@ -62,6 +62,7 @@ class RouterDatabase:
         self.media = self._stores.media
         self.adapters = self._stores.adapters
         self.jobs = self._stores.jobs
+        self.forecasts = self._stores.forecasts
         self._threads = ThreadPoolExecutor(settings.max_running + SPARE_THREADS, thread_name_prefix="books")
         self._renewing = ThreadPoolExecutor(1, thread_name_prefix="renewals")
         self._unheard = False  # a claim was not answered

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPlan
@@ -19,15 +19,19 @@ from zoetrope.model.request.steps import branch_count
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
+from zoetrope.serving.jobs.forecast_table import ModelForecast
 from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
 from zoetrope.serving.router.active import Active
 from zoetrope.serving.router.around import Surroundings
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
+from zoetrope.serving.router.engine_rows import engine_row
+from zoetrope.serving.router.forecaster import Forecaster
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
 from zoetrope.serving.router.loading import loading_of
 from zoetrope.serving.router.metering import Meter
+from zoetrope.serving.router.model_notices import ModelNotices
 from zoetrope.serving.router.next_claims import next_claims
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
 from zoetrope.serving.router.policies.choose import policy_of
@@ -46,6 +50,7 @@ ENGINE_TIMEOUT_SECONDS = 10.0
 SIGHT_SECONDS = 1.0  # between two records that an engine in a long step is alive
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0  # before a database that did not answer is asked again
 REMEMBERED_SECONDS = 3_600.0  # since an engine was seen whose costs an earlier router has learned
+DECODERS = 2  # jobs that a decoder takes at a time
 STOP_SECONDS = 5.0  # for the database to release leases
 TAKE_SECONDS = 4.0  # for the latents of an engine that stops to be taken over; it waits no longer for an answer
 
@@ -106,8 +111,20 @@ class Router:
         )
         self._queue = QueuedJobs(self._database, self._state.backlog)
         self._claimed = ClaimedJobs(self._database, self._queue, self._choose, self._outcome, self._drop, self._clear)
+        self._forecaster = Forecaster(
+            self._cards,
+            self._state,
+            self._meter,
+            self._claimed.jobs,
+            self._database.jobs.get_many,
+            self._put_forecast,
+            room=settings.max_running,
+            decoders=DECODERS,
+        )
+        self._notices = ModelNotices(self._state, self._claimed.job, self._waiting)
         self._stopping = False
         self._loops = [
+            asyncio.create_task(self._forecaster.run()),
             asyncio.create_task(self._claimed.claim()),
             asyncio.create_task(self._claimed.renew()),
             asyncio.create_task(self._watch_engines()),
@@ -185,6 +202,7 @@ class Router:
                 self._forget_engine(engine_id)
             waiting = any(segment.engine is None for segment in self._state.active.values())
             self._cold_start.see(len(self._state.engines), waiting, now)
+            self._notices.look(now)
             for engine_id, view in self._state.engines.items():
                 row = self._rows.get(engine_id)
                 long = view.due > view.seen_at + ENGINE_TIMEOUT_SECONDS
@@ -216,6 +234,7 @@ class Router:
         self._state.backlog.reserve(work_of(job))
         try:
             ending = await self._ending(job)
+            self._forecaster.ended(job, succeeded=ending.state is State.SUCCEEDED)
             return replace(ending, used=self._meter.used(job.id))
         finally:
             self._meter.forget(job.id)
@@ -322,6 +341,7 @@ class Router:
             self._progress(job, Stage.DENOISING, step, self._state.eta_seconds(segment_id))
 
     def _at_stage(self, job: Job, stage: Stage, step: int) -> None:
+        self._forecaster.at_stage(job, stage)
         self._progress(job, stage, step, None)
 
     def _progress(self, job: Job, stage: Stage, step: int, eta_seconds: float | None) -> None:
@@ -344,19 +364,13 @@ class Router:
         if report.state == "draining":
             self._forget_engine(report.engine)
             return
-        self._put_engine(
-            EngineRow(
-                id=report.engine,
-                model=report.model,
-                gang_epoch=report.gang_epoch,
-                ranks=report.ranks,
-                seen_at=time.time(),
-                state=report.state,
-                restarts=asdict(report.restarts),
-                jobs=jobs_on(report),
-                costs=self._meter.row(report.engine),
-            )
-        )
+        view = self._state.engines.get(report.engine)
+        stepping = frozenset[str]() if view is None else view.stepping
+        before = self._rows.get(report.engine)
+        self._put_engine(engine_row(report, self._state.active, stepping, self._meter, before))
+
+    def _put_forecast(self, forecast: ModelForecast) -> None:
+        self._writer.put("forecast", forecast.model, lambda: self._database.forecasts.put(forecast))
 
     def _put_engine(self, row: EngineRow) -> None:
         self._rows[row.id] = row
@@ -372,13 +386,6 @@ class Router:
         patch = card.size_multiple // card.spatial
         _, t, h, w = segment.latent_shape
         return branch_count(segment) * t * math.ceil(h / patch) * math.ceil(w / patch)
-
-
-def jobs_on(report: Report) -> tuple[str, ...]:
-    """Return the ids of the jobs that an engine denoises, each once."""
-    admitted = () if report.running is None else report.running.admitted
-    segments = (*(held.id for held in report.held), *admitted)
-    return tuple(sorted({segment.partition("/")[0] for segment in segments}))
 
 
 async def _open(settings: Settings, models: Sequence[str]) -> RouterDatabase:

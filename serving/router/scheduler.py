@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from zoetrope.cluster.planning.step_costs import Load
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.work import Decision, EngineState, Work
 
+FAR = 2_000  # segments that an engine looks at, of which none may be for it
 LOOK = 32  # segments that a step could have are looked at, once it has one
 WORTH = 0.05  # of what a step of its own takes, that a segment must save by sharing one
 MAX_HELD = 32  # segments that an engine holds, in a step or not
@@ -64,6 +66,7 @@ class _Step:
     admitted: list[str] = field(default_factory=list)
     passed: list[Work] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    _saving: dict[Load, bool] = field(default_factory=dict)  # what was found for this batch
 
     @classmethod
     def of(cls, engine: EngineState) -> _Step:
@@ -82,9 +85,13 @@ class _Step:
         """Tell whether the step with this work takes less than one without it and one of its own."""
         if not self.batch:
             return True
-        costs = self.engine.costs
-        alone = costs.seconds([work.load])
-        return self.seconds + alone - costs.seconds([*self.loads, work.load]) >= WORTH * alone
+        found = self._saving.get(work.load)
+        if found is None:
+            costs = self.engine.costs
+            alone = costs.seconds([work.load])
+            found = self.seconds + alone - costs.seconds([*self.loads, work.load]) >= WORTH * alone
+            self._saving[work.load] = found
+        return found
 
     def add(self, work: Work) -> None:
         if work.id not in self.held:
@@ -94,6 +101,7 @@ class _Step:
         self.loads.append(work.load)
         self.tokens += work.peak_tokens
         self.seconds = self.engine.costs.seconds(self.loads)
+        self._saving.clear()
 
     def give_up(self, work: Work) -> None:
         del self.held[work.id]
@@ -145,7 +153,7 @@ def _join(engine: EngineState, backlog: Backlog, now: float, cohort: int, *, wai
             step.add(work)
     behind: Iterable[Work] = backlog.in_order(engine.model, now, role=engine.role, cohort=cohort) if waiting else ()
     slots_free = True
-    for work in behind:
+    for work in filter(engine.takes, islice(behind, FAR)):
         if not step.fits(work) or len(step.held) >= MAX_HELD:
             break
         if work.adapters:
@@ -164,7 +172,7 @@ def _choose(engine: EngineState, backlog: Backlog, now: float) -> _Step:
         engine.model, now, role=engine.role, held=tuple(unlooked.values()), stepping=engine.stepping
     )
     for looked, work in enumerate(order):
-        if step.batch and (looked >= LOOK or step.tokens >= engine.step_tokens):
+        if looked >= FAR or (step.batch and (looked >= LOOK or step.tokens >= engine.step_tokens)):
             break
         if unlooked.pop(work.id, None) is not None:
             if work.id not in step.held:
@@ -173,7 +181,7 @@ def _choose(engine: EngineState, backlog: Backlog, now: float) -> _Step:
                 step.add(work)
             else:
                 step.passed.append(work)
-        elif step.fits(work) and step.saves(work):
+        elif step.fits(work) and engine.takes(work) and step.saves(work):
             if step.batch:
                 there = step.slot(work) and len(step.held) < MAX_HELD
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -15,9 +15,10 @@ from zoetrope.model.request.tasks import Role
 from zoetrope.serving.router.active import Active
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.loading import Loading
+from zoetrope.serving.router.placement import GangSize, leaves, sizes_of, takes
 from zoetrope.serving.router.policies.fair import Fair
 from zoetrope.serving.router.scheduler import LOOK, decide
-from zoetrope.serving.router.work import EngineState, Work
+from zoetrope.serving.router.work import EngineState, Work, anything
 
 MAX_CRASHES = 3  # of engines with a segment alone in the step, after which it counts as the cause
 LEAST_SECONDS = 1e-3  # of a segment's cost, where it is not known
@@ -173,10 +174,13 @@ class RouterState:
         for work in held:
             self.backlog.begin(work)
         staying = [w for w in held if not (self.active[w.id].leaving or (ahead and self._ends(self.active[w.id])))]
-        decision = decide(self._engine(report, view, staying), self.backlog, now, self._idle_beside(report.engine))
+        sizes = self._sizes(view)
+        engine = self._engine(report, view, staying, sizes)
+        decision = decide(engine, self.backlog, now, self._idle_beside(report.engine))
         if ahead and decision.trial:
             return StepPlan()
-        for segment_id in decision.drop:
+        moving = [work.id for work in staying if len(sizes) > 1 and leaves(view.ranks, work, sizes)]
+        for segment_id in (*decision.drop, *moving):
             self.active[segment_id].leaving = True
         for segment_id in decision.admit:
             self.active[segment_id].engine = report.engine
@@ -196,6 +200,10 @@ class RouterState:
             preview=tuple(i for i in decision.advance if self._wants_preview(self.active[i], ahead and i in mine)),
             prefetch=self._next_adapters(report, view, now),
         )
+
+    def held_works(self, model: str) -> list[Work]:
+        """Describe the segments of a model that engines hold."""
+        return [self._work(segment) for segment in self.active.values() if segment.engine and segment.model == model]
 
     def lose_silent_engines(self, now: float) -> list[str]:
         """Give up engines that are overdue, allowing for long steps. Their segments are waiting again.
@@ -251,7 +259,15 @@ class RouterState:
             where[of] = where.get(of, 0.0) + max(LEAST_SECONDS, self._work(segment).remaining)
         return waiting, held
 
-    def _engine(self, report: Report, view: EngineView, held: list[Work]) -> EngineState:
+    def _sizes(self, view: EngineView) -> dict[int, GangSize]:
+        """Return the sizes of the engines that can take the same work as one."""
+        beside = [other for other in self.engines.values() if (other.model, other.role) == (view.model, view.role)]
+        works = (
+            self._work(s) for s in self.active.values() if s.model == view.model and view.role in ("both", s.needs)
+        )
+        return sizes_of(beside, works)
+
+    def _engine(self, report: Report, view: EngineView, held: list[Work], sizes: Mapping[int, GangSize]) -> EngineState:
         return EngineState(
             report.engine,
             view.model,
@@ -262,13 +278,14 @@ class RouterState:
             tuple(held),
             view.costs,
             view.stepping,
+            anything if len(sizes) < 2 else lambda work: takes(view.ranks, work, sizes),
         )
 
     def _idle_beside(self, engine_id: str) -> int:
         """Count the other engines of the same kind that have nothing to do and are sent nothing yet."""
         mine = self.engines[engine_id]
         idle = sum(
-            view.idle and (view.model, view.role) == (mine.model, mine.role)
+            view.idle and (view.model, view.role, view.ranks) == (mine.model, mine.role, mine.ranks)
             for other, view in self.engines.items()
             if other != engine_id
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from zoetrope.cluster.planning.step_costs import Load, StepCosts
@@ -37,6 +38,11 @@ class Work:
     role: Role = "both"
 
 
+def anything(work: Work) -> bool:
+    """Take whatever waits."""
+    return True
+
+
 @dataclass(frozen=True)
 class EngineState:
     """An engine that asks what to do next.
@@ -44,6 +50,7 @@ class EngineState:
     Attributes:
         step_tokens: most tokens of a step. adapter_slots: for different adapters.
         held: the segments that it holds. stepping: ids of those in its newest step.
+        takes: tells what it may take of what waits.
     """
 
     id: str
@@ -55,6 +62,7 @@ class EngineState:
     held: tuple[Work, ...]
     costs: StepCosts
     stepping: frozenset[str] = frozenset()
+    takes: Callable[[Work], bool] = anything
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from zoetrope.model.catalog.identity import weights_of
+from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.media.inputs import Clip, Inputs
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import ModelCard

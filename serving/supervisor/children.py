@@ -140,7 +140,7 @@ class Child:
             [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,  # never written to; closes when this process ends, however it ends
             stdout=subprocess.PIPE,
-            env={**os.environ, "ZOETROPE_SETTINGS": self.settings.model_dump_json(), MARK: self.mark},
+            env={**os.environ, "ZOETROPE_SETTINGS": self.settings.as_json(), MARK: self.mark},
             text=True,
             start_new_session=True,  # Ctrl-C reaches only the supervisor, which stops things in order
         )

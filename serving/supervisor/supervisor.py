@@ -22,6 +22,7 @@ from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.serving.config.addresses import bind_problem
 from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
+from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.process_marks import kill_all_marked
 from zoetrope.serving.config.served_models import ServedModels, open_models
 from zoetrope.serving.config.settings import Settings
@@ -122,6 +123,7 @@ def _prepare(settings: Settings, stack: ExitStack) -> str:
     for card in models:
         for warning in card.warnings:
             _say(f"warning: {warning}")
+        hash_at_start(card)
     return mark
 
 

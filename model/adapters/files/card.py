@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from zoetrope.model.adapters.files.plan import AdapterPlan, plan_adapter
 from zoetrope.model.adapters.files.targets import Targets, sliced
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.safetensors_header import shown
+from zoetrope.model.inspection.shown import shown
 from zoetrope.model.request.fused_adapter import FusedAdapter, NoiseExpert
 
 SHORT = 12  # hexadecimal digits of a digest that are shown
@@ -57,12 +56,14 @@ def _checked(texts: Sequence[str], config: TransformerConfig, networks: int) -> 
     options = parse_options(texts)
     if options and config.network != TransformerConfig.network:
         raise ModelError(f"lora: cannot be given for this model: its network is {config.network.rpartition(':')[2]}")
-    targets, adapters, warnings = Targets(config), [], []
+    targets, warnings = Targets(config), []
+    adapters: list[FusedAdapter] = []
     for option in options:
         plan = plan_adapter(option.path, targets)
         expert = _expert(option, plan, networks)
         name = option.path.parent.name if option.path.name == WEIGHTS_NAME else option.path.stem
         digest = check_contents(plan.header)
+        _check_other(option, digest, expert, adapters)
         adapters.append(FusedAdapter(shown(name), str(option.path.absolute()), digest, option.strength, expert))
         warnings += [f"{option.path}: {note}" for note in plan.notes]
     if adapters and config.moe is not None and sliced(config):
@@ -70,15 +71,16 @@ def _checked(texts: Sequence[str], config: TransformerConfig, networks: int) -> 
     return CheckedAdapters(tuple(adapters), tuple(warnings))
 
 
-def adapters_digest(adapters: Sequence[FusedAdapter]) -> str:
-    """Return a SHA-256 that differs for other files, another order, other strengths or other noise experts."""
-    named = [f"{adapter.sha256} {adapter.strength!r} {adapter.expert}\n" for adapter in adapters]
-    return hashlib.sha256("".join(named).encode()).hexdigest()
-
-
 def acts_on(adapter: FusedAdapter, side: Side, network: Side) -> bool:
     """Tell whether a patch for ``side`` of an adapter is for a network: ``any`` if it is the model's only one."""
     return adapter.expert in (network, "both", "any") and side in (network, "any")
+
+
+def _check_other(option: AdapterOption, digest: str, expert: NoiseExpert, others: Sequence[FusedAdapter]) -> None:
+    """Raise ModelError if one of the others has the same contents and acts on the same network."""
+    for other in others:
+        if other.sha256 == digest and (other.expert == expert or "both" in (other.expert, expert)):
+            raise ModelError(f"{option.path}: is given twice: {other.path} has the same contents")
 
 
 def _expert(option: AdapterOption, plan: AdapterPlan, networks: int) -> NoiseExpert:

@@ -7,7 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.safetensors_header import SafetensorsEntry, SafetensorsHeader, shown
+from zoetrope.model.inspection.safetensors_header import SafetensorsEntry, SafetensorsHeader
+from zoetrope.model.inspection.shown import shown
 
 CHUNK = 16 << 20  # bytes; a multiple of every element
 # Bytes of an element, and the bits of its exponent, which are all set in NaN and infinity.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.safetensors_header import shown
+from zoetrope.model.inspection.shown import shown
 
 Side = Literal["any", "high", "low"]  # of two noise experts; any: the file's name or the caller says
 

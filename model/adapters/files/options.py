@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from zoetrope.model.adapters.files.scales import CONFIG_NAME
-from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.safetensors_header import shown
+from zoetrope.model.inspection.files import ModelError, typed_path
+from zoetrope.model.inspection.shown import shown
 
 MAX_ADAPTERS = 8
 MAX_STRENGTH = 4.0
@@ -39,12 +40,12 @@ def parse_options(texts: Sequence[str]) -> list[AdapterOption]:
     if len(texts) > MAX_ADAPTERS:
         raise ModelError(f"lora: {len(texts)} files are given, at most {MAX_ADAPTERS} can be fused")
     options = [parse_option(text) for text in texts]
-    seen: set[tuple[Path, str]] = set()
+    seen: set[tuple[str, str]] = set()
     for option in options:
         for side in ("high", "low") if option.side in ("", "both") else (option.side,):
-            if (option.path, side) in seen:
+            if (os.path.realpath(option.path), side) in seen:
                 raise ModelError(f"lora: {option.path} is given twice")
-            seen.add((option.path, side))
+            seen.add((os.path.realpath(option.path), side))
     return options
 
 
@@ -56,13 +57,13 @@ def parse_option(text: str) -> AdapterOption:
             not checked.
     """
     ends = [len(text), *(match.start() for match in reversed(list(re.finditer("[:@]", text))))]
-    end = next((end for end in ends if end and Path(text[:end]).expanduser().exists()), None)
+    end = next((end for end in ends if end and os.path.exists(os.path.expanduser(text[:end]))), None)
     if end is None:
         found = re.fullmatch(r"(.+?)(:[^:@/]*)?(@[^:@/]*)?", text, re.DOTALL)
         end = len(found[1]) if found is not None else len(text)
-    path, rest = Path(text[:end]).expanduser(), text[end:]
     if not text[:end].strip():
         raise ModelError(f"lora: {shown(text)!r} names no file, give FILE[:STRENGTH][@high|low|both]")
+    path, rest = typed_path(text[:end], "lora"), text[end:]
     rest, at, side = rest.partition("@")
     if at and side not in SIDES:
         raise ModelError(f"lora: {shown(side)!r} after {path} must be {', '.join(SIDES[:-1])} or {SIDES[-1]}")

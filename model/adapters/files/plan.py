@@ -17,7 +17,8 @@ from zoetrope.model.adapters.files.grammar import AdapterKey, Side, parse_key
 from zoetrope.model.adapters.files.scales import PeftScale, read_alpha, scales_of
 from zoetrope.model.adapters.files.targets import IMAGE, Naming, Targets, namings_of
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.safetensors_header import HeaderLimits, SafetensorsHeader, read_safetensors_header, shown
+from zoetrope.model.inspection.safetensors_header import HeaderLimits, SafetensorsHeader, read_safetensors_header
+from zoetrope.model.inspection.shown import shown
 
 MAX_RANK = 256
 ADAPTER_LIMITS = HeaderLimits(

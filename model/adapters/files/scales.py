@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoetrope.model.inspection.files import ModelError, read_json
-from zoetrope.model.inspection.safetensors_header import SafetensorsHeader, shown
+from zoetrope.model.inspection.safetensors_header import SafetensorsHeader
+from zoetrope.model.inspection.shown import shown
 
 CONFIG_NAME = "adapter_config.json"
 METADATA_KEY = "lora_adapter_metadata"  # of diffusers 0.35 and later

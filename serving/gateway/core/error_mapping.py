@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 
 from zoetrope.model.request.schema_errors import short
@@ -14,10 +15,12 @@ from zoetrope.serving.gateway.errors.api_error import ApiError, field_error, inv
 from zoetrope.serving.gateway.limits.slow_reads import TooManyReads
 from zoetrope.serving.gateway.limits.unfinished import LimitReached
 from zoetrope.serving.gateway.submit.adapters import UnknownAdapter
+from zoetrope.serving.gateway.submit.feasible import DeadlineOutOfReach
 from zoetrope.serving.gateway.submit.media import MediaNotFound, UploadBroken
 from zoetrope.serving.gateway.submit.submission import UnknownModel
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.errors import (
+    BacklogFull,
     MediaInUse,
     NotAllowed,
     OffsetMismatch,
@@ -33,6 +36,7 @@ from zoetrope.serving.storage.store import ArtifactError, ArtifactMissing
 BUSY_RETRY_SECONDS = 5
 QUEUE_FULL_RETRY_SECONDS = 10
 QUOTA_RETRY_SECONDS = 10
+LONGEST_RETRY_SECONDS = 3_600
 UNAVAILABLE_RETRY_SECONDS = 5
 READS_RETRY_SECONDS = 1
 # What a quota means to whoever is above it.
@@ -123,7 +127,26 @@ def _refusal(error: Exception) -> ApiError | None:
                 "QUEUE_FULL",
                 f"{error.limit} jobs are queued, which is the limit; try again later",
                 metadata={"limit": str(error.limit)},
-                retry_seconds=QUEUE_FULL_RETRY_SECONDS,
+                retry_seconds=_retry(error.retry_seconds, QUEUE_FULL_RETRY_SECONDS),
+            )
+        case BacklogFull():
+            whose = "this tenant's" if error.own else "all callers'"
+            return ApiError(
+                "RESOURCE_EXHAUSTED",
+                "BACKLOG_FULL",
+                f"the job costs {error.price:.3g} GPU-seconds; {whose} unfinished jobs of {error.model} have "
+                f"{error.used:.6g} of {error.limit:.6g} that they may have; try again later",
+                metadata={"limit": f"{error.limit:.6g}", "used": f"{error.used:.6g}", "price": f"{error.price:.6g}"},
+                retry_seconds=_retry(error.retry_seconds, QUEUE_FULL_RETRY_SECONDS),
+                quota=("queued_gpu_seconds", f"at most {error.limit:.6g}") if error.own else None,
+            )
+        case DeadlineOutOfReach():
+            return ApiError(
+                "RESOURCE_EXHAUSTED",
+                "DEADLINE_OUT_OF_REACH",
+                str(error),
+                violations=(error.violation,),
+                retry_seconds=_retry(error.retry_seconds, QUEUE_FULL_RETRY_SECONDS),
             )
         case QuotaExceeded():
             return ApiError(
@@ -131,7 +154,7 @@ def _refusal(error: Exception) -> ApiError | None:
                 "QUOTA_EXCEEDED",
                 f"{error.quota}: {error.used:.15g} are used of the {error.limit:.15g} {QUOTAS[error.quota]}",
                 metadata={"quota": error.quota, "limit": f"{error.limit:.15g}"},
-                retry_seconds=QUOTA_RETRY_SECONDS,
+                retry_seconds=_retry(error.retry_seconds, QUOTA_RETRY_SECONDS),
                 quota=(error.quota, f"at most {error.limit:.15g}"),
             )
         case StoreError():
@@ -143,6 +166,11 @@ def _refusal(error: Exception) -> ApiError | None:
         case CheckUnavailable():
             return _unavailable(error, "CHECK_UNAVAILABLE", "prompts cannot be checked")
     return None
+
+
+def _retry(seconds: float | None, unknown: float) -> float:
+    """Return when to try again: as reckoned from the backlog, or ``unknown`` seconds."""
+    return unknown if seconds is None else min(LONGEST_RETRY_SECONDS, max(1.0, math.ceil(seconds)))
 
 
 def _unavailable(error: Exception, reason: str, what: str) -> ApiError:

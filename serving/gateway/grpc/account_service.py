@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from zoetrope.serving.api.zoetrope.video.v1 import account_pb2
 from zoetrope.serving.gateway.auth.callers import caller
 from zoetrope.serving.gateway.core.core import Core
+from zoetrope.serving.jobs.admission import gpu_share
 from zoetrope.serving.media.formats import MEDIA_TYPES
 
 
@@ -24,6 +25,9 @@ class AccountService:
         who, settings = caller(), self._core.settings
         usage = self._core.stores.jobs.usage
         used = await asyncio.to_thread(usage, who.owner, who.key_id, settings.max_queued)
+        names = [card.name for card in self._core.models.allowed(who.limits.models) or ()]
+        gpu_seconds = await asyncio.to_thread(self._core.stores.jobs.gpu_seconds, who.owner, names)
+        most_gpu, tenants = settings.max_queued_gpu_seconds, who.key_id is not None
         limits = who.limits
         most = settings.max_result_bytes if limits.result_bytes is None else limits.result_bytes
         return account_pb2.Account(
@@ -48,6 +52,12 @@ class AccountService:
             queued_jobs_used=used.queued_jobs,
             max_result_bytes=most,
             result_bytes_used=used.result_bytes,
+            max_queued_gpu_seconds=most_gpu,
+            queued_gpu_seconds={
+                name: gpu_share(most_gpu, total, own) if tenants else most_gpu
+                for name, (total, own) in gpu_seconds.items()
+            },
+            queued_gpu_seconds_used={name: own for name, (_, own) in gpu_seconds.items()},
         )
 
     async def GetWebhookSecret(

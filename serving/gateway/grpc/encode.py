@@ -26,6 +26,7 @@ from zoetrope.serving.api.zoetrope.video.v1 import media_pb2, video_pb2
 from zoetrope.serving.gateway.watch.outlook import Outlook
 from zoetrope.serving.jobs.job import Job, Stage, State
 from zoetrope.serving.jobs.media_table import Media
+from zoetrope.serving.jobs.usage import estimated_cost
 
 STATES = {
     State.QUEUED: video_pb2.VIDEO_STATE_QUEUED,
@@ -70,6 +71,9 @@ def metadata(job: Job, ahead: Outlook) -> video_pb2.VideoMetadata:
         verdicts=[video_pb2.Verdict(**verdict) for verdict in job.verdicts],
         notice=ahead.notice,
         prompt=job.spec["task"]["prompt"][:SHOWN_PROMPT_CHARS],
+        price_gpu_seconds=job.price if job.price > 0 else None,
+        used_gpu_seconds=job.used,
+        estimated_cost=estimated_cost(job),
     )
     for field, value in (
         ("start_time", job.started_at),

@@ -30,7 +30,7 @@ PIECE_SECONDS = 30.0  # for each piece of an upload
 OPEN_SECONDS = 30.0  # for each message to services that need no key
 OPEN_BYTES = 4 << 10
 VIDEOS = "/zoetrope.video.v1.VideoService/"
-BULK = (f"{VIDEOS}CreateVideo", f"{VIDEOS}BatchCreateVideos")
+BULK = (f"{VIDEOS}CreateVideo", f"{VIDEOS}BatchCreateVideos", f"{VIDEOS}ValidateVideo")
 
 
 @dataclass(frozen=True)

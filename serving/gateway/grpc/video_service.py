@@ -26,6 +26,7 @@ from zoetrope.serving.gateway.grpc.decode import (
     order_of,
     seconds_of,
 )
+from zoetrope.serving.gateway.grpc.encode_validated import encode_validated
 from zoetrope.serving.gateway.grpc.jobs import find_video_job, operation_of, signed, unknown_operation
 from zoetrope.serving.gateway.submit.listing import page_of
 from zoetrope.serving.gateway.submit.options import MAX_PRIORITY, check_labels
@@ -63,6 +64,16 @@ class VideoService:
         ahead = await self._core.watcher.outlooks(jobs)
         operations = [encode.operation(job, outlook) for job, outlook in zip(jobs, ahead, strict=True)]
         return video_pb2.BatchCreateVideosResponse(operations=operations)
+
+    async def ValidateVideo(
+        self, request: video_pb2.CreateVideoRequest, context: Any
+    ) -> video_pb2.ValidateVideoResponse:
+        order = order_of(request, traceparent_of(context))
+        try:
+            found = await self._core.submitter.validate(order, caller())
+        except InvalidRequest as error:
+            raise name_fields(error, request.WhichOneof("task")) from None
+        return encode_validated(found, self._core.settings.gpu_hour_price)
 
     async def GetVideo(self, request: video_pb2.GetVideoRequest, context: Any) -> video_pb2.Video:
         job = await find_video_job(self._core, request.name, caller())

@@ -21,9 +21,18 @@ ERRORS = ErrorFormat(render_error)
 router = api_router("health", ERRORS, needs_key=False)
 
 
-@router.get("/healthz", summary="200 while the process answers.")
-async def healthz() -> Response:
-    return JSONResponse({"status": "ok"})
+@router.get("/healthz", summary="200 while the process answers; tells the weights that it was started for.")
+async def healthz(call: CurrentCall) -> Response:
+    core = call.core
+    models = [
+        {
+            "name": card.name,
+            "weights": core.submitter.weights[card.name],
+            "fused_adapters": [{"sha256": a.sha256, "strength": a.strength, "expert": a.expert} for a in card.adapters],
+        }
+        for card in core.models
+    ]
+    return JSONResponse({"status": "ok", "models": models})
 
 
 @router.get("/health", summary="The same as /readyz, where vLLM's and SGLang's clients look for it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import random
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from zoetrope.model.catalog.identity import weights_of
+from zoetrope.model.catalog.weights_identity import weights_here
 from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.sampling_rules import sampling_violations
@@ -31,15 +32,19 @@ from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Principal
 from zoetrope.serving.gateway.submit.adapters import find_adapters
+from zoetrope.serving.gateway.submit.feasible import check_feasible
 from zoetrope.serving.gateway.submit.media import ClientMedia, Prepared
 from zoetrope.serving.gateway.submit.media_refs import put_media, take_media
 from zoetrope.serving.gateway.submit.options import Options, check_options
+from zoetrope.serving.gateway.submit.prices import Prices, Quote
 from zoetrope.serving.gateway.submit.webhook_check import WebhookCheck
 from zoetrope.serving.jobs.adapter_table import AdapterTable
 from zoetrope.serving.jobs.job import Job, NewJob, QueueLimits
 from zoetrope.serving.jobs.store import JobStore
+from zoetrope.serving.jobs.usage import PRICE
 from zoetrope.serving.outbound import Guard
 from zoetrope.serving.outbound.hooks import Moderation, verdict
+from zoetrope.serving.router.pricing import Price
 
 MAX_REQUEST_ID_CHARS = 128
 MAX_BATCH = 100
@@ -78,8 +83,24 @@ class Submission:
     warnings: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Validated:
+    """A request that was found right: the job that it would be, and what is known of it."""
+
+    job: NewJob
+    spec: VideoSpec
+    card: ModelCard
+    quote: Quote
+    price: Price | None
+    outlook: tuple[float, float, float] | None = None  # seconds until it is done, at least and at most how many
+
+
 class Submitter:
-    """Checks requests against the model that they name and stores them as jobs."""
+    """Checks requests against the model that they name and stores them as jobs.
+
+    Attributes:
+        weights: identify those of each model, by its name; "" if its files are not here.
+    """
 
     def __init__(
         self,
@@ -92,12 +113,14 @@ class Submitter:
         adapters: AdapterTable | None = None,
     ) -> None:
         self._settings = settings
+        self._prices = Prices(settings, store, [card.name for card in models])
         self._models = models
         self._store = store
         self._client_media = client_media
         self._moderation = moderation
         self._webhooks = WebhookCheck(guard)
         self._adapters = adapters
+        self.weights = {card.name: weights_here(card) for card in models}  # now, that no request waits for it
 
     async def submit(self, order: Submission, who: Principal) -> Job:
         """Store a job, or find the one that an earlier call with this request id stored.
@@ -106,27 +129,37 @@ class Submitter:
             InvalidRequest: with every field at fault.
             UnknownModel, UnknownAdapter, MediaNotFound: what the request names is not there.
             RequestConflict: the request id was used for another request.
-            QueueFull, QuotaExceeded: too many jobs.
+            QueueFull, BacklogFull, QuotaExceeded: too many jobs.
+            DeadlineOutOfReach: too much waits for the job's deadline.
             PromptRefused: by moderation.
             StoreError, ArtifactError: the job or its media cannot be stored.
         """
-        return await self._store.acreate(await self._prepare(order, who), self._limits(who))
+        made = await self._prepare(order, who)
+        return await self._store.acreate(made.job, self._limits(who, made.quote))
+
+    async def validate(self, order: Submission, who: Principal) -> Validated:
+        """Do as `submit` would, with the same refusals, but store no job. Media that the request brings are stored, as
+        they would be."""
+        made = await self._prepare(order, who)
+        await asyncio.to_thread(self._store.check, made.job, self._limits(who, made.quote))
+        return made
 
     async def submit_all(self, orders: Sequence[Submission], who: Principal) -> list[Job]:
         """Store all or none; errors as of `submit`, their fields as ``requests.N.field``."""
         check_batch(len(orders))
-        jobs: list[NewJob] = []
+        made: list[Validated] = []
         bad: list[Violation] = []
         for i, order in enumerate(orders):
             try:
-                jobs.append(await self._prepare(order, who))
+                made.append(await self._prepare(order, who))
             except InvalidRequest as error:
                 bad += [replace(v, field=f"requests.{i}.{v.field}") for v in error.violations]
         if bad:
             raise InvalidRequest(*bad)
-        return await self._store.acreate_batch(jobs, self._limits(who))
+        jobs = [one.job for one in made]
+        return await self._store.acreate_batch(jobs, self._limits(who, *(one.quote for one in made)))
 
-    async def _prepare(self, order: Submission, who: Principal) -> NewJob:
+    async def _prepare(self, order: Submission, who: Principal) -> Validated:
         options = order.options
         bad = [*order.found, *check_options(options, who, self._settings)]
         if options.webhook is not None and not bad and (problem := await self._webhooks.problem(options.webhook.url)):
@@ -153,11 +186,22 @@ class Submitter:
         digests = {placeholder: item.digest for placeholder, item in prepared.items()}
         print_of_request = fingerprint(request, card, digests, options, adapters)
         spec = self._resolve(request, card, prepared, named.fields, adapters)
+        quote = await self._prices.quote(card)
+        price = quote.price(spec, card)
+        check_feasible(
+            spec,
+            card,
+            quote,
+            price,
+            deadline_at=options.deadline_at,
+            soonest=None,
+            resized=lambda size: self._resized(request, size, card, prepared, named.fields, adapters),
+        )
         prompt, verdicts = await self._review(request, options.expand_prompt)
         values = put_media(spec.to_dict(), {placeholder: item.id for placeholder, item in prepared.items()})
         values["task"]["prompt"] = prompt
         retention = options.retention_seconds
-        return NewJob(
+        job = NewJob(
             id=new_id(JOB_ID),
             owner=who.owner,
             key_id=who.key_id,
@@ -171,13 +215,16 @@ class Submitter:
             priority=options.priority,
             deadline_at=options.deadline_at,
             retention_seconds=self._settings.retention_seconds if retention is None else retention,
-            origin=_origin(options, request.model, card),
+            origin=self._origin(options, request.model, card),
             webhook=options.webhook,
             verdicts=verdicts,
             media=tuple(sorted({item.id for item in prepared.values()})),
             traceparent=options.traceparent,
             warnings=(*spec.warnings, *order.warnings),
+            weights=self.weights[card.name],
+            price=0.0 if price is None else price.total,
         )
+        return Validated(job, spec, card, quote, price, None if price is None else quote.outlook(price))
 
     async def _review(self, request: VideoRequest, expand: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
         """Return the prompt to use and the verdicts on it. An expanded prompt is checked too; a model's own negative
@@ -209,6 +256,21 @@ class Submitter:
         infos = {fields[placeholder]: item.info for placeholder, item in prepared.items() if item.info is not None}
         return resolve(request, card, random.randint(0, MAX_DRAWN_SEED), infos, adapters)
 
+    def _resized(
+        self,
+        request: VideoRequest,
+        size: str,
+        card: ModelCard,
+        prepared: Mapping[str, Prepared],
+        fields: Mapping[str, str],
+        adapters: Sequence[AdapterUse],
+    ) -> VideoSpec | None:
+        """Resolve the same request at another size; None if that breaks a limit."""
+        try:
+            return self._resolve(request.model_copy(update={"size": size}), card, prepared, fields, adapters)
+        except InvalidRequest:
+            return None
+
     def _problems(
         self, request: VideoRequest, card: ModelCard, adapters: Sequence[AdapterUse]
     ) -> tuple[Violation, ...]:
@@ -237,15 +299,23 @@ class Submitter:
             raise UnknownModel(name, models.names)
         return models.find(name) or models.of_task((request.task.kind,)) or models.default
 
-    def _limits(self, who: Principal) -> QueueLimits:
-        limits = who.limits
-        most = self._settings.max_result_bytes if limits.result_bytes is None else limits.result_bytes
-        return QueueLimits(self._settings.max_queued, limits.concurrent_jobs, limits.queued_seconds, most)
+    def _origin(self, options: Options, asked_model: str, card: ModelCard) -> dict[str, Any]:
+        asked = {"model": asked_model} if asked_model not in ("", card.name) else {}
+        hour = self._settings.gpu_hour_price
+        return {**asked, **({PRICE: hour} if hour > 0 else {}), **options.origin}
 
-
-def _origin(options: Options, asked_model: str, card: ModelCard) -> dict[str, Any]:
-    asked = {"model": asked_model} if asked_model not in ("", card.name) else {}
-    return {**asked, **options.origin}
+    def _limits(self, who: Principal, *quotes: Quote) -> QueueLimits:
+        limits, settings = who.limits, self._settings
+        most = settings.max_result_bytes if limits.result_bytes is None else limits.result_bytes
+        return QueueLimits(
+            settings.max_queued,
+            limits.concurrent_jobs,
+            limits.queued_seconds,
+            most,
+            gpu_seconds=settings.max_queued_gpu_seconds,
+            gpus=max(quote.gpus for quote in quotes),
+            retry_seconds=next((quote.retry_seconds for quote in quotes if quote.retry_seconds is not None), None),
+        )
 
 
 def check_batch(count: int) -> None:
@@ -273,8 +343,6 @@ def fingerprint(
     """
     asked = request.model_dump(exclude_defaults=True)
     asked |= {"model": card.name, "kind": request.task.kind}
-    if card.adapters:
-        asked["weights"] = weights_of(card)
     if request.size is not None:
         asked["size"] = size_name(request.size)
         if asked["size"] == OLD_DEFAULT_SIZE:

@@ -255,6 +255,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP INDEX job_claim",
         "CREATE INDEX job_waiting ON job (model, created_at, id) WHERE finished_at IS NULL",
     ),
+    # The weights that a job was asked of: a repeated request is another one if they have changed.
+    ("ALTER TABLE job ADD COLUMN weights TEXT NOT NULL DEFAULT ''",),
 )
 
 # What a version does to existing rows, after it has changed the tables.

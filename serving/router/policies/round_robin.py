@@ -26,3 +26,7 @@ class RoundRobin(Policy):
 
     def begin(self, work: Work) -> None:
         self._used[work.tenant] = self.used(work.tenant) + 1.0
+
+    def enter(self, tenant: str, others: float | None) -> None:
+        """Learn that a tenant has work again; it comes before those whose turn it is now."""
+        super().enter(tenant, None if others is None else others - 1.0)

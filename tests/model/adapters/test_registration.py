@@ -156,10 +156,33 @@ def test_files_that_are_no_adapters_are_refused(card: ModelCard, network: Networ
         with pytest.raises(ModelError, match="by its name it makes a model need few steps"):
             register(card, [str(path)], tmp_path)
         good = path.rename(good)
+    for name in ("style_2000_steps", "style-checkpoint-1200-steps", "epoch4_16steps"):  # of training
+        path = good.rename(tmp_path / f"{name}.safetensors")
+        assert register(card, [str(path)], tmp_path).rank == 4
+        good = path.rename(good)
     pickle = tmp_path / "ink.pt"
     pickle.write_bytes(good.read_bytes())
     with pytest.raises(ModelError, match=r"ink\.pt: "):
         register(card, [str(pickle)], tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", " ", "a\nb.safetensors", "a\0b", "x" * 300, "\n@high"], ids=ascii)
+def test_what_is_no_path_is_told(card: ModelCard, text: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"^file: .*(is empty|control character|has 300 bytes)"):
+        register(card, [text], tmp_path)
+
+
+def test_what_is_not_applied_is_told(card: ModelCard, network: Network, tmp_path: Path) -> None:
+    given = changes(network, 1, 4)
+    tensors = load_file(write_peft(tmp_path / "ink.safetensors", given))
+    image = {f"transformer.blocks.0.attn2.add_k_proj.lora_{x}.weight": torch.ones(4, 4) for x in "AB"}
+    save_file(tensors | image, tmp_path / "ink.safetensors")
+    made = register(card, [str(tmp_path / "ink.safetensors")], tmp_path)
+    (note,) = made.notes
+    assert note.startswith(f"{tmp_path / 'ink.safetensors'}: 2 tensors such as transformer.blocks.0.attn2.add_k_proj")
+    assert note.endswith("are ignored: the model attends to no tokens of pictures")
+    plain = register(card, [str(write_peft(tmp_path / "b.safetensors", given))], tmp_path)
+    assert (made.sha256, plain.notes) == (plain.sha256, ())
 
 
 def test_changes_of_other_forms_and_of_experts_are_refused(network: Network) -> None:

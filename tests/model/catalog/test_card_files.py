@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.single_files import Files, write_files
-from zoetrope.model.catalog.card_files import card_files, find_card_file, read_card_file, write_card_file
+from zoetrope.model.catalog.card_files import card_files, cards_folder, find_card_file, read_card_file, write_card_file
 from zoetrope.model.catalog.presets import find_model, open_model
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.load_options import LoadOptions
@@ -95,3 +96,72 @@ def test_what_is_no_card(folder: Path) -> None:
     (folder / "mine.toml").write_text('model = "nano"\n')
     with pytest.raises(ModelError, match=r"nor a directory, a weight file or a model card \(mine\)"):
         find_model("yours")
+
+
+def test_what_is_named_wins_over_a_card_even_if_it_is_the_default(folder: Path) -> None:
+    (folder / "mine.toml").write_text('model = "nano"\nquantize = "fp8"\noffload = "always"\n')
+    assert find_model("mine").load == LoadOptions(quantize="fp8", offload="always")
+    named = find_model("mine", LoadOptions(given=frozenset({"quantize", "offload"}))).load
+    assert (named.quantize, named.offload) == ("none", "auto")
+
+
+BAD_PATHS = ["a\\u0000b", "a\\nb", "\\u001b[2J", "x" * 300, "a/" * 3_000]
+
+
+@pytest.mark.parametrize("key", ["model", "vae", "tokenizer", "profile", "lora"])
+@pytest.mark.parametrize("text", BAD_PATHS, ids=lambda text: text[:8])
+def test_a_path_that_no_file_can_have_names_the_key(folder: Path, key: str, text: str) -> None:
+    lines = {"model": '"nano"'} | {key: f'["{text}"]' if key == "lora" else f'"{text}"'}
+    (folder / "bad.toml").write_text("".join(f"{name} = {value}\n" for name, value in lines.items()))
+    with pytest.raises(ModelError, match=rf"bad\.toml: {key}: .*(control character|has \d+ bytes)") as error:
+        find_model("bad")
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\x1b]", "x" * 300, " "], ids=ascii)
+def test_a_model_that_no_file_can_be_is_told(text: str) -> None:
+    with pytest.raises(ModelError, match=r"^model: .*(control character|has 300 bytes|is empty)"):
+        find_model(text)
+
+
+def test_nobodys_home_is_no_folder(folder: Path) -> None:
+    with pytest.raises(ModelError, match="'~nosuchuser/wan' is neither a preset"):
+        find_model("~nosuchuser/wan")
+    (folder / "bad.toml").write_text('model = "~nosuchuser/wan"\n')
+    with pytest.raises(ModelError, match="~nosuchuser/wan' is neither a preset"):
+        find_model("bad")
+
+
+def test_a_card_is_utf_8_whatever_the_locale_says(folder: Path, tmp_path: Path) -> None:
+    path = folder / "mine.toml"
+    write_card_file(path, "nano", LoadOptions(family="\x7f", profile="é.toml"))
+    model, said = read_card_file(path)
+    assert (model, said.family, said.profile) == ("nano", "\x7f", str(Path.cwd() / "é.toml"))
+    with pytest.raises(ModelError, match="a path in it is not UTF-8, as cards must be"):
+        write_card_file(path, "nano", LoadOptions(vae=os.fsdecode(b"\xff.safetensors")))
+    assert read_card_file(path)[0] == "nano", "the old one stays"
+    path.write_bytes(b'model = "nano\xff"\n')
+    with pytest.raises(ModelError, match=r"mine\.toml: cannot be read as TOML: 'utf-8' codec can't decode"):
+        find_model("mine")
+
+
+def test_a_folder_of_a_cards_name_is_told_of(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "mine.toml").write_text('model = "nano"\n')
+    monkeypatch.chdir(tmp_path)
+    assert find_model("mine").warnings == ()
+    (tmp_path / "mine").mkdir()
+    assert find_model("mine").warnings == (
+        f"model: mine is the card {folder / 'mine.toml'}; for the folder of that name give ./mine",
+    )
+    with pytest.raises(ModelError, match=r"mine/model_index\.json"):
+        find_model("./mine")
+
+
+def test_a_data_folder_that_is_named_wins_over_the_environment(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cards_folder() == folder
+    assert cards_folder(tmp_path / "data") == tmp_path / "data" / "models"
+    monkeypatch.delenv("ZOETROPE_MODELS_DIR")
+    monkeypatch.setenv("ZOETROPE_DATA_DIR", str(tmp_path / "other"))
+    assert cards_folder() == tmp_path / "other" / "models"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.model.catalog.test_presets import SMALL, WAN22, checkpoint
-from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.catalog.presets import find_model
-from zoetrope.model.catalog.profiles import BUILT_IN, detect, find_profile, problems, suggestions, with_profile
+from zoetrope.model.catalog.profiles import BUILT_IN, choose, detect, find_profile, problems, suggestions, with_profile
 from zoetrope.model.families import all_presets
 from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.request.fused_adapter import FusedAdapter
 from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.model.request.profile import Profile
 from zoetrope.model.request.tasks import ModelCard
@@ -106,7 +106,6 @@ def test_a_named_profile_decides_the_defaults(tmp_path: Path) -> None:
     assert (card.default_steps, card.default_guidance, card.default_guidance_low) == (4, 1.0, None)
     assert (card.default_flow_shift, card.flow_shift_note) == (5.0, "profile lightx2v-4")
     assert card.default_negative_prompt == ""
-    assert weights_of(card) == "wan+lightx2v-4" and weights_of(plain) == "wan"
     pair = find_model(str(a14b(tmp_path / "pair")), LoadOptions(profile="lightning-4"))
     assert (pair.default_guidance, pair.default_guidance_low, pair.boundary) == (1.0, 1.0, 0.875)
 
@@ -116,6 +115,18 @@ def test_the_one_that_comes_along() -> None:
     assert card.profile == BUILT_IN["nano-4"] and card.default_steps == 4 and card.default_guidance == 1.0
     own = find_model("nano-4step", LoadOptions(profile="none"))
     assert own.profile is None and (own.default_steps, own.default_guidance) == (30, 3.0)
+    assert card.warnings == own.warnings == find_model("nano-4step", LoadOptions(profile="nano-4")).warnings == ()
+
+
+def test_a_profile_for_weights_that_are_no_distill_is_warned_of() -> None:
+    """Of those that come along it is known; an adapter may make them one."""
+    card = find_model("nano", LoadOptions(profile="nano-4"))
+    (warning,) = card.warnings
+    assert warning == (
+        "profile: nano-4 makes clips in 4 steps, for which the weights of nano were not trained: they will be poor"
+    )
+    distilled = replace(card, warnings=(), adapters=(FusedAdapter("distill", "/a", "00", 1.0, "any"),))
+    assert choose(distilled, [], None).warnings == ()
 
 
 def test_a_profile_for_another_model_is_refused(tmp_path: Path) -> None:

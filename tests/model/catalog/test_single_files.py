@@ -25,7 +25,7 @@ from tests.fixtures.single_files import (
 from zoetrope.model.catalog.checks import check_files
 from zoetrope.model.catalog.presets import find_model, open_model
 from zoetrope.model.catalog.profiles import find_profile
-from zoetrope.model.catalog.single_files import read_single, side_of
+from zoetrope.model.catalog.single_files import MAX_SHARDS, read_single, side_of
 from zoetrope.model.checkpoints.load import load_autoencoder, load_text_encoder, load_transformer
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.network.protocol import module_of
@@ -197,6 +197,11 @@ def test_a_pair_is_named_by_the_caller(files: Files, tmp_path: Path) -> None:
         find_model(str(low), options(files, model_low=str(high)))
     with pytest.raises(ModelError, match="is the same file as model"):
         find_model(str(high), options(files, model_low=str(high)))
+    link = tmp_path / "other.safetensors"
+    link.symlink_to(high)
+    for spelling in (str(link), f"{tmp_path}/./{high.name}"):
+        with pytest.raises(ModelError, match="is the same file as model"):
+            find_model(str(high), options(files, model_low=spelling))
 
 
 def test_an_expert_of_i2v_is_told_by_its_shape(files: Files, tmp_path: Path) -> None:
@@ -214,6 +219,10 @@ def test_an_expert_of_i2v_is_told_by_its_shape(files: Files, tmp_path: Path) -> 
         ("Wan2_2-I2V-A14B-HIGH_fp8", "high"),
         ("wan2.1_t2v_14B_fp16", ""),
         ("highlands-lowlands", ""),
+        ("wan2.1_t2v_1.3B_high_quality", ""),
+        ("Wan2.1-T2V-14B-low-vram-Q4_K_M", ""),
+        ("wan2.2_high_lightx2v_4step", "high"),
+        ("wan22_14B_low", "low"),
     ],
 )
 def test_a_side_is_read_from_a_name(name: str, side: str) -> None:
@@ -257,17 +266,20 @@ def test_a_patch_embedding_may_be_a_linear_layer(files: Files, tmp_path: Path) -
     assert torch.equal(found, files.network.state_dict()["patch_embedding.weight"])
 
 
-def test_other_weights_have_another_name(files: Files, tmp_path: Path) -> None:
-    from zoetrope.model.catalog.identity import weights_of
-
-    names = []
-    for number, seed in enumerate((0, 1, 0)):
-        path = tmp_path / str(number) / "dit.safetensors"
-        save(original_transformer(transformer(seed)), path)
-        names.append(weights_of(find_model(str(path), options(files))))
-    assert names[0] == names[2] != names[1]
-    assert all(name.startswith("dit@") for name in names)
-    assert weights_of(find_model(str(path), options(files, quantize="fp8"))) == f"{names[0]}+fp8"
+def test_a_name_may_say_that_a_file_is_one_of_several(files: Files, tmp_path: Path) -> None:
+    state = original_transformer(files.network)
+    for number in (1, 2):
+        part = {name: value for name, value in state.items() if name.startswith("blocks.") == (number == 1)}
+        save(part, tmp_path / f"wan-0000{number}-of-00002.safetensors")
+    found = read_single(tmp_path / "wan-00002-of-00002.safetensors", "transformer")
+    assert [path.name[4:9] for path in found.files] == ["00001", "00002"]
+    (tmp_path / "wan-00001-of-00002.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"wan-00001-of-00002\.safetensors: the file is missing"):
+        read_single(tmp_path / "wan-00002-of-00002.safetensors", "transformer")
+    many = tmp_path / f"wan-1-of-{MAX_SHARDS + 1}.safetensors"
+    save(state, many)
+    with pytest.raises(ModelError, match="is one of 1001 files by its name, a model has at most 1000"):
+        read_single(many, "transformer")
 
 
 def test_a_split_folder_is_one_model(files: Files, tmp_path: Path) -> None:

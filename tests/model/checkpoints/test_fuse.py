@@ -18,9 +18,9 @@ from tests.fixtures.random_checkpoints import write_a14b, write_t2v
 from zoetrope.benchmarks.random_checkpoint import write_random_checkpoint
 from zoetrope.kernels import quantise_weight
 from zoetrope.model.adapters.files.targets import Targets
-from zoetrope.model.catalog.identity import weights_of
 from zoetrope.model.catalog.model_card import network_config
 from zoetrope.model.catalog.presets import open_model
+from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.checkpoints.load import load_transformer
 from zoetrope.model.checkpoints.upcycle import upcycle
 from zoetrope.model.families import PRESETS
@@ -217,10 +217,10 @@ def test_weights_have_the_name_of_what_is_fused(tmp_path: Path) -> None:
     write_t2v(tmp_path / "t2v")
     targets = Targets(network_config(model(tmp_path / "t2v")))
     file = write(tmp_path / "a.safetensors", styled(STYLES["diffusers"], random_pairs([Q], targets)))
-    assert weights_of(model(tmp_path / "t2v")) == "t2v"
-    names = {weights_of(model(tmp_path / "t2v", *lora)) for lora in ((), (str(file),), (f"{file}:0.5",))}
-    assert len(names) == 3
-    assert all(name.startswith("t2v") for name in names)
+    plain = weights_of(model(tmp_path / "t2v"))
+    names = {weights_of(model(tmp_path / "t2v", *lora)) for lora in ((str(file),), (f"{file}:0.5",))}
+    assert len(names) == 2
+    assert plain.startswith("t2v@") and all(name.startswith(f"{plain}+lora:") for name in names)
 
 
 def test_a_change_several_times_the_weight_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

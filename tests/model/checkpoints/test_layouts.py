@@ -7,13 +7,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
 from tests.fixtures.original_checkpoints import original_transformer_name, write_transformer
 from tests.fixtures.random_checkpoints import write_t2v
-from tests.fixtures.weight_layouts import E4M3, E5M2, State, Written, comfy, linears, plain, scaled, tiles, write_gguf
+from tests.fixtures.weight_layouts import (
+    E4M3,
+    E5M2,
+    State,
+    Written,
+    blocks,
+    comfy,
+    linears,
+    plain,
+    scaled,
+    tiles,
+    write_gguf,
+)
 from zoetrope.model.catalog.checks import check_files
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.checkpoints.load import load_transformer
@@ -206,6 +220,12 @@ def change(written: Written, how: str) -> None:
         tensors[f"{layer}.weight_scale"] = torch.ones(())
     elif how == "NaN":
         tensors[f"{layer}.scale_weight"] = torch.tensor(float("nan"))
+    elif how == "zero":
+        tensors[f"{layer}.scale_weight"] = torch.tensor(0.0)
+    elif how == "negative":
+        tensors[f"{layer}.scale_weight"] = torch.tensor(-0.25)
+    elif how == "infinite":
+        tensors[f"{layer}.scale_weight"] = torch.tensor(float("inf"))
     elif how == "NaN byte":
         tensors[f"{layer}.weight"].view(torch.uint8)[3, 4] = 0x7F
 
@@ -316,3 +336,35 @@ def test_the_original_layout_may_be_in_8_bits(tmp_path: Path, state: State) -> N
     assert found.keys() == state.keys()
     for name, value in written.expected.items():
         assert torch.equal(found[transformer_name(name)], value), name
+
+
+@pytest.mark.parametrize("quantize", ["none", "fp8"])
+@pytest.mark.parametrize(("how", "value"), [("zero", "0"), ("negative", "-0.25"), ("infinite", "inf"), ("NaN", "nan")])
+def test_a_scale_that_no_quantisation_writes_is_refused(
+    folder: Path, place: Path, state: State, how: str, value: str, quantize: str
+) -> None:
+    written = LAYOUTS["scaled_fp8"](state)
+    change(written, how)
+    written.save(place.with_suffix(".safetensors"))
+    with pytest.raises(ModelError, match=rf"blocks\.1\.attn1\.to_q\.scale_weight holds {value}, scales are numbers ab"):
+        loaded(folder, quantize)
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q8_0"])
+def test_a_patch_embedding_in_blocks_gets_the_shape_of_its_field(tmp_path: Path, kind: str) -> None:
+    """Its outputs begin within blocks: 64 values each, of blocks of 32 or 256."""
+    number, random = gguf.GGMLQuantizationType[kind], np.random.default_rng(0)
+    stored = blocks(random.standard_normal((32, 256)).astype(np.float32), number, random)
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "wan")
+    writer.add_array("comfy.gguf.orig_shape.patch_embedding.weight", [128, 16, 1, 2, 2])
+    writer.add_tensor("patch_embedding.weight", stored, raw_dtype=number)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    expected = np.asarray(gguf.quants.dequantize(stored, number), np.float32).reshape(128, 16, 1, 2, 2)
+    with open_weights([path]) as tensors:
+        (tensor,) = tensors
+        assert tensor.shape == (128, 16, 1, 2, 2)
+        assert torch.equal(tensor.read(), torch.from_numpy(expected))

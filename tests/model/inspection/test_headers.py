@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from safetensors.torch import save_file
 
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.gguf_header import read_gguf_header
-from zoetrope.model.inspection.headers import FileContents, read_contents
+from zoetrope.model.inspection.headers import MAX_PICKLE_BYTES, FileContents, read_contents
+from zoetrope.model.inspection.keys import check_tensors, first_of
 from zoetrope.model.inspection.packed import pack
 
 FILES = (200, pytest.param(2_000, marks=pytest.mark.long))
@@ -182,3 +184,58 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path, write: Callable[[Path
         size = path.stat().st_size
         assert all(0 <= header.start <= header.end <= size for header in contents.headers)
     assert refused > files / 4
+
+
+def pickled(path: Path, compression: int = zipfile.ZIP_STORED, data: bytes | None = None) -> Path:
+    """A file as PyTorch writes it, of zeros, and its pickle perhaps replaced."""
+    torch.save({"a": torch.zeros(8)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, data if data is not None and name.endswith("data.pkl") else content)
+    return path
+
+
+def test_a_pickle_that_is_compressed_is_refused_unread(tmp_path: Path) -> None:
+    """A few kilobytes of it may be gigabytes."""
+    assert [header.shape for header in read_contents(pickled(tmp_path / "a.pth")).headers] == [(8,)]
+    bomb = pickled(tmp_path / "b.pth", zipfile.ZIP_DEFLATED, bytes(MAX_PICKLE_BYTES + 1))
+    assert bomb.stat().st_size < 100_000
+    with pytest.raises(ModelError, match=r"data\.pkl in it is compressed, which PyTorch never does"):
+        read_contents(bomb)
+
+
+def test_a_large_pickle_is_refused_unread(tmp_path: Path) -> None:
+    path = pickled(tmp_path / "a.pth", data=bytes(MAX_PICKLE_BYTES + 1))
+    with pytest.raises(
+        ModelError, match=f"its pickle has {MAX_PICKLE_BYTES + 1} bytes, at most {MAX_PICKLE_BYTES} are"
+    ):
+        read_contents(path)
+
+
+def test_a_pickle_that_asks_for_memory_is_refused(tmp_path: Path) -> None:
+    """By the number of a part, up to which Python sets memory aside: 64 GB for this one."""
+    path = pickled(tmp_path / "a.pth", data=b"\x80\x02}r\xff\xff\xff\x7f.")
+    with pytest.raises(ModelError, match="its pickle has 9 bytes and numbers a part of them 2147483647"):
+        read_contents(path)
+
+
+ESCAPE = "blocks.0.\x1b]0;owned\x07\x1b[2J\u202eweight"
+
+
+def test_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({f"{ESCAPE}.scale_weight": torch.ones(())}, path)
+    with pytest.raises(ModelError, match=r"holds blocks\.0\.\\x1b\]0;owned") as error:
+        pack([read_contents(path)])
+    assert str(error.value).isprintable()
+    save_file({f"{ESCAPE}.lora_A": torch.ones(1), "blocks.0.ffn": torch.ones(1)}, path)
+    headers = {header.name: header for header in read_contents(path).headers}
+    for wanted in ({"blocks.0.ffn": (1,)}, {"blocks.0.ffn": (1,), "blocks.0.bias": (1,)}):
+        with pytest.raises(ModelError) as error:
+            check_tensors(wanted, headers, path)
+        assert str(error.value).isprintable()
+    save_file({f"other{ESCAPE}": torch.ones(1), "blocks.0.ffn": torch.ones(1)}, path)
+    headers = {header.name: header for header in read_contents(path).headers}
+    assert first_of(check_tensors({"blocks.0.ffn": (1,)}, headers, path)).isprintable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.fixtures.adapter_styles import CONFIG, STYLES, block_modules, random_
 from zoetrope.model.adapters import parse
 from zoetrope.model.adapters.files.card import check_adapters
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.safetensors_header import HeaderLimits, read_safetensors_header
+from zoetrope.model.inspection.safetensors_header import MAX_BRACKETS, HeaderLimits, read_safetensors_header
 
 FILES = 2_000
 
@@ -90,6 +91,21 @@ def test_limits_are_kept(tmp_path: Path) -> None:
     ):
         with pytest.raises(ModelError, match=expected):
             read_safetensors_header(path, limits)
+
+
+def test_a_header_of_brackets_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """Three bytes of an empty list take twenty times as much once they are read."""
+    text = b'{"a": [' + b"[]," * MAX_BRACKETS + b"[]]}"
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    tracemalloc.start()
+    with pytest.raises(
+        ModelError, match=f"its header has {MAX_BRACKETS + 3} brackets, at most {MAX_BRACKETS} are read"
+    ):
+        read_safetensors_header(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * len(text)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,5 +75,12 @@ def test_a_refusal_of_the_system_is_told_with_numbers(monkeypatch: pytest.Monkey
         raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
 
     monkeypatch.setattr(torch, "empty", refuse)
-    with pytest.raises(ModelError, match=r"1\.0 GiB of host memory for streamed weights cannot be had.*out of memory"):
-        HostMemory(GIB, pinned=True).take(GIB)
+    said = r"1\.0 GiB of host memory for streamed weights cannot be had.*out of memory"
+    for limit, more in (
+        (resource.RLIM_INFINITY, "TORCH_USE_CUDA_DSA$"),
+        (2 * GIB, "TORCH_USE_CUDA_DSA$"),
+        (8 << 20, r"; this process may lock 0\.00781 GiB \(RLIMIT_MEMLOCK\): raise it with ulimit -l unlimited$"),
+    ):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        with pytest.raises(ModelError, match=said + ".*" + more):
+            HostMemory(GIB, pinned=True).take(GIB)

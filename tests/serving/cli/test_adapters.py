@@ -35,7 +35,7 @@ def key_of(tenant: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_add_name_list_remove(service: Service, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    studio, guest = key_of("studio", capsys), key_of("guest", capsys)
+    studio, guest, _ = (key_of(tenant, capsys) for tenant in ("studio", "guest", "lab"))
     assert main(["adapters", "add", "ink", str(file), "--tenant", "studio", "--tenant", "lab"]) == 0
     assert capsys.readouterr().out.startswith("ink is registered with nano for 'studio', 'lab': rank 8, ")
     assert main(["adapters", "add", "common", str(file)]) == 0
@@ -62,7 +62,7 @@ def test_add_name_list_remove(service: Service, file: Path, capsys: pytest.Captu
     assert capsys.readouterr().out == "ink is removed\n"
     assert len(list(folder.iterdir())) == 1
     assert main(["adapters", "remove", "ink"]) == 2
-    assert capsys.readouterr().err == "error: name: 'ink' is not an adapter of nano\n"
+    assert capsys.readouterr().err == "error: name: 'ink' is not an adapter\n"
     with VideoClient(service.target, api_key=studio) as client, pytest.raises(ClientError, match="registered: common"):
         client.create(prompt="x", loras=["ink"])
 
@@ -70,10 +70,15 @@ def test_add_name_list_remove(service: Service, file: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["add", " ", "FILE"], "name: ' ' must be 1 to 128 printable characters, without : @ and ,"),
+        (["add", " ", "FILE"], "name: ' ' must be 1 to 128 printable characters, without : @ , and without"),
         (["add", "a:b", "FILE"], "name: "),
         (["add", "a@b", "FILE"], "name: "),
         (["add", "x" * 129, "FILE"], "name: "),
+        (["add", "ink ", "FILE"], "name: 'ink ' must be 1 to 128 printable"),
+        (["add", "", "FILE"], "name: '' "),
+        (["add", "ink", ""], "file: is empty, must be a path"),
+        (["add", "ink", "a\nb"], "file: 'a\\\\nb' holds a control character"),
+        (["add", "ink", "FILE", "--tenant", ""], "tenant: '' has no API key"),
         (["add", "ink", "none.safetensors"], "file: none.safetensors: No such file or directory"),
         (["add", "ink", "FILE@high"], "file: "),
         (["add", "ink", "FILE", "--model", "nothing"], "model: "),
@@ -111,3 +116,39 @@ def test_settings_that_leave_no_room(
             patch.setenv(variable, value)
             assert main(["adapters", "add", "ink", str(file)]) == 2
         assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+def test_tenants_that_nobody_is(service: Service, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["adapters", "add", "ink", str(file), "--tenant", "studio"]) == 2
+    assert capsys.readouterr().err == (
+        "error: tenant: 'studio' has no API key (none has); make it with `zoetrope keys create`\n"
+    )
+    key_of("studio", capsys)
+    assert main(["adapters", "add", "ink", str(file), "--tenant", "studio", "--tenant", "stduio"]) == 2
+    assert "'stduio' has no API key (those that have one: 'studio')" in capsys.readouterr().err
+    assert main(["adapters", "list", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_an_adapter_is_removed_where_its_model_is_not(
+    service: Service, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name alone, and by its model's where several have one of that name."""
+    from zoetrope.serving.jobs.open import open_stores
+
+    assert main(["adapters", "add", "ink", str(file)]) == 0
+    stores = open_stores(service.settings.database_url)
+    for name in ("ink", "oil"):
+        stores.adapters.add(name, "gone", None, adapter_id=f"lora_{name}", sha256="00", size_bytes=1, rank=4)
+    stores.close()
+    monkeypatch.setenv("ZOETROPE_MODEL", "/models/that/are/not/here")
+    capsys.readouterr()
+    assert main(["adapters", "remove", "ink"]) == 2
+    assert capsys.readouterr().err == "error: model: must be given, 'ink' is an adapter of gone and of nano\n"
+    assert main(["adapters", "remove", "ink", "--model", "wan"]) == 2
+    assert capsys.readouterr().err == "error: name: 'ink' is not an adapter of 'wan', but of gone and of nano\n"
+    assert main(["adapters", "remove", "ink", "--model", "gone"]) == 0
+    assert main(["adapters", "remove", "oil"]) == 0
+    capsys.readouterr()
+    assert main(["adapters", "list", "--json"]) == 0
+    assert [row["model"] for row in json.loads(capsys.readouterr().out)] == ["nano"]

@@ -82,7 +82,7 @@ class GatewayProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env={**os.environ, "ZOETROPE_SETTINGS": settings.model_dump_json()},
+            env={**os.environ, "ZOETROPE_SETTINGS": settings.as_json()},
             text=True,
         )
         assert self.process.stdout is not None

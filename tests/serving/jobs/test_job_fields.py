@@ -60,6 +60,7 @@ def test_every_field_is_kept(store: JobStore) -> None:
         webhook=JobWebhook("https://example.com/hook?x=1", ("output", "completed")),
         verdicts=({"check": "words", "allowed": True},),
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        weights="nano@0af7651916cd43dd+lora:00:1.0@any",
     )
     job = store.create(new, LIMITS)
     for field in fields(NewJob):

@@ -67,6 +67,17 @@ def test_a_request_id_with_another_content_is_a_conflict(store: JobStore, create
     assert store.get("b", "") is None
 
 
+def test_a_request_id_of_other_weights_is_a_conflict(store: JobStore, create: Create) -> None:
+    """What is not known, to an older release or a gateway without the files, is no other weights."""
+    first = create("a", request_id="r", weights="nano@1")
+    assert first.weights == "nano@1"
+    assert create("b", request_id="r", weights="nano@1") == create("b", request_id="r") == first
+    with pytest.raises(RequestConflict, match="'r' was used before when nano had other weights"):
+        create("b", request_id="r", weights="nano@2")
+    older = create("c", request_id="s")
+    assert create("d", request_id="s", weights="nano@2") == older
+
+
 def test_a_deleted_job_frees_its_request_id(store: JobStore, create: Create) -> None:
     create("a", request_id="r")
     store.request_cancel("a", "")

@@ -11,7 +11,7 @@ from zoetrope.cluster.protocol.messages import Broken, Failed, Finished, HeldSeg
 from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.serving.router.active import Active
-from zoetrope.serving.router.router import jobs_on
+from zoetrope.serving.router.engine_rows import jobs_on
 from zoetrope.serving.router.state import RouterState
 
 

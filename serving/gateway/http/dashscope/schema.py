@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from zoetrope.model.request.tasks import Fit, Quality, RequestLora, SamplerName
 from zoetrope.serving.jobs.job import Job, State
+from zoetrope.serving.jobs.usage import usage_of
 
 STATUS = {
     State.QUEUED: "PENDING",
@@ -118,6 +119,9 @@ class TaskUsage(BaseModel):
     SR: int
     size: str
     fps: int
+    price_gpu_seconds: float | None = Field(default=None, description="expected when it was submitted")
+    used_gpu_seconds: float | None = None
+    estimated_cost: float | None = Field(default=None, description="of the price, where the service has set one")
 
 
 class Task(BaseModel):
@@ -177,7 +181,7 @@ def task(job: Job, video_url: str | None = None) -> dict[str, Any]:
         "output": {key: value for key, value in output.items() if value is not None},
     }
     if job.state is State.SUCCEEDED and job.result is not None:
-        body["usage"] = usage(job.result)
+        body["usage"] = usage(job.result) | usage_of(job)
     return body
 
 

@@ -11,6 +11,7 @@ from zoetrope.serving.gateway.http.fal import schema
 from zoetrope.serving.gateway.http.replicate.views import iso_time
 from zoetrope.serving.gateway.http.replicate.views import logs as log_text
 from zoetrope.serving.jobs.job import Job, State
+from zoetrope.serving.jobs.usage import usage_of
 
 API = "fal"
 OWN = "zoetrope"  # owner of the app that is the served model
@@ -141,4 +142,4 @@ def webhook(job: Job, base_url: str, signer: Signer) -> dict[str, Any]:
 def _metrics(job: Job) -> dict[str, float]:
     if job.finished_at is None or job.started_at is None:
         return {}
-    return {"inference_time": round(max(0.0, job.finished_at - job.started_at), 3)}
+    return {"inference_time": round(max(0.0, job.finished_at - job.started_at), 3), **usage_of(job)}

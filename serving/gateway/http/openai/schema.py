@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from zoetrope.model.request.tasks import MAX_REFERENCES, Fit, Quality, RequestLora, SamplerName, Seed
 from zoetrope.serving.jobs.job import Job, State
+from zoetrope.serving.jobs.usage import usage_of
 
 STATUS: dict[State, Literal["queued", "in_progress", "completed", "failed"]] = {
     State.QUEUED: "queued",
@@ -162,6 +163,7 @@ class Video(BaseModel):
     num_outputs: int | None = Field(description="1 once it is there")
     inference_time_s: float | None = Field(description="from the start of the first stage to the end of the last")
     stage_durations: dict[str, float] = Field(description="seconds of work by stage, once it is completed")
+    usage: dict[str, float] = Field(description="GPU-seconds expected and used so far, and the cost, if known")
 
 
 class VideoList(BaseModel):
@@ -223,6 +225,7 @@ def video(job: Job) -> dict[str, Any]:
         num_outputs=1 if done else None,
         inference_time_s=_inference_seconds(job) if done else None,
         stage_durations=job.result.get("timings", {}) if done and job.result is not None else {},
+        usage=usage_of(job),
     ).model_dump(mode="json")
 
 

@@ -17,6 +17,7 @@ from zoetrope.serving.gateway.http.replicate import schema
 from zoetrope.serving.gateway.http.replicate.catalogue import MODEL_OF_TASK, OfferedModel, makers_of
 from zoetrope.serving.jobs.job import Job, Stage, State
 from zoetrope.serving.jobs.media_table import Media
+from zoetrope.serving.jobs.usage import usage_of
 
 API = "replicate"
 VERSION = "hidden"  # as Replicate has it for models that are asked for by name alone
@@ -253,7 +254,7 @@ def _exact(value: Any) -> Any:
 
 
 def _metrics(job: Job) -> dict[str, float]:
-    metrics: dict[str, float] = {}
+    metrics = usage_of(job)
     end = job.finished_at
     if end is None:
         return metrics

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.adapter_styles import CONFIG, STYLES, block_modules, random_pairs, styled, write
-from zoetrope.model.adapters.files.card import adapters_digest, check_adapters
+from zoetrope.model.adapters.files.card import check_adapters
 from zoetrope.model.adapters.files.options import AdapterOption, parse_option, parse_options
 from zoetrope.model.inspection.files import ModelError
 
@@ -127,15 +127,29 @@ def test_a_file_of_both_goes_on_both_or_on_one_as_told(tmp_path: Path) -> None:
         check_adapters([f"{one}@low"], CONFIG, networks=1)
 
 
-def test_the_digest_knows_contents_strengths_experts_and_order(tmp_path: Path) -> None:
-    first = write(tmp_path / "a.safetensors", styled(STYLES["diffusion-pipe"], PAIRS))
-    same = write(tmp_path / "other" / "b.safetensors", styled(STYLES["diffusion-pipe"], PAIRS))
-    second = write(tmp_path / "c.safetensors", styled(STYLES["diffusion-pipe"], random_pairs(block_modules(1), seed=1)))
+@pytest.mark.parametrize("how", ["another spelling", "a link", "a copy"])
+def test_one_file_under_two_names_is_given_twice(how: str, tmp_path: Path) -> None:
+    """Its changes would be added twice."""
+    file, other = write(tmp_path / "a.safetensors", styled(STYLES["PEFT"], PAIRS)), tmp_path / "b.safetensors"
+    if how == "a link":
+        other.symlink_to(file)
+    elif how == "a copy":
+        other.write_bytes(file.read_bytes())
+    else:
+        other = tmp_path / ".." / tmp_path.name / "a.safetensors"
+    for sides in (("", ""), ("@high", "@both"), ("@low", "@low")):
+        with pytest.raises(ModelError, match="is given twice"):
+            check_adapters([f"{file}{sides[0]}", f"{other}:0.5{sides[1]}"], CONFIG, networks=2 if sides[0] else 1)
+    apart = check_adapters([f"{file}@high", f"{other}:0.5@low"], CONFIG, networks=2).adapters
+    assert [one.strength for one in apart] == [1.0, 0.5]
 
-    def digest(*texts: str) -> str:
-        return adapters_digest(check_adapters(texts, CONFIG, networks=2).adapters)
 
-    assert digest(f"{first}@high") == digest(f"{same}@high")
-    others: list[tuple[str, ...]] = [(f"{first}@low",), (f"{first}:0.5@high",), (f"{second}@high",)]
-    others += [(f"{first}@high", f"{second}@high"), (f"{second}@high", f"{first}@high")]
-    assert len({digest(f"{first}@high"), *(digest(*texts) for texts in others)}) == 6
+@pytest.mark.parametrize("text", ["a\0b", "a\nb", "x" * 300, "~/\x7f", "a/" * 3_000], ids=ascii)
+def test_what_no_path_can_be_is_told(text: str) -> None:
+    with pytest.raises(ModelError, match=r"^lora: .*(control character|bytes)"):
+        parse_option(text)
+
+
+def test_nobodys_home_is_no_folder() -> None:
+    with pytest.raises(ModelError, match=r"lora: ~nosuchuser/a\.safetensors: the file is missing"):
+        check_adapters(["~nosuchuser/a.safetensors"], CONFIG, networks=1)

@@ -202,6 +202,15 @@ def test_metadata_that_is_no_configuration(text: str, tmp_path: Path) -> None:
     assert "lora_adapter_metadata: " in said
 
 
+def test_metadata_of_no_transformer_is_refused(tmp_path: Path) -> None:
+    """diffusers writes the component before each key; without it nobody knows whose scale it is."""
+    text = json.dumps({"r": RANK, "lora_alpha": 2 * RANK})
+    said = problem(tmp_path, PAIR, lora_adapter_metadata=text)
+    assert "lora_adapter_metadata: r is of no transformer: its keys must begin with transformer." in said
+    mixed = json.dumps({"transformer.r": RANK, "transformer.lora_alpha": RANK, "text_encoder.r": 4})
+    assert "text_encoder.r is of no transformer" in problem(tmp_path, PAIR, lora_adapter_metadata=mixed)
+
+
 def test_a_feed_forward_layer_without_origin(tmp_path: Path) -> None:
     """nano's experts have no dense layer as their origin; adapters of attention fit it."""
     config = NANO_CONFIG

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from tests.serving.gateway.harness import MODEL, write_checkpoint
 from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.request.fused_adapter import FusedAdapter
-from zoetrope.model.request.tasks import InvalidRequest, Violation, parse_request
+from zoetrope.model.request.load_options import LoadOptions
+from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation, parse_request
 from zoetrope.serving.api.names import JOB_ID, new_id
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
@@ -44,8 +46,20 @@ US, THEM = Principal("us"), Principal("them")
 class Desk:
     """An intake and what it stores in."""
 
-    submitter: Submitter
+    card: ModelCard
+    settings: Settings
     stores: Stores
+    media: ClientMedia
+    moderation: Moderation
+
+    def serving(self, card: ModelCard) -> Desk:
+        """The same with another model."""
+        return replace(self, card=card)
+
+    @cached_property
+    def submitter(self) -> Submitter:
+        models = ServedModels([self.card])
+        return Submitter(self.settings, models, self.stores.jobs, self.media, self.moderation, Guard())
 
     async def submit(self, who: Principal = US, request_id: str = "", **fields: Any) -> Job:
         return await self.submitter.submit(Submission({"task": TASK, **fields}, request_id=request_id), who)
@@ -58,7 +72,7 @@ def client_media(tmp_path: Path) -> Iterator[Desk]:
     artifacts = open_artifacts(settings.artifacts_url)
     card = find_model(str(write_checkpoint(tmp_path / MODEL)))
     media = ClientMedia(settings, stores.media, stores.jobs, artifacts, sandbox, Guard())
-    yield Desk(Submitter(settings, ServedModels([card]), stores.jobs, media, Moderation(settings), Guard()), stores)
+    yield Desk(card, settings, stores, media, Moderation(settings))
     sandbox.close()
     stores.close()
 
@@ -225,14 +239,42 @@ def test_an_empty_negative_prompt_counts_where_the_model_has_one() -> None:
     assert fingerprint(given, NANO, {}) == fingerprint(left_out, NANO, {})
 
 
-def test_fused_adapters_tell_requests_apart() -> None:
-    """A service that was started with other adapters has not made the clip that is asked for."""
-    request = parse_request({"task": TASK})
-    fused = [FusedAdapter("style", "/a", "ab" * 32, strength, "any") for strength in (1.0, 0.5)]
-    cards = [WAN, *(replace(WAN, adapters=(adapter,)) for adapter in fused)]
-    assert len({fingerprint(request, card, {}) for card in cards}) == 3
-    elsewhere = replace(fused[0], path="/b", name="other")
-    assert fingerprint(request, replace(WAN, adapters=(elsewhere,)), {}) == fingerprint(request, cards[1], {})
+def fused(strength: float, **changes: Any) -> FusedAdapter:
+    return replace(FusedAdapter("style", "/a", "ab" * 32, strength, "any"), **changes)
+
+
+SERVED = {
+    "another model under the name": replace(find_model("nano-4step"), name="nano"),
+    "another form": find_model("nano", LoadOptions(quantize="fp8")),
+    "an adapter": replace(NANO, adapters=(fused(1.0),)),
+    "the adapter in another strength": replace(NANO, adapters=(fused(0.5),)),
+}
+
+
+@pytest.mark.parametrize("what", SERVED)
+async def test_a_repeated_request_finds_no_job_of_other_weights(what: str, client_media: Desk) -> None:
+    """A service that was started with others has not made the clip that is asked for."""
+    before = SERVED["an adapter"] if "strength" in what else NANO
+    first = await client_media.serving(before).submit(US, "one")
+    assert first.weights == weights_of(before)
+    with pytest.raises(RequestConflict, match="'one' was used before when nano had other weights"):
+        await client_media.serving(SERVED[what]).submit(US, "one")
+    assert await client_media.serving(before).submit(US, "one") == first
+
+
+async def test_where_an_adapter_is_does_not_matter(client_media: Desk) -> None:
+    first = await client_media.serving(SERVED["an adapter"]).submit(US, "one")
+    elsewhere = replace(NANO, adapters=(fused(1.0, path="/b", name="other"),))
+    assert await client_media.serving(elsewhere).submit(US, "one") == first
+
+
+async def test_a_gateway_without_weights_finds_the_jobs_of_others(client_media: Desk, tmp_path: Path) -> None:
+    """Its folder has configurations alone, so that it cannot tell."""
+    card = find_model(str(tmp_path / MODEL))
+    bare = client_media.serving(card)
+    first = await bare.submit(US, "one")
+    assert first.weights == ""
+    assert await bare.submit(US, "one") == first
 
 
 @pytest.mark.parametrize(
@@ -274,14 +316,9 @@ class Listening(Moderation):
         return await super().check_prompt(prompt, negative_prompt)
 
 
-async def test_a_models_own_negative_prompt_is_not_moderated(client_media: Desk, tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path)
-    listening, stores = Listening(settings), client_media.stores
-    with contextlib.closing(Sandbox()) as sandbox:
-        media = ClientMedia(
-            settings, stores.media, stores.jobs, open_artifacts(settings.artifacts_url), sandbox, Guard()
-        )
-        mine = Desk(Submitter(settings, ServedModels([WAN]), stores.jobs, media, listening, Guard()), stores)
-        assert (await mine.submit()).spec["task"]["negative_prompt"] == "dull"
-        await mine.submit(task={**TASK, "negative_prompt": "blur"})
+async def test_a_models_own_negative_prompt_is_not_moderated(client_media: Desk) -> None:
+    listening = Listening(client_media.settings)
+    mine = replace(client_media, card=WAN, moderation=listening)
+    assert (await mine.submit()).spec["task"]["negative_prompt"] == "dull"
+    await mine.submit(task={**TASK, "negative_prompt": "blur"})
     assert listening.shown == ["", "blur"]

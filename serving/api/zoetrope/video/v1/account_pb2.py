@@ -27,13 +27,17 @@ from google.api import client_pb2 as google_dot_api_dot_client__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fzoetrope/video/v1/account.proto\x12\x11zoetrope.video.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1egoogle/protobuf/duration.proto\"\x13\n\x11GetAccountRequest\"\x95\x05\n\x07\x41\x63\x63ount\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08key_name\x18\x02 \x01(\t\x12 \n\x13requests_per_second\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x62urst\x18\x04 \x01(\x05\x12\x1c\n\x0f\x63oncurrent_jobs\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x1b\n\x0equeued_seconds\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x0e\n\x06models\x18\x07 \x03(\t\x12\x14\n\x0cmax_priority\x18\x08 \x01(\x05\x12\x1c\n\x14\x63oncurrent_jobs_used\x18\t \x01(\x05\x12\x1b\n\x13queued_seconds_used\x18\n \x01(\x01\x12\x12\n\nmax_queued\x18\x0b \x01(\x05\x12\x34\n\x11\x64\x65\x66\x61ult_retention\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rmax_retention\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10max_upload_bytes\x18\x0e \x01(\x03\x12\x32\n\x0fmedia_retention\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rmedia_formats\x18\x10 \x03(\t\x12\x17\n\x0fmax_media_bytes\x18\x11 \x01(\x03\x12\x13\n\x0bqueued_jobs\x18\x12 \x01(\x05\x12\x18\n\x10queued_jobs_used\x18\x13 \x01(\x05\x12\x18\n\x10max_result_bytes\x18\x14 \x01(\x03\x12\x19\n\x11result_bytes_used\x18\x15 \x01(\x03\x42\x16\n\x14_requests_per_secondB\x12\n\x10_concurrent_jobsB\x11\n\x0f_queued_seconds\"\x19\n\x17GetWebhookSecretRequest\"*\n\x18GetWebhookSecretResponse\x12\x0e\n\x06secret\x18\x01 \x01(\t2\xac\x02\n\x0e\x41\x63\x63ountService\x12l\n\nGetAccount\x12$.zoetrope.video.v1.GetAccountRequest\x1a\x1a.zoetrope.video.v1.Account\"\x1c\xda\x41\x00\x82\xd3\xe4\x93\x02\x13\x12\x11/video/v1/account\x12\x97\x01\n\x10GetWebhookSecret\x12*.zoetrope.video.v1.GetWebhookSecretRequest\x1a+.zoetrope.video.v1.GetWebhookSecretResponse\"*\xda\x41\x00\x82\xd3\xe4\x93\x02!\x12\x1f/video/v1/account/webhookSecret\x1a\x12\xca\x41\x0flocalhost:50051b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fzoetrope/video/v1/account.proto\x12\x11zoetrope.video.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1egoogle/protobuf/duration.proto\"\x13\n\x11GetAccountRequest\"\xd0\x07\n\x07\x41\x63\x63ount\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08key_name\x18\x02 \x01(\t\x12 \n\x13requests_per_second\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x62urst\x18\x04 \x01(\x05\x12\x1c\n\x0f\x63oncurrent_jobs\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x1b\n\x0equeued_seconds\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x0e\n\x06models\x18\x07 \x03(\t\x12\x14\n\x0cmax_priority\x18\x08 \x01(\x05\x12\x1c\n\x14\x63oncurrent_jobs_used\x18\t \x01(\x05\x12\x1b\n\x13queued_seconds_used\x18\n \x01(\x01\x12\x12\n\nmax_queued\x18\x0b \x01(\x05\x12\x34\n\x11\x64\x65\x66\x61ult_retention\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rmax_retention\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10max_upload_bytes\x18\x0e \x01(\x03\x12\x32\n\x0fmedia_retention\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rmedia_formats\x18\x10 \x03(\t\x12\x17\n\x0fmax_media_bytes\x18\x11 \x01(\x03\x12\x13\n\x0bqueued_jobs\x18\x12 \x01(\x05\x12\x18\n\x10queued_jobs_used\x18\x13 \x01(\x05\x12\x18\n\x10max_result_bytes\x18\x14 \x01(\x03\x12\x19\n\x11result_bytes_used\x18\x15 \x01(\x03\x12\x1e\n\x16max_queued_gpu_seconds\x18\x16 \x01(\x01\x12L\n\x12queued_gpu_seconds\x18\x17 \x03(\x0b\x32\x30.zoetrope.video.v1.Account.QueuedGpuSecondsEntry\x12U\n\x17queued_gpu_seconds_used\x18\x18 \x03(\x0b\x32\x34.zoetrope.video.v1.Account.QueuedGpuSecondsUsedEntry\x1a\x37\n\x15QueuedGpuSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a;\n\x19QueuedGpuSecondsUsedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x16\n\x14_requests_per_secondB\x12\n\x10_concurrent_jobsB\x11\n\x0f_queued_seconds\"\x19\n\x17GetWebhookSecretRequest\"*\n\x18GetWebhookSecretResponse\x12\x0e\n\x06secret\x18\x01 \x01(\t2\xac\x02\n\x0e\x41\x63\x63ountService\x12l\n\nGetAccount\x12$.zoetrope.video.v1.GetAccountRequest\x1a\x1a.zoetrope.video.v1.Account\"\x1c\xda\x41\x00\x82\xd3\xe4\x93\x02\x13\x12\x11/video/v1/account\x12\x97\x01\n\x10GetWebhookSecret\x12*.zoetrope.video.v1.GetWebhookSecretRequest\x1a+.zoetrope.video.v1.GetWebhookSecretResponse\"*\xda\x41\x00\x82\xd3\xe4\x93\x02!\x12\x1f/video/v1/account/webhookSecret\x1a\x12\xca\x41\x0flocalhost:50051b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zoetrope.serving.api.zoetrope.video.v1.account_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ACCOUNT_QUEUEDGPUSECONDSENTRY']._loaded_options = None
+  _globals['_ACCOUNT_QUEUEDGPUSECONDSENTRY']._serialized_options = b'8\001'
+  _globals['_ACCOUNT_QUEUEDGPUSECONDSUSEDENTRY']._loaded_options = None
+  _globals['_ACCOUNT_QUEUEDGPUSECONDSUSEDENTRY']._serialized_options = b'8\001'
   _globals['_ACCOUNTSERVICE']._loaded_options = None
   _globals['_ACCOUNTSERVICE']._serialized_options = b'\312A\017localhost:50051'
   _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._loaded_options = None
@@ -43,11 +47,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETACCOUNTREQUEST']._serialized_start=141
   _globals['_GETACCOUNTREQUEST']._serialized_end=160
   _globals['_ACCOUNT']._serialized_start=163
-  _globals['_ACCOUNT']._serialized_end=824
-  _globals['_GETWEBHOOKSECRETREQUEST']._serialized_start=826
-  _globals['_GETWEBHOOKSECRETREQUEST']._serialized_end=851
-  _globals['_GETWEBHOOKSECRETRESPONSE']._serialized_start=853
-  _globals['_GETWEBHOOKSECRETRESPONSE']._serialized_end=895
-  _globals['_ACCOUNTSERVICE']._serialized_start=898
-  _globals['_ACCOUNTSERVICE']._serialized_end=1198
+  _globals['_ACCOUNT']._serialized_end=1139
+  _globals['_ACCOUNT_QUEUEDGPUSECONDSENTRY']._serialized_start=960
+  _globals['_ACCOUNT_QUEUEDGPUSECONDSENTRY']._serialized_end=1015
+  _globals['_ACCOUNT_QUEUEDGPUSECONDSUSEDENTRY']._serialized_start=1017
+  _globals['_ACCOUNT_QUEUEDGPUSECONDSUSEDENTRY']._serialized_end=1076
+  _globals['_GETWEBHOOKSECRETREQUEST']._serialized_start=1141
+  _globals['_GETWEBHOOKSECRETREQUEST']._serialized_end=1166
+  _globals['_GETWEBHOOKSECRETRESPONSE']._serialized_start=1168
+  _globals['_GETWEBHOOKSECRETRESPONSE']._serialized_end=1210
+  _globals['_ACCOUNTSERVICE']._serialized_start=1213
+  _globals['_ACCOUNTSERVICE']._serialized_end=1513
 # @@protoc_insertion_point(module_scope)

@@ -16,7 +16,21 @@ class GetAccountRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Account(_message.Message):
-    __slots__ = ("tenant", "key_name", "requests_per_second", "burst", "concurrent_jobs", "queued_seconds", "models", "max_priority", "concurrent_jobs_used", "queued_seconds_used", "max_queued", "default_retention", "max_retention", "max_upload_bytes", "media_retention", "media_formats", "max_media_bytes", "queued_jobs", "queued_jobs_used", "max_result_bytes", "result_bytes_used")
+    __slots__ = ("tenant", "key_name", "requests_per_second", "burst", "concurrent_jobs", "queued_seconds", "models", "max_priority", "concurrent_jobs_used", "queued_seconds_used", "max_queued", "default_retention", "max_retention", "max_upload_bytes", "media_retention", "media_formats", "max_media_bytes", "queued_jobs", "queued_jobs_used", "max_result_bytes", "result_bytes_used", "max_queued_gpu_seconds", "queued_gpu_seconds", "queued_gpu_seconds_used")
+    class QueuedGpuSecondsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class QueuedGpuSecondsUsedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     TENANT_FIELD_NUMBER: _ClassVar[int]
     KEY_NAME_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +52,9 @@ class Account(_message.Message):
     QUEUED_JOBS_USED_FIELD_NUMBER: _ClassVar[int]
     MAX_RESULT_BYTES_FIELD_NUMBER: _ClassVar[int]
     RESULT_BYTES_USED_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUED_GPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_GPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_GPU_SECONDS_USED_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     key_name: str
     requests_per_second: float
@@ -59,7 +76,10 @@ class Account(_message.Message):
     queued_jobs_used: int
     max_result_bytes: int
     result_bytes_used: int
-    def __init__(self, tenant: _Optional[str] = ..., key_name: _Optional[str] = ..., requests_per_second: _Optional[float] = ..., burst: _Optional[int] = ..., concurrent_jobs: _Optional[int] = ..., queued_seconds: _Optional[float] = ..., models: _Optional[_Iterable[str]] = ..., max_priority: _Optional[int] = ..., concurrent_jobs_used: _Optional[int] = ..., queued_seconds_used: _Optional[float] = ..., max_queued: _Optional[int] = ..., default_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_upload_bytes: _Optional[int] = ..., media_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., media_formats: _Optional[_Iterable[str]] = ..., max_media_bytes: _Optional[int] = ..., queued_jobs: _Optional[int] = ..., queued_jobs_used: _Optional[int] = ..., max_result_bytes: _Optional[int] = ..., result_bytes_used: _Optional[int] = ...) -> None: ...
+    max_queued_gpu_seconds: float
+    queued_gpu_seconds: _containers.ScalarMap[str, float]
+    queued_gpu_seconds_used: _containers.ScalarMap[str, float]
+    def __init__(self, tenant: _Optional[str] = ..., key_name: _Optional[str] = ..., requests_per_second: _Optional[float] = ..., burst: _Optional[int] = ..., concurrent_jobs: _Optional[int] = ..., queued_seconds: _Optional[float] = ..., models: _Optional[_Iterable[str]] = ..., max_priority: _Optional[int] = ..., concurrent_jobs_used: _Optional[int] = ..., queued_seconds_used: _Optional[float] = ..., max_queued: _Optional[int] = ..., default_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_upload_bytes: _Optional[int] = ..., media_retention: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., media_formats: _Optional[_Iterable[str]] = ..., max_media_bytes: _Optional[int] = ..., queued_jobs: _Optional[int] = ..., queued_jobs_used: _Optional[int] = ..., max_result_bytes: _Optional[int] = ..., result_bytes_used: _Optional[int] = ..., max_queued_gpu_seconds: _Optional[float] = ..., queued_gpu_seconds: _Optional[_Mapping[str, float]] = ..., queued_gpu_seconds_used: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class GetWebhookSecretRequest(_message.Message):
     __slots__ = ()

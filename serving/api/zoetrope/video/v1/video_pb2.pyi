@@ -372,7 +372,7 @@ class ReplayWebhooksResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class VideoMetadata(_message.Message):
-    __slots__ = ("state", "step", "steps", "queue_position", "eta_seconds", "model", "create_time", "start_time", "end_time", "attempt", "cancel_requested", "warnings", "task", "labels", "priority", "deadline", "expire_time", "verdicts", "notice", "prompt", "eta_low_seconds", "eta_high_seconds")
+    __slots__ = ("state", "step", "steps", "queue_position", "eta_seconds", "model", "create_time", "start_time", "end_time", "attempt", "cancel_requested", "warnings", "task", "labels", "priority", "deadline", "expire_time", "verdicts", "notice", "prompt", "price_gpu_seconds", "used_gpu_seconds", "estimated_cost", "eta_low_seconds", "eta_high_seconds")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -400,6 +400,9 @@ class VideoMetadata(_message.Message):
     VERDICTS_FIELD_NUMBER: _ClassVar[int]
     NOTICE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
+    PRICE_GPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    USED_GPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_COST_FIELD_NUMBER: _ClassVar[int]
     ETA_LOW_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ETA_HIGH_SECONDS_FIELD_NUMBER: _ClassVar[int]
     state: VideoState
@@ -422,9 +425,63 @@ class VideoMetadata(_message.Message):
     verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
     notice: str
     prompt: str
+    price_gpu_seconds: float
+    used_gpu_seconds: float
+    estimated_cost: float
     eta_low_seconds: float
     eta_high_seconds: float
-    def __init__(self, state: _Optional[_Union[VideoState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., model: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., task: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., notice: _Optional[str] = ..., prompt: _Optional[str] = ..., eta_low_seconds: _Optional[float] = ..., eta_high_seconds: _Optional[float] = ...) -> None: ...
+    def __init__(self, state: _Optional[_Union[VideoState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., model: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., task: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., notice: _Optional[str] = ..., prompt: _Optional[str] = ..., price_gpu_seconds: _Optional[float] = ..., used_gpu_seconds: _Optional[float] = ..., estimated_cost: _Optional[float] = ..., eta_low_seconds: _Optional[float] = ..., eta_high_seconds: _Optional[float] = ...) -> None: ...
+
+class ValidateVideoResponse(_message.Message):
+    __slots__ = ("model", "task", "width", "height", "native_width", "native_height", "frames", "fps", "segments", "steps", "computed_steps", "warnings", "price_gpu_seconds", "price_by_stage", "measured", "estimated_cost", "estimated_cost_per_second", "eta_seconds", "eta_low_seconds", "eta_high_seconds")
+    class PriceByStageEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    NATIVE_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    NATIVE_HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    FPS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    PRICE_GPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PRICE_BY_STAGE_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_COST_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_COST_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    ETA_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ETA_LOW_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ETA_HIGH_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    task: str
+    width: int
+    height: int
+    native_width: int
+    native_height: int
+    frames: int
+    fps: int
+    segments: int
+    steps: int
+    computed_steps: int
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    price_gpu_seconds: float
+    price_by_stage: _containers.ScalarMap[str, float]
+    measured: bool
+    estimated_cost: float
+    estimated_cost_per_second: float
+    eta_seconds: float
+    eta_low_seconds: float
+    eta_high_seconds: float
+    def __init__(self, model: _Optional[str] = ..., task: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., native_width: _Optional[int] = ..., native_height: _Optional[int] = ..., frames: _Optional[int] = ..., fps: _Optional[int] = ..., segments: _Optional[int] = ..., steps: _Optional[int] = ..., computed_steps: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., price_gpu_seconds: _Optional[float] = ..., price_by_stage: _Optional[_Mapping[str, float]] = ..., measured: _Optional[bool] = ..., estimated_cost: _Optional[float] = ..., estimated_cost_per_second: _Optional[float] = ..., eta_seconds: _Optional[float] = ..., eta_low_seconds: _Optional[float] = ..., eta_high_seconds: _Optional[float] = ...) -> None: ...
 
 class Verdict(_message.Message):
     __slots__ = ("check", "outcome", "note")

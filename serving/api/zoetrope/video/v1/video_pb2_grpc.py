@@ -53,6 +53,11 @@ class VideoServiceStub:
                 request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosRequest.SerializeToString,
                 response_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosResponse.FromString,
                 _registered_method=True)
+        self.ValidateVideo = channel.unary_unary(
+                '/zoetrope.video.v1.VideoService/ValidateVideo',
+                request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.CreateVideoRequest.SerializeToString,
+                response_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ValidateVideoResponse.FromString,
+                _registered_method=True)
         self.GetVideo = channel.unary_unary(
                 '/zoetrope.video.v1.VideoService/GetVideo',
                 request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.GetVideoRequest.SerializeToString,
@@ -110,8 +115,8 @@ class VideoServiceServicer:
         """Submits a task and returns at once. The operation's metadata is a VideoMetadata and its response a Video.
         INVALID_ARGUMENT with a google.rpc.BadRequest names each invalid field; NOT_FOUND if the model or a media file does
         not exist; ALREADY_EXISTS if the request ID was used for a different request; RESOURCE_EXHAUSTED with a
-        google.rpc.RetryInfo if too many jobs are queued, or with a google.rpc.QuotaFailure if a quota of the key is used
-        up; UNAVAILABLE with a google.rpc.RetryInfo while jobs or files cannot be stored.
+        google.rpc.RetryInfo if too many jobs are queued, if they cost too many GPU-seconds or keep the job from meeting its
+        deadline, or with a google.rpc.QuotaFailure if a quota of the key is used up; UNAVAILABLE with a google.rpc.RetryInfo while jobs or files cannot be stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,6 +124,14 @@ class VideoServiceServicer:
 
     def BatchCreateVideos(self, request, context):
         """Submits up to 100 tasks, all or none. Errors are those of CreateVideo, with field paths such as requests.N.field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateVideo(self, request, context):
+        """Checks a request, and says what it would cost and when it would be done, without creating a job. Errors are those
+        of CreateVideo. Media given by URL or inline are stored as they would be, and found again by CreateVideo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,6 +208,11 @@ def add_VideoServiceServicer_to_server(servicer, server):
                     servicer.BatchCreateVideos,
                     request_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosRequest.FromString,
                     response_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosResponse.SerializeToString,
+            ),
+            'ValidateVideo': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateVideo,
+                    request_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.CreateVideoRequest.FromString,
+                    response_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ValidateVideoResponse.SerializeToString,
             ),
             'GetVideo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVideo,
@@ -299,6 +317,33 @@ class VideoService:
             '/zoetrope.video.v1.VideoService/BatchCreateVideos',
             zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosRequest.SerializeToString,
             zoetrope_dot_video_dot_v1_dot_video__pb2.BatchCreateVideosResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateVideo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zoetrope.video.v1.VideoService/ValidateVideo',
+            zoetrope_dot_video_dot_v1_dot_video__pb2.CreateVideoRequest.SerializeToString,
+            zoetrope_dot_video_dot_v1_dot_video__pb2.ValidateVideoResponse.FromString,
             options,
             channel_credentials,
             insecure,

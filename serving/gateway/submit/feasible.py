@@ -1,0 +1,86 @@
+"""Refuses jobs that cannot be done: by their deadline, or on any engine that is there."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from zoetrope.model.request.sequence_tokens import clip_tokens
+from zoetrope.model.request.sizes import SIZES
+from zoetrope.model.request.specs import VideoSpec, segment_of
+from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation
+from zoetrope.model.runtime.errors import Picklable
+from zoetrope.serving.gateway.submit.prices import Quote
+from zoetrope.serving.router.pricing import Price, load_of
+
+
+class DeadlineOutOfReach(Picklable):
+    """Too much waits in front of a job for its deadline; ``retry_seconds`` later there may be less."""
+
+    def __init__(self, late_seconds: float, retry_seconds: float) -> None:
+        self.violation = Violation(
+            "deadline", f"cannot be met: with what waits now, the job would end {late_seconds:.3g} s after it"
+        )
+        super().__init__(f"deadline: {self.violation.description}")
+        self.retry_seconds = retry_seconds
+
+
+def check_feasible(
+    spec: VideoSpec,
+    card: ModelCard,
+    quote: Quote,
+    price: Price | None,
+    *,
+    deadline_at: float | None,
+    soonest: float | None,
+    resized: Callable[[str], VideoSpec | None],
+) -> None:
+    """Refuse what cannot be done. What was not measured refuses nothing.
+
+    Args:
+        soonest: seconds until it may be done at the earliest, as forecast; None: there is no forecast.
+        resized: returns the same request at another named size; None if it cannot have it.
+
+    Raises:
+        InvalidRequest: the job fits into no engine, or would miss its deadline if it ran alone, now.
+        DeadlineOutOfReach: it would miss it because of what waits.
+    """
+    tokens = largest_sequence(spec, card)
+    if quote.most_tokens and tokens > quote.most_tokens:
+        raise InvalidRequest(Violation("size", _too_large(spec, card, tokens, quote.most_tokens, resized)))
+    if deadline_at is None or price is None or not quote.calibrated:
+        return
+    ahead = deadline_at - time.time()
+    alone = quote.solo_seconds(price)
+    if alone > ahead:
+        late = f"the job takes {alone:.3g} s by itself, which is {alone - ahead:.3g} s longer than there are left"
+        raise InvalidRequest(Violation("deadline", f"cannot be met: {late}"))
+    if soonest is not None and soonest > ahead:
+        raise DeadlineOutOfReach(soonest - ahead, max(1.0, soonest - ahead))
+
+
+def largest_sequence(spec: VideoSpec, card: ModelCard) -> int:
+    """Return the tokens of the longest sequence of a job."""
+    return max(load_of(segment_of(spec, "", index), card).tokens for index in range(len(spec.spans)))
+
+
+def _too_large(
+    spec: VideoSpec, card: ModelCard, tokens: int, most: int, resized: Callable[[str], VideoSpec | None]
+) -> str:
+    for name in sorted(SIZES, key=lambda name: -math.prod(SIZES[name]["16:9"])):
+        other = resized(name)
+        smaller = (
+            other is not None and other.native_width * other.native_height < spec.native_width * spec.native_height
+        )
+        if other is not None and smaller and largest_sequence(other, card) <= most:
+            return _words(spec, tokens, most, f"{name} would fit")
+    frame = clip_tokens(1, spec.latent_shape[2], spec.latent_shape[3], card)
+    frames = 1 + (most // frame - 1) * card.temporal
+    fits = f"at most {frames} frames of this size would fit" if frames >= 1 and not any(spec.beside) else ""
+    return _words(spec, tokens, most, fits)
+
+
+def _words(spec: VideoSpec, tokens: int, most: int, advice: str) -> str:
+    size = f"{spec.width}x{spec.height} takes {tokens:,} tokens a sequence, the largest engine here has room for"
+    return f"{size} {most:,}" + (f"; {advice}" if advice else "")
