@@ -10,13 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-KEPT = 0.9  # of what a kind of sum weighs, after another of that kind
+KEPT = 0.95  # of what a kind of sum weighs, after another of that kind
 FADES = 0.998  # of what all others weigh, after each
 KINDS = 32
 PRIOR = 0.02  # weight of the belief that all factors are alike, in observations
 HUBER = 3.0  # times the usual deviation, from which an observation counts less
 LEAST, MOST = 0.02, 0.5  # bounds of the usual deviation
-SWEEPS = 40
 EAGER, PAUSE = 32, 8  # it is solved after each of the first observations, then after every eighth
 
 
@@ -67,8 +66,9 @@ class CostFit:
             self._solve()
 
     def _kind(self, features: Sequence[float]) -> _Kind:
-        """The statistics of sums like this one: each part within a factor of two. The oldest make room."""
-        key = tuple(math.frexp(value)[1] if value > 0 else -9999 for value in features)
+        """The statistics of sums like this one: as large within a factor of two, of the same parts. The oldest make
+        room."""
+        key = (math.frexp(sum(features))[1], *(value > 0 for value in features))
         kind = self._kinds.pop(key, None)
         if kind is None:
             kind = _Kind([[0.0] * self.parts for _ in range(self.parts)], [0.0] * self.parts)
@@ -78,7 +78,7 @@ class CostFit:
         return kind
 
     def _solve(self) -> None:
-        """Minimise by coordinates, from the factors before."""
+        """Find the factors that fit best."""
         count = self.parts
         square = [[0.0] * count for _ in range(count)]
         right = [0.0] * count
@@ -93,19 +93,52 @@ class CostFit:
         scale = sum(start[i] * right[i] for i in range(count)) / whole if whole > 0 else 1.0
         for i in range(count):
             centre = max(scale * start[i], 1e-9)
-            square[i][i] += PRIOR / centre**2
-            right[i] += PRIOR / centre
-        factors = self.factors
-        for _ in range(SWEEPS):
-            moved = 0.0
-            for i in range(count):
-                line = square[i]
-                rest = right[i] - sum(line[j] * factors[j] for j in range(count)) + line[i] * factors[i]
-                new = max(0.0, rest / line[i])
-                moved = max(moved, abs(new - factors[i]))
-                factors[i] = new
-            if moved < 1e-6:
+            weight = PRIOR / max(centre, self.factors[i]) ** 2  # never far stronger than what was measured
+            square[i][i] += weight
+            right[i] += weight * centre
+        self.factors = _solved(square, right)
+
+
+def _solved(square: list[list[float]], right: list[float]) -> list[float]:
+    """Minimise a positive definite quadratic form over vectors without negative entries (Lawson and Hanson)."""
+    count = len(right)
+    found, free = [0.0] * count, [False] * count
+    for _ in range(3 * count):
+        slopes = [right[i] - sum(square[i][j] * found[j] for j in range(count)) for i in range(count)]
+        held = [i for i in range(count) if not free[i] and slopes[i] > 1e-9 * abs(right[i])]
+        if not held:
+            break
+        free[max(held, key=lambda i: slopes[i] / math.sqrt(square[i][i]))] = True
+        while True:
+            chosen = [i for i in range(count) if free[i]]
+            wanted = _eliminated([[square[i][j] for j in chosen] for i in chosen], [right[i] for i in chosen])
+            below = [(i, value) for i, value in zip(chosen, wanted, strict=True) if value <= 0]
+            if not below:
                 break
+            step = min(found[i] / (found[i] - value) if found[i] > value else 0.0 for i, value in below)
+            for i, value in zip(chosen, wanted, strict=True):
+                found[i] += step * (value - found[i])
+            for i, _ in below:
+                if found[i] <= 1e-12:
+                    free[i], found[i] = False, 0.0
+        found = [0.0] * count
+        for i, value in zip(chosen, wanted, strict=True):
+            found[i] = value
+    return found
+
+
+def _eliminated(square: list[list[float]], right: list[float]) -> list[float]:
+    """Solve linear equations whose matrix is positive definite."""
+    count = len(right)
+    for i in range(count):
+        for j in range(i + 1, count):
+            factor = square[j][i] / square[i][i]
+            for k in range(i, count):
+                square[j][k] -= factor * square[i][k]
+            right[j] -= factor * right[i]
+    for i in reversed(range(count)):
+        right[i] = (right[i] - sum(square[i][j] * right[j] for j in range(i + 1, count))) / square[i][i]
+    return right
 
 
 def _scale(kind: _Kind, by: float) -> None:

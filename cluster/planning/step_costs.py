@@ -29,6 +29,7 @@ CPU_STEP, CPU_SEQUENCE = 10e-3, 2e-3
 ADAPTED_PRODUCTS = 8  # of a block, in widths: four of the self-attention, two of the cross-attention, two of the rest
 THIN = 0.3  # assumed: the share of a product's speed that adapters reach, which have few columns
 PER_OCTAVE, OCTAVES = 2, 21  # points at which the roofline is computed: up to 2 million tokens
+GRID = [math.pow(2.0, number / PER_OCTAVE) for number in range(PER_OCTAVE * OCTAVES + 1)]
 RECENT = 64  # predictions whose error is known
 
 
@@ -156,7 +157,7 @@ class StepCosts:
         """Predict a step; 0 for one of nothing."""
         if not loads:
             return 0.0
-        return self._of(self._busiest(loads))
+        return self._of(self._busiest(loads), self._passes(loads))
 
     def shares(self, loads: Sequence[Load]) -> list[float]:
         """Return which part of a step's seconds each load is to blame for: its own sequences, tokens, attention and
@@ -188,9 +189,10 @@ class StepCosts:
         if not loads or not (math.isfinite(seconds) and seconds > 0):
             return
         features = self._busiest(loads)
-        predicted = self._of(features)
+        passes = self._passes(loads)
+        predicted = self._of(features, passes)
         self._errors.append(abs(predicted - seconds) / seconds)
-        if self._copied(features) > self._seconds(features):
+        if self._copied(features, passes) > self._seconds(features):
             return  # the link was measured, not the network
         self._fit.observe(features, seconds, predicted)
 
@@ -282,29 +284,35 @@ class StepCosts:
         one, two, three, four, five = self._factors
         return one * features[0] + two * features[1] + three * features[2] + four * features[3] + five * features[4]
 
-    def _of(self, features: Sequence[float]) -> float:
+    def _of(self, features: Sequence[float], passes: int) -> float:
         """Seconds of a group, with those in which it waits for weights."""
-        return max(self._seconds(features), self._copied(features))
+        return max(self._seconds(features), self._copied(features, passes))
 
-    def _copied(self, features: Sequence[float]) -> float:
+    def _copied(self, features: Sequence[float], passes: int) -> float:
         """Seconds of a group whose streamed layers take as long as their copies; 0 if none are."""
         if self._streaming is None:
             return 0.0
-        return self._streaming.seconds + (1 - self._streaming.share) * self._seconds(features)
+        return passes * self._streaming.seconds + (1 - self._streaming.share) * self._seconds(features)
+
+    def _passes(self, loads: Sequence[Load]) -> int:
+        """Forward passes of a step: where weights are streamed, so many tokens at a time."""
+        if self._streaming is None or not self._streaming.tokens:
+            return 1
+        return math.ceil(sum(load.tokens * load.branches for load in loads) / self._streaming.tokens)
 
     def _interpolated(self, tokens: float) -> float:
         """Seconds of the prior for so many packed tokens."""
         if tokens < 1:
             return tokens * self._linear[0]
         place = min(int(PER_OCTAVE * math.log2(tokens)), len(self._linear) - 2)
-        low, high = 2.0 ** (place / PER_OCTAVE), 2.0 ** ((place + 1) / PER_OCTAVE)
+        low, high = GRID[place], GRID[place + 1]
         first, last = self._linear[place], self._linear[place + 1]
         return max(0.0, first + (last - first) * (tokens - low) / (high - low))
 
 
 def _points() -> list[int]:
     """Numbers of tokens, rounded powers of two; `_interpolated` takes them for exact ones."""
-    return [max(1, round(2 ** (number / PER_OCTAVE))) for number in range(PER_OCTAVE * OCTAVES + 1)]
+    return [round(tokens) for tokens in GRID]
 
 
 def _overheads(gear: Hardware) -> tuple[float, float]:

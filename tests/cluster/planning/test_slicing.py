@@ -9,11 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zoetrope.cluster.planning.expert_traffic import PAIR_BYTES
 from zoetrope.cluster.planning.slicing import assign, even_parts
+from zoetrope.kernels.ops import dispatch
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.exchange import ALONE
 from zoetrope.model.network.sequences import PackedBatch, Sequence, Stream
 from zoetrope.model.network.transformer import WanTransformer
+
+
+def test_pairs_are_planned_as_large_as_they_are_sent() -> None:
+    assert PAIR_BYTES == dispatch.PAIR_BYTES
 
 
 def test_the_branches_of_a_segment_go_to_different_groups() -> None:
