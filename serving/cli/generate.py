@@ -35,7 +35,7 @@ def generate(
     service = None if local else connection.resolved()
     if service is None and (given := request.options.given()):
         raise bad_input(given[0], "needs a service, give --server")
-    if not request.options.detach:
+    if not (request.options.detach or request.options.dry_run):
         request.prepare_files()
     with ProgressView(stderr(), quiet=quiet) as view:
         if local:

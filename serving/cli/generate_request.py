@@ -96,6 +96,9 @@ class JobOptions:
     webhook: Annotated[str | None, option("URL", "URL that receives job events.", "none")] = None
     patience: Annotated[float, option("SECONDS", "How long to wait for room in a full queue or quota.", min=0)] = 0.0
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's name and exit.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the request, print its price and its ETA, and make nothing.")
+    ] = False
 
     def given(self) -> list[str]:
         """Return the names of the options that were given."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zoetrope.cluster.planning.gang_plan import GangPlan
     from zoetrope.model.families.family import Preset
     from zoetrope.model.request.tasks import ModelCard
+    from zoetrope.serving.cli.plan_price import PlannedJob
 
 GIB = 2**30
 KINDS = {
@@ -74,11 +75,15 @@ def plan(
         ),
     ] = None,
     nvlink: Annotated[int, option("N", "GPUs that NVLink connects.")] = 8,
+    steps: Annotated[int | None, option("N", "Denoising steps of the job that is priced.", "the model's")] = None,
+    quality: Annotated[
+        str, option("LEVEL", "Steps of it to compute in full: exact (all), balanced (about half) or fast.")
+    ] = "exact",
     json: JsonOption = False,
 ) -> None:
     """Show how an engine would share a model's work.
 
-    Memory, bytes on the wire, time of a step, and why; and how a clip is decoded.
+    Memory, bytes on the wire, time of a step, and why; how a clip is decoded, and what a job costs.
     """
     from zoetrope.serving.cli.listing import plain, print_json
 
@@ -86,11 +91,14 @@ def plan(
     if gpu_memory is not None:
         _small(named, gpu, gpu_memory, size, ratio, duration, load.resolved(), json)
         return
-    made, decodes = make_plan(named, gpus, size, ratio, duration, gpu or "h100", nvlink, load.resolved())
+    made, decodes, wanted = make_plan(named, gpus, size, ratio, duration, gpu or "h100", nvlink, load.resolved())
+    from zoetrope.serving.cli.plan_price import planned_job
+
+    job = planned_job(wanted, made, duration, steps, quality)
     if json:
-        print_json({**plain(made), "decode": decodes})
+        print_json({**plain(made), "decode": decodes, "job": plain(job)})
     else:
-        stdout().print(*_rendered(made, decodes), sep="\n")
+        stdout().print(*_rendered(made, decodes), *_priced(job), sep="\n")
 
 
 def register(app: typer.Typer, section: str) -> None:
@@ -106,8 +114,8 @@ def make_plan(
     gpu: str,
     nvlink: int,
     load: LoadOptions = DEFAULT,
-) -> tuple[GangPlan, list[ClipDecode]]:
-    """Return the plan of an engine, and the ways to decode its clips, best first.
+) -> tuple[GangPlan, list[ClipDecode], Preset | ModelCard]:
+    """Return the plan of an engine, the ways to decode its clips, best first, and the model.
 
     Raises:
         CliError: bad input, or no plan works; the message says which would.
@@ -132,7 +140,7 @@ def make_plan(
         made = plan_gang(wanted, gpus, gpu, width, height, duration, nvlink_domain=nvlink, quantize=load.quantize)
     except PlanError as error:
         raise bad_input(error.field, str(error)) from None
-    return made, clip_decodes(wanted, made, decoding)
+    return made, clip_decodes(wanted, made, decoding), wanted
 
 
 def _wanted(model: str, load: LoadOptions) -> Preset | ModelCard:
@@ -238,6 +246,17 @@ def _rendered(plan: GangPlan, decodes: list[ClipDecode]) -> Iterator[RenderableT
 
     for reason in plan.why:
         yield escape(f"- {reason}")
+
+
+def _priced(job: PlannedJob) -> Iterator[RenderableType]:
+    runs = f"{job.steps} steps" if job.computed_steps == job.steps else f"{job.computed_steps} of {job.steps} steps"
+    runs += f", {job.segments} segments" if job.segments > 1 else ""
+    yield ""
+    yield f"a job of {runs}: {job.gpu_seconds:,.4g} GPU-seconds, {job.per_video_second:,.4g} for a second of video"
+    yield (
+        f"({job.conditioning:.3g} conditioning, {job.denoising:,.4g} denoising, {job.decoding:.3g} decoding; predicted "
+        "for an engine of its own)"
+    )
 
 
 def _way(way: ClipDecode) -> str:

@@ -17,7 +17,7 @@ from zoetrope.serving.cli.generate_request import DEFAULT_MODEL, GenerateRequest
 from zoetrope.serving.cli.jobs import short_name
 from zoetrope.serving.cli.load_options import registered
 from zoetrope.serving.cli.progress import ProgressView
-from zoetrope.serving.client import OperationStatus, VideoClient, VideoInfo
+from zoetrope.serving.client import OperationStatus, ValidatedVideo, VideoClient, VideoInfo
 
 
 def generate_remotely(request: GenerateRequest, connection: Connection, view: ProgressView) -> str:
@@ -67,6 +67,11 @@ def _generate(request: GenerateRequest, client: VideoClient, model: str, view: P
         view.uploading(option_name(field), sent, total)
 
     fields: dict[str, Any] = {**request.options.fields(), **more, "model": model}
+    if request.options.dry_run:
+        found = client.validate(request.upload_request(), on_upload=on_upload, **fields)
+        for warning in found.warnings:
+            view.warn(warning)
+        return priced_line(found)
     name = client.create(request.upload_request(), on_upload=on_upload, **fields)
     if request.options.detach:
         return short_name(name)
@@ -84,6 +89,20 @@ def _generate(request: GenerateRequest, client: VideoClient, model: str, view: P
         steps=video.steps,
         model=video.model,
     )
+
+
+def priced_line(found: ValidatedVideo) -> str:
+    """Say how a request was understood, and what it costs."""
+    steps = f"{found.steps}" if found.computed_steps == found.steps else f"{found.computed_steps}/{found.steps}"
+    words = [f"valid model={found.model} size={found.width}x{found.height} frames={found.frames} fps={found.fps}"]
+    words += [f"steps={steps}"] + ([f"segments={found.segments}"] if found.segments > 1 else [])
+    if found.price_gpu_seconds is not None:
+        words.append(f"gpu_seconds={found.price_gpu_seconds:.4g}" + ("" if found.measured else " (not measured yet)"))
+    if found.estimated_cost is not None:
+        words.append(f"cost={found.estimated_cost:.4g}")
+    if found.eta_seconds is not None:
+        words.append(f"eta={found.eta_seconds:.3g}s ({found.eta_low_seconds:.3g} to {found.eta_high_seconds:.3g})")
+    return " ".join(words)
 
 
 @contextmanager

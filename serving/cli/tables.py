@@ -104,12 +104,12 @@ def _shortened(text: str, chars: int) -> str:
 def jobs_listing(jobs: Sequence[OperationStatus]) -> Listing:
     """Show one line per job; times are local."""
     return Listing(
-        ("job", "state", "step", "task", "prompt", "model", "created", "note"),
+        ("job", "state", "step", "task", "prompt", "model", "created", "GPU-s", "note"),
         rows=[_job_row(job) for job in jobs],
         items=[_without_preview(job) for job in jobs],
         names=[job.name.removeprefix(OPERATIONS) for job in jobs],
         cut="prompt",
-        optional=("model", "created", "step"),
+        optional=("GPU-s", "model", "created", "step"),
         below="note",
     )
 
@@ -127,8 +127,15 @@ def _job_row(job: OperationStatus) -> tuple[str, ...]:
         escape(_shortened(job.prompt, PROMPT_CHARS)),
         escape(job.model),
         _local(job.create_time),
+        _gpu_seconds(job),
         escape(", ".join(filter(None, (note, left, job.notice)))),
     )
+
+
+def _gpu_seconds(job: OperationStatus) -> str:
+    """Show what a job has used of its price."""
+    price = "" if job.price_gpu_seconds is None else f" of {job.price_gpu_seconds:.4g}"
+    return f"{job.used_gpu_seconds:.4g}{price}" if price or job.used_gpu_seconds else ""
 
 
 def _without_preview(job: OperationStatus) -> dict[str, Any]:

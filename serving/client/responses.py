@@ -109,7 +109,7 @@ def video_info(video: video_pb2.Video) -> VideoInfo:
 
 
 def validated(answer: video_pb2.ValidateVideoResponse) -> ValidatedVideo:
-    return _decode(ValidatedVideo, answer)
+    return decode(ValidatedVideo, answer)
 
 
 def video_event(event: video_pb2.VideoEvent) -> VideoEvent:

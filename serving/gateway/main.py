@@ -140,16 +140,19 @@ def open_core(settings: Settings, models: ServedModels) -> Iterator[Core]:
         sandbox = Sandbox(MEDIA_WORKERS, unsafe=settings.unsafe_media)
         stack.callback(sandbox.close)
         client_media = ClientMedia(settings, stores.media, stores.jobs, artifacts, sandbox, guard)
+        forecasts = Forecasts(stores.forecasts)
         yield Core(
             settings=settings,
             models=models,
             stores=stores,
             artifacts=artifacts,
-            submitter=Submitter(settings, models, stores.jobs, client_media, moderation, guard, stores.adapters),
+            submitter=Submitter(
+                settings, models, stores.jobs, client_media, moderation, guard, stores.adapters, forecasts
+            ),
             client_media=client_media,
             authenticator=Authenticator(stores.keys, required=required),
             liveness=Liveness(stores.jobs, [card.name for card in models], may_sleep=settings.min_engines == 0),
-            watcher=Watcher(stores.jobs, Forecasts(stores.forecasts)),
+            watcher=Watcher(stores.jobs, forecasts),
             revocations=RevocationWatch(stores.keys),
         )
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import time
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +14,6 @@ from typing import Any
 from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPlan
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.model.request.specs import SegmentSpec
-from zoetrope.model.request.steps import branch_count
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
@@ -28,7 +26,7 @@ from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.engine_rows import engine_row
 from zoetrope.serving.router.forecaster import Forecaster
-from zoetrope.serving.router.job_database import Ending, RouterDatabase
+from zoetrope.serving.router.job_database import Ending, open_database
 from zoetrope.serving.router.loading import loading_of
 from zoetrope.serving.router.metering import Meter
 from zoetrope.serving.router.model_notices import ModelNotices
@@ -36,6 +34,7 @@ from zoetrope.serving.router.next_claims import next_claims
 from zoetrope.serving.router.pipeline import ConditionsLost, JobFailed, Stages, lease_prefix, make
 from zoetrope.serving.router.policies.choose import policy_of
 from zoetrope.serving.router.previews import Previews
+from zoetrope.serving.router.pricing import load_of
 from zoetrope.serving.router.progress import ProgressWriter
 from zoetrope.serving.router.queued_jobs import QueuedJobs, work_of
 from zoetrope.serving.router.scaling import ColdStart
@@ -69,7 +68,7 @@ class Router:
         process each."""
         self._settings = settings
         self._cards = models.by_name()
-        self._database = await _open(settings, tuple(self._cards))
+        self._database = await open_database(settings, tuple(self._cards))
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._snapshots = SnapshotObjects(str(settings.snapshots))
@@ -119,7 +118,9 @@ class Router:
             self._put_forecast,
             room=settings.max_running,
             decoders=WIDTH * settings.decoders,
-            cold=lambda model: self._cold_start.expected(time.monotonic()),
+            cold=lambda model: (
+                self._state.seconds_to_model(model, time.monotonic()) or self._cold_start.expected(time.monotonic())
+            ),
             figures=self._around.figures,
         )
         self._notices = ModelNotices(self._state, self._claimed.job, self._waiting)
@@ -213,21 +214,10 @@ class Router:
 
     def _choose(self, claimed: list[Job]) -> list[str]:
         """Return the ids of the jobs to claim next, of each model."""
-        waiting, chosen = self._state.waiting_jobs(), list[str]()
         if self._around.latents.full:
-            return chosen
-        for model in self._cards:
-            mine = [job.id for job in claimed if job.model == model]
-            chosen += next_claims(
-                self._state.backlog,
-                self._queue,
-                model,
-                time.time(),
-                claimed=len(mine),
-                waiting=len(waiting.intersection(mine)),
-                room=self._settings.max_running,
-            )
-        return chosen
+            return []
+        room = self._settings.max_running
+        return next_claims(self._state, self._queue, self._cards, claimed, room, time.time())
 
     async def _outcome(self, job: Job) -> Ending:
         """Take a job through the stages and return how it ended, and what it used."""
@@ -284,14 +274,14 @@ class Router:
         """Have the engines denoise one segment; returns a reference to its latents."""
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._outcomes[segment.id] = outcome
-        owner = Owner(job.id, index, job.lease_epoch)
+        owner, load = Owner(job.id, index, job.lease_epoch), load_of(segment, self._cards[job.model])
         if index == 0:
             await self._around.latents.room()
         self._state.backlog.remove(job.id)  # its segment counts from now on
         self._state.add(
             Active(
                 segment,
-                self._tokens(job, segment),
+                load.tokens * load.branches,
                 conditions,
                 owner,
                 job.model,
@@ -356,7 +346,7 @@ class Router:
         self._writer.put("notice", job.id, lambda: self._database.jobs.put_notice(job.id, job.lease_epoch, notice))
 
     def _note_engine(self, report: Report) -> None:
-        if report.state != "ready":
+        if report.state != "ready" and report.state != getattr(self._rows.get(report.engine), "state", ""):
             log.warning("engine %s is %s", report.engine, report.state)
         if report.state == "draining":
             self._forget_engine(report.engine)
@@ -376,24 +366,6 @@ class Router:
     def _forget_engine(self, engine_id: str) -> None:
         self._rows.pop(engine_id, None)
         self._writer.put("engine", engine_id, lambda: self._database.jobs.remove_engine(engine_id))
-
-    def _tokens(self, job: Job, segment: SegmentSpec) -> int:
-        """Count the tokens of a step with all its guidance branches."""
-        card = self._cards[job.model]
-        patch = card.size_multiple // card.spatial
-        _, t, h, w = segment.latent_shape
-        return branch_count(segment) * t * math.ceil(h / patch) * math.ceil(w / patch)
-
-
-async def _open(settings: Settings, models: Sequence[str]) -> RouterDatabase:
-    """Open the database as soon as it answers."""
-    waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
-    while True:
-        try:
-            return await asyncio.to_thread(RouterDatabase, settings, f"router-{uuid.uuid4().hex[:12]}", models)
-        except StoreError as error:
-            log.warning("%s", error)
-            await asyncio.sleep(next(waits))
 
 
 class RouterReplica(Router):

@@ -130,3 +130,12 @@ def _steps(engines: Sequence[EngineRow]) -> Iterable[Metric]:
             if engine.step.get(key) is not None:
                 metric.add_metric([engine.id], engine.step[key])
         yield metric
+    errors = GaugeMetricFamily(
+        "zoetrope_step_cost_error_ratio",
+        "Median error of recent predictions of an engine's steps, as a share of what they took.",
+        labels=["engine"],
+    )
+    for engine in engines:
+        if engine.costs.get("seen"):
+            errors.add_metric([engine.id], engine.costs["error"])
+    yield errors

@@ -12,6 +12,7 @@ from zoetrope.model.request.specs import VideoSpec, segment_of
 from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation
 from zoetrope.model.runtime.errors import Picklable
 from zoetrope.serving.gateway.submit.prices import Quote
+from zoetrope.serving.jobs.forecast_table import ModelForecast
 from zoetrope.serving.router.pricing import Price, load_of
 
 
@@ -58,6 +59,21 @@ def check_feasible(
         raise InvalidRequest(Violation("deadline", f"cannot be met: {late}"))
     if soonest is not None and soonest > ahead:
         raise DeadlineOutOfReach(soonest - ahead, max(1.0, soonest - ahead))
+
+
+def outlook_of(
+    quote: Quote, price: Price, forecast: ModelForecast | None, tenant: str
+) -> tuple[float, float, float] | None:
+    """Estimate the seconds until a new job of a tenant is done, and at least and at most how many: by the router's
+    forecast, else by the backlog. Tenants take turns, so no other has more jobs in front of it than its own has."""
+    if forecast is None or not forecast.gpus:
+        return quote.outlook(price)
+    queued = {name: queue.queued for name, queue in forecast.tenants.items()}
+    own = queued.pop(tenant, 0)
+    place = own + sum(min(others, own + 1) for others in queued.values())
+    eta, low, high = forecast.eta_of_new(price.total, place)
+    alone = quote.solo_seconds(price)
+    return max(eta, alone), max(low, alone), max(high, alone)
 
 
 def largest_sequence(spec: VideoSpec, card: ModelCard) -> int:

@@ -32,12 +32,13 @@ from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Principal
 from zoetrope.serving.gateway.submit.adapters import find_adapters
-from zoetrope.serving.gateway.submit.feasible import check_feasible
+from zoetrope.serving.gateway.submit.feasible import check_feasible, outlook_of
 from zoetrope.serving.gateway.submit.media import ClientMedia, Prepared
 from zoetrope.serving.gateway.submit.media_refs import put_media, take_media
 from zoetrope.serving.gateway.submit.options import Options, check_options
 from zoetrope.serving.gateway.submit.prices import Prices, Quote
 from zoetrope.serving.gateway.submit.webhook_check import WebhookCheck
+from zoetrope.serving.gateway.watch.forecasts import Forecasts
 from zoetrope.serving.jobs.adapter_table import AdapterTable
 from zoetrope.serving.jobs.job import Job, NewJob, QueueLimits
 from zoetrope.serving.jobs.store import JobStore
@@ -111,8 +112,10 @@ class Submitter:
         moderation: Moderation,
         guard: Guard,
         adapters: AdapterTable | None = None,
+        forecasts: Forecasts | None = None,
     ) -> None:
         self._settings = settings
+        self._forecasts = forecasts
         self._prices = Prices(settings, store, [card.name for card in models])
         self._models = models
         self._store = store
@@ -188,13 +191,15 @@ class Submitter:
         spec = self._resolve(request, card, prepared, named.fields, adapters)
         quote = await self._prices.quote(card)
         price = quote.price(spec, card)
+        forecast = None if self._forecasts is None else await self._forecasts.of(card.name)
+        outlook = None if price is None else outlook_of(quote, price, forecast, who.owner)
         check_feasible(
             spec,
             card,
             quote,
             price,
             deadline_at=options.deadline_at,
-            soonest=None,
+            soonest=None if outlook is None or forecast is None else outlook[1],
             resized=lambda size: self._resized(request, size, card, prepared, named.fields, adapters),
         )
         prompt, verdicts = await self._review(request, options.expand_prompt)
@@ -224,7 +229,7 @@ class Submitter:
             weights=self.weights[card.name],
             price=0.0 if price is None else price.total,
         )
-        return Validated(job, spec, card, quote, price, None if price is None else quote.outlook(price))
+        return Validated(job, spec, card, quote, price, outlook)
 
     async def _review(self, request: VideoRequest, expand: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
         """Return the prompt to use and the verdicts on it. An expanded prompt is checked too; a model's own negative
