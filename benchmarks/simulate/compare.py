@@ -2,8 +2,8 @@
 
     python -m zoetrope.benchmarks.simulate.compare --jobs 40 --out benchmarks/results/simulate-compare
 
-The service first makes each kind of job alone, twice; from the second ones come the seconds of the other stages. Then it
-gets the trace, which is recorded from its job database. The simulation of that has the policy of the service and the
+The service first makes each kind of job alone, twice; from the second ones come the seconds of the other stages. Then
+it gets the trace, which is recorded from its job database. The simulation of that has the policy of the service and the
 costs of steps that the service's router has fitted, read from the same database.
 """
 
@@ -124,7 +124,9 @@ def compare(measured: Measured, policy: str) -> dict[str, Any]:
     fleet = Fleet((measured.costs.ranks,), {measured.costs.ranks: measured.costs}, "fitted by the service", stages)
     settings = Settings()
     rules = SimRules(tell=False, step_tokens=settings.step_tokens, max_running=settings.max_running)
-    simulation = Simulation(trace, workload(preset, trace), fleet, policy_of(policy, ranks=fleet.fastest), rules)
+    simulation = Simulation(
+        trace, workload(preset, trace), fleet, policy_of(policy, ranks=fleet.fastest, gpus=fleet.gpus), rules
+    )
     simulated = [outcome.latency or 0.0 for outcome in simulation.run()]
     real = [_latency(job) for job in measured.jobs]
     mean = statistics.fmean(simulated) / statistics.fmean(real)
@@ -172,8 +174,8 @@ def page(record: dict[str, Any]) -> str:
         f"`{record['command']}`",
         "",
         f"{record['date']}; {record['machine']['processor']}, {record['machine']['usable_cores']} cores. "
-        f"{record['jobs']} jobs of nano in {record['seconds']:.0f} s, Poisson arrivals, policy {record['policy']!r}; step "
-        f"times as the service's router fitted them, whose median error was {record['step_error']:.1%}.",
+        f"{record['jobs']} jobs of nano in {record['seconds']:.0f} s, Poisson arrivals, policy {record['policy']!r}; "
+        f"step times as the service's router fitted them, whose median error was {record['step_error']:.1%}.",
         "",
         "| latency | mean | p50 | p95 | p99 |",
         "|---|---|---|---|---|",

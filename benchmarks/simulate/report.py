@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+COLUMNS = ("fairness", "GPUs busy", "jobs/h", "preempted", "moved", "decision p99")
 PREDICTION = "prediction: simulated with computed step times, nothing here was measured on a GPU"
 MEASURED = "simulated with step times corrected by measurements"
 
@@ -31,12 +32,12 @@ def page(record: Mapping[str, Any]) -> str:
         f"- step times: {fleet['origin']}",
         *([f"- {fleet['failing']}"] if fleet["failing"] else []),
         "",
-        "| policy | in time | mean | p50 | p95 | p99 | fairness | GPUs busy | jobs/h | preempted | moved | decision p99 |",
+        f"| policy | in time | mean | p50 | p95 | p99 | {' | '.join(COLUMNS)} |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
         *(_run(run) for run in runs),
         "",
-        "Seconds from arrival to file. In time: jobs that met the objective. Fairness: Jain's index over tenants of how "
-        "fast their jobs were, compared with an idle fleet. Preempted: times that a job sat out a step of its engine. "
+        "Seconds from arrival to file. In time: jobs that met the objective. Fairness: Jain's index over tenants of how"
+        " fast their jobs were, compared with an idle fleet. Preempted: times that a job sat out a step of its engine. "
         "Moved: times that it changed its engine. Decisions were timed on this machine's CPU.",
     ]
     if any(run["eta_error"] is not None for run in runs):

@@ -45,8 +45,8 @@ class Setup:
         failing = ""
         if fleet.failures is not None:
             failing = (
-                f"a GPU fails every {fleet.failures:g} hours on average and takes its engine with it; loading the model "
-                f"again takes {fleet.restart:g} s, snapshots are {fleet.snapshot:g} s apart"
+                f"a GPU fails every {fleet.failures:g} hours on average and takes its engine with it; loading the model"
+                f" again takes {fleet.restart:g} s, snapshots are {fleet.snapshot:g} s apart"
             )
         return {
             "model": self.model,
@@ -73,7 +73,9 @@ def simulate(setup: Setup, policy: str) -> tuple[dict[str, Any], list[Outcome]]:
     """StepRun one policy; returns its figures and what became of each job."""
     preset, fleet = preset_named(setup.model), setup.fleet
     work = workload(preset, setup.trace)
-    simulation = Simulation(setup.trace, work, fleet, policy_of(policy, ranks=fleet.fastest), setup.rules)
+    simulation = Simulation(
+        setup.trace, work, fleet, policy_of(policy, ranks=fleet.fastest, gpus=fleet.gpus), setup.rules
+    )
     outcomes = simulation.run()
     return simulation.figures(), outcomes
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from zoetrope.benchmarks.simulate.clock import VirtualClock
 from zoetrope.benchmarks.simulate.fleet import Fleet
-from zoetrope.benchmarks.simulate.jobs import StepRun, SimEngine, SimJob, jobs_of
+from zoetrope.benchmarks.simulate.jobs import SimEngine, SimJob, StepRun, jobs_of
 from zoetrope.benchmarks.simulate.metrics import Outcome, percentile, summary
 from zoetrope.benchmarks.simulate.servers import Servers
 from zoetrope.benchmarks.simulate.trace import TraceJob
