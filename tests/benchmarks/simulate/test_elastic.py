@@ -33,7 +33,7 @@ def test_one_job_gets_the_whole_node_where_gangs_are_elastic() -> None:
     trace = [job(0.0, 16)]
     assert ends(trace, 8, split=(8,)) == [pytest.approx(2.0)]
     assert ends(trace, 8, split=(4, 4)) == [pytest.approx(4.0)]
-    assert ends(trace, 8, split=(4, 2, 1, 1)) == [pytest.approx(4.0)], "the largest gang, for it is in no hurry yet"
+    assert ends(trace, 8, split=(4, 2, 1, 1)) == [pytest.approx(4.0)], "with four GPUs it is in time"
     assert ends(trace, 8) == [pytest.approx(2.0)]
 
 
@@ -60,7 +60,7 @@ def test_the_study_says_whether_it_is_worth_it(tmp_path: Path, capsys: pytest.Ca
     out = tmp_path / "elastic"
     assert main(["--nodes", "2", "--hours", "0.02", "--out", str(out)]) == 0
     record = json.loads((tmp_path / "elastic.json").read_text())
-    assert [run["policy"] for run in record["runs"]][0] == "8" and record["runs"][-1]["policy"] == "elastic"
+    assert (record["runs"][0]["policy"], record["runs"][-1]["policy"]) == ("8", "elastic")
     page = (tmp_path / "elastic.md").read_text()
     assert page in capsys.readouterr().out and "**Prediction: " in page
     assert ("**worth building**" in page) == (gain(record["runs"]) >= 0.15)
