@@ -38,12 +38,12 @@ def test_one_job_gets_the_whole_node_where_gangs_are_elastic() -> None:
 
 
 def test_elastic_gangs_share_a_node_and_one_that_is_left_grows() -> None:
-    trace = [job(0.0, 16), job(0.0, 32)]
-    found = simulated(trace, 8, round=4.0, change=0.0, slo=30.0)
+    trace = [job(0.0, 16), job(0.5, 32)]
+    found = simulated(trace, 8, round=1.0, change=0.0, slo=30.0)
     first, second = (outcome.done for outcome in found.outcomes)
-    assert first == pytest.approx(4.0), "half of the node each"
-    assert second == pytest.approx(6.0), "then all of it"
-    assert found.figures()["size_changes"] == 1
+    assert first == pytest.approx(3.0), "half of its steps on the whole node, from 1 on the others on half of it"
+    assert second == pytest.approx(6.0), "8 steps on half of the node, then all of it"
+    assert found.figures()["size_changes"] == 2
 
 
 @pytest.mark.parametrize("split", [(8,), (4, 4), (2, 2, 2, 2), (4, 2, 1, 1), ()])
