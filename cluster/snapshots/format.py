@@ -44,8 +44,8 @@ class Fingerprint:
     one.
 
     Attributes:
-        model: `model.catalog.weights_identity.weights_of`. scheduler: the class of the sampler. schedule: a digest of what
-            decides the noise levels, such as the shift. adapters: their digests and strengths; "" for none.
+        model: `model.catalog.weights_identity.weights_of`. scheduler: the class of the sampler. schedule: a digest of
+            what decides the noise levels, such as the shift. adapters: their digests and strengths; "" for none.
     """
 
     model: str

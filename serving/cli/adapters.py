@@ -80,7 +80,8 @@ def add(
         try:
             made = register(card, files, Path(folder))
         except ModelError as error:
-            raise bad_input("file", str(error).removeprefix("file: ")) from None
+            chosen = "" if options.model else f"; the model is {card.name}, --model names another"
+            raise bad_input("file", str(error).removeprefix("file: ") + chosen) from None
         for note in made.notes:
             print(f"warning: {note}", file=sys.stderr)
         if made.rank > most:

@@ -175,11 +175,11 @@ def test_what_is_no_path_is_told(card: ModelCard, text: str, tmp_path: Path) -> 
 def test_what_is_not_applied_is_told(card: ModelCard, network: Network, tmp_path: Path) -> None:
     given = changes(network, 1, 4)
     tensors = load_file(write_peft(tmp_path / "ink.safetensors", given))
-    image = {f"transformer.blocks.0.attn2.add_k_proj.lora_{x}.weight": torch.ones(4, 4) for x in "AB"}
+    image = module("transformer.blocks.0.attn2.add_k_proj", 4, 4, 4)
     save_file(tensors | image, tmp_path / "ink.safetensors")
     made = register(card, [str(tmp_path / "ink.safetensors")], tmp_path)
     (note,) = made.notes
-    assert note.startswith(f"{tmp_path / 'ink.safetensors'}: 2 tensors such as transformer.blocks.0.attn2.add_k_proj")
+    assert note.startswith(f"{tmp_path / 'ink.safetensors'}: 3 tensors such as transformer.blocks.0.attn2.add_k_proj")
     assert note.endswith("are ignored: the model attends to no tokens of pictures")
     plain = register(card, [str(write_peft(tmp_path / "b.safetensors", given))], tmp_path)
     assert (made.sha256, plain.notes) == (plain.sha256, ())
