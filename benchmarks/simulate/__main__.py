@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setup.add_arguments(parser)
     parser.add_argument("--record", metavar="DATABASE", help="only record a trace from a service's database")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the trace as JSON lines")
-    parser.add_argument("--workers", type=command.at_least(1), default=1, help="policies simulated at a time (default: 1)")
+    parser.add_argument(
+        "--workers", type=command.at_least(1), default=1, help="policies simulated at a time (default: 1)"
+    )
     parser.add_argument("--out", type=Path, help="write OUT.json, OUT.md and OUT.png")
     args = parser.parse_args(arguments)
     try:

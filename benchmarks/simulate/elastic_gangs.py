@@ -1,12 +1,12 @@
 """Gangs that change their size between steps, and fixed ones under the same rule.
 
-Time goes in rounds. At the start of each, the GPUs are given to jobs by one rule, whatever sizes are allowed: jobs in the
-order of their deadlines, each the fewest GPUs with which it is done in time if it keeps them; then those that are late
-already, the shortest first; what is left over doubles the gangs that gain most. Fixed gangs follow the same rule with the
-sizes that their node is split into. A gang whose job ends takes the next one until the round is over.
+Time goes in rounds. At the start of each, the GPUs are given to jobs by one rule, whatever sizes are allowed: jobs in
+the order of their deadlines, each the fewest GPUs with which it is done in time if it keeps them; then those that are
+late already, the shortest first; what is left over doubles the gangs that gain most. Fixed gangs follow the same rule
+with the sizes that their node is split into. A gang whose job ends takes the next one until the round is over.
 
-It is an upper bound of what changing sizes gives: every GPU is taken to hold the whole model, the rule looks at all jobs
-of all nodes, and a round ends in the middle of a step at no cost.
+It is an upper bound of what changing sizes gives: every GPU is taken to hold the whole model, the rule looks at all
+jobs of all nodes, and a round ends in the middle of a step at no cost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from zoetrope.benchmarks.simulate.clock import VirtualClock, ClockEvent
+from zoetrope.benchmarks.simulate.clock import ClockEvent, VirtualClock
 from zoetrope.benchmarks.simulate.fleet import Fleet
 from zoetrope.benchmarks.simulate.jobs import SimJob, jobs_of
 from zoetrope.benchmarks.simulate.metrics import Outcome, summary
@@ -111,13 +111,17 @@ class ElasticSimulation:
         for job in self._jobs:
             self._clock.at(job.asked.arrival, lambda job=job: self._arrive(job))  # type: ignore[misc]
         self._clock.run()
+        return self.outcomes
+
+    @property
+    def outcomes(self) -> list[Outcome]:
         return [job.outcome for job in self._jobs]
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of the run."""
         available = self._clock.now * self._fleet.gpus
         about = {"policy": self._rules.name, "busy": self.busy / available, "size_changes": self.changes}
-        return summary([job.outcome for job in self._jobs], about)
+        return summary(self.outcomes, about)
 
     def _arrive(self, job: SimJob) -> None:
         paces = [{size: self._fleet.costs[size].seconds([load]) for size in self._sizes} for load in job.loads]
@@ -131,7 +135,9 @@ class ElasticSimulation:
             return
         free = [gang for gang in self._gangs if gang.job is None]
         if free:  # nothing else waits, or it would have been taken
-            self._start(min(free, key=lambda gang: (waiting.slack(gang.size, self._clock.now) < 0, -gang.size)), waiting)
+            self._start(
+                min(free, key=lambda gang: (waiting.slack(gang.size, self._clock.now) < 0, -gang.size)), waiting
+            )
 
     def _round(self) -> None:
         """Take all GPUs back and give them out again."""

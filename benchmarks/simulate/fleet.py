@@ -27,7 +27,7 @@ TEXT_SECONDS, ENCODE_SHARE = 0.05, 0.4
 @dataclass(frozen=True)
 class StageSeconds:
     """What conditioning and decoding take, in seconds of one server: ``text`` for a prompt, ``encode`` and ``decode``
-    for a million pixels; ``every`` is added to a job in any case."""
+    for a million pixels; ``every`` job waits so long in addition, for no server."""
 
     text: float = TEXT_SECONDS
     encode: float = ENCODE_SHARE * DECODE_SECONDS
@@ -112,9 +112,7 @@ def costs_of(preset: Preset, gpu: str, sizes: Sequence[int]) -> tuple[dict[int, 
         raise TraceError(f"engines: {preset.name} on {gpu}: {error.field} is {error}") from None
     except ValueError as error:
         raise TraceError(str(error)) from None
-    found = {
-        ranks: StepCosts.prior(preset.config, rates, ranks=ranks, cfg_groups=cfg) for ranks, cfg in groups.items()
-    }
+    found = {ranks: StepCosts.prior(preset.config, rates, ranks=ranks, cfg_groups=cfg) for ranks, cfg in groups.items()}
     return found, f"{rates.origin}: " + "; ".join(rates.notes)
 
 

@@ -20,8 +20,9 @@ class SimJob:
     """A job on its way.
 
     Attributes:
-        prices: GPU-seconds of one step of each segment, alone on the smallest engine. conditioning, decoding, tail:
-            seconds of those stages; the last, between two segments. deadline: of its last step, as far as schedulers know.
+        prices: GPU-seconds of one step of each segment, alone on the smallest engine. later: of all steps behind it.
+        conditioning, decoding, tail: seconds of those stages; the last, between two segments.
+        deadline: of its last step, as far as schedulers know.
         index, step: its segment, and the steps taken of it. saved: the same in its last snapshot, and when that was.
         engine: that holds it. stepping: it takes part in the newest step.
     """
@@ -31,6 +32,7 @@ class SimJob:
     segments: Sequence[SimSegment]
     loads: Sequence[Load]
     prices: Sequence[float]
+    later: Sequence[float]
     conditioning: float
     decoding: float
     tail: float
@@ -58,8 +60,7 @@ class SimJob:
     @property
     def remaining(self) -> float:
         """GPU-seconds that its steps to come cost, each alone on the smallest engine."""
-        later = sum(s.steps * p for s, p in zip(self.segments[self.index + 1 :], self.prices[self.index + 1 :], strict=True))
-        return self.left * self.prices[self.index] + later
+        return self.left * self.prices[self.index] + self.later[self.index]
 
 
 @dataclass(eq=False, slots=True)
@@ -113,24 +114,31 @@ def _jobs(asked: Sequence[TraceJob], work: Workload, fleet: Fleet, slo: float, t
         solo = stages.every + conditioning + decoding + tail * (len(segments) - 1)
         solo += fleet.denoise_seconds(segments, fleet.fastest)
         due = slo_due(job.arrival, solo, slo)
+        prices = [costs.ranks * costs.seconds([load]) for load in loads]
         told = [at for at in (job.deadline, due if tell else None) if at is not None]
         yield SimJob(
             number,
             job,
             segments,
             loads,
-            [costs.ranks * costs.seconds([load]) for load in loads],
+            prices,
+            [
+                sum(s.steps * p for s, p in zip(segments[n:], prices[n:], strict=True))
+                for n in range(1, len(prices) + 1)
+            ],
             conditioning,
-            decoding + stages.every,
+            decoding,
             tail,
-            min(told) - decoding - stages.every if told else None,
+            min(told) - decoding if told else None,
             Outcome(job.shape, job.tenant, job.arrival, solo, due),
         )
 
 
 def conditioning_seconds(job: TraceJob, stages: StageSeconds) -> float:
     """Return the seconds of the text encoder, and of encoding the job's pictures and clips."""
-    frames = {"reference_to_video": max(1, job.references), "edit_video": job.frames}.get(job.task, PICTURES.get(job.task, 0))
+    frames = {"reference_to_video": max(1, job.references), "edit_video": job.frames}.get(
+        job.task, PICTURES.get(job.task, 0)
+    )
     return stages.text + stages.encode * frames * job.width * job.height / 1e6
 
 

@@ -117,7 +117,11 @@ def summary(outcomes: Sequence[Outcome], about: Mapping[str, Any]) -> dict[str, 
         "moves": sum(outcome.moves for outcome in outcomes),
         "eta_error": eta_error(outcomes),
         "classes": {
-            shape: {**latencies(group), "slo_attainment": attainment(group), "solo": percentile([o.solo for o in group], 0.5)}
+            shape: {
+                **latencies(group),
+                "slo_attainment": attainment(group),
+                "solo": percentile([o.solo for o in group], 0.5),
+            }
             for shape, group in by_shape(outcomes).items()
         },
     }

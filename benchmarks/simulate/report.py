@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+COLUMNS = ("fairness", "GPUs busy", "jobs/h", "preempted", "moved", "decision p99")
 PREDICTION = "prediction: simulated with computed step times, nothing here was measured on a GPU"
 MEASURED = "simulated with step times corrected by measurements"
 
@@ -31,17 +32,19 @@ def page(record: Mapping[str, Any]) -> str:
         f"- step times: {fleet['origin']}",
         *([f"- {fleet['failing']}"] if fleet["failing"] else []),
         "",
-        "| policy | in time | mean | p50 | p95 | p99 | fairness | GPUs busy | jobs/h | preempted | moved | decision p99 |",
+        f"| policy | in time | mean | p50 | p95 | p99 | {' | '.join(COLUMNS)} |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
         *(_run(run) for run in runs),
         "",
-        "Seconds from arrival to file. In time: jobs that met the objective. Fairness: Jain's index over tenants of how "
-        "fast their jobs were, compared with an idle fleet. Preempted: times that a job sat out a step of its engine. "
+        "Seconds from arrival to file. In time: jobs that met the objective. Fairness: Jain's index over tenants of how"
+        " fast their jobs were, compared with an idle fleet. Preempted: times that a job sat out a step of its engine. "
         "Moved: times that it changed its engine. Decisions were timed on this machine's CPU.",
     ]
     if any(run["eta_error"] is not None for run in runs):
         lines += ["", "Median error of the end predicted on arrival, as a share of a job's duration: "]
-        lines[-1] += ", ".join(f"{run['policy']} {run['eta_error']:.1%}" for run in runs if run["eta_error"] is not None)
+        lines[-1] += ", ".join(
+            f"{run['policy']} {run['eta_error']:.1%}" for run in runs if run["eta_error"] is not None
+        )
         lines[-1] += "."
     if fleet["failing"]:
         lines += ["", "Failures undid "]
@@ -65,7 +68,10 @@ def _run(run: Mapping[str, Any]) -> str:
 
 
 def _classes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = ["| class | jobs | alone | policy | in time | mean | p50 | p95 | p99 |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| class | jobs | alone | policy | in time | mean | p50 | p95 | p99 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for shape, first in runs[0]["classes"].items():
         for run in runs:
             found = run["classes"].get(shape)

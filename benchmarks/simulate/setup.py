@@ -45,8 +45,8 @@ class Setup:
         failing = ""
         if fleet.failures is not None:
             failing = (
-                f"a GPU fails every {fleet.failures:g} hours on average and takes its engine with it; loading the model "
-                f"again takes {fleet.restart:g} s, snapshots are {fleet.snapshot:g} s apart"
+                f"a GPU fails every {fleet.failures:g} hours on average and takes its engine with it; loading the model"
+                f" again takes {fleet.restart:g} s, snapshots are {fleet.snapshot:g} s apart"
             )
         return {
             "model": self.model,
@@ -74,7 +74,7 @@ def simulate(setup: Setup, policy: str) -> tuple[dict[str, Any], list[Outcome]]:
     preset, fleet = preset_named(setup.model), setup.fleet
     work = workload(preset, setup.trace)
     simulation = Simulation(
-        setup.trace, work, fleet, policy_of(policy, ranks=fleet.fastest), setup.rules
+        setup.trace, work, fleet, policy_of(policy, ranks=fleet.fastest, gpus=fleet.gpus), setup.rules
     )
     outcomes = simulation.run()
     return simulation.figures(), outcomes
@@ -90,11 +90,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", type=Path, help="JSON lines; replaces a drawn trace")
     parser.add_argument("--mix", default="mixed", choices=MIXES, help="of a drawn trace (default: %(default)s)")
     parser.add_argument("--arrivals", default="poisson", choices=ARRIVALS, help="(default: %(default)s)")
-    parser.add_argument("--load", type=float, default=0.85, help="work that arrives, in parts of what the engines can do")
+    parser.add_argument(
+        "--load", type=float, default=0.85, help="work that arrives, in parts of what the engines can do"
+    )
     parser.add_argument("--hours", type=float, default=1.0, help="in which jobs arrive (default: 1)")
     parser.add_argument("--jobs", type=positive, default=None, help="with --arrivals at-once: how many")
     parser.add_argument("--tenants", type=positive, default=8, help="(default: 8)")
-    parser.add_argument("--burst", type=float, default=DEFAULT_BURST, help="mean jobs of a burst (default: %(default)g)")
+    parser.add_argument(
+        "--burst", type=float, default=DEFAULT_BURST, help="mean jobs of a burst (default: %(default)g)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn (default: 1)")
     parser.add_argument("--slo", type=float, default=3.0, help="objective, in multiples of a job alone (default: 3)")
     parser.add_argument("--untold", action="store_true", help="policies do not know the objective")
@@ -181,7 +185,9 @@ def _trace(args: argparse.Namespace, preset: Preset, fleet: Fleet) -> tuple[list
     trace = generate(recipe)
     if not trace:
         raise TraceError(f"hours is {args.hours}: no job arrives within so short a time")
-    words = f"{len(trace):,} jobs in {args.hours:g} hours, mix {args.mix!r}, {kind}, {args.tenants} tenants of unequal size"
+    words = (
+        f"{len(trace):,} jobs in {args.hours:g} hours, mix {args.mix!r}, {kind}, {args.tenants} tenants of unequal size"
+    )
     return trace, f"{words}, {args.load:.0%} of what the engines can do"
 
 
@@ -192,6 +198,12 @@ def _staffed(fleet: Fleet, trace: Sequence[TraceJob], preset: Preset, args: argp
         conditioning_seconds(job, stages) + (len(segments) - 1) * tail_seconds(job, stages)
         for job, segments in zip(trace, work.segments, strict=True)
     )
-    span = max(trace[-1].arrival, sum(ranks * fleet.denoise_seconds(s, ranks) for s in work.segments for ranks in (fleet.fastest,)) / fleet.gpus)
-    enough = [max(1, math.ceil(seconds / span / STAGE_LOAD)) for seconds in (conditioning, stages.decode * sum(work.megapixels))]
+    span = max(
+        trace[-1].arrival,
+        sum(ranks * fleet.denoise_seconds(s, ranks) for s in work.segments for ranks in (fleet.fastest,)) / fleet.gpus,
+    )
+    enough = [
+        max(1, math.ceil(seconds / span / STAGE_LOAD))
+        for seconds in (conditioning, stages.decode * sum(work.megapixels))
+    ]
     return replace(fleet, conditioners=args.conditioners or enough[0], decoders=args.decoders or enough[1])

@@ -11,7 +11,7 @@ from typing import Any
 
 from zoetrope.benchmarks.simulate.clock import VirtualClock
 from zoetrope.benchmarks.simulate.fleet import Fleet
-from zoetrope.benchmarks.simulate.jobs import StepRun, SimEngine, SimJob, jobs_of
+from zoetrope.benchmarks.simulate.jobs import SimEngine, SimJob, StepRun, jobs_of
 from zoetrope.benchmarks.simulate.metrics import Outcome, percentile, summary
 from zoetrope.benchmarks.simulate.servers import Servers
 from zoetrope.benchmarks.simulate.trace import TraceJob
@@ -32,6 +32,7 @@ class SimRules:
     Attributes:
         slo: the time that a job should take, in multiples of what it takes alone. tell: schedulers know.
         step_tokens: budget of a step, as the service's setting.
+        max_running: jobs that the router has claimed at a time, as the service's setting; None: any number.
         quantum: seconds for which an engine keeps a decision while work waits; steps are not cut short.
         ahead: steps that an engine asks ahead: what arrives is considered so many steps later.
         noise: standard deviation of the logarithm of a step's seconds.
@@ -42,6 +43,7 @@ class SimRules:
     slo: float = 3.0
     tell: bool = True
     step_tokens: int = 100_000
+    max_running: int | None = None
     quantum: float = 1.0
     ahead: int = 1
     noise: float = 0.0
@@ -75,6 +77,8 @@ class Simulation:
         self._conditioners = Servers(self._clock, fleet.conditioners)
         self._decoders = Servers(self._clock, fleet.decoders)
         self._backlog = Backlog(policy)
+        self._queued: dict[str, SimJob] = {}
+        self._claimed = 0
         self._ready: set[str] = set()  # ids of those in the backlog that an engine could take
         self._chance = random.Random(rules.seed)
         self._open = len(self._jobs)
@@ -93,6 +97,10 @@ class Simulation:
             else:
                 self._fail_later(engine)
         self._clock.run(math.inf if self._how.until is None else self._how.until)
+        return self.outcomes
+
+    @property
+    def outcomes(self) -> list[Outcome]:
         return [job.outcome for job in self._jobs]
 
     @property
@@ -102,13 +110,12 @@ class Simulation:
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of the run."""
-        outcomes = [job.outcome for job in self._jobs]
         busy = sum(engine.busy * engine.ranks for engine in self._engines)
         finished = [job for job in self._jobs if job.outcome.done is not None]
         hours, decisions = max(self.seconds, 1e-9) / HOUR, self.tally.decisions
         frames = sum(job.asked.frames for job in finished)
         return summary(
-            outcomes,
+            self.outcomes,
             {
                 "policy": self._policy.name,
                 "seconds": self.seconds,
@@ -134,7 +141,20 @@ class Simulation:
 
     def _arrive(self, job: SimJob) -> None:
         self._backlog.add(self._work(job), ready=False)
-        self._conditioners.serve(job.conditioning, lambda: self._wait(job))
+        self._queued[job.id] = job
+        self._claim()
+
+    def _claim(self) -> None:
+        """Start jobs, in the order of the policy, while there is room for them."""
+        room = self._how.max_running
+        while self._queued and (room is None or self._claimed < room):
+            order = self._backlog.all_in_order(MODEL, self._clock.now)
+            job = next(self._queued.pop(work.id) for work in order if work.id in self._queued)
+            self._claimed += 1
+            self._clock.after(
+                self._fleet.stages.every,
+                lambda job=job: self._conditioners.serve(job.conditioning, lambda: self._wait(job)),  # type: ignore[misc]
+            )
 
     def _wait(self, job: SimJob) -> None:
         """Its next segment waits for an engine."""
@@ -164,15 +184,18 @@ class Simulation:
     def _too_late(self, job: SimJob) -> None:
         if not job.over:
             job.outcome.failed = True
-            self._end(job)
             self._backlog.remove(job.id)
             self._ready.discard(job.id)
+            self._end(job)
             if job.engine is not None:
                 self._interrupt(job.engine)
 
     def _end(self, job: SimJob) -> None:
         job.over = True
         self._open -= 1
+        if self._queued.pop(job.id, None) is None:
+            self._claimed -= 1
+            self._claim()
 
     def _leave(self, job: SimJob) -> None:
         if job.engine is not None:

@@ -254,8 +254,8 @@ def _priced(job: PlannedJob) -> Iterator[RenderableType]:
     yield ""
     yield f"a job of {runs}: {job.gpu_seconds:,.4g} GPU-seconds, {job.per_video_second:,.4g} for a second of video"
     yield (
-        f"({job.conditioning:.3g} conditioning, {job.denoising:,.4g} denoising, {job.decoding:.3g} decoding; predicted, "
-        "alone on the engine)"
+        f"({job.conditioning:.3g} conditioning, {job.denoising:,.4g} denoising, {job.decoding:.3g} decoding; predicted "
+        "for an engine of its own)"
     )
 
 

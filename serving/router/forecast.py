@@ -24,6 +24,7 @@ FOLLOWED = 128  # jobs that are followed one by one
 LOOKED = 16  # of them, by an engine that chooses its next step
 OFFERS = 3  # engines that look at a job that has become ready
 DONE = 1e-6  # steps left, that are none
+NEARLY = 0.9  # of a step, that may have been taken before the engine says that it has
 SOON_SECONDS = 1.0  # until its turn, within which a job does not count as waiting
 
 
@@ -220,8 +221,7 @@ class _Run:
             self._alone()
             return
         for engine in self._engines:
-            engine.since = -engine.runner.elapsed
-            self._settle(engine, 0.0)
+            self._settle(engine, 0.0, engine.runner.elapsed)
         self._note_slots()
         self._claim(0.0)
         while self._events:
@@ -296,8 +296,12 @@ class _Run:
             engine.held.remove(i)
             self._decode(at, i)
 
-    def _settle(self, engine: _Engine, at: float) -> None:
-        """Choose the segments of an engine's steps from now on, and foresee when the first of them takes its last."""
+    def _settle(self, engine: _Engine, at: float, elapsed: float = 0.0) -> None:
+        """Choose the segments of an engine's steps from now on, and foresee when the first of them takes its last.
+
+        Args:
+            elapsed: seconds since the step in progress began, which may be late.
+        """
         engine.advancing = self._chosen(engine) if self._preempts else self._joined(engine)
         engine.version += 1
         for i in engine.advancing:
@@ -310,6 +314,8 @@ class _Run:
             engine.pace = 0.0
             return
         engine.pace = self._step(engine, engine.advancing)
+        if elapsed:
+            engine.since = at - min(elapsed, NEARLY * engine.pace)
         steps = max(0.0, min(self._left[i] for i in engine.advancing))
         heappush(self._events, (max(at, engine.since + steps * engine.pace), _STEPPED, engine.number, engine.version))
 

@@ -35,7 +35,7 @@ log = logging.getLogger("zoetrope.router")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class JobLoads:
     """What a job takes, as its request says.
 
     Attributes:
@@ -50,7 +50,7 @@ class Recipe:
     adapters: tuple[str, ...]
 
     @classmethod
-    def of(cls, job: Job, card: ModelCard) -> Recipe:
+    def of(cls, job: Job, card: ModelCard) -> JobLoads:
         spec = VideoSpec.from_dict(job.spec)
         steps: Counter[Load] = Counter()
         peak, adapters = 0, tuple[str, ...]()
@@ -104,7 +104,7 @@ class Forecaster:
         self._cold = cold
         self._figures = figures
         self._errors = {model: ForecastErrors() for model in cards}
-        self._recipes: dict[str, Recipe] = {}
+        self._loads: dict[str, JobLoads] = {}
         self._stages: dict[str, tuple[Stage, float]] = {}  # by job: where it is, and since when
 
     def at_stage(self, job: Job, stage: Stage) -> None:
@@ -187,37 +187,37 @@ class Forecaster:
         """Read what the jobs that come first take, once for each."""
         ids = [work.id.partition("/")[0] for work in works]
         near = [*claimed, *[i for i in ids if i not in claimed][:FOLLOWED]]
-        unknown = [job_id for job_id in near if job_id not in self._recipes]
+        unknown = [job_id for job_id in near if job_id not in self._loads]
         jobs = {i: claimed[i] for i in unknown if i in claimed}
         if missing := [i for i in unknown if i not in jobs]:
             jobs |= await asyncio.to_thread(self._fetch, missing)
         for job_id, job in jobs.items():
-            self._recipes[job_id] = Recipe.of(job, self._cards[model])
+            self._loads[job_id] = JobLoads.of(job, self._cards[model])
         there = {*ids, *claimed}
-        for job_id in [i for i, recipe in self._recipes.items() if recipe.spec.model == model and i not in there]:
-            del self._recipes[job_id]
+        for job_id in [i for i, loads in self._loads.items() if loads.spec.model == model and i not in there]:
+            del self._loads[job_id]
 
     def _stage(self, job_id: str) -> Stage:
         return self._stages.get(job_id, (Stage.CONDITIONING, 0.0))[0]
 
     def _awaited(self, work: Work, claimed: Mapping[str, Job], runners: Sequence[Runner]) -> Awaited:
         job_id, _, segment = work.id.partition("/")
-        recipe = self._recipes.get(job_id)
+        loads = self._loads.get(job_id)
         costs = runners[0].costs if runners else None
         stage, since = self._stages.get(job_id, (Stage.CONDITIONING, time.monotonic()))
         took = max(0.0, time.monotonic() - since)
-        before, after = self._stage_seconds(work.model, recipe)
+        before, after = self._stage_seconds(work.model, loads)
         load, peak, steps = work.load, work.peak_tokens, float(work.steps_left)
         if segment:
             before = 0.0
-            if costs is not None and recipe is not None:
-                following = self._state.active[work.id].following / len(recipe.spec.spans)
+            if costs is not None and loads is not None:
+                following = self._state.active[work.id].following / len(loads.spec.spans)
                 alone = costs.seconds([load])
                 own = self._state.active[work.id].alone_seconds(costs)
-                steps = own / alone + following * recipe.in_largest(costs) * costs.seconds([recipe.load]) / alone
-        elif recipe is not None:
-            load, peak = recipe.load, recipe.peak_tokens
-            steps = recipe.in_largest(costs) if costs is not None else float(work.steps_left)
+                steps = own / alone + following * loads.in_largest(costs) * costs.seconds([loads.load]) / alone
+        elif loads is not None:
+            load, peak = loads.load, loads.peak_tokens
+            steps = loads.in_largest(costs) if costs is not None else float(work.steps_left)
         decoding = not segment and job_id in claimed and stage is Stage.DECODING
         if decoding:
             after = max(after - took, LATE_SHARE * after)
@@ -233,23 +233,23 @@ class Forecaster:
             before,
             after,
             work.remaining,
-            recipe.adapters if recipe is not None else work.adapters,
+            loads.adapters if loads is not None else work.adapters,
             claimed=job_id in claimed,
             ready=bool(segment),
             engine=self._state.active[work.id].engine if segment else None,
             decoding=decoding,
         )
 
-    def _stage_seconds(self, model: str, recipe: Recipe | None) -> tuple[float, float]:
+    def _stage_seconds(self, model: str, loads: JobLoads | None) -> tuple[float, float]:
         """Return what the conditioner and the decoder need for a job."""
-        if recipe is None:
+        if loads is None:
             return UNKNOWN_SECONDS, UNKNOWN_SECONDS
         try:
             costs = self._meter.stages(model)
         except KeyError:
             return UNKNOWN_SECONDS, UNKNOWN_SECONDS
         card = self._cards[model]
-        return (costs.seconds("conditioning", recipe.spec, card), costs.seconds("decoding", recipe.spec, card))
+        return (costs.seconds("conditioning", loads.spec, card), costs.seconds("decoding", loads.spec, card))
 
 
 def _phase(job: Awaited) -> Phase:

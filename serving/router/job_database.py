@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,8 +14,11 @@ from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.job import Job, Need, Preview, QueuedJob, Result, State
 from zoetrope.serving.jobs.open import open_stores
+from zoetrope.serving.router.backoff import backoff
 
 T = TypeVar("T")
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0  # before a database that did not answer is opened again
+log = logging.getLogger("zoetrope.router")
 SPARE_THREADS = 8  # in addition to one for each job, whose end may be waiting to be written
 
 
@@ -118,3 +123,14 @@ class RouterDatabase:
 
 async def _in(threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(threads, call)
+
+
+async def open_database(settings: Settings, models: Sequence[str]) -> RouterDatabase:
+    """Open the database for a new router as soon as it answers."""
+    waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+    while True:
+        try:
+            return await asyncio.to_thread(RouterDatabase, settings, f"router-{uuid.uuid4().hex[:12]}", models)
+        except StoreError as error:
+            log.warning("%s", error)
+            await asyncio.sleep(next(waits))

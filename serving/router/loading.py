@@ -10,7 +10,7 @@ from zoetrope.cluster.protocol.messages import Failed, LoadFailed
 from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
-from zoetrope.serving.router.swapping import Holder, ModelDemand, swaps
+from zoetrope.serving.router.swapping import TURN, Holder, ModelDemand, swaps
 
 UNKNOWN_SECONDS = 30.0  # that a load is thought to take before any has been seen
 KEPT = 0.7  # of what was expected, when another load has been seen
@@ -123,6 +123,21 @@ class Loading:
         """Return when an engine is expected to have loaded a model; None if it loads none."""
         begun = self._begun.get(engine)
         return None if begun is None else max(0.0, begun + self.price(model) - now)
+
+    def expected(
+        self, model: str, engines: Mapping[str, LoadedEngine], held: Mapping[str, float], now: float
+    ) -> float | None:
+        """Return the seconds until an engine is expected to have a model; None if none can load it."""
+        found = [self._seconds_to(model, i, engine, held.get(i, 0.0), now) for i, engine in engines.items()]
+        return min((seconds for seconds in found if seconds is not None), default=None)
+
+    def _seconds_to(self, model: str, name: str, engine: LoadedEngine, held: float, now: float) -> float | None:
+        if engine.model == model:
+            return 0.0 if engine.ready else self.seconds_left(name, model, now)
+        if not engine.ready or model not in self.can(engine.ranks, now):
+            return None
+        over = engine.since + TURN * (self.price(model) + self.price(engine.model)) if held else now
+        return max(0.0, over - now) + self.price(model)
 
     def notice(self, model: str, engines: Mapping[str, LoadedEngine], now: float) -> str:
         """Say why work of a model waits; "" where an engine has the model."""

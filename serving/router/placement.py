@@ -21,7 +21,7 @@ class GangSize:
     Attributes:
         costs: of their steps. ranks: of them all together.
         work: GPU-seconds that segments which belong there still cost, held or waiting.
-        idle: how many of the engines have nothing to do. most_tokens: of a step that fits; 0: not known.
+        idle: how many of the engines have nothing to do. most_tokens: of a sequence that fits; 0: not known.
     """
 
     costs: StepCosts
@@ -30,12 +30,17 @@ class GangSize:
     idle: int = 0
     most_tokens: int = 0
 
+    def fits(self, load: Load) -> bool:
+        """Whether a segment's sequences fit into such an engine, as far as that is known."""
+        return not self.most_tokens or load.tokens <= self.most_tokens
+
 
 class SizedEngine(Protocol):
     """An engine as the router sees it."""
 
     costs: StepCosts
     ranks: int
+    most_tokens: int
 
     @property
     def idle(self) -> bool: ...
@@ -47,27 +52,27 @@ def sizes_of(engines: Sequence[SizedEngine], works: Iterable[Work]) -> dict[int,
     Args:
         works: the unfinished segments of the model; they are not looked at if there is one size.
     """
-    sizes = {engine.ranks: GangSize(engine.costs, 0) for engine in engines}
+    sizes = {engine.ranks: GangSize(engine.costs, 0, most_tokens=engine.most_tokens) for engine in engines}
     for engine in engines:
         size = sizes[engine.ranks]
         sizes[engine.ranks] = replace(size, ranks=size.ranks + engine.ranks, idle=size.idle + engine.idle)
     for work in works if len(sizes) > 1 else ():
-        home = home_of(work.load, work.peak_tokens, sizes)
+        home = home_of(work.load, sizes)
         if home is not None:
             sizes[home] = replace(sizes[home], work=sizes[home].work + max(LEAST_SECONDS, work.remaining))
     return sizes
 
 
-def home_of(load: Load, tokens: int, sizes: Mapping[int, GangSize]) -> int | None:
+def home_of(load: Load, sizes: Mapping[int, GangSize]) -> int | None:
     """Return the ranks of the gangs that a segment belongs to; None if it fits none.
 
     A large step is divided over many ranks at little loss, a small one at much. So it is the largest gang whose step
     takes hardly more GPU-seconds than that of the smallest: small segments go to small gangs, large ones to large ones.
 
     Args:
-        tokens: of the segment's largest step to come. sizes: by the ranks of a gang.
+        sizes: by the ranks of a gang.
     """
-    fitting = sorted(ranks for ranks, size in sizes.items() if not size.most_tokens or tokens <= size.most_tokens)
+    fitting = sorted(ranks for ranks, size in sizes.items() if size.fits(load))
     if not fitting:
         return None
     least = fitting[0] * sizes[fitting[0]].costs.seconds([load])
@@ -77,18 +82,18 @@ def home_of(load: Load, tokens: int, sizes: Mapping[int, GangSize]) -> int | Non
 def takes(ranks: int, work: Work, sizes: Mapping[int, GangSize]) -> bool:
     """Tell whether an engine of so many ranks should take a segment that waits: it belongs there; or the engine's own
     kind of work is done, and the segment would be done sooner here than by the gangs where it belongs."""
-    home = home_of(work.load, work.peak_tokens, sizes)
+    home = home_of(work.load, sizes)
     if home is None or home == ranks:
         return home is not None
     here, there = sizes[ranks], sizes[home]
-    if here.work or (here.most_tokens and work.peak_tokens > here.most_tokens):
+    if here.work or not here.fits(work.load):
         return False
     return _seconds(work, here) < there.work / there.ranks + _seconds(work, there)
 
 
 def leaves(ranks: int, work: Work, sizes: Mapping[int, GangSize]) -> bool:
     """Tell whether an engine should hand over a segment that it holds to gangs where it belongs, which are idle."""
-    home = home_of(work.load, work.peak_tokens, sizes)
+    home = home_of(work.load, sizes)
     if home is None or home == ranks or not sizes[home].idle:
         return False
     return _seconds(work, sizes[ranks]) - _seconds(work, sizes[home]) > WORTH_MOVING

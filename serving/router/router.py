@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import time
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,7 +26,7 @@ from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.engine_rows import engine_row
 from zoetrope.serving.router.forecaster import Forecaster
-from zoetrope.serving.router.job_database import Ending, RouterDatabase
+from zoetrope.serving.router.job_database import Ending, open_database
 from zoetrope.serving.router.loading import loading_of
 from zoetrope.serving.router.metering import Meter
 from zoetrope.serving.router.model_notices import ModelNotices
@@ -70,7 +69,7 @@ class Router:
         process each."""
         self._settings = settings
         self._cards = models.by_name()
-        self._database = await _open(settings, tuple(self._cards))
+        self._database = await open_database(settings, tuple(self._cards))
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
         self._snapshots = SnapshotObjects(str(settings.snapshots))
@@ -119,7 +118,11 @@ class Router:
             self._database.jobs.get_many,
             self._put_forecast,
             room=settings.max_running,
-            decoders=DECODERS,
+            decoders=DECODERS * settings.decoders,
+            cold=lambda model: (
+                self._state.seconds_to_model(model, time.monotonic()) or self._cold_start.expected(time.monotonic())
+            ),
+            figures=self.stage_figures,
         )
         self._notices = ModelNotices(self._state, self._claimed.job, self._waiting)
         self._stopping = False
@@ -348,7 +351,7 @@ class Router:
         self._writer.put("notice", job.id, lambda: self._database.jobs.put_notice(job.id, job.lease_epoch, notice))
 
     def _note_engine(self, report: Report) -> None:
-        if report.state != "ready":
+        if report.state != "ready" and report.state != getattr(self._rows.get(report.engine), "state", ""):
             log.warning("engine %s is %s", report.engine, report.state)
         if report.state == "draining":
             self._forget_engine(report.engine)
@@ -368,17 +371,6 @@ class Router:
     def _forget_engine(self, engine_id: str) -> None:
         self._rows.pop(engine_id, None)
         self._writer.put("engine", engine_id, lambda: self._database.jobs.remove_engine(engine_id))
-
-
-async def _open(settings: Settings, models: Sequence[str]) -> RouterDatabase:
-    """Open the database as soon as it answers."""
-    waits = backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
-    while True:
-        try:
-            return await asyncio.to_thread(RouterDatabase, settings, f"router-{uuid.uuid4().hex[:12]}", models)
-        except StoreError as error:
-            log.warning("%s", error)
-            await asyncio.sleep(next(waits))
 
 
 class RouterReplica(Router):

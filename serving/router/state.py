@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from zoetrope.cluster.planning.step_costs import Load, StepCosts
 from zoetrope.cluster.protocol.messages import Admit, Broken, Failed, Report, StepPlan
 from zoetrope.model.request.loras import AdapterUse, slot_key
 from zoetrope.model.request.steps import computed_steps, computes, step_after, step_before
-from zoetrope.model.request.tasks import Role
 from zoetrope.serving.router.active import Active
 from zoetrope.serving.router.backlog import Backlog
+from zoetrope.serving.router.engine_view import EngineView, News
 from zoetrope.serving.router.loading import Loading
 from zoetrope.serving.router.placement import GangSize, leaves, sizes_of, takes
 from zoetrope.serving.router.policies.fair import Fair
@@ -24,44 +23,6 @@ MAX_CRASHES = 3  # of engines with a segment alone in the step, after which it c
 LEAST_SECONDS = 1e-3  # of a segment's cost, where it is not known
 LOAD_PATIENCE = 60.0  # seconds in which an engine must have checkpointed what it holds, before it loads another model
 PATIENCE = 5.0  # times its predicted duration, after which a step's engine counts as lost
-
-
-@dataclass
-class EngineView:
-    """An engine as of its last report, and when it will be given up without another one.
-
-    Attributes:
-        stepping: the segments of its newest plan.
-        since: when its model was loaded. stale: what is known of its steps is of the model before.
-    """
-
-    model: str
-    gang_epoch: int
-    seen_at: float
-    due: float
-    costs: StepCosts
-    role: Role = "both"
-    seconds_per_token: float | None = None
-    ready: bool = False
-    stepping: frozenset[str] = frozenset()
-    ranks: int = 1
-    since: float = 0.0
-    stale: bool = True
-
-    @property
-    def idle(self) -> bool:
-        return self.ready and not self.stepping
-
-
-@dataclass(frozen=True)
-class News:
-    """The news of a report: ids of segments that progressed or finished (with a reference to the latents), those that
-    failed, and ids of those whose conditions are gone."""
-
-    progressed: tuple[str, ...]
-    finished: tuple[tuple[str, Any], ...]
-    failed: tuple[Failed, ...]
-    lost: tuple[str, ...] = ()
 
 
 @dataclass
@@ -236,6 +197,12 @@ class RouterState:
         """Say why segments of a model cannot be taken by any engine; "" where there is one."""
         return "" if self.loading is None else self.loading.notice(model, self.engines, now)
 
+    def seconds_to_model(self, model: str, now: float) -> float | None:
+        """Return the seconds until an engine is expected to have a model; None if that is not known."""
+        return (
+            None if self.loading is None else self.loading.expected(model, self.engines, self._work_of_models()[1], now)
+        )
+
     def _note_model(self, report: Report, view: EngineView, now: float) -> None:
         """Note which model an engine has, and how long it took to load."""
         if report.state == "loading":
@@ -244,7 +211,7 @@ class RouterState:
                 self.loading.begun(report.engine, now)
         elif view.stale and report.state == "ready":
             view.model, view.costs, view.seconds_per_token = report.model, self.costs(report), None
-            view.since, view.stale = now, False
+            view.since, view.stale, view.most_tokens = now, False, report.most_tokens
             self._price_waiting(report.model)
             if self.loading is not None:
                 self.loading.over(report.engine)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoetrope.cluster.planning.step_costs import Load
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import ModelCard
@@ -21,6 +22,7 @@ READ_SECONDS = 1.0  # between two looks at the engines
 PRESENT_SECONDS = 5.0  # after which an engine that was not seen counts as gone
 REMEMBERED_SECONDS = 3_600.0  # its costs count longer
 CALIBRATED_STEPS = 8  # that must have been measured before a job is refused for its price
+FEW, CPU_SECONDS = Load(1_560), 5.0  # a step of a picture, for which nobody waits so long on CPUs
 GPUS = Path("/proc/driver/nvidia/gpus")
 log = logging.getLogger("zoetrope.gateway")
 
@@ -122,11 +124,11 @@ class Prices:
         return self._priors[card.name]
 
     def _make_prior(self, card: ModelCard) -> EngineCosts | None:
-        settings = self._settings
+        settings, device = self._settings, this_device()
         try:
-            return EngineCosts.prior(
+            made = EngineCosts.prior(
                 card,
-                this_device(),
+                device,
                 ranks=settings.ranks,
                 cfg_groups=settings.cfg_groups,
                 adapter_rank=int(settings.adapter_rank),
@@ -135,6 +137,8 @@ class Prices:
         except (ModelError, OSError, ValueError) as error:
             log.info("jobs of %s have no price before an engine is there: %s", card.name, error)
             return None
+        # A gateway often has no GPU where the engines do.
+        return None if device == "cpu" and made.step.seconds([FEW]) > CPU_SECONDS else made
 
 
 def this_device(folder: Path = GPUS) -> str:

@@ -36,7 +36,9 @@ def real_costs(ranks: int) -> StepCosts:
 
 def fleet_of(*engines: int, real: bool = False, **more: Any) -> Fleet:
     costs = {ranks: real_costs(ranks) if real else EverySecond(ranks) for ranks in (1, 2, 4, 8)}
-    return Fleet(engines, costs, "roofline: for a test", **{"stages": NO_STAGES, "conditioners": 50, "decoders": 50, **more})
+    return Fleet(
+        engines, costs, "roofline: for a test", **{"stages": NO_STAGES, "conditioners": 50, "decoders": 50, **more}
+    )
 
 
 def job(arrival: float, steps: int, tenant: str = "one", **more: Any) -> TraceJob:
@@ -45,7 +47,7 @@ def job(arrival: float, steps: int, tenant: str = "one", **more: Any) -> TraceJo
 
 def simulation(trace: Sequence[TraceJob], fleet: Fleet, policy: str, **rules: Any) -> Simulation:
     work = workload(preset_named(PRESET), trace)
-    made = policy_of(policy, ranks=fleet.fastest)
+    made = policy_of(policy, ranks=fleet.fastest, gpus=fleet.gpus)
     return Simulation(trace, work, fleet, made, SimRules(**{"step_tokens": ONE_AT_A_TIME, "ahead": 0, **rules}))
 
 

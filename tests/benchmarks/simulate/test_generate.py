@@ -21,31 +21,31 @@ def test_a_seed_gives_one_trace_and_another_seed_another() -> None:
 
 @pytest.mark.parametrize("arrivals", ["poisson", "bursty"])
 def test_the_rate_is_the_one_asked_for(arrivals: Any) -> None:
-    trace = generate(TraceRecipe(arrivals=arrivals, rate=2.0, seconds=5_000, burst=4, seed=1))
-    assert len(trace) == pytest.approx(10_000, rel=0.06)
+    trace = generate(TraceRecipe(arrivals=arrivals, rate=1.0, seconds=3_000, burst=4, seed=1))
+    assert len(trace) == pytest.approx(3_000, rel=0.1)
     assert all(first.arrival <= second.arrival for first, second in pairwise(trace))
 
 
 def test_shares_of_sizes_and_tasks_are_those_of_the_mix() -> None:
-    trace = generate(TraceRecipe(mix="mixed", rate=4.0, seconds=5_000, seed=2))
+    trace = generate(TraceRecipe(mix="mixed", rate=1.0, seconds=3_000, seed=2))
     durations = Counter((job.frames, job.steps) for job in trace)
     drafts = durations[49, 20] / len(trace)
-    assert drafts == pytest.approx(MIXES["mixed"][0].share, abs=0.02)
+    assert drafts == pytest.approx(MIXES["mixed"][0].share, abs=0.03)
     tasks = Counter(job.task for job in trace)
-    assert all(tasks[task] / len(trace) == pytest.approx(share, abs=0.02) for task, share in TASKS.items())
+    assert all(tasks[task] / len(trace) == pytest.approx(share, abs=0.03) for task, share in TASKS.items())
     assert all(bool(job.references) == (job.task == "reference_to_video") for job in trace)
 
 
 def test_bursts_belong_to_one_tenant_and_tenants_are_of_unequal_size() -> None:
-    even = generate(TraceRecipe(arrivals="poisson", rate=1.0, seconds=5_000, tenants=4, seed=3))
-    bursty = generate(TraceRecipe(arrivals="bursty", rate=1.0, seconds=5_000, tenants=4, burst=20, seed=3))
+    even = generate(TraceRecipe(arrivals="poisson", rate=1.0, seconds=2_000, tenants=4, seed=3))
+    bursty = generate(TraceRecipe(arrivals="bursty", rate=1.0, seconds=2_000, tenants=4, burst=20, seed=3))
 
     def repeats(trace: list[Any]) -> float:
         return sum(first.tenant == second.tenant for first, second in pairwise(trace)) / len(trace)
 
     assert repeats(even) < 0.4 < 0.6 < repeats(bursty)
     jobs = Counter(job.tenant for job in even)
-    assert jobs["tenant-1"] / jobs["tenant-4"] == pytest.approx(4, rel=0.2)
+    assert jobs["tenant-1"] / jobs["tenant-4"] == pytest.approx(4, rel=0.3)
 
 
 def test_all_at_once_is_an_exact_number() -> None:

@@ -20,11 +20,11 @@ def test_every_policy_is_simulated() -> None:
 
 
 def test_first_come_first_served_is_as_by_hand() -> None:
-    # One GPU, a second a step: 0-4, then 4-6 although it came at 1, then 6-9; the last finds it idle.
-    trace = [job(0.0, 4), job(1.0, 2), job(2.0, 3), job(20.0, 1)]
+    # One GPU, a second a step: 0-4, then 4-6 although it came before 1, then 6-9; the last finds it idle.
+    trace = [job(0.0, 4), job(0.5, 2), job(1.5, 3), job(20.0, 1)]
     assert ends(trace, fleet_of(1), "fifo") == [4.0, 6.0, 9.0, 21.0]
     # Two engines: the second job need not wait, and the third follows it.
-    assert ends(trace, fleet_of(1, 1), "fifo") == [4.0, 3.0, 6.0, 21.0]
+    assert ends(trace, fleet_of(1, 1), "fifo") == [4.0, 2.5, 5.5, 21.0]
     # Room for all of them in a step, which takes a second for each: 1 alone, one of two, then three at a time.
     assert ends(trace[:3], fleet_of(1), "fifo", step_tokens=10**6) == [8.0, 6.0, 9.0]
 
@@ -49,7 +49,14 @@ def test_the_other_stages_take_their_time_and_queue_for_their_servers() -> None:
     wide = fleet_of(1, 1, stages=stages)
     assert ends(trace, wide, "fifo") == [6.0, 6.0]
     narrow = fleet_of(1, 1, stages=stages, conditioners=1, decoders=1)
-    assert ends(trace, narrow, "fifo") == [6.0, 8.0], "conditioned at 2, denoised at 5, and the decoder is busy until 6"
+    assert ends(trace, narrow, "fifo") == [6.0, 7.0], "both are there at 2, and one waits for the conditioner until 3"
+
+
+def test_a_router_claims_only_so_many_jobs_in_the_order_of_its_policy() -> None:
+    trace = [job(0.0, 4), job(0.5, 6), job(0.6, 2)]
+    wide = fleet_of(1, 1, 1)
+    assert ends(trace, wide, "srpt") == [4.0, 6.5, 2.6]
+    assert ends(trace, wide, "srpt", max_running=1) == [4.0, 12.0, 6.0]
 
 
 def test_long_clips_are_chained() -> None:
@@ -69,17 +76,17 @@ def test_a_job_past_its_deadline_fails_and_frees_its_engine() -> None:
 @pytest.mark.parametrize("load", [0.5, 0.8])
 def test_waits_of_one_server_with_equal_jobs_are_those_of_theory(load: float) -> None:
     """M/D/1: the mean wait is load x service / (2 (1 - load)) (Pollaczek and Khinchine)."""
-    service, jobs, chance = 4.0, 6_000, random.Random(11)
+    service, jobs, chance = 4.0, 1_500, random.Random(11)
     at, trace = 0.0, []
     for _ in range(jobs):
         at += chance.expovariate(load / service)
         trace.append(job(at, 4))
     outcomes = simulation(trace, fleet_of(1), "fifo", quantum=100.0).run()
     waits = [(outcome.done or 0.0) - outcome.arrival - service for outcome in outcomes]
-    assert sum(waits) / jobs == pytest.approx(load * service / (2 * (1 - load)), rel=0.1)
+    assert sum(waits) / jobs == pytest.approx(load * service / (2 * (1 - load)), rel=0.15)
 
 
-def mixed(seconds: float = 400.0) -> list[Any]:
+def mixed(seconds: float = 100.0) -> list[Any]:
     return generate(TraceRecipe(rate=0.5, seconds=seconds, arrivals="bursty", burst=5, tenants=3, seed=4))
 
 
@@ -102,7 +109,7 @@ def test_every_job_ends_once_whatever_fails(policy: str) -> None:
 def test_a_seed_gives_one_result(policy: str) -> None:
     def figures(seed: int) -> dict[str, Any]:
         fleet = fleet_of(8, 2, real=True, failures=1.0, stages=StageSeconds())
-        found = simulation(mixed(200.0), fleet, policy, step_tokens=100_000, noise=0.1, seed=seed)
+        found = simulation(mixed(60.0), fleet, policy, step_tokens=100_000, noise=0.1, seed=seed)
         found.run()
         return {name: value for name, value in found.figures().items() if name != "decision_ms"}
 

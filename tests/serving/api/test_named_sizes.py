@@ -47,7 +47,7 @@ FAMILY_OF_TASK = {"text_to_video": "t2v", "image_to_video": "i2v", "first_last_f
 @asynccontextmanager
 async def doors(card: ModelCard, directory: Path) -> AsyncIterator[tuple[Core, Any, httpx.AsyncClient]]:
     """A gateway in this process: what it works on, a gRPC stub and an HTTP client."""
-    settings = Settings(model=card.name, data_dir=directory, max_queued=10_000)
+    settings = Settings(model=(card.name,), data_dir=directory, max_queued=10_000)
     with open_core(settings, ServedModels([card])) as core:
         server = grpc_server(core, HealthService())
         port = server.add_insecure_port("127.0.0.1:0")

@@ -48,13 +48,13 @@ def no_media_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def serve_check(folder: Path, work: Path) -> str:
     with pytest.raises(ModelError) as error:
-        supervisor._check(Settings(model=str(folder), data_dir=work / "data"))
+        supervisor._check(Settings(model=(str(folder),), data_dir=work / "data"))
     assert not (work / "data").exists()
     return str(error.value)
 
 
 def doctor_check(folder: Path, work: Path) -> str:
-    settings = Settings(model=str(folder), grpc="127.0.0.1:0", http="127.0.0.1:0", data_dir=work / "data")
+    settings = Settings(model=(str(folder),), grpc="127.0.0.1:0", http="127.0.0.1:0", data_dir=work / "data")
     check = next(check for check in run_checks(settings) if check.name == "model")
     assert check.status is Status.FAIL and check.advice
     return check.detail
@@ -118,7 +118,7 @@ def test_a_warning_is_told_once_by_every_command(odd: Path, tmp_path: Path, caps
     out = str(tmp_path / "out.mp4")
     local = ("generate", "a red circle", "--local", "--size", "48x32", "--frames", "5", "--steps", "1", "--out", out)
     with ExitStack() as stack:
-        settings = Settings(model=str(odd), data_dir=tmp_path / "data", grpc="127.0.0.1:0", http="127.0.0.1:0")
+        settings = Settings(model=(str(odd),), data_dir=tmp_path / "data", grpc="127.0.0.1:0", http="127.0.0.1:0")
         supervisor._prepare(settings, stack)
     told = [capsys.readouterr().err]
     for arguments in (local, ("plan", "--size", "64x32", "--gpu", "cpu", "--gpus", "1")):
@@ -132,7 +132,7 @@ def test_a_warning_is_told_once_by_every_command(odd: Path, tmp_path: Path, caps
 
 
 def test_doctor_shows_the_card(odd: Path, tmp_path: Path) -> None:
-    settings = Settings(model=str(odd), grpc="127.0.0.1:0", http="127.0.0.1:0", data_dir=tmp_path / "data")
+    settings = Settings(model=(str(odd),), grpc="127.0.0.1:0", http="127.0.0.1:0", data_dir=tmp_path / "data")
     model, warning, card = (check for check in run_checks(settings) if check.name.startswith("model"))
     assert (model.status, warning.status, card.status) == (Status.OK, Status.WARN, Status.OK)
     assert "ema_step" in warning.detail and warning.advice

@@ -319,7 +319,7 @@ def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> 
 )
 def test_addresses_that_this_machine_does_not_have(tmp_path: Path, address: str, message: str) -> None:
     settings = Settings(
-        model=str(write_checkpoint(tmp_path / MODEL)), grpc=address, http="127.0.0.1:0", data_dir=tmp_path / "data"
+        model=(str(write_checkpoint(tmp_path / MODEL)),), grpc=address, http="127.0.0.1:0", data_dir=tmp_path / "data"
     )
     settings.directory.mkdir()
     with contextlib.closing(open_stores(settings.database_url)) as stores:
@@ -332,7 +332,7 @@ def test_addresses_that_this_machine_does_not_have(tmp_path: Path, address: str,
 def test_damaged_database(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "jobs.db").write_bytes(b"not a database" * 100)
-    settings = Settings(model=str(write_checkpoint(tmp_path / MODEL)), data_dir=tmp_path / "data")
+    settings = Settings(model=(str(write_checkpoint(tmp_path / MODEL)),), data_dir=tmp_path / "data")
     status, _, line = run_gateway(settings.model_dump_json())
     assert status == 2
     assert "jobs.db" in line

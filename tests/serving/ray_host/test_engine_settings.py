@@ -15,7 +15,7 @@ def test_engines_compile_where_the_service_is_told_to(
     monkeypatch.delenv("ZOETROPE_COMPILE", raising=False)
     if told is not None:
         monkeypatch.setenv("ZOETROPE_COMPILE", told)
-    assert _gang(Settings(), "both", gpus=False).compile is expected
+    assert _gang(Settings(), 1, "both", gpus=False).compile is expected
 
 
 @pytest.mark.parametrize(("told", "expected"), [(None, "never"), ("auto", "auto")])
@@ -25,4 +25,4 @@ def test_engines_capture_steps_where_the_service_is_told_to(
     monkeypatch.delenv("ZOETROPE_CUDA_GRAPHS", raising=False)
     if told is not None:
         monkeypatch.setenv("ZOETROPE_CUDA_GRAPHS", told)
-    assert _gang(Settings(), "both", gpus=False).cuda_graphs == expected
+    assert _gang(Settings(), 1, "both", gpus=False).cuda_graphs == expected

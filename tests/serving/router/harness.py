@@ -118,7 +118,7 @@ class House:
 
     def __init__(self, directory: Path, database: str, **settings: Any) -> None:
         """``database``: the URL of one in PostgreSQL; empty: a SQLite file."""
-        self.settings = Settings(model="nano", data_dir=directory / "data", database=database, **settings)
+        self.settings = Settings(model=("nano",), data_dir=directory / "data", database=database, **settings)
         self.stores = open_stores(self.settings.database_url)
         self.store = self.stores.jobs
         self.stages = Stages(self.settings.artifacts_url)

@@ -25,9 +25,9 @@ def seconds(found: dict[str, Foreseen]) -> dict[str, float]:
 
 
 def test_a_job_alone_goes_through_all_stages() -> None:
-    assert forecast([QUEUED], [ENGINE], HOUSE) == {
-        "a": Foreseen(pytest.approx(0.5 + 10 * STEP + 0.25), pytest.approx(0.5), 0, "")
-    }
+    one = forecast([QUEUED], [ENGINE], HOUSE)["a"]
+    assert (one.place, one.why) == (0, "")
+    assert (one.start, one.eta) == pytest.approx((0.5, 0.5 + 10 * STEP + 0.25))
     assert seconds(forecast([replace(HELD, steps=4)], [ENGINE], HOUSE)) == {"a": pytest.approx(4 * STEP + 0.25)}
     part = replace(ENGINE, elapsed=0.5 * STEP)
     assert seconds(forecast([replace(HELD, steps=4)], [part], HOUSE)) == {"a": pytest.approx(3.5 * STEP + 0.25)}

@@ -9,6 +9,7 @@ import pytest
 
 from tests.serving.router.harness import House, until
 from zoetrope.serving.jobs.forecast_table import ModelForecast
+from zoetrope.serving.router import router
 
 pytestmark = pytest.mark.timeout(60)
 Build: TypeAlias = Callable[..., House]
@@ -23,6 +24,12 @@ def told(house: House, *job_ids: str) -> ModelForecast | None:
     """The newest forecast, once it has exactly these jobs."""
     found = newest(house)
     return found if found is not None and set(found.jobs) == set(job_ids) else None
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is a double that says nothing while it waits for its next step."""
+    monkeypatch.setattr(router, "ENGINE_TIMEOUT_SECONDS", 600.0)
 
 
 async def test_every_job_is_foreseen_from_the_queue_on(build: Build) -> None:
@@ -61,7 +68,8 @@ async def test_an_engines_row_says_what_it_runs(build: Build) -> None:
     async with house.router() as (_, engine):
         engine.steps = 2
         await until(lambda: house.job("a").step == 2)
-        (row,) = await until(lambda: (rows := house.store.engines(60.0)) and rows[0].step.get("segments") and rows)
+        await until(lambda: any(row.step.get("segments") for row in house.store.engines(60.0)))
+        (row,) = house.store.engines(60.0)
         ((job, index, step, steps, tokens, advances),) = row.step["segments"]
         assert (job, index, step, steps, advances) == ("a", 0, 2, 4, True)
         assert tokens == row.step["tokens"] > 0

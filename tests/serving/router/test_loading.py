@@ -12,6 +12,7 @@ from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.serving.router.active import Active
 from zoetrope.serving.router.loading import MAX_FAILURES, PAUSE_SECONDS, Loading
 from zoetrope.serving.router.state import RouterState
+from zoetrope.serving.router.swapping import TURN
 
 LOAD_SECONDS = 2.0
 
@@ -131,6 +132,20 @@ def test_a_load_is_priced_as_it_was_seen(seconds: float | None) -> None:
     assert loading.price("tiny") == (seconds or 4.0)
     loading.saw("nano", 5.0)
     assert 4.0 < loading.price("nano") < 5.0
+
+
+def test_when_an_engine_has_a_model_is_foreseen() -> None:
+    board = board_of()
+    assert board.seconds_to_model("tiny", 0.0) is None
+    exchange(board, report(), 0.0)
+    assert (board.seconds_to_model("nano", 0.0), board.seconds_to_model("tiny", 0.0)) == (0.0, LOAD_SECONDS)
+    board.add(segment("a", "nano"))
+    exchange(board, report(), 1.0)
+    turn = TURN * 2 * LOAD_SECONDS
+    assert board.seconds_to_model("tiny", 2.0) == turn - 2.0 + LOAD_SECONDS, "the engine's turn is not over"
+    board.apply(report("tiny", state="loading"), 100.0)
+    assert board.seconds_to_model("tiny", 101.5) == LOAD_SECONDS - 1.5
+    assert replace(board, loading=None).seconds_to_model("tiny", 0.0) is None
 
 
 def test_gangs_that_are_too_small_for_a_model_never_load_it() -> None:

@@ -37,7 +37,7 @@ def work(tokens: int, name: str = "w", steps: int = 40) -> Work:
 
 def test_large_work_belongs_to_large_gangs_and_small_work_to_small_ones() -> None:
     sizes = gangs(*SIZES)
-    homes = [home_of(Load(tokens), tokens, sizes) for tokens in (100, SMALL, 4_000, 20_000, LARGE)]
+    homes = [home_of(Load(tokens), sizes) for tokens in (100, SMALL, 4_000, 20_000, LARGE)]
     assert homes == sorted(homes, key=lambda home: home or 0), "more tokens never go to a smaller gang"
     assert homes[0] == 1 and homes[-1] == 8
 
@@ -45,9 +45,9 @@ def test_large_work_belongs_to_large_gangs_and_small_work_to_small_ones() -> Non
 def test_what_does_not_fit_goes_to_a_larger_gang() -> None:
     sizes = gangs(1, 4)
     sizes[1] = replace(sizes[1], most_tokens=SMALL - 1)
-    assert home_of(Load(SMALL), SMALL, sizes) == 4
+    assert home_of(Load(SMALL), sizes) == 4
     assert not takes(1, work(SMALL), sizes)
-    assert home_of(Load(SMALL), SMALL, {1: sizes[1]}) is None
+    assert home_of(Load(SMALL), {1: sizes[1]}) is None
     assert not takes(1, work(SMALL), {1: sizes[1]})
 
 
@@ -75,6 +75,7 @@ def test_work_is_handed_over_to_an_idle_gang_where_it_belongs() -> None:
 class Gang:
     ranks: int
     idle: bool = False
+    most_tokens: int = 0
 
     @property
     def costs(self) -> StepCosts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 from tests.serving.gateway.harness import Service, running_service, until
 from tests.serving.gateway.http.desk import NANO, Desk, asset, page_of, running_browser
 from tests.serving.gateway.http.samples import clip, picture, sound
-from zoetrope.serving.jobs.job import Job, Stage, State
+from zoetrope.serving.jobs.forecast_table import JobForecast, ModelForecast, TenantQueue
+from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
 from zoetrope.serving.jobs.key_table import KeyTable
 
 pytestmark = pytest.mark.timeout(180)
@@ -284,6 +286,32 @@ def test_engines_and_what_they_run(browser: Browser, desk: Desk) -> None:
         shows = ("1 engine", NANO, "ready", "1 died", "mine", "step 3 of")
         until(lambda: told(desk, page, *shows, jobs=(job.id,)))
         until(lambda: told(desk, page, "0 of 1 engines ready", "nothing now", state="out"))
+
+
+def test_the_queue_and_why_jobs_wait(browser: Browser, desk: Desk) -> None:
+    service = desk.service
+    name = service.client.create(prompt="a patient disc")
+    waiting = JobForecast(40.0, 30.0, 75.0, 3, 20.0, "ahead")
+    tenants = {"": TenantQueue(1, 0, 12.5), "acme": TenantQueue(3, 1, 60.0)}
+    forecast = ModelForecast(NANO, jobs={name.removeprefix("operations/"): waiting}, tenants=tenants, gpus=1, engines=1)
+    step = {"tokens": 480, "seconds": 0.25, "expected": 0.2}
+    with page_of(browser, service.http) as page:
+        page.get_by_role("button", name="engine").click()
+
+        def shown(*texts: str) -> bool:
+            service.stores.forecasts.put(forecast)
+            now = service.store._db.now()
+            service.store.put_engine(EngineRow("engine-0", NANO, 3, 1, now, step=step))
+            found = page.locator("header").inner_text()
+            return all(text in found for text in texts)
+
+        until(
+            lambda: shown("250 ms, predicted 200 ms", "all others", "60", "a patient disc", "waiting for 3 jobs ahead")
+        )
+        expect(card_of(page, "a patient disc")).to_contain_text(
+            re.compile(r"about [0-9]+ s left \([0-9]+ s to [0-9]+ s\)")
+        )
+        expect(card_of(page, "a patient disc")).to_contain_text("3 in front")
 
 
 def told(desk: Desk, page: Page, *texts: str, **report: Any) -> bool:

@@ -64,7 +64,7 @@ def test_the_form_has_every_field_of_a_request() -> None:
 
 
 def test_the_form_follows_the_model() -> None:
-    settings, nano = Settings(model=NANO), find_model(NANO)
+    settings, nano = Settings(model=(NANO,)), find_model(NANO)
     assert [task.kind for task in model_form(nano, settings).tasks] == list(nano.tasks)
     changes: dict[str, Any] = {"boundary": 0.9, "reference_clips": False, "ends_with_frame": False, "max_references": 3}
     card = replace(nano, tasks=("image_to_video", "reference_to_video"), **changes)

@@ -73,7 +73,7 @@ class Doors:
 @contextmanager
 def opened(card: ModelCard, directory: Path) -> Iterator[Doors]:
     with (
-        open_core(Settings(model=card.name, data_dir=directory, max_queued=1_000), ServedModels([card])) as core,
+        open_core(Settings(model=(card.name,), data_dir=directory, max_queued=1_000), ServedModels([card])) as core,
         TestClient(http_app(core), base_url="http://127.0.0.1") as client,
     ):
         yield Doors(core, client)

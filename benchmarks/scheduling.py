@@ -1,0 +1,238 @@
+"""Compare policies on a running service: small jobs in bursts, and now and then a very large one.
+
+    python -m zoetrope.benchmarks.scheduling --jobs 40 --out benchmarks/results/scheduling
+
+Each policy gets a `zoetrope serve` with nano of its own, one after the other, and the same trace at the same pace.
+Times are the service's own, from a job's creation to its end. The latents of every job are compared between the
+policies, so preempted ones with those that were not. Then, under the last policy, a tenant queues many jobs and another
+makes a single one, which it also made while nothing else ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from zoetrope.benchmarks import command
+from zoetrope.benchmarks.gateway.processes import BenchmarkError
+from zoetrope.model.request.tasks import TextToVideo, VideoRequest
+from zoetrope.serving.cli.errors import CliError
+from zoetrope.serving.cli.service import ServiceProcess, private_env, serve_command
+from zoetrope.serving.client import ClientError, OperationStatus, VideoClient
+from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.jobs.open import open_stores
+
+READY_SECONDS = 900.0
+END_SECONDS = 1_800.0
+PLAIN = {"RANKS": "1", "ENGINES": "1", "PREVIEW_STEPS": "0", "MAX_QUEUED": "4000", "GATEWAYS": "1"}
+PROMPT = "a red circle moving right on a white background"
+SMALL = ((40, 24, 16, 6), (24, 40, 9, 8), (32, 32, 13, 4), (32, 24, 16, 8))  # width, height, frames, steps
+WARM = 4  # jobs of each kind before the trace: the first steps teach the router what steps cost
+TOLERANCE = 1e-4  # of latents: sums are in another order in another batch
+
+
+@dataclass(frozen=True)
+class TraceJob:
+    """A job of the trace: when it is made, in seconds from the start, and what it asks for."""
+
+    at: float
+    large: bool
+    fields: dict[str, Any]
+
+
+def trace_of(args: argparse.Namespace) -> list[TraceJob]:
+    """Return the trace: bursts of ten jobs; one job in twenty is large, and first in its burst."""
+    jobs = []
+    for number in range(args.jobs):
+        burst, place = divmod(number, 10)
+        large = place == 0 and burst % 2 == 0
+        width, height, frames, steps = (*args.large, args.large_steps) if large else SMALL[number % len(SMALL)]
+        at = burst * args.gap + 0.1 * place
+        jobs.append(TraceJob(at, large, _fields(f"{width}x{height}", frames, steps, number)))
+    return jobs
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = _parser().parse_args(arguments)
+    record: dict[str, Any] = {"settings": {**vars(args), "out": None}}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = {policy: _run(policy, args, Path(folder) / policy) for policy in args.policies}
+            record["policies"] = {policy: run["figures"] for policy, run in runs.items()}
+            record["latents_differ_by"] = _difference(Path(folder), args)
+            record["flood"] = runs[args.policies[-1]].get("flood")
+    except (BenchmarkError, CliError, ClientError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    page = _page(record, command.command_line("scheduling", arguments))
+    sys.stdout.write(page)
+    command.write_results(args.out, record, page)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser("scheduling", __doc__)
+    parser.add_argument("--policies", nargs="+", default=["fifo", "fair"], help="in this order")
+    parser.add_argument("--jobs", type=command.at_least(2), default=40, help="jobs of the trace")
+    parser.add_argument("--gap", type=float, default=8.0, help="seconds between the bursts")
+    parser.add_argument(
+        "--large", type=int, nargs=3, default=(160, 96, 16), metavar=("W", "H", "FRAMES"), help="size of large jobs"
+    )
+    parser.add_argument("--large-steps", type=command.at_least(1), default=20, help="steps of large jobs")
+    parser.add_argument("--flood", type=int, default=500, help="jobs that one tenant queues; 0: leave that out")
+    parser.add_argument("--out", type=Path, help=command.OUT_HELP)
+    return parser
+
+
+def _fields(size: str, frames: int, steps: int, seed: int) -> dict[str, Any]:
+    return {
+        "task": TextToVideo(prompt=PROMPT),
+        "size": size,
+        "frames": frames,
+        "steps": steps,
+        "seed": seed,
+        "keep_latents": True,
+    }
+
+
+def _run(policy: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Serve the trace under a policy, and keep its latents in ``folder``."""
+    env = {**private_env(), **{f"ZOETROPE_{name}": value for name, value in PLAIN.items()}, "ZOETROPE_POLICY": policy}
+    folder.mkdir(parents=True)
+    print(f"{policy}: starting", file=sys.stderr)
+    service = ServiceProcess(serve_command("nano", folder / "data"), folder / "log", env)
+    try:
+        target = service.wait_ready(READY_SECONDS).grpc
+        with VideoClient(target) as client:
+            _warm_up(client, args)
+            jobs = trace_of(args)
+            ended = _serve(client, jobs)
+            for number, status in enumerate(ended):
+                client.download(status.name, folder / f"{number}.safetensors", artifact="latents")
+        result: dict[str, Any] = {"figures": _figures(jobs, ended)}
+        if args.flood and policy == args.policies[-1]:
+            result["flood"] = _flood(target, folder / "data", args)
+    finally:
+        service.stop()
+    return result
+
+
+def _warm_up(client: VideoClient, args: argparse.Namespace) -> None:
+    width, height, frames = args.large
+    for number in range(WARM):
+        small = SMALL[number % len(SMALL)]
+        client.wait(client.create(**_fields(f"{small[0]}x{small[1]}", *small[2:], number)), END_SECONDS)
+    client.wait(client.create(**_fields(f"{width}x{height}", frames, 3, 0)), END_SECONDS)
+
+
+def _serve(client: VideoClient, jobs: list[TraceJob]) -> list[OperationStatus]:
+    started, names = time.monotonic(), []
+    for job in jobs:
+        time.sleep(max(0.0, started + job.at - time.monotonic()))
+        names.append(client.create(**job.fields))
+    return [_done(client.wait(name, END_SECONDS)) for name in names]
+
+
+def _done(status: OperationStatus) -> OperationStatus:
+    if status.state != "succeeded":
+        raise BenchmarkError(f"{status.name} ended as {status.state}: {status.error}")
+    return status
+
+
+def _seconds(status: OperationStatus) -> float:
+    return (status.end_time or math.nan) - status.create_time
+
+
+def _figures(jobs: list[TraceJob], ended: list[OperationStatus]) -> dict[str, float]:
+    small = sorted(_seconds(status) for job, status in zip(jobs, ended, strict=True) if not job.large)
+    large = [_seconds(status) for job, status in zip(jobs, ended, strict=True) if job.large]
+    makespan = max(s.end_time or math.nan for s in ended) - min(s.create_time for s in ended)
+    return {
+        "small_p50": statistics.median(small),
+        "small_p99": small[math.ceil(0.99 * len(small)) - 1],
+        "large_mean": statistics.mean(large),
+        "makespan": makespan,
+        "jobs_per_minute": 60 * len(ended) / makespan,
+        "succeeded": len(ended),
+        "attempts": max(status.attempt for status in ended),
+    }
+
+
+def _difference(folder: Path, args: argparse.Namespace) -> float:
+    """Return the largest difference of the latents of a job between two policies."""
+    largest = 0.0
+    for number in range(args.jobs):
+        found = [load_file(folder / policy / f"{number}.safetensors") for policy in args.policies]
+        for other in found[1:]:
+            for name, values in found[0].items():
+                largest = max(largest, float(np.abs(values.astype(np.float64) - other[name]).max()))
+    return largest
+
+
+def _flood(target: str, data: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Have tenant ``many`` queue jobs and tenant ``one`` make a single one."""
+    stores = open_stores(Settings(data_dir=data).database_url)
+    try:
+        secrets = [stores.keys.create(tenant, tenant)[1] for tenant in ("many", "one")]
+    finally:
+        stores.close()
+    fields = _fields("40x24", 16, 8, 1)
+    with VideoClient(target, api_key=secrets[0]) as many, VideoClient(target, api_key=secrets[1]) as one:
+        alone = statistics.median(_seconds(_done(one.wait(one.create(**fields), END_SECONDS))) for _ in range(3))
+        names: list[str] = []
+        while len(names) < args.flood:
+            batch = [VideoRequest(**fields)] * min(100, args.flood - len(names))
+            names += many.create_batch(batch)
+        many.wait(names[9], END_SECONDS)  # it is well under way
+        among = _seconds(_done(one.wait(one.create(**fields), END_SECONDS)))
+        left = sum(not many.get(name).done for name in names[-20:])
+        ended = [many.get(name) for name in names[:10]]
+        shares = [(s.end_time or math.nan) - (s.start_time or math.nan) for s in ended]
+    return {"alone": alone, "among": among, "many_job": statistics.mean(shares), "of_last_20_left": left}
+
+
+def _page(record: dict[str, Any], how: str) -> str:
+    lines = [
+        "# Policies on a running service",
+        "",
+        f"nano on this machine, {record['settings']['jobs']} jobs, one engine. Seconds from creation to end.",
+        "",
+        "| policy | small, median | small, 99 % | large, mean | makespan | jobs a minute |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for policy, row in record["policies"].items():
+        lines.append(
+            f"| {policy} | {row['small_p50']:.2f} | {row['small_p99']:.2f} | {row['large_mean']:.1f} |"
+            f" {row['makespan']:.1f} | {row['jobs_per_minute']:.1f} |"
+        )
+    rows = list(record["policies"].values())
+    first, last = rows[0], rows[-1]
+    lines += [
+        "",
+        f"99 % of the small jobs: {first['small_p99'] / last['small_p99']:.1f} times sooner under the last policy than"
+        f" under the first; throughput {100 * (last['jobs_per_minute'] / first['jobs_per_minute'] - 1):+.1f} %. All"
+        f" {last['succeeded']:.0f} succeeded. Latents differ by {record['latents_differ_by']:.2g} at most"
+        f" ({'equal but for the order of sums' if record['latents_differ_by'] < TOLERANCE else 'NOT equal'}).",
+    ]
+    if flood := record.get("flood"):
+        lines += [
+            "",
+            f"A job alone: {flood['alone']:.2f} s. The same while another tenant has"
+            f" {record['settings']['flood']} jobs queued: {flood['among']:.2f} s, so"
+            f" {flood['among'] - flood['alone']:.2f} s later; that tenant's jobs take {flood['many_job']:.2f} s each.",
+        ]
+    return "\n".join([*lines, "", f"    {how}", ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
