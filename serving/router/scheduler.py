@@ -8,7 +8,7 @@ from itertools import islice
 
 from zoetrope.cluster.planning.step_costs import Load
 from zoetrope.serving.router.backlog import Backlog
-from zoetrope.serving.router.work import Decision, EngineState, Work
+from zoetrope.serving.router.policies.work import Decision, EngineState, Work
 
 FAR = 2_000  # segments that an engine looks at, of which none may be for it
 LOOK = 32  # segments that a step could have are looked at, once it has one
