@@ -148,7 +148,7 @@ class Rank:
         return Joined(
             warm_up(self._denoiser, self._card, gear, mesh),
             streaming_of(self._denoiser, gear, limit if limit < UNLIMITED else 0),
-            most_tokens(self._card, gear, plan, self._device, ranks=mesh.ranks, groups=mesh.groups),
+            most_tokens(self._denoiser, self._card, gear, plan, mesh),
         )
 
     def execute(self, plan: StepPlan) -> StepOutcome:
