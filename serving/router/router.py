@@ -14,6 +14,7 @@ from typing import Any
 from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPlan
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.model.request.specs import SegmentSpec
+from zoetrope.serving.config.engine_groups import engine_groups
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
@@ -75,12 +76,14 @@ class Router:
         self._cold_start = ColdStart()
         self._cold_start.see(0, True, time.monotonic())  # engines start when the router does, or run already
         self._meter = Meter(self._cards.get, int(settings.adapter_rank), settings.vae_devices)
+        groups = engine_groups(settings)
+        gpus = sum(group.count * group.ranks for group in groups)
         self._state = RouterState(
             settings.step_tokens,
             ENGINE_TIMEOUT_SECONDS,
             self._meter.costs_of,
             self._meter.company,
-            Backlog(policy_of(settings.policy, settings.ranks, settings.weights)),
+            Backlog(policy_of(settings.policy, max(g.ranks for g in groups), settings.weights, gpus)),
             settings.preview_steps,
             settings.adapter_slots,
             loading_of(settings, models),
