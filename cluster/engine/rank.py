@@ -331,7 +331,7 @@ class Rank:
 
 def _shared(latents: torch.Tensor) -> ray.ObjectRef:  # type: ignore[type-arg]
     """Put latents into the object store as an array, for processes without torch."""
-    return ray.put(latents.cpu().numpy())
+    return ray.put(latents.float().cpu().numpy())
 
 
 def _told(error: Exception) -> RankError:
