@@ -237,7 +237,7 @@ class Forecaster:
             after,
             work.remaining,
             loads.adapters if loads is not None else work.adapters,
-            claimed=job_id in claimed,
+            claimed=job_id in claimed or bool(segment),  # one whose end is being written still has its segment
             ready=bool(segment),
             engine=self._state.active[work.id].engine if segment else None,
             decoding=decoding,

@@ -32,7 +32,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]
 COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
-CONNECTING = {"generate", "jobs", "watch", "cancel", "download", "extend", "events", "models"}
+CONNECTING = {"generate", "jobs", "watch", "cancel", "download", "extend", "events", "models", "top"}
 CONNECTING |= {"media upload", "media list", "media delete"}
 OTHERS = {"serve", "gateway", "settings", "upcycle", "prepare", "calibrate", "doctor", "plan"}
 OTHERS |= {"keys create", "keys list", "keys revoke", "adapters add", "adapters list", "adapters remove"}
@@ -105,7 +105,7 @@ LISTINGS = {"jobs", "models", "media list", "keys list", "adapters list"}
 
 def test_every_listing_has_json() -> None:
     having = {name for name, command in COMMANDS.items() if any(p.name == "json" for p in command.params)}
-    assert having == LISTINGS | {"events", "settings", "doctor", "plan"}
+    assert having == LISTINGS | {"events", "settings", "doctor", "plan", "top"}
     quiet = {name for name, command in COMMANDS.items() if any("-q" in p.opts for p in command.params)}
     assert quiet == LISTINGS | {
         "generate",
