@@ -144,17 +144,18 @@ def test_noise_experts_and_their_adapters_are_told_apart(tmp_path: Path) -> None
     assert identity(tmp_path / "exchanged" / "pair") != plain
 
 
+IMAGES: tuple[Callable[[Path], object], ...] = (
+    lambda root: retrain(
+        root / "image_encoder" / "model.safetensors", "vision_model.embeddings.patch_embedding.weight"
+    ),
+    lambda root: edit(root / "image_processor" / "preprocessor_config.json", image_mean=[0.1, 0.2, 0.3]),
+)
+
+
 def test_the_image_encoder_and_its_processor_count(tmp_path: Path) -> None:
-    write_i2v(tmp_path / "i2v")
+    write_i2v(tmp_path / "i2v", clip=True)
     found = [identity(tmp_path / "i2v")]
-    for number, change in enumerate(
-        (
-            lambda root: retrain(
-                root / "image_encoder" / "model.safetensors", "vision_model.embeddings.patch_embedding.weight"
-            ),
-            lambda root: edit(root / "image_processor" / "preprocessor_config.json", image_mean=[0.1, 0.2, 0.3]),
-        )
-    ):
+    for number, change in enumerate(IMAGES):
         root = tmp_path / str(number) / "i2v"
         shutil.copytree(tmp_path / "i2v", root)
         change(root)
