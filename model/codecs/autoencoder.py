@@ -89,6 +89,7 @@ class WanAutoencoder:
         self._memory = [DeviceMemory(decoder.device) for decoder in self._decoders]
         self._options: dict[tuple[int, int, Tiling], list[DecodePlan]] = {}  # what fits, best first
         self._planning = threading.Lock()
+        self._encoding = threading.Lock()  # diffusers keeps the frames before a chunk in the network itself
         self._parked = None if stays else Parked(network, first.device)
 
     @torch.inference_mode()
@@ -100,7 +101,7 @@ class WanAutoencoder:
                 f"clip of {frames} x {height} x {width}: frames must be {self.temporal}n+1, "
                 f"sides multiples of {self.spatial}"
             )
-        with self._here():
+        with self._encoding, self._here():
             mode = self._network.encode(clip[None].to(self._network.device)).latent_dist.mode()[0]
         mean, std = self._moments[0]
         latents: torch.Tensor = (mode - mean) / std

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -205,3 +206,15 @@ def test_spans_cover_everything_once(size: int, tile: int, overlap: int) -> None
         total[span.start : span.start + span.length] += span.weights
     torch.testing.assert_close(total, torch.ones(size))
     assert all(a.start < b.start <= a.start + tile - overlap for a, b in pairwise(found))
+
+
+def test_clips_that_are_encoded_at_the_same_time_do_not_mix(network: AutoencoderKLWan) -> None:
+    """Diffusers keeps the frames before a chunk in the network itself."""
+    autoencoder = WanAutoencoder(network)
+    size = 4 * autoencoder.spatial
+    clips = [torch.rand(3, 13, size, size, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    expected = [autoencoder.encode(clip) for clip in clips]
+    with ThreadPoolExecutor(len(clips)) as threads:
+        for _ in range(3):
+            made = list(threads.map(autoencoder.encode, clips))
+            assert all(torch.equal(*pair) for pair in zip(made, expected, strict=True))

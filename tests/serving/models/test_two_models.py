@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1_800)]
 READY_SECONDS = 600.0
 JOB_SECONDS = 600.0
 SEED = 7
+SHARED_ERROR = 1e-5  # of latents whose steps were shared with another job's
 WORDS: dict[str, Any] = {"prompt": "a red circle moving right", "duration_seconds": 1.0, "steps": 4}
 
 
@@ -116,7 +117,7 @@ def test_tasks_are_routed_and_models_loaded_on_demand(endpoint: Endpoint, tmp_pa
     for name, request in zip(names, asked, strict=True):
         card = endpoint.tiny if "task" in request else find_model("nano")
         made = endpoint.latents(name, tmp_path / "latents.safetensors")
-        assert torch.equal(made, alone(card, request)), request
+        assert (made - alone(card, request)).abs().max() <= SHARED_ERROR, request
 
 
 def test_a_request_that_names_no_model_goes_to_the_first_that_has_its_task(endpoint: Endpoint) -> None:
@@ -147,4 +148,5 @@ def test_no_job_is_lost_while_a_model_is_swapped(endpoint: Endpoint, killed: str
     assert [status.state for status in statuses] == ["succeeded", "succeeded"]
     for name, request in zip(names, asked, strict=True):
         card = endpoint.tiny if "task" in request else find_model("nano")
-        assert torch.equal(endpoint.latents(name, tmp_path / "latents.safetensors"), alone(card, request))
+        made = endpoint.latents(name, tmp_path / "latents.safetensors")
+        assert (made - alone(card, request)).abs().max() <= SHARED_ERROR
