@@ -18,8 +18,8 @@ from zoetrope.benchmarks.simulate.trace import TraceJob
 from zoetrope.benchmarks.simulate.workload import Workload
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.policies.policy import Policy
+from zoetrope.serving.router.policies.work import EngineState, Work
 from zoetrope.serving.router.scheduler import decide
-from zoetrope.serving.router.work import EngineState, Work
 
 MODEL = "simulated"
 HOUR = 3_600.0
