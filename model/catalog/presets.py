@@ -65,7 +65,7 @@ def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
             card = replace(card, warnings=(*card.warnings, note))
     else:
         card = _find(name_or_directory, load)
-    card = replace(card, load=load)
+    card = replace(card, load=replace(load, given=()))
     if load.quantize != "none" and (problem := why_exact(network_config(card))) is not None:
         raise ModelError(f"quantize: {load.quantize} is not possible for {card.name}: {problem}")
     if load.lora:

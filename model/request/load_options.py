@@ -37,7 +37,7 @@ class LoadOptions:
     image_encoder: str = ""
     tokenizer: str = ""
     model_low: str = ""
-    given: frozenset[str] = field(default=frozenset(), compare=False)
+    given: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def parts(self) -> dict[str, str]:

@@ -71,12 +71,12 @@ class ModelLoadOptions:
         from zoetrope.serving.cli.errors import bad_input
         from zoetrope.serving.config.lists import split_list  # a client by itself has no settings
 
-        hints, given, values, named = get_type_hints(LoadOptions), self.given(), {}, set()
+        hints, given, values, named = get_type_hints(LoadOptions), self.given(), {}, []
         for name, default in OPTIONS.items():
             variable = _variable(name)
             value: Any = given[name] if name in given else os.environ.get(variable) or default
             if name in given or os.environ.get(variable):
-                named.add(name)
+                named.append(name)
             if name == "lora":
                 value = split_list(value)
             allowed = get_args(hints[name])
@@ -84,7 +84,7 @@ class ModelLoadOptions:
                 option = name if name in given else variable
                 raise bad_input(option, f"{value!r} must be {', '.join(allowed[:-1])} or {allowed[-1]}")
             values[name] = value
-        return LoadOptions(**values, given=frozenset(named))
+        return LoadOptions(**values, given=tuple(named))
 
 
 NONE_GIVEN = ModelLoadOptions()

@@ -281,7 +281,7 @@ class Settings(BaseSettings):
     def load(self) -> LoadOptions:
         """How the model is loaded. What nobody gave is left to a model card."""
         options = {name: getattr(self, name) for name in OPTIONS}
-        given = frozenset(name for name, value in options.items() if value and name in self.model_fields_set)
+        given = tuple(name for name, value in options.items() if value and name in self.model_fields_set)
         return LoadOptions(**options, given=given)
 
     def as_json(self) -> str:

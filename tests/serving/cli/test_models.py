@@ -72,7 +72,7 @@ def test_a_default_that_is_named_wins_over_a_card(by: str, monkeypatch: pytest.M
 def test_an_empty_variable_names_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("QUANTIZE", "OFFLOAD", "LORA", "PROFILE"):
         monkeypatch.setenv(f"ZOETROPE_{name}", "")
-    assert ModelLoadOptions().resolved().given == frozenset()
+    assert ModelLoadOptions().resolved().given == ()
 
 
 @pytest.mark.parametrize("name", ["DATA_DIR", "MODELS_DIR", "ARTIFACT_STORE"])
