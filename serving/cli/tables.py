@@ -118,7 +118,8 @@ def _job_row(job: OperationStatus) -> tuple[str, ...]:
     note = job.error.message if job.error else ""
     if job.state == "queued" and "ahead" not in job.notice:
         note = f"{job.queue_position} ahead"
-    left = "" if job.done or job.eta_seconds is None else f"{format_seconds(job.eta_seconds)} left"
+    foreseen = not job.done and job.eta_seconds is not None and job.eta_low_seconds is not None  # by a router
+    left = f"{format_seconds(job.eta_seconds or 0.0)} left" if foreseen else ""
     return (
         escape(job.name.removeprefix(OPERATIONS)),
         _coloured(job.state),
