@@ -33,6 +33,8 @@ RAY = (
 # Files and folders whose tests start processes: services, media workers, programs (the benchmarks ask git).
 INTEGRATION = (
     *RAY,
+    "tests/benchmarks/simulate/test_elastic.py",
+    "tests/benchmarks/simulate/test_setup.py",
     "tests/benchmarks/test_gpu_day_dry_run.py",
     "tests/benchmarks/test_gpu_day_runner.py",
     "tests/benchmarks/test_kernels_results.py",

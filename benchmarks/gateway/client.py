@@ -111,7 +111,7 @@ async def wait_for_start() -> None:
     await asyncio.to_thread(sys.stdin.readline)
 
 
-class Load:
+class ClientLoad:
     """Runs a `LoadPlan`."""
 
     def __init__(self, plan: LoadPlan, channel: Any) -> None:
@@ -235,7 +235,7 @@ async def run(values: dict[str, Any]) -> LoadResult | WatchResult:
     async with grpc.aio.insecure_channel(values["target"], options=OPTIONS) as channel:
         if "names" in values:
             return await Watch(WatchPlan(**values), channel).run()
-        return await Load(LoadPlan(**values), channel).run()
+        return await ClientLoad(LoadPlan(**values), channel).run()
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def dense_jobs(count: int) -> list[dict[str, Any]]:
                 "prompt": PROMPT,
                 "negative_prompt": "",
                 "size": f"{width}x{height}",
-                "frames": DENSE_FRAMES[number // 4 % 3],
+                "frames": DENSE_FRAMES[number // 12 % 3],
                 "steps": STEPS[number % 3],
                 "guidance": GUIDANCE,
                 "seed": number,

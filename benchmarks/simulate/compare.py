@@ -94,11 +94,11 @@ def measure(count: int, load: float, policy: str, seed: int, folder: Path) -> Me
     try:
         with VideoClient(service.wait_ready(READY_SECONDS).grpc) as client:
             kinds = _kinds()
-            for job in kinds:
-                _wait(client, _create(client, job))
+            for kind in kinds:
+                _wait(client, _create(client, kind))
             started = time.time()
-            for job in kinds:
-                _wait(client, _create(client, job))
+            for kind in kinds:
+                _wait(client, _create(client, kind))
             middle = time.time()
             alone = [job for job in recorded_jobs(_database(data)) if started <= job.created_at]
             _send(client, _trace(count, load, seed, [_denoising(job) for job in alone]))

@@ -115,8 +115,8 @@ def page(record: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Elastic gangs have {points:+.1f} points over the best fixed ones, at most: every GPU is taken to hold the"
-        f" whole model, and a round ends in the middle of a step at no cost. From {100 * record['worth']:.0f} points on they "
-        f"would be worth it: **{verdict}**.",
+        " whole model, and a round ends in the middle of a step at no cost. From "
+        f"{100 * record['worth']:.0f} points on they would be worth it: **{verdict}**.",
     ]
     return "\n".join(lines) + "\n"
 

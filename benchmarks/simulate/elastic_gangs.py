@@ -144,7 +144,11 @@ class ElasticSimulation:
         now = self._clock.now
         self._next = None
         for gang in self._gangs:
-            self._stop(gang)
+            if gang.end is not None and gang.end.at <= now:
+                gang.end.cancel()
+                self._finish(gang)
+            else:
+                self._stop(gang)
         if not self._ready:
             self._gangs = []
             return

@@ -341,7 +341,7 @@ class Engine:
             failures=self._failures,
             load_seconds=self._load_seconds,
             cfg_groups=self._settings.cfg_groups,
-            device=next((place.device for place in self._gang.places()), ""),
+            device=self._gang.device,
             most_tokens=self._gang.joined.most_tokens,
             streaming=self._gang.joined.streaming,
         )

@@ -60,6 +60,7 @@ class Gang:
         self._members: list[_Member] = []
         self._actors: list[Any] = []
         self.joined = Joined()  # of the first rank, once they are ready
+        self.device = ""  # of the first rank, as torch calls it
 
     def places(self) -> list[Place]:
         """Return where the ranks run, in order."""
@@ -84,6 +85,7 @@ class Gang:
         parts = [str(slot.part) for slot in self._slots]
         order = sort_ranks([(place.node, place.gpus) for place in places], parts)
         self._members = [_Member(self._actors[i], places[i]) for i in order]
+        self.device = self._members[0].place.device
         address = await self._gather([self._members[0].actor.free_address.remote()], deadline, "start")
         joined = [m.actor.join.remote(rank, address[0]) for rank, m in enumerate(self._members)]
         self.joined = (await self._gather(joined, deadline, "start"))[0]

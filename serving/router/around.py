@@ -40,16 +40,16 @@ class Surroundings:
         """Take note of what a conditioner says of its caches."""
         self._caches[process] = caches
 
-    def figures(self) -> dict[str, Any]:
-        """Return what is known: calls that run and wait, latents on their way, and what the caches of the conditioners
-        have saved in this router's time."""
-        totals: dict[str, CacheFigures] = {}
+    def figures(self) -> dict[str, float]:
+        """Return what is known, by names of several words with points between: calls that run and wait in each stage,
+        bytes of latents on their way, and what the caches of the conditioners have saved in this router's time."""
+        found: dict[str, float] = {}
+        for stage in (self.conditioner, self.decoder):
+            found |= {f"calls.{stage.name}.running": stage.running, f"calls.{stage.name}.waiting": stage.waiting}
+        found |= {"latents.held": self.latents.held, "latents.spilled": self.latents.spilled}
         for caches in self._caches.values():
             for kind, figures in caches.items():
-                totals[kind] = totals.get(kind, CacheFigures()) + figures
-        stages = {stage.name: {"running": stage.running, "waiting": stage.waiting} for stage in self._both()}
-        latents = {"held": self.latents.held, "spilled": self.latents.spilled, "full": self.latents.full}
-        return {"stages": stages, "latents": latents, "caches": {kind: asdict(f) for kind, f in totals.items()}}
-
-    def _both(self) -> tuple[IsolatedStage, IsolatedStage]:
-        return self.conditioner, self.decoder
+                for name, value in asdict(figures).items():
+                    key = f"cache.{kind}.{name}"
+                    found[key] = found.get(key, 0) + value
+        return found

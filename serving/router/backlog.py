@@ -61,6 +61,8 @@ class Backlog:
         self._active = Counter[str]()  # by tenant: its unfinished work
         self._started: set[str] = set()  # of the begun work, what an engine has taken up
         self._serving = Counter[str]()  # by tenant: how much that is
+        self._began_at: dict[str, float] = {}  # by tenant, while it has any: when work began last
+        self._now = -math.inf  # of the newest decision
         self._level = -math.inf  # the highest standing from which work has begun
         self._latest: list[tuple[float, str]] = []
 
@@ -91,6 +93,7 @@ class Backlog:
             self._discard(work.id)
             self._level = max(self._level, self._standing(work.tenant))
             self._started.add(work.id)
+            self._began_at[work.tenant] = self._now
             self._serving[work.tenant] += 1
             self.policy.begin(work)
         before = self._begun.get(work.id)
@@ -214,7 +217,10 @@ class Backlog:
             one.next = None
             return None
         key, work_id, one.next, favoured = found
-        return self.policy.place(favoured, key, one.standing), key, work_id, tenant
+        return self.policy.place(favoured, key, one.standing, self._since(tenant)), key, work_id, tenant
+
+    def _since(self, tenant: str) -> float:
+        return self._began_at.get(tenant, -math.inf)
 
     def _standing(self, tenant: str) -> float:
         return self.policy.used(tenant) + self._ahead.get(tenant, 0.0)
@@ -229,6 +235,7 @@ class Backlog:
         self._active[tenant] += 1
 
     def _note_late(self, now: float) -> None:
+        self._now = now
         while self._latest and self._latest[0][0] < now:
             latest, work_id = heappop(self._latest)
             waiting = self._waiting.get(work_id)
@@ -276,6 +283,7 @@ class Backlog:
         self._ahead[tenant] = self._ahead.get(tenant, 0.0) + ahead
         if not self._active[tenant]:
             del self._ahead[tenant]
+            self._began_at.pop(tenant, None)
         for line in self._lines.values():
             if tenant in line.queues:
                 self._refresh(line, tenant)
@@ -288,7 +296,8 @@ class Backlog:
         queue = line.queues.get(tenant)
         if queue:
             key, work_id = queue[0]
-            place = self.policy.place(self._waiting[work_id].work, key, self._standing(tenant))
+            work, standing = self._waiting[work_id].work, self._standing(tenant)
+            place = self.policy.place(work, key, standing, self._since(tenant))
             line.head_of[tenant] = head = (place, key, work_id, tenant)
             insort(line.heads, head)
 

@@ -125,6 +125,8 @@ class Forecaster:
                     self._put(await self._foresee(model))
                 except StoreError as error:
                     log.warning("no forecast of %s: %s", model, error)
+                except Exception:  # jobs go on without
+                    log.exception("no forecast of %s", model)
             at_work = {job.id for job in self._claimed()}
             self._stages = {job_id: at for job_id, at in self._stages.items() if job_id in at_work}
             took = time.monotonic() - started
@@ -152,7 +154,8 @@ class Forecaster:
             cold=None if runners else self._cold(model),
             preempts=self._state.backlog.policy.preempts,
         )
-        awaited = [self._awaited(work, claimed, runners) for work in works]
+        there = [work for work in works if "/" not in work.id or work.id in self._state.active]  # some ended meanwhile
+        awaited = [self._awaited(work, claimed, runners) for work in there]
         now = time.time()
         found = await asyncio.to_thread(forecast, awaited, runners, house)
         errors = self._errors[model]

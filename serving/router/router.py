@@ -14,13 +14,14 @@ from typing import Any
 from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPlan
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.model.request.specs import SegmentSpec
+from zoetrope.serving.config.engine_groups import engine_groups
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.forecast_table import ModelForecast
 from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
 from zoetrope.serving.router.active import Active
-from zoetrope.serving.router.around import Surroundings
+from zoetrope.serving.router.around import WIDTH, Surroundings
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
@@ -49,7 +50,6 @@ ENGINE_TIMEOUT_SECONDS = 10.0
 SIGHT_SECONDS = 1.0  # between two records that an engine in a long step is alive
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0  # before a database that did not answer is asked again
 REMEMBERED_SECONDS = 3_600.0  # since an engine was seen whose costs an earlier router has learned
-DECODERS = 2  # jobs that a decoder takes at a time
 STOP_SECONDS = 5.0  # for the database to release leases
 TAKE_SECONDS = 4.0  # for the latents of an engine that stops to be taken over; it waits no longer for an answer
 
@@ -76,12 +76,14 @@ class Router:
         self._cold_start = ColdStart()
         self._cold_start.see(0, True, time.monotonic())  # engines start when the router does, or run already
         self._meter = Meter(self._cards.get, int(settings.adapter_rank), settings.vae_devices)
+        groups = engine_groups(settings)
+        gpus = sum(group.count * group.ranks for group in groups)
         self._state = RouterState(
             settings.step_tokens,
             ENGINE_TIMEOUT_SECONDS,
             self._meter.costs_of,
             self._meter.company,
-            Backlog(policy_of(settings.policy, settings.ranks, settings.weights)),
+            Backlog(policy_of(settings.policy, max(g.ranks for g in groups), settings.weights, gpus)),
             settings.preview_steps,
             settings.adapter_slots,
             loading_of(settings, models),
@@ -118,11 +120,11 @@ class Router:
             self._database.jobs.get_many,
             self._put_forecast,
             room=settings.max_running,
-            decoders=DECODERS * settings.decoders,
+            decoders=WIDTH * settings.decoders,
             cold=lambda model: (
                 self._state.seconds_to_model(model, time.monotonic()) or self._cold_start.expected(time.monotonic())
             ),
-            figures=self.stage_figures,
+            figures=self._around.figures,
         )
         self._notices = ModelNotices(self._state, self._claimed.job, self._waiting)
         self._stopping = False
@@ -255,10 +257,6 @@ class Router:
         """Order the jobs that wait for a place in a stage as the policy does."""
         job = self._claimed.job(job_id)
         return math.inf if job is None else self._state.backlog.policy.key(work_of(job), False)
-
-    def stage_figures(self) -> dict[str, Any]:
-        """Return what is known of the stages around the engines, see `Surroundings.figures`."""
-        return self._around.figures()
 
     def _drop(self, job: Job) -> None:
         """Remove a job's segments from all further plans."""

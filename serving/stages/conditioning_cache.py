@@ -30,7 +30,7 @@ WITHOUT_PART = {
         "profile",
         "sampler",
     ),
-    *("quality", "step_mask", "loras", "adapters"),
+    *("quality", "step_mask", "loras", "adapters", "branches"),
 }
 TEXTS = {"prompt", "negative_prompt"}
 

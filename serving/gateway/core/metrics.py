@@ -59,6 +59,7 @@ class _Reader:
         yield from _steps(engines)
         yield from self._predictions()
         yield from self._scaling()
+        yield from self._stages()
 
     def _predictions(self) -> Iterable[Metric]:
         """Yield how far the routers' estimates were off."""
@@ -91,6 +92,31 @@ class _Reader:
         for name, scale in self._scales.items():
             desired.add_metric([name], desired_engines(sum(mine.values(), UnfinishedWork()), scale))
         yield desired
+
+    def _stages(self) -> Iterable[Metric]:
+        """Yield what a router knows of the stages around the engines, see `serving.router.around`."""
+        calls = GaugeMetricFamily(
+            "zoetrope_stage_calls", "Calls that run in conditioners and decoders, or wait.", labels=["stage", "state"]
+        )
+        latents = GaugeMetricFamily(
+            "zoetrope_waiting_latents_bytes", "Finished latents that wait, in memory or spilled.", labels=["place"]
+        )
+        held = GaugeMetricFamily("zoetrope_condition_cache_bytes", "What conditioners keep.", labels=["cache"])
+        asked = CounterMetricFamily(
+            "zoetrope_condition_cache_lookups", "What conditioners looked up and had or not.", labels=["cache", "found"]
+        )
+        figures = next((row.stages for row, _ in self._forecasts.fresh(FRESH_SECONDS).values() if row.stages), {})
+        for name, value in figures.items():
+            match name.split("."):
+                case ["calls", stage, state]:
+                    calls.add_metric([stage, state], value)
+                case ["latents", place]:
+                    latents.add_metric([place], value)
+                case ["cache", cache, "bytes"]:
+                    held.add_metric([cache], value)
+                case ["cache", cache, outcome]:
+                    asked.add_metric([cache, outcome], value)
+        yield from (calls, latents, held, asked)
 
 
 def _steps(engines: Sequence[EngineRow]) -> Iterable[Metric]:

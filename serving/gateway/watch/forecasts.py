@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import Context
 
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.forecast_table import ForecastTable, JobForecast, ModelForecast
@@ -39,7 +40,8 @@ class Forecasts:
     async def _current(self, model: str) -> tuple[ModelForecast, float] | None:
         if self._clock() - self._read_at >= LOOK_SECONDS:
             if self._reading is None:
-                self._reading = asyncio.create_task(self._read())
+                # Nobody's in particular: it must not wait in the line of the caller that happens to come first.
+                self._reading = asyncio.create_task(self._read(), context=Context())
             if self._clock() - self._read_at > FRESH_SECONDS:
                 await asyncio.shield(self._reading)  # else it takes the old ones meanwhile
         found = self._found.get(model)

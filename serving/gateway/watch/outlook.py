@@ -37,16 +37,17 @@ def foreseen(job: Job, forecast: JobForecast, notice: str) -> Outlook:
     """Return the outlook of an unfinished job by its router's forecast.
 
     Args:
-        notice: what else holds it up; it goes before what the forecast says.
+        notice: what else holds it up; it goes before what the forecast says, unless that knows of an engine to come.
     """
     why = forecast.why if waits(job) else ""
+    held_up = job.notice if why == "engine" else notice
     return Outlook(
         forecast.place if job.state is State.QUEUED else 0,
         forecast.eta,
-        notice or waiting_words(why, forecast.place, forecast.start),
+        held_up or waiting_words(why, forecast.place, forecast.start),
         forecast.low,
         forecast.high,
-        notice or why,
+        held_up or why,
     )
 
 

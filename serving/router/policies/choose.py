@@ -10,7 +10,7 @@ from zoetrope.serving.router.policies.policy import NO_WEIGHTS, Policy, register
 __all__ = ["edf", "fair", "fifo", "policy_of", "round_robin", "srpt"]  # importing them registers them
 
 
-def policy_of(name: str, ranks: int = 1, weights: Mapping[str, float] = NO_WEIGHTS) -> Policy:
+def policy_of(name: str, ranks: int = 1, weights: Mapping[str, float] = NO_WEIGHTS, gpus: int = 0) -> Policy:
     """Return a policy by its name; the other arguments are those of `Policy`.
 
     Raises:
@@ -19,4 +19,4 @@ def policy_of(name: str, ranks: int = 1, weights: Mapping[str, float] = NO_WEIGH
     known = registered()
     if name not in known:
         raise ValueError(f"policy is {name!r}, must be one of {', '.join(sorted(known))}")
-    return known[name](ranks, weights)
+    return known[name](ranks, weights, gpus)

@@ -23,13 +23,15 @@ class Policy(ABC):
     name: ClassVar[str]
     preempts: ClassVar[bool] = True  # what is held may be left out of a step, for what is more urgent
 
-    def __init__(self, ranks: int = 1, weights: Mapping[str, float] = NO_WEIGHTS) -> None:
+    def __init__(self, ranks: int = 1, weights: Mapping[str, float] = NO_WEIGHTS, gpus: int = 0) -> None:
         """
         Args:
             ranks: of an engine, by which GPU-seconds become seconds.
             weights: of tenants' shares; 1 for one that is not named.
+            gpus: of all engines; 0: of one.
         """
         self.ranks = ranks
+        self.gpus = gpus or ranks
         self.weights = weights
         self._used: dict[str, float] = {}
 
@@ -41,9 +43,13 @@ class Policy(ABC):
         """Return when the work becomes late; infinity: never."""
         return math.inf
 
-    def place(self, work: Work, key: float, standing: float) -> float:
-        """Return the place of a tenant by its first work; ``standing``: what it has used, with what it has ahead of
-        that."""
+    def place(self, work: Work, key: float, standing: float, since: float) -> float:
+        """Return the place of a tenant by its first work.
+
+        Args:
+            standing: what the tenant has used, with what it has ahead of that.
+            since: when work of the tenant began last; minus infinity: not yet.
+        """
         return key
 
     def cost(self, work: Work, begun: bool) -> float:

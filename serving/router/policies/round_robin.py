@@ -18,7 +18,7 @@ class RoundRobin(Policy):
     def key(self, work: Work, late: bool) -> float:
         return work.created_at - FIRST * work.priority
 
-    def place(self, work: Work, key: float, standing: float) -> float:
+    def place(self, work: Work, key: float, standing: float, since: float) -> float:
         return standing
 
     def cost(self, work: Work, begun: bool) -> float:

@@ -33,17 +33,17 @@ def test_one_job_gets_the_whole_node_where_gangs_are_elastic() -> None:
     trace = [job(0.0, 16)]
     assert ends(trace, 8, split=(8,)) == [pytest.approx(2.0)]
     assert ends(trace, 8, split=(4, 4)) == [pytest.approx(4.0)]
-    assert ends(trace, 8, split=(4, 2, 1, 1)) == [pytest.approx(4.0)], "the largest gang, for it is in no hurry yet"
+    assert ends(trace, 8, split=(4, 2, 1, 1)) == [pytest.approx(4.0)], "with four GPUs it is in time"
     assert ends(trace, 8) == [pytest.approx(2.0)]
 
 
 def test_elastic_gangs_share_a_node_and_one_that_is_left_grows() -> None:
-    trace = [job(0.0, 16), job(0.0, 32)]
-    found = simulated(trace, 8, round=4.0, change=0.0, slo=30.0)
+    trace = [job(0.0, 16), job(0.5, 32)]
+    found = simulated(trace, 8, round=1.0, change=0.0, slo=30.0)
     first, second = (outcome.done for outcome in found.outcomes)
-    assert first == pytest.approx(4.0), "half of the node each"
-    assert second == pytest.approx(6.0), "then all of it"
-    assert found.figures()["size_changes"] == 1
+    assert first == pytest.approx(3.0), "half of its steps on the whole node, from 1 on the others on half of it"
+    assert second == pytest.approx(6.0), "8 steps on half of the node, then all of it"
+    assert found.figures()["size_changes"] == 2
 
 
 @pytest.mark.parametrize("split", [(8,), (4, 4), (2, 2, 2, 2), (4, 2, 1, 1), ()])
@@ -60,7 +60,7 @@ def test_the_study_says_whether_it_is_worth_it(tmp_path: Path, capsys: pytest.Ca
     out = tmp_path / "elastic"
     assert main(["--nodes", "2", "--hours", "0.02", "--out", str(out)]) == 0
     record = json.loads((tmp_path / "elastic.json").read_text())
-    assert [run["policy"] for run in record["runs"]][0] == "8" and record["runs"][-1]["policy"] == "elastic"
+    assert (record["runs"][0]["policy"], record["runs"][-1]["policy"]) == ("8", "elastic")
     page = (tmp_path / "elastic.md").read_text()
     assert page in capsys.readouterr().out and "**Prediction: " in page
     assert ("**worth building**" in page) == (gain(record["runs"]) >= 0.15)

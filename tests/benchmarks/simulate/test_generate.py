@@ -10,7 +10,7 @@ import pytest
 
 from zoetrope.benchmarks.simulate.generate import TraceRecipe, generate
 from zoetrope.benchmarks.simulate.mixes import MIXES, TASKS
-from zoetrope.benchmarks.simulate.trace import TraceError
+from zoetrope.benchmarks.simulate.trace import TraceError, TraceJob
 
 
 def test_a_seed_gives_one_trace_and_another_seed_another() -> None:
@@ -40,7 +40,7 @@ def test_bursts_belong_to_one_tenant_and_tenants_are_of_unequal_size() -> None:
     even = generate(TraceRecipe(arrivals="poisson", rate=1.0, seconds=2_000, tenants=4, seed=3))
     bursty = generate(TraceRecipe(arrivals="bursty", rate=1.0, seconds=2_000, tenants=4, burst=20, seed=3))
 
-    def repeats(trace: list[Any]) -> float:
+    def repeats(trace: list[TraceJob]) -> float:
         return sum(first.tenant == second.tenant for first, second in pairwise(trace)) / len(trace)
 
     assert repeats(even) < 0.4 < 0.6 < repeats(bursty)

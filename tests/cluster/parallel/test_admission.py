@@ -11,6 +11,7 @@ from tests.cluster.parallel.gangs import Gangs
 from tests.fixtures.transformer_shape import TEXT_DIM
 from zoetrope.cluster.protocol.messages import Failed, HeldSegment
 from zoetrope.cluster.snapshots.format import Fingerprint, Snapshot, encode
+from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.checkpoints.load import load_denoiser
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.resume import state_of
@@ -46,7 +47,7 @@ def test_ranks_agree_on_where_they_start(groups: int, ranks: int, gangs: Gangs, 
     denoiser = load_denoiser(card, torch.device("cpu"))
     segment = denoiser.start(spec_of(card, "a", STEPS), conditions)
     denoiser.step([segment])
-    fingerprint = Fingerprint.of(card.name, segment.spec, denoiser.scheduler_config)
+    fingerprint = Fingerprint.of(weights_of(card), segment.spec, denoiser.scheduler_config)
     data = b"".join(encode(Snapshot(OWNER, fingerprint, state_of(segment))))
     given = {
         "good": Given(conditions, kept=Kept(data)),

@@ -17,6 +17,7 @@ from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.cluster.snapshots.format import Fingerprint, Snapshot
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.denoising.resume import SegmentState, state_of
 from zoetrope.model.pipeline import NOTHING, LocalPipeline, condition_span
 from zoetrope.model.request.resolve import resolve
@@ -66,7 +67,7 @@ def test_segments_go_on_from_what_fits(router: Any, tmp_path: Path) -> None:
     conditions = condition_span(local.text, local.conditioner, spec, NOTHING, 0, None)
     store = SnapshotStore(str(tmp_path / "kept"))
     segment = local.denoiser.start(segment_of(spec, "s"), conditions)
-    fingerprint = Fingerprint.of(card.name, segment.spec, local.denoiser.scheduler_config)
+    fingerprint = Fingerprint.of(weights_of(card), segment.spec, local.denoiser.scheduler_config)
     while not segment.sampler.done:
         local.denoiser.step([segment])
         state = state_of(segment)

@@ -77,7 +77,7 @@ def test_add_name_list_remove(service: Service, file: Path, capsys: pytest.Captu
         (["add", "ink ", "FILE"], "name: 'ink ' must be 1 to 128 printable"),
         (["add", "", "FILE"], "name: '' "),
         (["add", "ink", ""], "file: is empty, must be a path"),
-        (["add", "ink", "a\nb"], "file: 'a\\\\nb' holds a control character"),
+        (["add", "ink", "a\nb"], "file: 'a\\nb' holds a control character"),
         (["add", "ink", "FILE", "--tenant", ""], "tenant: '' has no API key"),
         (["add", "ink", "none.safetensors"], "file: none.safetensors: No such file or directory"),
         (["add", "ink", "FILE@high"], "file: "),

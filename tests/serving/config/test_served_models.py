@@ -62,7 +62,7 @@ def test_settings_name_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("ZOETROPE_MODEL", f"nano, {write_checkpoint(tmp_path / 'tiny')}")
     models = open_models(Settings(), find_model)
     assert models.names == ("nano", "tiny")
-    again = Settings.model_validate_json(Settings().model_dump_json())  # as every process of a service gets them
+    again = Settings.model_validate_json(Settings().as_json())  # as every process of a service gets them
     assert open_models(again, find_model).names == models.names
 
 

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving.gateway.harness import Service, engine, text_request
 from tests.serving.jobs.harness import LIMITS, new_job
+from zoetrope.serving.jobs.forecast_table import ModelForecast
 
 
 def samples(service: Service) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -57,3 +58,20 @@ def test_the_work_that_waits_says_how_many_engines_it_wants(service: Service) ->
     assert found["zoetrope_desired_engines", ("Engine",)] == 1
     service.store.request_cancel(job.id, job.owner)
     assert samples(service)[waiting] == before[waiting]
+
+
+def test_what_a_router_knows_of_the_stages(service: Service) -> None:
+    stages = {
+        "calls.decoder.waiting": 3,
+        "latents.spilled": 7e9,
+        "cache.media.hits": 5,
+        "cache.media.misses": 2,
+        "cache.media.bytes": 9,
+    }
+    service.stores.forecasts.put(ModelForecast("nano", stages=stages))
+    found = samples(service)
+    assert found["zoetrope_stage_calls", ("decoder", "waiting")] == 3
+    assert found["zoetrope_waiting_latents_bytes", ("spilled",)] == 7e9
+    assert found["zoetrope_condition_cache_bytes", ("media",)] == 9
+    lookups = "zoetrope_condition_cache_lookups_total"
+    assert [found[lookups, ("media", outcome)] for outcome in ("hits", "misses")] == [5, 2]

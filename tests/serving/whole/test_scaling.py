@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import closing
 
 import httpx
 import pytest
@@ -13,17 +13,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file
 
 from tests.serving.gateway.harness import until
+from tests.serving.jobs.harness import LIMITS, new_job
 from tests.serving.whole.service import Service
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.pipeline import LocalPipeline
 from zoetrope.model.request.resolve import resolve
+from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import TextToVideo, VideoRequest
+from zoetrope.serving.jobs.job import State
+from zoetrope.serving.jobs.open import open_stores
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
-PROMPT = "a red circle moving right"
-REQUEST = {"prompt": PROMPT, "frames": 9, "duration_seconds": None, "keep_latents": True}
-JOBS, STEPS = 6, 120
+CARD = find_model("nano")
+STEPS = 150
 SETTINGS = {
     "MIN_ENGINES": "0",
     "MAX_ENGINES": "2",
@@ -58,25 +61,30 @@ def engines(service: Service) -> float:
     return metric(service, "zoetrope_engines", "ready")
 
 
-def local(seed: int) -> torch.Tensor:
-    card = find_model("nano")
-    request = VideoRequest(task=TextToVideo(prompt=PROMPT), frames=9, steps=STEPS, seed=seed)
-    spec = resolve(request, card, seed)
-    return LocalPipeline.load(card).run(spec)[0]
+def spec_of(steps: int) -> VideoSpec:
+    request = VideoRequest(
+        task=TextToVideo(prompt="a red circle moving right"), frames=9, steps=steps, seed=5, keep_latents=True
+    )
+    return resolve(request, CARD, 5)
 
 
-def test_from_none_to_two_and_back(sleeper: Service, tmp_path: Path) -> None:
-    until(lambda: engines(sleeper) == 0, 90)
-    assert httpx.get(f"http://{sleeper.addresses.http}/readyz").status_code == 200, "it takes jobs in its sleep"
-    names = [sleeper.client.create({**REQUEST, "steps": STEPS, "seed": seed}) for seed in range(JOBS)]
-    assert metric(sleeper, "zoetrope_queued_gpu_seconds", "nano") >= 0
-    assert metric(sleeper, "zoetrope_desired_engines", "Engine") >= 1
-    until(lambda: engines(sleeper) == 2, 120)
-    statuses = [sleeper.client.wait(name, 300) for name in names]
-    assert [(status.state, status.attempt) for status in statuses] == [("succeeded", 1)] * JOBS
-    until(lambda: engines(sleeper) == 0, 120)
-    for seed in (0, JOBS - 1):
-        path = tmp_path / f"{seed}.safetensors"
-        sleeper.client.download(names[seed], path, artifact="latents")
-        assert torch.allclose(load_file(path)["latents"], local(seed), rtol=0, atol=1e-3)
-    assert not list((sleeper.directory / "data" / "artifacts").rglob("*.npy")), "nothing spilled is left"
+def test_from_none_to_two_and_back(sleeper: Service) -> None:
+    directory = sleeper.directory / "data"
+    with closing(open_stores(f"sqlite:///{directory / 'jobs.db'}")) as stores:
+        until(lambda: engines(sleeper) == 0, 150)
+        assert httpx.get(f"http://{sleeper.addresses.http}/readyz").status_code == 200, "it takes jobs in its sleep"
+        for name, steps, price in (("small", STEPS, 0.0), ("large", 1_000, 1e4)):
+            spec = spec_of(steps).to_dict()
+            stores.jobs.create(new_job(name, spec=spec, steps=steps, price=price), LIMITS)
+        assert metric(sleeper, "zoetrope_queued_gpu_seconds", "nano") == 1e4
+        assert metric(sleeper, "zoetrope_desired_engines", "Engine") == 2
+        until(lambda: engines(sleeper) == 2, 240)
+        stores.jobs.request_cancel("large", "")
+        until(lambda: engines(sleeper) <= 1, 120)
+        job = until(lambda: found if (found := stores.jobs.get("small", "")) and found.state.final else None, 240)
+        assert (job.state, job.attempt) == (State.SUCCEEDED, 1), job.error_message
+        until(lambda: engines(sleeper) == 0, 120)
+    assert job.result is not None
+    made = load_file(directory / "artifacts" / job.result["latents"]["key"])["latents"]
+    assert torch.allclose(made, LocalPipeline.load(CARD).run(spec_of(STEPS))[0], rtol=0, atol=1e-3)
+    assert not list((directory / "artifacts").rglob("*.npy")), "nothing spilled is left"

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from zoetrope.serving.gateway.watch.outlook import Outlook, moved, waiting_words
+from tests.serving.jobs.harness import LIMITS, new_job
+from zoetrope.serving.gateway.watch.outlook import Outlook, foreseen, moved, waiting_words
+from zoetrope.serving.jobs.forecast_table import JobForecast
+from zoetrope.serving.jobs.job import Stage, State
+from zoetrope.serving.jobs.open import open_stores
 
 
 @pytest.mark.parametrize(
@@ -32,3 +40,16 @@ def test_an_estimate_that_only_runs_down_is_no_news() -> None:
     assert moved(before, Outlook(1, 58.0), 10.0)
     assert moved(before, Outlook(1, None), 10.0)
     assert not moved(Outlook(1, None), Outlook(1, None), 10.0)
+
+
+def test_what_holds_a_job_up_goes_before_what_it_waits_for(tmp_path: Path) -> None:
+    with closing(open_stores(f"sqlite://{tmp_path}/jobs.db")) as stores:
+        job = stores.jobs.create(new_job("a"), LIMITS)
+    ahead, cold = JobForecast(40.0, 30.0, 60.0, 2, 20.0, "ahead"), JobForecast(90.0, 60.0, 120.0, 2, 60.0, "engine")
+    nobody = "no engine serves nano now"
+    assert foreseen(job, ahead, "").notice == "waiting for 2 jobs ahead, about 20 s"
+    assert foreseen(job, ahead, nobody).notice == nobody
+    assert foreseen(job, cold, nobody).notice == "waiting for an engine to start, about 1 min"
+    assert foreseen(replace(job, notice="waiting for the store"), cold, nobody).notice == "waiting for the store"
+    running = replace(job, state=State.RUNNING, stage=Stage.DENOISING, step=3)
+    assert foreseen(running, ahead, "") == Outlook(0, 40.0, "", 30.0, 60.0)
