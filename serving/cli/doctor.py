@@ -24,9 +24,7 @@ from zoetrope.serving.cli.options import JsonOption, ListingOptions, add_command
 from zoetrope.serving.cli.settings import CheckedOptions, settings_of
 
 if TYPE_CHECKING:
-    from zoetrope.serving.config.engine_groups import engine_groups
-from zoetrope.serving.config.served_models import check_load
-from zoetrope.serving.config.settings import Settings
+    from zoetrope.serving.config.settings import Settings
 
 GIB = 1 << 30
 MIN_PYTHON = (3, 11)
@@ -253,6 +251,8 @@ def _sandbox(settings: Settings) -> Iterator[Check]:
 
 
 def _models(settings: Settings) -> Iterator[Check]:
+    from zoetrope.serving.config.served_models import check_load  # a client by itself has no settings
+
     try:
         check_load(settings)
     except ModelError as error:
@@ -303,6 +303,7 @@ def _quantize(card: ModelCard) -> Iterator[Check]:
 def _fit(card: ModelCard, settings: Settings) -> Iterator[Check]:
     """Show what of the model stays on the GPU, and which options would keep more there."""
     from zoetrope.serving.cli.doctor_memory import memory_advice
+    from zoetrope.serving.config.engine_groups import engine_groups
 
     groups = settings.cfg_groups
     ranks = min(group.ranks for group in engine_groups(settings))

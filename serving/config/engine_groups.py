@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from zoetrope.cluster.planning.expert_traffic import check_divides
 from zoetrope.model.catalog.checkpoint_layout import read_transformers
@@ -11,7 +12,9 @@ from zoetrope.model.catalog.model_card import transformer_config
 from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
-from zoetrope.serving.config.settings import Settings
+
+if TYPE_CHECKING:
+    from zoetrope.serving.config.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from zoetrope.model.catalog.presets import open_model
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.load_options import OPTIONS, LoadOptions
 from zoetrope.model.request.tasks import ModelCard
-from zoetrope.serving.config.settings import Settings
+
+if TYPE_CHECKING:
+    from zoetrope.serving.config.settings import Settings
 
 ALIAS_SIGN = "="  # between another name and the model's own
 
