@@ -15,6 +15,7 @@ import typer
 from tests.serving.gateway.harness import ROOT
 from zoetrope.serving.cli.app import app, main
 from zoetrope.serving.cli.settings import ServeOptions, settings_of
+from zoetrope.serving.config.forms import shown
 from zoetrope.serving.config.settings import Settings
 
 
@@ -130,7 +131,9 @@ def test_the_defaults_that_help_shows_are_those_of_the_settings(monkeypatch: pyt
     for name in Settings.model_fields:
         monkeypatch.delenv(f"ZOETROPE_{name.upper()}", raising=False)
     settings = settings_of(ServeOptions())
-    shown = {parameter.name: parameter.show_default for parameter in COMMANDS["serve"].params}
+    defaults = {parameter.name: parameter.show_default for parameter in COMMANDS["serve"].params}
     for name in ("model", "grpc", "http", "data_dir", "keys", "ranks", "engines", "gateways"):
-        assert shown[name] == str(getattr(settings, name)), name
-    assert settings.http == f"{shown['host']}:{shown['port']}" and settings.grpc.startswith(f"{shown['host']}:")
+        assert defaults[name] == shown(getattr(settings, name)), name
+    assert settings.http == f"{defaults['host']}:{defaults['port']}" and settings.grpc.startswith(
+        f"{defaults['host']}:"
+    )
