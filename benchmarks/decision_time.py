@@ -23,8 +23,8 @@ from zoetrope.cluster.planning.step_costs import Load, StepCosts
 from zoetrope.model.families import PRESETS
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.policies.choose import policy_of
+from zoetrope.serving.router.policies.work import EngineState, Work
 from zoetrope.serving.router.scheduler import decide
-from zoetrope.serving.router.work import EngineState, Work
 
 POLICIES = ("fair", "fifo", "srpt", "edf", "round_robin")
 MODEL, GEAR, RANKS = "wan2.7-27b", "h100", 8

@@ -20,9 +20,10 @@ from pathlib import Path
 from rich.console import Console
 
 from zoetrope.benchmarks import command
+from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.gateway import report
 from zoetrope.benchmarks.gateway.phases import PhaseResult, PhaseSizes, grpc_alone, measure
-from zoetrope.benchmarks.gateway.processes import BenchmarkError, open_database
+from zoetrope.benchmarks.gateway.processes import open_database
 from zoetrope.benchmarks.provenance import machine
 
 DATABASES = ("sqlite", "postgresql")

@@ -17,15 +17,12 @@ from typing import Any
 
 import psutil
 
+from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.supervisor.children import Child
 
 END_SECONDS = 30.0
 MAX_QUEUED = 10_000_000
-
-
-class BenchmarkError(Exception):
-    """The measurement is not possible; the message is one line."""
 
 
 class Helper:

@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load_file
 
 from zoetrope.benchmarks import command
-from zoetrope.benchmarks.gateway.processes import BenchmarkError, helper
+from zoetrope.benchmarks.errors import BenchmarkError
+from zoetrope.benchmarks.gateway.processes import helper
 from zoetrope.benchmarks.packed_throughput import report
 from zoetrope.benchmarks.packed_throughput.dense import LATENTS, write_dense
 from zoetrope.benchmarks.packed_throughput.served import ServedRun, service

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoetrope.benchmarks.gateway.processes import BenchmarkError
+from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.packed_throughput.host import MODULE, STEPS_FILE
 from zoetrope.serving.cli.errors import CliError
 from zoetrope.serving.cli.service import ServiceProcess, private_env

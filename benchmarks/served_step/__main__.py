@@ -21,7 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from zoetrope.benchmarks import command
-from zoetrope.benchmarks.gateway.processes import BenchmarkError, helper
+from zoetrope.benchmarks.errors import BenchmarkError
+from zoetrope.benchmarks.gateway.processes import helper
 from zoetrope.benchmarks.provenance import busy, machine
 from zoetrope.benchmarks.random_checkpoint import DESCRIPTION, write_random_checkpoint
 from zoetrope.benchmarks.served_step import report, served

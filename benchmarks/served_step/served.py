@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from zoetrope.benchmarks.gateway.processes import BenchmarkError
+from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.served_step.work import MIN_STEPS, RATIO, SEED, ServedWork, task_of
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.serving.cli.errors import CliError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoetrope.benchmarks.gateway.processes import BenchmarkError
+from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import (

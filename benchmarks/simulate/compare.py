@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from zoetrope.benchmarks import command
-from zoetrope.benchmarks.gateway.processes import BenchmarkError
+from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.provenance import busy, code, machine, now
 from zoetrope.benchmarks.simulate.fleet import Fleet, StageSeconds
 from zoetrope.benchmarks.simulate.generate import TraceRecipe, generate

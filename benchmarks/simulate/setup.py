@@ -105,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step-tokens", type=positive, default=100_000, help="of a step, at most (default: 100000)")
     parser.add_argument("--quantum", type=float, default=1.0, help="seconds that a decision stands (default: 1)")
     parser.add_argument("--noise", type=float, default=0.0, help="of step times: deviation of their logarithm")
+    parser.add_argument("--etas", type=at_least(0), default=200, help="jobs whose end is foreseen (default: 200)")
     parser.add_argument("--until", type=float, help="stop after so many seconds (default: when all jobs have ended)")
     parser.add_argument("--conditioners", type=positive, help="servers (default: enough to be half idle)")
     parser.add_argument("--decoders", type=positive, help="servers (default: enough to be half idle)")
@@ -148,6 +149,7 @@ def setup_of(args: argparse.Namespace) -> Setup:
             quantum=args.quantum,
             noise=args.noise,
             until=args.until,
+            etas=args.etas,
             seed=args.seed,
         ),
     )

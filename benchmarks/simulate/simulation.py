@@ -7,19 +7,22 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from zoetrope.benchmarks.simulate.clock import VirtualClock
 from zoetrope.benchmarks.simulate.fleet import Fleet
+from zoetrope.benchmarks.simulate.foresight import foreseen_seconds
 from zoetrope.benchmarks.simulate.jobs import SimEngine, SimJob, StepRun, jobs_of
 from zoetrope.benchmarks.simulate.metrics import Outcome, percentile, summary
 from zoetrope.benchmarks.simulate.servers import Servers
 from zoetrope.benchmarks.simulate.trace import TraceJob
 from zoetrope.benchmarks.simulate.workload import Workload
 from zoetrope.serving.router.backlog import Backlog
+from zoetrope.serving.router.next_claims import HELD_BACK
 from zoetrope.serving.router.policies.policy import Policy
+from zoetrope.serving.router.policies.work import EngineState, Work
 from zoetrope.serving.router.scheduler import decide
-from zoetrope.serving.router.work import EngineState, Work
 
 MODEL = "simulated"
 HOUR = 3_600.0
@@ -32,7 +35,8 @@ class SimRules:
     Attributes:
         slo: the time that a job should take, in multiples of what it takes alone. tell: schedulers know.
         step_tokens: budget of a step, as the service's setting.
-        max_running: jobs that the router has claimed at a time, as the service's setting; None: any number.
+        max_running: jobs that the router runs at a time, as the service's setting; None: any number.
+        etas: of so many jobs the end is foreseen on their arrival; 0: of none.
         quantum: seconds for which an engine keeps a decision while work waits; steps are not cut short.
         ahead: steps that an engine asks ahead: what arrives is considered so many steps later.
         noise: standard deviation of the logarithm of a step's seconds.
@@ -44,6 +48,7 @@ class SimRules:
     tell: bool = True
     step_tokens: int = 100_000
     max_running: int | None = None
+    etas: int = 0
     quantum: float = 1.0
     ahead: int = 1
     noise: float = 0.0
@@ -78,6 +83,7 @@ class Simulation:
         self._decoders = Servers(self._clock, fleet.decoders)
         self._backlog = Backlog(policy)
         self._queued: dict[str, SimJob] = {}
+        self._decoding: dict[str, SimJob] = {}
         self._claimed = 0
         self._ready: set[str] = set()  # ids of those in the backlog that an engine could take
         self._chance = random.Random(rules.seed)
@@ -143,13 +149,20 @@ class Simulation:
         self._backlog.add(self._work(job), ready=False)
         self._queued[job.id] = job
         self._claim()
+        if self._how.etas and job.number % math.ceil(len(self._jobs) / self._how.etas) == 0:
+            job.outcome.eta = self._foresee(job)
 
     def _claim(self) -> None:
-        """Start jobs, in the order of the policy, while there is room for them."""
-        room = self._how.max_running
-        while self._queued and (room is None or self._claimed < room):
-            order = self._backlog.all_in_order(MODEL, self._clock.now)
-            job = next(self._queued.pop(work.id) for work in order if work.id in self._queued)
+        """Start jobs, in the order of the policy, as `serving.router.next_claims` does."""
+        room, chosen = self._how.max_running, list(self._queued)
+        if room is not None and chosen:
+            waiting = len(self._ready) + sum(len(e.held.keys() - e.stepping) for e in self._engines)
+            ahead = max(0, room - (self._claimed - waiting))
+            first = islice(self._backlog.all_in_order(MODEL, self._clock.now), ahead)
+            chosen = [work.id for work in first if work.id in self._queued]
+            chosen = chosen[: max(0, HELD_BACK * room - self._claimed)]
+        for job_id in chosen:
+            job = self._queued.pop(job_id)
             self._claimed += 1
             self._clock.after(
                 self._fleet.stages.every,
@@ -174,9 +187,11 @@ class Simulation:
             self._conditioners.serve(job.tail, lambda: self._wait(job))
         else:
             self._backlog.remove(job.id)
+            self._decoding[job.id] = job
             self._decoders.serve(job.decoding, lambda: self._done(job))
 
     def _done(self, job: SimJob) -> None:
+        del self._decoding[job.id]
         if not job.over:
             job.outcome.done = self._clock.now
             self._end(job)
@@ -261,6 +276,7 @@ class Simulation:
         engine.stepping = frozenset(decision.advance)
         if decision.advance:
             self._start(engine, [self._by_id[job_id] for job_id in decision.advance])
+        self._claim()
 
     def _start(self, engine: SimEngine, jobs: Sequence[SimJob]) -> None:
         now, loads = self._clock.now, [job.load for job in jobs]
@@ -346,6 +362,25 @@ class Simulation:
         engine.up = True
         self._fail_later(engine)
         self._plan(engine)
+
+    def _foresee(self, job: SimJob) -> float | None:
+        held = [self._work(one) for engine in self._engines for one in engine.held.values() if not one.over]
+        stepping = frozenset().union(*(engine.stepping for engine in self._engines))
+        order = self._backlog.all_in_order(MODEL, self._clock.now, held=held, stepping=stepping)
+        return foreseen_seconds(
+            job,
+            [work.id for work in order],
+            self._by_id,
+            list(self._decoding.values()),
+            self._ready,
+            self._queued,
+            self._engines,
+            self._fleet,
+            self._how.max_running,
+            self._policy.preempts,
+            self._how.step_tokens,
+            self._clock.now,
+        )
 
     def _work(self, job: SimJob) -> Work:
         load = job.load

@@ -148,7 +148,7 @@ class Rank:
         return Joined(
             warm_up(self._denoiser, self._card, gear, mesh),
             streaming_of(self._denoiser, gear, limit if limit < UNLIMITED else 0),
-            most_tokens(self._card, gear, plan, self._device, ranks=mesh.ranks, groups=mesh.groups),
+            most_tokens(self._denoiser, self._card, gear, plan, mesh),
         )
 
     def execute(self, plan: StepPlan) -> StepOutcome:
@@ -331,7 +331,7 @@ class Rank:
 
 def _shared(latents: torch.Tensor) -> ray.ObjectRef:  # type: ignore[type-arg]
     """Put latents into the object store as an array, for processes without torch."""
-    return ray.put(latents.cpu().numpy())
+    return ray.put(latents.float().cpu().numpy())
 
 
 def _told(error: Exception) -> RankError:

@@ -9,7 +9,6 @@ import torch
 
 from zoetrope.cluster.parallel.mesh import Mesh
 from zoetrope.cluster.planning.calibration import known_rates
-from zoetrope.cluster.planning.gang_plan import preset_of
 from zoetrope.cluster.planning.hardware import Hardware, with_memory
 from zoetrope.cluster.planning.step_time import step_seconds
 from zoetrope.cluster.protocol.messages import StepShare
@@ -23,6 +22,7 @@ from zoetrope.model.streaming.store import BlockStore
 
 LONGEST_SECONDS = 0.2  # predicted, of a step of the warm-up
 SIDES = (16, 8, 4, 2)  # of its larger clip, in tokens
+PROBE = 1 << 16  # tokens whose memory is estimated
 
 
 def share_of(denoiser: Denoiser, segment: Segment) -> StepShare:
@@ -69,23 +69,23 @@ def streaming_of(denoiser: Denoiser, gear: Hardware, limit: int) -> tuple[float,
     return (min(1.0, store.streamed / layers), store.host_bytes / networks / gear.host, float(limit))
 
 
-def most_tokens(
-    card: ModelCard, gear: Hardware, plan: DevicePlan, device: torch.device, *, ranks: int, groups: int
-) -> int:
-    """Return how many tokens a sequence may have so that its step fits into the ranks' memory, by the planner's
-    estimate (`model.network.costs.rank_memory`)."""
+def most_tokens(denoiser: Denoiser, card: ModelCard, gear: Hardware, plan: DevicePlan, mesh: Mesh) -> int:
+    """Return how many tokens of a step fit into the ranks' memory, all groups together, by the planner's estimate
+    (`model.network.costs.rank_memory`); 0 where passes are split or weights streamed, which leaves room by itself."""
     if plan.room is not None or plan.most_tokens is not None:
-        return plan.most_tokens or 0
-    preset = preset_of(card)
-    if device.type == "cuda":
-        gear = with_memory(gear, torch.cuda.mem_get_info(device)[1])
-    available = gear.memory // (ranks * groups) if gear.shared_memory else gear.memory
-    probe = 1 << 16
+        return 0
+    if denoiser.device.type == "cuda":
+        gear = with_memory(gear, torch.cuda.mem_get_info(denoiser.device)[1])
     held = rank_memory(
-        preset.config, probe, ranks, preset.transformers, value_bytes=gear.value_bytes, quantize=card.quantize
+        denoiser.transformer.config,
+        PROBE,
+        mesh.ranks,
+        2 if denoiser.low_noise is not None else 1,
+        value_bytes=gear.value_bytes,
+        quantize=card.quantize,
     )
-    left = available - gear.reserve - held.weights
-    return max(1, math.floor(left / held.activations * probe))
+    available = gear.memory // (mesh.ranks * mesh.groups) if gear.shared_memory else gear.memory
+    return max(1, math.floor((available - gear.reserve - held.weights) / held.activations * PROBE)) * mesh.groups
 
 
 def _blank(denoiser: Denoiser, card: ModelCard, side: int) -> Segment:

@@ -144,6 +144,11 @@ class StepCosts:
         )
 
     @property
+    def groups(self) -> int:
+        """Groups of ranks that work on different sequences."""
+        return self._groups
+
+    @property
     def error(self) -> float:
         """The median relative error of recent predictions, each made before its step was seen; 0 without any."""
         return statistics.median(self._errors) if self._errors else 0.0

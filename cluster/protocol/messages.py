@@ -180,7 +180,7 @@ class Report:
         shares: what was in that step, for the cost model.
         running: the plan in progress meanwhile. A plan requested then is the one after it.
         device: of a rank, as torch calls it, or "cpu". cfg_groups: of the ranks.
-        most_tokens: of a sequence whose step fits into the ranks' memory, as planned; 0: not known.
+        most_tokens: of a step that fit into the ranks' memory, as planned; 0: not known.
         streaming: share of the layers that are streamed from the host, seconds of copying them once, and tokens of a
             forward pass at most (0: no limit); () for none.
         warmed: steps that the gang took before this, each of one segment, with their seconds.

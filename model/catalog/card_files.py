@@ -27,6 +27,7 @@ from zoetrope.model.request.load_options import OPTIONS, PARTS, LoadOptions
 
 CARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MODEL_KEY = "model"
+PLACES = (MODEL_KEY, *PARTS, "lora", "profile")  # keys whose values are paths, or may be
 FOLDER_VARIABLE, DATA_VARIABLE = "ZOETROPE_MODELS_DIR", "ZOETROPE_DATA_DIR"
 DEFAULT_DATA = "~/.local/share/zoetrope"
 
@@ -79,7 +80,8 @@ def read_card_file(path: Path) -> tuple[str, LoadOptions]:
         ModelError: it cannot be read, or a key is missing, unknown or not what it must be.
     """
     values = read_toml(path)
-    for name, value in values.items():
+    for name in PLACES:
+        value = values.get(name, "")
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and text:
                 typed_path(text, f"{path}: {name}")

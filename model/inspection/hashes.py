@@ -60,10 +60,7 @@ def hashes_of(paths: Sequence[Path], on_hashed: OnHashed = ignore_hashed) -> lis
 
 def remember(path: Path, digest: str) -> None:
     """Keep the SHA-256 of a file that the caller has just hashed. Raises ModelError if it cannot be read."""
-    stamp = _stamp(path)
-    _memory[stamp] = digest
-    if stamp.size >= KEPT_BYTES:
-        _keep(stamp, digest)
+    _remember(_stamp(path), digest)
 
 
 @dataclass(frozen=True)
@@ -125,18 +122,27 @@ def _hash_all(paths: Sequence[Path], on_hashed: OnHashed) -> None:
 
 
 def _hash(path: Path, on_read: Callable[[int], None]) -> str:
-    stamp, digest, buffer = _stamp(path), hashlib.sha256(), bytearray(CHUNK_BYTES)
+    stamp, digest = _stamp(path), hashlib.sha256()
+    buffer = bytearray(min(CHUNK_BYTES, stamp.size + 1))
     try:
         with path.open("rb", buffering=0) as file:
-            while size := file.readinto(buffer):
+            left = stamp.size
+            while left >= 0 and (size := file.readinto(buffer)):  # a file that grows does not keep it for ever
                 digest.update(memoryview(buffer)[:size])
+                left -= size
                 on_read(size)
     except OSError as error:
         raise _unreadable(path, error) from None
     if _stamp(path) != stamp:
         raise ModelError(f"{path}: has changed while it was read")
-    remember(path, digest.hexdigest())
+    _remember(stamp, digest.hexdigest())
     return digest.hexdigest()
+
+
+def _remember(stamp: _Stamp, digest: str) -> None:
+    _memory[stamp] = digest
+    if stamp.size >= KEPT_BYTES:
+        _keep(stamp, digest)
 
 
 def _keep(stamp: _Stamp, digest: str) -> None:

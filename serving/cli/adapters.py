@@ -137,7 +137,7 @@ def remove(
 
     settings = settings_of(options)
     with opened_stores(settings) as stores:
-        registered = [one.model for one in stores.adapters.list() if one.name == name]
+        registered = sorted(one.model for one in stores.adapters.list() if one.name == name)
         models = [one for one in registered if model in (None, one)]
         if len(models) > 1:
             raise bad_input("model", f"must be given, {name!r} is an adapter of {' and of '.join(models)}")

@@ -107,7 +107,8 @@ class AsyncVideoClient:
         Local files are uploaded, and found again by `create`."""
         made = draft(request, fields)
         await transfers.upload_all(self._calls, [("", made)], on_upload)
-        return responses.validated(await self._calls.unary(rpc.VALIDATE_VIDEO, made.message))
+        message = video_pb2.ValidateVideoRequest(request=made.message)
+        return responses.validated(await self._calls.unary(rpc.VALIDATE_VIDEO, message))
 
     async def create_batch(
         self, requests: Sequence[Request], *, on_upload: Callable[[str, int, int], object] | None = None

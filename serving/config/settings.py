@@ -166,8 +166,8 @@ class Settings(BaseSettings):
     )
     policy: Literal["fair", "fifo", "srpt", "edf", "round_robin"] = Field(
         default="fair",
-        description="Who runs next. fair: fair shares between tenants, then deadlines and short waits; fifo: who came"
-        " first; srpt: who is done soonest; edf: who has the earliest deadline; round_robin: each tenant in turn.",
+        description="Who runs next. fair: by deadlines and short waits, with fair shares between tenants; fifo: who"
+        " came first; srpt: who is done soonest; edf: who has the earliest deadline; round_robin: each tenant in turn.",
     )
     tenant_weights: Annotated[CommaList, AfterValidator(_check_weights)] = Field(
         default=(), description="Shares of tenants under the policy fair, such as acme=2; of all others 1."

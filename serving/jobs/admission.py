@@ -101,7 +101,9 @@ def enqueue_job(tx: Tx, encoded: EncodedJob, limits: QueueLimits) -> Job:
 
 
 def count_price(tx: Tx, job: Job, change: int) -> None:
-    """Count a job's price from when it is queued (1) until it has ended (-1)."""
+    """Count a job's price, if it has one, from when it is queued (1) until it has ended (-1)."""
+    if job.price <= 0:
+        return
     for name in (priced(job.model), priced(job.model, job.owner)):
         tx.count(name, change, change * job.price)
 

@@ -219,7 +219,7 @@ class JobStore(JobLeases, Maintenance):
         self._db.write(lambda tx: check_job(tx, encoded, limits), lock=LOCK, synced=False)
 
     def priced(self, models: Sequence[str]) -> dict[str, tuple[int, float]]:
-        """Return by model how many jobs have not ended, and the GPU-seconds of their prices."""
+        """Return by model how many jobs that have a price have not ended, and the GPU-seconds of their prices."""
         names = {priced(model): model for model in models}
         among, value = self._db.among("name", list(names))
         rows = self._db.read(f"SELECT name, jobs, millis FROM tally WHERE {among}", (value,))

@@ -16,7 +16,7 @@ import httpx
 from httpcore import AnyIOBackend, AsyncNetworkBackend, AsyncNetworkStream
 
 from zoetrope.serving.outbound.errors import FetchFailed, FetchRefused
-from zoetrope.serving.outbound.policy import Policy
+from zoetrope.serving.outbound.policy import AddressRules
 
 MAX_REDIRECTS = 5
 CONNECT_SECONDS = 10.0  # for each address of a host
@@ -47,7 +47,7 @@ class PostResult:
     note: str  # the start of the answer's text in one line, for a log that the client sees
 
 
-async def fetch(policy: Policy, url: str, *, limit_bytes: int, timeout_seconds: float, to: Path) -> Fetched:
+async def fetch(policy: AddressRules, url: str, *, limit_bytes: int, timeout_seconds: float, to: Path) -> Fetched:
     """Download to a file, which must not exist; after an error there is none.
 
     At most MAX_REDIRECTS redirects are followed, each checked like the first URL. Proxies from the environment are not
@@ -76,7 +76,9 @@ async def fetch(policy: Policy, url: str, *, limit_bytes: int, timeout_seconds: 
         raise FetchFailed(f"took longer than {timeout_seconds:g} s") from None
 
 
-async def post(policy: Policy, url: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float) -> PostResult:
+async def post(
+    policy: AddressRules, url: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float
+) -> PostResult:
     """POST once. Redirects are not followed: their status is the result.
 
     Raises:
@@ -103,7 +105,7 @@ async def post(policy: Policy, url: str, body: bytes, headers: Mapping[str, str]
 
 @asynccontextmanager
 async def _request(
-    policy: Policy, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    policy: AddressRules, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
 ) -> AsyncIterator[httpcore.Response]:
     target = policy.check(url)
     # The name without its trailing dot is what is looked up, what the certificate must contain, and what is requested.
@@ -131,7 +133,7 @@ async def _request(
 class _Backend(AsyncNetworkBackend):
     """Connects to addresses that the policy has checked."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: AddressRules) -> None:
         self._policy = policy
         self._sockets = AnyIOBackend()
 

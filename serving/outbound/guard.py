@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zoetrope.serving.outbound.fetch import Fetched, PostResult, fetch, post
-from zoetrope.serving.outbound.policy import Policy
+from zoetrope.serving.outbound.policy import AddressRules
 
 
-class Guard(Policy):
+class Guard(AddressRules):
     """A policy, and the requests that obey it. Stateless, to be shared."""
 
     async def fetch(self, url: str, *, limit_bytes: int, timeout_seconds: float, to: Path) -> Fetched:

@@ -90,7 +90,7 @@ class FetchTarget:
     port: int
 
 
-class Policy:
+class AddressRules:
     """The rules for requests to URLs that clients supply. Stateless, to be shared."""
 
     def __init__(

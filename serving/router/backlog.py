@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from zoetrope.model.request.tasks import Role
 from zoetrope.serving.router.policies.policy import Policy
-from zoetrope.serving.router.work import Work
+from zoetrope.serving.router.policies.work import Work
 
 _Place: TypeAlias = tuple[float, str]  # in a tenant's queue: key and id
 _Held: TypeAlias = tuple[float, str, Work, Work]  # the same, the work, and the work as it is placed

@@ -33,7 +33,7 @@ class Awaited:
     """An unfinished job.
 
     Attributes:
-        load, peak_tokens, adapters: as of `serving.router.work.Work`, of its segments.
+        load, peak_tokens, adapters: as of `serving.router.policies.work.Work`, of its segments.
         steps: that its segments must still take, all together.
         before, after: seconds that the conditioner and the decoder still need for it.
         cost: GPU-seconds that it still takes, all in all.

@@ -21,10 +21,10 @@ from zoetrope.serving.jobs.job import Job, Stage
 from zoetrope.serving.router.forecast import FOLLOWED, Awaited, Foreseen, House, Runner, forecast
 from zoetrope.serving.router.forecast_errors import ForecastErrors, Phase
 from zoetrope.serving.router.metering import Meter
+from zoetrope.serving.router.policies.work import Work
 from zoetrope.serving.router.pricing import load_of
 from zoetrope.serving.router.queued_jobs import work_of
 from zoetrope.serving.router.state import RouterState
-from zoetrope.serving.router.work import Work
 
 INTERVAL_SECONDS = 1.0
 REST = 20.0  # times as long as a forecast took is waited after it
@@ -237,7 +237,7 @@ class Forecaster:
             after,
             work.remaining,
             loads.adapters if loads is not None else work.adapters,
-            claimed=job_id in claimed,
+            claimed=job_id in claimed or bool(segment),  # one whose end is being written still has its segment
             ready=bool(segment),
             engine=self._state.active[work.id].engine if segment else None,
             decoding=decoding,

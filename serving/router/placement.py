@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from zoetrope.cluster.planning.step_costs import Load, StepCosts
-from zoetrope.serving.router.work import Work
+from zoetrope.serving.router.policies.work import Work
 
 EFFICIENT = 0.7  # of a step on the smallest gang, in GPU-seconds, over one on a larger gang that is worth it
 LEAST_SECONDS = 1e-3  # of a segment's cost, where it is not known

@@ -94,7 +94,7 @@ class EngineCosts:
     """All that a price needs to know of an engine; it travels in `EngineRow.costs`.
 
     Attributes:
-        company: segments of a step, on average. most_tokens: of a sequence that fits into the engine; 0: not known.
+        company: segments of a step, on average. most_tokens: of a step that fit into the engine; 0: not known.
         decoders: devices that share the decoding of a clip.
     """
 

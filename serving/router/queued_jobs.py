@@ -11,7 +11,7 @@ from zoetrope.cluster.planning.step_costs import Load
 from zoetrope.serving.jobs.job import Job, QueuedJob
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.job_database import RouterDatabase
-from zoetrope.serving.router.work import Work
+from zoetrope.serving.router.policies.work import Work
 
 WHOLE_SECONDS = 1.0  # between two readings of the whole queue, at the least
 REST = 20.0  # times as long as a reading took is waited after it

@@ -8,11 +8,11 @@ from itertools import islice
 
 from zoetrope.cluster.planning.step_costs import Load
 from zoetrope.serving.router.backlog import Backlog
-from zoetrope.serving.router.work import Decision, EngineState, Work
+from zoetrope.serving.router.policies.work import Decision, EngineState, Work
 
 FAR = 2_000  # segments that an engine looks at, of which none may be for it
 LOOK = 32  # segments that a step could have are looked at, once it has one
-WORTH = 0.05  # of what a step of its own takes, that a segment must save by sharing one
+WORTH = 0.02  # of what a step of its own takes, that a segment must save by sharing one
 MAX_HELD = 32  # segments that an engine holds, in a step or not
 MOVE_SECONDS = 1.0  # that a segment must take yet, to be moved to an engine that has nothing to do
 

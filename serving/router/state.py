@@ -16,8 +16,8 @@ from zoetrope.serving.router.engine_view import EngineView, News
 from zoetrope.serving.router.loading import Loading
 from zoetrope.serving.router.placement import GangSize, leaves, sizes_of, takes
 from zoetrope.serving.router.policies.fair import Fair
+from zoetrope.serving.router.policies.work import EngineState, Work, anything
 from zoetrope.serving.router.scheduler import LOOK, decide
-from zoetrope.serving.router.work import EngineState, Work, anything
 
 MAX_CRASHES = 3  # of engines with a segment alone in the step, after which it counts as the cause
 LEAST_SECONDS = 1e-3  # of a segment's cost, where it is not known

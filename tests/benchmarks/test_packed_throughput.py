@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zoetrope.benchmarks.gateway.processes import BenchmarkError
+from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.packed_throughput import report
 from zoetrope.benchmarks.packed_throughput.served import ServedRun, run_of
 from zoetrope.benchmarks.packed_throughput.work import dense_jobs, mixed_jobs

@@ -12,7 +12,7 @@ import pytest
 
 import zoetrope.benchmarks.served_step.__main__ as command
 from tests.fixtures.small_presets import small_preset
-from zoetrope.benchmarks.gateway.processes import BenchmarkError
+from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.provenance import machine
 from zoetrope.benchmarks.random_checkpoint import write_random_checkpoint
 from zoetrope.benchmarks.served_step import bare, report

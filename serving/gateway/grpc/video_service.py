@@ -66,13 +66,13 @@ class VideoService:
         return video_pb2.BatchCreateVideosResponse(operations=operations)
 
     async def ValidateVideo(
-        self, request: video_pb2.CreateVideoRequest, context: Any
+        self, request: video_pb2.ValidateVideoRequest, context: Any
     ) -> video_pb2.ValidateVideoResponse:
-        order = order_of(request, traceparent_of(context))
+        order = order_of(request.request, traceparent_of(context))
         try:
             found = await self._core.submitter.validate(order, caller())
         except InvalidRequest as error:
-            raise name_fields(error, request.WhichOneof("task")) from None
+            raise name_fields(error, request.request.WhichOneof("task")) from None
         return encode_validated(found, self._core.settings.gpu_hour_price)
 
     async def GetVideo(self, request: video_pb2.GetVideoRequest, context: Any) -> video_pb2.Video:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 
-from zoetrope.model.request.sequence_tokens import clip_tokens
 from zoetrope.model.request.sizes import SIZES
 from zoetrope.model.request.specs import VideoSpec, segment_of
 from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation
@@ -47,9 +46,10 @@ def check_feasible(
         InvalidRequest: the job fits into no engine, or would miss its deadline if it ran alone, now.
         DeadlineOutOfReach: it would miss it because of what waits.
     """
-    tokens = largest_sequence(spec, card)
-    if quote.most_tokens and tokens > quote.most_tokens:
-        raise InvalidRequest(Violation("size", _too_large(spec, card, tokens, quote.most_tokens, resized)))
+    if quote.costs is not None and quote.most_tokens:
+        groups = quote.costs.step.groups
+        if largest_step(spec, card, groups) > quote.most_tokens:
+            raise InvalidRequest(Violation("size", _too_large(spec, card, groups, quote.most_tokens, resized)))
     if deadline_at is None or price is None or not quote.calibrated:
         return
     ahead = deadline_at - time.time()
@@ -76,27 +76,22 @@ def outlook_of(
     return max(eta, alone), max(low, alone), max(high, alone)
 
 
-def largest_sequence(spec: VideoSpec, card: ModelCard) -> int:
-    """Return the tokens of the longest sequence of a job."""
-    return max(load_of(segment_of(spec, "", index), card).tokens for index in range(len(spec.spans)))
+def largest_step(spec: VideoSpec, card: ModelCard, groups: int) -> int:
+    """Return the tokens of a job's largest step; a group without a branch of it counts as full."""
+    loads = [load_of(segment_of(spec, "", index), card) for index in range(len(spec.spans))]
+    return max(load.tokens * math.ceil(load.branches / groups) * groups for load in loads)
 
 
 def _too_large(
-    spec: VideoSpec, card: ModelCard, tokens: int, most: int, resized: Callable[[str], VideoSpec | None]
+    spec: VideoSpec, card: ModelCard, groups: int, most: int, resized: Callable[[str], VideoSpec | None]
 ) -> str:
+    tokens = largest_step(spec, card, groups)
+    words = f"{spec.width}x{spec.height} with {spec.frames} frames takes {tokens:,} tokens a step"
+    words += f", the largest engine here has room for {most:,}"
     for name in sorted(SIZES, key=lambda name: -math.prod(SIZES[name]["16:9"])):
         other = resized(name)
-        smaller = (
-            other is not None and other.native_width * other.native_height < spec.native_width * spec.native_height
-        )
-        if other is not None and smaller and largest_sequence(other, card) <= most:
-            return _words(spec, tokens, most, f"{name} would fit")
-    frame = clip_tokens(1, spec.latent_shape[2], spec.latent_shape[3], card)
-    frames = 1 + (most // frame - 1) * card.temporal
-    fits = f"at most {frames} frames of this size would fit" if frames >= 1 and not any(spec.beside) else ""
-    return _words(spec, tokens, most, fits)
-
-
-def _words(spec: VideoSpec, tokens: int, most: int, advice: str) -> str:
-    size = f"{spec.width}x{spec.height} takes {tokens:,} tokens a sequence, the largest engine here has room for"
-    return f"{size} {most:,}" + (f"; {advice}" if advice else "")
+        if other is None or other.native_width * other.native_height >= spec.native_width * spec.native_height:
+            continue
+        if largest_step(other, card, groups) <= most:
+            return f"{words}; {name} would fit"
+    return words

@@ -34,7 +34,7 @@ class Quote:
     Attributes:
         costs: None if nothing is known, not even its network. calibrated: they were measured.
         gpus: of its engines that are there. solo_ranks: of the engine that ``costs`` are of.
-        most_tokens: of a sequence that fits into the largest of them; 0: not known.
+        most_tokens: of a step that fit into the largest of them; 0: not known.
         backlog: GPU-seconds of its unfinished jobs. waiting: how many these are.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoetrope.serving.router.policies.policy import Policy, named
-from zoetrope.serving.router.work import Work
+from zoetrope.serving.router.policies.work import Work
 
 NO_DEADLINE = 1e11  # seconds since the epoch, behind every deadline
 

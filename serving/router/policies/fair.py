@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from zoetrope.serving.router.policies.policy import Policy, named
-from zoetrope.serving.router.work import Work
+from zoetrope.serving.router.policies.work import Work
 
 SLOWDOWN = 3.0  # work without a deadline is due after so many times what it takes alone
 LATE_SLOWDOWN = 300.0  # work whose deadline cannot be met any more

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar, TypeVar
 
-from zoetrope.serving.router.work import Work
+from zoetrope.serving.router.policies.work import Work
 
 NO_WEIGHTS: Mapping[str, float] = MappingProxyType({})
 

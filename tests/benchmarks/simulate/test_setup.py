@@ -14,7 +14,7 @@ from zoetrope.benchmarks.simulate.trace import TraceError, read_trace
 
 def test_policies_are_compared_on_one_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, trace = tmp_path / "results" / "found.json", tmp_path / "trace.jsonl"
-    options = ["--hours", "0.02", "--engines", "1x8,2x4", "--policies", "fair,fifo", "--mtbf", "20"]
+    options = ["--hours", "0.05", "--engines", "1x8,2x4", "--policies", "fair,fifo", "--mtbf", "20"]
     assert main([*options, "--write", str(trace), "--out", str(out)]) == 0
     record = json.loads(out.read_text())
     assert [run["policy"] for run in record["runs"]] == ["fair", "fifo"]

@@ -10,7 +10,7 @@ import pytest
 import ray
 import torch
 
-from tests.serving.router.costs import costs_of_nano
+from tests.serving.router.costs import costs_where_company_saves
 from zoetrope.cluster.engine.rank import Rank
 from zoetrope.cluster.protocol.messages import Admit, Owner, Report, StepPlan
 from zoetrope.cluster.protocol.settings import EngineSettings
@@ -44,7 +44,7 @@ def test_jobs_of_four_kinds_shapes_and_lengths_share_steps_and_end_as_alone() ->
     rank, local, made = Rank(CARD, EngineSettings()), LocalPipeline.load(CARD), cases()
     rank.join(0, "")
     assert len({case.spec.latent_shape for case in made.values()}) == 4
-    state = RouterState(100_000, 10.0, costs_of_nano)
+    state = RouterState(100_000, 10.0, costs_where_company_saves)
     coming = list(made)
     report = Report("e", 1, "nano")
     done: dict[str, torch.Tensor] = {}

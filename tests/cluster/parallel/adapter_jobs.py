@@ -85,7 +85,9 @@ def advance(rank: Rank, admits: Sequence[Admit], steps: int, prefetch: Sequence[
 
 
 def finished(outcomes: Sequence[StepOutcome]) -> dict[str, Any]:
-    return {done.id: done.latents for outcome in outcomes for done in outcome.finished}
+    """By id; None on all ranks but the first."""
+    ended = [done for outcome in outcomes for done in outcome.finished]
+    return {done.id: None if done.latents is None else torch.from_numpy(done.latents) for done in ended}
 
 
 def together(card: ModelCard, groups: int, storage: Path, wishes: Sequence[Sequence[Adapted]]) -> dict[str, Any]:

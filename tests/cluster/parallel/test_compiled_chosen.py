@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import ray
@@ -236,7 +237,7 @@ def serve(folder: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> tu
     rank.execute(StepPlan(admit=(Admit(segment_of(spec, "a"), ray.put(conditions)),), advance=("a",)))
     rank.execute(StepPlan(advance=("a",)))
     (finished,) = rank.execute(StepPlan(advance=("a",))).finished
-    return measured[0], float((ray.get(finished.latents) - local.run(spec)[0]).abs().max())
+    return measured[0], float((torch.from_numpy(np.array(ray.get(finished.latents))) - local.run(spec)[0]).abs().max())
 
 
 @pytest.mark.usefixtures("ray_session", "one_mix")

@@ -26,7 +26,9 @@ def test_generated_code_is_current(tmp_path: Path) -> None:
     written = generate.generate(tmp_path)
     package = Path("zoetrope/video/v1")
     endings = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
-    assert written == sorted(package / (name + end) for name in ("account", "media", "video") for end in endings)
+    assert written == sorted(
+        package / (name + end) for name in ("account", "engines", "media", "video") for end in endings
+    )
     for path in written:
         assert (generate.HERE / path).read_text() == (tmp_path / path).read_text(), (
             f"{path} is not current, run python -m zoetrope.serving.api.generate"

@@ -15,7 +15,7 @@ import typer
 from tests.serving.gateway.harness import ROOT
 from zoetrope.serving.cli.app import app, main
 from zoetrope.serving.cli.settings import ServeOptions, settings_of
-from zoetrope.serving.config.forms import shown
+from zoetrope.serving.config.forms import shown as written
 from zoetrope.serving.config.settings import Settings
 
 
@@ -32,7 +32,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]
 COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
-CONNECTING = {"generate", "jobs", "watch", "cancel", "download", "extend", "events", "models"}
+CONNECTING = {"generate", "jobs", "watch", "cancel", "download", "extend", "events", "models", "top"}
 CONNECTING |= {"media upload", "media list", "media delete"}
 OTHERS = {"serve", "gateway", "settings", "upcycle", "prepare", "calibrate", "doctor", "plan"}
 OTHERS |= {"keys create", "keys list", "keys revoke", "adapters add", "adapters list", "adapters remove"}
@@ -105,7 +105,7 @@ LISTINGS = {"jobs", "models", "media list", "keys list", "adapters list"}
 
 def test_every_listing_has_json() -> None:
     having = {name for name, command in COMMANDS.items() if any(p.name == "json" for p in command.params)}
-    assert having == LISTINGS | {"events", "settings", "doctor", "plan"}
+    assert having == LISTINGS | {"events", "settings", "doctor", "plan", "top"}
     quiet = {name for name, command in COMMANDS.items() if any("-q" in p.opts for p in command.params)}
     assert quiet == LISTINGS | {
         "generate",
@@ -131,9 +131,7 @@ def test_the_defaults_that_help_shows_are_those_of_the_settings(monkeypatch: pyt
     for name in Settings.model_fields:
         monkeypatch.delenv(f"ZOETROPE_{name.upper()}", raising=False)
     settings = settings_of(ServeOptions())
-    defaults = {parameter.name: parameter.show_default for parameter in COMMANDS["serve"].params}
-    for name in ("model", "grpc", "http", "data_dir", "keys", "ranks", "engines", "gateways"):
-        assert defaults[name] == shown(getattr(settings, name)), name
-    assert settings.http == f"{defaults['host']}:{defaults['port']}" and settings.grpc.startswith(
-        f"{defaults['host']}:"
-    )
+    shown = {parameter.name: parameter.show_default for parameter in COMMANDS["serve"].params}
+    for name in ("model", "grpc", "http", "data_dir", "keys", "ranks", "engines", "decoders", "gateways"):
+        assert shown[name] == written(getattr(settings, name)), name
+    assert settings.http == f"{shown['host']}:{shown['port']}" and settings.grpc.startswith(f"{shown['host']}:")

@@ -163,7 +163,7 @@ def test_jobs(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[st
     waiting = service.client.create(prompt=prompt, size="832x480", steps=7).removeprefix("operations/")
     assert main(["jobs", "--limit", "2"]) == 0
     header, first, second = capsys.readouterr().out.splitlines()
-    assert header.split() == ["job", "state", "step", "task", "prompt", "model", "created", "note"]
+    assert header.split() == ["job", "state", "step", "task", "prompt", "model", "created", "GPU-s", "note"]
     assert first.split()[:4] == [waiting, "queued", "0/7", "text_to_video"]
     assert "a red circle that moves far far" in first and "..." in first
     assert first.rstrip().endswith("0 ahead, no engine serves tiny now")

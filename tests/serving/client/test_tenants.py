@@ -146,6 +146,9 @@ def requests(own: Belongings) -> dict[str, list[Any]]:
             video_pb2.BatchCreateVideosRequest(requests=[text_request(), image_request(medium)])
             for medium in (file, video)
         ],
+        "VideoService.ValidateVideo": [
+            video_pb2.ValidateVideoRequest(request=image_request(medium)) for medium in (file, video)
+        ],
         "VideoService.GetVideo": [video_pb2.GetVideoRequest(name=name) for name in (*jobs, *map(video_name, jobs))],
         "VideoService.ExtendVideo": [video_pb2.ExtendVideoRequest(name=name) for name in jobs],
         "VideoService.UpdateVideo": [video_pb2.UpdateVideoRequest(name=name, changes=changes) for name in jobs],

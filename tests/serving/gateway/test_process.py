@@ -133,6 +133,7 @@ def test_reflection_without_stubs(service: Service) -> None:
     assert methods(VIDEO_SERVICE) == {
         "CreateVideo",
         "BatchCreateVideos",
+        "ValidateVideo",
         "GetVideo",
         "ExtendVideo",
         "UpdateVideo",

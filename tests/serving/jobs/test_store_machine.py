@@ -118,6 +118,7 @@ class Leases(RuleBasedStateMachine):
                     deadline_at=deadline,
                     request_id=name,
                     webhook=JobWebhook("http://127.0.0.1/"),
+                    price=1.5,
                 ),
                 QueueLimits(MAX_QUEUED, queued_seconds=MAX_SECONDS),
             )
@@ -296,6 +297,7 @@ class Leases(RuleBasedStateMachine):
             return
         live = [job for job in self.jobs.values() if not job.state.final]
         expected = {f"live {key}": (sum(job.key == key for job in live), 2_500) for key in ("k1", "k2")}
+        expected |= {name: (len(live), 1_500) for name in ("priced nano", "priced nano ")}
         states = [job.state for job in self.jobs.values()]
         expected |= {f"state {state}": (states.count(state), 0) for state in State}
         expected |= {"queued ": (states.count(State.QUEUED), 0)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from zoetrope.cluster.planning.hardware import hardware_of
+from zoetrope.cluster.planning.hardware import hardware, hardware_of
 from zoetrope.cluster.planning.rates import roofline
 from zoetrope.cluster.planning.step_costs import StepCosts
 from zoetrope.cluster.protocol.messages import Report
@@ -19,3 +19,8 @@ def nano_costs(ranks: int = 1) -> StepCosts:
 
 def costs_of_nano(report: Report) -> StepCosts:
     return nano_costs(report.ranks)
+
+
+def costs_where_company_saves(report: Report) -> StepCosts:
+    """Those of nano on a GPU that is much too large for it: steps cost most by their number."""
+    return StepCosts.prior(NANO_CONFIG, roofline(hardware("h100")), ranks=report.ranks)

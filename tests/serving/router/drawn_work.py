@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.serving.router.costs import nano_costs
 from zoetrope.cluster.planning.step_costs import Load
-from zoetrope.serving.router.work import EngineState, Work
+from zoetrope.serving.router.policies.work import EngineState, Work
 
 ENGINE = EngineState("e", "nano", 1, "both", 100_000, 4, (), nano_costs())
 

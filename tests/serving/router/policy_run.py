@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from tests.serving.router.costs import nano_costs
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.policies.choose import policy_of
+from zoetrope.serving.router.policies.work import EngineState, Work
 from zoetrope.serving.router.scheduler import decide
-from zoetrope.serving.router.work import EngineState, Work
 
 COSTS = nano_costs()
 

@@ -15,8 +15,8 @@ from zoetrope.model.families import PRESETS
 from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.serving.router.active import Active
 from zoetrope.serving.router.placement import GangSize, SizedEngine, home_of, leaves, sizes_of, takes
+from zoetrope.serving.router.policies.work import Work
 from zoetrope.serving.router.state import RouterState
-from zoetrope.serving.router.work import Work
 
 SIZES = (1, 4, 8)
 SMALL, LARGE = 1_000, 75_000

@@ -12,7 +12,7 @@ from tests.draws import draws
 from tests.serving.router.policy_run import COSTS, PolicyRun, job
 from zoetrope.serving.router.policies.choose import policy_of
 from zoetrope.serving.router.policies.fair import PRIORITY_SECONDS, SLOWDOWN
-from zoetrope.serving.router.work import Work
+from zoetrope.serving.router.policies.work import Work
 
 POLICIES = ("fair", "fifo", "srpt", "edf", "round_robin")
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.serving.router.drawn_work import ENGINE, drawn_work, make_work
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.policies.choose import policy_of
+from zoetrope.serving.router.policies.work import Decision, EngineState, Work
 from zoetrope.serving.router.scheduler import MAX_HELD, decide
-from zoetrope.serving.router.work import Decision, EngineState, Work
 
 POLICIES = ("fair", "fifo", "srpt", "edf", "round_robin")
 

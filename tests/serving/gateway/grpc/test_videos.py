@@ -243,5 +243,6 @@ def test_a_request_is_validated_without_a_job(service: Service) -> None:
     made = service.client.get(service.client.create(prompt="a red circle", steps=7, size="64x32", frames=9))
     assert made.price_gpu_seconds == pytest.approx(found.price_gpu_seconds)
     assert made.used_gpu_seconds == 0
-    code, status = failure(lambda: service.videos.ValidateVideo(text_request(steps=0)))
+    checked = video_pb2.ValidateVideoRequest(request=text_request(steps=0))
+    code, status = failure(lambda: service.videos.ValidateVideo(checked))
     assert (code, list(violations(status))) == ("INVALID_ARGUMENT", ["steps"])

@@ -148,11 +148,11 @@ async def test_a_deadline_that_is_missed_for_what_waits(counter: Counter) -> Non
 
 
 async def test_a_job_that_fits_no_engine(counter: Counter) -> None:
-    counter.stores.jobs.put_engine(engine(most_tokens=200))
-    with pytest.raises(InvalidRequest, match=r"takes 300 tokens a sequence, the largest engine here has room for 200"):
+    counter.stores.jobs.put_engine(engine(most_tokens=400))
+    with pytest.raises(InvalidRequest, match=r"takes 600 tokens a step, the largest engine here has room for 400"):
         await counter.submit()
     await counter.submit(frames=9)
-    larger = replace(engine(most_tokens=400), id="f")
+    larger = replace(engine(most_tokens=800), id="f")
     counter.stores.jobs.put_engine(larger)
     counter.submitter._prices._seen = None
     await counter.submit()

@@ -432,6 +432,12 @@ class VideoMetadata(_message.Message):
     eta_high_seconds: float
     def __init__(self, state: _Optional[_Union[VideoState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., model: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., task: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., notice: _Optional[str] = ..., prompt: _Optional[str] = ..., price_gpu_seconds: _Optional[float] = ..., used_gpu_seconds: _Optional[float] = ..., estimated_cost: _Optional[float] = ..., eta_low_seconds: _Optional[float] = ..., eta_high_seconds: _Optional[float] = ...) -> None: ...
 
+class ValidateVideoRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: CreateVideoRequest
+    def __init__(self, request: _Optional[_Union[CreateVideoRequest, _Mapping]] = ...) -> None: ...
+
 class ValidateVideoResponse(_message.Message):
     __slots__ = ("model", "task", "width", "height", "native_width", "native_height", "frames", "fps", "segments", "steps", "computed_steps", "warnings", "price_gpu_seconds", "price_by_stage", "measured", "estimated_cost", "estimated_cost_per_second", "eta_seconds", "eta_low_seconds", "eta_high_seconds")
     class PriceByStageEntry(_message.Message):

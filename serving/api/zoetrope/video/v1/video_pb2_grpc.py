@@ -55,7 +55,7 @@ class VideoServiceStub:
                 _registered_method=True)
         self.ValidateVideo = channel.unary_unary(
                 '/zoetrope.video.v1.VideoService/ValidateVideo',
-                request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.CreateVideoRequest.SerializeToString,
+                request_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ValidateVideoRequest.SerializeToString,
                 response_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ValidateVideoResponse.FromString,
                 _registered_method=True)
         self.GetVideo = channel.unary_unary(
@@ -211,7 +211,7 @@ def add_VideoServiceServicer_to_server(servicer, server):
             ),
             'ValidateVideo': grpc.unary_unary_rpc_method_handler(
                     servicer.ValidateVideo,
-                    request_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.CreateVideoRequest.FromString,
+                    request_deserializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ValidateVideoRequest.FromString,
                     response_serializer=zoetrope_dot_video_dot_v1_dot_video__pb2.ValidateVideoResponse.SerializeToString,
             ),
             'GetVideo': grpc.unary_unary_rpc_method_handler(
@@ -342,7 +342,7 @@ class VideoService:
             request,
             target,
             '/zoetrope.video.v1.VideoService/ValidateVideo',
-            zoetrope_dot_video_dot_v1_dot_video__pb2.CreateVideoRequest.SerializeToString,
+            zoetrope_dot_video_dot_v1_dot_video__pb2.ValidateVideoRequest.SerializeToString,
             zoetrope_dot_video_dot_v1_dot_video__pb2.ValidateVideoResponse.FromString,
             options,
             channel_credentials,

@@ -24,7 +24,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from zoetrope.benchmarks import command
-from zoetrope.benchmarks.gateway.processes import BenchmarkError
+from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.model.request.tasks import TextToVideo, VideoRequest
 from zoetrope.serving.cli.errors import CliError
 from zoetrope.serving.cli.service import ServiceProcess, private_env, serve_command
@@ -42,7 +42,7 @@ TOLERANCE = 1e-4  # of latents: sums are in another order in another batch
 
 
 @dataclass(frozen=True)
-class TraceJob:
+class PacedJob:
     """A job of the trace: when it is made, in seconds from the start, and what it asks for."""
 
     at: float
@@ -50,7 +50,7 @@ class TraceJob:
     fields: dict[str, Any]
 
 
-def trace_of(args: argparse.Namespace) -> list[TraceJob]:
+def trace_of(args: argparse.Namespace) -> list[PacedJob]:
     """Return the trace: bursts of ten jobs; one job in twenty is large, and first in its burst."""
     jobs = []
     for number in range(args.jobs):
@@ -58,7 +58,7 @@ def trace_of(args: argparse.Namespace) -> list[TraceJob]:
         large = place == 0 and burst % 2 == 0
         width, height, frames, steps = (*args.large, args.large_steps) if large else SMALL[number % len(SMALL)]
         at = burst * args.gap + 0.1 * place
-        jobs.append(TraceJob(at, large, _fields(f"{width}x{height}", frames, steps, number)))
+        jobs.append(PacedJob(at, large, _fields(f"{width}x{height}", frames, steps, number)))
     return jobs
 
 
@@ -135,7 +135,7 @@ def _warm_up(client: VideoClient, args: argparse.Namespace) -> None:
     client.wait(client.create(**_fields(f"{width}x{height}", frames, 3, 0)), END_SECONDS)
 
 
-def _serve(client: VideoClient, jobs: list[TraceJob]) -> list[OperationStatus]:
+def _serve(client: VideoClient, jobs: list[PacedJob]) -> list[OperationStatus]:
     started, names = time.monotonic(), []
     for job in jobs:
         time.sleep(max(0.0, started + job.at - time.monotonic()))
@@ -153,7 +153,7 @@ def _seconds(status: OperationStatus) -> float:
     return (status.end_time or math.nan) - status.create_time
 
 
-def _figures(jobs: list[TraceJob], ended: list[OperationStatus]) -> dict[str, float]:
+def _figures(jobs: list[PacedJob], ended: list[OperationStatus]) -> dict[str, float]:
     small = sorted(_seconds(status) for job, status in zip(jobs, ended, strict=True) if not job.large)
     large = [_seconds(status) for job, status in zip(jobs, ended, strict=True) if job.large]
     makespan = max(s.end_time or math.nan for s in ended) - min(s.create_time for s in ended)

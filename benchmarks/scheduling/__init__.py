@@ -1,0 +1,1 @@
+"""Compares policies of the router on a running service."""
