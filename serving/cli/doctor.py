@@ -22,8 +22,6 @@ from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.cli.options import JsonOption, ListingOptions, add_commands
 from zoetrope.serving.cli.settings import CheckedOptions, settings_of
-from zoetrope.serving.config.engine_groups import engine_groups
-from zoetrope.serving.config.served_models import check_load
 
 if TYPE_CHECKING:
     from zoetrope.serving.config.settings import Settings
