@@ -22,8 +22,6 @@ from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.cli.options import JsonOption, ListingOptions, add_commands
 from zoetrope.serving.cli.settings import CheckedOptions, settings_of
-from zoetrope.serving.config.engine_groups import engine_groups
-from zoetrope.serving.config.served_models import check_load
 
 if TYPE_CHECKING:
     from zoetrope.serving.config.settings import Settings
@@ -253,6 +251,8 @@ def _sandbox(settings: Settings) -> Iterator[Check]:
 
 
 def _models(settings: Settings) -> Iterator[Check]:
+    from zoetrope.serving.config.served_models import check_load  # a client by itself has no settings
+
     try:
         check_load(settings)
     except ModelError as error:
@@ -303,6 +303,7 @@ def _quantize(card: ModelCard) -> Iterator[Check]:
 def _fit(card: ModelCard, settings: Settings) -> Iterator[Check]:
     """Show what of the model stays on the GPU, and which options would keep more there."""
     from zoetrope.serving.cli.doctor_memory import memory_advice
+    from zoetrope.serving.config.engine_groups import engine_groups
 
     groups = settings.cfg_groups
     ranks = min(group.ranks for group in engine_groups(settings))

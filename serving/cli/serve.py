@@ -44,7 +44,8 @@ def models_of(arguments: Sequence[str], given: Sequence[str]) -> Sequence[str]:
     from zoetrope.serving.cli.errors import bad_input
 
     if arguments and given and tuple(arguments) != tuple(given):
-        raise bad_input("model", f"is named twice: {' '.join(arguments)} and --model {' --model '.join(given)}")
+        shown = " and ".join([*map(repr, arguments), *(f"--model {name!r}" for name in given)])
+        raise bad_input("model", f"is named twice: {shown}")
     return tuple(given or arguments)
 
 

@@ -79,7 +79,7 @@ def test_broken_model(settings: Settings, tmp_path: Path, capsys: pytest.Capture
     mine = shutil.copytree(NANO_DIRECTORY, tmp_path / "mine")
     weights = mine / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    check = find(settings.model_copy(update={"model": str(mine)}), "model")
+    check = find(settings.model_copy(update={"model": (str(mine),)}), "model")
     assert check.status is Status.FAIL
     assert check.detail.startswith(f"{weights}: cannot be read as safetensors")
     assert main(["doctor", "--model", str(mine)]) == 1
@@ -116,7 +116,7 @@ def test_media_sandbox(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_unknown_model(settings: Settings) -> None:
-    check = find(settings.model_copy(update={"model": "nobody"}), "model")
+    check = find(settings.model_copy(update={"model": ("nobody",)}), "model")
     assert (check.status, "neither a preset" in check.detail) == (Status.FAIL, True)
 
 

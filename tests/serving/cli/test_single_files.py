@@ -98,7 +98,11 @@ def test_a_wrong_place_is_one_line_on_every_command(
         "generate": ["a red circle", "--local", "--out", str(tmp_path / "o.mp4")],
         "serve": ["--data-dir", str(tmp_path / "data")],
     }
-    words: list[Any] = [command, *extra.get(command, []), *options(files), *more]
+    if more[0] == "--model":  # `serve` takes several
+        named = options(files, Path(more[1]))
+    else:
+        named = [*options(files), *more]
+    words: list[Any] = [command, *extra.get(command, []), *named]
     assert main(words) != 0
     captured = capsys.readouterr()
     assert said in captured.err + captured.out
