@@ -317,7 +317,8 @@ class Submitter:
             limits.concurrent_jobs,
             limits.queued_seconds,
             most,
-            gpu_seconds=settings.max_queued_gpu_seconds,
+            # Before an engine was measured, prices may be far off, and refuse nothing.
+            gpu_seconds=settings.max_queued_gpu_seconds if all(quote.calibrated for quote in quotes) else None,
             gpus=max(quote.gpus for quote in quotes),
             retry_seconds=next((quote.retry_seconds for quote in quotes if quote.retry_seconds is not None), None),
         )

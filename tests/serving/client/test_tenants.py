@@ -346,7 +346,7 @@ def test_results_count_against_a_quota(gateway: Service, tmp_path: Path) -> None
     who = tenant(gateway, key_of(gateway, "collector", KeyLimits(result_bytes=10)))
     assert who.client.account().result_bytes_used == 0
     name = who.client.create(prompt="x")
-    (job,) = claim_oldest(gateway.store, "r", 1, 60.0, 5, [MODEL])
+    (job,) = gateway.store.claim("r", [name.removeprefix("operations/")], 60.0, 5)
     gateway.succeed(job, b"x" * 8, tmp_path, latents=b"y" * 4)
     account = who.client.account()
     assert (account.max_result_bytes, account.result_bytes_used) == (10, 12)

@@ -233,13 +233,14 @@ def test_models(service: Service) -> None:
 
 
 def test_a_request_is_validated_without_a_job(service: Service) -> None:
+    before = [status.name for status in service.client.list().operations]
     found = service.client.validate(prompt="a red circle", steps=7, size="64x32", frames=9)
     assert (found.model, found.task, found.width, found.height) == (MODEL, "text_to_video", 64, 32)
     assert (found.frames, found.steps, found.computed_steps, found.segments) == (9, 7, 7, 1)
     assert found.price_gpu_seconds is not None and found.price_gpu_seconds > 0
     assert sum(found.price_by_stage.values()) == pytest.approx(found.price_gpu_seconds)
     assert not found.measured and found.estimated_cost is None and found.eta_seconds is None
-    assert service.client.list().operations == ()
+    assert [status.name for status in service.client.list().operations] == before
     made = service.client.get(service.client.create(prompt="a red circle", steps=7, size="64x32", frames=9))
     assert made.price_gpu_seconds == pytest.approx(found.price_gpu_seconds)
     assert made.used_gpu_seconds == 0
