@@ -14,11 +14,11 @@ from typing import Any
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
+from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.gateway.client import LoadPlan, LoadResult, WatchPlan
 from zoetrope.benchmarks.gateway.jobs import JobMaker
 from zoetrope.benchmarks.gateway.processes import (
     MAX_QUEUED,
-    BenchmarkError,
     CpuShares,
     DatabaseServer,
     Helper,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def filled(path: Path) -> str:
 
 def test_a_recorded_trace_has_what_was_asked_for_and_no_prompt(tmp_path: Path) -> None:
     trace = trace_of(recorded_jobs(filled(tmp_path / "jobs.db")))
-    shape = {"width": 40, "height": 24, "frames": 9}
+    shape: dict[str, Any] = {"width": 40, "height": 24, "frames": 9}
     assert trace == [
         TraceJob(arrival=0.0, tenant="tenant 0", steps=12, branches=2, **shape),
         TraceJob(arrival=10.0, tenant="tenant 1", steps=4, branches=1, priority=1, deadline=70.0, **shape),

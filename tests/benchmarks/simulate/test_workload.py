@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -49,11 +49,13 @@ def test_a_lower_quality_computes_fewer_steps_where_the_model_has_ratios() -> No
 def test_tokens_are_those_that_the_router_counts(request_fields: dict[str, Any]) -> None:
     card = find_model("nano")
     request = parse_request({"size": "{}x{}".format(*NANO_SIZES[0]), "steps": 12, **request_fields})
-    kinds = {name: "clip" if name == "video" else "image" for name in media_of(request.task)}
+    kinds: dict[str, Literal["image", "clip"]] = {
+        name: "clip" if name == "video" else "image" for name in media_of(request.task)
+    }
     media = {
         name: MediaInfo(kind, *NANO_SIZES[0], frames=16 if kind == "clip" else 1, fps=8.0)
         for name, kind in kinds.items()
-    }  # type: ignore[arg-type]
+    }
     spec = resolve(request, card, 1, media)
     asked = job(0.0, 12, task=spec.task.kind, width=spec.width, height=spec.height, frames=spec.frames, references=2)
     found = workload(preset_named("nano"), [asked]).segments[0]

@@ -31,7 +31,7 @@ def test_sizes_are_counted(engines: Any, ranks: int, groups: list[tuple[int, int
 @pytest.mark.parametrize("engines", ["0", "2x0", "x", "1x2x3", "-1", "2.5", "all"])
 def test_what_is_no_size_is_refused(engines: str) -> None:
     with pytest.raises(ValidationError, match="must be how many engines, such as 2, or how many of which size"):
-        Settings(engines=engines)
+        Settings(engines=(engines,))
 
 
 def test_a_model_must_run_somewhere() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import mean
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -45,10 +46,10 @@ def jobs_of(drawn: list[tuple[str, int, int, float, float | None, int, tuple[str
 @settings(max_examples=draws(60), deadline=None)
 def test_all_work_is_done_once_and_the_same_way_again(
     policy: str,
-    drawn: list,
+    drawn: list[Any],
     engines: int,
     step_tokens: int,
-    slots: int,  # type: ignore[type-arg]
+    slots: int,
 ) -> None:
     """`PolicyRun` asserts that no work is on two engines, that no engine idles while work waits, and the budgets."""
     work = jobs_of(drawn)

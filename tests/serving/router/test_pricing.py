@@ -72,7 +72,8 @@ def test_costs_go_through_json() -> None:
     assert price_of(spec_of(), NANO, read).total == pytest.approx(
         price_of(spec_of(), NANO, replace(CPU, company=2.5)).total, rel=1e-4
     )
-    for broken in ({}, {"stages": {}}, {**CPU.to_dict(), "stages": None}):
+    damaged: tuple[dict[str, Any], ...] = ({}, {"stages": {}}, {**CPU.to_dict(), "stages": None})
+    for broken in damaged:
         with pytest.raises(ValueError, match=r"^costs: "):
             EngineCosts.from_dict(broken)
 

@@ -82,6 +82,7 @@ def test_from_none_to_two_and_back(sleeper: Service) -> None:
         stores.jobs.request_cancel("large", "")
         until(lambda: engines(sleeper) <= 1, 120)
         job = until(lambda: found if (found := stores.jobs.get("small", "")) and found.state.final else None, 240)
+        assert job is not None
         assert (job.state, job.attempt) == (State.SUCCEEDED, 1), job.error_message
         until(lambda: engines(sleeper) == 0, 120)
     assert job.result is not None
