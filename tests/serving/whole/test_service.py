@@ -203,7 +203,7 @@ def test_cancel_takes_effect_within_a_step(service: Service) -> None:
 
 
 def test_cancel_while_queued(service: Service) -> None:
-    names = [service.client.create(LONG) for _ in range(10)]  # more than a router works on at a time
+    names = [service.client.create(LONG) for _ in range(36)]  # more than a router claims at a time
     waiting = until(lambda: [n for n in names if service.client.get(n).state == "queued"])[-1]
     assert service.client.get(waiting).queue_position >= 0
     service.client.cancel(waiting)
