@@ -18,6 +18,7 @@ from tests.fixtures.single_files import write_files
 from zoetrope.model.catalog.card_files import write_card_file
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.catalog.weights_identity import hash_weights, weights_here, weights_of
+from zoetrope.model.families.nano import NANO_DIRECTORY
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.hashes import KEPT_BYTES
 from zoetrope.model.request.load_options import LoadOptions
@@ -110,7 +111,7 @@ def test_a_card_that_names_another_model_has_another_identity(tmp_path: Path, mo
 
 def test_form_profile_and_adapters_are_named(folder: Path, tmp_path: Path) -> None:
     plain = identity(folder)
-    assert identity(folder, quantize="fp8") == f"{plain}+fp8"
+    assert identity(NANO_DIRECTORY, quantize="fp8") == f"{identity(NANO_DIRECTORY)}+fp8"
     own = tmp_path / "own.toml"
     profiles = []
     for steps in ("1.0, 0.5", "1.0, 0.6", "1.0, 0.5"):
