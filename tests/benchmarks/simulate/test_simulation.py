@@ -93,7 +93,7 @@ def mixed(seconds: float = 100.0) -> list[Any]:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_job_ends_once_whatever_fails(policy: str) -> None:
     trace = mixed()
-    fleet = fleet_of(8, 4, 2, real=True, failures=0.2, restart=20.0, cold=True, stages=StageSeconds())
+    fleet = fleet_of(8, 4, 2, real=True, failures=0.1, restart=20.0, cold=True, stages=StageSeconds())
     found = simulation(trace, fleet, policy, step_tokens=100_000, noise=0.1)
     outcomes, figures = found.run(), found.figures()
     assert figures["finished"] == len(trace) == len(outcomes) and figures["failures"] > 5
