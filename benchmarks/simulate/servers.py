@@ -22,11 +22,6 @@ class Servers:
         self._queue.append((seconds, done))
         self._start()
 
-    @property
-    def waiting_seconds(self) -> float:
-        """The work that waits for a server."""
-        return sum(seconds for seconds, _ in self._queue)
-
     def _start(self) -> None:
         while self._free and self._queue:
             seconds, done = self._queue.popleft()

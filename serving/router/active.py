@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,19 +84,20 @@ class Active:
         """Price what its job still costs from a step on, in GPU-seconds: its share of steps with so many others."""
         (all_once, all_twice), (once, twice) = self._forwards[0], self._forwards[min(start, self.spec.steps)]
         once, twice = once + self.following * all_once, twice + self.following * all_twice
-        tokens, adapters = self.load(None).tokens, len(self.spec.loras)
-        seconds = once * costs.share_seconds(Load(tokens, 1, adapters), company) if once else 0.0
-        seconds += twice * costs.share_seconds(Load(tokens, 2, adapters), company) if twice else 0.0
-        return costs.ranks * seconds
+        return costs.ranks * self._seconds(once, twice, lambda load: costs.share_seconds(load, company))
 
     def alone_seconds(self, costs: StepCosts) -> float:
         """Return what the steps that it must still take would take without any other segment."""
         start = self.furthest if self.step is None else self.step
         once, twice = self._forwards[min(start, self.spec.steps)]
-        tokens, adapters = self.load(None).tokens, len(self.spec.loras)
-        seconds = once * costs.seconds([Load(tokens, 1, adapters)]) if once else 0.0
-        return seconds + (twice * costs.seconds([Load(tokens, 2, adapters)]) if twice else 0.0)
+        return self._seconds(once, twice, lambda load: costs.seconds([load]))
 
     def steps_left(self, start: int) -> int:
         """Count the computed steps from a step on."""
         return sum(self._forwards[min(start, self.spec.steps)])
+
+    def _seconds(self, once: int, twice: int, of: Callable[[Load], float]) -> float:
+        """Add up so many steps with one guidance branch and with two; ``of``: seconds of a step."""
+        tokens, adapters = self.load(None).tokens, len(self.spec.loras)
+        counts = {1: once, 2: twice}
+        return sum((count * of(Load(tokens, branches, adapters)) for branches, count in counts.items() if count), 0.0)
