@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 
 from zoetrope.serving.gateway.watch.forecasts import FRESH_SECONDS
 from zoetrope.serving.gateway.watch.liveness import Liveness
-from zoetrope.serving.jobs.forecast_table import ForecastTable
+from zoetrope.serving.jobs.forecast_table import ForecastTable, ModelForecast
 from zoetrope.serving.jobs.job import EngineRow, UnfinishedWork
 from zoetrope.serving.jobs.store import JobStore
 from zoetrope.serving.router.scaling import Scale, desired_engines
@@ -57,22 +57,10 @@ class _Reader:
         yield epochs
         yield lost
         yield from _steps(engines)
-        yield from self._predictions()
+        told = [forecast for forecast, _ in self._forecasts.fresh(FRESH_SECONDS).values()]
+        yield from _predictions(told)
         yield from self._scaling()
-        yield from self._stages()
-
-    def _predictions(self) -> Iterable[Metric]:
-        """Yield how far the routers' estimates were off."""
-        errors = HistogramMetricFamily(
-            "zoetrope_eta_error_ratio",
-            "How far the first estimate of each job's end was off, as a share of the job's duration, by the stage in"
-            " which it was made.",
-            labels=["model", "stage"],
-        )
-        for model, (forecast, _) in self._forecasts.fresh(FRESH_SECONDS).items():
-            for stage, error in forecast.accuracy.get("errors", {}).items():
-                errors.add_metric([model, stage], buckets=error["buckets"], sum_value=error["sum"])
-        yield errors
+        yield from _stages(told)
 
     def _scaling(self) -> Iterable[Metric]:
         """Yield what decides on the number of engines, as `serving.ray_host.autoscaling` decides too."""
@@ -93,30 +81,45 @@ class _Reader:
             desired.add_metric([name], desired_engines(sum(mine.values(), UnfinishedWork()), scale))
         yield desired
 
-    def _stages(self) -> Iterable[Metric]:
-        """Yield what a router knows of the stages around the engines, see `serving.router.around`."""
-        calls = GaugeMetricFamily(
-            "zoetrope_stage_calls", "Calls that run in conditioners and decoders, or wait.", labels=["stage", "state"]
-        )
-        latents = GaugeMetricFamily(
-            "zoetrope_waiting_latents_bytes", "Finished latents that wait, in memory or spilled.", labels=["place"]
-        )
-        held = GaugeMetricFamily("zoetrope_condition_cache_bytes", "What conditioners keep.", labels=["cache"])
-        asked = CounterMetricFamily(
-            "zoetrope_condition_cache_lookups", "What conditioners looked up and had or not.", labels=["cache", "found"]
-        )
-        figures = next((row.stages for row, _ in self._forecasts.fresh(FRESH_SECONDS).values() if row.stages), {})
-        for name, value in figures.items():
-            match name.split("."):
-                case ["calls", stage, state]:
-                    calls.add_metric([stage, state], value)
-                case ["latents", place]:
-                    latents.add_metric([place], value)
-                case ["cache", cache, "bytes"]:
-                    held.add_metric([cache], value)
-                case ["cache", cache, outcome]:
-                    asked.add_metric([cache, outcome], value)
-        yield from (calls, latents, held, asked)
+
+def _predictions(told: Sequence[ModelForecast]) -> Iterable[Metric]:
+    """Yield how far the routers' estimates were off."""
+    errors = HistogramMetricFamily(
+        "zoetrope_eta_error_ratio",
+        "How far the first estimate of each job's end was off, as a share of the job's duration, by the stage in"
+        " which it was made.",
+        labels=["model", "stage"],
+    )
+    for forecast in told:
+        for stage, error in forecast.accuracy.get("errors", {}).items():
+            errors.add_metric([forecast.model, stage], buckets=error["buckets"], sum_value=error["sum"])
+    yield errors
+
+
+def _stages(told: Sequence[ModelForecast]) -> Iterable[Metric]:
+    """Yield what a router knows of the stages around the engines, see `serving.router.around`."""
+    calls = GaugeMetricFamily(
+        "zoetrope_stage_calls", "Calls that run in conditioners and decoders, or wait.", labels=["stage", "state"]
+    )
+    latents = GaugeMetricFamily(
+        "zoetrope_waiting_latents_bytes", "Finished latents that wait, in memory or spilled.", labels=["place"]
+    )
+    held = GaugeMetricFamily("zoetrope_condition_cache_bytes", "What conditioners keep.", labels=["cache"])
+    asked = CounterMetricFamily(
+        "zoetrope_condition_cache_lookups", "What conditioners looked up and had or not.", labels=["cache", "found"]
+    )
+    figures = next((forecast.stages for forecast in told if forecast.stages), {})
+    for name, value in figures.items():
+        match name.split("."):
+            case ["calls", stage, state]:
+                calls.add_metric([stage, state], value)
+            case ["latents", place]:
+                latents.add_metric([place], value)
+            case ["cache", cache, "bytes"]:
+                held.add_metric([cache], value)
+            case ["cache", cache, outcome]:
+                asked.add_metric([cache, outcome], value)
+    yield from (calls, latents, held, asked)
 
 
 def _steps(engines: Sequence[EngineRow]) -> Iterable[Metric]:
