@@ -146,7 +146,11 @@ class Engine:
             raise
         self._load_seconds = clock() - started
         self._ready.set()
-        log.info("engine %s: gang epoch %d of %d ranks is ready", self._id, self._epoch, self._settings.ranks)
+        took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in gang.phases.seconds())
+        log.info(
+            "engine %s: gang epoch %d of %d ranks is ready after %.2f s (%s)",
+            *(self._id, self._epoch, self._settings.ranks, self._load_seconds, took),
+        )
         return gang
 
     def _watch(self) -> Watchdog:
