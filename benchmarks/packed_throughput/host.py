@@ -37,7 +37,7 @@ def deploy(settings: Settings, models: ServedModels) -> None:
                     "tokens": outcome.step_tokens,
                     "segments": len(outcome.held) + len(outcome.finished),
                 }
-                with (Path(str(self._settings.directory)) / STEPS_FILE).open("a") as file:
+                with (Path(str(self._settings.snapshots)) / STEPS_FILE).open("a") as file:
                     file.write(json.dumps(line) + "\n")
             return super()._report(outcome)
 

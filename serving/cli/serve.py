@@ -62,9 +62,9 @@ def gateway(options: GatewayOptions) -> int:
 
 
 def sweeper(options: SweeperOptions) -> int:
-    """Start a sweeper for a service that runs elsewhere: it sends webhooks and deletes what has expired.
+    """Start a sweeper for a service that runs elsewhere.
 
-    It works on the service's database and stores. Prints `ready` once it works; there may be several.
+    It sends webhooks, and deletes what has expired from the service's database and stores. Prints `ready` once it works; there may be several.
     """
     settings = settings_of(options)
     _warn()
