@@ -43,6 +43,7 @@ INTEGRATION = (
     "tests/benchmarks/test_snapshot_cost.py",
     "tests/benchmarks/test_streaming.py",
     "tests/docs/test_site.py",
+    "tests/k8s/image/test_dockerfile.py",
     "tests/serving/api/test_named_sizes.py",
     "tests/serving/cli/",
     "tests/serving/client/",

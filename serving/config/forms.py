@@ -34,6 +34,7 @@ TEXTS = {
     "artifact_store": "s3://BUCKET/PREFIX or FOLDER",
     "snapshot_store": "s3://BUCKET/PREFIX or FOLDER",
     "tenant_weights": "TENANT=WEIGHT,...",
+    "warmup_shapes": "WIDTHxHEIGHTxFRAMES,...",
     "grpc": "HOST:PORT",
     "http": "HOST:PORT",
     "management": "HOST:PORT",

@@ -17,6 +17,7 @@ from zoetrope.serving.config.checked_lists import (
     check_models,
     check_names,
     check_origins,
+    check_shapes,
     check_weights,
 )
 from zoetrope.serving.config.lists import CommaList
@@ -191,6 +192,9 @@ class Settings(BaseSettings):
     cuda_graphs: Literal["auto", "never"] = Field(
         default="never",
         description="CUDA graphs of steps that repeat, on engines of one GPU; auto: where they are proved and faster.",
+    )
+    warmup_shapes: Annotated[CommaList, AfterValidator(check_shapes)] = Field(
+        default=(), description="Clips of which an engine takes a step before it is ready: 832x480x81,1280x720x121."
     )
     kernels: str = Field(
         default="", description="Kernels to use, such as attention=triton; see zoetrope.kernels.select.backends."
