@@ -48,7 +48,6 @@ def configuration(
             "env": [*image["Env"], *(f"{name}={value}" for name, value in environment.items())],
             "cwd": image.get("WorkingDir") or "/",
             "capabilities": none,
-            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 65536, "soft": 65536}],
             "noNewPrivileges": True,
         },
         "root": {"path": "rootfs", "readonly": True},

@@ -24,10 +24,15 @@ PLANS = (
     ("wan2.2-ti2v-5b", 1, "720p"),
     ("wan2.1-t2v-1.3b", 1, "480p"),
 )
-HEAD = (
-    "| model | GPUs of an engine | size | memory of a GPU, GiB | step, s | steps | GPU-seconds of a job | jobs an hour of an "
-    "engine |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- |",
+COLUMNS = (
+    "model",
+    "GPUs of an engine",
+    "size",
+    "memory of a GPU, GiB",
+    "step, s",
+    "steps",
+    "GPU-seconds of a job",
+    "jobs an hour of an engine",
 )
 
 
@@ -38,13 +43,19 @@ def rows() -> Iterator[str]:
         job = planned_job(wanted, plan, DURATION, None, "exact")
         ranks = plan.ranks * plan.gangs
         memory = f"{plan.memory.total / GIB:.0f} of {plan.memory.available / GIB:.0f}"
-        figures = (f"{plan.time.total:.2f}", job.steps, f"{job.gpu_seconds:,.0f}", f"{3600 * ranks / job.denoising:,.0f}")
+        figures = (
+            f"{plan.time.total:.2f}",
+            job.steps,
+            f"{job.gpu_seconds:,.0f}",
+            f"{3600 * ranks / job.denoising:,.0f}",
+        )
         yield f"| {' | '.join(map(str, (model, ranks, size, memory, *figures)))} |"
 
 
 def table() -> str:
     """The whole table."""
-    return "\n".join((*HEAD, *rows())) + "\n"
+    head = (f"| {' | '.join(COLUMNS)} |", f"| {' | '.join('---' for _ in COLUMNS)} |")
+    return "\n".join((*head, *rows())) + "\n"
 
 
 if __name__ == "__main__":

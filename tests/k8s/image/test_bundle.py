@@ -16,7 +16,11 @@ PROFILE: dict[str, Any] = {
     "defaultErrnoRet": 38,
     "syscalls": [
         {"names": ["read", "write"], "action": "SCMP_ACT_ALLOW", "args": [], "includes": {}, "excludes": {}},
-        {"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 2114060288, "op": "SCMP_CMP_MASKED_EQ"}]},
+        {
+            "names": ["clone"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": 2114060288, "op": "SCMP_CMP_MASKED_EQ"}],
+        },
         {"names": ["unshare", "mount"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
         {"names": ["arch_prctl"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["amd64", "x32"]}},
         {"names": ["sync_file_range2"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["ppc64le"]}},
@@ -46,7 +50,9 @@ def test_nothing_is_left_to_a_container(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert found["root"]["readonly"]
     assert {"PATH=/opt/zoetrope/bin", "A=b"} <= set(process["env"])
     assert {"type": "network"} in found["linux"]["namespaces"]
-    writable = {m["destination"] for m in found["mounts"] if "ro" not in m["options"] and m["type"] in ("tmpfs", "bind")}
+    writable = {
+        m["destination"] for m in found["mounts"] if "ro" not in m["options"] and m["type"] in ("tmpfs", "bind")
+    }
     assert writable == {"/dev", "/dev/shm", "/tmp", "/data", "/results"}
 
 

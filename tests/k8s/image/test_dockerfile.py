@@ -28,7 +28,7 @@ def tool(name: str) -> str:
 def stages() -> dict[str, str]:
     """The text of each stage by name."""
     parts = re.split(r"^FROM (\S+) AS (\S+)$", DOCKERFILE.read_text(), flags=re.MULTILINE)
-    return {name: text for name, text in zip(parts[2::3], parts[3::3], strict=True)}
+    return dict(zip(parts[2::3], parts[3::3], strict=True))
 
 
 def test_hadolint_has_nothing_to_say() -> None:

@@ -14,7 +14,7 @@ from zoetrope.model.inspection.sums import SUMS, verify
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two files, in one of which hashes are worth keeping, and the list that ``sha256sum`` would write."""
+    """A folder with two files, one of them large enough for its hash to be kept, and the list of both."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(hashes, "KEPT_BYTES", 8)
     folder = tmp_path / "model"
@@ -35,7 +35,9 @@ def test_all_files_are_checked_and_their_hashes_kept(model: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "vae/weights.safetensors"])
 def test_another_file_is_named(model: Path, name: str) -> None:
     (model / name).write_bytes(b"something else")
-    with pytest.raises(ModelError, match=rf"{name}: its SHA-256 is [0-9a-f]{{64}}, not [0-9a-f]{{64}} as SHA256SUMS says"):
+    with pytest.raises(
+        ModelError, match=rf"{name}: its SHA-256 is [0-9a-f]{{64}}, not [0-9a-f]{{64}} as SHA256SUMS says"
+    ):
         verify(model)
 
 
