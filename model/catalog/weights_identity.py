@@ -65,10 +65,13 @@ def hashing(card: ModelCard) -> Iterator[Future[str]]:
     """
     files = [path for _, path in _files(card)]
     before = [stamp_of(path) for path in files]
-    with ThreadPoolExecutor(1, "hash-weights") as pool:
+    pool = ThreadPoolExecutor(1, "hash-weights")
+    try:
         future = pool.submit(weights_of, card)
         yield future
         future.result()
+    finally:
+        pool.shutdown(wait=False)  # who could not load the files need not wait for their hashes
     for path, stamp in zip(files, before, strict=True):
         if stamp_of(path) != stamp:
             raise ModelError(f"{path}: has changed while it was loaded")
