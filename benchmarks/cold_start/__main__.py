@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -57,9 +58,7 @@ def planned(config: TransformerConfig) -> list[PlannedTensor]:
         yield torch.randn(shape) * STD
 
     shapes = {name: tuple(tensor.shape) for name, tensor in module_of(meta_network(config)).state_dict().items()}
-    return [
-        PlannedTensor(name, shape, torch.bfloat16, lambda shape=shape: pieces(shape)) for name, shape in shapes.items()
-    ]
+    return [PlannedTensor(name, shape, torch.bfloat16, partial(pieces, shape)) for name, shape in shapes.items()]
 
 
 def forget(folder: Path) -> None:

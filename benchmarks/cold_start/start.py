@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext
+from importlib import import_module
 from unittest import mock
 
 from zoetrope.cluster.protocol.phases import Phases
@@ -22,16 +23,16 @@ def start(model: str, naive: bool) -> dict[str, float]:
     phases = Phases()
     with phases.of("import"):
         with nullcontext() if naive else without_compiler():
-            from zoetrope.cluster.engine.rank import load_denoiser
+            import_module("zoetrope.cluster.engine.rank")
         if naive:
-            __import__(COMPILER)
+            import_module(COMPILER)
         from zoetrope.cluster.engine.warm_up import warm_up
         from zoetrope.cluster.parallel.mesh import Mesh
         from zoetrope.cluster.planning.hardware import hardware_of
         from zoetrope.model.catalog.presets import find_model
         from zoetrope.model.catalog.weights_identity import hashing, weights_of
         from zoetrope.model.checkpoints import weights
-        from zoetrope.model.checkpoints.load import configure_torch
+        from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
     card = find_model(model)
     device = configure_torch(card)
     if naive:

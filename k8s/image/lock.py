@@ -26,7 +26,7 @@ PYTHON = (3, 11)  # of the base image
 PROJECT = "zoetrope"
 EXTRAS = "serve,postgres"
 # What differs from constraints-cpu.txt. CUDA: the PyTorch whose Triton compiles every kernel; it wants setuptools < 82.
-PINS = {"cpu": (), "cuda": ("torch==2.11.0", "triton==3.6.0", "setuptools<82")}
+PINS: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("torch==2.11.0", "triton==3.6.0", "setuptools<82")}
 
 
 def lock(target: str, options: Sequence[str]) -> str:

@@ -57,7 +57,8 @@ def admit(card: ModelCard, segment_id: str, spec: VideoSpec) -> Admit:
 
 def test_the_shapes_of_the_settings_are_warmed_up(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that no clip can have stands for the next larger one."""
-    shapes, step = [], Denoiser.step
+    shapes: list[tuple[int, ...]] = []
+    step = Denoiser.step
 
     def recorded(denoiser: Denoiser, segments: list[Segment]) -> int:
         shapes.extend(segment.spec.latent_shape[1:] for segment in segments)

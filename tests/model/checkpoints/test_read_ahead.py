@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -12,7 +13,7 @@ from zoetrope.model.checkpoints.read_ahead import Reading, read_ahead
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
 def test_everything_comes_in_order(threads: int) -> None:
-    wanted = (Reading(1, lambda number=number: number, anywhere=number % 3 > 0) for number in range(50))
+    wanted = (Reading(1, partial(int, number), anywhere=number % 3 > 0) for number in range(50))
     assert list(read_ahead(wanted, threads)) == list(range(50))
 
 
@@ -30,7 +31,7 @@ def test_no_more_is_on_its_way_than_there_is_room_for() -> None:
     def wanted() -> Iterator[Reading[int]]:
         for number in range(20):
             started.append(number)
-            yield Reading(10, lambda number=number: number)
+            yield Reading(10, partial(int, number))
 
     reading = read_ahead(wanted(), 3, room=40)
     for number in range(20):
