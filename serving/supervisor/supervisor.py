@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
+from zoetrope.cluster.telemetry.shared import start_sharing
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.serving.config.addresses import bind_problem
 from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
@@ -110,6 +111,7 @@ def _prepare(settings: Settings, stack: ExitStack) -> str:
     models = _check(settings)
     make_directory(settings)
     mark = stack.enter_context(_lock_directory(settings.directory))
+    start_sharing(settings.directory / "metrics")
     for field, address in (("grpc", settings.grpc), ("http", settings.http)):
         if problem := bind_problem(address, field):
             raise ServeError(f"{field}: {problem}")

@@ -10,12 +10,16 @@ import asyncio
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
+from zoetrope.cluster.telemetry.metrics import SWEEPS, SWEPT_AT
+from zoetrope.cluster.telemetry.process import begin
+from zoetrope.cluster.telemetry.traces import flush_traces
 from zoetrope.serving.config.heartbeat import keep_beating
-from zoetrope.serving.config.logs import describe
+from zoetrope.serving.config.logs import describe, set_up
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.shutdown import stop_on_signals
 from zoetrope.serving.config.startup_checks import StartError, read_settings
@@ -34,9 +38,10 @@ log = logging.getLogger("zoetrope.sweeper")
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         settings = read_settings()
+        set_up(settings.log_format)
+        begin("sweeper")
         artifacts = open_artifacts(settings.artifacts_url)
         with contextlib.closing(open_stores(settings.database_url)) as stores:
             asyncio.run(run(settings, stores, artifacts))
@@ -77,6 +82,7 @@ async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore) -> N
             if isinstance(outcome, Exception):
                 log.error("the sweep ended:\n%s", describe(outcome))
         await sender.drain()
+        await asyncio.to_thread(flush_traces)
 
 
 async def _repeat(duty: Callable[[], object], seconds: float) -> None:
@@ -84,7 +90,11 @@ async def _repeat(duty: Callable[[], object], seconds: float) -> None:
         try:
             await asyncio.to_thread(duty)
         except (StoreError, ArtifactError) as error:
+            SWEEPS.labels("failed").inc()
             log.error("the sweep failed:\n%s", describe(error))
+        else:
+            SWEEPS.labels("done").inc()
+            SWEPT_AT.set(time.time())
         await asyncio.sleep(seconds)
 
 
