@@ -18,7 +18,7 @@ class ExpertImbalance:
     """Looks at the counts that the layers keep of their newest step, those of this rank's tokens."""
 
     def __init__(self, denoiser: Denoiser, model: str, clock: Callable[[], float] = time.monotonic) -> None:
-        networks = [n for n in (denoiser.transformer, denoiser.low_noise) if n is not None]
+        networks: list[Any] = [n for n in (denoiser.transformer, denoiser.low_noise) if n is not None]
         self._layers: list[Any] = [layer for n in networks for layer in n.modules() if hasattr(layer, "last_counts")]
         self._model = model
         self._clock = clock
