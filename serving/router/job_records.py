@@ -16,8 +16,8 @@ from zoetrope.serving.router.job_database import Ending
 
 
 def task_of(job: Job) -> str:
-    """Return the kind of its task."""
-    return str(job.spec["task"]["kind"])
+    """Return the kind of its task; "" if the row does not say, which must not keep it from being made."""
+    return str(job.spec.get("task", {}).get("kind", ""))
 
 
 def note_claim(job: Job) -> None:
