@@ -71,11 +71,6 @@ def wanted() -> bool:
     return not off and any(os.environ.get(name) for name in ENDPOINTS)
 
 
-def tracing() -> bool:
-    """Return whether this process sends traces."""
-    return _provider is not None
-
-
 def flush_traces() -> None:
     """Send what waits, before the process ends; takes a few seconds at most."""
     if _provider is not None:

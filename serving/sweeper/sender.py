@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from opentelemetry.trace import SpanKind
 
 from zoetrope.cluster.telemetry.metrics import WEBHOOK_DELAY_SECONDS, WEBHOOKS
-from zoetrope.cluster.telemetry.traces import JOB, failed, span, traceparent, tracing
+from zoetrope.cluster.telemetry.traces import JOB, failed, span, traceparent
 from zoetrope.serving.gateway.http.common.signing import open_signer
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.open import Stores
@@ -106,9 +106,7 @@ class Sender:
 
     async def _try(self, delivery: Delivery) -> None:
         outbox = self._stores.outbox
-        job = None
-        if delivery.body is None or tracing():
-            job = (await asyncio.to_thread(self._stores.jobs.get_many, [delivery.job_id])).get(delivery.job_id)
+        job = (await asyncio.to_thread(self._stores.jobs.get_many, [delivery.job_id])).get(delivery.job_id)
         if delivery.body is None:
             signer = await asyncio.to_thread(open_signer, outbox)
             text = body_of(delivery, job, self._base_url, signer)

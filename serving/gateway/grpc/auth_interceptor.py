@@ -246,7 +246,8 @@ def _recorded(kind: MethodKind, context: Any, *, traced: bool = True) -> Iterato
             yield
             call.code = "OK"
         except grpc.aio.AbortError:
-            call.code = Code.Name(context.code())
+            code = context.code()
+            call.code = code.name if isinstance(code, grpc.StatusCode) else Code.Name(code)
             raise
 
 
