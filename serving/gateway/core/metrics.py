@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
 from zoetrope.cluster.telemetry import metrics
@@ -17,19 +17,18 @@ from zoetrope.serving.jobs.store import JobStore
 from zoetrope.serving.router.scaling import Scale, desired_engines
 
 
-def metrics_of(store: JobStore, liveness: Liveness, forecasts: ForecastTable, scales: Mapping[str, Scale]) -> bytes:
-    """Return the metrics in Prometheus' text format: those of this process, or of all that share values with it, and
-    those read from the database, which are the same in every gateway.
+def metrics_registry(
+    store: JobStore, liveness: Liveness, forecasts: ForecastTable, scales: Mapping[str, Scale]
+) -> CollectorRegistry:
+    """Return what reads the metrics whenever it is asked, which may raise StoreError: those of this process, or of all
+    that share values with it, and those in the database, which are the same in every gateway.
 
     Args:
         scales: of each deployment of engines.
-
-    Raises:
-        StoreError.
     """
     found = registry()
     found.register(_Reader(store, liveness, forecasts, scales))
-    return generate_latest(found)
+    return found
 
 
 class _Reader:
