@@ -45,6 +45,7 @@ INTEGRATION = (
     "tests/benchmarks/test_streaming.py",
     "tests/cluster/telemetry/test_shared.py",
     "tests/docs/test_site.py",
+    "tests/k8s/monitoring/test_component.py",
     "tests/k8s/monitoring/test_rules.py",
     "tests/serving/api/test_named_sizes.py",
     "tests/serving/cli/",

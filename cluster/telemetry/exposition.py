@@ -17,7 +17,7 @@ from zoetrope.cluster.telemetry.catalogue import PREFIX, REGISTRY
 from zoetrope.cluster.telemetry.shared import directory, forget_oldest
 
 ADDRESS = "ZOETROPE_METRICS_ADDRESS"
-RETRY_SECONDS = 5.0  # while another process of the pod has the port
+RETRY_SECONDS = 2.0  # while another process of the pod has the port
 log = logging.getLogger("zoetrope.metrics")
 
 

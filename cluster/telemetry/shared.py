@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from contextlib import suppress
@@ -13,6 +14,7 @@ DIRECTORY = "ZOETROPE_METRICS_DIR"
 THEIRS = "PROMETHEUS_MULTIPROC_DIR"  # where prometheus_client looks; set in our processes only, not in Ray's own
 KEPT_FILES = 600  # of processes that have ended, about 64 KiB each on disk; their counts are part of the sums
 PROCESS = re.compile(r"_(\d+)\.db")
+log = logging.getLogger("zoetrope.metrics")
 
 
 def directory() -> Path | None:
@@ -36,7 +38,15 @@ def share_values() -> None:
     found = directory()
     if found is None:
         return
-    found.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        found.mkdir(mode=0o700, parents=True, exist_ok=True)
+        usable = os.access(found, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:  # to be seen less is better than not to start
+        log.warning("%s: %s cannot be written, so this process tells only its own counts", DIRECTORY, found)
+        os.environ[DIRECTORY] = ""
+        return
     os.environ[THEIRS] = str(found)
     values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
 

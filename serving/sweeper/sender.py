@@ -137,7 +137,6 @@ class Sender:
             JOB: delivery.job_id,
             "zoetrope.event": delivery.event,
             "zoetrope.attempt": delivery.attempts + 1,
-            "server.address": delivery.host,
         }
         with span("webhook", parent, SpanKind.CLIENT, about) as made:
             outcome = await deliver(self._guard, delivery, secret, traceparent=traceparent(made))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
@@ -11,17 +12,20 @@ from zoetrope.cluster.telemetry import metrics
 from zoetrope.cluster.telemetry.exposition import registry
 from zoetrope.serving.gateway.watch.forecasts import FRESH_SECONDS
 from zoetrope.serving.gateway.watch.liveness import Liveness
+from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.forecast_table import ForecastTable, ModelForecast
 from zoetrope.serving.jobs.job import EngineRow, UnfinishedWork
 from zoetrope.serving.jobs.store import JobStore
 from zoetrope.serving.router.scaling import Scale, desired_engines
 
+log = logging.getLogger("zoetrope.gateway")
+
 
 def metrics_registry(
     store: JobStore, liveness: Liveness, forecasts: ForecastTable, scales: Mapping[str, Scale]
 ) -> CollectorRegistry:
-    """Return what reads the metrics whenever it is asked, which may raise StoreError: those of this process, or of all
-    that share values with it, and those in the database, which are the same in every gateway.
+    """Return what reads the metrics whenever it is asked: those of this process, or of all that share values with it,
+    and those in the database, which are the same in every gateway.
 
     Args:
         scales: of each deployment of engines.
@@ -41,6 +45,14 @@ class _Reader:
         self._scales = scales
 
     def collect(self) -> Iterable[Metric]:
+        """Read all of them, or none while the database does not answer: what processes counted is shown regardless."""
+        try:
+            return list(self._read())
+        except StoreError as error:
+            log.warning("the metrics in the database are left out: %s", error)
+            return []
+
+    def _read(self) -> Iterable[Metric]:
         jobs = metrics.JOBS.gauge()
         for state, count in self._store.counts().items():
             jobs.add_metric([state], count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,7 +74,5 @@ def seen_service(directory: Path, **settings: str) -> Iterator[Seen]:
 
 def free_port() -> int:
     """Return a port on loopback that nobody has now."""
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
