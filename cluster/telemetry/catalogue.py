@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from zoetrope.cluster.telemetry.shared import share_values
@@ -40,6 +40,7 @@ class Description:
 
 ALL: dict[str, Description] = {}
 REGISTRY = CollectorRegistry(auto_describe=False)
+disable_created_metrics()  # when a series began, which would be as many series again
 share_values()  # before the first metric is made
 
 

@@ -72,7 +72,7 @@ def test_dashboards_are_complete_and_listed() -> None:
     for path, board in zip(DASHBOARDS, boards, strict=True):
         assert f"dashboards/{path.name}" in listed
         assert {variable["name"] for variable in board["templating"]["list"]} == {"datasource", "namespace"}
-        spots = set()
+        spots = set[tuple[int, int]]()
         for panel in board["panels"]:
             at = panel["gridPos"]
             covered = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}

@@ -51,7 +51,7 @@ def create(seen: Seen, *, traceparent: str = "", steps: int = STEPS) -> str:
         webhook=video_pb2.Webhook(url=seen.hook, events=["completed"]),
     )
     with grpc.insecure_channel(seen.service.addresses.grpc) as channel:
-        stub: Any = video_pb2_grpc.VideoServiceStub(channel)
+        stub: Any = video_pb2_grpc.VideoServiceStub(channel)  # type: ignore[no-untyped-call]
         metadata = [("traceparent", traceparent)] if traceparent else []
         return str(stub.CreateVideo(request, metadata=metadata).name)
 
