@@ -3,7 +3,8 @@
     python -m zoetrope.benchmarks.scheduling --jobs 40 --out benchmarks/results/scheduling
 
 Each policy gets a `zoetrope serve` with nano of its own, one after the other, and the same trace at the same pace.
-Times are the service's own, from a job's creation to its end. The latents of every job are compared between the
+Times are the service's own, from a job's creation to its end. A large job
+fills a step's tokens, as a long clip in 1080p fills a GPU. The latents of every job are compared between the
 policies, so preempted ones with those that were not. Then, under the last policy, a tenant queues many jobs and another
 makes a single one, which it also made while nothing else ran.
 """
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--large", type=int, nargs=3, default=(160, 96, 120), metavar=("W", "H", "FRAMES"), help="size of large jobs"
     )
     parser.add_argument("--large-steps", type=command.at_least(1), default=30, help="steps of large jobs")
+    parser.add_argument("--step-tokens", type=command.at_least(1), default=3_000, help="tokens of a step, at most")
     parser.add_argument("--flood", type=int, default=500, help="jobs that one tenant queues; 0: leave that out")
     parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     return parser
@@ -108,7 +110,8 @@ def _fields(size: str, frames: int, steps: int, seed: int) -> dict[str, Any]:
 
 def _run(policy: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Serve the trace under a policy, and keep its latents in ``folder``."""
-    env = {**private_env(), **{f"ZOETROPE_{name}": value for name, value in PLAIN.items()}, "ZOETROPE_POLICY": policy}
+    changed = {**PLAIN, "POLICY": policy, "STEP_TOKENS": str(args.step_tokens)}
+    env = {**private_env(), **{f"ZOETROPE_{name}": value for name, value in changed.items()}}
     folder.mkdir(parents=True)
     print(f"{policy}: starting", file=sys.stderr)
     service = ServiceProcess(serve_command("nano", folder / "data"), folder / "log", env)
@@ -210,7 +213,8 @@ def _page(record: dict[str, Any], how: str) -> str:
     lines = [
         "# Policies on a running service",
         "",
-        f"nano on this machine, {record['settings']['jobs']} jobs, one engine. Seconds from creation to end.",
+        f"nano on this machine, {record['settings']['jobs']} jobs, one engine with steps of"
+        f" {record['settings']['step_tokens']:,} tokens. Seconds from creation to end.",
         "",
         "| policy | small, median | small, 99 % | large, mean | makespan | jobs a minute |",
         "|---|---:|---:|---:|---:|---:|",
