@@ -64,7 +64,8 @@ def gateway(options: GatewayOptions) -> int:
 def sweeper(options: SweeperOptions) -> int:
     """Start a sweeper for a service that runs elsewhere.
 
-    It sends webhooks, and deletes what has expired from the service's database and stores. Prints `ready` once it works; there may be several.
+    It sends webhooks, and deletes what has expired from the service's database and stores. Prints `ready` once it
+    works; there may be several.
     """
     settings = settings_of(options)
     _warn()
