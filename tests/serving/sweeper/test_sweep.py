@@ -197,7 +197,7 @@ async def test_files_are_listed_less_often_than_jobs_are_swept(
     monkeypatch.setattr(
         main, "stop_on_signals", lambda stop, with_stdin: asyncio.get_running_loop().call_later(0.5, stop)
     )
-    await main.run(Settings(data_dir=tmp_path), stores, artifacts)
+    assert await main.run(Settings(data_dir=tmp_path), stores, artifacts)
     assert artifacts.listed == ["jobs/a"]
     assert len(rounds) > 5
 
@@ -216,5 +216,6 @@ async def test_a_sweep_that_breaks_ends_the_sweeper(
 
     monkeypatch.setattr(main, "sweep", breaks)
     monkeypatch.setattr(main, "stop_on_signals", lambda stop, with_stdin: None)
-    await asyncio.wait_for(main.run(Settings(data_dir=tmp_path), stores, artifacts), 30)
+    in_order = await asyncio.wait_for(main.run(Settings(data_dir=tmp_path), stores, artifacts), 30)
+    assert not in_order
     assert "the sweep ended" in caplog.text and "ZeroDivisionError" in caplog.text
