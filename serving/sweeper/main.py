@@ -137,8 +137,8 @@ async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore, supe
                 task.cancel()
             outcomes = await asyncio.gather(*background, return_exceptions=True)
             broken = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-            for error in broken:
-                log.error("the sweep ended:\n%s", describe(error))
+            for breach in broken:
+                log.error("the sweep ended:\n%s", describe(breach))
             await sender.drain()
     return not broken
 
