@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from zoetrope.serving.config.lists import CommaList
 DAY = 86_400.0
 ENGINES = re.compile(r"[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})?")  # COUNT, or COUNTxRANKS
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,252}=[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -65,6 +67,21 @@ def _check_weights(weights: tuple[str, ...]) -> tuple[str, ...]:
         if not usable:
             raise ValueError(f"{entry!r} must be a tenant and a weight above 0, such as acme=2")
     return weights
+
+
+def _check_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
+    for label in labels:
+        if not LABEL.fullmatch(label):
+            raise ValueError(f"{label!r} must be a label of Ray's nodes and its value, such as ray.io/node-group=h100")
+    return labels
+
+
+def label_map(labels: Sequence[str]) -> dict[str, str]:
+    """Return labels and their values, of settings such as ``engine_labels``."""
+    return dict(one.split("=", 1) for one in labels)
+
+
+Labels = Annotated[CommaList, AfterValidator(_check_labels)]
 
 
 class Settings(BaseSettings):
@@ -131,6 +148,23 @@ class Settings(BaseSettings):
     noise_experts: Literal["together", "apart"] = Field(
         default="together", description="apart: engines of their own for the two networks of a Wan2.2 A14B."
     )
+    rank_device: Literal["auto", "cpu", "gpu"] = Field(
+        default="auto", description="What each rank reserves; auto: a GPU where the cluster has any."
+    )
+    gang_place: Literal["auto", "node", "domain", "domains"] = Field(
+        default="auto",
+        description="Where an engine's GPUs are: on one node, in an NVLink domain of several, or in a domain for each"
+        " guidance group; auto: as the nodes allow.",
+    )
+    engine_labels: Labels = Field(default=(), description="Labels of the nodes of a Ray cluster that run engines.")
+    stage_labels: Labels = Field(default=(), description="Labels of the nodes that run conditioners and decoders.")
+    router_labels: Labels = Field(default=(), description="Labels of the nodes that run the router.")
+    conditioner_cpus: float = Field(default=0, ge=0, description="CPUs that each conditioner reserves in Ray.")
+    conditioner_gpus: float = Field(
+        default=0, ge=0, description="GPUs that each conditioner reserves in Ray, such as 0.25."
+    )
+    decoder_cpus: float = Field(default=0, ge=0, description="CPUs that each decoder reserves in Ray.")
+    decoder_gpus: float = Field(default=0, ge=0, description="GPUs that each decoder reserves in Ray, such as 0.25.")
     data_dir: Path = Field(
         default=Path(DEFAULT_DATA), description="Folder for everything that must last, and for logs."
     )
