@@ -11,9 +11,10 @@ from ray.serve import Application
 from zoetrope.cluster.planning.placement import Seat, planned_seat
 from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.catalog.presets import find_model
+from zoetrope.serving.config.checked_lists import label_map
 from zoetrope.serving.config.deployment_checks import KERNELS_VARIABLE, check_gangs, check_kernels
 from zoetrope.serving.config.served_models import open_models
-from zoetrope.serving.config.settings import Settings, label_map
+from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.startup_checks import StartError
 from zoetrope.serving.ray_host.application import application
 
@@ -39,9 +40,9 @@ def build(args: Args) -> Application:
     settings = Settings(**args.model_dump(include=args.model_fields_set))
     if settings.rank_device == "auto":
         raise StartError("rank_device: must be cpu or gpu here: the nodes that would tell have not joined yet")
-    for name, default in (("database", "a SQLite file"), ("artifact_store", "a folder")):
+    for name in ("database", "artifact_store", "snapshot_store"):
         if not getattr(settings, name):
-            raise StartError(f"{name}: must be given here: {default} on one node is not seen by the others")
+            raise StartError(f"{name}: must be given here: what lies in the data folder is not seen by other nodes")
     models = open_models(settings, find_model)
     check_gangs(settings, models)
     check_kernels(settings.kernels)

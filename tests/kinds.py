@@ -51,6 +51,7 @@ INTEGRATION = (
     "tests/serving/gateway/http/replicate/test_other_clients.py",
     "tests/serving/gateway/http/replicate/test_tenants.py",
     "tests/serving/gateway/test_forecast_shown.py",
+    "tests/serving/gateway/test_management.py",
     "tests/serving/gateway/test_metrics.py",
     "tests/serving/gateway/test_notices.py",
     "tests/serving/gateway/test_outage.py",
@@ -62,6 +63,7 @@ INTEGRATION = (
     "tests/serving/soak/test_nothing_lost.py",
     "tests/serving/stages/test_conditioning_cache.py",
     "tests/serving/supervisor/",
+    "tests/serving/sweeper/test_process.py",
     "tests/serving/sweeper/test_webhook_bodies.py",
     "tests/test_package.py",
 )

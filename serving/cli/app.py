@@ -19,6 +19,7 @@ from zoetrope.serving.cli import (
     jobs,
     keys,
     media,
+    migrate,
     models,
     plan,
     prepare,
@@ -90,7 +91,7 @@ def options(
 
 
 # In the order of `zoetrope --help`.
-for module in (serve, top, doctor):
+for module in (serve, migrate, top, doctor):
     module.register(app, "Service")
 for module in (generate, jobs):
     module.register(app, "Jobs")

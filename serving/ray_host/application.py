@@ -15,9 +15,10 @@ from zoetrope.cluster.engine.engine import EngineReplica
 from zoetrope.cluster.planning.placement import PlacementError, Seat, planned_seat, seat
 from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.request.tasks import Role
+from zoetrope.serving.config.checked_lists import label_map
 from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
 from zoetrope.serving.config.served_models import ServedModels
-from zoetrope.serving.config.settings import Settings, label_map
+from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.startup_checks import StartError
 from zoetrope.serving.ray_host.autoscaling import replicas
 from zoetrope.serving.router.router import RouterReplica
@@ -196,7 +197,7 @@ def _gang(settings: Settings, ranks: int, role: Role, *, gpus: bool) -> EngineSe
         cfg_groups=settings.cfg_groups,
         rank_resources={"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": 1.0},
         role=role,
-        snapshots=str(settings.snapshots),
+        snapshots=settings.snapshots_url,
         snapshot_steps=settings.snapshot_steps,
         snapshot_seconds=settings.snapshot_seconds,
         hang_seconds=settings.hang_seconds,

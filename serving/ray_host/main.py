@@ -151,7 +151,7 @@ def _clean_up(settings: Settings) -> None:
     clear_session(settings)
     shutil.rmtree(settings.scratch, ignore_errors=True)
     if settings.own_database:  # no other service can hold a lease; with a shared database, stale ones expire
-        with contextlib.closing(open_stores(settings.database_url)) as stores:
+        with contextlib.closing(open_stores(settings.database_url, migrate=settings.may_migrate)) as stores:
             if expired := stores.jobs.expire_leases():
                 _say(f"{expired} unfinished jobs will resume")
 

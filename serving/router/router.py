@@ -72,7 +72,7 @@ class Router:
         self._database = await open_database(settings, tuple(self._cards))
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
-        self._snapshots = SnapshotObjects(str(settings.snapshots))
+        self._snapshots = SnapshotObjects(settings.snapshots_url)
         self._cold_start = ColdStart()
         self._cold_start.see(0, True, time.monotonic())  # engines start when the router does, or run already
         self._meter = Meter(self._cards.get, int(settings.adapter_rank), settings.vae_devices)

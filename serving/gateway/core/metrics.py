@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
@@ -16,15 +16,14 @@ from zoetrope.serving.jobs.store import JobStore
 from zoetrope.serving.router.scaling import Scale, desired_engines
 
 
-def metrics_of(store: JobStore, liveness: Liveness, forecasts: ForecastTable, scales: Mapping[str, Scale]) -> bytes:
-    """Return the metrics in Prometheus' text format; ``scales``: of each deployment of engines.
-
-    Raises:
-        StoreError.
-    """
+def metrics_registry(
+    store: JobStore, liveness: Liveness, forecasts: ForecastTable, scales: Mapping[str, Scale]
+) -> CollectorRegistry:
+    """Return what reads the metrics whenever it is asked, which may raise StoreError; ``scales``: of each deployment of
+    engines."""
     registry = CollectorRegistry()
     registry.register(_Reader(store, liveness, forecasts, scales))
-    return generate_latest(registry)
+    return registry
 
 
 class _Reader:

@@ -18,12 +18,13 @@ ARGS = {
     "rank_device": "cpu",
     "database": "postgresql://z@db/z",
     "artifact_store": "s3://bucket/z",
+    "snapshot_store": "s3://bucket/z",
 }
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DATABASE", "ARTIFACT_STORE", "KERNELS", "MODEL"):
+    for name in ("DATABASE", "ARTIFACT_STORE", "SNAPSHOT_STORE", "KERNELS", "MODEL"):
         monkeypatch.delenv(f"ZOETROPE_{name}", raising=False)
 
 
@@ -101,8 +102,9 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
         ({"modell": "nano"}, ValidationError, "modell\n  Extra inputs are not permitted"),
         ({"rank_device": "auto"}, StartError, "^rank_device: must be cpu or gpu here"),
         ({"rank_device": "tpu"}, ValidationError, "rank_device\n  Input should be 'auto', 'cpu' or 'gpu'"),
-        ({"database": ""}, StartError, "^database: must be given here: a SQLite file on one node"),
-        ({"artifact_store": ""}, StartError, "^artifact_store: must be given here: a folder on one node"),
+        ({"database": ""}, StartError, "^database: must be given here: what lies in the data folder is not seen by"),
+        ({"artifact_store": ""}, StartError, "^artifact_store: must be given here"),
+        ({"snapshot_store": ""}, StartError, "^snapshot_store: must be given here"),
         ({"engine_labels": "h100"}, ValidationError, "'h100' must be a label of Ray's nodes and its value"),
         ({"gang_place": "domains", "rank_device": "gpu"}, StartError, "^ranks: 'domains' is for cfg-groups 2, it is 1"),
         ({"ranks": 3, "cfg_groups": 2}, StartError, "^cfg-groups: 2 must divide ranks, 3"),
