@@ -8,13 +8,12 @@ order; engines hand their segments over. This returns as soon as nothing of ours
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
 
-import ray
-from ray._private.state import state
-from ray._raylet import GcsClient
+from ray._private.services import canonicalize_bootstrap_address_or_die, get_node_ip_address
+from ray._private.state import GlobalState
+from ray._raylet import GcsClient, GcsClientOptions
 from ray.core.generated import autoscaler_pb2
 
 from zoetrope.cluster.engine.rank_process import RankProcess
@@ -23,52 +22,72 @@ POLL_SECONDS = 0.5
 
 
 def main() -> int:
-    """Drain the node; the exit status is 1 if something of ours is still there after the time."""
+    """Drain the node; the exit status is 1 if something of ours is still there after the time, or none is meant."""
     parser = argparse.ArgumentParser(description="Empty a node of a Ray cluster before it goes.")
     parser.add_argument("--seconds", type=int, required=True, help="until the node goes, at least 1")
-    parser.add_argument("--node", default="", help="id of the node in Ray; empty: the one that this runs on")
+    parser.add_argument("--node", default="", help="its id in Ray; empty: the one at this machine's address")
     parser.add_argument("--address", default="auto", help="of the cluster")
     arguments = parser.parse_args()
     if arguments.seconds < 1:
         parser.error(f"--seconds is {arguments.seconds}: it must be at least 1")
-    ray.init(address=arguments.address, log_to_driver=False, logging_level=logging.ERROR)
+    cluster = Cluster(canonicalize_bootstrap_address_or_die(arguments.address))
     try:
-        node = arguments.node or ray.get_runtime_context().get_node_id()
-        left = drain(node, arguments.seconds)
-    finally:
-        ray.shutdown()
+        node = arguments.node or cluster.node_at(get_node_ip_address())
+        left = cluster.drain(node, arguments.seconds)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"{left} replicas and ranks are left on node {node}" if left else f"node {node} is empty", flush=True)
     return int(left > 0)
 
 
-def drain(node: str, seconds: float) -> int:
-    """Tell the cluster that a node goes after so many seconds, and wait until no replica and no rank is left on it.
+class Cluster:
+    """A Ray cluster as its head knows it. No driver: that would end with the node's raylet, which goes once it is
+    empty."""
 
-    Returns:
-        How many are left after the time.
+    def __init__(self, address: str) -> None:
+        """``address``: HOST:PORT of the head."""
+        self._head = GcsClient(address=address)
+        self._state = GlobalState()
+        self._state._initialize_global_state(
+            GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=True)
+        )
 
-    Raises:
-        RuntimeError: Ray does not accept it.
-    """
-    end = time.time() + seconds
-    client = GcsClient(address=ray.get_runtime_context().gcs_address)
-    accepted, why = client.drain_node(
-        node,
-        autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"),
-        "the node is taken away",
-        int(end * 1000),
-    )
-    if not accepted:
-        raise RuntimeError(f"node {node} cannot be drained: {why}")
-    while (left := _actors_on(node)) and time.time() < end:
-        time.sleep(POLL_SECONDS)
-    return left
+    def node_at(self, address: str) -> str:
+        """Return the id of the only live node at an IP address.
 
+        Raises:
+            ValueError: there is none, or there are several.
+        """
+        nodes = [node for node in self._state.node_table() if node["Alive"] and node["NodeManagerAddress"] == address]
+        if len(nodes) != 1:
+            raise ValueError(f"--node: {len(nodes)} nodes of the cluster are at {address}, say which one")
+        found: str = nodes[0]["NodeID"]
+        return found
 
-def _actors_on(node: str) -> int:
-    """Count the replicas and ranks; Serve's own actors stay."""
-    here = [a for a in state.actor_table(None, None, "ALIVE").values() if a["Address"]["NodeID"] == node]
-    return sum(a["ActorClassName"].startswith(("ServeReplica", RankProcess.__name__)) for a in here)
+    def drain(self, node: str, seconds: float) -> int:
+        """Say that a node goes after so many seconds, and wait until no replica and no rank is left on it.
+
+        Returns:
+            How many are left after the time.
+
+        Raises:
+            ValueError: Ray does not accept it.
+        """
+        end = time.time() + seconds
+        preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, why = self._head.drain_node(node, preemption, "the node is taken away", int(end * 1000))
+        if not accepted:
+            raise ValueError(f"node {node} cannot be drained: {why}")
+        while (left := self._parts_on(node)) and time.time() < end:
+            time.sleep(POLL_SECONDS)
+        return left
+
+    def _parts_on(self, node: str) -> int:
+        """Count the replicas and ranks; Serve's own actors stay."""
+        actors = self._state.actor_table(None, None, "ALIVE").values()
+        kinds = [actor["ActorClassName"] for actor in actors if actor["Address"]["NodeID"] == node]
+        return sum(kind.startswith(("ServeReplica", RankProcess.__name__)) for kind in kinds)
 
 
 if __name__ == "__main__":
