@@ -7,6 +7,7 @@ from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.startup_checks import StartError
 
+OF_NODES = ("engine_labels", "stage_labels", "router_labels")
 KERNELS_VARIABLE = "ZOETROPE_KERNELS"  # kernels.select.backends.VARIABLE
 
 
@@ -26,6 +27,14 @@ def check_gangs(settings: Settings, models: ServedModels) -> None:
         if len(models) > 1:
             raise StartError(f"noise-experts: 'apart' is for one model, {len(models)} are served")
     models_of_gangs(models, groups, settings.cfg_groups)
+
+
+def check_one_machine(settings: Settings) -> None:
+    """Check that nothing is asked of a service's own machine that only nodes of a Ray cluster have. Raises
+    StartError."""
+    for name in OF_NODES:
+        if getattr(settings, name):
+            raise StartError(f"{name}: is for the nodes of a Ray cluster, this service has one machine of its own")
 
 
 def check_kernels(choices: str) -> None:

@@ -32,7 +32,6 @@ DRAIN_SECONDS = 60.0  # for an engine to finish its step and snapshot its segmen
 RELEASE_SECONDS = 25.0  # for the router to store the outcome of jobs and release its leases
 READY_SECONDS = 60.0  # for the router to answer
 APPLICATION, ROUTER = "zoetrope", "Router"
-LABELS = ("engine_labels", "stage_labels", "router_labels")  # settings
 MISSED_CHECKS = 3  # consecutive failed health checks after which Serve replaces a replica
 
 
@@ -55,9 +54,6 @@ def deploy(settings: Settings, models: ServedModels, classes: Deployments | None
     """
     nodes = ray.nodes()
     gpus = any(node["Resources"].get("GPU") for node in nodes if node["Alive"])
-    for name in LABELS:
-        if getattr(settings, name):
-            raise StartError(f"{name}: is for the nodes of a Ray cluster, this service has one machine of its own")
 
     def seated(gang: EngineSettings) -> Seat:
         if settings.gang_place == "auto":

@@ -19,7 +19,12 @@ from typing import TypeVar
 
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.serving.config.addresses import AddressError, bind_problem, next_address
-from zoetrope.serving.config.deployment_checks import KERNELS_VARIABLE, check_gangs, check_kernels
+from zoetrope.serving.config.deployment_checks import (
+    KERNELS_VARIABLE,
+    check_gangs,
+    check_kernels,
+    check_one_machine,
+)
 from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.process_marks import kill_all_marked
 from zoetrope.serving.config.served_models import ServedModels, open_models
@@ -149,6 +154,7 @@ def _check(settings: Settings) -> ServedModels:
     """Check the settings, without touching the data directory."""
     models = open_models(settings)
     check_tls(settings)
+    check_one_machine(settings)
     check_gangs(settings, models)
     _export_kernels(settings.kernels)
     check_media(settings)

@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from tests.serving.soak.service import free_port, until
 from zoetrope.serving.config.process_marks import MARK, kill_all_marked
 
 START_SECONDS = 120.0
+STARTS = 3  # of a node: Ray gives it 30 s, which a busy machine may exceed; Kubernetes starts it again as well
+STARTED = b"Ray runtime started"
 KILL_SECONDS = 20.0
 STORE_BYTES = 128 << 20
 RAY = str(Path(sys.executable).parent / "ray")
-NODE_ID = "ZOETROPE_TEST_NODE"  # a label: Ray's own id of a node is made when it starts
 
 
 @dataclass
@@ -98,6 +98,17 @@ class RayCluster:
         return self._start(name, [f"--address={self.address}", f"--num-cpus={cpus}", f"--labels={given}"], {})
 
     def _start(self, name: str, options: list[str], more: Mapping[str, str]) -> Node:
+        for number in range(STARTS):
+            log = self.logs / f"ray-{name}-{len(self.nodes)}.log"
+            node = self._launch(name, options, more, log)
+            self.nodes.append(node)
+            if _joined(node, log):
+                return node
+            node.kill()
+            assert number + 1 < STARTS, log.read_text()
+        raise AssertionError(f"node {name} does not start")
+
+    def _launch(self, name: str, options: list[str], more: Mapping[str, str], log: Path) -> Node:
         mark = f"zoetrope-{secrets.token_hex(8)}/"
         common = [
             "--block",
@@ -109,17 +120,16 @@ class RayCluster:
             f"--dashboard-agent-listen-port={free_port()}",
             "--disable-usage-stats",
         ]
-        with (self.logs / f"ray-{name}.log").open("ab") as log:
+        with log.open("wb") as file:
             process = subprocess.Popen(
                 [RAY, "start", *common, *options],
                 env={**self.variables(), **more, MARK: mark},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=file,
+                stderr=file,
                 start_new_session=True,
             )
-        self.nodes.append(Node(name, mark, process))
-        return self.nodes[-1]
+        return Node(name, mark, process)
 
     def api(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> httpx.Response:
         """Call the head's REST API."""
@@ -129,7 +139,6 @@ class RayCluster:
         )
 
     def _answers(self, path: str) -> bool:
-        assert self.nodes[-1].process.poll() is None, (self.logs / "ray-head.log").read_text()
         with suppress(httpx.TransportError):
             return self.api("GET", path).is_success
         return False
@@ -159,27 +168,7 @@ class RayCluster:
             node.kill()
 
 
-def processes_of(node: Node, words: str) -> list[psutil.Process]:
-    """The processes of a node's session whose command line contains ``words``."""
-    sessions = {os.getsid(p.pid) for p in psutil.process_iter() if _mark(p).startswith(node.mark)}
-    return [p for p in psutil.process_iter() if words in " ".join(_line(p)) and _session(p) in sessions]
-
-
-def _mark(process: psutil.Process) -> str:
-    with suppress(psutil.Error, OSError):
-        mark: str = process.environ().get(MARK, "")
-        return mark
-    return ""
-
-
-def _line(process: psutil.Process) -> list[str]:
-    with suppress(psutil.Error):
-        line: list[str] = process.cmdline()
-        return line
-    return []
-
-
-def _session(process: psutil.Process) -> int:
-    with suppress(OSError):
-        return os.getsid(process.pid)
-    return 0
+def _joined(node: Node, log: Path) -> bool:
+    """Wait until a node has started; False if it did not."""
+    until(lambda: node.process.poll() is not None or STARTED in log.read_bytes(), START_SECONDS, f"{node.name} starts")
+    return node.process.poll() is None
