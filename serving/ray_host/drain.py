@@ -13,9 +13,9 @@ import time
 
 from ray._private.services import canonicalize_bootstrap_address_or_die, get_node_ip_address
 from ray._private.state import GlobalState
-from ray._raylet import GcsClient, GcsClientOptions
-from ray.core.generated import autoscaler_pb2
+from ray._raylet import GcsClientOptions  # type: ignore[attr-defined]  # it is compiled
 
+from zoetrope.cluster.engine.draining import drain_node
 from zoetrope.cluster.engine.rank_process import RankProcess
 
 POLL_SECONDS = 0.5
@@ -47,7 +47,7 @@ class Cluster:
 
     def __init__(self, address: str) -> None:
         """``address``: HOST:PORT of the head."""
-        self._head = GcsClient(address=address)
+        self._address = address
         self._state = GlobalState()
         self._state._initialize_global_state(
             GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=True)
@@ -75,10 +75,7 @@ class Cluster:
             ValueError: Ray does not accept it.
         """
         end = time.time() + seconds
-        preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        accepted, why = self._head.drain_node(node, preemption, "the node is taken away", int(end * 1000))
-        if not accepted:
-            raise ValueError(f"node {node} cannot be drained: {why}")
+        drain_node(self._address, node, end)
         while (left := self._parts_on(node)) and time.time() < end:
             time.sleep(POLL_SECONDS)
         return left

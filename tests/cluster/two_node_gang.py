@@ -9,18 +9,18 @@ import json
 import os
 import signal
 import tempfile
+import time
 from typing import Any
 
 import ray
-from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
 from ray.util.placement_group import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tests.cluster.expert_margins import clearest_runs
 from tests.cluster.fake_router import start_fake_router
 from tests.cluster.own_cluster import NODE, until
+from zoetrope.cluster.engine.draining import drain_node
 from zoetrope.cluster.engine.engine import Engine
 from zoetrope.cluster.planning.groups import Groups
 from zoetrope.cluster.planning.placement import DOMAIN_LABEL, seat
@@ -122,10 +122,7 @@ def drained(kept: str) -> dict[str, Any]:
     ray.get(router.until_there.remote())
     ray.get(leader.check_health.remote())
     ranks = ray.get(leader.ranks.remote())
-    client = GcsClient(address=ray.get_runtime_context().gcs_address)
-    preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    accepted, why = client.drain_node(ranks[1].node, preemption, "a test", 0)
-    assert accepted, why
+    drain_node(ray.get_runtime_context().gcs_address, ranks[1].node, time.time() + 600)
     ray.get(router.until_state.remote("draining", name, 0.0))
     until(lambda: not any(rank.process.runs() for rank in ranks))
     snapshot = SnapshotStore(kept).latest(Owner("s", 0, 1))

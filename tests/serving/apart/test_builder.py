@@ -30,7 +30,8 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def built(**args: Any) -> dict[str, Any]:
     """The deployments by name, as Serve makes them of a config's args."""
-    application = call_user_app_builder_with_args_if_necessary(build, {**ARGS, **args})
+    builder: Any = build
+    application = call_user_app_builder_with_args_if_necessary(builder, {**ARGS, **args})
     return {each.name: each for each in build_app(application, name="zoetrope").deployments}
 
 
@@ -88,9 +89,8 @@ def test_the_hook_is_named_by_rays_own_variable() -> None:
 def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOETROPE_DATABASE", "postgresql://z:secret@db/z")
     monkeypatch.setenv("ZOETROPE_ENGINES", "9")
-    args = {name: value for name, value in ARGS.items() if name != "database"}
-    application = call_user_app_builder_with_args_if_necessary(build, {**args, "engines": "3"})
-    found = {each.name: each for each in build_app(application, name="zoetrope").deployments}
+    monkeypatch.delitem(ARGS, "database")
+    found = built(engines="3")
     settings = found["Router"]._replica_config.init_args[0]
     assert settings.database == "postgresql://z:secret@db/z"
     assert found["Engine"].num_replicas == 3, "args outweigh variables"

@@ -35,7 +35,7 @@ END_SECONDS = 400.0
 LEASE_SECONDS = 600.0  # nothing that waits for one to run out ends in time
 HAND_SECONDS = 90.0  # from a release to the next claim: new processes start meanwhile, on two busy cores
 DRAIN_SECONDS = 150
-STEPS = 240
+STEPS = 1_000  # over half a minute, longer than a replica takes to start
 UNDER_WAY = 10  # steps that every job has taken before something happens
 JOBS = 10
 
@@ -59,7 +59,7 @@ class Deployment:
     def start_jobs(self) -> list[str]:
         """Ten long jobs, whose ids it returns."""
         names = [
-            self.client.create(prompt=f"a red circle, number {n}", size="40x24", frames=9, steps=STEPS, seed=n)
+            self.client.create(prompt=f"a red circle, number {n}", size="40x24", frames=17, steps=STEPS, seed=n)
             for n in range(JOBS)
         ]
         return [name.removeprefix("operations/") for name in names]
@@ -155,6 +155,16 @@ def handed_over(deployment: Deployment, jobs: list[Job], trails: dict[str, Trail
     assert {job_id: trail.steps for job_id, trail in trails.items() if trail.lost > 1} == {}
 
 
+def drain(cluster: RayCluster, *options: str) -> subprocess.CompletedProcess[str]:
+    """What a worker's preStop hook runs."""
+    command = [sys.executable, "-m", "zoetrope.serving.ray_host.drain", "--seconds", str(DRAIN_SECONDS)]
+    command += ["--address", cluster.address, *options]
+    seconds = 2 * DRAIN_SECONDS
+    return subprocess.run(
+        command, env=cluster.variables(), capture_output=True, text=True, timeout=seconds, check=False
+    )
+
+
 def test_the_rest_api_wants_the_token(deployment: Deployment) -> None:
     assert deployment.cluster.api("GET", "/api/serve/applications/", token="").status_code == 401
     assert deployment.cluster.api("GET", "/api/serve/applications/", token="0" * 64).status_code in (401, 403)
@@ -167,7 +177,9 @@ def test_a_job_of_each_task_ends(deployment: Deployment, tmp_path: Path) -> None
     assert [job.state for job in ended] == [State.SUCCEEDED] * len(TASKS), [job.error_message for job in ended]
     for number, name in enumerate(names):
         client.download(name, tmp_path / f"{number}.mp4")
-        assert probe(tmp_path / f"{number}.mp4").frames == ended[number].result["frames"]
+        result = ended[number].result
+        assert result is not None
+        assert probe(tmp_path / f"{number}.mp4").frames == result["frames"]
 
 
 def test_an_update_of_the_config_hands_all_jobs_over(deployment: Deployment) -> None:
@@ -190,14 +202,17 @@ def test_a_drained_node_hands_its_part_over(deployment: Deployment) -> None:
     ids = deployment.start_jobs()
     with watching(deployment.store, ids) as trails:
         deployment.until_under_way(ids)
-        drain = [sys.executable, "-m", "zoetrope.serving.ray_host.drain", "--seconds", str(DRAIN_SECONDS)]
-        drain += ["--node", router["node_id"], "--address", cluster.address]
-        outcome = subprocess.run(
-            drain, env=cluster.variables(), capture_output=True, text=True, timeout=2 * DRAIN_SECONDS, check=False
-        )
+        outcome = drain(cluster, "--node", router["node_id"])
         assert (outcome.returncode, outcome.stdout) == (0, f"node {router['node_id']} is empty\n"), outcome.stderr
         jobs = deployment.until_ended(ids)
     handed_over(deployment, jobs, trails)
+    assert all(notes(deployment.store, job) for job in jobs), "the router was replaced"
+
+
+def test_a_node_to_drain_must_be_named_where_none_or_several_are_at_the_address(deployment: Deployment) -> None:
+    outcome = drain(deployment.cluster)
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert outcome.stderr.startswith("error: --node: ") and outcome.stderr.endswith("say which one\n")
 
 
 def test_a_killed_head_stops_nothing(deployment: Deployment) -> None:

@@ -27,9 +27,10 @@ def test_gangs_must_fit_the_models(settings: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize("name", ["engine_labels", "stage_labels", "router_labels"])
 def test_one_machine_has_no_labels(name: str) -> None:
+    labels: dict[str, Any] = {name: "ray.io/node-group=h100"}
     check_one_machine(Settings())
     with pytest.raises(StartError, match=f"^{name}: is for the nodes of a Ray cluster"):
-        check_one_machine(Settings(**{name: "ray.io/node-group=h100"}))
+        check_one_machine(Settings(**labels))
 
 
 def test_a_choice_of_kernels_is_checked_by_its_names() -> None:
