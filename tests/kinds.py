@@ -60,6 +60,7 @@ INTEGRATION = (
     "tests/serving/jobs/db/test_concurrency.py",
     "tests/serving/media/sandbox/",
     "tests/serving/ray_host/test_kept_logs.py",
+    "tests/serving/restore/",
     "tests/serving/soak/test_nothing_lost.py",
     "tests/serving/stages/test_conditioning_cache.py",
     "tests/serving/supervisor/",

@@ -17,6 +17,7 @@ import httpx
 from tests.serving.gateway.harness import ROOT, until
 from tests.serving.jobs.harness import LIMITS, new_job
 from tests.serving.outbound.receiver import Answer, receiving
+from zoetrope.cluster.snapshots.objects import SnapshotObjects
 from zoetrope.serving.jobs.job import JobFilter, JobWebhook, State
 from zoetrope.serving.jobs.open import Stores, open_stores
 from zoetrope.serving.storage.store import open_artifacts
@@ -57,14 +58,17 @@ def test_it_works_alone_until_it_is_told_to_stop(tmp_path: Path) -> None:
 
     address = free_address()
     data = tmp_path / "data"
-    with receiving(take) as url, sweeping(data, "--management", address) as process:
+    snapshots = SnapshotObjects(str(tmp_path / "elsewhere"))
+    options = ("--management", address, "--snapshot-store", str(tmp_path / "elsewhere"))
+    with receiving(take) as url, sweeping(data, *options) as process:
         with contextlib.closing(open_stores(f"sqlite:///{data}/jobs.db")) as stores:
             artifacts = open_artifacts(str(data / "artifacts"))
             cancel_one(stores, url)
             artifacts.put_bytes("jobs/a/1/video.mp4", b"bytes", "video/mp4")
+            snapshots.objects.put("snapshots/a/0000/0000000001-000003", [b"bytes"])
             assert b"video." in told.get(timeout=30)
             until(lambda: stores.jobs.list("", page_size=1, where=JobFilter()) == [], 30)
-            until(lambda: artifacts.below("jobs") == [], 30)
+            until(lambda: artifacts.below("jobs") == [] and snapshots.jobs() == set(), 30)
         assert httpx.get(f"http://{address}/livez").text == "ok\n"
         assert httpx.get(f"http://{address}/readyz").text == "ok\n"
         assert "python_info" in httpx.get(f"http://{address}/metrics").text
