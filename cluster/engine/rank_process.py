@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from zoetrope.cluster.protocol.messages import Failed, Finished, HeldSegment, Previewed, StepPlan, StepShare
 from zoetrope.cluster.protocol.processes import Process
 from zoetrope.cluster.protocol.settings import EngineSettings
+from zoetrope.cluster.telemetry.logs import about_process
+from zoetrope.cluster.telemetry.process import begin
 from zoetrope.model.request.tasks import ModelCard
+from zoetrope.model.runtime.imports import without_compiler
 
 
 class RankError(Exception):
@@ -44,19 +47,24 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class Joined:
-    """What a rank says of itself once it is ready; see the fields of the same names of a
+    """What a rank says of itself once it is ready; see also the fields of the same names of a
     `cluster.protocol.messages.Report`."""
 
     warmed: tuple[tuple[StepShare, float], ...] = ()
     streaming: tuple[float, ...] = ()
     most_tokens: int = 0
+    phases: tuple[tuple[str, float], ...] = ()  # of the start, with their seconds
 
 
 class RankProcess:
     """A `cluster.engine.rank.Rank` as a Ray actor, which the engine's leader can start without torch."""
 
-    def __init__(self, card: ModelCard, settings: EngineSettings) -> None:
-        from zoetrope.cluster.engine.rank import Rank
+    def __init__(self, card: ModelCard, settings: EngineSettings, about: dict[str, str | int] | None = None) -> None:
+        """``about``: what the lines of its log are about."""
+        begin("rank")
+        about_process(**(about or {}))
+        with without_compiler():
+            from zoetrope.cluster.engine.rank import Rank
 
         self._rank = Rank(card, settings)
 
@@ -70,6 +78,7 @@ class RankProcess:
 
     def join(self, rank: int, address: str) -> Joined:
         """See `cluster.engine.rank.Rank.join`."""
+        about_process(rank=rank)
         return self._rank.join(rank, address)
 
     def execute(self, plan: StepPlan) -> StepOutcome:

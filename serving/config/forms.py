@@ -34,6 +34,7 @@ TEXTS = {
     "artifact_store": "s3://BUCKET/PREFIX or FOLDER",
     "snapshot_store": "s3://BUCKET/PREFIX or FOLDER",
     "tenant_weights": "TENANT=WEIGHT,...",
+    "warmup_shapes": "WIDTHxHEIGHTxFRAMES,...",
     "engine_labels": "LABEL=VALUE,...",
     "stage_labels": "LABEL=VALUE,...",
     "router_labels": "LABEL=VALUE,...",

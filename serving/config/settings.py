@@ -18,6 +18,7 @@ from zoetrope.serving.config.checked_lists import (
     check_models,
     check_names,
     check_origins,
+    check_shapes,
     check_weights,
 )
 from zoetrope.serving.config.lists import CommaList
@@ -211,8 +212,14 @@ class Settings(BaseSettings):
         default="never",
         description="CUDA graphs of steps that repeat, on engines of one GPU; auto: where they are proved and faster.",
     )
+    warmup_shapes: Annotated[CommaList, AfterValidator(check_shapes)] = Field(
+        default=(), description="Clips of which an engine takes a step before it is ready: 832x480x81,1280x720x121."
+    )
     kernels: str = Field(
         default="", description="Kernels to use, such as attention=triton; see zoetrope.kernels.select.backends."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="json: an object a line, with the job, trace, epoch and rank that it is about."
     )
     threads: int = Field(
         default=0, ge=0, description="Threads of each process that computes on the CPU; 0: as many as suit the model."

@@ -15,7 +15,7 @@ from zoetrope.cluster.engine.engine import EngineReplica
 from zoetrope.cluster.planning.placement import PlacementError, Seat, planned_seat, seat
 from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.request.tasks import Role
-from zoetrope.serving.config.checked_lists import label_map
+from zoetrope.serving.config.checked_lists import label_map, shape
 from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
@@ -202,4 +202,5 @@ def _gang(settings: Settings, ranks: int, role: Role, *, gpus: bool) -> EngineSe
         adapters=settings.artifacts_url,
         adapter_slots=settings.adapter_slots,
         adapter_rank=int(settings.adapter_rank),
+        warmup_shapes=tuple(map(shape, settings.warmup_shapes)),
     )

@@ -15,12 +15,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from prometheus_client import REGISTRY
-
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
+from zoetrope.cluster.telemetry.exposition import registry
+from zoetrope.cluster.telemetry.metrics import SWEEPS, SWEPT_AT
+from zoetrope.cluster.telemetry.process import begin
+from zoetrope.cluster.telemetry.traces import flush_traces
 from zoetrope.serving.config.addresses import AddressError, is_unspecified
 from zoetrope.serving.config.heartbeat import keep_beating
-from zoetrope.serving.config.logs import describe
+from zoetrope.serving.config.logs import describe, set_up
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.shutdown import stop_on_signals
 from zoetrope.serving.config.startup_checks import StartError, make_directory, read_settings
@@ -57,16 +59,17 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
     Args:
         supervised: send heartbeats to a supervisor and end with it, else run on its own whatever becomes of stdin.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    set_up(settings.log_format)
+    begin("sweeper")
     try:
         make_directory(settings)
         artifacts = open_artifacts(settings.artifacts_url)
         with contextlib.closing(open_stores(settings.database_url, migrate=settings.may_migrate)) as stores:
-            asyncio.run(run(settings, stores, artifacts, supervised))
+            in_order = asyncio.run(run(settings, stores, artifacts, supervised))
     except (StartError, AddressError, StoreError, ArtifactError, SnapshotError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
-    return 0
+    return 0 if in_order else 1
 
 
 class Duty:
@@ -93,13 +96,20 @@ class Duty:
             try:
                 await asyncio.to_thread(self._work)
             except (StoreError, ArtifactError) as error:
+                SWEEPS.labels("failed").inc()
                 log.error("the %s failed:\n%s", self.name, describe(error))
+            else:
+                SWEEPS.labels("done").inc()
+                SWEPT_AT.set(time.time())
             self._ended = time.monotonic()
             await asyncio.sleep(self._seconds)
 
 
-async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore, supervised: bool = True) -> None:
-    """Work until told to stop.
+async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore, supervised: bool = True) -> bool:
+    """Work until told to stop, or until something breaks.
+
+    Returns:
+        Whether nothing broke.
 
     Raises:
         SnapshotError, ValueError: the snapshots cannot be opened, or allow_networks is malformed.
@@ -132,10 +142,13 @@ async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore, supe
         finally:
             for task in background:
                 task.cancel()
-            for outcome in await asyncio.gather(*background, return_exceptions=True):
-                if isinstance(outcome, Exception):
-                    log.error("the sweep ended:\n%s", describe(outcome))
+            outcomes = await asyncio.gather(*background, return_exceptions=True)
+            broken = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+            for breach in broken:
+                log.error("the sweep ended:\n%s", describe(breach))
             await sender.drain()
+            await asyncio.to_thread(flush_traces)
+    return not broken
 
 
 @contextlib.asynccontextmanager
@@ -149,7 +162,7 @@ async def _managed(settings: Settings, stores: Stores, duties: Sequence[Duty]) -
     async def alive() -> str:
         return next((f"the {duty.name} hangs" for duty in duties if duty.stuck), "")
 
-    management = await start_management(settings.management, ready=database.problem, alive=alive, registry=REGISTRY)
+    management = await start_management(settings.management, ready=database.problem, alive=alive, registry=registry())
     try:
         yield
     finally:

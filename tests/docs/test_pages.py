@@ -7,8 +7,10 @@ import xml.etree.ElementTree as ET
 
 from PIL import Image
 
-from tests.docs import commands_page, settings_page
+from tests.docs import capacity_table, commands_page, settings_page
 from tests.docs.pages import ROOT, blocks
+from zoetrope.cluster.telemetry import metrics  # noqa: F401  # which describes them
+from zoetrope.cluster.telemetry.catalogue import ALL as METRICS
 from zoetrope.serving.gateway.errors.api_error import HTTP_STATUS
 
 MAX_README_LINES = 150
@@ -36,16 +38,20 @@ def test_the_page_of_commands_is_current() -> None:
     assert page == commands_page.page(), "python -m tests.docs.commands_page > docs/commands.md"
 
 
+def test_the_capacity_table_is_the_planners() -> None:
+    page = (ROOT / "docs" / "operations" / "runbook.md").read_text()
+    assert capacity_table.table() in page, "python -m tests.docs.capacity_table"
+
+
 def test_every_setting_says_what_it_means() -> None:
     lacking = [row for row in settings_page.rows() if not row.rstrip("| ").endswith(".")]
     assert lacking == []
 
 
 def test_every_metric_is_documented() -> None:
-    source = (ROOT / "serving" / "gateway" / "core" / "metrics.py").read_text()
-    page = (ROOT / "docs" / "operations" / "index.md").read_text()
-    documented = {name.removesuffix("_total") for name in re.findall(r"^\| `(zoetrope_\w+)", page, re.MULTILINE)}
-    assert documented == set(re.findall(r'"(zoetrope_\w+)"', source))
+    page = (ROOT / "docs" / "operations" / "monitoring.md").read_text()
+    documented = re.findall(r"^\| `(zoetrope_\w+)(?:\{([\w,]+)\})?` \| (\w+) \|", page, re.MULTILINE)
+    assert sorted(documented) == sorted((m.name, ",".join(m.labels), m.kind) for m in METRICS.values())
 
 
 def test_errors_have_the_status_that_is_documented() -> None:
