@@ -27,6 +27,7 @@ RAY = (
     "tests/cluster/planning/test_placement.py",
     "tests/cluster/snapshots/test_engine.py",
     "tests/serving/models/",
+    "tests/serving/seen/",
     "tests/serving/stages/test_isolation.py",
     "tests/serving/whole/",
 )
@@ -42,7 +43,10 @@ INTEGRATION = (
     "tests/benchmarks/test_scaling.py",
     "tests/benchmarks/test_snapshot_cost.py",
     "tests/benchmarks/test_streaming.py",
+    "tests/cluster/telemetry/test_shared.py",
     "tests/docs/test_site.py",
+    "tests/k8s/monitoring/test_component.py",
+    "tests/k8s/monitoring/test_rules.py",
     "tests/serving/api/test_named_sizes.py",
     "tests/serving/cli/",
     "tests/serving/client/",

@@ -195,6 +195,9 @@ class Settings(BaseSettings):
     kernels: str = Field(
         default="", description="Kernels to use, such as attention=triton; see zoetrope.kernels.select.backends."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="json: an object a line, with the job, trace, epoch and rank that it is about."
+    )
     threads: int = Field(
         default=0, ge=0, description="Threads of each process that computes on the CPU; 0: as many as suit the model."
     )

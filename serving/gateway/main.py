@@ -22,12 +22,15 @@ from pathlib import Path
 
 import uvicorn
 
+from zoetrope.cluster.telemetry.process import begin
+from zoetrope.cluster.telemetry.traces import flush_traces
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.serving.config.addresses import AddressError, join_address, parse_address
 from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.heartbeat import keep_beating
 from zoetrope.serving.config.listening import listen
+from zoetrope.serving.config.logs import set_up
 from zoetrope.serving.config.served_models import ServedModels, open_models
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.shutdown import stop_on_signals
@@ -99,7 +102,8 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     return_memory()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    set_up(settings.log_format)
+    begin("gateway")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes addresses, which may hold secrets
     try:
         check_tls(settings)
@@ -112,6 +116,7 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
                 hash_at_start(card)
         with open_core(settings, models) as core:
             asyncio.run(run(core, supervised))
+        flush_traces()
     except (StartError, AddressError, ModelError, StoreError, ArtifactError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2

@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from zoetrope.cluster.telemetry.shared import start_sharing
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.serving.config.addresses import AddressError, bind_problem, next_address
 from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
@@ -108,6 +109,7 @@ def _prepare(settings: Settings, stack: ExitStack) -> str:
     models = _check(settings)
     make_directory(settings)
     mark = stack.enter_context(_lock_directory(settings.directory))
+    start_sharing(settings.directory / "metrics")
     addresses = [("grpc", settings.grpc), ("http", settings.http)]
     if settings.management:
         places = range(settings.gateways + 1)

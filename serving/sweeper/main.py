@@ -15,12 +15,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from prometheus_client import REGISTRY
-
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
+from zoetrope.cluster.telemetry.exposition import registry
+from zoetrope.cluster.telemetry.metrics import SWEEPS, SWEPT_AT
+from zoetrope.cluster.telemetry.process import begin
+from zoetrope.cluster.telemetry.traces import flush_traces
 from zoetrope.serving.config.addresses import AddressError, is_unspecified
 from zoetrope.serving.config.heartbeat import keep_beating
-from zoetrope.serving.config.logs import describe
+from zoetrope.serving.config.logs import describe, set_up
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.shutdown import stop_on_signals
 from zoetrope.serving.config.startup_checks import StartError, make_directory, read_settings
@@ -57,7 +59,8 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
     Args:
         supervised: send heartbeats to a supervisor and end with it, else run on its own whatever becomes of stdin.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    set_up(settings.log_format)
+    begin("sweeper")
     try:
         make_directory(settings)
         artifacts = open_artifacts(settings.artifacts_url)
@@ -93,7 +96,11 @@ class Duty:
             try:
                 await asyncio.to_thread(self._work)
             except (StoreError, ArtifactError) as error:
+                SWEEPS.labels("failed").inc()
                 log.error("the %s failed:\n%s", self.name, describe(error))
+            else:
+                SWEEPS.labels("done").inc()
+                SWEPT_AT.set(time.time())
             self._ended = time.monotonic()
             await asyncio.sleep(self._seconds)
 
@@ -140,6 +147,7 @@ async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore, supe
             for breach in broken:
                 log.error("the sweep ended:\n%s", describe(breach))
             await sender.drain()
+            await asyncio.to_thread(flush_traces)
     return not broken
 
 
@@ -154,7 +162,7 @@ async def _managed(settings: Settings, stores: Stores, duties: Sequence[Duty]) -
     async def alive() -> str:
         return next((f"the {duty.name} hangs" for duty in duties if duty.stuck), "")
 
-    management = await start_management(settings.management, ready=database.problem, alive=alive, registry=REGISTRY)
+    management = await start_management(settings.management, ready=database.problem, alive=alive, registry=registry())
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import logging
 from datetime import UTC, datetime, timedelta
 
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
+from zoetrope.cluster.telemetry.metrics import SWEPT
 from zoetrope.serving.jobs.open import Stores
 from zoetrope.serving.storage.job_files import RECENT_SECONDS, STRAY_SECONDS, delete_files, delete_strays
 from zoetrope.serving.storage.store import ArtifactError, ArtifactStore
@@ -49,6 +50,7 @@ def sweep(stores: Stores, artifacts: ArtifactStore, snapshots: SnapshotObjects |
         deleted += 1
     stores.outbox.forget(MESSAGE_SECONDS)
     stores.jobs.forget_events()
+    SWEPT.inc(deleted)
     return deleted
 
 

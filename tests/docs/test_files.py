@@ -9,7 +9,7 @@ import pytest
 
 from tests.docs.pages import ROOT, Snippet, links, spans
 
-FOLDERS = "benchmarks|cluster|docs|examples|kernels|model|serving|tests|zoetrope"
+FOLDERS = "benchmarks|cluster|docs|examples|k8s|kernels|model|serving|tests|zoetrope"
 FILES = [span for span in spans() if re.fullmatch(rf"({FOLDERS})/[\w./-]*(::[\w.]+)?", span.text)]
 CONTRIBUTING = (ROOT / "docs" / "contributing.md").read_text()
 MOST_FILES = 3

@@ -71,7 +71,7 @@ def test_it_works_alone_until_it_is_told_to_stop(tmp_path: Path) -> None:
             until(lambda: artifacts.below("jobs") == [] and snapshots.jobs() == set(), 30)
         assert httpx.get(f"http://{address}/livez").text == "ok\n"
         assert httpx.get(f"http://{address}/readyz").text == "ok\n"
-        assert "python_info" in httpx.get(f"http://{address}/metrics").text
+        assert "zoetrope_sweeps_total" in httpx.get(f"http://{address}/metrics").text
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert process.stderr is not None and "Traceback" not in process.stderr.read()

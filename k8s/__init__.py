@@ -1,0 +1,1 @@
+"""What runs Zoetrope on Kubernetes: manifests, the schemas that they are checked against, rules, dashboards, image."""
