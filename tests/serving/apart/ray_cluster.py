@@ -88,6 +88,8 @@ class RayCluster:
             f"--ray-client-server-port={free_port()}",
             f"--temp-dir={self.directory}",
         ]
+        # A container that starts again has no files of the one before, by which Ray would take the workers' for a head.
+        (Path(self.directory) / "ray_current_cluster").unlink(missing_ok=True)
         node = self._start("head", options, kept)
         until(lambda: self._answers("/api/version"), START_SECONDS, "the head's API answers")
         return node

@@ -26,11 +26,17 @@ class Trail:
         if job.step and (not seen or seen[-1] != job.step):
             seen.append(job.step)
 
+    def redone(self, steps: int) -> int:
+        """Return how many steps a later attempt took again, at most. One of a job whose ``steps`` had all been taken
+        does not count: latents that no decoder has yet are in no snapshot."""
+        seen = [taken for _, taken in sorted(self.steps.items()) if taken]
+        parts = [(before[-1], after[0]) for before, after in pairwise(seen)]
+        return max((last - first + 1 for last, first in parts if last < steps), default=0)
+
     @property
-    def lost(self) -> int:
-        """Steps that a later attempt took again, at most."""
-        seen = [steps for _, steps in sorted(self.steps.items()) if steps]
-        return max((before[-1] - after[0] + 1 for before, after in pairwise(seen)), default=0)
+    def from_the_start(self) -> bool:
+        """Whether a later attempt began with the first step."""
+        return any(taken[0] == 1 for _, taken in sorted(self.steps.items())[1:] if taken)
 
 
 @contextmanager
