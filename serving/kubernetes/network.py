@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoetrope.serving.kubernetes.flows import DNS, INSIDE, Flow, declared_flows
-from zoetrope.serving.kubernetes.objects import Finding, Manifest, PodTemplate, Tree, mapping, selects, sequence
+from zoetrope.serving.kubernetes.objects import Finding, Json, Manifest, PodTemplate, Tree, mapping, selects, sequence
 
 UNUSED = 31_999  # a port that nothing names
 NAMESPACE = "kubernetes.io/metadata.name"
@@ -58,11 +58,12 @@ def network_findings(tree: Tree) -> Iterator[Finding]:
     flows = declared_flows(tree)
     ports = _ports(tree, policies, flows)
     parties = {party.name: party for party in (*pods.values(), *WORLD)}
+    rules = _Rules(policies, parties)
     yield from _isolation(tree, policies)
     for source in parties.values():
         for target in parties.values():
             if source.pod is not None or target.pod is not None:
-                yield from _compare(source, target, ports, flows, policies)
+                yield from _compare(source, target, ports, flows, rules)
 
 
 def _isolation(tree: Tree, policies: list[Manifest]) -> Iterator[Finding]:
@@ -73,15 +74,13 @@ def _isolation(tree: Tree, policies: list[Manifest]) -> Iterator[Finding]:
                 yield pod.finding("metadata.labels", f"no NetworkPolicy with the type {way} selects these pods")
 
 
-def _compare(
-    source: Party, target: Party, ports: list[Port], flows: list[Flow], policies: list[Manifest]
-) -> Iterator[Finding]:
+def _compare(source: Party, target: Party, ports: list[Port], flows: list[Flow], rules: _Rules) -> Iterator[Finding]:
     between = [flow for flow in flows if (flow.source, flow.target) == (source.name, target.name)]
     missing: dict[str, list[Port]] = {}
     extra: dict[tuple[str, str], list[Port]] = {}
     for port in ports:
-        leaves = _admits(source, target, port, policies, "egress")
-        enters = _admits(target, source, port, policies, "ingress")
+        leaves = rules.admits(source, target, port, "egress")
+        enters = rules.admits(target, source, port, "ingress")
         wanted = [flow for flow in between if _covers(flow, port)]
         if leaves and enters and not wanted:
             place = enters if target.pod is not None and source.pod is None else leaves
@@ -109,21 +108,36 @@ def _covers(flow: Flow, port: Port) -> bool:
     return protocol == "TCP" and (not flow.ports or number in flow.ports)
 
 
-def _admits(subject: Party, other: Party, port: Port, policies: list[Manifest], way: str) -> tuple[str, str] | None:
-    """Return the policy and the field of the rule by which a party may send to (``egress``) or hear from
-    (``ingress``) another; None: it may not."""
-    if subject.pod is None:
-        return "nothing", "it has no policies"  # nobody restricts what is outside
-    selecting = _selecting(subject.pod, policies, way.capitalize())
-    if not selecting:
-        return str(subject.pod.owner), "metadata.labels"
-    receiver = other if way == "egress" else subject
-    for policy in selecting:
-        for number, rule in enumerate(sequence(policy.spec.get(way))):
-            peers = sequence(rule.get("to" if way == "egress" else "from"))
-            if (not peers or any(_is(peer, other) for peer in peers)) and _open(rule, port, receiver):
-                return str(policy), f"spec.{way}[{number}]"
-    return None
+class _Rules:
+    """What a tree's policies admit, with each rule's peers looked up once."""
+
+    def __init__(self, policies: list[Manifest], parties: Mapping[str, Party]) -> None:
+        self._admitted: dict[tuple[str, str], list[tuple[tuple[str, str], frozenset[str], Json]] | None] = {}
+        for party in parties.values():
+            for way in ("ingress", "egress"):
+                selecting = _selecting(party.pod, policies, way.capitalize()) if party.pod is not None else []
+                found = [
+                    ((str(policy), f"spec.{way}[{number}]"), _peers(rule, way, parties), rule)
+                    for policy in selecting
+                    for number, rule in enumerate(sequence(policy.spec.get(way)))
+                ]
+                self._admitted[party.name, way] = found if selecting else None
+
+    def admits(self, subject: Party, other: Party, port: Port, way: str) -> tuple[str, str] | None:
+        """Return the policy and the field of the rule by which a party may send to (``egress``) or hear from
+        (``ingress``) another; None: it may not. Who has no policies may do all."""
+        rules = self._admitted[subject.name, way]
+        if rules is None:
+            return str(subject.pod.owner if subject.pod is not None else subject.name), "metadata.labels"
+        receiver = other if way == "egress" else subject
+        return next(
+            (place for place, peers, rule in rules if other.name in peers and _open(rule, port, receiver)), None
+        )
+
+
+def _peers(rule: Mapping[str, Any], way: str, parties: Mapping[str, Party]) -> frozenset[str]:
+    peers = sequence(rule.get("to" if way == "egress" else "from"))
+    return frozenset(name for name, party in parties.items() if not peers or any(_is(peer, party) for peer in peers))
 
 
 def _selecting(pod: PodTemplate, policies: list[Manifest], way: str) -> list[Manifest]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -39,17 +40,20 @@ def setting_findings(tree: Tree) -> Iterator[Finding]:
                 yield from _fits(pod, field, container, settings)
 
 
-def parse_settings(values: Mapping[str, str]) -> Iterator[Settings | tuple[str, str]]:
-    """Yield the settings that variables mean, or (name, problem) of each that is wrong."""
+def parse_settings(values: Mapping[str, str]) -> tuple[Settings | tuple[str, str], ...]:
+    """Return the settings that variables mean, or (name, problem) of each that is wrong."""
     known = {name: values[key] for key in values if (name := key.removeprefix(PREFIX).lower()) in Settings.model_fields}
+    return _parsed(tuple(sorted(known.items())))
+
+
+@cache
+def _parsed(known: tuple[tuple[str, str], ...]) -> tuple[Settings | tuple[str, str], ...]:
     try:
-        settings = Settings(_env_prefix=UNREAD, **known)  # type: ignore[arg-type]  # text, as variables are
+        settings = Settings(_env_prefix=UNREAD, **dict(known))  # type: ignore[arg-type]  # text, as variables are
     except ValidationError as error:
-        for item in error.errors(include_url=False):
-            yield ".".join(map(str, item["loc"][:1])), describe(item)
-        return
-    wrong = list(problems(settings))
-    yield from wrong if wrong else [settings]
+        items = error.errors(include_url=False)
+        return tuple((".".join(map(str, item["loc"][:1])), describe(item)) for item in items)
+    return tuple(problems(settings)) or (settings,)
 
 
 def _variables(owner: Manifest, field: str, container: Json, tree: Tree) -> tuple[dict[str, str], dict[str, str]]:
