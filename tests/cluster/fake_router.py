@@ -27,6 +27,7 @@ from zoetrope.serving.router.active import Active
 from zoetrope.serving.router.state import RouterState
 
 LONG_POLL_SECONDS = 0.5
+LONGEST_SECONDS = 240.0  # of waiting for an event; a test's own time limit does not interrupt `ray.get`
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,12 @@ class FakeRouter:
         self._added: dict[str, Active] = {}
         self._limit = 0
 
-    async def add(self, spec: SegmentSpec, conditions: list[Any], owner: Owner | None, tokens: int) -> None:
+    async def add(
+        self, spec: SegmentSpec, conditions: list[Any], owner: Owner | None, tokens: int, model: str = "nano"
+    ) -> None:
         """``conditions`` is a list of one reference, which Ray would otherwise resolve."""
         self._order += 1
-        self._added[spec.id] = Active(spec, tokens, conditions[0], owner, model="nano", created_at=self._order)
+        self._added[spec.id] = Active(spec, tokens, conditions[0], owner, model=model, created_at=self._order)
         self._board.add(replace(self._added[spec.id]))
         await self._notify()
 
@@ -157,7 +160,7 @@ class FakeRouter:
 
     async def _until(self, found: Any) -> Any:
         async with self._changed:
-            await self._changed.wait_for(lambda: found() is not None)
+            await asyncio.wait_for(self._changed.wait_for(lambda: found() is not None), LONGEST_SECONDS)
             return found()
 
     async def _notify(self) -> None:

@@ -76,7 +76,7 @@ def test_segments_resume_with_their_adapters_or_fail_by_name(
         while not segment.sampler.done:
             denoiser.step([segment])
         expected[name] = segment.result()
-        ray.get(router.add.remote(spec, [ray.put(conditions)], Owner(f"vid_{name}", 0, 1), 32))
+        ray.get(router.add.remote(spec, [ray.put(conditions)], Owner(f"vid_{name}", 0, 1), 32, card.name))
     settings = EngineSettings(
         ranks=2,
         rank_resources={"CPU": 0.5},

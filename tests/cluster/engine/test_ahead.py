@@ -42,7 +42,8 @@ def test_plans_that_come_before_a_step_ends_give_the_same(router: Any, tmp_path:
     engine.name()
     ray.get(router.allow.remote(30))
     for name, spec in specs.items():
-        ray.get(router.add.remote(segment_of(spec, name), [conditions[name]], Owner(name, 0, 1), TOKENS))
+        segment, owner = segment_of(spec, name), Owner(name, 0, 1)
+        ray.get(router.add.remote(segment, [conditions[name]], owner, TOKENS, card.name))
     ray.get(router.until_ended.remote(len(specs)))
     ledger, events = ray.get([router.ledger.remote(), router.events.remote()])
     engine.end()

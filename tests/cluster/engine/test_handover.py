@@ -41,7 +41,7 @@ def test_noise_experts_apart_and_an_engine_that_drains(router: Any, tmp_path: Pa
     settings = EngineSettings(rank_resources={"CPU": 0.5}, snapshots=str(tmp_path / "kept"))
     high = start_engine(card, router, replace(settings, role="high"))
     low = start_engine(card, router, replace(settings, role="low"))
-    ray.get(router.add.remote(segment_of(spec, "s"), [ray.put(conditions)], Owner("s", 0, 1), 8))
+    ray.get(router.add.remote(segment_of(spec, "s"), [ray.put(conditions)], Owner("s", 0, 1), 8, card.name))
 
     ray.get(router.allow.remote(1))
     ray.get(router.until_there.remote())

@@ -255,7 +255,7 @@ def test_a_rank_takes_the_steps_that_pay_compiled(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Chooser, "__call__", call)
     gains, distance = serve(tmp_path, counter, monkeypatch)
     assert len(gains.rungs) == len(LADDER)
-    assert len(last) == 4 and min(last[1:]) > 0  # the step to warm up may be too small for compiled code
+    assert len(last) > 3 and min(last[-3:]) > 0  # steps to warm up may be too small for compiled code
     assert distance <= 1e-5
 
 

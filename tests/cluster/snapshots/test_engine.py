@@ -81,7 +81,7 @@ def test_segments_go_on_from_what_fits(router: Any, tmp_path: Path) -> None:
     given = ray.put(conditions)
     ray.get(router.allow.remote(STEPS))
     for name in CASES:
-        ray.get(router.add.remote(segment_of(spec, name), [given], Owner(name, 0, 2), 8))
+        ray.get(router.add.remote(segment_of(spec, name), [given], Owner(name, 0, 2), 8, card.name))
     ray.get(router.until_ended.remote(len(CASES)))
     ledger, events = ray.get([router.ledger.remote(), router.events.remote()])
     engine.end()

@@ -8,7 +8,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from tests.serving.jobs.harness import LIMITS, new_job
+from tests.serving.jobs.harness import LIMITS, claim_oldest, new_job
 from zoetrope.serving.gateway.http.compatibility_apis import COMPATIBILITY_APIS
 from zoetrope.serving.jobs.job import JobWebhook
 from zoetrope.serving.jobs.open import open_stores
@@ -26,7 +26,7 @@ from zoetrope.serving.gateway.http.common.signing import open_signer
 from zoetrope.serving.sweeper.webhook_bodies import body_of
 
 stores = open_stores(sys.argv[1])
-jobs = claim_oldest(stores.jobs, "r", 10, 60.0, 5, ["nano"])
+jobs = stores.jobs.get_many(sys.argv[2:]).values()
 for delivery in stores.outbox.due(10, 60.0):
     (job,) = [job for job in jobs if job.id == delivery.job_id]
     print(body_of(delivery, job, "http://here", open_signer(stores.outbox)))
@@ -42,7 +42,9 @@ def test_each_api_has_its_own_and_none_needs_web_code(tmp_path: Path) -> None:
     with closing(open_stores(url)) as stores:
         jobs = [new_job(name, spec=SPEC, webhook=hook, origin={"api": name}) for name in (*names, "grpc")]
         stores.jobs.create_batch(jobs, LIMITS)
-    done = subprocess.run([sys.executable, "-c", RENDER, url], cwd=ROOT, capture_output=True, text=True, check=False)
+        claimed = claim_oldest(stores.jobs, "r", 10, 60.0, 5, ["nano"])
+    command = [sys.executable, "-c", RENDER, url, *(job.id for job in claimed)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     *lines, loaded = done.stdout.splitlines()
     assert loaded == "[]"
