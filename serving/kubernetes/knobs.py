@@ -87,6 +87,15 @@ class Knobs(BaseModel):
     weights_size: Quantity = Field("200Gi", description="Size of the volume of weights.")
     weights_class: str = Field("", description="StorageClass of it, which many nodes can mount; empty: the default.")
     weights_from: str = Field("", description="Repository ORG/NAME to fill it from; empty: you fill it yourself.")
+    card: str = Field(
+        "", description="File of `zoetrope models export`, for gateways without that volume; empty: they read it there."
+    )
+    elastic_nodes: int = Field(
+        0, ge=0, le=256, description="Nodes that KEDA adds while there is work for them; their engines fit on one."
+    )
+    prometheus: str = Field(
+        "http://prometheus-operated.monitoring:9090", description="Where KEDA asks how many engines are wanted."
+    )
     artifact_store: str = Field("s3://zoetrope/artifacts", description="Bucket for videos and uploads.")
     snapshot_store: str = Field("s3://zoetrope/snapshots", description="Bucket for snapshots and previews.")
     store_networks: Annotated[tuple[str, ...], AfterValidator(_check_networks)] = Field(
@@ -108,6 +117,10 @@ class Knobs(BaseModel):
     def _fit(self) -> Knobs:
         if self.max_gateways < self.gateways:
             raise ValueError(f"max_gateways: {self.max_gateways} is below the {self.gateways} of gateways")
+        if self.elastic_nodes and (self.gpus > self.gpus_per_node or not self.on_gpus):
+            raise ValueError(
+                f"elastic_nodes: an engine of {self.gpus} must fit on one node of {self.gpus_per_node} GPUs"
+            )
         if self.nvlink is not None and self.nvlink > self.gpus_per_node and self.nvlink % self.gpus_per_node:
             raise ValueError(f"nvlink: {self.nvlink} must be a multiple of the {self.gpus_per_node} GPUs of a node")
         return self

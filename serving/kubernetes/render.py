@@ -14,7 +14,9 @@ import yaml
 
 from zoetrope.serving.kubernetes.knobs import Knobs
 from zoetrope.serving.kubernetes.objects import Json
+from zoetrope.serving.kubernetes.elastic import elastic_nodes, engines_more
 from zoetrope.serving.kubernetes.sizing import Sizing
+from zoetrope.serving.kubernetes.yaml_text import to_yaml
 
 HEAD = "# Written by `zoetrope k8s render` from knobs.yaml: change that, and render again.\n"
 COPIED = ("base", "components", "monitoring")
@@ -28,6 +30,11 @@ GIB = 2**30
 CPUS_EACH, MEMORY_EACH = 4, 32  # of a GPU: CPUs and GiB
 CPU_NODE_MEMORY = "8Gi"
 STORE_SHARE, SHM_SHARE = 8, 4  # parts of a pod's memory: the object store, and /dev/shm around it
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 # Labels by which NVIDIA's discovery of GPUs tells the kinds.
 PRODUCTS = {
     "h100": "NVIDIA-H100-80GB-HBM3",
@@ -37,7 +44,7 @@ PRODUCTS = {
 }
 PRODUCT, GPU = "nvidia.com/gpu.product", "nvidia.com/gpu"
 DOMAIN, KIND, PART = "ray.io/gpu-domain", "ray.io/accelerator-type", "zoetrope/part"
-WEIGHTS = "/weights"
+WEIGHTS, CARDS, CARD_SUFFIX = "/weights", "/cards", ".card.json"
 
 
 def render(knobs: Knobs, sizing: Sizing, target: Path, above: str = "") -> None:
@@ -60,6 +67,8 @@ def render(knobs: Knobs, sizing: Sizing, target: Path, above: str = "") -> None:
                 _copy(data / name, target / name)
     base = next(iter(yaml.safe_load_all((data / "base" / "ray.yaml").read_text())))
     said = knobs.model_dump(mode="json", exclude_defaults=True)
+    if knobs.card:
+        (target / f"{knobs.model}{CARD_SUFFIX}").write_bytes(Path(knobs.card).read_bytes())
     files: dict[str, Any] = {
         "knobs.yaml": said,
         "kustomization.yaml": _kustomization(knobs, sizing, above),
@@ -67,11 +76,13 @@ def render(knobs: Knobs, sizing: Sizing, target: Path, above: str = "") -> None:
     }
     if not knobs.bundled:
         files["weights.yaml"] = _volume(knobs)
+    if knobs.elastic_nodes:
+        files["elastic.yaml"] = elastic_nodes(next(_groups(knobs, base)), knobs, sizing)
+    for name in ("weights.yaml", "elastic.yaml"):  # of an earlier rendering
+        (target / name).unlink(missing_ok=True)
     for name, content in files.items():
         head = "" if name == "knobs.yaml" else HEAD
-        (target / name).write_text(head + _yaml(content))
-    if knobs.bundled:
-        (target / "weights.yaml").unlink(missing_ok=True)
+        (target / name).write_text(head + (toto_yaml(content)))
 
 
 def secrets_of(knobs: Knobs) -> dict[str, str]:
@@ -102,10 +113,11 @@ def _kustomization(knobs: Knobs, sizing: Sizing, above: str) -> Json:
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": knobs.namespace,
-        "resources": [f"{above}base", *([] if knobs.bundled else ["weights.yaml"])],
+        "resources": [f"{above}base", *_written(knobs)],
         "components": [f"{above}{name}" for name, wanted in names.items() if wanted],
         "configMapGenerator": [
-            {"name": "zoetrope-settings", "behavior": "merge", "literals": list(_literals(knobs, sizing))}
+            {"name": "zoetrope-settings", "behavior": "merge", "literals": list(_literals(knobs, sizing))},
+            *([{"name": "zoetrope-cards", "files": [f"{knobs.model}{CARD_SUFFIX}"]}] if knobs.card else []),
         ],
         "images": [
             {
@@ -118,10 +130,23 @@ def _kustomization(knobs: Knobs, sizing: Sizing, above: str) -> Json:
     }
 
 
+def _written(knobs: Knobs) -> list[str]:
+    """The files of objects that are in no base."""
+    wanted = {"weights.yaml": not knobs.bundled, "elastic.yaml": bool(knobs.elastic_nodes)}
+    return [name for name, there in wanted.items() if there]
+
+
 def _literals(knobs: Knobs, sizing: Sizing) -> Iterator[str]:
+    """Variables of the processes beside Ray, which know the model by its card and read no weights."""
     for name, value in _shared(knobs, sizing).items():
-        yield f"ZOETROPE_{name.upper()}={value}"
+        yield f"ZOETROPE_{name.upper()}={_card(knobs) if name == 'model' else value}"
     yield f"ZOETROPE_PUBLIC_URL={knobs.public_url}"
+
+
+def _card(knobs: Knobs) -> str:
+    if knobs.bundled:
+        return knobs.model
+    return f"{CARDS if knobs.card else WEIGHTS}/{knobs.model}{CARD_SUFFIX}"
 
 
 def _shared(knobs: Knobs, sizing: Sizing) -> Json:
@@ -137,6 +162,8 @@ def _shared(knobs: Knobs, sizing: Sizing) -> Json:
         found["noise_experts"] = "apart"
     if knobs.quantize != "none":
         found["quantize"] = knobs.quantize
+    if knobs.elastic_nodes:
+        found |= {"min_engines": sizing.engines, "max_engines": sizing.engines + engines_more(knobs, sizing)}
     return found
 
 
@@ -153,15 +180,36 @@ def _patches(knobs: Knobs) -> Iterator[Json]:
         for policy in ("database", "artifacts"):
             yield _operations("NetworkPolicy", policy, [{"op": "replace", "path": "/spec/egress/0/to", "value": peers}])
     if not knobs.bundled:
-        mount = {"op": "add", "path": "/spec/template/spec/containers/0/volumeMounts/-", "value": _mount()}
-        volume = {"op": "add", "path": "/spec/template/spec/volumes/-", "value": _weights_volume()}
-        yield _operations("Deployment", "gateway", [mount, volume])
+        yield _operations("Deployment", "gateway", list(_card_patch(knobs)))
     if knobs.weights_from and not knobs.bundled:
         yield _operations("Job", "fetch-weights", list(_fetch(knobs)))
 
 
 def _operations(kind: str, name: str, operations: list[Json]) -> Json:
-    return {"target": {"kind": kind, "name": name}, "patch": _yaml(operations)}
+    return {"target": {"kind": kind, "name": name}, "patch": to_yaml(operations)}
+
+
+def _card_patch(knobs: Knobs) -> Iterator[Json]:
+    """Give gateways the model's card: one that was exported before, or the one beside the weights, once it is there."""
+    pod = "/spec/template/spec"
+    mount: Json = _mount()
+    volume: Json = _weights_volume()
+    if knobs.card:
+        mount = {"name": "cards", "mountPath": CARDS, "readOnly": True}
+        volume = {"name": "cards", "configMap": {"name": "zoetrope-cards"}}
+    yield {"op": "add", "path": f"{pod}/containers/0/volumeMounts/-", "value": mount}
+    yield {"op": "add", "path": f"{pod}/volumes/-", "value": volume}
+    if not knobs.card:
+        wait = f"until [ -f {_card(knobs)} ]; do echo 'waiting for {_card(knobs)}'; sleep 5; done"
+        waiter = {
+            "name": "wait-for-card",
+            "image": "zoetrope",
+            "command": ["sh", "-c", wait],
+            "securityContext": RESTRICTED,
+            "resources": dict.fromkeys(("requests", "limits"), {"cpu": "50m", "memory": "64Mi"}),
+            "volumeMounts": [mount],
+        }
+        yield {"op": "add", "path": f"{pod}/initContainers/-", "value": waiter}
 
 
 def _fetch(knobs: Knobs) -> Iterator[Json]:
@@ -190,7 +238,8 @@ def _serve_config(knobs: Knobs, sizing: Sizing, base: Json) -> str:
     args = config["applications"][0]["args"]
     args |= _shared(knobs, sizing)
     args |= {"rank_device": "gpu" if knobs.on_gpus else "cpu", "gang_place": sizing.place}
-    return _yaml(config)
+    args["warmup_shapes"] = sizing.clip
+    return to_yaml(config)
 
 
 def _groups(knobs: Knobs, base: Json) -> Iterator[Json]:
@@ -238,15 +287,14 @@ def _fill(group: Json, knobs: Knobs, domain: str) -> None:
 
 
 def _verifier(knobs: Knobs, beside: Json) -> Json:
-    """Hashes what is mounted before anything is loaded from it."""
-    folder = f"{WEIGHTS}/{knobs.model}"
+    """Compare what is mounted with SHA256SUMS before anything is loaded from it; the hashes are kept for the engines."""
     return {
         "name": "verify-weights",
         "image": "zoetrope",
-        "command": ["sh", "-ec", f"cd {folder} && sha256sum --check --strict --quiet SHA256SUMS"],
-        "securityContext": beside["securityContext"],
-        "resources": {"requests": {"cpu": "1", "memory": "256Mi"}, "limits": {"cpu": "2", "memory": "256Mi"}},
-        "volumeMounts": [_mount()],
+        "args": ["models", "verify", f"{WEIGHTS}/{knobs.model}"],
+        "securityContext": RESTRICTED,
+        "resources": {"requests": {"cpu": "4", "memory": "2Gi"}, "limits": {"cpu": "8", "memory": "2Gi"}},
+        "volumeMounts": [_mount(), *(mount for mount in beside["volumeMounts"] if mount["name"] in ("data", "tmp"))],
     }
 
 
@@ -283,22 +331,3 @@ def _copy(source: Traversable, target: Path) -> None:
             _copy(child, target / child.name)
         else:
             (target / child.name).write_bytes(child.read_bytes())
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as such, and nothing by reference."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _text)
-
-
-def _yaml(value: Any) -> str:
-    found: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=1_000)
-    return found

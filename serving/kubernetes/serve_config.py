@@ -144,7 +144,8 @@ def _agreement(service: Manifest, tree: Tree) -> Iterator[Finding]:
 
 def _name(model: str) -> str:
     """The model's own name: a gateway may have its exported card, engines its folder."""
-    return ",".join(one.rpartition("/")[2].removesuffix(".toml").removesuffix(".json") for one in model.split(","))
+    names = (one.rpartition("/")[2] for one in model.split(","))
+    return ",".join(name.removesuffix(".toml").removesuffix(".card.json") for name in names)
 
 
 def _text(value: Any) -> str:

@@ -21,7 +21,7 @@ class Sizing:
 
     Attributes:
         engines: of ``ranks`` each, for each of ``roles`` networks. place: what a gang may span.
-        job_seconds: of the longest job.
+        job_seconds: of the longest job. clip: width, height and frames of the planned one, as ``1280x704x121``.
     """
 
     engines: int
@@ -30,6 +30,7 @@ class Sizing:
     roles: int
     place: GangPlace
     job_seconds: int
+    clip: str
 
 
 def size_engines(knobs: Knobs, plan: GangPlan, gpu_seconds: float) -> Sizing:
@@ -58,4 +59,5 @@ def size_engines(knobs: Knobs, plan: GangPlan, gpu_seconds: float) -> Sizing:
         nodes = f"{knobs.nodes} node{'s' if knobs.nodes > 1 else ''} of {per_node}"
         raise KnobError(f"nodes: {nodes} have no room for an engine of {what} (NVLink connects {knobs.domain})")
     longest = knobs.longest_job_seconds or max(LEAST_SECONDS, math.ceil(TIMES * gpu_seconds / ranks))
-    return Sizing(engines, ranks, plan.cfg_groups, plan.gangs, place, longest)
+    clip = f"{plan.width}x{plan.height}x{plan.frames}"
+    return Sizing(engines, ranks, plan.cfg_groups, plan.gangs, place, longest, clip)
