@@ -65,7 +65,8 @@ def render(
         wanted = read_knobs(knobs, {name: value for name, value in vars(options).items() if value is not None})
         sizing = plan_sizing(wanted)
     except KnobError as error:
-        raise CliError(str(error).replace("_", "-", 1), 2) from None
+        field, _, problem = str(error).partition(": ")
+        raise bad_input(field.replace("_", "-"), problem) from None
     write(wanted, sizing, out)
     count = _checked(out, False)
     of = f"{sizing.engines} engine{'s' if sizing.engines > 1 else ''} of {sizing.ranks}"

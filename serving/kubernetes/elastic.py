@@ -1,7 +1,7 @@
 """Nodes that come and go with the work: pods that join the Ray cluster by themselves, counted by KEDA.
 
-KubeRay's groups have a fixed size, and Ray's own autoscaler would need a token of the API server in the head's pod. KEDA
-reads the metric of the engines that are wanted, which follows the queued GPU-seconds.
+KubeRay's groups have a fixed size, and Ray's own autoscaler would need a token of the API server in the head's pod.
+KEDA reads the metric of the engines that are wanted, which follows the queued GPU-seconds.
 """
 
 from __future__ import annotations

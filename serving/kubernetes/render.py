@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
+from zoetrope.serving.kubernetes.elastic import elastic_nodes, engines_more
 from zoetrope.serving.kubernetes.knobs import Knobs
 from zoetrope.serving.kubernetes.objects import Json
-from zoetrope.serving.kubernetes.elastic import elastic_nodes, engines_more
 from zoetrope.serving.kubernetes.sizing import Sizing
 from zoetrope.serving.kubernetes.yaml_text import to_yaml
 
@@ -82,7 +82,7 @@ def render(knobs: Knobs, sizing: Sizing, target: Path, above: str = "") -> None:
         (target / name).unlink(missing_ok=True)
     for name, content in files.items():
         head = "" if name == "knobs.yaml" else HEAD
-        (target / name).write_text(head + (toto_yaml(content)))
+        (target / name).write_text(head + (to_yaml(content)))
 
 
 def secrets_of(knobs: Knobs) -> dict[str, str]:
@@ -206,7 +206,7 @@ def _card_patch(knobs: Knobs) -> Iterator[Json]:
             "image": "zoetrope",
             "command": ["sh", "-c", wait],
             "securityContext": RESTRICTED,
-            "resources": dict.fromkeys(("requests", "limits"), {"cpu": "50m", "memory": "64Mi"}),
+            "resources": {name: {"cpu": "50m", "memory": "64Mi"} for name in ("requests", "limits")},
             "volumeMounts": [mount],
         }
         yield {"op": "add", "path": f"{pod}/initContainers/-", "value": waiter}
@@ -287,7 +287,7 @@ def _fill(group: Json, knobs: Knobs, domain: str) -> None:
 
 
 def _verifier(knobs: Knobs, beside: Json) -> Json:
-    """Compare what is mounted with SHA256SUMS before anything is loaded from it; the hashes are kept for the engines."""
+    """Compare what is mounted with SHA256SUMS before anything is loaded; the hashes are kept for the engines."""
     return {
         "name": "verify-weights",
         "image": "zoetrope",

@@ -1,4 +1,4 @@
-"""Broken manifests: pods that would not start, end or be confined as they should; each refused with object and field."""
+"""Broken manifests: pods that would not start, end or be confined as they should; each by object and field."""
 
 from __future__ import annotations
 

@@ -51,6 +51,12 @@ def args(tree: Tree) -> dict[str, Any]:
     return application_args(service)
 
 
+def settings(tree: Tree) -> dict[str, str]:
+    """Variables of the processes beside Ray."""
+    found: dict[str, str] = next(each for each in tree.of("ConfigMap") if "settings" in each.name).data["data"]
+    return found
+
+
 def groups(tree: Tree) -> list[tuple[str, int, str]]:
     """Of workers: name, nodes, NVLink domain."""
     (service,) = tree.of("RayService")
@@ -87,7 +93,42 @@ def test_every_knob_at_once(tmp_path: Path) -> None:
     worker = service.spec["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
     assert worker["nodeSelector"] == {"pool": "video", "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
     assert worker["containers"][0]["resources"]["limits"] == {"cpu": "64", "memory": "512Gi", "nvidia.com/gpu": 8}
-    assert worker["initContainers"][0]["command"][-1].startswith("cd /weights/wan2.7-27b && sha256sum --check")
+    assert worker["initContainers"][0]["args"] == ["models", "verify", "/weights/wan2.7-27b"]
+    assert args(tree)["warmup_shapes"] == "1280x704x121"
+
+
+def test_nodes_that_come_with_the_work(tmp_path: Path) -> None:
+    """KEDA adds pods like KubeRay's, as many as the wanted engines need beyond the fixed nodes."""
+    tree = rendered(tmp_path / "out", model="wan2.2-ti2v-5b", gpus=2, nodes=3, elastic_nodes=4)
+    assert [args(tree)[name] for name in ("engines", "min_engines", "max_engines")] == ["12x2", 12, 28]
+    (scaled,) = tree.of("ScaledObject")
+    (trigger,) = scaled.spec["triggers"]
+    assert trigger["metadata"]["query"] == (
+        'clamp_min(ceil(max(zoetrope_desired_engines{deployment="Engine"}) / 4) - 3, 0)'
+    )
+    assert (scaled.spec["minReplicaCount"], scaled.spec["maxReplicaCount"]) == (0, 4)
+    deployment = tree.find("Deployment", "elastic-engines")
+    assert deployment is not None
+    box = deployment.spec["template"]["spec"]["containers"][0]
+    for words in ("--address=zoetrope-head-svc:6379", "--num-gpus=8", "zoetrope/part=worker", "--block"):
+        assert words in box["command"][-1]
+    assert {"RAY_AUTH_TOKEN", "ZOETROPE_DATABASE"} <= {variable["name"] for variable in box["env"]}
+
+
+def test_gateways_read_an_exported_card(tmp_path: Path) -> None:
+    """Without one they wait for the card beside the weights, which they mount but never hash."""
+    card = tmp_path / "any.json"
+    card.write_text("{}")
+    tree = rendered(tmp_path / "out", model="wan2.2-ti2v-5b", card=str(card))
+    gateway = next(pod for pod in tree.pods if pod.component == "gateway")
+    assert "weights" not in {volume["name"] for _, volume in gateway.volumes}
+    assert settings(tree)["ZOETROPE_MODEL"] == "/cards/wan2.2-ti2v-5b.card.json"
+    (cards,) = [each for each in tree.of("ConfigMap") if each.name.startswith("zoetrope-cards")]
+    assert cards.data["data"] == {"wan2.2-ti2v-5b.card.json": "{}"}
+    tree = rendered(tmp_path / "other", model="wan2.2-ti2v-5b")
+    gateway = next(pod for pod in tree.pods if pod.component == "gateway")
+    waits = [box for _, box in gateway.all_containers if box["name"] == "wait-for-card"]
+    assert len(waits) == 1 and settings(tree)["ZOETROPE_MODEL"] in waits[0]["command"][-1]
 
 
 def test_small_engines_share_a_node(tmp_path: Path) -> None:
@@ -126,6 +167,7 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
         ({"model": "../x"}, "model: '../x' must be"),
         ({"node_memory": "much"}, "node_memory: 'much' must be a quantity"),
         ({"store_networks": ["10.0.0.0/99"]}, "store_networks: '10.0.0.0/99' must be ADDRESS/BITS"),
+        ({"elastic_nodes": 1, "gpus": 16}, "elastic_nodes: an engine of 16 must fit on one node of 8 GPUs"),
         ({"gateways": 9}, "max_gateways: 6 is below the 9 of gateways"),
         ({"nvlink": 12}, "nvlink: 12 must be a multiple of the 8 GPUs of a node"),
         ({"namespace": "My Videos"}, "namespace: 'My Videos' must be"),
