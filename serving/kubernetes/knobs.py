@@ -81,6 +81,8 @@ class Knobs(BaseModel):
     longest_job_seconds: int | None = Field(
         None, ge=60, description="Seconds of the longest job; empty: ten times the planned one, at least an hour."
     )
+    head_cpus: int = Field(2, ge=1, description="CPUs of the pod of Ray's head.")
+    head_memory: Quantity = Field("8Gi", description="Memory of it.")
     node_cpus: int | None = Field(None, ge=1, description="CPUs of a node's pod; empty: 4 for each GPU.")
     node_memory: Quantity = Field("", description="Memory of a node's pod; empty: 32Gi for each GPU.")
     node_labels: dict[str, str] = Field(default_factory=dict, description="Labels that nodes of workers must have.")

@@ -230,6 +230,9 @@ def _ray_patch(knobs: Knobs, sizing: Sizing, base: Json) -> Iterator[Json]:
     yield put("/spec/rayClusterDeletionDelaySeconds", 2 * sizing.job_seconds)
     yield put("/spec/upgradeStrategy/type", "None" if knobs.upgrade == "in-place" else "NewCluster")
     yield put("/spec/serveConfigV2", _serve_config(knobs, sizing, base))
+    amounts = {"cpu": str(knobs.head_cpus), "memory": knobs.head_memory}
+    head = "/spec/rayClusterConfig/headGroupSpec/template/spec/containers/0/resources"
+    yield put(head, {"requests": amounts, "limits": amounts})
     yield put("/spec/rayClusterConfig/workerGroupSpecs", list(_groups(knobs, base)))
 
 

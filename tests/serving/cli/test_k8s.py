@@ -34,9 +34,8 @@ def test_a_file_of_knobs_and_options_over_it(tmp_path: Path, capsys: pytest.Capt
 
 def test_findings_are_printed_and_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "budget.yaml"
-    file.write_text(
-        "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: b, namespace: n}\nspec: {maxUnavailble: 1}\n"
-    )
+    head = "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: b, namespace: n}\n"
+    file.write_text(f"{head}spec: {{maxUnavailble: 1}}\n")
     assert main(["k8s", "check", str(file)]) == 1
     said = capsys.readouterr()
     assert said.out.startswith("PodDisruptionBudget/b: spec.maxUnavailble: is unknown; it may have maxUnavailable, ")

@@ -14,9 +14,7 @@ from tests.serving.kubernetes.overlays import NAMES, built
 TRIVY = Path(sys.executable).with_name("trivy")
 EXCEPTIONS = {
     ("KSV-01010", "ConfigMap/zoetrope-settings"): "names of settings have KEY in them; no value is a secret",
-    ("KSV-0125", "StatefulSet/redis"): "the official image; a cluster with a mirror names it under `images`",
-    ("KSV-0125", "StatefulSet/postgres"): "for trying out only",
-    ("KSV-0125", "StatefulSet/s3"): "for trying out only",
+    ("KSV-0125", "StatefulSet/s3"): "an image of a project, not an official one; for trying out only",
 }
 
 
@@ -42,7 +40,4 @@ def _place(message: str) -> str:
     """The object that a message of Trivy is about, without the suffix of a generated name."""
     if message.startswith("ConfigMap 'zoetrope-settings-"):
         return "ConfigMap/zoetrope-settings"
-    for name in ("redis", "postgres", "s3"):
-        if f"in statefulset {name} " in message:
-            return f"StatefulSet/{name}"
-    return message
+    return "StatefulSet/s3" if "in statefulset s3 " in message else message
