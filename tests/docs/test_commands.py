@@ -22,21 +22,8 @@ COMMANDS = commands()
 SPANS = [span for span in spans() if re.match(r"zoetrope [a-z]|python -m |make [a-z]", span.text)]
 TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 GROUPS = {"keys", "media"}
-UNCHECKED = {
-UNCHECKED |= {"kind", "kubectl"}
-    ".",
-    "buf",
-    "cd",
-    "curl",
-    "export",
-    "grpcurl",
-    "kind",
-    "kubectl",
-    "npx",
-    "openapi-python-client",
-    "pip",
-    "protoc",
-}  # not ours
+UNCHECKED = {".", "buf", "curl", "export", "grpcurl", "npx", "openapi-python-client", "pip", "protoc"}  # not ours
+UNCHECKED |= {"cd", "kind", "kubectl"}
 
 
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
