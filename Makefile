@@ -22,7 +22,7 @@ UNPACK_CHROMIUM := 'import("@sparticuz/chromium").then(found => found.default.ex
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which import faster from bytecode
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo unit test k8s-check soak lint docs gpu-day clean distclean
+.PHONY: help install demo unit test k8s-check soak lint docs gpu-day promtool clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -61,6 +61,9 @@ docs: $(VENV)/.installed-docs ## build the documentation site into out/site; nee
 
 gpu-day: ## run the GPU day here, or rehearse it: make gpu-day GPU_DAY=--dry-run; needs no .venv
 	@PYTHON=$(or $(PYTHON),$(wildcard $(BIN)/python),python3) benchmarks/gpu_day.sh $(GPU_DAY)
+
+promtool: ## install Prometheus, whose promtool tries the alerts; for Debian, as root
+	apt-get install --yes --no-install-recommends prometheus
 
 clean: ## remove outputs and caches
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -16,6 +16,7 @@ import ray
 from zoetrope.cluster.engine.gang import Gang, GangFailed
 from zoetrope.cluster.engine.rank_process import Place, StepOutcome
 from zoetrope.cluster.engine.router_client import RouterClient
+from zoetrope.cluster.engine.step_record import StepRecord
 from zoetrope.cluster.engine.watchdog import Watchdog, forecast
 from zoetrope.cluster.planning.groups import Groups
 from zoetrope.cluster.planning.hardware import hardware_of
@@ -33,6 +34,8 @@ from zoetrope.cluster.protocol.messages import (
 )
 from zoetrope.cluster.protocol.processes import Process
 from zoetrope.cluster.protocol.settings import EngineSettings
+from zoetrope.cluster.telemetry.logs import about_process
+from zoetrope.cluster.telemetry.process import begin
 from zoetrope.model.catalog.model_card import scheduler_config
 from zoetrope.model.catalog.weights_identity import weights_here, weights_of
 from zoetrope.model.families import family_of
@@ -90,6 +93,7 @@ class Engine:
         Raises:
             GangFailed: the first gang could not be started.
         """
+        begin("engine")
         self._card = card
         self._cards = {other.name: other for other in (card, *others)}
         self._settings = settings
@@ -103,6 +107,8 @@ class Engine:
         self._pace: float | None = None  # seconds of a token, in the last step
         self._ready = asyncio.Event()
         self._groups = Groups(groups, settings.ranks)
+        self._record = StepRecord(self._id)
+        about_process(engine=self._id)
         loading = asyncio.create_task(asyncio.to_thread(_load, card))  # while the ranks load as well
         self._load_seconds = 0.0
         self._gang = await self._build()
@@ -136,7 +142,9 @@ class Engine:
     async def _build(self) -> Gang:
         """Start a gang under a new epoch."""
         self._epoch += 1
-        gang = Gang(self._card, self._settings, self._groups.slots)
+        about: dict[str, str | int] = {"engine": self._id, "gang_epoch": self._epoch}
+        about_process(**about)
+        gang = Gang(self._card, self._settings, self._groups.slots, about)
         clock = asyncio.get_running_loop().time
         started = clock()
         try:
@@ -184,6 +192,7 @@ class Engine:
                     return
                 report, step = self._report(), None
                 continue
+            self._record.note(outcome, self._card.name, self._epoch)
             if outcome.step_tokens:
                 self._failures = 0
                 self._watchdog.saw(outcome.step_seconds, outcome.step_tokens)
@@ -245,6 +254,7 @@ class Engine:
 
     async def _start_plan(self, plan: StepPlan, ahead: bool = False) -> _StartedPlan:
         """Give a plan to the ranks."""
+        self._record.follow(plan)
         plan = replace(plan, admit=tuple([await self._with_snapshot(admit) for admit in plan.admit]))
         return _StartedPlan(plan, self._gang.execute(plan), ahead)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,11 +52,21 @@ class _Member:
 class Gang:
     """The ranks, owned by an engine's leader; Ray ends them with it."""
 
-    def __init__(self, card: ModelCard, settings: EngineSettings, slots: Sequence[Slot]) -> None:
-        """``slots``: one for each rank."""
+    def __init__(
+        self,
+        card: ModelCard,
+        settings: EngineSettings,
+        slots: Sequence[Slot],
+        about: Mapping[str, str | int] | None = None,
+    ) -> None:
+        """
+        Args:
+            slots: one for each rank. about: what the lines of their logs are about.
+        """
         self._card = card
         self._settings = settings
         self._slots = slots
+        self._about = dict(about or {})
         self._members: list[_Member] = []
         self._actors: list[Any] = []
         self.joined = Joined()  # of the first rank, once they are ready
@@ -79,7 +89,7 @@ class Gang:
             actor = ray.remote(RankProcess).options(
                 num_cpus=cpus, num_gpus=gpus, resources=resources, scheduling_strategy=strategy
             )
-            self._actors.append(actor.remote(self._card, self._settings))
+            self._actors.append(actor.remote(self._card, self._settings, self._about))
         deadline = asyncio.get_running_loop().time() + self._settings.start_seconds
         places = await self._gather([actor.place.remote() for actor in self._actors], deadline, "start")
         parts = [str(slot.part) for slot in self._slots]

@@ -14,6 +14,7 @@ import torch
 from torch import distributed
 
 from zoetrope.cluster.engine.adapters import AdapterGone, AdapterUnavailable, RankAdapters
+from zoetrope.cluster.engine.expert_imbalance import ExpertImbalance
 from zoetrope.cluster.engine.rank_process import Joined, Place, RankError, RankLost, StepOutcome
 from zoetrope.cluster.engine.warm_up import most_tokens, share_of, streaming_of, warm_up
 from zoetrope.cluster.parallel.compiled import Chooser, Gains, longest_clip, measure
@@ -137,6 +138,7 @@ class Rank:
             runner=chooser if settings.compile else runner,
             room=plan.room,
         )
+        self._imbalance = ExpertImbalance(self._denoiser, self._card.name)
         self._adapters = RankAdapters(self._denoiser, settings, two_experts=self._card.boundary is not None)
         if settings.compile:
             chooser.gains = self._compile(runner)
@@ -186,6 +188,8 @@ class Rank:
             self._step(batch, result)
             if self._device.type == "cuda":
                 torch.cuda.synchronize()
+            if self._rank == 0:
+                self._imbalance.look()
         seconds = time.monotonic() - started if batch else 0.0
         for failure in result.failed:
             self._forget(failure.id)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from zoetrope.cluster.protocol.messages import Failed, Finished, HeldSegment, Previewed, StepPlan, StepShare
 from zoetrope.cluster.protocol.processes import Process
 from zoetrope.cluster.protocol.settings import EngineSettings
+from zoetrope.cluster.telemetry.logs import about_process
+from zoetrope.cluster.telemetry.process import begin
 from zoetrope.model.request.tasks import ModelCard
 
 
@@ -55,7 +57,10 @@ class Joined:
 class RankProcess:
     """A `cluster.engine.rank.Rank` as a Ray actor, which the engine's leader can start without torch."""
 
-    def __init__(self, card: ModelCard, settings: EngineSettings) -> None:
+    def __init__(self, card: ModelCard, settings: EngineSettings, about: dict[str, str | int] | None = None) -> None:
+        """``about``: what the lines of its log are about."""
+        begin("rank")
+        about_process(**(about or {}))
         from zoetrope.cluster.engine.rank import Rank
 
         self._rank = Rank(card, settings)
@@ -70,6 +75,7 @@ class RankProcess:
 
     def join(self, rank: int, address: str) -> Joined:
         """See `cluster.engine.rank.Rank.join`."""
+        about_process(rank=rank)
         return self._rank.join(rank, address)
 
     def execute(self, plan: StepPlan) -> StepOutcome:

@@ -39,6 +39,7 @@ class Admit:
     conditions: Any
     owner: Owner | None = None
     snapshot: Any = None  # a reference to the snapshot's bytes, set by the engine's leader
+    trace: str = ""  # the traceparent of its denoising
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from zoetrope.cluster.protocol.messages import Owner
 from zoetrope.cluster.snapshots.format import Snapshot
 from zoetrope.cluster.snapshots.store import SnapshotStore
+from zoetrope.cluster.telemetry.metrics import SNAPSHOT_SECONDS, SNAPSHOTS
 
 log = logging.getLogger("zoetrope.snapshots")
 
@@ -171,7 +172,10 @@ class SnapshotWriter:
                 self._writing, copy = self._queue.popitem(last=False)
             try:
                 copy.wait()
+                started = time.perf_counter()
                 self._store.put(copy.snapshot)
+                SNAPSHOTS.labels("written").inc()
+                SNAPSHOT_SECONDS.observe(time.perf_counter() - started)
                 with self._changed:
                     self._written += 1
             except Exception as error:
@@ -187,6 +191,7 @@ class SnapshotWriter:
         log.warning(
             "no snapshot of segment %d of job %s after step %d: %s", owner.index, owner.job, snapshot.step, reason
         )
+        SNAPSHOTS.labels("failed").inc()
         with self._changed:
             self._failures.append(WriteFailure(owner, snapshot.step, reason))
             self._failed += 1

@@ -10,6 +10,7 @@ from zoetrope.model.adapters.files.card import check_adapters
 from zoetrope.model.catalog.card_files import card_files, find_card_file, read_card_file
 from zoetrope.model.catalog.checkpoint_layout import pipeline_of
 from zoetrope.model.catalog.checks import check_ratios, checked
+from zoetrope.model.catalog.exported_cards import EXPORTED_SUFFIX, read_exported
 from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
 from zoetrope.model.catalog.model_card import RANDOM_SUFFIX, network_config, read_card
 from zoetrope.model.catalog.parts import source_of
@@ -38,7 +39,12 @@ def open_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
     Raises:
         ModelError: names the file or key at fault, or explains why the name is not a model, or has no such form.
     """
-    card = checked(find_model(name_or_directory, load))
+    card = find_model(name_or_directory, load)
+    if card.exported_weights:
+        raise ModelError(
+            f"model: {name_or_directory} is an exported card: gateways can be started with it, nothing else"
+        )
+    card = checked(card)
     check_ratios(card)
     return card
 
@@ -48,11 +54,14 @@ def find_model(name_or_directory: str, load: LoadOptions = DEFAULT) -> ModelCard
     or of what a model card names (`model.catalog.card_files`), by its name or path.
 
     The directory may be in a hub's cache; a repository's name, ORG/NAME, means its copy in the cache. Only
-    configuration files are read, adapters, and headers of single files: a gateway has no others.
+    configuration files are read, adapters, and headers of single files: a gateway has no others. Of an exported card
+    (`model.catalog.exported_cards`) nothing else is.
 
     Raises:
         ModelError: as `open_model`, as far as configurations show.
     """
+    if name_or_directory.endswith(EXPORTED_SUFFIX):
+        return read_exported(name_or_directory, load)
     file = None if name_or_directory in BUNDLED else find_card_file(name_or_directory)
     weights = name_or_directory
     if file is not None:

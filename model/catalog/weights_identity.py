@@ -55,6 +55,8 @@ def hash_weights(card: ModelCard, on_hashed: OnHashed = ignore_hashed) -> str:
 
 def weights_here(card: ModelCard) -> str:
     """Return `weights_of`, or "" where the model's files are not: a gateway needs its configuration alone."""
+    if card.exported_weights:
+        return card.exported_weights
     try:
         return weights_of(card)
     except ModelError:

@@ -296,6 +296,7 @@ class ModelCard:
     adapters: tuple[FusedAdapter, ...] = ()  # in the order in which they are added
     profile: Profile | None = None  # the locked sampling recipe of a few-step distill
     step_ratios: tuple[RatioList, ...] = ()  # from which `quality` chooses the steps to compute
+    exported_weights: str = ""  # identity of its weights, if it was exported to where its files are not
 
     @property
     def quantize(self) -> Quantize:

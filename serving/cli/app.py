@@ -20,6 +20,7 @@ from zoetrope.serving.cli import (
     k8s,
     keys,
     media,
+    migrate,
     models,
     plan,
     prepare,
@@ -91,7 +92,7 @@ def options(
 
 
 # In the order of `zoetrope --help`.
-for module in (serve, top, doctor):
+for module in (serve, migrate, top, doctor):
     module.register(app, "Service")
 for module in (generate, jobs):
     module.register(app, "Jobs")

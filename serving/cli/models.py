@@ -106,6 +106,35 @@ def add(
 
 @app.command()
 @with_options
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Preset, model card, checkpoint folder or file.")],
+    load: ModelLoadOptions,
+    out: Annotated[Path, option("FILE", "Where to write it; ends with .card.json.")],
+) -> None:
+    """Write all that a gateway needs of a model into one file.
+
+    A gateway that is started with --model FILE needs none of the model's files. They are hashed first, once.
+    """
+    from zoetrope.model.catalog.exported_cards import EXPORTED_SUFFIX, exported_text
+    from zoetrope.model.catalog.presets import open_model
+    from zoetrope.serving.config.hashing import hash_at_start
+
+    if not out.name.endswith(EXPORTED_SUFFIX):
+        raise bad_input("out", f"{out} must end with {EXPORTED_SUFFIX}")
+    card = open_model(model, load.resolved())
+    for warning in card.warnings:
+        stderr().print(f"warning: {warning}", markup=False)
+    hash_at_start(card)
+    text = exported_text(card)
+    try:
+        out.write_text(text)
+    except OSError as error:
+        raise bad_input("out", f"{out} cannot be written: {error.strerror}") from None
+    print(out)
+
+
+@app.command()
+@with_options
 def remove(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the card.")],
     data_dir: Annotated[Path | None, option("DIR", "Data folder of the service.", "~/.local/share/zoetrope")] = None,

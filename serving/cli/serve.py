@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from zoetrope.serving.cli.options import JsonOption, ListingOptions, add_commands
-from zoetrope.serving.cli.settings import GatewayOptions, ServeOptions, settings_of
+from zoetrope.serving.cli.settings import GatewayOptions, ServeOptions, SweeperOptions, settings_of
 
 MORE = "The other settings are ZOETROPE_* variables, which `zoetrope settings` lists."
 
@@ -61,6 +61,19 @@ def gateway(options: GatewayOptions) -> int:
     return run(settings, supervised=False)
 
 
+def sweeper(options: SweeperOptions) -> int:
+    """Start a sweeper for a service that runs elsewhere.
+
+    It sends webhooks, and deletes what has expired from the service's database and stores. Prints `ready` once it
+    works; there may be several.
+    """
+    settings = settings_of(options)
+    _warn()
+    from zoetrope.serving.sweeper.main import serve as run
+
+    return run(settings, supervised=False)
+
+
 def settings(json: JsonOption = False) -> None:
     """List every setting with its value, form and meaning."""
     from zoetrope.serving.cli.listing import show
@@ -71,7 +84,7 @@ def settings(json: JsonOption = False) -> None:
 
 
 def register(app: typer.Typer, section: str) -> None:
-    add_commands(app, section, serve, gateway, epilog=MORE)
+    add_commands(app, section, serve, gateway, sweeper, epilog=MORE)
     add_commands(app, section, settings)
 
 

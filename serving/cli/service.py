@@ -29,6 +29,9 @@ READY = re.compile(r"^ready grpc=(\S+) http=(\S+)")
 PUBLIC = (
     "DATABASE",
     "ARTIFACT_STORE",
+    "SNAPSHOT_STORE",
+    "MIGRATE",
+    "MANAGEMENT",
     "GATEWAYS",
     "PUBLIC_URL",
     "TLS_CERT",

@@ -23,6 +23,15 @@ DatabaseOption = Annotated[
 ArtifactStoreOption = Annotated[
     str | None, option("URL", "Store for videos and uploads: s3://BUCKET/PREFIX.", "a folder in --data-dir")
 ]
+SnapshotStoreOption = Annotated[
+    str | None, option("URL", "Store for snapshots of running jobs: s3://BUCKET/PREFIX.", "a folder in --data-dir")
+]
+ManagementOption = Annotated[
+    str | None, option("HOST:PORT", "Plain HTTP for probes and metrics: /livez, /readyz, /metrics.", "none")
+]
+PublicUrlOption = Annotated[
+    str | None, option("URL", "URL at which clients reach the HTTP APIs.", "made from the --http address")
+]
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,16 @@ class DatabaseOptions:
 
     data_dir: DataDirOption = None
     database: DatabaseOption = None
+
+
+@dataclass(frozen=True)
+class SweeperOptions(DatabaseOptions):
+    """The settings of a sweeper."""
+
+    artifact_store: ArtifactStoreOption = None
+    snapshot_store: SnapshotStoreOption = None
+    management: ManagementOption = None
+    public_url: PublicUrlOption = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +96,8 @@ class GatewayOptions(CheckedOptions):
     tls_client_ca: Annotated[
         Path | None, option("FILE", "CA whose client certificates callers must present, PEM.", "none")
     ] = None
-    public_url: Annotated[
-        str | None, option("URL", "URL at which clients reach the HTTP APIs.", "made from the --http address")
-    ] = None
+    management: ManagementOption = None
+    public_url: PublicUrlOption = None
     keys: Annotated[
         str | None,
         option(
@@ -104,6 +122,7 @@ class ServeOptions(GatewayOptions):
     ] = None
     min_engines: Annotated[int | None, option("N", "Engines kept when there is nothing to do.", "all")] = None
     max_engines: Annotated[int | None, option("N", "Engines when there is much to do.", "as many as --engines")] = None
+    snapshot_store: SnapshotStoreOption = None
     decoders: Annotated[int | None, option("N", "Processes that decode and write videos.", "1")] = None
     gateways: Annotated[int | None, option("N", "Gateway processes; all but the first take free ports.", "1")] = None
 

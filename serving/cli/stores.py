@@ -34,7 +34,7 @@ def opened_stores(settings: Settings, *, make: bool = False) -> Iterator[Stores]
         raise bad_input(field, reason) from None
     if missing:
         print(f"making a database in {settings.directory}", file=sys.stderr)
-    stores = open_stores(settings.database_url)
+    stores = open_stores(settings.database_url, migrate=settings.may_migrate)
     try:
         yield stores
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 
 
 class AddressError(ValueError):
@@ -52,6 +52,24 @@ def bind_problem(text: str, field: str) -> str | None:
     except OSError as error:
         return f"cannot listen at {text}: {error.strerror}"
     return None
+
+
+def next_address(text: str, field: str, places: int) -> str:
+    """Return the address that many ports further; port 0, any free one, stays.
+
+    Raises:
+        AddressError: there is no such port.
+    """
+    host, port = parse_address(text, field)
+    return join_address(host, port and parse_address(f"{host}:{port + places}", field)[1])
+
+
+def is_unspecified(text: str, field: str) -> bool:
+    """Tell whether the address stands for all of this machine's, so that nobody can call it as it is written."""
+    host, _ = parse_address(text, field)
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_unspecified
+    return False
 
 
 def is_loopback(text: str, field: str) -> bool:

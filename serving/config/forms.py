@@ -32,9 +32,11 @@ TEXTS = {
     "allow_origins": "https://HOST,... or *",
     "database": "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///PATH",
     "artifact_store": "s3://BUCKET/PREFIX or FOLDER",
+    "snapshot_store": "s3://BUCKET/PREFIX or FOLDER",
     "tenant_weights": "TENANT=WEIGHT,...",
     "grpc": "HOST:PORT",
     "http": "HOST:PORT",
+    "management": "HOST:PORT",
     "public_url": "http://HOST or https://HOST",
     "kernels": "OPERATION=NAME,...",
     "allow_networks": "ADDRESS/BITS,...",
@@ -93,9 +95,10 @@ def shown(value: object) -> str:
 
 def problems(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield the names of settings whose text is wrong, and what it must be. Looks at the text alone, reads no file."""
-    for name in ("grpc", "http"):
+    for name in ("grpc", "http", "management"):
         try:
-            parse_address(getattr(settings, name), name)
+            if getattr(settings, name) or name != "management":
+                parse_address(getattr(settings, name), name)
         except AddressError as error:
             yield name, str(error).removeprefix(f"{name}: ")
     for name, schemes in SCHEMES.items():
@@ -104,7 +107,7 @@ def problems(settings: Settings) -> Iterator[tuple[str, str]]:
         if text and (parts.scheme not in schemes or not (parts.netloc or parts.scheme in WITHOUT_HOST)):
             quoted = f"{parts.scheme}://..." if "@" in text or "password" in text else text
             yield name, f"{quoted!r} must be {TEXTS[name]}"
-    for name in ("data_dir", "models_dir", "artifact_store"):
+    for name in ("data_dir", "models_dir", "artifact_store", "snapshot_store"):
         text = str(getattr(settings, name) or "")
         try:
             if text and "://" not in text:

@@ -1,14 +1,35 @@
-"""Format exceptions for the log without any text that clients wrote."""
+"""The logs of all processes: their form, and exceptions without any text that clients wrote."""
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
+import sys
 import traceback
+from typing import Literal, TypeAlias
 
+from zoetrope.cluster.telemetry.logs import TEXT, JsonFormatter, TextFormatter
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.storage.store import ArtifactError
 
+LogFormat: TypeAlias = Literal["text", "json"]
+
+VARIABLE = "ZOETROPE_LOG_FORMAT"  # for processes that have no settings yet
 SAFE_TO_LOG = (OSError, sqlite3.Error, StoreError, ArtifactError)
+
+
+def set_up(log_format: LogFormat) -> None:
+    """Log to standard error in this form, in this process and in those of Ray that it starts."""
+    os.environ[VARIABLE] = log_format
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter(log_format))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def formatter(log_format: str, text: str = TEXT) -> logging.Formatter:
+    """Return a formatter; ``text``: the form of a line that is not JSON."""
+    return JsonFormatter(describe) if log_format == "json" else TextFormatter(describe, text)
 
 
 def describe(error: BaseException) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,57 +11,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from zoetrope.model.catalog.card_files import DEFAULT_DATA
 from zoetrope.model.request.load_options import OPTIONS, LoadOptions, Offload
 from zoetrope.model.request.quantize import Quantize
+from zoetrope.serving.config.checked_lists import (
+    as_text,
+    check_engines,
+    check_models,
+    check_names,
+    check_origins,
+    check_weights,
+)
 from zoetrope.serving.config.lists import CommaList
 
 DAY = 86_400.0
-ENGINES = re.compile(r"[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})?")  # COUNT, or COUNTxRANKS
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
-
-
-def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if not MODEL_NAME.fullmatch(name.partition("=")[0]):
-            raise ValueError(f"{name!r} must be up to 128 letters, digits and . _ / : -, such as acme/video-1")
-    return names
-
-
-def _as_text(value: object) -> object:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _check_engines(groups: tuple[str, ...]) -> tuple[str, ...]:
-    for text in groups:
-        if not ENGINES.fullmatch(text):
-            raise ValueError(f"{text!r} must be how many engines, such as 2, or how many of which size, such as 2x4")
-    if not groups:
-        raise ValueError("must be at least one engine")
-    return groups
-
-
-def _check_models(models: tuple[str, ...]) -> tuple[str, ...]:
-    if not models:
-        raise ValueError("must name at least one model")
-    return models
-
-
-def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
-    for origin in origins:
-        parts = urlsplit(origin)
-        if origin != "*" and (parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"):
-            raise ValueError(f"{origin!r} must be *, or a scheme and a host, such as https://app.example.com")
-    return origins
-
-
-def _check_weights(weights: tuple[str, ...]) -> tuple[str, ...]:
-    for entry in weights:
-        tenant, _, weight = entry.rpartition("=")
-        try:
-            usable = bool(tenant) and 0 < float(weight) < math.inf
-        except ValueError:
-            usable = False
-        if not usable:
-            raise ValueError(f"{entry!r} must be a tenant and a weight above 0, such as acme=2")
-    return weights
 
 
 class Settings(BaseSettings):
@@ -72,7 +29,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore")
 
-    model: Annotated[CommaList, AfterValidator(_check_models)] = Field(
+    model: Annotated[CommaList, AfterValidator(check_models)] = Field(
         default=("nano",), description="Models: presets, model cards or checkpoint folders; the first is the default."
     )
     family: str = Field(default="", description="Preset that the model's folder holds, if its files do not say.")
@@ -103,10 +60,10 @@ class Settings(BaseSettings):
     models_dir: Path | None = Field(
         default=None, description="Folder of model cards, whose names are models; empty: models in the data folder."
     )
-    served_model_name: Annotated[CommaList, AfterValidator(_check_names)] = Field(
+    served_model_name: Annotated[CommaList, AfterValidator(check_names)] = Field(
         default=(), description="Other names of the first model, or of another: sora-2,acme/video-1,wan=my-wan."
     )
-    engines: Annotated[CommaList, BeforeValidator(_as_text), AfterValidator(_check_engines)] = Field(
+    engines: Annotated[CommaList, BeforeValidator(as_text), AfterValidator(check_engines)] = Field(
         default=("1",), description="Engines, each a gang of ranks with a whole model; of several sizes: 2x1,1x4."
     )
     min_engines: int | None = Field(
@@ -136,14 +93,26 @@ class Settings(BaseSettings):
     )
     database: str = Field(default="", description="postgresql://...; empty: a SQLite file in the data folder.")
     artifact_store: str = Field(default="", description="s3://BUCKET/PREFIX; empty: a folder in the data folder.")
+    snapshot_store: str = Field(
+        default="", description="s3://BUCKET/PREFIX for snapshots of running jobs; empty: a folder in the data folder."
+    )
+    migrate: Literal["auto", "never"] = Field(
+        default="auto",
+        description="auto: whoever opens the database brings its tables up to date; never: only `zoetrope migrate`.",
+    )
 
     grpc: str = Field(default="127.0.0.1:50051", description="gRPC address; port 0 takes a free one.")
     http: str = Field(default="127.0.0.1:8080", description="HTTP address; port 0 takes a free one.")
+    management: str = Field(
+        default="",
+        description="Address of /livez, /readyz and /metrics in plain HTTP without keys, for Kubernetes and"
+        " Prometheus; further gateways and the sweeper take the next ports; empty: none.",
+    )
     gateways: int = Field(default=1, ge=1, le=16, description="Gateway processes; all but the first take free ports.")
     public_url: str = Field(
         default="", description="Base URL at which clients reach the HTTP side; empty: its own address."
     )
-    allow_origins: Annotated[CommaList, AfterValidator(_check_origins)] = Field(
+    allow_origins: Annotated[CommaList, AfterValidator(check_origins)] = Field(
         default=(),
         description="Origins whose web pages may call the HTTP APIs (CORS): https://app.example.com; *: all.",
     )
@@ -155,6 +124,25 @@ class Settings(BaseSettings):
     keys: Literal["auto", "required"] = Field(
         default="auto",
         description="auto: require API keys once one exists, or if others can connect; required: always.",
+    )
+
+    bootstrap_key: Path | None = Field(
+        default=None,
+        description="File with the secret of the first API key, which `zoetrope migrate` makes where there is none.",
+    )
+    drain_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=600,
+        description="Seconds that a gateway that was told to stop goes on serving, while it says that it is not ready.",
+    )
+    stop_seconds: float = Field(
+        default=3.0, ge=0, le=3_600, description="Seconds that calls get to end when a gateway stops."
+    )
+    max_connection_seconds: float = Field(
+        default=1_800.0,
+        ge=1,
+        description="Age at which a gRPC connection is closed once its calls have ended, so that clients spread anew.",
     )
 
     lease_seconds: float = Field(
@@ -169,7 +157,7 @@ class Settings(BaseSettings):
         description="Who runs next. fair: by deadlines and short waits, with fair shares between tenants; fifo: who"
         " came first; srpt: who is done soonest; edf: who has the earliest deadline; round_robin: each tenant in turn.",
     )
-    tenant_weights: Annotated[CommaList, AfterValidator(_check_weights)] = Field(
+    tenant_weights: Annotated[CommaList, AfterValidator(check_weights)] = Field(
         default=(), description="Shares of tenants under the policy fair, such as acme=2; of all others 1."
     )
     max_attempts: int = Field(default=5, ge=1, description="Claims in a row without progress after which a job fails.")
@@ -206,6 +194,9 @@ class Settings(BaseSettings):
     )
     kernels: str = Field(
         default="", description="Kernels to use, such as attention=triton; see zoetrope.kernels.select.backends."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="json: an object a line, with the job, trace, epoch and rank that it is about."
     )
     threads: int = Field(
         default=0, ge=0, description="Threads of each process that computes on the CPU; 0: as many as suit the model."
@@ -317,6 +308,11 @@ class Settings(BaseSettings):
         return not self.database
 
     @property
+    def may_migrate(self) -> bool:
+        """Whether to bring the database's tables up to date where they are old."""
+        return self.migrate == "auto"
+
+    @property
     def artifacts_url(self) -> str:
         return self.artifact_store or str(self.directory / "artifacts")
 
@@ -331,6 +327,6 @@ class Settings(BaseSettings):
         return self.directory / "logs"
 
     @property
-    def snapshots(self) -> Path:
+    def snapshots_url(self) -> str:
         """Of segments in the making; the store adds a folder of its own."""
-        return self.directory
+        return self.snapshot_store or str(self.directory)

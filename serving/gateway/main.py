@@ -14,19 +14,23 @@ import gc
 import json
 import logging
 import resource
-import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import uvicorn
 
+from zoetrope.cluster.telemetry.process import begin
+from zoetrope.cluster.telemetry.traces import flush_traces
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.serving.config.addresses import AddressError, parse_address
+from zoetrope.serving.config.addresses import AddressError, join_address, parse_address
 from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.heartbeat import keep_beating
+from zoetrope.serving.config.listening import listen
+from zoetrope.serving.config.logs import set_up
 from zoetrope.serving.config.served_models import ServedModels, open_models
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.shutdown import stop_on_signals
@@ -57,12 +61,13 @@ from zoetrope.serving.gateway.watch.revocation import RevocationWatch
 from zoetrope.serving.gateway.watch.watcher import Watcher
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.open import open_stores
+from zoetrope.serving.management.readiness import DatabaseCheck
+from zoetrope.serving.management.server import start_management
 from zoetrope.serving.media.sandbox.sandbox import Sandbox
 from zoetrope.serving.outbound import Guard
 from zoetrope.serving.outbound.hooks import Moderation
 from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
-STOP_SECONDS = 3.0  # what calls get to end
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 SWITCH_SECONDS = 0.001  # that a thread computes while others, above all the event loop, wait for the interpreter
 THREADS_EACH = 16  # of one caller
@@ -97,7 +102,8 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     return_memory()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    set_up(settings.log_format)
+    begin("gateway")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes addresses, which may hold secrets
     try:
         check_tls(settings)
@@ -110,6 +116,7 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
                 hash_at_start(card)
         with open_core(settings, models) as core:
             asyncio.run(run(core, supervised))
+        flush_traces()
     except (StartError, AddressError, ModelError, StoreError, ArtifactError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -134,7 +141,7 @@ def open_core(settings: Settings, models: ServedModels) -> Iterator[Core]:
         raise StartError(f"allow_networks: {error}") from None
     artifacts = open_artifacts(settings.artifacts_url)
     with contextlib.ExitStack() as stack:
-        stores = open_stores(settings.database_url)
+        stores = open_stores(settings.database_url, migrate=settings.may_migrate)
         stack.callback(stores.close)
         required = check_keys(settings, stores)
         sandbox = Sandbox(MEDIA_WORKERS, unsafe=settings.unsafe_media)
@@ -185,7 +192,7 @@ async def run(core: Core, supervised: bool = True) -> None:
         web = HttpServer(http_config(core))
         status.set(VIDEO_SERVICE, Status.NOT_SERVING)  # known from the first call on
         await server.start()
-        stop_on_signals(liveness.stop, with_stdin=supervised)
+        stop_on_signals(partial(liveness.drain, settings.drain_seconds), with_stdin=supervised)
         tasks = [
             asyncio.create_task(web.serve([listener])),
             asyncio.create_task(keep_health(liveness, status)),
@@ -194,19 +201,46 @@ async def run(core: Core, supervised: bool = True) -> None:
         background = [asyncio.create_task(run) for run in runs]
         for task in (*tasks, *background):  # none ends by itself; if one does, the supervisor starts another gateway
             task.add_done_callback(lambda _: liveness.stop())
-        gc.collect()
-        gc.freeze()  # what is here now stays: no collection has to look at it again, which takes tens of milliseconds
-        print(json.dumps(bound) if supervised else f"ready grpc={bound['grpc']} http={bound['http']}", flush=True)
-        beating = asyncio.create_task(keep_beating()) if supervised else None
-        while not await liveness.stopping_within(3_600):
-            pass
-        web.should_exit = True
-        await asyncio.gather(stop_server(server, gate, grpc_port, STOP_SECONDS), *tasks)
+        async with managed(core) as management:
+            bound |= {"management": management} if management else {}
+            gc.collect()
+            gc.freeze()  # what is here now stays: no collection looks at it again, which takes tens of milliseconds
+            said = json.dumps(bound) if supervised else f"ready grpc={bound['grpc']} http={bound['http']}"
+            print(said, flush=True)
+            beating = asyncio.create_task(keep_beating()) if supervised else None
+            while not await liveness.stopping_within(3_600):
+                pass
+            web.should_exit = True
+            await asyncio.gather(stop_server(server, gate, grpc_port, settings.stop_seconds), *tasks)
         if beating is not None:
             background.append(beating)
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def managed(core: Core) -> AsyncIterator[str]:
+    """Serve the management port, if there is one; yields where. Ready means that the database answers, for jobs are
+    taken while engines are still loading.
+
+    Raises:
+        AddressError, StartError: it cannot be bound.
+    """
+    if not core.settings.management:
+        yield ""
+        return
+    database = DatabaseCheck(core.stores)
+
+    async def ready() -> str:
+        return "it is stopping" if core.liveness.draining else await database.problem()
+
+    management = await start_management(core.settings.management, ready=ready, registry=core.registry)
+    try:
+        yield management.address
+    finally:
+        await management.close()
+        database.close()
 
 
 def return_memory() -> None:
@@ -238,7 +272,7 @@ def http_config(core: Core) -> uvicorn.Config:
         ws="none",  # an upgraded connection would be bounded by nothing of ours
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=int(STOP_SECONDS),
+        timeout_graceful_shutdown=ceil(settings.stop_seconds),
         timeout_keep_alive=HTTP_IDLE_SECONDS,
         server_header=False,
         proxy_headers=False,
@@ -247,33 +281,6 @@ def http_config(core: Core) -> uvicorn.Config:
         ssl_ca_certs=text(settings.tls_client_ca),
         ssl_cert_reqs=2 if settings.tls_client_ca else 0,
     )
-
-
-def listen(address: str, field: str) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        AddressError: the address is wrong.
-        StartError: it is taken.
-    """
-    host, port = parse_address(address, field)
-    try:
-        family, kind, protocol, _, resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(resolved)
-            listener.listen()
-        except OSError:
-            listener.close()
-            raise
-        return listener
-    except OSError as error:
-        raise StartError(f"{field}: cannot listen at {address}: {error.strerror}") from None
-
-
-def join_address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from zoetrope.serving.jobs.job import PRIORITIES
 
 PREFIX = "zk_"
 SECRET_BYTES = 32
+SECRET = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{32,200}}")
 RESERVED = "#"  # prefix of tenants under which the service keeps its own secrets
 
 
@@ -67,15 +69,24 @@ class KeyTable:
         if owner.startswith(RESERVED):
             raise ValueError(f"tenant {owner!r}: names that begin with {RESERVED!r} are the service's own")
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
-        key = ApiKey(f"key_{secrets.token_hex(8)}", name, owner, 0.0, None, limits or KeyLimits())
-        sql = insert("api_key", (*columns(ApiKey), "hash"))
+        key = _new_key(name, owner, limits or KeyLimits())
+        return self._db.write(lambda tx: _store(tx, key, secret)), secret
 
-        def body(tx: Tx) -> ApiKey:
-            made = replace(key, created_at=tx.now())
-            tx.run(sql, (*to_values(made).values(), _hash(secret)))
-            return made
+    def create_first(self, name: str, owner: str, secret: str) -> ApiKey | None:
+        """Create a key with a secret that was chosen elsewhere, if there has never been a key; else return None. So a
+        key that was revoked, or replaced by others, does not come back.
 
-        return self._db.write(body), secret
+        Raises:
+            ValueError: the secret does not have the form of `SECRET`; the message does not contain it.
+        """
+        if not SECRET.fullmatch(secret):
+            raise ValueError(f"the secret must be {PREFIX} and 32 to 200 letters, digits, - and _")
+        key = _new_key(name, owner, KeyLimits())
+
+        def body(tx: Tx) -> ApiKey | None:
+            return None if tx.one("SELECT id FROM api_key LIMIT 1") else _store(tx, key, secret)
+
+        return self._db.write(body, lock="first key")
 
     def find(self, secret: str) -> ApiKey | None:
         """Return the key of a secret; None if it is unknown or revoked."""
@@ -107,6 +118,16 @@ class KeyTable:
     def any(self) -> bool:
         """Return whether there is a key that is not revoked."""
         return bool(self._db.read("SELECT id FROM api_key WHERE revoked_at IS NULL LIMIT 1"))
+
+
+def _new_key(name: str, owner: str, limits: KeyLimits) -> ApiKey:
+    return ApiKey(f"key_{secrets.token_hex(8)}", name, owner, 0.0, None, limits)
+
+
+def _store(tx: Tx, key: ApiKey, secret: str) -> ApiKey:
+    made = replace(key, created_at=tx.now())
+    tx.run(insert("api_key", (*columns(ApiKey), "hash")), (*to_values(made).values(), _hash(secret)))
+    return made
 
 
 def _hash(secret: str) -> str:

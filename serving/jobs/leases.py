@@ -70,13 +70,15 @@ class JobLeases:
             _end_lapsed(tx, now, actor, max_attempts, in_hand)
             mine, ours = tx.among("id", [job_id for job_id in order if job_id not in in_hand])
             free = tx.all(
-                f"SELECT id FROM job WHERE {mine} AND finished_at IS NULL AND (state = 'queued' OR lease_until <= ?)"
+                f"SELECT id, state FROM job WHERE {mine} AND finished_at IS NULL"
+                " AND (state = 'queued' OR lease_until <= ?)"
                 f" AND (deadline_at IS NULL OR deadline_at > ?) ORDER BY id{tx.dialect.skip_locked}",
                 (ours, now, now),
             )
             if not free:
                 return []
-            among, value = tx.among("id", [row["id"] for row in free])
+            before = {row["id"]: row["state"] for row in free}
+            among, value = tx.among("id", list(before))
             rows = tx.all(
                 "UPDATE job SET state = 'running', stage = ?, step = 0, eta_seconds = NULL, notice = '',"
                 " attempt = attempt + 1, fruitless = fruitless + 1, lease_epoch = lease_epoch + 1, lease_owner = ?,"
@@ -85,7 +87,7 @@ class JobLeases:
             )
             claimed = sorted((from_row(Job, row) for row in rows), key=lambda job: order[job.id])
             for job in claimed:
-                if job.lease_epoch == 1:
+                if before[job.id] == State.QUEUED:
                     record(tx, job, "claimed", State.QUEUED, State.RUNNING, actor, at=now)
                     enqueue(tx, job, ("start",), now)
                 else:

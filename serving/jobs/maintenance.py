@@ -12,6 +12,7 @@ from zoetrope.serving.jobs.db.database import Database, Row, Tx
 from zoetrope.serving.jobs.db.records import from_row, insert, to_column, to_values
 from zoetrope.serving.jobs.job import DeletedJob, EngineRow, Job, State, UnfinishedWork, file_keys, result_bytes
 
+RESTORE_EPOCHS = 1_000_000  # more than a job had claims since a backup was made
 EVENT_SECONDS = 7 * 86_400.0  # how long the audit log of a deleted job is kept
 
 
@@ -40,6 +41,33 @@ class Maintenance:
                 job = from_row(Job, row)
                 record(tx, job, "lease voided", State.RUNNING, State.RUNNING, "service", at=tx.now())
             return len(rows)
+
+        return self._db.write(body)
+
+    def after_restore(self) -> tuple[int, int]:
+        """Make a database that was restored from a backup safe to go on with, before any router uses it.
+
+        After the backup was made, jobs went on: under leases, in files and in snapshots whose epochs the restored rows
+        do not know. All unfinished jobs get epochs beyond those, so that nobody from that time can change them, and
+        nothing that was written then is taken for theirs. Running ones are claimed again.
+
+        Returns:
+            How many jobs are queued, and how many were running.
+        """
+
+        def body(tx: Tx) -> tuple[int, int]:
+            tx.run("DELETE FROM engine")
+            sql = "UPDATE job SET lease_epoch = lease_epoch + ? WHERE finished_at IS NULL AND state = 'queued'"
+            queued = tx.run(sql, (RESTORE_EPOCHS,))
+            rows = tx.all(
+                "UPDATE job SET lease_epoch = lease_epoch + ?, lease_until = 0 WHERE finished_at IS NULL"
+                " AND state = 'running' RETURNING *",
+                (RESTORE_EPOCHS,),
+            )
+            for row in rows:
+                job = from_row(Job, row)
+                record(tx, job, "lease voided", State.RUNNING, State.RUNNING, "service", at=tx.now(), note="restored")
+            return queued, len(rows)
 
         return self._db.write(body)
 

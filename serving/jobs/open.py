@@ -38,24 +38,26 @@ class Stores:
         self.database.close()
 
 
-def open_stores(database: str, clock: Clock = time.time) -> Stores:
-    """Open a database, creating or updating its tables where needed.
+def open_stores(database: str, clock: Clock = time.time, *, migrate: bool = True) -> Stores:
+    """Open a database.
 
     Args:
         database: ``sqlite:///`` and an absolute path, or ``postgresql://user@host/name``.
         clock: seconds since the epoch. PostgreSQL's own is used if none is given, because its users may be on
             machines with different clocks.
+        migrate: create or update its tables where needed.
 
     Raises:
+        StoreOutdated: they would have to be, and ``migrate`` is off.
         StoreError: it cannot be opened, or is another program's; the message contains no password.
     """
     if database.startswith(SQLITE):
         path = Path(unquote(database.removeprefix("sqlite://")))
-        opened = open_sqlite(path, clock)
+        opened = open_sqlite(path, clock, migrate=migrate)
     elif database.startswith(POSTGRES):
         from zoetrope.serving.jobs.db.postgres import open_postgres  # imported here because its driver is optional
 
-        opened = open_postgres(database, None if clock is time.time else clock)
+        opened = open_postgres(database, None if clock is time.time else clock, migrate=migrate)
     else:
         scheme = database.partition("://")[0] if "://" in database else ""
         raise StoreError(f"a database URL starts with {SQLITE} or {POSTGRES[0]}, not with {scheme + '://'!r}")

@@ -101,9 +101,12 @@ def judge(status: int, headers: Mapping[str, str], note: str, now: float) -> Del
 
 
 async def deliver(
-    guard: Guard, message: Message, secret: str, timeout_seconds: float = TIMEOUT_SECONDS
+    guard: Guard, message: Message, secret: str, timeout_seconds: float = TIMEOUT_SECONDS, traceparent: str = ""
 ) -> DeliveryOutcome:
     """Send a message once, signed with the present time. Raises for nothing that the receiver can cause.
+
+    Args:
+        traceparent: sent along, so that the receiver can go on with the trace; "" for none.
 
     Raises:
         ValueError: the message has no body yet, or the secret is malformed.
@@ -112,6 +115,8 @@ async def deliver(
         raise ValueError(f"message {message.id} has no body")
     body, now = message.body.encode(), time.time()
     headers = {"content-type": "application/json", **sign(secret, message.id, int(now), body)}
+    if traceparent:
+        headers["traceparent"] = traceparent
     try:
         answer = await guard.post(message.url, body, headers, timeout_seconds)
     except FetchRefused as error:

@@ -142,7 +142,7 @@ def _gang(settings: Settings, ranks: int, role: Role, *, gpus: bool) -> EngineSe
         cfg_groups=settings.cfg_groups,
         rank_resources={"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": 1.0},
         role=role,
-        snapshots=str(settings.snapshots),
+        snapshots=settings.snapshots_url,
         snapshot_steps=settings.snapshot_steps,
         snapshot_seconds=settings.snapshot_seconds,
         hang_seconds=settings.hang_seconds,

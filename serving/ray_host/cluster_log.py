@@ -7,28 +7,20 @@ import os
 from contextlib import suppress
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from types import TracebackType
 
-from zoetrope.serving.config.logs import describe
+from zoetrope.serving.config.logs import VARIABLE as FORMAT_VARIABLE
+from zoetrope.serving.config.logs import formatter
 
 LOG_BYTES = 8 << 20  # size at which a new file is started; one old file is kept
 VARIABLE = "ZOETROPE_CLUSTER_LOG"
-
-
-class _Format(logging.Formatter):
-    """Formats exceptions without messages that could contain a prompt."""
-
-    def formatException(  # noqa: N802
-        self, info: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-    ) -> str:
-        return describe(info[1]) if info[1] is not None else ""
+TEXT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 
 
 def set_up() -> None:
     """Send this process's log to the file named by ZOETROPE_CLUSTER_LOG."""
     path = os.environ[VARIABLE]
     handler = WatchedFileHandler(path, delay=True)  # many processes append; follows a rename
-    handler.setFormatter(_Format("%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"))
+    handler.setFormatter(formatter(os.environ.get(FORMAT_VARIABLE, "text"), TEXT))
     logger = logging.getLogger("zoetrope")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

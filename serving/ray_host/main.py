@@ -23,6 +23,7 @@ import psutil
 
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.serving.config.heartbeat import BEAT_SECONDS, beat
+from zoetrope.serving.config.logs import set_up
 from zoetrope.serving.config.process_marks import MARK, kill_all_marked
 from zoetrope.serving.config.served_models import ServedModels, open_models
 from zoetrope.serving.config.settings import Settings
@@ -53,10 +54,10 @@ def _deploy(settings: Settings, models: ServedModels) -> None:
 
 def main(deploy: Deploy = _deploy) -> int:
     """Run until a signal; returns the exit status. ``deploy`` starts the application on the running Ray."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     when_stdin_ends(_exit_at_once)
     try:
         settings = read_settings()
+        set_up(settings.log_format)
         models = open_models(settings)
         _clean_up(settings)
         _say("starting Ray")
@@ -151,7 +152,7 @@ def _clean_up(settings: Settings) -> None:
     clear_session(settings)
     shutil.rmtree(settings.scratch, ignore_errors=True)
     if settings.own_database:  # no other service can hold a lease; with a shared database, stale ones expire
-        with contextlib.closing(open_stores(settings.database_url)) as stores:
+        with contextlib.closing(open_stores(settings.database_url, migrate=settings.may_migrate)) as stores:
             if expired := stores.jobs.expire_leases():
                 _say(f"{expired} unfinished jobs will resume")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoetrope.cluster.planning.step_costs import Load, StepCosts
-from zoetrope.cluster.protocol.messages import Owner
+from zoetrope.cluster.protocol.messages import Admit, Owner
 from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.model.request.steps import branch_count, computes, step_after
 from zoetrope.model.request.tasks import Role
@@ -21,6 +21,7 @@ class Active:
         tokens: of a step with all its guidance branches.
         owner: by which its snapshots are found. needs: the noise expert of its next step, if they are apart.
         model, tenant, priority, created_at, deadline: of its job. following: segments of the job after it.
+        trace: the traceparent of its denoising; "" for none.
         price: of the job when it was accepted, which counts until an engine says what its steps cost.
         engine: that holds it; None while it waits. step: taken there; None until that is known.
         leaving: its engine was told to give it up.
@@ -40,6 +41,7 @@ class Active:
     deadline: float | None = None
     following: int = 0
     price: float = 0.0
+    trace: str = ""
     needs: Role = "high"
     engine: str | None = None
     leaving: bool = False
@@ -60,6 +62,10 @@ class Active:
                 once, twice = (once, twice + 1) if branch_count(self.spec, step) > 1 else (once + 1, twice)
             left.append((once, twice))
         self._forwards = left[::-1]
+
+    def admission(self) -> Admit:
+        """Return what its engine starts it with."""
+        return Admit(self.spec, self.conditions, self.owner, trace=self.trace)
 
     def tokens_at(self, step: int | None) -> int:
         """Count the tokens of a step, number ``step`` from 0; None: it is not known which."""

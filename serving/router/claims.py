@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from zoetrope.cluster.telemetry.metrics import LEASES_LOST
 from zoetrope.serving.jobs.db.errors import StoreError, StoreRefused
 from zoetrope.serving.jobs.job import Job, Need, State
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
+from zoetrope.serving.router.job_records import note_claim, note_end
 from zoetrope.serving.router.queued_jobs import QueuedJobs
 
 POLL_SECONDS = 0.1  # how often new jobs and cancellations are looked for
@@ -150,6 +152,7 @@ class ClaimedJobs:
             for job_id in wanted:
                 self._queue.forget(job_id)
             for job in jobs:
+                note_claim(job)
                 claimed_job = self._claimed[job.id] = ClaimedJob(job)
                 if not self._stopping:  # else its lease is released with the others
                     claimed_job.task = asyncio.create_task(self._make(claimed_job))
@@ -159,6 +162,7 @@ class ClaimedJobs:
         if claimed_job.task is not None:
             claimed_job.task.cancel()
         if need == "lost":
+            LEASES_LOST.inc()
             log.info("job %s: lease lost", claimed_job.job.id)
             del self._claimed[claimed_job.job.id]
         else:
@@ -199,6 +203,8 @@ class ClaimedJobs:
         while True:
             try:
                 held = await self._database.end(job, ending)
+                if held:
+                    note_end(job, ending)
                 return held, useless if held else useless + ending.files
             except StoreRefused as error:
                 if ending is UNSTORABLE:

@@ -58,9 +58,9 @@ class RouterDatabase:
         self._settings = settings
         self._me = me
         self._models = tuple(models)
-        self._stores = open_stores(settings.database_url)
+        self._stores = open_stores(settings.database_url, migrate=settings.may_migrate)
         try:
-            self._renewals = open_stores(settings.database_url)
+            self._renewals = open_stores(settings.database_url, migrate=settings.may_migrate)
         except StoreError:
             self._stores.close()
             raise

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from zoetrope.cluster.telemetry.traces import JOB, SEGMENT, span, traceparent
 from zoetrope.model.denoising.chaining import overlap_of
 from zoetrope.model.request.specs import SegmentSpec, VideoSpec, segment_of
 from zoetrope.model.runtime.byte_cache import CacheFigures
@@ -158,7 +159,7 @@ class _Work:
         for index in range(len(spec.spans)):
 
             def encode(stage: Any, index: int = index, before: Any = before) -> Any:
-                return timings.measure("conditioning", stage.encode.remote(spec, media, index, [before]))
+                return timings.measure("conditioning", stage.encode.remote(spec, media, index, [before], traceparent()))
 
             encoded: Encoded = await self._ask(stages.conditioner, encode)
             stages.cached(encoded.process, encoded.caches)
@@ -182,7 +183,8 @@ class _Work:
             """Render under a prefix of its own: how far an earlier, unanswered call came is unknown."""
             earlier = tuple(self.prefixes)
             self.prefixes.append(f"jobs/{job.id}/{job.lease_epoch}" + (f".{len(earlier)}" if earlier else ""))
-            return stage.render.remote(spec, latents, self.prefixes[-1], media, timings.seconds, earlier)
+            place = self.prefixes[-1]
+            return stage.render.remote(spec, latents, place, media, timings.seconds, earlier, traceparent())
 
         if stages.meter is not None:
             stages.meter.stage("conditioning", job.id, spec, conditioning)
@@ -196,7 +198,8 @@ class _Work:
 
     async def _denoise(self, index: int, segment: SegmentSpec, conditions: Any) -> Any:
         try:
-            return await self.stages.denoise(self.job, index, segment, conditions)
+            with span("denoising", attributes={JOB: self.job.id, SEGMENT: index, "zoetrope.steps": segment.steps}):
+                return await self.stages.denoise(self.job, index, segment, conditions)
         except ConditionsLost:
             raise StageError("UNAVAILABLE", LOST, Remedy.REMAKE) from None
         except JobFailed as error:

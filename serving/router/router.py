@@ -13,6 +13,8 @@ from typing import Any
 
 from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPlan
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
+from zoetrope.cluster.telemetry.process import begin
+from zoetrope.cluster.telemetry.traces import flush_traces, traceparent
 from zoetrope.model.request.specs import SegmentSpec
 from zoetrope.serving.config.engine_groups import engine_groups
 from zoetrope.serving.config.served_models import ServedModels
@@ -28,6 +30,7 @@ from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.engine_rows import engine_row
 from zoetrope.serving.router.forecaster import Forecaster
 from zoetrope.serving.router.job_database import Ending, open_database
+from zoetrope.serving.router.job_records import note_ending, recorded
 from zoetrope.serving.router.loading import loading_of
 from zoetrope.serving.router.metering import Meter
 from zoetrope.serving.router.model_notices import ModelNotices
@@ -67,12 +70,13 @@ class Router:
     ) -> None:
         """Start the loops. ``conditioners`` and ``decoders`` are handles of the deployments in `serving.stages`, of one
         process each."""
+        begin("router")
         self._settings = settings
         self._cards = models.by_name()
         self._database = await open_database(settings, tuple(self._cards))
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
-        self._snapshots = SnapshotObjects(str(settings.snapshots))
+        self._snapshots = SnapshotObjects(settings.snapshots_url)
         self._cold_start = ColdStart()
         self._cold_start.see(0, True, time.monotonic())  # engines start when the router does, or run already
         self._meter = Meter(self._cards.get, int(settings.adapter_rank), settings.vae_devices)
@@ -157,6 +161,7 @@ class Router:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._writer.flush()
                 await self._database.close()
+        await asyncio.to_thread(flush_traces)
 
     async def tell(self, report: Report) -> None:
         """Receive an engine's report on its last plan."""
@@ -227,7 +232,8 @@ class Router:
         self._meter.begin(job.id, job.used)
         self._state.backlog.reserve(work_of(job))
         try:
-            ending = await self._ending(job)
+            with recorded(job) as made:
+                ending = note_ending(made, await self._ending(job))
             self._forecaster.ended(job, succeeded=ending.state is State.SUCCEEDED)
             return replace(ending, used=self._meter.used(job.id))
         finally:
@@ -294,6 +300,7 @@ class Router:
                 job.deadline_at,
                 following=len(job.spec["spans"]) - 1 - index,
                 price=job.price,
+                trace=traceparent(),
             )
         )
         self._work.set()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from zoetrope.cluster.planning.step_costs import Load, StepCosts
-from zoetrope.cluster.protocol.messages import Admit, Broken, Failed, Report, StepPlan
+from zoetrope.cluster.protocol.messages import Broken, Failed, Report, StepPlan
 from zoetrope.model.request.loras import AdapterUse, slot_key
 from zoetrope.model.request.steps import computed_steps, computes, step_after, step_before
 from zoetrope.serving.router.active import Active
@@ -154,7 +154,7 @@ class RouterState:
         return StepPlan(
             drop=tuple(i for i in ids if not self._holds(report.engine, i)),
             release=tuple(i for i in mine if self.active[i].leaving),
-            admit=tuple(Admit(s.spec, s.conditions, s.owner) for s in (self.active[i] for i in decision.admit)),
+            admit=tuple(self.active[i].admission() for i in decision.admit),
             advance=decision.advance,
             tokens=tokens,
             checkpoint=decision.trial,

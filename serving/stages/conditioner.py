@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from zoetrope.cluster.telemetry.metrics import STAGE_SECONDS
+from zoetrope.cluster.telemetry.process import begin
+from zoetrope.cluster.telemetry.traces import SEGMENT
 from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.media.inputs import Clip, Inputs
 from zoetrope.model.request.specs import VideoSpec
@@ -19,7 +22,7 @@ from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.media.sandbox.sandbox import Sandbox
 from zoetrope.serving.media.task_inputs import load
 from zoetrope.serving.stages.encoded import Encoded
-from zoetrope.serving.stages.failures import in_thread
+from zoetrope.serving.stages.failures import in_thread, staged
 from zoetrope.serving.stages.media_files import StoredMedia, files, infos
 from zoetrope.serving.stages.model_parts import ModelParts
 from zoetrope.serving.storage.store import open_artifacts
@@ -47,6 +50,7 @@ class ConditionerReplica:
     def __init__(self, models: ServedModels, settings: Settings) -> None:
         from zoetrope.serving.stages.conditioning_cache import ConditioningCache
 
+        begin("conditioner")
         self._settings = settings
         self._alone = len(models) == 1
         self._cache = ConditioningCache(settings.condition_cache_bytes)
@@ -59,17 +63,22 @@ class ConditionerReplica:
         self._lock = threading.Lock()
         self._last: tuple[object, Inputs] | None = None
 
-    async def encode(self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: list[Any]) -> Encoded:
+    async def encode(
+        self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: list[Any], trace: str = ""
+    ) -> Encoded:
         """Encode one span of a clip.
 
         Args:
             before: one reference to the frames that the span overlaps, or None. References travel in lists so that Ray
                 does not resolve them on the way.
+            trace: the traceparent of the job's work.
 
         Raises:
             StageError: for example, a medium turns out to be unusable.
         """
-        conditions, seconds = await in_thread(spec, self._condition, spec, media, index, before[0])
+        with staged("conditioning", spec, trace, {SEGMENT: index}):
+            conditions, seconds = await in_thread(spec, self._condition, spec, media, index, before[0])
+        STAGE_SECONDS.labels(spec.model, "conditioning").observe(seconds)
         return Encoded([ray.put(conditions)], seconds, self._process, self._cache.figures)
 
     async def warnings(self, spec: VideoSpec) -> tuple[str, ...]:

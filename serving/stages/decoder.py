@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
+from zoetrope.cluster.telemetry.metrics import STAGE_SECONDS
+from zoetrope.cluster.telemetry.process import begin
 from zoetrope.model.media.inputs import Clip
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation
@@ -27,7 +29,7 @@ from zoetrope.serving.media.preview import animate
 from zoetrope.serving.media.sandbox.sandbox import Sandbox
 from zoetrope.serving.media.task_inputs import SOUND
 from zoetrope.serving.outbound.hooks import Moderation
-from zoetrope.serving.stages.failures import OutputRefused, in_thread, stage_errors
+from zoetrope.serving.stages.failures import OutputRefused, in_thread, stage_errors, staged
 from zoetrope.serving.stages.latents import Latents, gather
 from zoetrope.serving.stages.media_files import StoredMedia, files
 from zoetrope.serving.stages.model_parts import ModelParts
@@ -54,6 +56,7 @@ class DecoderReplica:
     process that deploys it needs no torch."""
 
     def __init__(self, models: ServedModels, settings: Settings) -> None:
+        begin("decoder")
         self._settings = settings
         self._alone = len(models) == 1
         self._parts = ModelParts(models, self._load, settings.resident_models)
@@ -71,6 +74,7 @@ class DecoderReplica:
         media: dict[str, StoredMedia],
         timings: dict[str, float],
         earlier: tuple[str, ...] = (),
+        trace: str = "",
     ) -> Rendered:
         """Decode, encode, verify, check and store a video. One that the output check refuses is not stored.
 
@@ -78,10 +82,26 @@ class DecoderReplica:
             prefix: key prefix of the results; names the job and its lease epoch.
             timings: seconds by stage so far.
             earlier: prefixes of earlier calls for the same job, whose files are deleted.
+            trace: the traceparent of the job's work.
 
         Raises:
             StageError: as `serving.stages.failures.classify` makes of any failure.
         """
+        with staged("decoding", spec, trace):
+            rendered = await self._rendered(spec, latents, prefix, media, timings)
+        for stage in ("decoding", "encoding"):
+            STAGE_SECONDS.labels(spec.model, stage).observe(rendered.result.timings[stage])
+        await asyncio.to_thread(self._forget, [f"{old}/{name}" for old in earlier for name in _files(spec)])
+        return rendered
+
+    async def _rendered(
+        self,
+        spec: VideoSpec,
+        latents: list[Latents],
+        prefix: str,
+        media: dict[str, StoredMedia],
+        timings: dict[str, float],
+    ) -> Rendered:
         await in_thread(spec, self._artifacts.healthy)  # before spending time on decoding
         with stage_errors(spec), tempfile.TemporaryDirectory(dir=self._scratch) as directory:
             folder = Path(directory)
@@ -92,7 +112,6 @@ class DecoderReplica:
             if verdict is not None and verdict["outcome"] == "refused":
                 raise OutputRefused(verdict["note"])
             result = await in_thread(spec, self._store, spec, folder, prefix, spent)
-        await asyncio.to_thread(self._forget, [f"{old}/{name}" for old in earlier for name in _files(spec)])
         return Rendered(result, verdict)
 
     async def preview(

@@ -19,6 +19,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from zoetrope.cluster.protocol.losses import AWAY, DEATHS, GONE, original
+from zoetrope.cluster.telemetry.metrics import STAGE_FAILURES
+from zoetrope.cluster.telemetry.traces import MODEL, TASK, Attributes, failed, span
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import InvalidRequest
 from zoetrope.model.runtime.errors import Picklable, device_lost
@@ -81,6 +83,18 @@ def stage_errors(spec: VideoSpec) -> Iterator[None]:
         raise
     except Exception as error:
         raise classify(error, spec) from None
+
+
+@contextmanager
+def staged(stage: str, spec: VideoSpec, trace: str, attributes: Attributes | None = None) -> Iterator[None]:
+    """Make a stage's work on a job a span of the job's trace, and count it if it fails."""
+    with span(stage, trace, attributes={MODEL: spec.model, TASK: spec.task.kind, **(attributes or {})}) as made:
+        try:
+            yield
+        except StageError as error:
+            STAGE_FAILURES.labels(stage, error.code).inc()
+            failed(made, error.code)
+            raise
 
 
 async def in_thread(spec: VideoSpec, work: Callable[..., T], *arguments: Any) -> T:

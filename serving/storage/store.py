@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from zoetrope.cluster.storage.directory import DirectoryObjects
 from zoetrope.cluster.storage.open import STORAGE_ERRORS, Objects, error_line, open_objects
+from zoetrope.cluster.telemetry.metrics import STORE_ERRORS
 from zoetrope.serving.jobs.job import Artifact
 
 READ_BYTES = 1 << 20
@@ -177,6 +178,7 @@ class ArtifactStore:
         try:
             self._objects.check()
         except (*STORAGE_ERRORS, ValueError) as error:
+            STORE_ERRORS.labels("artifacts").inc()
             raise ArtifactUnavailable(f"artifacts cannot be stored: {error_line(error)}") from error
 
     def discard_parts(self) -> None:
@@ -249,4 +251,5 @@ def _named_errors(key: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ArtifactMissing(f"there is no artifact {key}") from error
     except (*STORAGE_ERRORS, ValueError) as error:
+        STORE_ERRORS.labels("artifacts").inc()
         raise ArtifactUnavailable(f"artifact {key}: {error_line(error)}") from error

@@ -14,13 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, closing, contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
+from zoetrope.cluster.telemetry.shared import start_sharing
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.serving.config.addresses import bind_problem
+from zoetrope.serving.config.addresses import AddressError, bind_problem, next_address
 from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
 from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.process_marks import kill_all_marked
@@ -36,12 +35,12 @@ from zoetrope.serving.supervisor.children import POLL_SECONDS, Child, ChildError
 
 T = TypeVar("T")
 MARKS = r"zoetrope-[0-9a-f]{16}/"
-SNAPSHOT_AGE = timedelta(days=7)  # older ones are left over from jobs whose snapshots were never deleted
 KERNELS_VARIABLE = "ZOETROPE_KERNELS"  # kernels.select.backends.VARIABLE
 MAX_POLL_SECONDS = 1.0  # a longer gap between two polls means that this process itself was stopped
 # For engines to snapshot their segments (`serving.ray_host.application.DRAIN_SECONDS`), and Ray to stop.
 HOST_STOP_SECONDS = 75.0
 KILL_SECONDS = 10.0  # for killed processes to be gone
+SPARE_SECONDS = 5.0  # for a gateway to end, beside what its calls get
 LOG_CHECK_SECONDS = 10.0  # between two checks of the log's size
 
 
@@ -65,7 +64,7 @@ def serve(settings: Settings, host: str = "zoetrope.serving.ray_host.main") -> i
         with ExitStack() as stack:
             mark = _run_unless_stopped(lambda: _prepare(settings, stack), stop)
             return _supervise(settings, mark, host, stop)
-    except (ModelError, StoreError, SnapshotError, ArtifactError, StartError, ChildError, ServeError) as error:
+    except (ModelError, AddressError, StoreError, ArtifactError, StartError, ChildError, ServeError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
 
@@ -110,16 +109,20 @@ def _prepare(settings: Settings, stack: ExitStack) -> str:
     models = _check(settings)
     make_directory(settings)
     mark = stack.enter_context(_lock_directory(settings.directory))
-    for field, address in (("grpc", settings.grpc), ("http", settings.http)):
+    start_sharing(settings.directory / "metrics")
+    addresses = [("grpc", settings.grpc), ("http", settings.http)]
+    if settings.management:
+        places = range(settings.gateways + 1)
+        addresses += [("management", next_address(settings.management, "management", place)) for place in places]
+    for field, address in addresses:
         if problem := bind_problem(address, field):
             raise ServeError(f"{field}: {problem}")
-    with closing(open_stores(settings.database_url)) as stores:
+    with closing(open_stores(settings.database_url, migrate=settings.may_migrate)) as stores:
         check_keys(settings, stores)
     artifacts = open_artifacts(settings.artifacts_url)
     artifacts.healthy()
     if not settings.artifact_store:
         artifacts.discard_parts()
-    SnapshotObjects(str(settings.snapshots)).discard_older(datetime.now(UTC) - SNAPSHOT_AGE)
     for card in models:
         for warning in card.warnings:
             _say(f"warning: {warning}")
@@ -215,8 +218,15 @@ class Supervisor:
         self._mark = mark
         free = {field: getattr(settings, field).rpartition(":")[0] + ":0" for field in ("grpc", "http")}
         others = [settings.model_copy(update=free) for _ in range(settings.gateways - 1)]
+        seconds = settings.drain_seconds + settings.stop_seconds + SPARE_SECONDS
         self._gateways = [
-            Child("zoetrope.serving.gateway.main", wanted, "gateway", f"{mark}gateway-{number}/")
+            Child(
+                "zoetrope.serving.gateway.main",
+                _managed(wanted, number),
+                "gateway",
+                f"{mark}gateway-{number}/",
+                seconds,
+            )
             for number, wanted in enumerate([settings, *others])
         ]
         self._host = Child(host, settings, "Ray host", f"{mark}host/", HOST_STOP_SECONDS)
@@ -236,7 +246,8 @@ class Supervisor:
             if gateway.ready_line is not None:  # a restart takes the same ports
                 gateway.settings = gateway.settings.model_copy(update=json.loads(gateway.ready_line))
         if not self._swept and self._gateways[0].ready_line is not None:
-            first = self._gateways[0].settings  # the webhooks that the sweeper sends contain its address
+            http = self._gateways[0].settings.http  # the webhooks that the sweeper sends contain this address
+            first = _managed(self._settings.model_copy(update={"http": http}), len(self._gateways))
             self._children.append(Child("zoetrope.serving.sweeper.main", first, "sweeper", f"{self._mark}sweeper/"))
             self._swept = True
         if not self._ready and self._swept and all(child.ready_line is not None for child in self._children):
@@ -248,6 +259,13 @@ class Supervisor:
         stop_all(self._children, force)
         kill_all_marked(self._mark, KILL_SECONDS)
         clear_session(self._settings)
+
+
+def _managed(settings: Settings, place: int) -> Settings:
+    """Give one of the processes its own management port: that of the settings, or one of the next."""
+    if not settings.management:
+        return settings
+    return settings.model_copy(update={"management": next_address(settings.management, "management", place)})
 
 
 def _say(message: str) -> None:

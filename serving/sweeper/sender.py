@@ -10,12 +10,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from opentelemetry.trace import SpanKind
+
+from zoetrope.cluster.telemetry.metrics import WEBHOOK_DELAY_SECONDS, WEBHOOKS
+from zoetrope.cluster.telemetry.traces import JOB, failed, span, traceparent
 from zoetrope.serving.gateway.http.common.signing import open_signer
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.open import Stores
 from zoetrope.serving.jobs.outbox import Delivery, Lane, OutboxTraffic
 from zoetrope.serving.outbound import Guard
-from zoetrope.serving.outbound.webhooks import TIMEOUT_SECONDS, deliver, next_delay
+from zoetrope.serving.outbound.webhooks import TIMEOUT_SECONDS, DeliveryOutcome, deliver, next_delay
 from zoetrope.serving.sweeper.webhook_bodies import body_of
 
 AT_ONCE = 64  # deliveries at a time
@@ -102,22 +106,42 @@ class Sender:
 
     async def _try(self, delivery: Delivery) -> None:
         outbox = self._stores.outbox
+        job = (await asyncio.to_thread(self._stores.jobs.get_many, [delivery.job_id])).get(delivery.job_id)
         if delivery.body is None:
-            job = (await asyncio.to_thread(self._stores.jobs.get_many, [delivery.job_id])).get(delivery.job_id)
             signer = await asyncio.to_thread(open_signer, outbox)
             text = body_of(delivery, job, self._base_url, signer)
             text = await asyncio.to_thread(outbox.set_body, delivery.id, text)
             delivery = Delivery(**{**delivery.__dict__, "body": text})
         secret = await asyncio.to_thread(outbox.secret, delivery.owner)
-        outcome = await deliver(self._guard, delivery, secret)
+        outcome = await self._deliver(delivery, secret, "" if job is None else job.traceparent or "")
         self._heard((delivery.owner, delivery.host), outcome.status is not None or outcome.kind != "retry")
         if outcome.kind == "delivered":
+            WEBHOOKS.labels("delivered").inc()
+            WEBHOOK_DELAY_SECONDS.observe(max(0.0, time.time() - delivery.created_at))
             await asyncio.to_thread(outbox.delivered, delivery.id, outcome.status or 200)
             return
         now = time.time()
         delay = next_delay(outcome, delivery.attempts + 1, now - delivery.created_at, self._random)
+        WEBHOOKS.labels("given_up" if delay is None else "retried").inc()
         if delay is None:
             log.warning("message %s is given up: %s", delivery.id, outcome.note)
             await asyncio.to_thread(outbox.give_up, delivery.id, outcome.note)
         else:
             await asyncio.to_thread(outbox.retry, delivery.id, now + delay, outcome.note)
+
+    async def _deliver(self, delivery: Delivery, secret: str, parent: str) -> DeliveryOutcome:
+        """Send it once, as a span of its job's trace."""
+        if not parent:
+            return await deliver(self._guard, delivery, secret)
+        about: dict[str, str | int] = {
+            JOB: delivery.job_id,
+            "zoetrope.event": delivery.event,
+            "zoetrope.attempt": delivery.attempts + 1,
+        }
+        with span("webhook", parent, SpanKind.CLIENT, about) as made:
+            outcome = await deliver(self._guard, delivery, secret, traceparent=traceparent(made))
+            if outcome.status is not None:
+                made.set_attribute("http.response.status_code", outcome.status)
+            if outcome.kind != "delivered":
+                failed(made, str(outcome.status or "no answer"))
+            return outcome

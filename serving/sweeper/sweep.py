@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime, timedelta
 
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
+from zoetrope.cluster.telemetry.metrics import SWEPT
 from zoetrope.serving.jobs.open import Stores
 from zoetrope.serving.storage.job_files import RECENT_SECONDS, STRAY_SECONDS, delete_files, delete_strays
 from zoetrope.serving.storage.store import ArtifactError, ArtifactStore
@@ -12,6 +14,7 @@ from zoetrope.serving.storage.upload_parts import part_keys
 
 BATCH = 100
 MESSAGE_SECONDS = 7 * 86_400.0  # how long messages are kept after delivery or giving up, for a replay
+SNAPSHOT_AGE = timedelta(days=7)  # older ones are left over from jobs whose snapshots were never deleted
 log = logging.getLogger("zoetrope.sweeper")
 
 
@@ -47,6 +50,7 @@ def sweep(stores: Stores, artifacts: ArtifactStore, snapshots: SnapshotObjects |
         deleted += 1
     stores.outbox.forget(MESSAGE_SECONDS)
     stores.jobs.forget_events()
+    SWEPT.inc(deleted)
     return deleted
 
 
@@ -64,6 +68,14 @@ def tidy(stores: Stores, artifacts: ArtifactStore, snapshots: SnapshotObjects | 
             delete_strays(artifacts, job)
         except ArtifactError as error:
             log.warning("job %s: strays may lie among its files: %s", job.id, error)
+
+
+def discard_old(snapshots: SnapshotObjects) -> None:
+    """Delete snapshots that are older than any job runs, which nothing else finds."""
+    try:
+        snapshots.discard_older(datetime.now(UTC) - SNAPSHOT_AGE)
+    except SnapshotError as error:
+        log.warning("old snapshots may be left: %s", error)
 
 
 def _discard_snapshots(stores: Stores, snapshots: SnapshotObjects) -> None:

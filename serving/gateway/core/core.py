@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+from prometheus_client import CollectorRegistry, generate_latest
+
 from zoetrope.model.runtime.errors import Picklable
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Authenticator, Principal, TooManyRequests, Unauthenticated
 from zoetrope.serving.gateway.auth.callers import caller, set_caller
-from zoetrope.serving.gateway.core.metrics import metrics_of
+from zoetrope.serving.gateway.core.metrics import metrics_registry
 from zoetrope.serving.gateway.limits.pace import Pace
 from zoetrope.serving.gateway.limits.slow_reads import SlowReads
 from zoetrope.serving.gateway.limits.unfinished import CallerLimits
@@ -203,12 +205,14 @@ class Core:
         return BatchedReads(self._read_jobs)
 
     @cached_property
+    def registry(self) -> CollectorRegistry:
+        """The metrics, which read the database."""
+        return metrics_registry(self.stores.jobs, self.liveness, self.stores.forecasts, scales(self.settings))
+
+    @cached_property
     def metrics(self) -> BatchedReads[None, bytes]:
         """Writes the text for Prometheus, once for all who ask at the same time."""
-        stores, liveness = self.stores, self.liveness
-        return BatchedReads(
-            lambda asked: [metrics_of(stores.jobs, liveness, stores.forecasts, scales(self.settings))] * len(asked)
-        )
+        return BatchedReads(lambda asked: [generate_latest(self.registry)] * len(asked))
 
     def _read_jobs(self, job_ids: Sequence[str]) -> list[Job | None]:
         found = self.stores.jobs.get_many(job_ids)

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from google.rpc.code_pb2 import Code
 
+from zoetrope.cluster.telemetry.traces import MAX_TRACEPARENT_CHARS
 from zoetrope.serving.gateway.auth.authenticator import Unauthenticated
 from zoetrope.serving.gateway.auth.callers import bearer
+from zoetrope.serving.gateway.core.call_records import recorded_call
 from zoetrope.serving.gateway.core.core import Core
 from zoetrope.serving.gateway.errors.api_error import ApiError, stopping
 from zoetrope.serving.gateway.grpc.request_reader import MethodKind, RequestReader, is_quick, read_open
@@ -111,7 +114,7 @@ class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
     def _answer(self, method: Any, kind: MethodKind, streams: bool) -> Any:
         read = self._gate.reading.upload if streams else self._gate.reading.request
 
-        async def guarded(_: Any, context: Any) -> Any:
+        async def answer(context: Any) -> Any:
             try:
                 with self._gate.call():
                     name = await self._authenticate(context)
@@ -125,12 +128,21 @@ class Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
             except Exception as error:
                 await abort(context, error)
 
+        async def guarded(_: Any, context: Any) -> Any:
+            with _recorded(kind, context):
+                return await answer(context)
+
         return guarded
 
     def _stream(self, method: Any, kind: MethodKind, streams: bool) -> Any:
         assert not streams, f"{kind.path} is of a kind that nobody guards"
 
         async def guarded(_: Any, context: Any) -> AsyncIterator[Any]:
+            with _recorded(kind, context, traced=False):  # a generator is no place for a current span
+                async for message in answer(context):
+                    yield message
+
+        async def answer(context: Any) -> AsyncIterator[Any]:
             try:
                 with self._gate.call():
                     async with self._gate.reading.request(context, await self._authenticate(context), kind) as request:
@@ -222,6 +234,29 @@ class Guarding:
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
         """Ignore the methods that newer generated code registers here as well: grpc.aio does not use them."""
+
+
+@contextmanager
+def _recorded(kind: MethodKind, context: Any, *, traced: bool = True) -> Iterator[None]:
+    """Count a call and trace it, with the status that its client gets."""
+    service, _, method = kind.path.rpartition("/")
+    name = f"{service.rpartition('.')[2]}/{method}"
+    with recorded_call("grpc", name, traceparent_of(context), traced=traced) as call:
+        try:
+            yield
+            call.code = "OK"
+        except grpc.aio.AbortError:
+            code = context.code()
+            call.code = code.name if isinstance(code, grpc.StatusCode) else Code.Name(code)
+            raise
+
+
+def traceparent_of(context: Any) -> str:
+    """Return the caller's trace (W3C Trace Context); "" for none."""
+    for key, value in context.invocation_metadata() or ():
+        if key.lower() == "traceparent" and isinstance(value, str) and len(value) <= MAX_TRACEPARENT_CHARS:
+            return value
+    return ""
 
 
 @contextmanager

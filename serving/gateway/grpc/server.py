@@ -68,9 +68,7 @@ OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # clients may ping as often
-    # Connections move to gateways that were added; calls in flight get the grace.
-    ("grpc.max_connection_age_ms", 30 * 60_000),
-    ("grpc.max_connection_age_grace_ms", 10 * 60_000),
+    ("grpc.max_connection_age_grace_ms", 10 * 60_000),  # for the calls of a connection that grew too old
 )
 SENT_SECONDS = 0.1  # for grpc to send the last answers, of which nothing tells
 HEALTH_SECONDS = 0.25  # between two looks at the engines
@@ -79,7 +77,9 @@ log = logging.getLogger("zoetrope.gateway")
 
 def grpc_server(core: Core, status: HealthService, gate: Gate | None = None) -> Any:
     """Make a grpc.aio server without a port; ``gate`` authenticates and bounds its calls."""
-    server = grpc.aio.server(options=OPTIONS)
+    # Connections move to gateways that were added; gRPC itself spreads their ends.
+    age = ("grpc.max_connection_age_ms", round(core.settings.max_connection_seconds * 1_000))
+    server = grpc.aio.server(options=(*OPTIONS, age))
     guarding = Guarding(server, gate or Gate(core, Sockets()))
     add_video: Any = video_pb2_grpc.add_VideoServiceServicer_to_server
     add_media: Any = media_pb2_grpc.add_MediaServiceServicer_to_server

@@ -18,6 +18,7 @@ from zoetrope.serving.gateway.auth.callers import caller
 from zoetrope.serving.gateway.core.core import Core, JobNotFound, file_of
 from zoetrope.serving.gateway.errors.api_error import ApiError, invalid_argument, stopping
 from zoetrope.serving.gateway.grpc import encode
+from zoetrope.serving.gateway.grpc.auth_interceptor import traceparent_of
 from zoetrope.serving.gateway.grpc.decode import (
     extension_of,
     name_batch_fields,
@@ -44,7 +45,7 @@ class VideoService:
         self._core = core
 
     async def CreateVideo(self, request: video_pb2.CreateVideoRequest, context: Any) -> operations_pb2.Operation:
-        order = order_of(request, traceparent_of(context))
+        order = order_of(request, traceparent_of(context) or None)
         try:
             job = await self._core.submitter.submit(order, caller())
         except InvalidRequest as error:
@@ -55,7 +56,7 @@ class VideoService:
         self, request: video_pb2.BatchCreateVideosRequest, context: Any
     ) -> video_pb2.BatchCreateVideosResponse:
         check_batch(len(request.requests))
-        trace = traceparent_of(context)
+        trace = traceparent_of(context) or None
         orders = [order_of(item, trace) for item in request.requests]
         try:
             jobs = await self._core.submitter.submit_all(orders, caller())
@@ -68,7 +69,7 @@ class VideoService:
     async def ValidateVideo(
         self, request: video_pb2.ValidateVideoRequest, context: Any
     ) -> video_pb2.ValidateVideoResponse:
-        order = order_of(request.request, traceparent_of(context))
+        order = order_of(request.request, traceparent_of(context) or None)
         try:
             found = await self._core.submitter.validate(order, caller())
         except InvalidRequest as error:
@@ -244,14 +245,6 @@ def _paths(mask: FieldMask, changes: video_pb2.VideoChanges, job: Job) -> list[s
         "expire_time": given != expires,
     }
     return [path for path in CHANGES if differs[path]]
-
-
-def traceparent_of(context: Any) -> str | None:
-    """The caller's trace (W3C Trace Context)."""
-    for key, value in context.invocation_metadata() or ():
-        if key.lower() == "traceparent" and isinstance(value, str) and len(value) <= 128:
-            return value
-    return None
 
 
 def _update(core: Core, job_id: str, owner: str, values: dict[str, Any]) -> Callable[[], Job | None]:

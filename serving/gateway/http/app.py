@@ -22,6 +22,7 @@ from zoetrope.serving.gateway.http.common.calls import HttpCall
 from zoetrope.serving.gateway.http.compatibility_apis import COMPATIBILITY_APIS
 from zoetrope.serving.gateway.http.dashboard import routes as dashboard
 from zoetrope.serving.gateway.http.openai.addresses import refuse_address
+from zoetrope.serving.gateway.http.recorded import Recorded
 from zoetrope.serving.gateway.http.transport.timeouts import BoundedBodies
 
 # FastAPI's own records exceptions with what they say, which may be what a user wrote.
@@ -37,7 +38,7 @@ def http_app(core: Core) -> openapi.DocumentedApp:
         openapi_url=None,  # served by a route of ours, at a caller's pace
         telemetry=NO_TELEMETRY,
         separate_input_output_schemas=False,  # one name for each schema
-        middleware=[*_cors(core), Middleware(BoundedBodies), Middleware(HeadAsGet)],
+        middleware=[Middleware(Recorded), *_cors(core), Middleware(BoundedBodies), Middleware(HeadAsGet)],
         exception_handlers={HTTPException: _refuse},
     )
     app.state.core, app.state.bodies = core, Bodies(core.pace)

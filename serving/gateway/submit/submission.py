@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from zoetrope.cluster.telemetry.traces import traceparent
 from zoetrope.model.catalog.weights_identity import weights_here
 from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.resolve import resolve
@@ -32,6 +33,7 @@ from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.gateway.auth.authenticator import Principal
 from zoetrope.serving.gateway.submit.adapters import find_adapters
+from zoetrope.serving.gateway.submit.counts import counted
 from zoetrope.serving.gateway.submit.feasible import check_feasible, outlook_of
 from zoetrope.serving.gateway.submit.media import ClientMedia, Prepared
 from zoetrope.serving.gateway.submit.media_refs import put_media, take_media
@@ -137,8 +139,9 @@ class Submitter:
             PromptRefused: by moderation.
             StoreError, ArtifactError: the job or its media cannot be stored.
         """
-        made = await self._prepare(order, who)
-        return await self._store.acreate(made.job, self._limits(who, made.quote))
+        with counted([order]):
+            made = await self._prepare(order, who)
+            return await self._store.acreate(made.job, self._limits(who, made.quote))
 
     async def validate(self, order: Submission, who: Principal) -> Validated:
         """Do as `submit` would, with the same refusals, but store no job. Media that the request brings are stored, as
@@ -160,7 +163,8 @@ class Submitter:
         if bad:
             raise InvalidRequest(*bad)
         jobs = [one.job for one in made]
-        return await self._store.acreate_batch(jobs, self._limits(who, *(one.quote for one in made)))
+        with counted(orders):
+            return await self._store.acreate_batch(jobs, self._limits(who, *(one.quote for one in made)))
 
     async def _prepare(self, order: Submission, who: Principal) -> Validated:
         options = order.options
@@ -224,7 +228,7 @@ class Submitter:
             webhook=options.webhook,
             verdicts=verdicts,
             media=tuple(sorted({item.id for item in prepared.values()})),
-            traceparent=options.traceparent,
+            traceparent=traceparent() or options.traceparent,  # the call is part of the caller's trace
             warnings=(*spec.warnings, *order.warnings),
             weights=self.weights[card.name],
             price=0.0 if price is None else price.total,

@@ -31,6 +31,7 @@ class Liveness:
         self._may_sleep = may_sleep
         self._store = store
         self._stopping = asyncio.Event()
+        self.draining = False  # it still serves, but new callers should go elsewhere
         self._probes = ThreadPoolExecutor(1, thread_name_prefix="probes")  # never behind what others wait for
         self._seen: BatchedReads[None, list[EngineRow]] = BatchedReads(self._read_all, self._probes)
 
@@ -40,7 +41,9 @@ class Liveness:
 
     def takes_work(self, rows: Sequence[EngineRow]) -> bool:
         """Tell from what `seen` returned whether jobs will be made: by an engine that is ready, or by one that is
-        started for them."""
+        started for them, and that this gateway is not about to stop."""
+        if self.draining:
+            return False
         if any(engine.working for engine in rows):
             return True
         return self._may_sleep and not any(engine.state == "out" for engine in rows)
@@ -61,6 +64,14 @@ class Liveness:
 
     def _served(self, seconds: float) -> list[EngineRow]:
         return [engine for engine in self._store.engines(seconds) if engine.model in self.models]
+
+    def drain(self, seconds: float) -> None:
+        """Say from now on that nothing is ready here, and `stop` after so long; at once where this was said before."""
+        if self.draining or seconds <= 0:
+            self.stop()
+        else:
+            asyncio.get_running_loop().call_later(seconds, self.stop)
+        self.draining = True
 
     def stop(self) -> None:
         """Make streams and waits end, so that their clients turn to the next gateway."""

@@ -13,6 +13,7 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from zoetrope.cluster.telemetry.metrics import STORE_ERRORS
 from zoetrope.serving.jobs.db.errors import StoreError, StoreRefused
 
 MAX_BATCH = 256  # bodies in one transaction
@@ -312,7 +313,10 @@ class Database:
 
     def _named(self, error: Exception) -> StoreError:
         text = str(error).strip()
-        kind = StoreRefused if isinstance(error, self._session.final_errors) else StoreError
+        refused = isinstance(error, self._session.final_errors)
+        kind = StoreRefused if refused else StoreError
+        if not refused:
+            STORE_ERRORS.labels("database").inc()
         return kind(f"{self._name}: {text.splitlines()[0] if text else type(error).__name__}")
 
     # The writer's thread.

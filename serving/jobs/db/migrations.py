@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from zoetrope.serving.jobs.db.errors import StoreError
+from zoetrope.serving.jobs.db.errors import StoreError, StoreOutdated
 
 APPLICATION_ID = 0x5A4F4554  # "ZOET" in a SQLite file's header distinguishes our files from other programs'
 
@@ -301,17 +301,36 @@ def for_postgres(sql: str) -> str:
     return sql
 
 
+def check_version(name: str, version: int) -> None:
+    """Check that nothing is outstanding.
+
+    Args:
+        version: 0: there are no tables.
+
+    Raises:
+        StoreOutdated, StoreError: the version is older, or newer; ``name`` stands in front.
+    """
+    if version < len(MIGRATIONS):
+        has = f"schema version {version}, this release needs {len(MIGRATIONS)}" if version else "no tables"
+        raise StoreOutdated(f"{name} has {has}; run `zoetrope migrate`")
+    _check_known(name, version)
+
+
+def _check_known(name: str, version: int) -> None:
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            f"{name} has schema version {version}, this release knows versions up to {len(MIGRATIONS)}; "
+            "use the newer release that wrote it"
+        )
+
+
 def outstanding(name: str, version: int, *, postgres: bool) -> Iterator[str]:
     """Yield the statements that migrate a database from a version to the newest one.
 
     Raises:
         StoreError: the version is newer than this release; ``name`` stands in front.
     """
-    if version > len(MIGRATIONS):
-        raise StoreError(
-            f"{name} has schema version {version}, this release knows versions up to {len(MIGRATIONS)}; "
-            "use the newer release that wrote it"
-        )
+    _check_known(name, version)
     for number, migration in enumerate(MIGRATIONS[version:], version + 1):
         statements = (*migration, *BACKFILL.get(number, ()))
         yield from map(for_postgres, statements) if postgres else (*statements, *SQLITE_BACKFILL.get(number, ()))

@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool
 
 from zoetrope.serving.jobs.db.database import Clock, Database, Dialect, ErrorKind, Row, Values
 from zoetrope.serving.jobs.db.errors import StoreError
-from zoetrope.serving.jobs.db.migrations import MIGRATIONS, outstanding
+from zoetrope.serving.jobs.db.migrations import MIGRATIONS, check_version, outstanding
 
 SCHEMA = "zoetrope"
 OLDEST_POSTGRES = 130_000  # the oldest known to accept this SQL
@@ -171,13 +171,15 @@ class PostgresReaders:
         self._pool.close()
 
 
-def open_postgres(url: str, clock: Clock | None = None) -> Database:
-    """Open the database for one process, creating or updating its tables where needed.
+def open_postgres(url: str, clock: Clock | None = None, *, migrate: bool = True) -> Database:
+    """Open the database for one process.
 
     Args:
         clock: seconds since the epoch; None: the server's.
+        migrate: create or update its tables where needed, for which its user must be allowed to.
 
     Raises:
+        StoreOutdated: they would have to be, and ``migrate`` is off.
         StoreError: it cannot be reached, or its tables are another program's or of a newer version.
     """
     try:
@@ -190,7 +192,11 @@ def open_postgres(url: str, clock: Clock | None = None) -> Database:
     connection: psycopg.Connection[DictRow] | None = None
     try:
         connection = _connect(conninfo)
-        _migrate(connection, name)
+        _check_server(connection, name)
+        if migrate:
+            _migrate(connection, name)
+        else:
+            check_version(name, _version(connection))
         server = ServerClock()
         session = PostgresSession(connection, conninfo, server, clock)
         return Database(name, session, PostgresReaders(conninfo, server, clock))
@@ -213,11 +219,22 @@ def _connect(conninfo: str) -> psycopg.Connection[DictRow]:
     return psycopg.Connection[DictRow].connect(conninfo, autocommit=True, row_factory=dict_row)
 
 
-def _migrate(connection: psycopg.Connection[DictRow], name: str) -> None:
-    """Migrate the tables to the current version in one transaction, one process after the other."""
+def _check_server(connection: psycopg.Connection[DictRow], name: str) -> None:
     if connection.info.server_version < OLDEST_POSTGRES:
         has, needs = connection.info.server_version // 10_000, OLDEST_POSTGRES // 10_000
         raise StoreError(f"{name}: it is PostgreSQL {has}, the job store needs {needs} or newer")
+
+
+def _version(connection: psycopg.Connection[DictRow]) -> int:
+    """Return the version of the tables; 0: there are none."""
+    if "schema_version" not in {row["name"] for row in _rows(connection, _TABLES, SCHEMA)}:
+        return 0
+    (row,) = _rows(connection, "SELECT version FROM schema_version")
+    return int(row["version"])
+
+
+def _migrate(connection: psycopg.Connection[DictRow], name: str) -> None:
+    """Migrate the tables to the current version in one transaction, one process after the other."""
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_SPACE, zlib.crc32(b"migrations") >> 1))
         if not _rows(connection, "SELECT 1 AS one FROM pg_namespace WHERE nspname = %s", SCHEMA):

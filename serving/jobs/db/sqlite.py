@@ -13,7 +13,7 @@ from typing import cast
 
 from zoetrope.serving.jobs.db.database import Clock, Database, Dialect, ErrorKind, Row, Values
 from zoetrope.serving.jobs.db.errors import StoreError
-from zoetrope.serving.jobs.db.migrations import APPLICATION_ID, MIGRATIONS, outstanding
+from zoetrope.serving.jobs.db.migrations import APPLICATION_ID, MIGRATIONS, check_version, outstanding
 from zoetrope.serving.jobs.db.writer_lock import WriterLock
 
 BUSY_SECONDS = 10.0
@@ -116,10 +116,11 @@ class SqliteReaders:
             self._idle.put(None)
 
 
-def open_sqlite(path: Path, clock: Clock = time.time) -> Database:
-    """Open the file for one process, creating or updating it where needed.
+def open_sqlite(path: Path, clock: Clock = time.time, *, migrate: bool = True) -> Database:
+    """Open the file for one process, creating or updating it where needed if ``migrate``.
 
     Raises:
+        StoreOutdated: it needs to be and must not.
         StoreError: the file is not a database, or another program's, or of a newer version, or cannot be opened.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
@@ -127,10 +128,12 @@ def open_sqlite(path: Path, clock: Clock = time.time) -> Database:
         raise StoreError(f"this Python has SQLite {sqlite3.sqlite_version}, the job store needs {oldest} or newer")
     writer: sqlite3.Connection | None = None
     try:
+        if not migrate and not path.exists():
+            check_version(f"job database {path}", 0)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)  # it holds prompts
         writer = _connect(path)
-        _migrate(writer, path)
+        _migrate(writer, path, migrate)
         _enter_wal(writer)
         session = SqliteSession(writer, WriterLock(path), clock)
         return Database(f"job database {path}", session, SqliteReaders(path, clock))
@@ -149,15 +152,17 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path, migrate: bool) -> None:
     """Check whose file it is and migrate it to the current version in one transaction: another process may be opening
-    it as well."""
+    it as well. Without ``migrate`` only check it."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = _pragma(connection, "user_version")
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if _pragma(connection, "application_id") != APPLICATION_ID and (version or tables):
             raise StoreError(f"{path} is another program's database, not a job database")
+        if not migrate:
+            check_version(f"job database {path}", version)
         for statement in outstanding(str(path), version, postgres=False):
             connection.execute(statement)
         if version < len(MIGRATIONS):

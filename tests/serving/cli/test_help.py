@@ -34,9 +34,9 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 
 CONNECTING = {"generate", "jobs", "watch", "cancel", "download", "extend", "events", "models", "top"}
 CONNECTING |= {"media upload", "media list", "media delete"}
-OTHERS = {"serve", "gateway", "settings", "upcycle", "prepare", "calibrate", "doctor", "plan"}
+OTHERS = {"serve", "gateway", "sweeper", "migrate", "settings", "upcycle", "prepare", "calibrate", "doctor", "plan"}
 OTHERS |= {"keys create", "keys list", "keys revoke", "adapters add", "adapters list", "adapters remove"}
-OTHERS |= {"models add", "models remove", "pull"}
+OTHERS |= {"models add", "models export", "models remove", "pull"}
 
 
 def test_the_commands_and_which_of_them_connect() -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import httpx
 import pytest
 
+from tests.serving.gateway.harness import running_service
 from zoetrope.model.catalog.card_files import read_card_file
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.catalog.weights_identity import weights_of
+from zoetrope.model.families import BUNDLED
 from zoetrope.serving.cli import main
 from zoetrope.serving.cli.load_options import ModelLoadOptions, arguments_of
 from zoetrope.serving.cli.settings import CheckedOptions, GatewayOptions, settings_of
@@ -87,3 +93,20 @@ def test_a_folder_that_cannot_be_is_told(
     assert main(["settings"]) == 2
     line = capsys.readouterr().err
     assert line.startswith(f"error: ZOETROPE_{name}: ") and said in line and line.count("\n") == 1
+
+
+def test_a_gateway_works_with_an_exported_card_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = BUNDLED["nano"].directory
+    assert folder is not None
+    checkpoint = shutil.copytree(folder, tmp_path / "files" / "my-nano")
+    card = tmp_path / "my-nano.card.json"
+    assert main(["models", "export", str(checkpoint), "--out", str(tmp_path / "card.json")]) == 2
+    assert "must end with .card.json" in capsys.readouterr().err
+    assert main(["models", "export", str(checkpoint), "--out", str(card)]) == 0
+    weights = weights_of(find_model(str(checkpoint)))
+    shutil.rmtree(checkpoint)
+    with running_service(tmp_path, model=str(card)) as service:
+        (told,) = httpx.get(f"{service.http}/healthz").json()["models"]
+        assert (told["name"], told["weights"]) == ("my-nano", weights)
+        name = service.client.create(prompt="a red circle", model="my-nano")
+        assert service.job(name).weights == weights

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import grpc
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving.gateway.harness import Service, engine, text_request
@@ -75,3 +77,35 @@ def test_what_a_router_knows_of_the_stages(service: Service) -> None:
     assert found["zoetrope_condition_cache_bytes", ("media",)] == 9
     lookups = "zoetrope_condition_cache_lookups_total"
     assert [found[lookups, ("media", outcome)] for outcome in ("hits", "misses")] == [5, 2]
+
+
+def test_calls_are_counted_by_method_and_code(service: Service) -> None:
+    def counted() -> dict[str, float]:
+        found = samples(service)
+        calls = {
+            "made": ("zoetrope_requests_total", ("grpc", "OK", "VideoService/CreateVideo")),
+            "refused": ("zoetrope_requests_total", ("grpc", "INVALID_ARGUMENT", "VideoService/CreateVideo")),
+            "timed": ("zoetrope_request_seconds_count", ("grpc", "VideoService/CreateVideo")),
+            "accepted": ("zoetrope_submissions_total", ("grpc", "accepted")),
+            "invalid": ("zoetrope_submissions_total", ("grpc", "invalid")),
+            "listed": ("zoetrope_requests_total", ("http", "200", "GET /v1/models")),
+            "lost": ("zoetrope_requests_total", ("http", "404", "unknown address")),
+        }
+        return {name: found.get(at, 0.0) for name, at in calls.items()}
+
+    before = counted()
+    service.videos.CreateVideo(text_request())
+    with pytest.raises(grpc.RpcError):
+        service.videos.CreateVideo(text_request(steps=-5))
+    assert httpx.get(service.http + "/v1/models").status_code == 200
+    for number in range(3):
+        assert httpx.get(f"{service.http}/v1/nowhere/{number}").status_code == 404
+    assert {name: value - before[name] for name, value in counted().items()} == {
+        "made": 1, "refused": 1, "timed": 2, "accepted": 1, "invalid": 1, "listed": 1, "lost": 3
+    }  # fmt: skip
+
+
+def test_probes_are_not_counted(service: Service) -> None:
+    for path in ("/healthz", "/readyz", "/metrics"):
+        httpx.get(service.http + path)
+    assert not [at for at in samples(service) if at[0] == "zoetrope_requests_total" and "health" in str(at[1])]

@@ -276,14 +276,12 @@ def test_end_of_stdin_ends_the_process(tmp_path: Path) -> None:
 
 def test_taken_port(tmp_path: Path) -> None:
     with running_service(tmp_path) as service:
-        for field in ("grpc", "http"):
+        for field in ("grpc", "http", "management"):
             settings = service.settings.model_copy(update={"grpc": "127.0.0.1:0", "http": "127.0.0.1:0"})
-            settings = settings.model_copy(update={field: getattr(service.settings, field)})
+            settings = settings.model_copy(update={field: service.settings.http})
             status, output, line = run_gateway(settings.model_dump_json())
             assert (status, output) == (2, "")
-            assert (
-                line == f"error: {field}: cannot listen at {getattr(service.settings, field)}: Address already in use"
-            )
+            assert line == f"error: {field}: cannot listen at {service.settings.http}: Address already in use"
 
 
 @pytest.mark.parametrize(

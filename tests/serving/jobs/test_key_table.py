@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from tests.serving.jobs.harness import Clock
 from zoetrope.serving.jobs.key_table import KeyLimits
-from zoetrope.serving.jobs.open import Stores
+from zoetrope.serving.jobs.open import Stores, open_stores
 
 LIMITS = KeyLimits(2.5, 10, 4, 60.0, ("nano",), 5)
 
@@ -66,3 +67,24 @@ def test_tenants_of_the_service_itself_get_no_key(stores: Stores) -> None:
     with pytest.raises(ValueError, match="names that begin with '#' are the service's own"):
         stores.keys.create("mallory", "#signed-addresses")
     assert stores.keys.list() == []
+
+
+def test_of_those_who_make_the_first_key_one_does(database: str, stores: Stores) -> None:
+    others = [stores, *(open_stores(database) for _ in range(3))]
+    secrets = [f"zk_{number}" + "x" * 40 for number in range(len(others))]
+    with ThreadPoolExecutor(len(others)) as pool:
+        made = list(
+            pool.map(lambda pair: pair[0].keys.create_first("first", "us", pair[1]), zip(others, secrets, strict=True))
+        )
+    assert [key.name for key in made if key is not None] == ["first"]
+    assert [key.id for key in stores.keys.list()] == [key.id for key in made if key is not None]
+    for opened in others[1:]:
+        opened.close()
+
+
+@pytest.mark.parametrize("secret", ["", "zk_" + "x" * 31, "zk_" + "x" * 201, "xx_" + "x" * 40, "zk_" + "x y" * 20])
+def test_a_secret_that_was_chosen_elsewhere_has_a_form(stores: Stores, secret: str) -> None:
+    with pytest.raises(ValueError, match="must be zk_ and 32 to 200 letters") as caught:
+        stores.keys.create_first("first", "us", secret)
+    assert not secret or secret not in str(caught.value)
+    assert not stores.keys.ever()

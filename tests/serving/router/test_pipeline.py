@@ -98,7 +98,9 @@ class FakeStages:
         self.encode = Method(lambda *_: self._answer("encode", Encoded(["conditions"])))
         self.render = Method(self._render)
 
-    def _render(self, spec: Any, latents: Any, prefix: str, media: Any, timings: Any, earlier: tuple[str, ...]) -> Any:
+    def _render(
+        self, spec: Any, latents: Any, prefix: str, media: Any, timings: Any, earlier: tuple[str, ...], trace: str
+    ) -> Any:
         self.stored.append((prefix, earlier))
         return self._answer("render", RESULT)
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -93,9 +94,23 @@ def locked(database: Path) -> Iterator[None]:
         connection.execute("ROLLBACK")
 
 
+def two_ports() -> str:
+    """An address whose port is free, as is the next one."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first, contextlib.suppress(OSError):
+            port = first.getsockname()[1]
+            with socket.create_server(("127.0.0.1", port + 1)):
+                return f"127.0.0.1:{port}"
+
+
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    running = Service(tmp_path_factory.mktemp("service"), silent_seconds="3")
+def management() -> str:
+    return two_ports()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, management: str) -> Iterator[Service]:
+    running = Service(tmp_path_factory.mktemp("service"), silent_seconds="3", management=management)
     running.addresses = running.process.wait_ready(60)
     yield running
     os.kill(running.process.pid, signal.SIGTERM)
@@ -105,6 +120,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def test_the_data_directory_is_private(service: Service) -> None:
     assert stat.S_IMODE(service.data.stat().st_mode) == 0o700
+
+
+def test_the_gateway_and_the_sweeper_have_management_ports(service: Service, management: str) -> None:
+    host, port = management.split(":")
+    for number, metric in ((int(port), "zoetrope_jobs"), (int(port) + 1, "python_info")):
+        base = f"http://{host}:{number}"
+        assert httpx.get(f"{base}/readyz").text == httpx.get(f"{base}/livez").text == "ok\n"
+        assert metric in httpx.get(f"{base}/metrics").text
 
 
 @pytest.mark.parametrize("name", ["zoetrope.serving.gateway.main", "zoetrope.serving.sweeper.main", "played_host"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from zoetrope.serving.jobs.open import Stores, open_stores
 from zoetrope.serving.storage.job_files import delete_files
 from zoetrope.serving.storage.store import ArtifactStore, ArtifactUnavailable
 from zoetrope.serving.sweeper import main
-from zoetrope.serving.sweeper.sweep import sweep, tidy
+from zoetrope.serving.sweeper.sweep import discard_old, sweep, tidy
 
 
 class Counting(ArtifactStore):
@@ -169,6 +170,17 @@ def test_snapshots_of_jobs_that_are_over_go(stores: Stores, artifacts: Counting,
     assert snapshots.jobs() == {"b"}
 
 
+def test_snapshots_that_no_job_needs_any_more_go_by_their_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of jobs that another database knew, for example."""
+    snapshots = SnapshotObjects(str(tmp_path))
+    snapshots.objects.put("snapshots/a/0/1-1", [b"bytes"])
+    discard_old(snapshots)
+    assert snapshots.jobs() == {"a"}
+    monkeypatch.setattr("zoetrope.serving.sweeper.sweep.SNAPSHOT_AGE", timedelta(0))
+    discard_old(snapshots)
+    assert snapshots.jobs() == set()
+
+
 async def test_files_are_listed_less_often_than_jobs_are_swept(
     stores: Stores, artifacts: Counting, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +194,9 @@ async def test_files_are_listed_less_often_than_jobs_are_swept(
     assert main.TIDY_SECONDS >= 10 * main.SWEEP_SECONDS
     monkeypatch.setattr(main, "SWEEP_SECONDS", 0.01)
     monkeypatch.setattr(main, "sweep", count)
-    monkeypatch.setattr(main, "stop_on_signals", lambda stop: asyncio.get_running_loop().call_later(0.5, stop))
+    monkeypatch.setattr(
+        main, "stop_on_signals", lambda stop, with_stdin: asyncio.get_running_loop().call_later(0.5, stop)
+    )
     await main.run(Settings(data_dir=tmp_path), stores, artifacts)
     assert artifacts.listed == ["jobs/a"]
     assert len(rounds) > 5
@@ -201,6 +215,6 @@ async def test_a_sweep_that_breaks_ends_the_sweeper(
         raise ZeroDivisionError("no such luck")
 
     monkeypatch.setattr(main, "sweep", breaks)
-    monkeypatch.setattr(main, "stop_on_signals", lambda stop: None)
+    monkeypatch.setattr(main, "stop_on_signals", lambda stop, with_stdin: None)
     await asyncio.wait_for(main.run(Settings(data_dir=tmp_path), stores, artifacts), 30)
     assert "the sweep ended" in caplog.text and "ZeroDivisionError" in caplog.text

@@ -1,0 +1,1 @@
+"""What the processes tell of themselves: metrics, traces and logs. Needs no torch."""

@@ -1,0 +1,62 @@
+"""Checks of settings that are lists of texts: each raises ValueError, which says the form."""
+
+from __future__ import annotations
+
+import math
+import re
+from urllib.parse import urlsplit
+
+ENGINES = re.compile(r"[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})?")  # COUNT, or COUNTxRANKS
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
+
+
+def check_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Check other names of models: NAME, or NAME=MODEL."""
+    for name in names:
+        if not MODEL_NAME.fullmatch(name.partition("=")[0]):
+            raise ValueError(f"{name!r} must be up to 128 letters, digits and . _ / : -, such as acme/video-1")
+    return names
+
+
+def as_text(value: object) -> object:
+    """Turn a whole number into text, as which engines are counted."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def check_engines(groups: tuple[str, ...]) -> tuple[str, ...]:
+    """Check groups of engines: COUNT, or COUNTxRANKS."""
+    for text in groups:
+        if not ENGINES.fullmatch(text):
+            raise ValueError(f"{text!r} must be how many engines, such as 2, or how many of which size, such as 2x4")
+    if not groups:
+        raise ValueError("must be at least one engine")
+    return groups
+
+
+def check_models(models: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that a service has a model."""
+    if not models:
+        raise ValueError("must name at least one model")
+    return models
+
+
+def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Check origins of web pages."""
+    for origin in origins:
+        parts = urlsplit(origin)
+        if origin != "*" and (parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}"):
+            raise ValueError(f"{origin!r} must be *, or a scheme and a host, such as https://app.example.com")
+    return origins
+
+
+def check_weights(weights: tuple[str, ...]) -> tuple[str, ...]:
+    """Check the shares of tenants: TENANT=WEIGHT."""
+    for entry in weights:
+        tenant, _, weight = entry.rpartition("=")
+        try:
+            usable = bool(tenant) and 0 < float(weight) < math.inf
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(f"{entry!r} must be a tenant and a weight above 0, such as acme=2")
+    return weights

@@ -1,0 +1,1 @@
+"""The management port of a process: probes and metrics, in plain HTTP."""
