@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from zoetrope.serving.kubernetes.flows import RAY
 from zoetrope.serving.kubernetes.objects import Finding, Json, Manifest, PodTemplate, Tree, mapping, sequence
 from zoetrope.serving.kubernetes.pods import quantity
 from zoetrope.serving.kubernetes.serve_config import application_args
@@ -206,12 +207,12 @@ def _rooms(groups: list[Json], resource: str, *, by_node: bool) -> list[float]:
 
 
 def _weights(service: Manifest, tree: Tree) -> Iterator[Finding]:
-    """A model that is a folder is mounted, read-only, wherever it is read."""
+    """A model that is a folder is mounted, read-only, wherever it is read; the head reads its configurations."""
     for model in str(application_args(service).get("model", "")).split(","):
         if not model.startswith("/"):
             continue
         for pod in tree.pods:
-            if pod.component != "ray-worker":
+            if pod.component not in RAY:
                 continue
             for field, container in pod.containers:
                 mounts = [

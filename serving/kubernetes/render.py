@@ -200,16 +200,20 @@ def _card_patch(knobs: Knobs) -> Iterator[Json]:
     yield {"op": "add", "path": f"{pod}/containers/0/volumeMounts/-", "value": mount}
     yield {"op": "add", "path": f"{pod}/volumes/-", "value": volume}
     if not knobs.card:
-        wait = f"until [ -f {_card(knobs)} ]; do echo 'waiting for {_card(knobs)}'; sleep 5; done"
-        waiter = {
-            "name": "wait-for-card",
-            "image": "zoetrope",
-            "command": ["sh", "-c", wait],
-            "securityContext": RESTRICTED,
-            "resources": {name: {"cpu": "50m", "memory": "64Mi"} for name in ("requests", "limits")},
-            "volumeMounts": [mount],
-        }
-        yield {"op": "add", "path": f"{pod}/initContainers/-", "value": waiter}
+        yield {"op": "add", "path": f"{pod}/initContainers/-", "value": _waiter(knobs)}
+
+
+def _waiter(knobs: Knobs) -> Json:
+    """Wait for the card beside the weights, which is written last of all."""
+    card = f"{WEIGHTS}/{knobs.model}{CARD_SUFFIX}"
+    return {
+        "name": "wait-for-card",
+        "image": "zoetrope",
+        "command": ["sh", "-c", f"until [ -f {card} ]; do echo 'waiting for {card}'; sleep 5; done"],
+        "securityContext": RESTRICTED,
+        "resources": {name: {"cpu": "50m", "memory": "64Mi"} for name in ("requests", "limits")},
+        "volumeMounts": [_mount()],
+    }
 
 
 def _fetch(knobs: Knobs) -> Iterator[Json]:
@@ -231,8 +235,13 @@ def _ray_patch(knobs: Knobs, sizing: Sizing, base: Json) -> Iterator[Json]:
     yield put("/spec/upgradeStrategy/type", "None" if knobs.upgrade == "in-place" else "NewCluster")
     yield put("/spec/serveConfigV2", _serve_config(knobs, sizing, base))
     amounts = {"cpu": str(knobs.head_cpus), "memory": knobs.head_memory}
-    head = "/spec/rayClusterConfig/headGroupSpec/template/spec/containers/0/resources"
-    yield put(head, {"requests": amounts, "limits": amounts})
+    head = "/spec/rayClusterConfig/headGroupSpec/template/spec"
+    yield put(f"{head}/containers/0/resources", {"requests": amounts, "limits": amounts})
+    if not knobs.bundled:  # the application is built there, from the model's configurations
+        yield put(f"{head}/containers/0/volumeMounts/-", _mount())
+        yield put(f"{head}/volumes/-", _weights_volume())
+        if not knobs.card:
+            yield put(f"{head}/initContainers/-", _waiter(knobs))
     yield put("/spec/rayClusterConfig/workerGroupSpecs", list(_groups(knobs, base)))
 
 

@@ -16,7 +16,13 @@ from zoetrope.serving.kubernetes.objects import Tree, TreeError
 from zoetrope.serving.kubernetes.render import render, secrets_of
 from zoetrope.serving.kubernetes.serve_config import application_args
 
-EVERYTHING = {"redis": True, "tls": True, "kueue": True, "weights_from": "Wan-AI/Wan2.2-TI2V-5B-Diffusers"}
+EVERYTHING = {
+    "monitoring": True,
+    "redis": True,
+    "tls": True,
+    "kueue": True,
+    "weights_from": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
