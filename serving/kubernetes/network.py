@@ -88,9 +88,9 @@ def _compare(source: Party, target: Party, ports: list[Port], flows: list[Flow],
         if not (leaves and enters) and any(not flow.optional for flow in wanted):
             way = "egress" if not leaves else "ingress"
             missing.setdefault(way, []).append(port)
-    for (policy, place), found in extra.items():
+    for (policy, rule), found in extra.items():
         message = f"admits {source.name} -> {target.name} at {_shown(found)}, which is no declared flow"
-        yield Finding(policy, place, message)
+        yield Finding(policy, rule, message)
     for way, found in missing.items():
         pod = (source if way == "egress" else target).pod
         assert pod is not None, "what is outside has no policies"

@@ -136,7 +136,7 @@ def read_tree(text: str) -> Tree:
     Raises:
         TreeError: it is no YAML, a key is there twice, or a document is no object.
     """
-    found = []
+    found: list[Json] = []
     try:
         for number, document in enumerate(yaml.load_all(text, Loader=_StrictLoader), 1):
             if document is None:
@@ -224,7 +224,7 @@ class _StrictLoader(yaml.CSafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise TreeError(f"line {key_node.start_mark.line + 1}: the key {key!r} is there twice")
             seen.add(key)

@@ -22,7 +22,7 @@ DRAIN = re.compile(r"ray_host\.drain .*?--seconds (\d+)")
 MIN_DRAIN, AFTER_DRAIN = 90, 30  # seconds that a drain gets at least, and that a pod lives after it
 LABELS = ("router_labels", "stage_labels", "engine_labels")
 GPU = "nvidia.com/gpu"
-STRAIGHT = "metrics-export-port"
+EXPORT = "metrics-export-port"
 
 
 def ray_findings(tree: Tree) -> Iterator[Finding]:
@@ -125,10 +125,10 @@ def _memory(service: Manifest, pod: PodTemplate) -> Iterator[Finding]:
 
 
 def _metrics_port(service: Manifest, pod: PodTemplate) -> Iterator[Finding]:
-    exported = mapping(_group_of(service, pod).get("rayStartParams")).get(STRAIGHT)
+    exported = mapping(_group_of(service, pod).get("rayStartParams")).get(EXPORT)
     ports = {p.get("name"): p.get("containerPort") for _, box in pod.containers for p in sequence(box.get("ports"))}
     if exported is not None and str(ports.get("metrics")) != exported:
-        place = f"{pod.field.removesuffix('.template')}.rayStartParams.{STRAIGHT}"
+        place = f"{pod.field.removesuffix('.template')}.rayStartParams.{EXPORT}"
         yield service.finding(place, f"{exported} is not the port `metrics` of the container, {ports.get('metrics')}")
 
 

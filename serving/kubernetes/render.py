@@ -26,7 +26,6 @@ SECRETS = {
     "zoetrope-ray": "auth_token",
     "zoetrope-bootstrap-key": "key",
 }
-GIB = 2**30
 CPUS_EACH, MEMORY_EACH = 4, 32  # of a GPU: CPUs and GiB
 CPU_NODE_MEMORY = "8Gi"
 STORE_SHARE, SHM_SHARE = 8, 4  # parts of a pod's memory: the object store, and /dev/shm around it
@@ -43,7 +42,7 @@ PRODUCTS = {
     "l40s": "NVIDIA-L40S",
 }
 PRODUCT, GPU = "nvidia.com/gpu.product", "nvidia.com/gpu"
-DOMAIN, KIND, PART = "ray.io/gpu-domain", "ray.io/accelerator-type", "zoetrope/part"
+DOMAIN, KIND = "ray.io/gpu-domain", "ray.io/accelerator-type"
 WEIGHTS, CARDS, CARD_SUFFIX = "/weights", "/cards", ".card.json"
 
 
