@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_settings import SettingsConfigDict
 
 from zoetrope.model.request.schema_errors import describe
 from zoetrope.serving.config.addresses import is_loopback, parse_address
@@ -15,10 +16,15 @@ from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.variables import PREFIX, unknown_variables
 from zoetrope.serving.kubernetes.objects import Finding, Json, Manifest, PodTemplate, Tree, mapping, sequence
 
-UNREAD = "ZOETROPE_UNREAD_"  # a prefix that no variable has: what this process was given is not the pods'
 # Settings of processes that listen -> the name of the container's port.
 PORTS = {"gateway": ("grpc", "http", "management"), "sweeper": ("management",)}
 SPARE_SECONDS = 10  # beyond what a gateway takes to drain and stop
+
+
+class _Given(Settings):
+    """Settings of pods: those of this process, whose variables have another prefix, are not theirs."""
+
+    model_config = SettingsConfigDict(env_prefix="ZOETROPE_UNREAD_")
 
 
 def setting_findings(tree: Tree) -> Iterator[Finding]:
@@ -49,7 +55,7 @@ def parse_settings(values: Mapping[str, str]) -> tuple[Settings | tuple[str, str
 @cache
 def _parsed(known: tuple[tuple[str, str], ...]) -> tuple[Settings | tuple[str, str], ...]:
     try:
-        settings = Settings(_env_prefix=UNREAD, **dict(known))  # type: ignore[arg-type]  # text, as variables are
+        settings = _Given(**dict(known))  # type: ignore[arg-type]  # text, as variables are
     except ValidationError as error:
         items = error.errors(include_url=False)
         return tuple((".".join(map(str, item["loc"][:1])), describe(item)) for item in items)
