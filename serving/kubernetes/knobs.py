@@ -64,56 +64,78 @@ class Knobs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    namespace: Annotated[str, AfterValidator(_check_namespace)] = Field("zoetrope", description="Where it lives.")
-    image: Annotated[str, AfterValidator(_check_image)] = Field("zoetrope:0.1.0", description="Image with its tag.")
+    namespace: Annotated[str, AfterValidator(_check_namespace)] = Field(
+        default="zoetrope", description="Where it lives."
+    )
+    image: Annotated[str, AfterValidator(_check_image)] = Field(
+        default="zoetrope:0.1.0", description="Image with its tag."
+    )
     model: Annotated[str, AfterValidator(_check_model)] = Field(
-        "nano", description="Preset, whose weights are in a folder of that name on the volume; nano brings its own."
+        default="nano",
+        description="Preset, whose weights are in a folder of that name on the volume; nano brings its own.",
     )
-    quantize: Quantize = Field("none", description="Form of the weights: none or fp8.")
-    gpu: str = Field("h100", description="Kind of GPU, as `zoetrope plan` knows it; cpu: none.")
-    gpus: int = Field(8, ge=1, le=1024, description="GPUs of one engine; with cpu: processes.")
-    nodes: int = Field(1, ge=1, le=256, description="Nodes of workers.")
-    gpus_per_node: int = Field(8, ge=1, le=64, description="GPUs of a node; with cpu: processes.")
-    nvlink: int | None = Field(None, ge=1, description="GPUs that NVLink connects; empty: those of a node.")
-    size: str = Field("720p", description="Size of the clip that is planned.")
-    ratio: str = Field("16:9", description="Its aspect ratio.")
-    duration: float = Field(5.0, gt=0, description="Its length in seconds.")
+    quantize: Quantize = Field(default="none", description="Form of the weights: none or fp8.")
+    gpu: str = Field(default="h100", description="Kind of GPU, as `zoetrope plan` knows it; cpu: none.")
+    gpus: int = Field(default=8, ge=1, le=1024, description="GPUs of one engine; with cpu: processes.")
+    nodes: int = Field(default=1, ge=1, le=256, description="Nodes of workers.")
+    gpus_per_node: int = Field(default=8, ge=1, le=64, description="GPUs of a node; with cpu: processes.")
+    nvlink: int | None = Field(default=None, ge=1, description="GPUs that NVLink connects; empty: those of a node.")
+    size: str = Field(default="720p", description="Size of the clip that is planned.")
+    ratio: str = Field(default="16:9", description="Its aspect ratio.")
+    duration: float = Field(default=5.0, gt=0, description="Its length in seconds.")
     longest_job_seconds: int | None = Field(
-        None, ge=60, description="Seconds of the longest job; empty: ten times the planned one, at least an hour."
+        default=None,
+        ge=60,
+        description="Seconds of the longest job; empty: ten times the planned one, at least an hour.",
     )
-    head_cpus: int = Field(2, ge=1, description="CPUs of the pod of Ray's head.")
-    head_memory: Quantity = Field("8Gi", description="Memory of it.")
-    node_cpus: int | None = Field(None, ge=1, description="CPUs of a node's pod; empty: 4 for each GPU.")
-    node_memory: Quantity = Field("", description="Memory of a node's pod; empty: 32Gi for each GPU.")
+    head_cpus: int = Field(default=2, ge=1, description="CPUs of the pod of Ray's head.")
+    head_memory: Quantity = Field(default="8Gi", description="Memory of it.")
+    node_cpus: int | None = Field(default=None, ge=1, description="CPUs of a node's pod; empty: 4 for each GPU.")
+    node_memory: Quantity = Field(default="", description="Memory of a node's pod; empty: 32Gi for each GPU.")
     node_labels: dict[str, str] = Field(default_factory=dict, description="Labels that nodes of workers must have.")
-    weights_size: Quantity = Field("200Gi", description="Size of the volume of weights.")
-    weights_class: str = Field("", description="StorageClass of it, which many nodes can mount; empty: the default.")
-    weights_from: str = Field("", description="Repository ORG/NAME to fill it from; empty: you fill it yourself.")
+    weights_size: Quantity = Field(default="200Gi", description="Size of the volume of weights.")
+    weights_class: str = Field(
+        default="", description="StorageClass of it, which many nodes can mount; empty: the default."
+    )
+    weights_from: str = Field(
+        default="", description="Repository ORG/NAME to fill it from; empty: you fill it yourself."
+    )
     card: str = Field(
-        "", description="File of `zoetrope models export`, for gateways without that volume; empty: they read it there."
+        default="",
+        description="File of `zoetrope models export`, for gateways without that volume; empty: they read it there.",
     )
     elastic_nodes: int = Field(
-        0, ge=0, le=256, description="Nodes that KEDA adds while there is work for them; their engines fit on one."
+        default=0,
+        ge=0,
+        le=256,
+        description="Nodes that KEDA adds while there is work for them; their engines fit on one.",
     )
     prometheus: str = Field(
-        "http://prometheus-operated.monitoring:9090", description="Where KEDA asks how many engines are wanted."
+        default="http://prometheus-operated.monitoring:9090", description="Where KEDA asks how many engines are wanted."
     )
-    artifact_store: str = Field("s3://zoetrope/artifacts", description="Bucket for videos and uploads.")
-    snapshot_store: str = Field("s3://zoetrope/snapshots", description="Bucket for snapshots and previews.")
+    artifact_store: str = Field(default="s3://zoetrope/artifacts", description="Bucket for videos and uploads.")
+    snapshot_store: str = Field(default="s3://zoetrope/snapshots", description="Bucket for snapshots and previews.")
     store_networks: Annotated[tuple[str, ...], AfterValidator(_check_networks)] = Field(
-        ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"), min_length=1, description="Where database and buckets are."
+        default=("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
+        min_length=1,
+        description="Where database and buckets are.",
     )
-    public_url: str = Field("http://zoetrope.example", description="URL of the HTTP side, which webhooks name.")
-    gateways: int = Field(2, ge=1, le=64, description="Gateways at least.")
-    max_gateways: int = Field(6, ge=1, le=64, description="Gateways at most.")
+    public_url: str = Field(default="http://zoetrope.example", description="URL of the HTTP side, which webhooks name.")
+    gateways: int = Field(default=2, ge=1, le=64, description="Gateways at least.")
+    max_gateways: int = Field(default=6, ge=1, le=64, description="Gateways at most.")
     upgrade: Literal["in-place", "new-cluster"] = Field(
-        "in-place", description="new-cluster: a changed pod makes a second Ray cluster, which needs its GPUs twice."
+        default="in-place",
+        description="new-cluster: a changed pod makes a second Ray cluster, which needs its GPUs twice.",
     )
-    redis: bool = Field(False, description="A Redis, so that Ray's head can be replaced.")
-    tls: bool = Field(False, description="TLS on the gateways, by the Secret zoetrope-tls.")
-    kueue: bool = Field(False, description="Admission by Kueue's local queue `zoetrope`.")
-    monitoring: bool = Field(False, description="PodMonitors, rules and dashboards for the Prometheus operator.")
-    dev_stores: bool = Field(False, description="A PostgreSQL and an S3 server for trying out, with known passwords.")
+    redis: bool = Field(default=False, description="A Redis, so that Ray's head can be replaced.")
+    tls: bool = Field(default=False, description="TLS on the gateways, by the Secret zoetrope-tls.")
+    kueue: bool = Field(default=False, description="Admission by Kueue's local queue `zoetrope`.")
+    monitoring: bool = Field(
+        default=False, description="PodMonitors, rules and dashboards for the Prometheus operator."
+    )
+    dev_stores: bool = Field(
+        default=False, description="A PostgreSQL and an S3 server for trying out, with known passwords."
+    )
 
     @model_validator(mode="after")
     def _fit(self) -> Knobs:

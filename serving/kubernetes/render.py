@@ -29,7 +29,7 @@ SECRETS = {
 CPUS_EACH, MEMORY_EACH = 4, 32  # of a GPU: CPUs and GiB
 CPU_NODE_MEMORY = "8Gi"
 STORE_SHARE, SHM_SHARE = 8, 4  # parts of a pod's memory: the object store, and /dev/shm around it
-RESTRICTED = {
+RESTRICTED: Json = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
@@ -169,7 +169,7 @@ def _shared(knobs: Knobs, sizing: Sizing) -> Json:
 def _patches(knobs: Knobs) -> Iterator[Json]:
     yield {"target": {"kind": "RayService", "name": "zoetrope"}, "path": "ray.yaml"}
     secrets = "".join(f"{name}: {keys}\n" for name, keys in secrets_of(knobs).items())
-    operations = [{"op": "add", "path": "/metadata/annotations", "value": {"zoetrope/secrets": secrets}}]
+    operations: list[Json] = [{"op": "add", "path": "/metadata/annotations", "value": {"zoetrope/secrets": secrets}}]
     yield _operations("Namespace", "zoetrope", operations)
     bounds = {"minReplicas": knobs.gateways, "maxReplicas": knobs.max_gateways}
     operations = [{"op": "replace", "path": f"/spec/{name}", "value": count} for name, count in bounds.items()]

@@ -119,9 +119,9 @@ def _application(application: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for item in error.errors(include_url=False):
             if item["loc"] and item["loc"][0] in Settings.model_fields:
                 yield f"args.{'.'.join(map(str, item['loc']))}", describe(item)
-    for item in parse_settings({f"{PREFIX}{name.upper()}": _text(value) for name, value in args.items()}):
-        if not isinstance(item, Settings):
-            yield f"args.{item[0]}", item[1]
+    for read in parse_settings({f"{PREFIX}{name.upper()}": _text(value) for name, value in args.items()}):
+        if not isinstance(read, Settings):
+            yield f"args.{read[0]}", read[1]
 
 
 def _agreement(service: Manifest, tree: Tree) -> Iterator[Finding]:

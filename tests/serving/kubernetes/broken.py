@@ -84,7 +84,7 @@ def put(place: Callable[[Tree], Json], **values: Any) -> Callable[[Tree], object
 
 
 def policy(name: str) -> Callable[[Tree], Json]:
-    return lambda tree: find(tree, "NetworkPolicy", name)["spec"]  # type: ignore[no-any-return]
+    return lambda tree: find(tree, "NetworkPolicy", name)["spec"]
 
 
 def gateway(tree: Tree) -> Json:

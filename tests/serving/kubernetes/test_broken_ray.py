@@ -25,6 +25,14 @@ from tests.serving.kubernetes.broken import (
     worker,
     worker_pod,
 )
+from zoetrope.serving.kubernetes.objects import Tree
+
+
+def more_engines(tree: Tree) -> None:
+    """Ask for one engine more than there are GPUs for, in both places that say how many."""
+    serve(tree, "engines: 1x8", "engines: 2x8")
+    setting(tree, engines="2x8")
+
 
 BROKEN = (
     Broken(
@@ -102,7 +110,7 @@ BROKEN = (
     Broken(
         "engines without room",
         ONE,
-        lambda t: (serve(t, "engines: 1x8", "engines: 2x8"), setting(t, engines="2x8")),
+        more_engines,
         SERVICE,
         f"{ARGS}.engines",
         "do not fit",
