@@ -22,7 +22,7 @@ UNPACK_CHROMIUM := 'import("@sparticuz/chromium").then(found => found.default.ex
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which import faster from bytecode
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo unit test k8s-check soak lint docs gpu-day promtool clean distclean
+.PHONY: help install demo unit test k8s-check soak lint image image-tools docs gpu-day promtool clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -54,6 +54,13 @@ lint: $(VENV)/.installed-test ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+image: $(VENV)/.installed-test ## build the image's CPU target without Docker and make a clip in it; as root, see image-tools
+	$(BIN)/python -m zoetrope.k8s.image.local build
+	$(BIN)/python -m zoetrope.k8s.image.local try
+
+image-tools: ## install what make image needs beside Python, on Debian, as root
+	apt-get install --yes --no-install-recommends buildah golang-github-containers-common mmdebstrap runc umoci
 
 docs: $(VENV)/.installed-docs ## build the documentation site into out/site; needs no network once installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -2,9 +2,10 @@
 
     python -m zoetrope.benchmarks.scheduling --jobs 40 --out benchmarks/results/scheduling
 
-Each policy gets a `zoetrope serve` with nano of its own, one after the other, and the same trace at the same pace.
-Times are the service's own, from a job's creation to its end. The latents of every job are compared between the
-policies, so preempted ones with those that were not. Then, under the last policy, a tenant queues many jobs and another
+Each policy gets a `zoetrope serve` of its own, one after the other, with a small dense model of random weights, and the
+same trace at the same pace. A large job fills an engine's steps, as a long clip in 1080p fills a GPU. Times are the
+service's own, from a job's creation to its end. The latents of every job are compared between the policies, so
+preempted ones with those that were not. Then, under the last policy, a tenant queues many jobs and another
 makes a single one, which it also made while nothing else ran.
 """
 
@@ -25,6 +26,7 @@ from safetensors.numpy import load_file
 
 from zoetrope.benchmarks import command
 from zoetrope.benchmarks.errors import BenchmarkError
+from zoetrope.benchmarks.packed_throughput.dense import write_dense
 from zoetrope.model.request.tasks import TextToVideo, VideoRequest
 from zoetrope.serving.cli.errors import CliError
 from zoetrope.serving.cli.service import ServiceProcess, private_env, serve_command
@@ -36,7 +38,8 @@ READY_SECONDS = 900.0
 END_SECONDS = 1_800.0
 PLAIN = {"RANKS": "1", "ENGINES": "1", "PREVIEW_STEPS": "0", "MAX_QUEUED": "4000", "GATEWAYS": "1"}
 PROMPT = "a red circle moving right on a white background"
-SMALL = ((40, 24, 16, 6), (24, 40, 9, 8), (32, 32, 13, 4), (32, 24, 16, 8))  # width, height, frames, steps
+SMALL = ((64, 48, 9, 6), (48, 64, 5, 8), (64, 64, 9, 4), (48, 48, 13, 8))  # width, height, frames, steps
+SINGLES = 5  # jobs that the other tenant makes in the flood, one after the other
 WARM = 4  # jobs of each kind before the trace: the first steps teach the router what steps cost
 TOLERANCE = 1e-4  # of latents: sums are in another order in another batch
 
@@ -67,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     record: dict[str, Any] = {"settings": {**vars(args), "out": None}}
     try:
         with tempfile.TemporaryDirectory() as folder:
+            write_dense(Path(folder) / "model")
             runs = {policy: _run(policy, args, Path(folder) / policy) for policy in args.policies}
             record["policies"] = {policy: run["figures"] for policy, run in runs.items()}
             record["latents_differ_by"] = _difference(Path(folder), args)
@@ -84,11 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.parser("scheduling", __doc__)
     parser.add_argument("--policies", nargs="+", default=["fifo", "fair"], help="in this order")
     parser.add_argument("--jobs", type=command.at_least(2), default=40, help="jobs of the trace")
-    parser.add_argument("--gap", type=float, default=8.0, help="seconds between the bursts")
+    parser.add_argument("--gap", type=float, default=20.0, help="seconds between the bursts")
     parser.add_argument(
-        "--large", type=int, nargs=3, default=(160, 96, 16), metavar=("W", "H", "FRAMES"), help="size of large jobs"
+        "--large", type=int, nargs=3, default=(320, 192, 33), metavar=("W", "H", "FRAMES"), help="size of large jobs"
     )
-    parser.add_argument("--large-steps", type=command.at_least(1), default=20, help="steps of large jobs")
+    parser.add_argument("--large-steps", type=command.at_least(1), default=12, help="steps of large jobs")
+    parser.add_argument("--step-tokens", type=command.at_least(1), default=4_000, help="tokens of a step, at most")
     parser.add_argument("--flood", type=int, default=500, help="jobs that one tenant queues; 0: leave that out")
     parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     return parser
@@ -107,10 +112,11 @@ def _fields(size: str, frames: int, steps: int, seed: int) -> dict[str, Any]:
 
 def _run(policy: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Serve the trace under a policy, and keep its latents in ``folder``."""
-    env = {**private_env(), **{f"ZOETROPE_{name}": value for name, value in PLAIN.items()}, "ZOETROPE_POLICY": policy}
+    changed = {**PLAIN, "POLICY": policy, "STEP_TOKENS": str(args.step_tokens)}
+    env = {**private_env(), **{f"ZOETROPE_{name}": value for name, value in changed.items()}}
     folder.mkdir(parents=True)
     print(f"{policy}: starting", file=sys.stderr)
-    service = ServiceProcess(serve_command("nano", folder / "data"), folder / "log", env)
+    service = ServiceProcess(serve_command(str(folder.parent / "model"), folder / "data"), folder / "log", env)
     try:
         target = service.wait_ready(READY_SECONDS).grpc
         with VideoClient(target) as client:
@@ -186,26 +192,31 @@ def _flood(target: str, data: Path, args: argparse.Namespace) -> dict[str, float
         secrets = [stores.keys.create(tenant, tenant)[1] for tenant in ("many", "one")]
     finally:
         stores.close()
-    fields = _fields("40x24", 16, 8, 1)
+    fields = _fields("64x64", 9, 8, 1)
     with VideoClient(target, api_key=secrets[0]) as many, VideoClient(target, api_key=secrets[1]) as one:
         alone = statistics.median(_seconds(_done(one.wait(one.create(**fields), END_SECONDS))) for _ in range(3))
         names: list[str] = []
         while len(names) < args.flood:
             batch = [VideoRequest(**fields)] * min(100, args.flood - len(names))
             names += many.create_batch(batch)
-        many.wait(names[9], END_SECONDS)  # it is well under way
-        among = _seconds(_done(one.wait(one.create(**fields), END_SECONDS)))
-        left = sum(not many.get(name).done for name in names[-20:])
-        ended = [many.get(name) for name in names[:10]]
-        shares = [(s.end_time or math.nan) - (s.start_time or math.nan) for s in ended]
-    return {"alone": alone, "among": among, "many_job": statistics.mean(shares), "of_last_20_left": left}
+        _done(many.wait(names[9], END_SECONDS))  # it is well under way
+        among, since = [], time.time()
+        for _ in range(SINGLES):
+            among.append(_seconds(_done(one.wait(one.create(**fields), END_SECONDS))))
+        beside = [status for status in map(many.get, names) if status.start_time and status.start_time > since]
+        shares = [status.end_time - (status.start_time or math.nan) for status in beside if status.end_time]
+        left = sum(not many.get(name).done for name in names)
+    if not left or not shares:
+        raise BenchmarkError(f"the flood of {args.flood} jobs is over too soon: --flood more")
+    return {"alone": alone, "among": statistics.median(among), "many_job": statistics.median(shares), "left": left}
 
 
 def _page(record: dict[str, Any], how: str) -> str:
     lines = [
         "# Policies on a running service",
         "",
-        f"nano on this machine, {record['settings']['jobs']} jobs, one engine. Seconds from creation to end.",
+        f"A small dense model on this machine, {record['settings']['jobs']} jobs, one engine with steps of"
+        f" {record['settings']['step_tokens']:,} tokens. Seconds from creation to end.",
         "",
         "| policy | small, median | small, 99 % | large, mean | makespan | jobs a minute |",
         "|---|---:|---:|---:|---:|---:|",
@@ -227,9 +238,10 @@ def _page(record: dict[str, Any], how: str) -> str:
     if flood := record.get("flood"):
         lines += [
             "",
-            f"A job alone: {flood['alone']:.2f} s. The same while another tenant has"
-            f" {record['settings']['flood']} jobs queued: {flood['among']:.2f} s, so"
-            f" {flood['among'] - flood['alone']:.2f} s later; that tenant's jobs take {flood['many_job']:.2f} s each.",
+            f"A job alone: {flood['alone']:.2f} s. The same after another tenant has queued"
+            f" {record['settings']['flood']}: {flood['among']:.2f} s, so"
+            f" {flood['among'] - flood['alone']:.2f} s later; one of that tenant's takes {flood['many_job']:.2f} s from"
+            f" its start to its end, and {flood['left']:.0f} of them were left. Medians, of {SINGLES} single jobs.",
         ]
     return "\n".join([*lines, "", f"    {how}", ""])
 

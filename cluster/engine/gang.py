@@ -17,6 +17,7 @@ from zoetrope.cluster.planning.groups import Slot
 from zoetrope.cluster.planning.placement import sort_ranks
 from zoetrope.cluster.protocol.losses import LOSSES, original
 from zoetrope.cluster.protocol.messages import StepPlan, one_line
+from zoetrope.cluster.protocol.phases import Phases
 from zoetrope.cluster.protocol.processes import Process, kill_process
 from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.request.tasks import ModelCard
@@ -70,6 +71,7 @@ class Gang:
         self._members: list[_Member] = []
         self._actors: list[Any] = []
         self.joined = Joined()  # of the first rank, once they are ready
+        self.phases = Phases()  # of the start, in seconds
         self.device = ""  # of the first rank, as torch calls it
 
     def places(self) -> list[Place]:
@@ -91,14 +93,18 @@ class Gang:
             )
             self._actors.append(actor.remote(self._card, self._settings, self._about))
         deadline = asyncio.get_running_loop().time() + self._settings.start_seconds
-        places = await self._gather([actor.place.remote() for actor in self._actors], deadline, "start")
+        with self.phases.of("processes"):
+            places = await self._gather([actor.place.remote() for actor in self._actors], deadline, "start")
         parts = [str(slot.part) for slot in self._slots]
         order = sort_ranks([(place.node, place.gpus) for place in places], parts)
         self._members = [_Member(self._actors[i], places[i]) for i in order]
         self.device = self._members[0].place.device
         address = await self._gather([self._members[0].actor.free_address.remote()], deadline, "start")
         joined = [m.actor.join.remote(rank, address[0]) for rank, m in enumerate(self._members)]
-        self.joined = (await self._gather(joined, deadline, "start"))[0]
+        found = await self._gather(joined, deadline, "start")
+        self.joined = found[0]
+        for name, seconds in max((one.phases for one in found), key=lambda phases: sum(dict(phases).values())):
+            self.phases.add(name, seconds)  # of the slowest rank
 
     def execute(self, plan: StepPlan) -> list[Any]:
         """Have all ranks execute a plan, after the plans given before it. Returns what `collect` takes."""

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 import ray
 import torch
@@ -17,7 +18,6 @@ from zoetrope.cluster.engine.adapters import AdapterGone, AdapterUnavailable, Ra
 from zoetrope.cluster.engine.expert_imbalance import ExpertImbalance
 from zoetrope.cluster.engine.rank_process import Joined, Place, RankError, RankLost, StepOutcome
 from zoetrope.cluster.engine.warm_up import most_tokens, share_of, streaming_of, warm_up
-from zoetrope.cluster.parallel.compiled import Chooser, Gains, longest_clip, measure
 from zoetrope.cluster.parallel.meeting import meet
 from zoetrope.cluster.parallel.mesh import Mesh
 from zoetrope.cluster.parallel.runner import run_gang
@@ -28,13 +28,14 @@ from zoetrope.cluster.planning.hardware import hardware_of
 from zoetrope.cluster.planning.overlap import WHOLE, Chunking, chunking
 from zoetrope.cluster.protocol.losses import LOSSES, original
 from zoetrope.cluster.protocol.messages import Admit, Failed, Finished, HeldSegment, Previewed, StepPlan, one_line
+from zoetrope.cluster.protocol.phases import Phases
 from zoetrope.cluster.protocol.processes import Process
 from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.cluster.snapshots.format import BadSnapshot, Fingerprint, decode
 from zoetrope.cluster.snapshots.keeper import SnapshotKeeper
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.cluster.snapshots.writer import SnapshotWriter
-from zoetrope.model.catalog.weights_identity import weights_of
+from zoetrope.model.catalog.weights_identity import hashing, weights_of
 from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import NotFinite, Segment
@@ -45,6 +46,9 @@ from zoetrope.model.denoising.resume import resume
 from zoetrope.model.request.tasks import ModelCard
 from zoetrope.model.runtime.errors import device_lost
 from zoetrope.model.streaming.device_plan import DevicePlan
+
+if TYPE_CHECKING:
+    from zoetrope.cluster.parallel.compiled import Chooser
 
 log = logging.getLogger("zoetrope.rank")
 
@@ -107,51 +111,63 @@ class Rank:
             raise _told(error) from error
 
     def _join(self, rank: int, address: str) -> Joined:
-        settings = self._settings
+        settings, phases = self._settings, Phases()
         self._rank = rank
         mesh = Mesh()
         if settings.ranks > 1:
-            timeout = timedelta(seconds=settings.start_seconds)
-            distributed.init_process_group(
-                "nccl" if self._device.type == "cuda" else "gloo",
-                store=meet(address, settings.ranks, timeout, self._meeting),
-                rank=rank,
-                world_size=settings.ranks,
-                timeout=timeout,
-            )
-            self._meeting = None  # the store has it
-            mesh = Mesh.build(self._device, settings.cfg_groups, timeout)
-            torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
+            with phases.of("group"):
+                mesh = self._meet(address)
         self._mesh = mesh
-        weights = weights_of(self._card)  # of the files that are loaded now; the first rank of a machine hashes them
         plan = device_plan(self._card, self._device, ranks=mesh.ranks, groups=mesh.groups, role=settings.role)
         runner: Runner = partial(run_gang, mesh, chunking=self._chunking()) if settings.ranks > 1 else self._alone(plan)
         limit = -mesh.largest([-(plan.most_tokens or UNLIMITED)], self._device)[0]
         runner = InParts(runner, limit) if limit < UNLIMITED else runner
-        chooser = Chooser(runner)
-        self._denoiser = load_denoiser(
-            self._card,
-            self._device,
-            rank=mesh.place,
-            ranks=mesh.ranks,
-            role=settings.role,
-            runner=chooser if settings.compile else runner,
-            room=plan.room,
-        )
+        chooser = self._chooser(runner) if settings.compile else None
+        with hashing(self._card) as weights:  # only the first rank of a machine does it, and only once
+            with phases.of("read"):
+                self._denoiser = load_denoiser(
+                    self._card,
+                    self._device,
+                    rank=mesh.place,
+                    ranks=mesh.ranks,
+                    role=settings.role,
+                    runner=chooser or runner,
+                    room=plan.room,
+                )
+            with phases.of("hash"):  # what it takes longer than reading
+                identity = weights.result()
         self._imbalance = ExpertImbalance(self._denoiser, self._card.name)
         self._adapters = RankAdapters(self._denoiser, settings, two_experts=self._card.boundary is not None)
-        if settings.compile:
-            chooser.gains = self._compile(runner)
+        if chooser is not None:
+            with phases.of("compile"):
+                self._compile(chooser, runner)
         self._keeper: SnapshotKeeper | None = None
         if rank == 0 and settings.snapshots is not None:
             writer = SnapshotWriter(SnapshotStore(settings.snapshots))
-            self._keeper = SnapshotKeeper(writer, settings, weights, self._denoiser.scheduler_config)
+            self._keeper = SnapshotKeeper(writer, settings, identity, self._denoiser.scheduler_config)
         gear = hardware_of(self._device_name())
+        with phases.of("warm_up"):
+            warmed = warm_up(self._denoiser, self._card, gear, mesh, settings.warmup_shapes)
         return Joined(
-            warm_up(self._denoiser, self._card, gear, mesh),
+            warmed,
             streaming_of(self._denoiser, gear, limit if limit < UNLIMITED else 0),
             most_tokens(self._denoiser, self._card, gear, plan, mesh),
+            phases.seconds(),
         )
+
+    def _meet(self, address: str) -> Mesh:
+        """Form the process group of all ranks."""
+        settings, timeout = self._settings, timedelta(seconds=self._settings.start_seconds)
+        distributed.init_process_group(
+            "nccl" if self._device.type == "cuda" else "gloo",
+            store=meet(address, settings.ranks, timeout, self._meeting),
+            rank=self._rank,
+            world_size=settings.ranks,
+            timeout=timeout,
+        )
+        self._meeting = None  # the store has it
+        torch.set_num_threads(max(1, torch.get_num_threads() // settings.ranks))
+        return Mesh.build(self._device, settings.cfg_groups, timeout)
 
     def execute(self, plan: StepPlan) -> StepOutcome:
         """Drop, admit, take one step, and hand out what is finished.
@@ -228,13 +244,21 @@ class Rank:
         memory = torch.cuda.get_device_properties(self._device).total_memory
         return GraphRunner(GraphLimits(found.tokens, int(GRAPH_MEMORY * memory)))
 
-    def _compile(self, runner: Runner) -> Gains:
+    def _chooser(self, runner: Runner) -> Chooser:
+        """Return what will run each step in the faster way, compiled or not."""
+        from zoetrope.cluster.parallel.compiled import Chooser  # not above: torch's compiler takes seconds to import
+
+        return Chooser(runner)
+
+    def _compile(self, chooser: Chooser, runner: Runner) -> None:
         """Compile the blocks, and measure which steps that makes faster. The figures go to this process's log."""
+        from zoetrope.cluster.parallel.compiled import longest_clip, measure
+
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")  # Ray sets up no handler
         logging.getLogger("zoetrope").setLevel(logging.INFO)
         networks = [n for n in (self._denoiser.transformer, self._denoiser.low_noise) if n is not None]
         agree = partial(self._mesh.largest, device=self._device)
-        return measure(networks, runner, longest_clip(self._card), self._card.max_text_tokens, agree=agree)
+        chooser.gains = measure(networks, runner, longest_clip(self._card), self._card.max_text_tokens, agree=agree)
 
     def _admit_all(self, admits: tuple[Admit, ...]) -> list[Failed]:
         """Start or resume segments. What one rank cannot admit no rank keeps, because they need each other in every

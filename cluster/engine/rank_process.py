@@ -10,6 +10,7 @@ from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.cluster.telemetry.logs import about_process
 from zoetrope.cluster.telemetry.process import begin
 from zoetrope.model.request.tasks import ModelCard
+from zoetrope.model.runtime.imports import without_compiler
 
 
 class RankError(Exception):
@@ -46,12 +47,13 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class Joined:
-    """What a rank says of itself once it is ready; see the fields of the same names of a
+    """What a rank says of itself once it is ready; see also the fields of the same names of a
     `cluster.protocol.messages.Report`."""
 
     warmed: tuple[tuple[StepShare, float], ...] = ()
     streaming: tuple[float, ...] = ()
     most_tokens: int = 0
+    phases: tuple[tuple[str, float], ...] = ()  # of the start, with their seconds
 
 
 class RankProcess:
@@ -61,7 +63,8 @@ class RankProcess:
         """``about``: what the lines of its log are about."""
         begin("rank")
         about_process(**(about or {}))
-        from zoetrope.cluster.engine.rank import Rank
+        with without_compiler():
+            from zoetrope.cluster.engine.rank import Rank
 
         self._rank = Rank(card, settings)
 

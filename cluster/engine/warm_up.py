@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -31,9 +32,16 @@ def share_of(denoiser: Denoiser, segment: Segment) -> StepShare:
     return StepShare(segment.spec.id, round(sum(tokens) / len(tokens)), len(tokens), len(segment.spec.loras))
 
 
-def warm_up(denoiser: Denoiser, card: ModelCard, gear: Hardware, mesh: Mesh) -> tuple[tuple[StepShare, float], ...]:
+def warm_up(
+    denoiser: Denoiser, card: ModelCard, gear: Hardware, mesh: Mesh, shapes: Sequence[tuple[int, int, int]] = ()
+) -> tuple[tuple[StepShare, float], ...]:
     """Take a step of the smallest clip, so that the first job is not delayed by lazy initialisation; then steps of it
-    and of a larger one, whose seconds are the first that is known of this gang's speed.
+    and of a larger one, whose seconds are the first that is known of this gang's speed; then one of each shape, so that
+    no job is the first of it.
+
+    Args:
+        shapes: width, height and frames of clips. One that the model cannot denoise stands for the next larger that it
+            can.
 
     Returns:
         The later steps; none of a rank whose noise expert takes no first step.
@@ -46,17 +54,26 @@ def warm_up(denoiser: Denoiser, card: ModelCard, gear: Hardware, mesh: Mesh) -> 
             break
     found = []
     for number, side in enumerate(sides):
-        segment = _blank(denoiser, card, side)
+        segment = _blank(denoiser, card, 1, side, side)
         if not denoiser.takes(segment):
             return ()
         share = share_of(denoiser, segment)
-        started = time.monotonic()
-        denoiser.step([segment])
-        if denoiser.device.type == "cuda":
-            torch.cuda.synchronize()
+        seconds = _step(denoiser, segment)
         if number % 2:  # the first of each shape initialises
-            found.append((share, time.monotonic() - started))
+            found.append((share, seconds))
+    for width, height, frames in shapes:
+        high, wide = (math.ceil(pixels / card.size_multiple) for pixels in (height, width))
+        _step(denoiser, _blank(denoiser, card, 1 + math.ceil((frames - 1) / card.temporal), high, wide))
     return tuple(found)
+
+
+def _step(denoiser: Denoiser, segment: Segment) -> float:
+    """Take a step; returns its seconds."""
+    started = time.monotonic()
+    denoiser.step([segment])
+    if denoiser.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.monotonic() - started
 
 
 def streaming_of(denoiser: Denoiser, gear: Hardware, limit: int) -> tuple[float, ...]:
@@ -88,10 +105,9 @@ def most_tokens(denoiser: Denoiser, card: ModelCard, gear: Hardware, plan: Devic
     return max(1, math.floor((available - gear.reserve - held.weights) / held.activations * PROBE)) * mesh.groups
 
 
-def _blank(denoiser: Denoiser, card: ModelCard, side: int) -> Segment:
-    """Return a segment of one latent frame, ``side`` tokens high and wide, without guidance."""
-    network = denoiser.transformer
-    cells = side * card.size_multiple // card.spatial
-    spec = SegmentSpec("warm-up", (card.latent_channels, 1, cells, cells), 1, 1.0, 0)
+def _blank(denoiser: Denoiser, card: ModelCard, length: int, high: int, wide: int) -> Segment:
+    """Return a segment of ``length`` latent frames, ``high`` by ``wide`` tokens, without guidance."""
+    network, cells = denoiser.transformer, card.size_multiple // card.spatial
+    spec = SegmentSpec("warm-up", (card.latent_channels, length, high * cells, wide * cells), 1, 1.0, 0)
     text = torch.zeros(card.max_text_tokens, network.config.text_dim, dtype=network.dtype, device=network.device)
     return denoiser.start(spec, blank_conditions(network.config, spec.latent_shape, text))

@@ -21,6 +21,7 @@ from torch.compiler import set_stance
 from torch.fx.experimental import _config as shape_config
 
 from zoetrope.cluster.protocol.messages import one_line
+from zoetrope.kernels.select.no_compile import exclude_all
 from zoetrope.model.denoising.conditions import blank_conditions
 from zoetrope.model.denoising.forward import ForwardRun, Runner
 from zoetrope.model.network.protocol import Network
@@ -133,6 +134,7 @@ def measure(
     for name, counts in (("longest", (longest,)), ("words", (words,)), ("ladder", tuple(ladder))):
         if min(counts, default=0) < 1:
             raise ValueError(f"{name} is {', '.join(map(str, counts)) or 'empty'}: it must be at least 1")
+    exclude_all()
     device = networks[0].device
     started = time.perf_counter()
     # With more, Inductor starts worker processes, which would outlive a rank that is killed.

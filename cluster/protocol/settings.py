@@ -31,6 +31,7 @@ class EngineSettings:
             each slot.
         compile: measure, when a gang starts, which steps torch.compile makes faster, by their tokens, and compile those
             (`cluster.parallel.compiled`). The start takes half a minute longer; results may differ in their last bits.
+        warmup_shapes: width, height and frames of clips of which a step is taken before the gang is ready.
         cuda_graphs: whether a single rank captures steps that repeat; auto: those that are proved and faster on its GPU
             (`model.denoising.graph_proofs`).
     """
@@ -51,6 +52,7 @@ class EngineSettings:
     adapters: str | None = None
     adapter_slots: int = 4
     adapter_rank: int = 64
+    warmup_shapes: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.ranks < 1:
@@ -71,5 +73,7 @@ class EngineSettings:
         if self.adapter_rank not in RANK_CLASSES:
             classes = ", ".join(map(str, RANK_CLASSES))
             raise ValueError(f"adapter_rank is {self.adapter_rank}: it must be one of {classes}")
+        if any(least < 1 for shape in self.warmup_shapes for least in shape):
+            raise ValueError(f"warmup_shapes is {self.warmup_shapes}: widths, heights and frames must be at least 1")
         if self.snapshot_steps is not None and self.snapshot_steps < 1:
             raise ValueError(f"snapshot_steps is {self.snapshot_steps}: it must be at least 1")

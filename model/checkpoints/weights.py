@@ -10,7 +10,7 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zoetrope.model.checkpoints.read_ahead import Reading, read_ahead, readers
 from zoetrope.model.checkpoints.unpack import has_rows, rows_of, unpack, unpack_gguf
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.headers import Header
@@ -53,6 +54,8 @@ class StoredTensor:
         fetch_rows8: of bytes that 8-bit products take as they are: reads them, ``[out, in]`` float8_e4m3fn, and a scale
             for each output, ``[out]`` float32.
         form: how the file stores it, such as ``F8_E4M3 with a scale``. stored_bytes: how many it takes there.
+        stream: as ``fetch``, but in any thread, and by large reads where a memory map would make small ones; None if it
+            can only be fetched.
     """
 
     path: Path
@@ -63,16 +66,20 @@ class StoredTensor:
     fetch_rows8: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None
     form: str = ""
     stored_bytes: int = 0
+    stream: Callable[[Rows], torch.Tensor] | None = None
 
-    def read(self, rows: Rows = None) -> torch.Tensor:
+    def read(self, rows: Rows = None, *, streamed: bool = False) -> torch.Tensor:
         """Read it onto the CPU in the file's dtype, or only ``rows`` along the first dimensions. A drawn tensor is on
         its device at once, in its final dtype.
+
+        Args:
+            streamed: by ``stream``, if it has one.
 
         Raises:
             ModelError: the file ends before the tensor does.
         """
         with _reading(self.path):
-            return self.fetch(rows)
+            return self.stream(rows) if streamed and self.stream is not None else self.fetch(rows)
 
     def read_rows8(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Read the bytes and scales of ``fetch_rows8`` onto the CPU. Raises ModelError as `read`, or if there is NaN or
@@ -140,12 +147,13 @@ def load_into(
     quantized: Mapping[str, QuantizedWeight] | None = None,
     on_progress: OnProgress = ignore_progress,
     on_placed: Callable[[str], None] = ignore_placed,
+    threads: int | None = None,
 ) -> None:
     """Fill a network that was made on the meta device.
 
     Names, shapes and types are compared before anything is read, so that a wrong file is refused at once. Tensors
     without a place in the network are ignored where `model.inspection.keys` allows it; `model.catalog.checks` has
-    warned of them. At most one tensor is in flight.
+    warned of them. Threads read ahead of what is placed, `model.checkpoints.read_ahead.ROOM_BYTES` at most.
 
     Args:
         where: the file or directory to name in errors.
@@ -156,6 +164,7 @@ def load_into(
             bytes where it has 8-bit floats already.
         on_progress: called with (elements done, elements in total).
         on_placed: called with the name of each tensor once the network holds it; may take it away.
+        threads: that read; None: as many as suit the machine; 0: one tensor is read after the other, as it is placed.
 
     Raises:
         ModelError: a tensor is missing, unknown, of another shape, quantised, or holds NaN or infinity.
@@ -173,30 +182,59 @@ def load_into(
             raise ModelError(f"{stored[name].path}: {name} is not floating point: quantised weights are not supported")
     done, total = 0, sum(torch.Size(shape).numel() for shape in wanted.values())
     placed: dict[str, torch.Tensor] = {}
-    for name, shape in wanted.items():
-        same_as = (tied or {}).get(name, "")
-        take_rows8 = quantized[name].take_rows8 if name in quantized else None
-        if take_rows8 is not None and stored[name].fetch_rows8 is not None:
-            take_rows8(*(part.to(device) for part in stored[name].read_rows8()))
+    threads = readers() if threads is None else threads
+    names = list(wanted)
+    shared = {name for number, name in enumerate(names) if tied and tied.get(name) in names[:number]}
+    by_rows8 = {n for n, weight in quantized.items() if weight.take_rows8 is not None and stored[n].fetch_rows8}
+    on_cpu = device.type == "cpu"
+
+    def finish(name: str, value: torch.Tensor) -> torch.Tensor:
+        """Bring what was read to its device and type, and check it."""
+        value = value.to(device)
+        if name not in quantized:
+            value = value.to(dtype_of(name, dtype, float32_modules))
+        check_finite(value, stored[name])
+        return value
+
+    def read(name: str) -> Any:
+        if name in by_rows8:
+            return stored[name].read_rows8()
+        value = stored[name].read(owned(name), streamed=threads > 0)
+        return finish(name, value) if on_cpu else value  # only one thread talks to a GPU
+
+    ahead = read_ahead(
+        (
+            Reading(_bytes(stored[name], owned(name)), partial(read, name), anywhere=stored[name].stream is not None)
+            for name in wanted
+            if name not in shared
+        ),
+        threads,
+    )
+    with closing(ahead):
+        for name, shape in wanted.items():
+            if name in by_rows8:
+                take_rows8 = quantized[name].take_rows8
+                assert take_rows8 is not None
+                take_rows8(*(part.to(device) for part in next(ahead)))
+            else:
+                value = placed[(tied or {})[name]] if name in shared else next(ahead)
+                value = value if on_cpu or name in shared else finish(name, value)
+                if name in (tied or {}).values():
+                    placed[name] = value
+                if name in quantized:
+                    quantized[name].take(value)
+                else:
+                    _place(network, name, value)
+                on_placed(name)
             done += torch.Size(shape).numel()
             on_progress(done, total)
-            continue
-        if same_as in placed:
-            value = placed[same_as]
-        else:
-            value = stored[name].read(owned(name)).to(device)
-            if name not in quantized:
-                value = value.to(dtype_of(name, dtype, float32_modules))
-            check_finite(value, stored[name])
-        if name in (tied or {}).values():
-            placed[name] = value
-        if name in quantized:
-            quantized[name].take(value)
-        else:
-            _place(network, name, value)
-        on_placed(name)
-        done += torch.Size(shape).numel()
-        on_progress(done, total)
+
+
+def _bytes(tensor: StoredTensor, rows: slice | None) -> int:
+    """Return how many bytes of a tensor are read."""
+    if rows is None or not tensor.shape:
+        return tensor.stored_bytes
+    return tensor.stored_bytes * len(range(*rows.indices(tensor.shape[0]))) // max(1, tensor.shape[0])
 
 
 def owned_experts(rank: int, ranks: int, num_experts: int, stacks: re.Pattern[str]) -> Callable[[str], slice | None]:
@@ -247,14 +285,21 @@ def _of_packed(packed: Packed, name: str, open_files: Mapping[Path, Any]) -> Sto
             tensor: torch.Tensor = open_files[header.path].get_tensor(header.name)
         return tensor
 
+    as_stored = packed.is_plain and packed.shape == packed.values.shape and packed.path.suffix == ".safetensors"
+
     def fetch(rows: Rows) -> torch.Tensor:
-        as_stored = packed.is_plain and packed.shape == packed.values.shape
-        if as_stored and packed.path.suffix == ".safetensors":
+        if as_stored:
             with _safetensors():
                 file = open_files[packed.path]
                 tensor: torch.Tensor = read(packed.values) if rows is None else file.get_slice(packed.values.name)[rows]
             return tensor
         return _rows_of(unpack(packed, read), rows)
+
+    def stream(rows: Rows) -> torch.Tensor:
+        in_a_row = rows is None or isinstance(rows, slice)
+        return (
+            _read_span(packed.values, rows) if as_stored and in_a_row and packed.values.dtype in DTYPES else fetch(rows)
+        )
 
     served = packed.scale is not None or packed.values.dtype in PACKED
     parts = [packed.values, *([packed.scale] if packed.scale is not None else [])]
@@ -267,7 +312,33 @@ def _of_packed(packed: Packed, name: str, open_files: Mapping[Path, Any]) -> Sto
         partial(rows_of, packed, read) if has_rows(packed) else None,
         packed.form,
         sum(part.end - part.start for part in parts),
+        stream,
     )
+
+
+def _read_span(header: Header, rows: Rows) -> torch.Tensor:
+    """Read a plain tensor of a safetensors file by large reads, or only some rows of it.
+
+    Raises:
+        OSError: the file cannot be read, or ends before the tensor does.
+    """
+    dtype, shape, start, end = DTYPES[header.dtype], header.shape, header.start, header.end
+    if isinstance(rows, slice) and shape:
+        first, last, step = rows.indices(shape[0])
+        if step != 1:
+            raise ValueError(f"rows go by {step}: they must lie side by side")
+        size = (end - start) // max(1, shape[0])
+        shape, start, end = (max(0, last - first), *shape[1:]), start + first * size, start + max(first, last) * size
+    buffer = torch.empty(end - start, dtype=torch.uint8)
+    if buffer.numel():
+        with header.path.open("rb", buffering=0) as file:
+            file.seek(start)
+            view, done = memoryview(buffer.numpy().data), 0
+            while done < len(view):
+                if not (size := file.readinto(view[done:])):
+                    raise OSError(f"it ends within {header.name}")
+                done += size
+    return buffer.view(dtype).reshape(shape)
 
 
 def _read_gguf(header: Header) -> torch.Tensor:

@@ -50,22 +50,22 @@ def hashes_of(paths: Sequence[Path], on_hashed: OnHashed = ignore_hashed) -> lis
         ModelError: one cannot be read, or changes meanwhile.
     """
     unknown = _unknown(paths)
-    if any(_stamp(path).size >= KEPT_BYTES for path in unknown):
+    if any(stamp_of(path).size >= KEPT_BYTES for path in unknown):
         with _alone():
             _hash_all(_unknown(unknown), on_hashed)  # another process may have hashed some meanwhile
     else:
         _hash_all(unknown, ignore_hashed)
-    return [_known(_stamp(path)) or _hash(path, lambda _: None) for path in paths]
+    return [_known(stamp_of(path)) or _hash(path, lambda _: None) for path in paths]
 
 
 def remember(path: Path, digest: str) -> None:
     """Keep the SHA-256 of a file that the caller has just hashed. Raises ModelError if it cannot be read."""
-    _remember(_stamp(path), digest)
+    _remember(stamp_of(path), digest)
 
 
 @dataclass(frozen=True)
-class _Stamp:
-    """What a file's hash stands for."""
+class Stamp:
+    """What a file's hash stands for: as long as all of it is the same, so are the file's bytes."""
 
     path: str
     inode: int
@@ -79,19 +79,20 @@ class _Stamp:
         return hashes_folder() / hashlib.sha256(repr(self).encode()).hexdigest()
 
 
-_memory: dict[_Stamp, str] = {}  # of this process
+_memory: dict[Stamp, str] = {}  # of this process
 
 
-def _stamp(path: Path) -> _Stamp:
+def stamp_of(path: Path) -> Stamp:
+    """Return what the hash of a file stands for. Raises ModelError if it cannot be read."""
     try:
         place = os.path.realpath(path)
         info = os.stat(place)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
-    return _Stamp(place, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+    return Stamp(place, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
-def _known(stamp: _Stamp) -> str | None:
+def _known(stamp: Stamp) -> str | None:
     if stamp not in _memory and stamp.size >= KEPT_BYTES:
         try:
             text = stamp.entry.read_text(encoding="ascii").strip()
@@ -103,11 +104,11 @@ def _known(stamp: _Stamp) -> str | None:
 
 
 def _unknown(paths: Sequence[Path]) -> list[Path]:
-    return [path for path in dict.fromkeys(paths) if _known(_stamp(path)) is None]
+    return [path for path in dict.fromkeys(paths) if _known(stamp_of(path)) is None]
 
 
 def _hash_all(paths: Sequence[Path], on_hashed: OnHashed) -> None:
-    total, done, lock = sum(_stamp(path).size for path in paths), 0, Lock()
+    total, done, lock = sum(stamp_of(path).size for path in paths), 0, Lock()
 
     def read(size: int) -> None:
         nonlocal done
@@ -122,7 +123,7 @@ def _hash_all(paths: Sequence[Path], on_hashed: OnHashed) -> None:
 
 
 def _hash(path: Path, on_read: Callable[[int], None]) -> str:
-    stamp, digest = _stamp(path), hashlib.sha256()
+    stamp, digest = stamp_of(path), hashlib.sha256()
     buffer = bytearray(min(CHUNK_BYTES, stamp.size + 1))
     try:
         with path.open("rb", buffering=0) as file:
@@ -133,19 +134,19 @@ def _hash(path: Path, on_read: Callable[[int], None]) -> str:
                 on_read(size)
     except OSError as error:
         raise _unreadable(path, error) from None
-    if _stamp(path) != stamp:
+    if stamp_of(path) != stamp:
         raise ModelError(f"{path}: has changed while it was read")
     _remember(stamp, digest.hexdigest())
     return digest.hexdigest()
 
 
-def _remember(stamp: _Stamp, digest: str) -> None:
+def _remember(stamp: Stamp, digest: str) -> None:
     _memory[stamp] = digest
     if stamp.size >= KEPT_BYTES:
         _keep(stamp, digest)
 
 
-def _keep(stamp: _Stamp, digest: str) -> None:
+def _keep(stamp: Stamp, digest: str) -> None:
     """Write an entry, whole or not at all."""
     entry = stamp.entry
     try:

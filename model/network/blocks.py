@@ -19,6 +19,7 @@ from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.adapted import Adapted, BlockSlots, plus
 from zoetrope.model.network.exchange import ALONE, Exchange
 from zoetrope.model.network.experts import DenseFeedForward, MoEFeedForward
+from zoetrope.model.network.initial import normal
 from zoetrope.model.network.normed import Normed, norm_of_sum
 from zoetrope.model.network.remembered import KeysValues
 from zoetrope.model.network.sequences import PackedBatch
@@ -189,7 +190,7 @@ class Block(nn.Module):
             )
         else:
             self.ffn = DenseFeedForward(dim, config.ffn_dim)
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.scale_shift_table = nn.Parameter(normal(1, 6, dim, std=dim**-0.5))
 
     def forward(
         self,

@@ -18,6 +18,7 @@ from zoetrope.kernels import (
 )
 from zoetrope.model.network.adapted import Adapted, Shrunk, SlotRows, plus
 from zoetrope.model.network.exchange import ALONE, Exchange
+from zoetrope.model.network.initial import normal
 from zoetrope.model.network.normed import Normed
 
 
@@ -106,8 +107,8 @@ class MoEFeedForward(nn.Module):
         self.groups = groups
         self.gate = nn.Linear(dim, num_experts, bias=False)
         self.register_buffer("correction", torch.zeros(num_experts))
-        self.w1 = nn.Parameter(torch.randn(num_experts, dim, hidden) * dim**-0.5)
-        self.w2 = nn.Parameter(torch.randn(num_experts, hidden, dim) * hidden**-0.5)
+        self.w1 = nn.Parameter(normal(num_experts, dim, hidden, std=dim**-0.5))
+        self.w2 = nn.Parameter(normal(num_experts, hidden, dim, std=hidden**-0.5))
         self.b1 = nn.Parameter(torch.zeros(num_experts, hidden)) if bias else None
         self.b2 = nn.Parameter(torch.zeros(dim)) if bias else None
         self.shared = DenseFeedForward(dim, shared_hidden) if shared_hidden else None

@@ -16,6 +16,7 @@ from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.arrivals import RESIDENT, WeightArrivals
 from zoetrope.model.network.blocks import Block, Hidden
 from zoetrope.model.network.embedders import ConditionEmbedder
+from zoetrope.model.network.initial import normal
 from zoetrope.model.network.precision import EXPERT_STACKS, FLOAT32_MODULES
 from zoetrope.model.network.remembered import KeysValues, Remembered
 from zoetrope.model.network.sequences import PackedBatch, Sequence, check_alike, pack, token_grid
@@ -40,7 +41,7 @@ class WanTransformer(nn.Module):
             self.vace_patch_embedding = nn.Conv3d(config.vace_in_channels, config.dim, kernel_size=patch, stride=patch)
             self.vace_blocks = nn.ModuleList(VaceBlock(config, i == 0) for i in range(len(config.vace_layers)))
         self.proj_out = nn.Linear(config.dim, config.out_channels * math.prod(patch))
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.scale_shift_table = nn.Parameter(normal(1, 2, config.dim, std=config.dim**-0.5))
         self.arrivals: WeightArrivals = RESIDENT
         self._remembered = Remembered()
 

@@ -22,7 +22,7 @@ from zoetrope.serving.cli.console import stderr, stdout
 from zoetrope.serving.cli.errors import bad_input
 from zoetrope.serving.cli.groups import Group
 from zoetrope.serving.cli.load_options import ModelLoadOptions
-from zoetrope.serving.cli.options import ListingOptions, QuantizeOption, option, with_options
+from zoetrope.serving.cli.options import ListingOptions, QuantizeOption, QuietOption, option, with_options
 
 if TYPE_CHECKING:
     from zoetrope.serving.cli.listing import Listing
@@ -150,6 +150,28 @@ def remove(
         raise bad_input("name", f"there is no card {path}") from None
     except OSError as error:
         raise bad_input("name", f"{path} cannot be removed: {error.strerror}") from None
+
+
+@app.command()
+@with_options
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the model, with its SHA256SUMS.")],
+    quiet: QuietOption = False,
+) -> None:
+    """Check a model's files against the SHA256SUMS beside them.
+
+    What it finds out is kept, so that a service that starts later on this machine hashes nothing again.
+    """
+    from rich.progress import DownloadColumn
+
+    from zoetrope.model.inspection import sums
+    from zoetrope.serving.cli.progress import count_bar
+
+    with count_bar(stderr(), "checking", DownloadColumn(), quiet=quiet) as bar:
+        task = bar.add_task("checking", total=None)
+        count = sums.verify(folder, lambda done, total: bar.update(task, completed=done, total=total))
+    if not quiet:
+        print(f"{folder}: all {count} files are as {sums.SUMS} says")
 
 
 def register(parent: typer.Typer, section: str) -> None:

@@ -61,7 +61,11 @@ def next_address(text: str, field: str, places: int) -> str:
         AddressError: there is no such port.
     """
     host, port = parse_address(text, field)
-    return join_address(host, port and parse_address(f"{host}:{port + places}", field)[1])
+    if port == 0:
+        return text
+    address = join_address(host, port + places)
+    parse_address(address, field)
+    return address
 
 
 def is_unspecified(text: str, field: str) -> bool:

@@ -10,8 +10,8 @@ from zoetrope.serving.config.settings import Settings
 
 PREFIX = "ZOETROPE_"
 CLIENT = ("SERVER", "API_KEY", "CA", "CLIENT_CERT", "CLIENT_KEY", "DEBUG")  # of the command line and the client
-# That processes of a service or a benchmark get from others, or from the manifests of their pods.
-INTERNAL = ("SETTINGS", "MARK", "CLUSTER_LOG", "COMMIT", "METRICS_DIR", "METRICS_ADDRESS")
+# That processes of a service or a benchmark get from others, or from their image or the manifests of their pods.
+INTERNAL = ("SETTINGS", "MARK", "CLUSTER_LOG", "COMMIT", "METRICS_DIR", "METRICS_ADDRESS", "CARRIED_KERNELS")
 # Kubernetes adds these for every service whose name begins with "zoetrope".
 KUBERNETES = re.compile(r"(.+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 

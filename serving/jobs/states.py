@@ -24,9 +24,11 @@ FINAL = tuple(state for state in State if state.final)
 TRANSITIONS: tuple[Transition, ...] = (
     Transition("created", None, QUEUED, "client", "a request was accepted"),
     Transition("claimed", QUEUED, RUNNING, "router", "a router took it with a lease: attempt 1"),
-    Transition("claimed again", RUNNING, RUNNING, "router", "its lease ran out; the next attempt starts at step 0"),
+    Transition("claimed again", RUNNING, RUNNING, "router", "its lease ran out or was given back; it resumes"),
     Transition("released", RUNNING, RUNNING, "router", "the holder stopped in good order; any router may resume it"),
-    Transition("lease voided", RUNNING, RUNNING, "service", "the service started; nobody holds it any longer"),
+    Transition(
+        "lease voided", RUNNING, RUNNING, "service", "the service started, or a copy was restored; nobody holds it"
+    ),
     Transition("cancelled", QUEUED, CANCELLED, "client", "its client cancelled it before a router took it"),
     Transition("cancel requested", RUNNING, RUNNING, "client", "its client cancelled it; the holder learns of it"),
     Transition("cancelled", RUNNING, CANCELLED, "router", "the holder stopped it, or its lease ran out meanwhile"),

@@ -18,7 +18,8 @@ def next_claims(
 
     Jobs are made ready as far ahead as there is ``room``, in the order of the policy. Those that were made ready and
     then passed by more urgent ones wait for an engine, or are left out of its steps, and keep nobody else from being
-    claimed; only so many of them may wait that `HELD_BACK` times ``room`` are claimed in all.
+    claimed; only so many of them may wait that `HELD_BACK` times ``room`` are claimed in all. Of a tenant that has
+    none, the most urgent job of all is claimed without room: it need not wait until one of another's ends.
 
     Args:
         queued: ids of the jobs in the backlog that can be claimed.
@@ -27,10 +28,14 @@ def next_claims(
     """
     waiting, chosen = state.waiting_jobs(), list[str]()
     for model in models:
-        mine = [job.id for job in claimed if job.model == model]
-        ahead = room - sum(job_id not in waiting for job_id in mine)
-        free = min(ahead, HELD_BACK * room - len(mine))
-        if free > 0:
-            first = islice(state.backlog.all_in_order(model, now), ahead)
-            chosen += [work.id for work in first if work.id in queued][:free]
+        mine = [job for job in claimed if job.model == model]
+        tenants = {job.owner for job in mine}
+        ahead = max(0, room - sum(job.id not in waiting for job in mine))
+        free = HELD_BACK * room - len(mine)
+        if free <= 0:
+            continue
+        for place, work in enumerate(islice(state.backlog.all_in_order(model, now), max(1, ahead))):
+            if free > 0 and work.id in queued and (place < ahead or work.tenant not in tenants):
+                chosen.append(work.id)
+                free -= 1
     return chosen

@@ -65,11 +65,11 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
         make_directory(settings)
         artifacts = open_artifacts(settings.artifacts_url)
         with contextlib.closing(open_stores(settings.database_url, migrate=settings.may_migrate)) as stores:
-            asyncio.run(run(settings, stores, artifacts, supervised))
+            in_order = asyncio.run(run(settings, stores, artifacts, supervised))
     except (StartError, AddressError, StoreError, ArtifactError, SnapshotError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
-    return 0
+    return 0 if in_order else 1
 
 
 class Duty:
@@ -105,8 +105,11 @@ class Duty:
             await asyncio.sleep(self._seconds)
 
 
-async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore, supervised: bool = True) -> None:
-    """Work until told to stop.
+async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore, supervised: bool = True) -> bool:
+    """Work until told to stop, or until something breaks.
+
+    Returns:
+        Whether nothing broke.
 
     Raises:
         SnapshotError, ValueError: the snapshots cannot be opened, or allow_networks is malformed.
@@ -139,11 +142,13 @@ async def run(settings: Settings, stores: Stores, artifacts: ArtifactStore, supe
         finally:
             for task in background:
                 task.cancel()
-            for outcome in await asyncio.gather(*background, return_exceptions=True):
-                if isinstance(outcome, Exception):
-                    log.error("the sweep ended:\n%s", describe(outcome))
+            outcomes = await asyncio.gather(*background, return_exceptions=True)
+            broken = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+            for breach in broken:
+                log.error("the sweep ended:\n%s", describe(breach))
             await sender.drain()
             await asyncio.to_thread(flush_traces)
+    return not broken
 
 
 @contextlib.asynccontextmanager

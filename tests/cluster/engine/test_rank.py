@@ -19,6 +19,7 @@ from zoetrope.cluster.protocol.messages import Admit, StepPlan
 from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.denoising.conditions import Conditions
+from zoetrope.model.denoising.denoise import Denoiser, Segment
 from zoetrope.model.pipeline import NOTHING, LocalPipeline, condition_span
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.specs import VideoSpec, segment_of
@@ -52,6 +53,23 @@ def admit(card: ModelCard, segment_id: str, spec: VideoSpec) -> Admit:
     local = LocalPipeline.load(card)
     conditions = condition_span(local.text, local.conditioner, spec, NOTHING, 0, None)
     return Admit(segment_of(spec, segment_id), ray.put(conditions))
+
+
+def test_the_shapes_of_the_settings_are_warmed_up(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that no clip can have stands for the next larger one."""
+    shapes: list[tuple[int, ...]] = []
+    step = Denoiser.step
+
+    def recorded(denoiser: Denoiser, segments: list[Segment]) -> int:
+        shapes.extend(segment.spec.latent_shape[1:] for segment in segments)
+        return step(denoiser, segments)
+
+    monkeypatch.setattr(Denoiser, "step", recorded)
+    joined = Rank(card, EngineSettings(warmup_shapes=((32, 32, 5), (50, 32, 6)))).join(0, "")
+    assert shapes[-2:] == [(2, 4, 4), (3, 4, 8)]
+    assert len(joined.warmed) == 2  # of other steps: these are the first of their shapes, which says little
+    assert [phase for phase, _ in joined.phases] == ["read", "hash", "warm_up"]
+    assert all(seconds >= 0 for _, seconds in joined.phases)
 
 
 def test_segments_join_and_leave_the_batch_and_end_as_in_the_local_pipeline(card: ModelCard) -> None:

@@ -20,7 +20,6 @@ import torch
 from tests.cluster.parallel.compiled_jobs import ALWAYS, LADDER, Counter
 from tests.fixtures.random_checkpoints import write_t2v
 from tests.fixtures.transformer_shape import TRANSFORMER
-from zoetrope.cluster.engine import rank as rank_module
 from zoetrope.cluster.engine.rank import Rank
 from zoetrope.cluster.parallel import compiled
 from zoetrope.cluster.parallel.compiled import Backend, Chooser, Gains, Rung, longest_clip, measure
@@ -228,7 +227,7 @@ def serve(folder: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> tu
 
     write_t2v(folder)
     card = find_model(str(folder))
-    monkeypatch.setattr(rank_module, "measure", measure_all)
+    monkeypatch.setattr(compiled, "measure", measure_all)
     rank, local = Rank(card, EngineSettings(compile=True)), LocalPipeline.load(card)
     rank.join(0, "")
     request = VideoRequest(task=TextToVideo(prompt="a red circle"), size="48x32", frames=5, steps=3, seed=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -197,9 +198,30 @@ async def test_files_are_listed_less_often_than_jobs_are_swept(
     monkeypatch.setattr(
         main, "stop_on_signals", lambda stop, with_stdin: asyncio.get_running_loop().call_later(0.5, stop)
     )
-    await main.run(Settings(data_dir=tmp_path), stores, artifacts)
+    assert await main.run(Settings(data_dir=tmp_path), stores, artifacts)
     assert artifacts.listed == ["jobs/a"]
     assert len(rounds) > 5
+
+
+async def test_a_duty_is_stuck_while_a_round_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "STUCK_SECONDS", 0.05)
+    free, rounds = threading.Event(), 0
+
+    def work() -> None:
+        nonlocal rounds
+        rounds += 1
+        free.wait()
+
+    duty = main.Duty("sweep", work, 0.0)
+    assert not duty.stuck
+    running = asyncio.create_task(duty.run())
+    async with asyncio.timeout(20):
+        while not duty.stuck:
+            await asyncio.sleep(0.01)
+        free.set()
+        while rounds < 2 or duty.stuck:
+            await asyncio.sleep(0)
+    running.cancel()
 
 
 async def test_a_sweep_that_breaks_ends_the_sweeper(
@@ -216,5 +238,6 @@ async def test_a_sweep_that_breaks_ends_the_sweeper(
 
     monkeypatch.setattr(main, "sweep", breaks)
     monkeypatch.setattr(main, "stop_on_signals", lambda stop, with_stdin: None)
-    await asyncio.wait_for(main.run(Settings(data_dir=tmp_path), stores, artifacts), 30)
+    in_order = await asyncio.wait_for(main.run(Settings(data_dir=tmp_path), stores, artifacts), 30)
+    assert not in_order
     assert "the sweep ended" in caplog.text and "ZeroDivisionError" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -10,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from tests.docs.pages import ROOT
 from tests.serving.jobs.harness import LIMITS, claim, new_job
 from zoetrope.serving.jobs.db.database import Tx
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.db.migrations import MIGRATIONS, for_postgres
-from zoetrope.serving.jobs.job import JobFilter
+from zoetrope.serving.jobs.job import JobFilter, State
 from zoetrope.serving.jobs.open import Stores, open_stores
 
 
@@ -179,3 +181,37 @@ def test_a_server_that_cannot_be_reached_is_named_without_the_password(url: str)
 def test_a_missing_database_is_named(postgres: str) -> None:
     with pytest.raises(StoreError, match=r'cannot open the job database nowhere on .*"nowhere" does not exist'):
         open_stores(postgres.replace("/postgres?", "/nowhere?"))
+
+
+@pytest.fixture
+def limited(database: str) -> Iterator[str]:
+    """The URL of a role without rights so far."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    parts = conninfo_to_dict(database)
+    ask(database, "CREATE ROLE service LOGIN PASSWORD 'service'")
+    yield f"postgresql://service:service@/{parts['dbname']}?host={parts['host']}&port={parts.get('port', 5432)}"
+    ask(database, "DROP OWNED BY service")
+    ask(database, "DROP ROLE service")
+
+
+def test_a_role_that_may_not_change_tables_works_with_the_rights_that_the_documents_give(
+    database: str, limited: str
+) -> None:
+    text = (ROOT / "docs" / "operations" / "index.md").read_text()
+    (grants,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    open_stores(database).close()
+    for statement in filter(str.strip, grants.split(";")):
+        ask(database, statement)
+    stores = open_stores(limited, migrate=False)
+    try:
+        stores.jobs.create(new_job("a"), LIMITS)
+        (job,) = claim(stores.jobs)
+        assert stores.jobs.finish(job.id, job.lease_epoch, State.CANCELLED)
+        assert [event.what for event in stores.jobs.events("a", "")] == ["created", "claimed", "cancelled"]
+        stores.keys.create("k", "us")
+        stores.outbox.secret("us")
+        with pytest.raises(StoreError, match="permission denied for schema zoetrope"):
+            stores.database.write(lambda tx: tx.run("CREATE TABLE another (id TEXT)"))
+    finally:
+        stores.close()
