@@ -37,7 +37,7 @@ CONNECTING |= {"media upload", "media list", "media delete"}
 OTHERS = {"serve", "gateway", "sweeper", "migrate", "settings", "upcycle", "prepare", "calibrate", "doctor", "plan"}
 OTHERS |= {"keys create", "keys list", "keys revoke", "adapters add", "adapters list", "adapters remove"}
 OTHERS |= {"k8s render", "k8s check", "k8s knobs"}
-OTHERS |= {"models add", "models export", "models remove", "pull"}
+OTHERS |= {"models add", "models export", "models remove", "models verify", "pull"}
 
 
 def test_the_commands_and_which_of_them_connect() -> None:
@@ -113,6 +113,7 @@ def test_every_listing_has_json() -> None:
         "watch",
         "extend",
         "media upload",
+        "models verify",
         "upcycle",
         "prepare",
         "calibrate",
