@@ -22,11 +22,11 @@ UNPACK_CHROMIUM := 'import("@sparticuz/chromium").then(found => found.default.ex
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which import faster from bytecode
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo unit test soak lint image image-tools docs gpu-day promtool clean distclean
+.PHONY: help install demo unit test k8s-check soak lint image image-tools docs gpu-day promtool clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 install: $(VENV)/.installed ## create .venv and install the service
 
@@ -38,6 +38,10 @@ unit: $(VENV)/.installed-test ## run the tests that start no process: under 3 mi
 
 test: lint ## run all checks that a change must pass
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+k8s-check: $(VENV)/.installed-test ## check all that k8s/ holds, without a cluster; `make test` does it too
+	$(BIN)/python -m pytest -m "not long" $(wildcard tests/serving/kubernetes tests/serving/cli/test_k8s.py tests/k8s)
+	@for overlay in k8s/overlays/*; do $(BIN)/python -m zoetrope.serving.cli k8s check $$overlay || exit 1; done
 
 soak: $(VENV)/.installed-test ## run the long tests: lost ranks, leaders and nodes, racks, and all faults under load
 	$(BIN)/python -m pytest -m "long or hypothesis" --hypothesis-profile random

@@ -63,6 +63,7 @@ INTEGRATION = (
     "tests/serving/gateway/test_process.py",
     "tests/serving/hostile/",
     "tests/serving/jobs/db/test_concurrency.py",
+    "tests/serving/kubernetes/",
     "tests/serving/media/sandbox/",
     "tests/serving/ray_host/test_kept_logs.py",
     "tests/serving/restore/",

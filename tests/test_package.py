@@ -61,6 +61,9 @@ def test_the_wheel_holds_one_package_with_all_that_it_needs(wheel: Path) -> None
     for name in (
         "py.typed",
         "kernels/data/proofs.json",
+        "k8s/base/ray.yaml",
+        "k8s/components/dev-stores/s3.json",
+        "k8s/schemas/rayservice.ray.io_v1.json",
         "model/nano/weights/vae/config.json",
         "model/nano/weights_4step/transformer/config.json",
         "serving/api/buf.yaml",

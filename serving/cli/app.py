@@ -17,6 +17,7 @@ from zoetrope.serving.cli import (
     doctor,
     generate,
     jobs,
+    k8s,
     keys,
     media,
     migrate,
@@ -99,6 +100,7 @@ for module in (models, pull, plan, calibrate, upcycle, prepare):
     module.register(app, "Models")
 app.add_typer(media.app, name="media", rich_help_panel="Files and keys")
 app.add_typer(keys.app, name="keys", rich_help_panel="Files and keys")
+app.add_typer(k8s.app, name="k8s", rich_help_panel="Service")
 app.add_typer(adapters.app, name="adapters", rich_help_panel="Models")
 
 

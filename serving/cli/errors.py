@@ -14,6 +14,8 @@ BAD_INPUT = 2
 FAILURE = 1
 INTERRUPTED = 130
 
+K8S = ("celpy", "jsonschema", "kubernetes_validate", "yaml")  # what `zoetrope k8s` needs and a service does not
+
 # google.rpc.Code names of errors that other input avoids.
 INPUT_CODES = ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ALREADY_EXISTS", "OUT_OF_RANGE")
 # Fields of the API -> the options that set them, where these have other names.
@@ -75,7 +77,8 @@ def explain(error: Exception) -> tuple[str, int]:
     elif _is_store_error(error):
         line, code = str(error), FAILURE
     elif isinstance(error, ModuleNotFoundError) and not (error.name or "zoetrope").startswith("zoetrope"):
-        line, code = f"{error.name} is not installed; this command needs pip install 'zoetrope[serve]'", FAILURE
+        extras = "serve,k8s" if error.name in K8S else "serve"
+        line, code = f"{error.name} is not installed; this command needs pip install 'zoetrope[{extras}]'", FAILURE
     elif isinstance(error, OSError) and error.filename is not None:
         line, code = f"{error.filename}: {error.strerror}", FAILURE
     else:

@@ -20,9 +20,10 @@ from zoetrope.serving.cli.app import app
 
 COMMANDS = commands()
 SPANS = [span for span in spans() if re.match(r"zoetrope [a-z]|python -m |make [a-z]", span.text)]
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 GROUPS = {"keys", "media"}
 UNCHECKED = {".", "buf", "curl", "export", "grpcurl", "npx", "openapi-python-client", "pip", "protoc"}  # not ours
+UNCHECKED |= {"cd", "kind", "kubectl"}
 UNCHECKED |= {"pg_dump", "pg_restore", "psql", "sqlite3"}  # `tests/serving/restore/` runs them
 
 

@@ -36,7 +36,8 @@ CONNECTING = {"generate", "jobs", "watch", "cancel", "download", "extend", "even
 CONNECTING |= {"media upload", "media list", "media delete"}
 OTHERS = {"serve", "gateway", "sweeper", "migrate", "settings", "upcycle", "prepare", "calibrate", "doctor", "plan"}
 OTHERS |= {"keys create", "keys list", "keys revoke", "adapters add", "adapters list", "adapters remove"}
-OTHERS |= {"models add", "models export", "models remove", "pull"}
+OTHERS |= {"k8s render", "k8s check", "k8s knobs"}
+OTHERS |= {"models add", "models export", "models remove", "models verify", "pull"}
 
 
 def test_the_commands_and_which_of_them_connect() -> None:
@@ -83,7 +84,7 @@ def test_the_list_of_commands_by_section_each_in_a_line(
     assert "..." not in shown.partition("\n")[2] and max(map(len, shown.splitlines())) <= 80
     sections = [line for line in shown.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
     assert sections == ["Options:", "Service:", "Jobs:", "Models:", "Files and keys:"]
-    names = re.findall(r"^  ([a-z]+) ", shown, re.MULTILINE)
+    names = re.findall(r"^  ([a-z0-9]+) ", shown, re.MULTILINE)
     assert sorted(names) == sorted({name.split()[0] for name in COMMANDS})
 
 
@@ -105,13 +106,14 @@ LISTINGS = {"jobs", "models", "media list", "keys list", "adapters list"}
 
 def test_every_listing_has_json() -> None:
     having = {name for name, command in COMMANDS.items() if any(p.name == "json" for p in command.params)}
-    assert having == LISTINGS | {"events", "settings", "doctor", "plan", "top"}
+    assert having == LISTINGS | {"events", "settings", "doctor", "plan", "top", "k8s check"}
     quiet = {name for name, command in COMMANDS.items() if any("-q" in p.opts for p in command.params)}
     assert quiet == LISTINGS | {
         "generate",
         "watch",
         "extend",
         "media upload",
+        "models verify",
         "upcycle",
         "prepare",
         "calibrate",

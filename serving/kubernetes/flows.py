@@ -1,0 +1,80 @@
+"""Who talks to whom, and why: the list that NetworkPolicies are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+from zoetrope.serving.kubernetes.objects import Tree, mapping
+
+RAY = ("ray-head", "ray-worker")
+STORES = ("gateway", "sweeper", *RAY)  # who reads and writes artifacts
+OURS = (*STORES, "migrate")  # who runs our code
+INSIDE = (*OURS, "fetch-weights", "redis", "postgres", "s3")  # values of app.kubernetes.io/component
+# Beyond the namespace: pods in namespaces of others, and addresses.
+OUTSIDE = (
+    *("dns", "monitoring", "operator", "pod-elsewhere", "pod-without-labels"),
+    *("private-network", "internet", "cloud-metadata"),
+)
+GRPC, HTTP, MANAGEMENT, RAY_METRICS, OWN_METRICS, DASHBOARD = 50051, 8080, 9090, 8080, 9464, 8265
+AUTOSCALER_METRICS, DASHBOARD_METRICS, GCS, POSTGRES, REDIS, DNS = 44217, 44227, 6379, 5432, 6379, 53
+OTLP = (4317, 4318)
+WEB = (80, 443)
+ANY = ()  # every port
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A source may open connections to a target, at these TCP ports; none: at any.
+
+    Attributes:
+        optional: may be forbidden, as what a cluster does not have.
+    """
+
+    source: str
+    target: str
+    ports: tuple[int, ...]
+    why: str
+    optional: bool = False
+
+
+def declared_flows(tree: Tree) -> list[Flow]:
+    """Return the flows of a tree, by which components it has and where its stores are."""
+    there = {pod.component for pod in tree.pods}
+    database = "postgres" if "postgres" in there else "private-network"
+    artifacts = "s3" if "s3" in there else "private-network"
+    store = _store_port(tree)
+    found = [
+        *_flows(INSIDE, ["dns"], (DNS,), "names"),
+        *_flows(OUTSIDE, ["gateway"], (GRPC, HTTP), "clients, from wherever they are let in", optional=True),
+        *_flows(("gateway", "sweeper"), ["internet"], WEB, "media that clients name, hooks and webhooks"),
+        *_flows(["fetch-weights"], ["internet"], (443,), "weights from a hub"),
+        *_flows(OURS, [database], (POSTGRES,), "the job database"),
+        *_flows(STORES, [artifacts], (store,), "artifacts and snapshots"),
+        *_flows(STORES, ["internet"], (store,), "artifacts of a cloud's store", optional=True),
+        *_flows(RAY, RAY, ANY, "Ray, and the ranks of a gang"),
+        *_flows(["operator"], ["ray-head"], (DASHBOARD,), "KubeRay deploys the Serve application"),
+        *_flows(["monitoring"], ["gateway", "sweeper"], (MANAGEMENT,), "scrapes"),
+        *_flows(["monitoring"], RAY, (RAY_METRICS, OWN_METRICS), "scrapes"),
+        *_flows(["monitoring"], ["ray-head"], (AUTOSCALER_METRICS, DASHBOARD_METRICS), "scrapes"),
+        *_flows(STORES, ["monitoring"], OTLP, "traces", optional=True),
+        *_flows(["ray-head"], ["redis"], (REDIS,), "what the head must not forget"),
+    ]
+    return [flow for flow in found if {flow.source, flow.target} - set(OUTSIDE) <= there]
+
+
+def _flows(
+    sources: Iterable[str], targets: Iterable[str], ports: tuple[int, ...], why: str, *, optional: bool = False
+) -> list[Flow]:
+    return [Flow(source, target, ports, why, optional) for source in sources for target in targets]
+
+
+def _store_port(tree: Tree) -> int:
+    """The port of the artifact store, as its address in the settings says."""
+    for found in tree.of("ConfigMap"):
+        url = str(mapping(found.data.get("data")).get("ZOETROPE_ARTIFACT_STORE", ""))
+        for endpoint in parse_qs(urlsplit(url).query).get("endpoint", ()):
+            parts = urlsplit(endpoint)
+            return parts.port or (80 if parts.scheme == "http" else 443)
+    return 443
