@@ -26,6 +26,7 @@ RAY = (
     "tests/cluster/parallel/",
     "tests/cluster/planning/test_placement.py",
     "tests/cluster/snapshots/test_engine.py",
+    "tests/serving/apart/test_deployed.py",
     "tests/serving/models/",
     "tests/serving/seen/",
     "tests/serving/stages/test_isolation.py",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from zoetrope.cluster.engine.draining import watch_nodes
 from zoetrope.cluster.engine.gang import Gang, GangFailed
 from zoetrope.cluster.engine.rank_process import Place, StepOutcome
 from zoetrope.cluster.engine.router_client import RouterClient
@@ -104,6 +105,7 @@ class Engine:
         self._restarts = Restarts()
         self._scheduler_config = scheduler_config(card)
         self._draining = asyncio.Event()
+        self._asked_to = False  # drain
         self._router = RouterClient(router, self._id, self._draining)
         self._pace: float | None = None  # seconds of a token, in the last step
         self._ready = asyncio.Event()
@@ -117,14 +119,17 @@ class Engine:
         self._snapshots = _open(settings.snapshots)
         self._watchdog = self._watch()
         self._task = asyncio.create_task(self._drive())
+        self._watching = asyncio.create_task(watch_nodes(lambda: {p.node for p in self._gang.places()}, self._leave))
 
     def check_health(self) -> None:
         """Raise RuntimeError if the loop has ended by itself: Serve then replaces the replica."""
-        if self._task.done() and not self._draining.is_set():
+        if self._task.done() and not self._asked_to:
             raise RuntimeError(f"engine {self._id} has stopped")
 
     async def drain(self) -> None:
         """Finish the current step, checkpoint all segments, tell the router and stop the ranks."""
+        self._asked_to = True
+        self._watching.cancel()
         self._draining.set()
         await asyncio.wait([self._task], timeout=DRAIN_SECONDS)
 
@@ -161,6 +166,12 @@ class Engine:
         took = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in phases)
         log.info("engine %s: gang epoch %d of %d ranks is ready: %s", self._id, self._epoch, self._settings.ranks, took)
         return gang
+
+    def _leave(self, node: str) -> None:
+        """Drain, because a node of a rank does: Serve looks at the leader's alone. From the replica's health it learns
+        that this engine is gone, and starts another elsewhere."""
+        log.warning("engine %s: node %s is drained, its segments go on elsewhere", self._id, node)
+        self._draining.set()
 
     def _watch(self) -> Watchdog:
         """A watchdog that knows the model and the hardware of its ranks."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoetrope.cluster.protocol.settings import EngineSettings
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # the planner needs torch, which a supervisor and an engine's
 DOMAIN_LABEL = "ray.io/gpu-domain"  # nodes whose GPUs NVLink joins have the same value
 KIND_LABEL = "ray.io/accelerator-type"
 LEADER = {"CPU": 0.01}
+
+GangPlace = Literal["node", "domain", "domains"]
 
 
 class PlacementError(ValueError):
@@ -130,11 +132,45 @@ def seat(gang: GangPlan | EngineSettings, nodes: Sequence[Mapping[str, Any]], gp
             if not _fits(parted, nodes):
                 raise
             demand = parted
-    first, *others = placements(demand, nodes)
-    leader = {"ray_actor_options": {"num_cpus": LEADER["CPU"]}}
+    return _seated(placements(demand, nodes))
+
+
+def planned_seat(gang: EngineSettings, place: GangPlace, labels: Mapping[str, str] | None = None) -> Seat:
+    """Decide it without the nodes, which may not have joined the cluster yet: Ray waits for those that fit.
+
+    Args:
+        place: of ranks with GPUs: one node, one NVLink domain, or one domain for each guidance group; ranks without
+            GPUs may be anywhere. labels: that every node must have.
+
+    Raises:
+        PlacementError: there is one guidance group, but ``place`` asks for a domain for each.
+    """
+    if place == "domains" and gang.cfg_groups != 2:
+        raise PlacementError(f"'domains' is for cfg-groups 2, it is {gang.cfg_groups}")
+    demand = Demand.of(gang)
+    if not demand.is_gpu:
+        return _seated([Placement(tuple(bundles(demand)), "PACK", labels=labels)])
+    if place == "node":
+        return _seated([Placement(tuple(bundles(demand)), "STRICT_PACK", labels=labels)])
+    parts = _parts(replace(demand, domains=2 if place == "domains" else 1))
+    return _seated([Placement(part, None, domain=True, labels=labels) for part in parts])
+
+
+def _seated(placements: Sequence[Placement]) -> Seat:
+    first, *others = placements
+    leader: dict[str, Any] = {"ray_actor_options": {"num_cpus": LEADER["CPU"]}}
     if not first.domain and not others:
         return Seat({**leader, **first.serve_options()})
+    if first.labels:
+        leader["ray_actor_options"]["label_selector"] = dict(first.labels)
     return Seat(leader, (replace(first, bundles=first.bundles[1:]), *others))
+
+
+def _parts(demand: Demand) -> list[tuple[Mapping[str, float], ...]]:
+    """Divide the bundles among the NVLink domains; the leader's is the first."""
+    found, each = bundles(demand), demand.domain_ranks
+    rest = (found[first : first + each] for first in range(each + 1, len(found), each))
+    return [tuple(found[: each + 1]), *map(tuple, rest)]
 
 
 def bundles(gang: GangPlan | Demand) -> list[dict[str, float]]:
@@ -154,16 +190,14 @@ def placements(gang: GangPlan | Demand, nodes: Sequence[Mapping[str, Any]]) -> l
     """
     demand = gang if isinstance(gang, Demand) else Demand.of(gang)
     check_feasible(demand, nodes)
-    found = bundles(demand)
     if not demand.is_gpu:
-        return [Placement(tuple(found), "PACK")]
+        return [Placement(tuple(bundles(demand)), "PACK")]
     usable = _usable(demand, nodes)
-    each = demand.domain_ranks
-    by_domain = max(_room(node, demand) for node in usable) < each
+    by_domain = max(_room(node, demand) for node in usable) < demand.domain_ranks
     mixed = len(usable) < sum(1 for node in nodes if node["Alive"] and _count(node, "GPU"))
     labels = {KIND_LABEL: demand.gpu} if mixed and demand.gpu is not None else None
-    parts = [found[: each + 1], *(found[first : first + each] for first in range(each + 1, len(found), each))]
-    return [Placement(tuple(part), None if by_domain else "STRICT_PACK", by_domain, labels) for part in parts]
+    strategy = None if by_domain else "STRICT_PACK"
+    return [Placement(part, strategy, by_domain, labels) for part in _parts(demand)]
 
 
 def check_feasible(gang: GangPlan | Demand, nodes: Sequence[Mapping[str, Any]]) -> None:

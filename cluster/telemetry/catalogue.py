@@ -40,7 +40,7 @@ class Description:
 
 ALL: dict[str, Description] = {}
 REGISTRY = CollectorRegistry(auto_describe=False)
-disable_created_metrics()  # when a series began, which would be as many series again
+disable_created_metrics()  # type: ignore[no-untyped-call]  # when a series began, which would be as many series again
 share_values()  # before the first metric is made
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 ENGINES = re.compile(r"[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})?")  # COUNT, or COUNTxRANKS
 SHAPE = re.compile(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})x([1-9][0-9]{0,4})")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,252}=[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 
 
@@ -75,3 +77,16 @@ def shape(text: str) -> tuple[int, int, int]:
     """Return width, height and frames of a checked shape."""
     width, height, frames = map(int, text.split("x"))
     return width, height, frames
+
+
+def check_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Check labels of Ray's nodes: LABEL=VALUE."""
+    for label in labels:
+        if not LABEL.fullmatch(label):
+            raise ValueError(f"{label!r} must be a label of Ray's nodes and its value, such as ray.io/node-group=h100")
+    return labels
+
+
+def label_map(labels: Sequence[str]) -> dict[str, str]:
+    """Return such labels and their values."""
+    return dict(one.split("=", 1) for one in labels)

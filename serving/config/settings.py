@@ -14,6 +14,7 @@ from zoetrope.model.request.quantize import Quantize
 from zoetrope.serving.config.checked_lists import (
     as_text,
     check_engines,
+    check_labels,
     check_models,
     check_names,
     check_origins,
@@ -23,6 +24,7 @@ from zoetrope.serving.config.checked_lists import (
 from zoetrope.serving.config.lists import CommaList
 
 DAY = 86_400.0
+Labels = Annotated[CommaList, AfterValidator(check_labels)]
 
 
 class Settings(BaseSettings):
@@ -89,6 +91,23 @@ class Settings(BaseSettings):
     noise_experts: Literal["together", "apart"] = Field(
         default="together", description="apart: engines of their own for the two networks of a Wan2.2 A14B."
     )
+    rank_device: Literal["auto", "cpu", "gpu"] = Field(
+        default="auto", description="What each rank reserves; auto: a GPU where the cluster has any."
+    )
+    gang_place: Literal["auto", "node", "domain", "domains"] = Field(
+        default="auto",
+        description="Where an engine's GPUs are: on one node, in an NVLink domain of several, or in a domain for each"
+        " guidance group; auto: as the nodes allow.",
+    )
+    engine_labels: Labels = Field(default=(), description="Labels of the nodes of a Ray cluster that run engines.")
+    stage_labels: Labels = Field(default=(), description="Labels of the nodes that run conditioners and decoders.")
+    router_labels: Labels = Field(default=(), description="Labels of the nodes that run the router.")
+    conditioner_cpus: float = Field(default=0, ge=0, description="CPUs that each conditioner reserves in Ray.")
+    conditioner_gpus: float = Field(
+        default=0, ge=0, description="GPUs that each conditioner reserves in Ray, such as 0.25."
+    )
+    decoder_cpus: float = Field(default=0, ge=0, description="CPUs that each decoder reserves in Ray.")
+    decoder_gpus: float = Field(default=0, ge=0, description="GPUs that each decoder reserves in Ray, such as 0.25.")
     data_dir: Path = Field(
         default=Path(DEFAULT_DATA), description="Folder for everything that must last, and for logs."
     )

@@ -19,7 +19,7 @@ from zoetrope.serving.jobs.outbox import enqueue
 HELD = "id = ? AND state = 'running' AND lease_epoch = ?"
 LAPSED = "state = 'running' AND lease_until <= ?"
 TOO_LATE = ("DEADLINE_EXCEEDED", "the deadline of the request passed")
-RAN_OUT = "its lease had run out"
+RAN_OUT, GIVEN_BACK = "its lease had run out", "its lease had been given back"
 QUEUED = (
     "SELECT id, owner, model, priority, created_at, deadline_at, price, used, steps, state = 'running' AS lapsed"
     " FROM job"
@@ -70,7 +70,7 @@ class JobLeases:
             _end_lapsed(tx, now, actor, max_attempts, in_hand)
             mine, ours = tx.among("id", [job_id for job_id in order if job_id not in in_hand])
             free = tx.all(
-                f"SELECT id, state FROM job WHERE {mine} AND finished_at IS NULL"
+                f"SELECT id, state, lease_until FROM job WHERE {mine} AND finished_at IS NULL"
                 " AND (state = 'queued' OR lease_until <= ?)"
                 f" AND (deadline_at IS NULL OR deadline_at > ?) ORDER BY id{tx.dialect.skip_locked}",
                 (ours, now, now),
@@ -79,6 +79,7 @@ class JobLeases:
                 return []
             before = {row["id"]: row["state"] for row in free}
             among, value = tx.among("id", list(before))
+            given_back = {row["id"] for row in free if row["lease_until"] == 0}
             rows = tx.all(
                 "UPDATE job SET state = 'running', stage = ?, step = 0, eta_seconds = NULL, notice = '',"
                 " attempt = attempt + 1, fruitless = fruitless + 1, lease_epoch = lease_epoch + 1, lease_owner = ?,"
@@ -91,7 +92,8 @@ class JobLeases:
                     record(tx, job, "claimed", State.QUEUED, State.RUNNING, actor, at=now)
                     enqueue(tx, job, ("start",), now)
                 else:
-                    record(tx, job, "claimed again", State.RUNNING, State.RUNNING, actor, at=now, note=RAN_OUT)
+                    note = GIVEN_BACK if job.id in given_back else RAN_OUT
+                    record(tx, job, "claimed again", State.RUNNING, State.RUNNING, actor, at=now, note=note)
             return claimed
 
         return self._db.write(body)

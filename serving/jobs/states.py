@@ -24,7 +24,7 @@ FINAL = tuple(state for state in State if state.final)
 TRANSITIONS: tuple[Transition, ...] = (
     Transition("created", None, QUEUED, "client", "a request was accepted"),
     Transition("claimed", QUEUED, RUNNING, "router", "a router took it with a lease: attempt 1"),
-    Transition("claimed again", RUNNING, RUNNING, "router", "its lease ran out; the next attempt starts at step 0"),
+    Transition("claimed again", RUNNING, RUNNING, "router", "its lease ran out or was given back; it resumes"),
     Transition("released", RUNNING, RUNNING, "router", "the holder stopped in good order; any router may resume it"),
     Transition(
         "lease voided", RUNNING, RUNNING, "service", "the service started, or a copy was restored; nobody holds it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,10 +12,10 @@ import ray
 from ray import serve
 
 from zoetrope.cluster.engine.engine import EngineReplica
-from zoetrope.cluster.planning.placement import PlacementError, seat
+from zoetrope.cluster.planning.placement import PlacementError, Seat, planned_seat, seat
 from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.request.tasks import Role
-from zoetrope.serving.config.checked_lists import shape
+from zoetrope.serving.config.checked_lists import label_map, shape
 from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
@@ -30,6 +31,7 @@ log = logging.getLogger("zoetrope.host")
 DRAIN_SECONDS = 60.0  # for an engine to finish its step and snapshot its segments
 RELEASE_SECONDS = 25.0  # for the router to store the outcome of jobs and release its leases
 READY_SECONDS = 60.0  # for the router to answer
+APPLICATION, ROUTER = "zoetrope", "Router"
 MISSED_CHECKS = 3  # consecutive failed health checks after which Serve replaces a replica
 
 
@@ -44,10 +46,46 @@ class Deployments:
 
 
 def deploy(settings: Settings, models: ServedModels, classes: Deployments | None = None) -> None:
-    """Deploy the application on the running Ray; returns when all is healthy and an engine has asked for work.
+    """Deploy the application on the running Ray, whose nodes decide where its gangs go; returns when all is healthy and
+    an engine has asked for work.
 
     Raises:
         StartError: the machine has no room for the engines, or a deployment does not start.
+    """
+    nodes = ray.nodes()
+    gpus = any(node["Resources"].get("GPU") for node in nodes if node["Alive"])
+
+    def seated(gang: EngineSettings) -> Seat:
+        if settings.gang_place == "auto":
+            return seat(gang, nodes)
+        return planned_seat(gang, settings.gang_place)
+
+    engines = application(settings, models, seated, gpus=gpus, classes=classes)
+    try:
+        serve.run(engines, name=APPLICATION, route_prefix=None)
+        while not _router().ready.remote().result(timeout_s=READY_SECONDS):
+            pass
+    except Exception as error:
+        raise StartError(f"the application did not start: {' '.join(str(error).split())[:600]}") from None
+
+
+def application(
+    settings: Settings,
+    models: ServedModels,
+    seated: Callable[[EngineSettings], Seat],
+    *,
+    gpus: bool,
+    classes: Deployments | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> serve.Application:
+    """Build the application without running it; needs no Ray.
+
+    Args:
+        seated: decides where an engine goes. gpus: there are some for the ranks, unless ``rank_device`` says it.
+        variables: of the environment of every process, ranks included.
+
+    Raises:
+        StartError: a gang has no place. ModelError: a gang can run no model.
     """
     classes = classes or Deployments()
     health = {
@@ -55,18 +93,23 @@ def deploy(settings: Settings, models: ServedModels, classes: Deployments | None
         "health_check_timeout_s": settings.silent_seconds / MISSED_CHECKS,
         "graceful_shutdown_timeout_s": 1.0,
     }
+    environment = {"runtime_env": {"env_vars": dict(variables)}} if variables else {}
 
-    def deployment(target: type, **options: Any) -> Any:
-        return serve.deployment(**{"ray_actor_options": {"num_cpus": 0}, **health, **options})(target)
+    def deployment(target: type, actor: Mapping[str, Any], **options: Any) -> Any:
+        return serve.deployment(**{**health, **options, "ray_actor_options": {**actor, **environment}})(target)
 
     def stage(name: str, target: type, count: int) -> list[Any]:
         """One deployment for each process, because the router chooses who shares one with whom."""
         names = [name, *(f"{name}-{number}" for number in range(2, count + 1))]
-        return [deployment(target, name=each).bind(models, settings) for each in names]
+        part = name.lower()
+        cpus, shares = getattr(settings, f"{part}_cpus"), getattr(settings, f"{part}_gpus")
+        actor = {"num_cpus": cpus, "num_gpus": shares, **_selector(settings.stage_labels)}
+        return [deployment(target, actor, name=each).bind(models, settings) for each in names]
 
     router = deployment(
         classes.router,
-        name="Router",
+        {"num_cpus": 0, **_selector(settings.router_labels)},
+        name=ROUTER,
         max_ongoing_requests=1_000,
         graceful_shutdown_timeout_s=RELEASE_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
@@ -82,28 +125,32 @@ def deploy(settings: Settings, models: ServedModels, classes: Deployments | None
     engines = []
     kinds = [(group, role) for group in groups for role in roles]
     for (group, role), (name, scale) in zip(kinds, scales(settings).items(), strict=True):
-        gang = _gang(settings, group.ranks, role, gpus=bool(ray.cluster_resources().get("GPU")))
+        gang = _gang(settings, group.ranks, role, gpus=gpus)
         try:
-            place = seat(gang, ray.nodes())
+            place = seated(gang)
         except PlacementError as error:
             raise StartError(f"ranks: {error}") from None
         first, *others = runnable[group.ranks]
+        leader = place.options["ray_actor_options"]
+        grouped = {option: value for option, value in place.options.items() if option != "ray_actor_options"}
         engines.append(
             deployment(
                 classes.engine,
+                leader,
                 name=name,
                 **replicas(settings, tuple(card.name for card in runnable[group.ranks]), scale, group.count),
                 graceful_shutdown_timeout_s=DRAIN_SECONDS,
-                **place.options,
+                **grouped,
             ).bind(first, router, gang, place.groups, tuple(others))
         )
-    engine = engines[0] if len(engines) == 1 else deployment(EngineKinds).bind(*engines)
-    try:
-        serve.run(engine, name="zoetrope", route_prefix=None)
-        while not _router().ready.remote().result(timeout_s=READY_SECONDS):
-            pass
-    except Exception as error:
-        raise StartError(f"the application did not start: {' '.join(str(error).split())[:600]}") from None
+    root = engines[0] if len(engines) == 1 else deployment(EngineKinds, {"num_cpus": 0}).bind(*engines)
+    built: serve.Application = root
+    return built
+
+
+def _selector(labels: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the option of an actor that goes to nodes with these labels only."""
+    return {"label_selector": label_map(labels)} if labels else {}
 
 
 def alive() -> bool:
@@ -127,7 +174,7 @@ def router_answers(seconds: float) -> bool:
 @cache
 def _router() -> Any:
     """Return the router's handle, made once because it holds connections."""
-    return serve.get_deployment_handle("Router", "zoetrope")
+    return serve.get_deployment_handle(ROUTER, APPLICATION)
 
 
 class EngineKinds:
@@ -138,6 +185,9 @@ class EngineKinds:
 
 
 def _gang(settings: Settings, ranks: int, role: Role, *, gpus: bool) -> EngineSettings:
+    """``gpus``: whether there are any, for a ``rank_device`` that leaves it open."""
+    if settings.rank_device != "auto":
+        gpus = settings.rank_device == "gpu"
     return EngineSettings(
         ranks=ranks,
         cfg_groups=settings.cfg_groups,

@@ -17,9 +17,10 @@ TEXT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 
 
 def set_up() -> None:
-    """Send this process's log to the file named by ZOETROPE_CLUSTER_LOG."""
-    path = os.environ[VARIABLE]
-    handler = WatchedFileHandler(path, delay=True)  # many processes append; follows a rename
+    """Send this process's log to the file named by ZOETROPE_CLUSTER_LOG; without one, to stderr, which Ray keeps."""
+    path = os.environ.get(VARIABLE)
+    # Many processes append; it follows a rename.
+    handler = logging.StreamHandler() if path is None else WatchedFileHandler(path, delay=True)
     handler.setFormatter(formatter(os.environ.get(FORMAT_VARIABLE, "text"), TEXT))
     logger = logging.getLogger("zoetrope")
     logger.addHandler(handler)

@@ -48,6 +48,7 @@ class RouterState:
     loading: Loading | None = None
     active: dict[str, Active] = field(default_factory=dict)
     engines: dict[str, EngineView] = field(default_factory=dict)
+    _removed: set[str] = field(default_factory=set)  # segments that an engine held
     _cohorts: int = 0
 
     def add(self, segment: Active) -> None:
@@ -56,8 +57,11 @@ class RouterState:
 
     def remove(self, segment_id: str) -> None:
         """Remove a segment; the next plan of an engine that still holds it says to drop it."""
-        if self.active.pop(segment_id, None) is not None:
+        segment = self.active.pop(segment_id, None)
+        if segment is not None:
             self.backlog.remove(segment_id)
+            if segment.engine is not None:
+                self._removed.add(segment_id)
 
     def waiting_jobs(self) -> set[str]:
         """Return the ids of the jobs whose segment is in no engine's newest step."""
@@ -102,6 +106,7 @@ class RouterState:
         ended = {*(i for i, _ in finished), *(f.id for f in failed), *lost}
         for segment_id in ended:
             self.remove(segment_id)
+        self._removed -= ended
         for segment_id in mine - held.keys() - ended - {*starting}:
             self._requeue(segment_id)
         if report.state in ("draining", "out"):
@@ -151,9 +156,10 @@ class RouterState:
         steps = [(s, s.next_step(i in now_running)) for i in decision.advance for s in [self.active[i]]]
         tokens = sum(segment.tokens_at(step) for segment, step in steps)
         view.due += PATIENCE * self._seconds(view, tokens, [segment.load(step) for segment, step in steps])
+        drop, foreign = self._not_held(report.engine, ids)
         return StepPlan(
-            drop=tuple(i for i in ids if not self._holds(report.engine, i)),
-            release=tuple(i for i in mine if self.active[i].leaving),
+            drop=drop,
+            release=(*(i for i in mine if self.active[i].leaving), *foreign),
             admit=tuple(self.active[i].admission() for i in decision.admit),
             advance=decision.advance,
             tokens=tokens,
@@ -284,6 +290,14 @@ class RouterState:
     def _holds(self, engine: str, segment_id: str) -> bool:
         segment = self.active.get(segment_id)
         return segment is not None and segment.engine == engine
+
+    def _not_held(self, engine: str, ids: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Divide what an engine should not have into segments that were removed or are elsewhere, and those of another
+        router, which has stopped: their jobs will be claimed again and can go on from a snapshot of now."""
+        strange = [i for i in ids if not self._holds(engine, i)]
+        drop = tuple(i for i in strange if i in self.active or i in self._removed)
+        self._removed.difference_update(drop)
+        return drop, tuple(i for i in strange if i not in drop)
 
     def _work(self, segment: Active, running: bool = False) -> Work:
         """Describe a segment as it will be after the running step, if there is one."""

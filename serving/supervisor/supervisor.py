@@ -20,7 +20,12 @@ from typing import TypeVar
 from zoetrope.cluster.telemetry.shared import start_sharing
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.serving.config.addresses import AddressError, bind_problem, next_address
-from zoetrope.serving.config.engine_groups import engine_groups, models_of_gangs
+from zoetrope.serving.config.deployment_checks import (
+    KERNELS_VARIABLE,
+    check_gangs,
+    check_kernels,
+    check_one_machine,
+)
 from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.process_marks import kill_all_marked
 from zoetrope.serving.config.served_models import ServedModels, open_models
@@ -35,7 +40,6 @@ from zoetrope.serving.supervisor.children import POLL_SECONDS, Child, ChildError
 
 T = TypeVar("T")
 MARKS = r"zoetrope-[0-9a-f]{16}/"
-KERNELS_VARIABLE = "ZOETROPE_KERNELS"  # kernels.select.backends.VARIABLE
 MAX_POLL_SECONDS = 1.0  # a longer gap between two polls means that this process itself was stopped
 # For engines to snapshot their segments (`serving.ray_host.application.DRAIN_SECONDS`), and Ray to stop.
 HOST_STOP_SECONDS = 75.0
@@ -152,37 +156,17 @@ def _check(settings: Settings) -> ServedModels:
     """Check the settings, without touching the data directory."""
     models = open_models(settings)
     check_tls(settings)
-    _check_gangs(settings, models)
+    check_one_machine(settings)
+    check_gangs(settings, models)
     _export_kernels(settings.kernels)
     check_media(settings)
     return models
 
 
-def _check_gangs(settings: Settings, models: ServedModels) -> None:
-    """Check that gangs of these sizes can run these models."""
-    groups = engine_groups(settings)
-    for group in groups:
-        if group.ranks % settings.cfg_groups:
-            raise ServeError(f"cfg-groups: {settings.cfg_groups} must divide ranks, {group.ranks}")
-    if settings.noise_experts == "apart":
-        if models.default.boundary is None:
-            raise ServeError(f"noise-experts: 'apart' needs a model with two networks, {models.default.name} has one")
-        if len(models) > 1:
-            raise ServeError(f"noise-experts: 'apart' is for one model, {len(models)} are served")
-    models_of_gangs(models, groups, settings.cfg_groups)
-
-
 def _export_kernels(choices: str) -> None:
     """Pass the choice of kernels to every process to come, in the environment variable that they read."""
     os.environ[KERNELS_VARIABLE] = choices
-    if not choices:
-        return
-    from zoetrope.kernels.select.backends import parse  # loads torch
-
-    try:
-        parse(choices)
-    except ValueError as error:
-        raise ServeError(str(error)) from None
+    check_kernels(choices)
 
 
 @contextmanager

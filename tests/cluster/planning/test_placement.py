@@ -18,6 +18,7 @@ from zoetrope.cluster.planning.placement import (
     bundles,
     check_feasible,
     placements,
+    planned_seat,
     seat,
     sort_ranks,
 )
@@ -48,6 +49,36 @@ def test_bundles_are_a_small_one_for_the_leader_and_a_gpu_for_each_rank() -> Non
     assert bundles(nano) == [{"CPU": 0.01}, {"CPU": 1.0}, {"CPU": 1.0}]
     (placement,) = placements(nano, [node("x", cpus=1), node("y", cpus=2)])
     assert placement.options() == {"bundles": bundles(nano), "strategy": "PACK"}
+
+
+GPU = {"CPU": 1.0, "GPU": 1.0}
+NODES = {"ray.io/node-group": "h100"}
+
+
+def test_a_gang_is_seated_before_its_nodes_are_there() -> None:
+    """The settings alone say where it goes; Ray waits for nodes with these labels."""
+    gang = EngineSettings(ranks=4, rank_resources=GPU)
+    on_a_node = planned_seat(gang, "node", NODES)
+    assert on_a_node.groups == ()
+    assert on_a_node.options == {
+        "ray_actor_options": {"num_cpus": 0.01},
+        "placement_group_bundles": [{"CPU": 0.01}, *[GPU] * 4],
+        "placement_group_strategy": "STRICT_PACK",
+        "placement_group_bundle_label_selector": [NODES] * 5,
+    }
+    in_a_domain = planned_seat(gang, "domain", NODES)
+    assert in_a_domain.options == {"ray_actor_options": {"num_cpus": 0.01, "label_selector": NODES}}
+    assert [(g.domain, len(g.bundles), g.labels) for g in in_a_domain.groups] == [(True, 4, NODES)]
+    in_two = planned_seat(replace(gang, cfg_groups=2), "domains")
+    assert [(g.domain, len(g.bundles), g.labels) for g in in_two.groups] == [(True, 2, None)] * 2
+    with pytest.raises(PlacementError, match="'domains' is for cfg-groups 2, it is 1"):
+        planned_seat(gang, "domains")
+
+
+def test_ranks_without_gpus_are_seated_anywhere() -> None:
+    found = planned_seat(EngineSettings(ranks=2), "node")
+    assert found.options["placement_group_strategy"] == "PACK"
+    assert found.options["placement_group_bundles"] == [{"CPU": 0.01}, {"CPU": 1.0}, {"CPU": 1.0}]
 
 
 def test_a_gang_goes_to_one_node_where_one_is_large_enough_else_into_one_domain() -> None:

@@ -9,16 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from tests.fixtures.media_files import TASKS, task_of, write_media
 from tests.serving.gateway.harness import Service, running_service
 from tests.serving.jobs.harness import claim_oldest
 from zoetrope.model.request.tasks import FirstLastFrame
 from zoetrope.serving.client import ClientError
 from zoetrope.serving.jobs.job import Result, State
-from zoetrope.serving.media import VideoWriter
 from zoetrope.serving.media.formats import MEDIA_TYPES
 
 
@@ -33,13 +31,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """picture.png, other.png, large.png of more than the request itself carries, and clip.mp4 of 2.5 s."""
-    folder = tmp_path_factory.mktemp("media")
-    rng = np.random.default_rng(1)
-    for name, shape in (("picture", (90, 160, 3)), ("other", (90, 160, 3)), ("large", (500, 500, 3))):
-        Image.fromarray(rng.integers(0, 255, shape, np.uint8)).save(folder / f"{name}.png")
-    with VideoWriter(folder / "clip.mp4", 160, 90, 12, "mp4", {}) as writer:
-        writer.write(np.repeat(rng.integers(0, 255, (30, 9, 16, 3), np.uint8), 10, axis=1).repeat(10, axis=2))
-    return folder
+    return write_media(tmp_path_factory.mktemp("media"))
 
 
 def made(service: Service, clip: Path) -> str:
@@ -52,28 +44,10 @@ def made(service: Service, clip: Path) -> str:
     return name
 
 
-TASKS: dict[str, dict[str, Any]] = {
-    "text_to_video": {},
-    "image_to_video": {"image": "picture.png", "loop": True},
-    "image_to_video clip": {"clip": "clip.mp4"},
-    "image_to_video clip and last frame": {"clip": "clip.mp4", "last_frame": "other.png"},
-    "first_last_frame": {"first_frame": "picture.png", "last_frame": "other.png"},
-    "grid_to_video": {"panels": ["picture.png"] * 8 + ["other.png"]},
-    "reference_to_video": {"references": ["picture.png", "clip.mp4"], "first_frame": "other.png"},
-    "edit_video": {"video": "clip.mp4", "references": ["picture.png"]},
-}
-
-
 @pytest.mark.parametrize("case", TASKS)
 def test_every_kind_with_local_files(case: str, service: Service, files: Path) -> None:
     kind = case.partition(" ")[0]
-
-    def local(value: Any) -> Any:
-        if isinstance(value, list):
-            return [local(item) for item in value]
-        return files / value if isinstance(value, str) else value
-
-    task = {"kind": kind, "prompt": "make it blue", **{name: local(value) for name, value in TASKS[case].items()}}
+    task = task_of(case, files)
     sent: dict[str, tuple[int, int]] = {}
     name = service.client.create(
         {"task": task}, steps=2, on_upload=lambda field, have, total: sent.update({field: (have, total)})

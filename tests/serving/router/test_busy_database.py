@@ -96,7 +96,7 @@ async def test_a_claim_that_waits_delays_no_renewal(postgres_house: House, postg
                 seen = house.job("a").lease_until
                 await until(lambda: house.job("a").lease_until != seen)  # noqa: B023
             plan = await engine.ask(Report("e2", 1, "nano", held=(HeldSegment("unknown", 1),)))
-            assert plan.drop == ("unknown",)
+            assert plan.release == ("unknown",)
             assert stuck.somebody_waits(), "all that happened while the claim waited"
             stuck.let_go()
             await until(lambda: house.job("b").state is State.RUNNING)

@@ -270,8 +270,22 @@ def test_a_removed_segment_is_dropped_and_reported_no_more() -> None:
     assert board.apply(report(finished=(Finished("a", "late"),)), 2.0).finished == ()
 
 
-def test_an_unknown_segment_is_dropped() -> None:
-    assert exchange(board_with(), report(held=(HeldSegment("x", 4),))).drop == ("x",)
+def test_a_segment_of_another_router_is_given_up_with_a_snapshot() -> None:
+    """That one has stopped; whoever claims the job next goes on from there."""
+    plan = exchange(board_with("a"), report(held=(HeldSegment("x", 4),)))
+    assert (plan.drop, plan.release) == ((), ("x",))
+    assert [x.spec.id for x in plan.admit] == ["a"]
+
+
+def test_a_removed_segment_is_dropped_without_one_only_while_an_engine_may_hold_it() -> None:
+    board = board_with("a", "b")
+    exchange(board, report())
+    board.apply(report(finished=(Finished("a", "latents"),), held=(HeldSegment("b", 1),)), 1.0)
+    board.remove("a")
+    board.remove("b")
+    held = report(held=(HeldSegment("b", 1),))
+    assert exchange(board, held, 2.0) == StepPlan(drop=("b",))
+    assert board._removed == set()
 
 
 def test_conditions_that_are_gone_end_the_segment_without_its_fault() -> None:

@@ -54,10 +54,10 @@ def open_places(directory: Path, postgres: str, s3: bool) -> Iterator[Places]:
             stack.callback(database_proxy.close)
             settings["ZOETROPE_DATABASE"] = address.format(port=database_proxy.port)
         if s3:
-            port = stack.enter_context(_bucket())
+            port = stack.enter_context(bucket())
             bucket_proxy = Proxy(partial(asyncio.open_connection, "127.0.0.1", port))
             stack.callback(bucket_proxy.close)
-            stack.enter_context(_environment(CREDENTIALS))
+            stack.enter_context(environment(CREDENTIALS))
             url = "s3://bucket/soak?endpoint=http://127.0.0.1:{}"
             artifacts, settings["ZOETROPE_ARTIFACT_STORE"] = url.format(port), url.format(bucket_proxy.port)
         file = None if postgres else data / "jobs.db"
@@ -90,7 +90,7 @@ def postgres_behind(url: str) -> tuple[Callable[[], Awaitable[Streams]], str]:
 
 
 @contextmanager
-def _bucket() -> Iterator[int]:
+def bucket() -> Iterator[int]:
     """A server that speaks S3 and has one bucket; its port."""
     port = free_port()
     server = subprocess.Popen(
@@ -115,7 +115,7 @@ def _bucket() -> Iterator[int]:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(values)
     try:

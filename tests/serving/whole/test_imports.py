@@ -38,6 +38,6 @@ def test_a_rank_does_without_transformers() -> None:
 
 def test_the_variable_for_kernels_is_the_one_that_they_read() -> None:
     from zoetrope.kernels.select.backends import VARIABLE
-    from zoetrope.serving.supervisor.supervisor import KERNELS_VARIABLE
+    from zoetrope.serving.config.deployment_checks import KERNELS_VARIABLE
 
     assert KERNELS_VARIABLE == VARIABLE
