@@ -168,7 +168,11 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         default=10.0, gt=0, description="Seconds until a job can be claimed again after its router stopped renewing."
     )
-    max_running: int = Field(default=8, ge=1, description="Jobs of each model that a router runs at a time.")
+    max_running: int = Field(
+        default=8,
+        ge=1,
+        description="Jobs of each model that a router runs at a time, and the first of further tenants.",
+    )
     resident_models: int = Field(
         default=2, ge=1, description="Models whose encoders a stage keeps loaded, of several that are served."
     )

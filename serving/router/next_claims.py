@@ -18,8 +18,9 @@ def next_claims(
 
     Jobs are made ready as far ahead as there is ``room``, in the order of the policy. Those that were made ready and
     then passed by more urgent ones wait for an engine, or are left out of its steps, and keep nobody else from being
-    claimed; only so many of them may wait that `HELD_BACK` times ``room`` are claimed in all. Of a tenant that has
-    none, the most urgent job of all is claimed without room: it need not wait until one of another's ends.
+    claimed; only so many of them may wait that `HELD_BACK` times ``room`` are claimed in all. Where tenants have
+    shares, the most urgent job of all is claimed without room if its tenant has none: it need not wait until one of
+    another's ends.
 
     Args:
         queued: ids of the jobs in the backlog that can be claimed.
@@ -34,7 +35,8 @@ def next_claims(
         free = HELD_BACK * room - len(mine)
         if free <= 0:
             continue
-        for place, work in enumerate(islice(state.backlog.all_in_order(model, now), max(1, ahead))):
+        looked = max(ahead, int(state.backlog.policy.shares))
+        for place, work in enumerate(islice(state.backlog.all_in_order(model, now), looked)):
             if free > 0 and work.id in queued and (place < ahead or work.tenant not in tenants):
                 chosen.append(work.id)
                 free -= 1

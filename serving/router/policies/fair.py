@@ -23,6 +23,8 @@ class Fair(Policy):
     another's first job by about one of its own, however long its queue has been there.
     """
 
+    shares = True
+
     def key(self, work: Work, late: bool) -> float:
         if work.deadline is not None and not late:
             due = work.deadline

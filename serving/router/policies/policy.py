@@ -22,6 +22,7 @@ class Policy(ABC):
 
     name: ClassVar[str]
     preempts: ClassVar[bool] = True  # what is held may be left out of a step, for what is more urgent
+    shares: ClassVar[bool] = False  # tenants have shares: the first job of one need not wait for another's to end
 
     def __init__(self, ranks: int = 1, weights: Mapping[str, float] = NO_WEIGHTS, gpus: int = 0) -> None:
         """

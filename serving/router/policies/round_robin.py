@@ -14,6 +14,7 @@ class RoundRobin(Policy):
     highest priority goes first, then the oldest. What is held takes every step."""
 
     preempts = False
+    shares = True
 
     def key(self, work: Work, late: bool) -> float:
         return work.created_at - FIRST * work.priority
