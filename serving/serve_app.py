@@ -13,6 +13,7 @@ from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.serving.config.checked_lists import label_map
 from zoetrope.serving.config.deployment_checks import KERNELS_VARIABLE, check_gangs, check_kernels
+from zoetrope.serving.config.logs import VARIABLE as LOG_FORMAT_VARIABLE
 from zoetrope.serving.config.served_models import open_models
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.startup_checks import StartError
@@ -54,6 +55,7 @@ def build(args: Args) -> Application:
 
     variables = {
         KERNELS_VARIABLE: settings.kernels,
+        LOG_FORMAT_VARIABLE: settings.log_format,
         SETUP_HOOK_VARIABLE: SETUP_HOOK,
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a stage that reserves no GPU sees none
     }

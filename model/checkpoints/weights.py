@@ -333,7 +333,7 @@ def _read_span(header: Header, rows: Rows) -> torch.Tensor:
     if buffer.numel():
         with header.path.open("rb", buffering=0) as file:
             file.seek(start)
-            view, done = memoryview(buffer.numpy()), 0
+            view, done = memoryview(buffer.numpy().data), 0
             while done < len(view):
                 if not (size := file.readinto(view[done:])):
                     raise OSError(f"it ends within {header.name}")

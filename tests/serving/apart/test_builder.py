@@ -72,10 +72,11 @@ def test_each_part_goes_to_its_nodes_with_what_it_reserves() -> None:
 
 
 def test_every_process_gets_what_a_supervisor_would_set() -> None:
-    found = built(kernels="attention=reference")
+    found = built(kernels="attention=reference", log_format="json")
     for name, deployment in found.items():
         variables = actor(deployment)["runtime_env"]["env_vars"]
         assert variables["ZOETROPE_KERNELS"] == "attention=reference", name
+        assert variables["ZOETROPE_LOG_FORMAT"] == "json", name
         assert variables["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] == "0", name
         assert variables[SETUP_HOOK_VARIABLE] == "zoetrope.serving.ray_host.worker_setup.set_up", name
 

@@ -35,7 +35,8 @@ END_SECONDS = 400.0
 LEASE_SECONDS = 600.0  # nothing that waits for one to run out ends in time
 HAND_SECONDS = 90.0  # from a release to the next claim: new processes start meanwhile, on two busy cores
 DRAIN_SECONDS = 150
-STEPS = 1_000  # over half a minute, longer than a replica takes to start
+WORK_SECONDS = 60.0  # of ten jobs, as measured: longer than a replica takes to start
+FIRST_STEPS, MOST_STEPS = 30, 1_000
 UNDER_WAY = 10  # steps that every job has taken before something happens
 JOBS = 10
 
@@ -47,6 +48,7 @@ class Deployment:
     client: VideoClient
     stores: Stores
     head: Node
+    steps: int = 0  # of a job, once it was measured
 
     @property
     def store(self) -> JobStore:
@@ -57,9 +59,17 @@ class Deployment:
         return [found[job_id] for job_id in ids]
 
     def start_jobs(self) -> list[str]:
-        """Ten long jobs, whose ids it returns."""
+        """Ten long jobs, whose ids it returns. How many steps take long, the first ones tell."""
+        if not self.steps:
+            started = time.monotonic()
+            self.until_ended(self._create(FIRST_STEPS))
+            pace = (time.monotonic() - started) / FIRST_STEPS
+            self.steps = min(MOST_STEPS, max(2 * FIRST_STEPS, int(WORK_SECONDS / pace)))
+        return self._create(self.steps)
+
+    def _create(self, steps: int) -> list[str]:
         names = [
-            self.client.create(prompt=f"a red circle, number {n}", size="40x24", frames=17, steps=STEPS, seed=n)
+            self.client.create(prompt=f"a red circle, number {n}", size="40x24", frames=17, steps=steps, seed=n)
             for n in range(JOBS)
         ]
         return [name.removeprefix("operations/") for name in names]
