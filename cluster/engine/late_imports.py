@@ -1,4 +1,4 @@
-"""What the leader needs of the model's code: imported beside the start of its first gang, because that takes seconds."""
+"""What a leader needs of the code of models: imported beside the start of its first gang, since that takes seconds."""
 
 from __future__ import annotations
 
