@@ -15,6 +15,7 @@ import ray
 
 from zoetrope.cluster.engine.draining import watch_nodes
 from zoetrope.cluster.engine.gang import Gang, GangFailed
+from zoetrope.cluster.engine.late_imports import load, open_snapshots
 from zoetrope.cluster.engine.rank_process import Place, StepOutcome
 from zoetrope.cluster.engine.router_client import RouterClient
 from zoetrope.cluster.engine.step_record import StepRecord
@@ -39,13 +40,13 @@ from zoetrope.cluster.telemetry import metrics
 from zoetrope.cluster.telemetry.logs import about_process
 from zoetrope.cluster.telemetry.process import begin
 from zoetrope.model.catalog.model_card import scheduler_config
-from zoetrope.model.catalog.weights_identity import weights_here, weights_of
+from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.families import family_of
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
 
 if TYPE_CHECKING:
-    from zoetrope.cluster.snapshots.store import SnapshotStore
+    pass
 
 log = logging.getLogger("zoetrope.engine")
 
@@ -112,11 +113,11 @@ class Engine:
         self._groups = Groups(groups, settings.ranks)
         self._record = StepRecord(self._id)
         about_process(engine=self._id)
-        loading = asyncio.create_task(asyncio.to_thread(_load, card))  # while the ranks load as well
+        loading = asyncio.create_task(asyncio.to_thread(load, card))  # while the ranks load as well
         self._load_seconds = 0.0
         self._gang = await self._build()
         await loading
-        self._snapshots = _open(settings.snapshots)
+        self._snapshots = open_snapshots(settings.snapshots)
         self._watchdog = self._watch()
         self._task = asyncio.create_task(self._drive())
         self._watching = asyncio.create_task(watch_nodes(lambda: {p.node for p in self._gang.places()}, self._leave))
@@ -392,18 +393,3 @@ class EngineReplica(Engine):
     async def __del__(self) -> None:
         """Serve awaits this before it stops the replica."""
         await self.drain()
-
-
-def _load(card: ModelCard) -> None:
-    """Import what the leader needs once there is a gang, and hash the weights if no process here has; it takes seconds,
-    because it includes torch."""
-    import zoetrope.cluster.planning.gang_plan
-    import zoetrope.cluster.snapshots.store  # noqa: F401
-
-    weights_here(card)
-
-
-def _open(snapshots: str | None) -> SnapshotStore | None:
-    from zoetrope.cluster.snapshots.store import SnapshotStore
-
-    return None if snapshots is None else SnapshotStore(snapshots)
