@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zoetrope.serving.kubernetes.disruption import budget_findings
 from zoetrope.serving.kubernetes.network import network_findings
-from zoetrope.serving.kubernetes.objects import Finding, Tree, TreeError, read_tree
+from zoetrope.serving.kubernetes.objects import Fault, Tree, TreeError, read_tree
 from zoetrope.serving.kubernetes.pods import pod_findings
 from zoetrope.serving.kubernetes.ray_service import ray_findings
 from zoetrope.serving.kubernetes.references import reference_findings
@@ -26,7 +26,7 @@ CHECKS = (
 )
 
 
-def check(tree: Tree) -> list[Finding]:
+def check(tree: Tree) -> list[Fault]:
     """Return everything that is wrong with a tree; empty if nothing is.
 
     Objects that their schemas refuse are not looked at further: what other checks say of them would only repeat it.
@@ -74,7 +74,7 @@ def kustomize(path: Path) -> str:
     return done.stdout
 
 
-def check_folder(path: Path) -> tuple[Tree, list[Finding]]:
+def check_folder(path: Path) -> tuple[Tree, list[Fault]]:
     """Render and check a folder or a file.
 
     Raises:

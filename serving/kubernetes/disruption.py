@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zoetrope.serving.kubernetes.objects import Finding, PodTemplate, Tree, mapping
+from zoetrope.serving.kubernetes.objects import Fault, PodTemplate, Tree, mapping
 
 
-def budget_findings(tree: Tree) -> Iterator[Finding]:
+def budget_findings(tree: Tree) -> Iterator[Fault]:
     """Yield pods without a budget or with two, budgets without pods, and those that no eviction could ever keep."""
     covered: dict[int, list[str]] = {}
     for budget in tree.of("PodDisruptionBudget"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoetrope.serving.kubernetes.flows import DNS, INSIDE, Flow, declared_flows
-from zoetrope.serving.kubernetes.objects import Finding, Json, Manifest, PodTemplate, Tree, mapping, selects, sequence
+from zoetrope.serving.kubernetes.objects import Fault, Json, Manifest, PodTemplate, Tree, mapping, selects, sequence
 
 UNUSED = 31_999  # a port that nothing names
 NAMESPACE = "kubernetes.io/metadata.name"
@@ -44,7 +44,7 @@ WORLD = (
 )
 
 
-def network_findings(tree: Tree) -> Iterator[Finding]:
+def network_findings(tree: Tree) -> Iterator[Fault]:
     """Yield flows that no policy admits, and what policies admit that nobody declared."""
     pods = {pod.component: Party(pod.component, pod.labels, OWN, pod=pod) for pod in tree.pods}
     for pod in tree.pods:
@@ -66,7 +66,7 @@ def network_findings(tree: Tree) -> Iterator[Finding]:
                 yield from _compare(source, target, ports, flows, rules)
 
 
-def _isolation(tree: Tree, policies: list[Manifest]) -> Iterator[Finding]:
+def _isolation(tree: Tree, policies: list[Manifest]) -> Iterator[Fault]:
     """A pod that no policy selects may talk to everybody."""
     for pod in tree.pods:
         for way in ("Ingress", "Egress"):
@@ -74,7 +74,7 @@ def _isolation(tree: Tree, policies: list[Manifest]) -> Iterator[Finding]:
                 yield pod.finding("metadata.labels", f"no NetworkPolicy with the type {way} selects these pods")
 
 
-def _compare(source: Party, target: Party, ports: list[Port], flows: list[Flow], rules: _Rules) -> Iterator[Finding]:
+def _compare(source: Party, target: Party, ports: list[Port], flows: list[Flow], rules: _Rules) -> Iterator[Fault]:
     between = [flow for flow in flows if (flow.source, flow.target) == (source.name, target.name)]
     missing: dict[str, list[Port]] = {}
     extra: dict[tuple[str, str], list[Port]] = {}
@@ -90,7 +90,7 @@ def _compare(source: Party, target: Party, ports: list[Port], flows: list[Flow],
             missing.setdefault(way, []).append(port)
     for (policy, rule), found in extra.items():
         message = f"admits {source.name} -> {target.name} at {_shown(found)}, which is no declared flow"
-        yield Finding(policy, rule, message)
+        yield Fault(policy, rule, message)
     for way, found in missing.items():
         pod = (source if way == "egress" else target).pod
         assert pod is not None, "what is outside has no policies"

@@ -16,7 +16,7 @@ CLUSTER_WIDE = ("Namespace", "PriorityClass", "ClusterRole", "ClusterRoleBinding
 
 
 @dataclass(frozen=True)
-class Finding:
+class Fault:
     """What is wrong: with which object (``Kind/name``), in which field of it, and why."""
 
     object: str
@@ -60,8 +60,8 @@ class Manifest:
     def __str__(self) -> str:
         return f"{self.kind or 'an object without a kind'}/{self.name or '?'}"
 
-    def finding(self, field: str, message: str) -> Finding:
-        return Finding(str(self), field, message)
+    def finding(self, field: str, message: str) -> Fault:
+        return Fault(str(self), field, message)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class PodTemplate:
     def runs_for_ever(self) -> bool:
         return self.owner.kind != "Job"
 
-    def finding(self, field: str, message: str) -> Finding:
+    def finding(self, field: str, message: str) -> Fault:
         """``field`` is below the pod's template."""
         return self.owner.finding(f"{self.field}.{field}", message)
 

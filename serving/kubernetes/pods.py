@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from zoetrope.serving.kubernetes.objects import Finding, Json, PodTemplate, Tree, mapping, sequence
+from zoetrope.serving.kubernetes.objects import Fault, Json, PodTemplate, Tree, mapping, sequence
 
 QUANTITY = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(m|[kKMGTPE]i?|e\d+)?")
 UNITS = (
@@ -27,7 +27,7 @@ ACTIONS = ("httpGet", "tcpSocket", "grpc", "exec")
 PINNED = re.compile(r".+(@sha256:[0-9a-f]{64}|:[\w.-]+)")
 
 
-def pod_findings(tree: Tree) -> Iterator[Finding]:
+def pod_findings(tree: Tree) -> Iterator[Fault]:
     """Yield what is wrong with pods by themselves."""
     for pod in tree.pods:
         yield from _security(pod)
@@ -52,7 +52,7 @@ def quantity(value: Any) -> float | None:
     return float(match[1]) * (float(f"1{unit}") if unit.startswith("e") else UNITS[unit])
 
 
-def _security(pod: PodTemplate) -> Iterator[Finding]:
+def _security(pod: PodTemplate) -> Iterator[Fault]:
     for name in HOST:
         if pod.spec.get(name):
             yield pod.finding(f"spec.{name}", "is not allowed: pod security is `restricted`")
@@ -70,7 +70,7 @@ def _security(pod: PodTemplate) -> Iterator[Finding]:
             yield pod.owner.finding(f"{field}.{others.pop()}", "is not allowed: pod security is `restricted`")
 
 
-def _container_security(pod: PodTemplate, field: str, container: Json) -> Iterator[Finding]:
+def _container_security(pod: PodTemplate, field: str, container: Json) -> Iterator[Fault]:
     context, path = mapping(container.get("securityContext")), f"{field}.securityContext"
     wanted: dict[str, Any] = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
     for name, value in wanted.items():
@@ -90,7 +90,7 @@ def _container_security(pod: PodTemplate, field: str, container: Json) -> Iterat
             yield pod.owner.finding(f"{field}.ports[{port.get('name')}].hostPort", "is not allowed")
 
 
-def _resources(pod: PodTemplate, field: str, container: Json) -> Iterator[Finding]:
+def _resources(pod: PodTemplate, field: str, container: Json) -> Iterator[Fault]:
     requests = mapping(mapping(container.get("resources")).get("requests"))
     limits = mapping(mapping(container.get("resources")).get("limits"))
     for where, amounts in (("requests", requests), ("limits", limits)):
@@ -112,13 +112,13 @@ def _resources(pod: PodTemplate, field: str, container: Json) -> Iterator[Findin
         yield pod.owner.finding(f"{field}.resources.requests.memory", message)
 
 
-def _image(pod: PodTemplate, field: str, container: Json) -> Iterator[Finding]:
+def _image(pod: PodTemplate, field: str, container: Json) -> Iterator[Fault]:
     image = str(container.get("image", ""))
     if not PINNED.fullmatch(image.rpartition("/")[2]) or image.endswith(":latest"):
         yield pod.owner.finding(f"{field}.image", f"{image!r} must have a tag other than latest, or a digest")
 
 
-def _ports(pod: PodTemplate, field: str, container: Json) -> Iterator[Finding]:
+def _ports(pod: PodTemplate, field: str, container: Json) -> Iterator[Fault]:
     names, numbers = set(), set()
     for port in sequence(container.get("ports")):
         name, number = port.get("name"), port.get("containerPort")
@@ -130,7 +130,7 @@ def _ports(pod: PodTemplate, field: str, container: Json) -> Iterator[Finding]:
             yield pod.owner.finding(f"{field}.ports[{number}].name", "is missing: probes and monitors name ports")
 
 
-def _probes(pod: PodTemplate, field: str, container: Json) -> Iterator[Finding]:
+def _probes(pod: PodTemplate, field: str, container: Json) -> Iterator[Fault]:
     ports = sequence(container.get("ports"))
     known = {value for port in ports for value in (port.get("name"), port.get("containerPort"))}
     names = ", ".join(str(port.get("name")) for port in ports)

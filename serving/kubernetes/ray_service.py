@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from zoetrope.serving.kubernetes.flows import RAY
-from zoetrope.serving.kubernetes.objects import Finding, Json, Manifest, PodTemplate, Tree, mapping, sequence
+from zoetrope.serving.kubernetes.objects import Fault, Json, Manifest, PodTemplate, Tree, mapping, sequence
 from zoetrope.serving.kubernetes.pods import quantity
 from zoetrope.serving.kubernetes.serve_config import application_args
 
@@ -25,7 +25,7 @@ GPU = "nvidia.com/gpu"
 EXPORT = "metrics-export-port"
 
 
-def ray_findings(tree: Tree) -> Iterator[Finding]:
+def ray_findings(tree: Tree) -> Iterator[Fault]:
     """Yield what is wrong with the RayServices of a tree."""
     for service in tree.of("RayService"):
         pods = [pod for pod in tree.pods if pod.owner is service]
@@ -40,7 +40,7 @@ def ray_findings(tree: Tree) -> Iterator[Finding]:
         yield from _weights(service, tree)
 
 
-def _lives(service: Manifest) -> Iterator[Finding]:
+def _lives(service: Manifest) -> Iterator[Fault]:
     strategy = mapping(service.spec.get("upgradeStrategy")).get("type")
     if strategy not in UPGRADES:
         yield service.finding("spec.upgradeStrategy.type", f"{strategy!r} must be one of {', '.join(UPGRADES)}")
@@ -58,7 +58,7 @@ def _lives(service: Manifest) -> Iterator[Finding]:
         yield service.finding(f"metadata.annotations.{INITIALIZING}", message)
 
 
-def _cluster(service: Manifest) -> Iterator[Finding]:
+def _cluster(service: Manifest) -> Iterator[Fault]:
     cluster = mapping(service.spec.get("rayClusterConfig"))
     try:
         installed = version("ray")
@@ -96,7 +96,7 @@ def _cluster(service: Manifest) -> Iterator[Finding]:
             yield service.finding(f"{_place(group)}.replicas", message)
 
 
-def _memory(service: Manifest, pod: PodTemplate) -> Iterator[Finding]:
+def _memory(service: Manifest, pod: PodTemplate) -> Iterator[Fault]:
     """The object store lies in /dev/shm, which counts as the container's memory."""
     start = mapping(_group_of(service, pod).get("rayStartParams"))
     store = quantity(start.get("object-store-memory"))
@@ -124,7 +124,7 @@ def _memory(service: Manifest, pod: PodTemplate) -> Iterator[Finding]:
             yield service.finding(f"{field}.resources.limits.memory", message)
 
 
-def _metrics_port(service: Manifest, pod: PodTemplate) -> Iterator[Finding]:
+def _metrics_port(service: Manifest, pod: PodTemplate) -> Iterator[Fault]:
     exported = mapping(_group_of(service, pod).get("rayStartParams")).get(EXPORT)
     ports = {p.get("name"): p.get("containerPort") for _, box in pod.containers for p in sequence(box.get("ports"))}
     if exported is not None and str(ports.get("metrics")) != exported:
@@ -132,7 +132,7 @@ def _metrics_port(service: Manifest, pod: PodTemplate) -> Iterator[Finding]:
         yield service.finding(place, f"{exported} is not the port `metrics` of the container, {ports.get('metrics')}")
 
 
-def _worker(service: Manifest, pod: PodTemplate) -> Iterator[Finding]:
+def _worker(service: Manifest, pod: PodTemplate) -> Iterator[Fault]:
     for field, container in pod.containers[:1]:
         probe = mapping(mapping(container.get("readinessProbe")).get("httpGet")).get("path")
         if probe != "/api/healthz":
@@ -156,7 +156,7 @@ def _worker(service: Manifest, pod: PodTemplate) -> Iterator[Finding]:
             )
 
 
-def _room(service: Manifest) -> Iterator[Finding]:
+def _room(service: Manifest) -> Iterator[Fault]:
     """Check that the engines that the application starts have nodes: nothing else would say why they wait for ever."""
     args, groups = application_args(service), _groups(service)
     place = "spec.serveConfigV2.args"
@@ -206,7 +206,7 @@ def _rooms(groups: list[Json], resource: str, *, by_node: bool) -> list[float]:
     return list(nodes.values())
 
 
-def _weights(service: Manifest, tree: Tree) -> Iterator[Finding]:
+def _weights(service: Manifest, tree: Tree) -> Iterator[Fault]:
     """A model that is a folder is mounted, read-only, wherever it is read; the head reads its configurations."""
     for model in str(application_args(service).get("model", "")).split(","):
         if not model.startswith("/"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from zoetrope.serving.kubernetes.objects import Finding, Json, Manifest, PodTemplate, Tree, mapping, sequence
+from zoetrope.serving.kubernetes.objects import Fault, Json, Manifest, PodTemplate, Tree, mapping, sequence
 
 SECRETS = "zoetrope/secrets"  # annotation of the namespace: a line for each Secret that is made by hand, with its keys
 
 
-def reference_findings(tree: Tree) -> Iterator[Finding]:
+def reference_findings(tree: Tree) -> Iterator[Fault]:
     """Yield what an object names and is not there."""
     known = _Known(tree)
     for pod in tree.pods:
@@ -60,7 +60,7 @@ class _Known:
         return "" if self.tree.find(kind, str(name)) else f"the {kind} {name!r} is not in the tree"
 
 
-def _of_pod(pod: PodTemplate, known: _Known) -> Iterator[Finding]:
+def _of_pod(pod: PodTemplate, known: _Known) -> Iterator[Fault]:
     for kind, field in (("ServiceAccount", "serviceAccountName"), ("PriorityClass", "priorityClassName")):
         if field not in pod.spec:
             yield pod.finding(f"spec.{field}", "is missing")
@@ -89,7 +89,7 @@ def _of_pod(pod: PodTemplate, known: _Known) -> Iterator[Finding]:
             yield pod.owner.finding(field, "is mounted by no container")
 
 
-def _of_volume(owner: Manifest, field: str, volume: Json, known: _Known) -> Iterator[Finding]:
+def _of_volume(owner: Manifest, field: str, volume: Json, known: _Known) -> Iterator[Fault]:
     sources = [volume, *(mapping(source) for source in sequence(mapping(volume.get("projected")).get("sources")))]
     for source in sources:
         for name, kind in (("configMap", "ConfigMap"), ("secret", "Secret")):
@@ -103,7 +103,7 @@ def _of_volume(owner: Manifest, field: str, volume: Json, known: _Known) -> Iter
         yield owner.finding(f"{field}.persistentVolumeClaim.claimName", problem)
 
 
-def _of_environment(owner: Manifest, field: str, container: Json, known: _Known) -> Iterator[Finding]:
+def _of_environment(owner: Manifest, field: str, container: Json, known: _Known) -> Iterator[Fault]:
     for number, source in enumerate(sequence(container.get("envFrom"))):
         for name, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
             if name in source and (problem := known.problem(kind, source[name])):
@@ -122,7 +122,7 @@ def _of_environment(owner: Manifest, field: str, container: Json, known: _Known)
                     yield owner.finding(f"{field}.env[{name}].valueFrom.{key}", problem)
 
 
-def _own_selector(manifest: Manifest, tree: Tree) -> Iterator[Finding]:
+def _own_selector(manifest: Manifest, tree: Tree) -> Iterator[Fault]:
     """The API server refuses a selector that does not fit the object's own pods; two objects may not share pods."""
     selector = mapping(manifest.spec.get("selector"))
     found = tree.selected(selector)
@@ -133,7 +133,7 @@ def _own_selector(manifest: Manifest, tree: Tree) -> Iterator[Finding]:
             yield manifest.finding("spec.selector", f"fits the pods of {pod.owner} too: {_shown(selector)}")
 
 
-def _of_service(service: Manifest, tree: Tree) -> Iterator[Finding]:
+def _of_service(service: Manifest, tree: Tree) -> Iterator[Fault]:
     labels = mapping(service.spec.get("selector"))
     pods = tree.selected({"matchLabels": labels}) if labels else []
     if not pods:
@@ -145,7 +145,7 @@ def _of_service(service: Manifest, tree: Tree) -> Iterator[Finding]:
                 yield service.finding(f"{field}.targetPort", f"{target!r} is no port of the pods of {pod.owner}")
 
 
-def _of_scaler(scaler: Manifest, tree: Tree) -> Iterator[Finding]:
+def _of_scaler(scaler: Manifest, tree: Tree) -> Iterator[Fault]:
     target = mapping(scaler.spec.get("scaleTargetRef"))
     kind, name = str(target.get("kind", "Deployment")), str(target.get("name", ""))
     found = tree.find(kind, name)
@@ -161,7 +161,7 @@ def _of_scaler(scaler: Manifest, tree: Tree) -> Iterator[Finding]:
         yield scaler.finding("spec.minReplicas", f"{least} is above the {most} of spec.maxReplicas")
 
 
-def _of_monitor(monitor: Manifest, tree: Tree) -> Iterator[Finding]:
+def _of_monitor(monitor: Manifest, tree: Tree) -> Iterator[Fault]:
     selector = mapping(monitor.spec.get("selector"))
     pods = tree.selected(selector)
     if not pods:
@@ -172,7 +172,7 @@ def _of_monitor(monitor: Manifest, tree: Tree) -> Iterator[Finding]:
             yield monitor.finding(f"spec.podMetricsEndpoints[{number}].port", f"{port!r} is no port of these pods")
 
 
-def _of_ray_service(service: Manifest, known: _Known) -> Iterator[Finding]:
+def _of_ray_service(service: Manifest, known: _Known) -> Iterator[Fault]:
     cluster = mapping(service.spec.get("rayClusterConfig"))
     field = "spec.rayClusterConfig"
     secret = mapping(cluster.get("authOptions")).get("secretName")

@@ -15,7 +15,7 @@ from typing import Any
 
 import jsonschema
 
-from zoetrope.serving.kubernetes.objects import CLUSTER_WIDE, Finding, Json, Tree, mapping
+from zoetrope.serving.kubernetes.objects import CLUSTER_WIDE, Fault, Json, Tree, mapping
 
 VERSION = "1.37"  # of Kubernetes
 CUSTOM = {  # apiVersion, kind -> file in k8s/schemas
@@ -29,7 +29,7 @@ META = ("name", "namespace", "labels", "annotations")
 MESSAGE_CHARS = 200
 
 
-def schema_findings(tree: Tree) -> Iterator[Finding]:
+def schema_findings(tree: Tree) -> Iterator[Fault]:
     """Yield what an API server with strict validation would refuse in an object by itself."""
     seen = set()
     for manifest in tree.manifests:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from zoetrope.model.request.schema_errors import describe
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.variables import PREFIX
-from zoetrope.serving.kubernetes.objects import Finding, Manifest, Tree, mapping, sequence
+from zoetrope.serving.kubernetes.objects import Fault, Manifest, Tree, mapping, sequence
 from zoetrope.serving.kubernetes.settings_checks import parse_settings
 
 FIELD = "spec.serveConfigV2"
@@ -26,7 +26,7 @@ SHARED = (
 )
 
 
-def serve_findings(tree: Tree) -> Iterator[Finding]:
+def serve_findings(tree: Tree) -> Iterator[Fault]:
     """Yield what Serve or our builder would refuse, and where the settings of other processes differ."""
     for service in tree.of("RayService"):
         for field, message in _problems(str(service.spec.get("serveConfigV2", ""))):
@@ -124,7 +124,7 @@ def _application(application: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"args.{read[0]}", read[1]
 
 
-def _agreement(service: Manifest, tree: Tree) -> Iterator[Finding]:
+def _agreement(service: Manifest, tree: Tree) -> Iterator[Fault]:
     """Compare the args with the variables of the processes beside Ray."""
     args = {name: _text(value) for name, value in application_args(service).items()}
     for config in tree.of("ConfigMap"):

@@ -14,7 +14,7 @@ from zoetrope.serving.config.addresses import is_loopback, parse_address
 from zoetrope.serving.config.forms import problems
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.variables import PREFIX, unknown_variables
-from zoetrope.serving.kubernetes.objects import Finding, Json, Manifest, PodTemplate, Tree, mapping, sequence
+from zoetrope.serving.kubernetes.objects import Fault, Json, Manifest, PodTemplate, Tree, mapping, sequence
 
 # Settings of processes that listen -> the name of the container's port.
 PORTS = {"gateway": ("grpc", "http", "management"), "sweeper": ("management",)}
@@ -27,7 +27,7 @@ class _Given(Settings):
     model_config = SettingsConfigDict(env_prefix="ZOETROPE_UNREAD_")
 
 
-def setting_findings(tree: Tree) -> Iterator[Finding]:
+def setting_findings(tree: Tree) -> Iterator[Fault]:
     """Yield what is wrong with the settings of every pod that has some."""
     for pod in tree.pods:
         for field, container in pod.all_containers:
@@ -80,7 +80,7 @@ def _variables(owner: Manifest, field: str, container: Json, tree: Tree) -> tupl
     return {name: value for name, value in values.items() if name.startswith(PREFIX)}, places
 
 
-def _fits(pod: PodTemplate, field: str, container: Json, settings: Settings) -> Iterator[Finding]:
+def _fits(pod: PodTemplate, field: str, container: Json, settings: Settings) -> Iterator[Fault]:
     """Check that a process listens where its ports are, and may take as long to stop as it does."""
     ports = {port.get("name"): port.get("containerPort") for port in sequence(container.get("ports"))}
     for name in PORTS[pod.component]:
