@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 
@@ -44,9 +44,6 @@ from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.families import family_of
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("zoetrope.engine")
 
