@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -165,9 +166,10 @@ class RayCluster:
         return found
 
     def close(self) -> None:
-        """Kill all nodes."""
+        """Kill all nodes, and remove what they left."""
         for node in self.nodes:
             node.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def _joined(node: Node, log: Path) -> bool:

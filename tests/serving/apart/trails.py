@@ -29,14 +29,17 @@ class Trail:
     def redone(self, steps: int) -> int:
         """Return how many steps a later attempt took again, at most. One of a job whose ``steps`` had all been taken
         does not count: latents that no decoder has yet are in no snapshot."""
-        seen = [taken for _, taken in sorted(self.steps.items()) if taken]
-        parts = [(before[-1], after[0]) for before, after in pairwise(seen)]
+        parts = [(before[-1], after[0]) for before, after in pairwise(self._attempts())]
         return max((last - first + 1 for last, first in parts if last < steps), default=0)
 
     @property
     def from_the_start(self) -> bool:
         """Whether a later attempt began with the first step."""
-        return any(taken[0] == 1 for _, taken in sorted(self.steps.items())[1:] if taken)
+        return any(taken[0] == 1 for taken in self._attempts()[1:])
+
+    def _attempts(self) -> list[list[int]]:
+        """Return the steps of each attempt that took some."""
+        return [taken for _, taken in sorted(self.steps.items()) if taken]
 
 
 @contextmanager
