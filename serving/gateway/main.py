@@ -184,10 +184,13 @@ async def run(core: Core, supervised: bool = True) -> None:
         grpc_port = server.add_secure_port(address, secured) if secured else server.add_insecure_port(address)
     except (RuntimeError, OSError) as error:
         raise StartError(f"grpc: cannot listen at {settings.grpc}: {error}") from None
-    with PacedListener.of(listen(settings.http, "http"), core.pace) as listener:
+    async with contextlib.AsyncExitStack() as stack:
+        management = await stack.enter_async_context(managed(core))
+        listener = stack.enter_context(PacedListener.of(listen(settings.http, "http"), core.pace))
         bound = {
             "grpc": join_address(grpc_host, grpc_port),
             "http": join_address(parse_address(settings.http, "http")[0], listener.getsockname()[1]),
+            **({"management": management} if management else {}),
         }
         web = HttpServer(http_config(core))
         status.set(VIDEO_SERVICE, Status.NOT_SERVING)  # known from the first call on
@@ -201,19 +204,15 @@ async def run(core: Core, supervised: bool = True) -> None:
         background = [asyncio.create_task(run) for run in runs]
         for task in (*tasks, *background):  # none ends by itself; if one does, the supervisor starts another gateway
             task.add_done_callback(lambda _: liveness.stop())
-        async with managed(core) as management:
-            bound |= {"management": management} if management else {}
-            gc.collect()
-            gc.freeze()  # what is here now stays: no collection looks at it again, which takes tens of milliseconds
-            said = json.dumps(bound) if supervised else f"ready grpc={bound['grpc']} http={bound['http']}"
-            print(said, flush=True)
-            beating = asyncio.create_task(keep_beating()) if supervised else None
-            while not await liveness.stopping_within(3_600):
-                pass
-            web.should_exit = True
-            await asyncio.gather(stop_server(server, gate, grpc_port, settings.stop_seconds), *tasks)
-        if beating is not None:
-            background.append(beating)
+        gc.collect()
+        gc.freeze()  # what is here now stays: no collection has to look at it again, which takes tens of milliseconds
+        print(json.dumps(bound) if supervised else f"ready grpc={bound['grpc']} http={bound['http']}", flush=True)
+        if supervised:
+            background.append(asyncio.create_task(keep_beating()))
+        while not await liveness.stopping_within(3_600):
+            pass
+        web.should_exit = True
+        await asyncio.gather(stop_server(server, gate, grpc_port, settings.stop_seconds), *tasks)
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
