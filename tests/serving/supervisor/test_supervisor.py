@@ -124,7 +124,7 @@ def test_the_data_directory_is_private(service: Service) -> None:
 
 def test_the_gateway_and_the_sweeper_have_management_ports(service: Service, management: str) -> None:
     host, port = management.split(":")
-    for number, metric in ((int(port), "zoetrope_jobs"), (int(port) + 1, "python_info")):
+    for number, metric in ((int(port), "zoetrope_jobs"), (int(port) + 1, "zoetrope_sweeps_total")):
         base = f"http://{host}:{number}"
         assert httpx.get(f"{base}/readyz").text == httpx.get(f"{base}/livez").text == "ok\n"
         assert metric in httpx.get(f"{base}/metrics").text
