@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from zoetrope.serving.cli.errors import CliError
 from zoetrope.serving.cli.service import ServiceProcess, private_env, serve_command
 from zoetrope.serving.client import ClientError, OperationStatus, VideoClient
 from zoetrope.serving.config.settings import Settings
+from zoetrope.serving.jobs.job import Job
 from zoetrope.serving.jobs.open import open_stores
 
 READY_SECONDS = 900.0
@@ -40,6 +42,8 @@ PLAIN = {"RANKS": "1", "ENGINES": "1", "PREVIEW_STEPS": "0", "MAX_QUEUED": "4000
 PROMPT = "a red circle moving right on a white background"
 SMALL = ((64, 48, 9, 6), (48, 64, 5, 8), (64, 64, 9, 4), (48, 48, 13, 8))  # width, height, frames, steps
 SINGLES = 5  # jobs that the other tenant makes in the flood, one after the other
+UNDER_WAY = 10  # jobs of the flood that have ended by then
+POLL_SECONDS = 0.2
 WARM = 4  # jobs of each kind before the trace: the first steps teach the router what steps cost
 TOLERANCE = 1e-4  # of latents: sums are in another order in another batch
 
@@ -93,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "--large", type=int, nargs=3, default=(320, 192, 33), metavar=("W", "H", "FRAMES"), help="size of large jobs"
     )
     parser.add_argument("--large-steps", type=command.at_least(1), default=12, help="steps of large jobs")
-    parser.add_argument("--step-tokens", type=command.at_least(1), default=4_000, help="tokens of a step, at most")
+    parser.add_argument("--step-tokens", type=command.at_least(1), default=2_000, help="tokens of a step, at most")
     parser.add_argument("--flood", type=int, default=500, help="jobs that one tenant queues; 0: leave that out")
     parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     return parser
@@ -187,25 +191,30 @@ def _difference(folder: Path, args: argparse.Namespace) -> float:
 
 def _flood(target: str, data: Path, args: argparse.Namespace) -> dict[str, float]:
     """Have tenant ``many`` queue jobs and tenant ``one`` make a single one."""
-    stores = open_stores(Settings(data_dir=data).database_url)
-    try:
-        secrets = [stores.keys.create(tenant, tenant)[1] for tenant in ("many", "one")]
-    finally:
-        stores.close()
     fields = _fields("64x64", 9, 8, 1)
-    with VideoClient(target, api_key=secrets[0]) as many, VideoClient(target, api_key=secrets[1]) as one:
+    with ExitStack() as stack:
+        stores = stack.enter_context(closing(open_stores(Settings(data_dir=data).database_url)))
+        secrets = [stores.keys.create(tenant, tenant)[1] for tenant in ("many", "one")]
+        many, one = (stack.enter_context(VideoClient(target, api_key=secret)) for secret in secrets)
         alone = statistics.median(_seconds(_done(one.wait(one.create(**fields), END_SECONDS))) for _ in range(3))
         names: list[str] = []
         while len(names) < args.flood:
             batch = [VideoRequest(**fields)] * min(100, args.flood - len(names))
             names += many.create_batch(batch)
-        _done(many.wait(names[9], END_SECONDS))  # it is well under way
+        ids = [name.removeprefix("operations/") for name in names]
+
+        def of_many() -> list[Job]:
+            return list(stores.jobs.get_many(ids).values())
+
+        while sum(job.state.final for job in of_many()) < UNDER_WAY:
+            time.sleep(POLL_SECONDS)
         among, since = [], time.time()
         for _ in range(SINGLES):
             among.append(_seconds(_done(one.wait(one.create(**fields), END_SECONDS))))
-        beside = [status for status in map(many.get, names) if status.start_time and status.start_time > since]
-        shares = [status.end_time - (status.start_time or math.nan) for status in beside if status.end_time]
-        left = sum(not many.get(name).done for name in names)
+        found = of_many()
+        beside = [job for job in found if job.started_at is not None and job.started_at > since]
+        shares = [job.finished_at - (job.started_at or math.nan) for job in beside if job.finished_at is not None]
+        left = sum(not job.state.final for job in found)
     if not left or not shares:
         raise BenchmarkError(f"the flood of {args.flood} jobs is over too soon: --flood more")
     return {"alone": alone, "among": statistics.median(among), "many_job": statistics.median(shares), "left": left}

@@ -117,6 +117,11 @@ class Backlog:
         self.policy.charge(tenant, seconds)
         self._shift(tenant, 0.0)
 
+    def place(self, work: Work) -> float:
+        """Return the place of work that is not on an engine, its tenant's share counted; the smallest goes first."""
+        key = self.policy.key(work, self._now > self.policy.latest(work))
+        return self.policy.place(work, key, self._standing(work.tenant), self._since(work.tenant))
+
     def in_order(
         self,
         model: str,

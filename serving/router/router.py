@@ -95,6 +95,8 @@ class Router:
         with suppress(StoreError):
             engines = await self._database.run(lambda: self._database.jobs.engines(REMEMBERED_SECONDS))
             self._meter.recall({engine.id: engine.costs for engine in engines})
+            alive = [engine.id for engine in engines if time.time() < engine.seen_at + ENGINE_TIMEOUT_SECONDS]
+            self._state.handovers.expect(alive, time.monotonic())
         self._work = asyncio.Event()
         self._outcomes: dict[str, asyncio.Future[Any]] = {}
         self._rows: dict[str, EngineRow] = {}
@@ -262,7 +264,7 @@ class Router:
     def _urgency(self, job_id: str) -> float:
         """Order the jobs that wait for a place in a stage as the policy does."""
         job = self._claimed.job(job_id)
-        return math.inf if job is None else self._state.backlog.policy.key(work_of(job), False)
+        return math.inf if job is None else self._state.backlog.place(work_of(job))
 
     def _drop(self, job: Job) -> None:
         """Remove a job's segments from all further plans."""
