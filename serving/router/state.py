@@ -13,10 +13,11 @@ from zoetrope.model.request.steps import computed_steps, computes, step_after, s
 from zoetrope.serving.router.active import Active
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.engine_view import EngineView, News
+from zoetrope.serving.router.handovers import Handovers, job_of
 from zoetrope.serving.router.loading import Loading
 from zoetrope.serving.router.placement import GangSize, leaves, sizes_of, takes
 from zoetrope.serving.router.policies.fair import Fair
-from zoetrope.serving.router.policies.work import EngineState, Work, anything
+from zoetrope.serving.router.policies.work import EngineState, Work
 from zoetrope.serving.router.scheduler import LOOK, decide
 
 MAX_CRASHES = 3  # of engines with a segment alone in the step, after which it counts as the cause
@@ -48,6 +49,7 @@ class RouterState:
     loading: Loading | None = None
     active: dict[str, Active] = field(default_factory=dict)
     engines: dict[str, EngineView] = field(default_factory=dict)
+    handovers: Handovers = field(default_factory=Handovers)
     _removed: set[str] = field(default_factory=set)  # segments that an engine held
     _cohorts: int = 0
 
@@ -66,7 +68,7 @@ class RouterState:
     def waiting_jobs(self) -> set[str]:
         """Return the ids of the jobs whose segment is in no engine's newest step."""
         stepping = {segment_id for view in self.engines.values() for segment_id in view.stepping}
-        return {segment_id.partition("/")[0] for segment_id in self.active if segment_id not in stepping}
+        return {job_of(segment_id) for segment_id in self.active if segment_id not in stepping}
 
     def apply(self, report: Report, now: float) -> News:
         """Apply an engine's report. Segments that it should hold but does not are waiting again; the next engine
@@ -111,6 +113,9 @@ class RouterState:
             self._requeue(segment_id)
         if report.state in ("draining", "out"):
             del self.engines[report.engine]
+            self.handovers.forget(report.engine)
+        else:
+            self.handovers.hear(report.engine, (h.id for h in report.held if self._foreign(h.id)))
         return News(tuple(progressed), finished, tuple(failed), lost)
 
     def plan(self, report: Report, now: float) -> StepPlan:
@@ -181,6 +186,7 @@ class RouterState:
         silent = [i for i, view in self.engines.items() if now > view.due]
         for engine_id in silent:
             del self.engines[engine_id]
+            self.handovers.forget(engine_id)
             for segment_id, segment in self.active.items():
                 if segment.engine == engine_id:
                     self._requeue(segment_id)
@@ -241,6 +247,12 @@ class RouterState:
         return sizes_of(beside, works)
 
     def _engine(self, report: Report, view: EngineView, held: list[Work], sizes: Mapping[int, GangSize]) -> EngineState:
+
+        def may_take(work: Work) -> bool:
+            return not self.handovers.hold_back(work.id, view.seen_at) and (
+                len(sizes) < 2 or takes(view.ranks, work, sizes)
+            )
+
         return EngineState(
             report.engine,
             view.model,
@@ -251,7 +263,7 @@ class RouterState:
             tuple(held),
             view.costs,
             view.stepping,
-            anything if len(sizes) < 2 else lambda work: takes(view.ranks, work, sizes),
+            may_take,
         )
 
     def _idle_beside(self, engine_id: str) -> int:
@@ -295,9 +307,13 @@ class RouterState:
         """Divide what an engine should not have into segments that were removed or are elsewhere, and those of another
         router, which has stopped: their jobs will be claimed again and can go on from a snapshot of now."""
         strange = [i for i in ids if not self._holds(engine, i)]
-        drop = tuple(i for i in strange if i in self.active or i in self._removed)
+        drop = tuple(i for i in strange if not self._foreign(i))
         self._removed.difference_update(drop)
         return drop, tuple(i for i in strange if i not in drop)
+
+    def _foreign(self, segment_id: str) -> bool:
+        """Whether a segment that an engine holds is another router's."""
+        return segment_id not in self.active and segment_id not in self._removed
 
     def _work(self, segment: Active, running: bool = False) -> Work:
         """Describe a segment as it will be after the running step, if there is one."""

@@ -1,0 +1,44 @@
+"""What a new router waits for: engines that hold segments for one that has stopped hand them over first, so that their
+jobs go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+HEAR_SECONDS = 3.0  # for the engines that were there to report to a new router
+
+
+def job_of(segment_id: str) -> str:
+    """Return the id of a segment's job."""
+    return segment_id.partition("/")[0]
+
+
+class Handovers:
+    """Engines that have not reported yet, and the jobs of which engines still hold another router's segments."""
+
+    def __init__(self) -> None:
+        self._unheard: set[str] = set()
+        self._until = 0.0
+        self._held: dict[str, set[str]] = {}  # by engine
+
+    def expect(self, engines: Collection[str], now: float) -> None:
+        """Wait for the first reports of these engines, for HEAR_SECONDS at most. Nothing starts meanwhile, because any
+        of them may hold it."""
+        self._unheard, self._until = set(engines), now + HEAR_SECONDS
+
+    def hear(self, engine: str, foreign: Iterable[str]) -> None:
+        """Learn which segments of another router an engine still holds."""
+        self._unheard.discard(engine)
+        self._held[engine] = {job_of(segment_id) for segment_id in foreign}
+        if not self._held[engine]:
+            del self._held[engine]
+
+    def forget(self, engine: str) -> None:
+        """Wait no longer for an engine that is gone."""
+        self.hear(engine, ())
+
+    def hold_back(self, segment_id: str, now: float) -> bool:
+        """Tell whether a segment must not start yet."""
+        if self._unheard and now < self._until:
+            return True
+        return any(job_of(segment_id) in jobs for jobs in self._held.values())
