@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--large", type=int, nargs=3, default=(320, 192, 33), metavar=("W", "H", "FRAMES"), help="size of large jobs"
     )
-    parser.add_argument("--large-steps", type=command.at_least(1), default=12, help="steps of large jobs")
+    parser.add_argument("--large-steps", type=command.at_least(1), default=60, help="steps of large jobs")
     parser.add_argument("--step-tokens", type=command.at_least(1), default=2_000, help="tokens of a step, at most")
     parser.add_argument("--flood", type=int, default=500, help="jobs that one tenant queues; 0: leave that out")
     parser.add_argument("--out", type=Path, help=command.OUT_HELP)
