@@ -13,6 +13,11 @@ from zoetrope.model.request.steps import branch_count, computes, step_after
 from zoetrope.model.request.tasks import Role
 
 
+def job_of(segment_id: str) -> str:
+    """Return the id of a segment's job."""
+    return segment_id.partition("/")[0]
+
+
 @dataclass
 class Active:
     """A segment between its conditions and its last step.

@@ -9,7 +9,7 @@ from typing import Any
 
 from zoetrope.cluster.protocol.messages import Report
 from zoetrope.serving.jobs.job import EngineRow
-from zoetrope.serving.router.active import Active
+from zoetrope.serving.router.active import Active, job_of
 from zoetrope.serving.router.metering import Meter
 
 
@@ -42,7 +42,7 @@ def engine_row(
 
 def jobs_on(report: Report) -> tuple[str, ...]:
     """Return the ids of the jobs that an engine denoises, each once."""
-    return tuple(sorted({segment_id.partition("/")[0] for segment_id in _segments(report)}))
+    return tuple(sorted({job_of(segment_id) for segment_id in _segments(report)}))
 
 
 def _segments(report: Report) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def _step(
     return {
         "segments": [
             [
-                segment_id.partition("/")[0],
+                job_of(segment_id),
                 int(segment_id.rpartition("/")[2]),
                 one.furthest if one.step is None else one.step,
                 one.spec.steps,

@@ -18,6 +18,7 @@ from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.forecast_table import JobForecast, ModelForecast, TenantQueue
 from zoetrope.serving.jobs.job import Job, Stage
+from zoetrope.serving.router.active import job_of
 from zoetrope.serving.router.forecast import FOLLOWED, Awaited, Foreseen, House, Runner, forecast
 from zoetrope.serving.router.forecast_errors import ForecastErrors, Phase
 from zoetrope.serving.router.metering import Meter
@@ -179,7 +180,7 @@ class Forecaster:
     def _in_order(self, model: str, claimed: Mapping[str, Job]) -> list[Work]:
         """Return the jobs of a model in the order of the policy, the first of them: on engines, claimed or queued. Each
         is the work of its present segment, under its own id. Those that are decoded come first."""
-        active = {i.partition("/")[0] for i in self._state.active}
+        active = {job_of(i) for i in self._state.active}
         idle = [work_of(job) for job in claimed.values() if job.id not in active]
         decoding = [work for work in idle if self._stage(work.id) is Stage.DECODING]
         held = [*self._state.held_works(model), *(work for work in idle if work not in decoding)]
@@ -188,7 +189,7 @@ class Forecaster:
 
     async def _learn(self, model: str, works: Sequence[Work], claimed: Mapping[str, Job]) -> None:
         """Read what the jobs that come first take, once for each."""
-        ids = [work.id.partition("/")[0] for work in works]
+        ids = [job_of(work.id) for work in works]
         near = [*claimed, *[i for i in ids if i not in claimed][:FOLLOWED]]
         unknown = [job_id for job_id in near if job_id not in self._loads]
         jobs = {i: claimed[i] for i in unknown if i in claimed}

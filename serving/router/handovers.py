@@ -5,12 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from zoetrope.serving.router.active import job_of
+
 HEAR_SECONDS = 3.0  # for the engines that were there to report to a new router
-
-
-def job_of(segment_id: str) -> str:
-    """Return the id of a segment's job."""
-    return segment_id.partition("/")[0]
 
 
 class Handovers:

@@ -12,6 +12,7 @@ from zoetrope.cluster.planning.step_costs import Load, StepCosts, Streaming
 from zoetrope.cluster.protocol.messages import Report, StepShare
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import ModelCard
+from zoetrope.serving.router.active import job_of
 from zoetrope.serving.router.pricing import EngineCosts, StageCosts, StageName
 
 SMOOTH = 0.02  # weight of a step in the mean company
@@ -82,7 +83,7 @@ class Meter:
         self._company[report.model] = count if mean is None else mean + SMOOTH * (count - mean)
         used: dict[str, float] = {}
         for share, part in zip(report.shares, engine.costs.shares(loads), strict=True):
-            job = share.id.partition("/")[0]
+            job = job_of(share.id)
             used[job] = used.get(job, 0.0) + part * report.step_seconds * report.ranks
         for job, seconds in used.items():
             self.use(job, seconds)

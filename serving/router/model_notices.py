@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from zoetrope.serving.jobs.job import Job
+from zoetrope.serving.router.active import job_of
 from zoetrope.serving.router.state import RouterState
 
 SECONDS = 1.0  # between two looks
@@ -30,7 +31,7 @@ class ModelNotices:
         if self._state.loading is None or now < self._looked_at + SECONDS:
             return
         self._looked_at = now
-        waiting = {i.partition("/")[0]: s.model for i, s in self._state.active.items() if s.engine is None}
+        waiting = {job_of(i): s.model for i, s in self._state.active.items() if s.engine is None}
         notices = {model: self._state.notice(model, now) for model in set(waiting.values())}
         fresh = {job_id: notice for job_id, model in waiting.items() if (notice := notices[model])}
         for job_id in fresh.keys() | self._told.keys():

@@ -22,7 +22,7 @@ from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.db.errors import StoreError
 from zoetrope.serving.jobs.forecast_table import ModelForecast
 from zoetrope.serving.jobs.job import EngineRow, Job, Stage, State
-from zoetrope.serving.router.active import Active
+from zoetrope.serving.router.active import Active, job_of
 from zoetrope.serving.router.around import WIDTH, Surroundings
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.backoff import backoff
@@ -317,7 +317,7 @@ class Router:
 
     def _show(self, preview: Previewed) -> None:
         """Have a preview of a segment made in the background."""
-        job_id = preview.id.partition("/")[0]
+        job_id = job_of(preview.id)
         job = self._claimed.job(job_id)
         if job is not None and preview.id in self._state.active:
             step = self._state.active[preview.id].spec.steps * int(preview.id.rpartition("/")[2]) + preview.step
@@ -333,7 +333,7 @@ class Router:
             future.set_result(outcome)
 
     def _note_progress(self, segment_id: str) -> None:
-        job = self._claimed.job(segment_id.partition("/")[0])
+        job = self._claimed.job(job_of(segment_id))
         if job is not None:
             active = self._state.active[segment_id]
             step = active.spec.steps * int(segment_id.rpartition("/")[2]) + active.furthest

@@ -10,10 +10,10 @@ from zoetrope.cluster.planning.step_costs import Load, StepCosts
 from zoetrope.cluster.protocol.messages import Broken, Failed, Report, StepPlan
 from zoetrope.model.request.loras import AdapterUse, slot_key
 from zoetrope.model.request.steps import computed_steps, computes, step_after, step_before
-from zoetrope.serving.router.active import Active
+from zoetrope.serving.router.active import Active, job_of
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.engine_view import EngineView, News
-from zoetrope.serving.router.handovers import Handovers, job_of
+from zoetrope.serving.router.handovers import Handovers
 from zoetrope.serving.router.loading import Loading
 from zoetrope.serving.router.placement import GangSize, leaves, sizes_of, takes
 from zoetrope.serving.router.policies.fair import Fair
