@@ -51,6 +51,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
+def our_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(("ZOETROPE_", "PROMETHEUS_"))}
+
+
 def file_of(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
@@ -113,6 +117,16 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         return (yield)
     with UNIT_RULE.applied():
         return (yield)
+
+
+@pytest.fixture(autouse=True)
+def own_variables() -> Iterator[None]:
+    """Put our variables back: commands set some for the processes that they start, and tests run commands in here."""
+    before = our_variables()
+    yield
+    for name in our_variables().keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.folder_faults import FAULTS, Fault, add, broken, write_bases
-from zoetrope.cluster.telemetry.shared import DIRECTORY as METRICS_DIR
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.serving.cli import main
 from zoetrope.serving.cli.doctor import Status, run_checks
@@ -115,10 +114,7 @@ def odd(bases: Path, tmp_path: Path) -> Path:
     return broken(bases, Fault("t2v", add("ema_step"), ""), tmp_path / "odd")
 
 
-def test_a_warning_is_told_once_by_every_command(
-    odd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(METRICS_DIR, str(tmp_path / "metrics"))  # which a service sets for the processes that it starts
+def test_a_warning_is_told_once_by_every_command(odd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out.mp4")
     local = ("generate", "a red circle", "--local", "--size", "48x32", "--frames", "5", "--steps", "1", "--out", out)
     with ExitStack() as stack:
