@@ -219,7 +219,7 @@ def page(values: dict[str, Any]) -> str:
     about = where["machine"]
     found = [TypeAdapter(PhaseResult).validate_python(one) for one in values["databases"]]
     empty = TypeAdapter(LoadRow).validate_python(values["grpc_alone"])
-    tables = sections(PhaseSizes(**values["sizes"]), empty, found)
+    tables = sections(TypeAdapter(PhaseSizes).validate_python(values["sizes"]), empty, found)
     versions = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
     servers = ", ".join(f"{one['database']} {one['version']}" for one in values["databases"])
     lines = [

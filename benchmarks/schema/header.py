@@ -34,7 +34,7 @@ class ResultHeader(ResultRecord):
 
     Attributes:
         command: what reproduces the file, in a shell at the repository's root.
-        commit, changed: of the code; None without git. changed: Python files differed from the commit.
+        commit, changed: of the code; None if unknown. changed: Python files differed from the commit.
         seed: None if nothing is drawn.
         machine: results from before December 2026 may lack it.
         device, torch, ...: of benchmarks that compute with torch.
@@ -42,7 +42,7 @@ class ResultHeader(ResultRecord):
 
     command: str = Field(pattern=r"^(python -m zoetrope\.benchmarks\.|zoetrope bench )\w")
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
-    changed: bool
+    changed: bool | None
     date: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
     seed: int | None = None
     machine: MeasuredMachine | None = None
@@ -73,4 +73,8 @@ def header_of(record: Mapping[str, Any]) -> ResultHeader:
     """
     if isinstance(runs := record.get("runs"), dict) and runs:
         return ResultHeader.model_validate(list(runs.values())[-1])
-    return ResultHeader.model_validate(record.get("environment", record))
+    environment = dict(record.get("environment", record))
+    for place in ("machine", "measured_on"):  # where older files describe it
+        if "machine" not in environment and "processor" in record.get(place, {}):
+            environment["machine"] = record[place]
+    return ResultHeader.model_validate(environment)
