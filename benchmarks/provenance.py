@@ -44,7 +44,7 @@ def code() -> dict[str, Any]:
 
 def commit_of(where: Mapping[str, Any]) -> str:
     """Describe the code that ran, as recorded by `code`."""
-    return f"commit {where['commit']}{' with changes' if where['changed'] else ''}"
+    return f"commit {where['commit'] or 'unknown'}{' with changes' if where['changed'] else ''}"
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -6,16 +6,18 @@ A new benchmark is an entry here, a model of its figures in `benchmarks/schema`,
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from zoetrope.benchmarks.schema import computed, quality, service, speed
 from zoetrope.benchmarks.schema.header import ResultHeader, ResultRecord, header_of
 
-Needs = Literal["", "gpu", "deepspeed"]
+Needs = Literal["", "gpu", "deepspeed", "aiperf"]
 Page = Callable[[Mapping[str, Any]], str]
 
 
@@ -53,6 +55,8 @@ class Benchmark:
         """Return what this machine lacks to run it, in words; None if nothing."""
         if self.needs == "deepspeed" and find_spec("deepspeed") is None:
             return "needs DeepSpeed"
+        if self.needs == "aiperf" and not (Path(sys.prefix) / "aiperf" / "bin" / "aiperf").is_file():
+            return "needs AIPerf (make aiperf)"
         if self.needs == "gpu":
             import torch
 
@@ -83,6 +87,14 @@ BENCHMARKS = {
             "adapters:page_of",
             _given("--width 64 --layers 1 --ranks 16 --tokens 64 --repeats 1"),
             quick=True,
+        ),
+        Benchmark(
+            "aiperf",
+            "a service, by NVIDIA's AIPerf over OpenAI's videos API",
+            service.AIPerfRecord,
+            "aiperf:page",
+            _given("--requests 4 --concurrency 2 --steps 1"),
+            needs="aiperf",
         ),
         Benchmark(
             "attention_error",

@@ -26,6 +26,7 @@ from zoetrope.benchmarks.results_files import RESULTS, ResultError, ResultFile, 
 from zoetrope.benchmarks.schema.header import ResultHeader
 
 OUT = Path("out/benchmarks.html")
+NEEDS = {"": "", "gpu": " (needs a GPU)", "deepspeed": " (needs DeepSpeed)", "aiperf": " (needs AIPerf)"}
 UNKNOWN = "a machine that is not described"
 NO_PAGE = "This benchmark makes no page; its figures are in the JSON file."
 KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".webp": "image/webp"}
@@ -46,7 +47,8 @@ svg rect { fill: var(--bar); }
 def html_page(results: Sequence[ResultFile]) -> str:
     """Return the page of these results."""
     made = sorted(results, key=lambda result: (result.benchmark.name, str(result.path)))
-    lacking = [one for one in BENCHMARKS.values() if one.name not in {result.benchmark.name for result in made}]
+    measured = {result.benchmark.name for result in made}
+    lacking = [one for one in BENCHMARKS.values() if one.record is not None and one.name not in measured]
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
@@ -58,7 +60,7 @@ def html_page(results: Sequence[ResultFile]) -> str:
         "</tbody></table>",
         "<h2>Machines</h2>",
         *_machines(made),
-        *_lacking(one.name + ": " + one.measures + (f" (needs {one.needs})" if one.needs else "") for one in lacking),
+        *_lacking(f"{one.name}: {one.measures}{NEEDS[one.needs]}" for one in lacking),
         *(_section(result) for result in made),
         "</body></html>",
     ]
@@ -105,8 +107,10 @@ def _lacking(lines: Iterable[str]) -> list[str]:
 def _section(result: ResultFile) -> str:
     header = result.header
     load = "" if header.machine is None else f", load average {header.machine.load_average[0]:.2f} before"
+    title, _, text = (result.page or f"# {result.path.stem}\n").partition("\n")
     parts = [
         f'<section id="{_anchor(result)}">',
+        _html(title),
         f"<p><code>{escape(header.command)}</code></p>",
         f'<p class="where">{escape(header.date)}, {escape(commit_of(header.model_dump()))}; '
         f"{escape(machine_of(header))}{load}</p>",
@@ -114,8 +118,7 @@ def _section(result: ResultFile) -> str:
     ]
     for chart in charts_of(result.benchmark.name, result.record):
         parts += [f"<h3>{escape(chart.title)}</h3>", chart.svg()]
-    page = result.page
-    parts.append(f"<h2>{escape(result.path.stem)}</h2><p>{NO_PAGE}</p>" if page is None else _html(page))
+    parts.append(f"<p>{NO_PAGE}</p>" if result.page is None else _html(text))
     return "\n".join([*parts, "</section>"])
 
 

@@ -149,3 +149,21 @@ class ServedStepRecord(ResultRecord):
     ratio: dict[str, float]
     overhead_ms: dict[str, float]
     rounds: list[dict[str, Any]] = Field(min_length=1)
+
+
+class AIPerfMetric(ResultRecord):
+    """One of AIPerf's figures."""
+
+    unit: str
+    avg: float
+
+
+class AIPerfRecord(ResultRecord):
+    """What AIPerf measured. ``errors``: requests that failed."""
+
+    aiperf: dict[str, Any]
+    service: str
+    requests: COUNT
+    errors: COUNT
+    complete: bool
+    metrics: dict[str, AIPerfMetric] = Field(min_length=1)

@@ -12,7 +12,7 @@ from zoetrope.benchmarks.registry import BENCHMARKS
 from zoetrope.benchmarks.results_files import RESULTS, read_results
 
 HEAD = ("| benchmark | measures | needs | committed results | measured on |", "| --- | --- | --- | --- | --- |")
-NEEDS = {"": "", "gpu": "a GPU", "deepspeed": "DeepSpeed"}
+NEEDS = {"": "", "gpu": "a GPU", "deepspeed": "DeepSpeed", "aiperf": "AIPerf"}
 
 
 def rows() -> Iterator[str]:

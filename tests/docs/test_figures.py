@@ -89,7 +89,8 @@ def test_nano_in_four_steps_is_told_by_its_figures() -> None:
             digits = {"%": 1, "dB": 2, "IoU": 3}[row["unit"]]
             cases = "" if row["cases"] == task["cases"] else f" ({row['cases']} cases)"
             cells = [f"{name}{cases}, {row['unit']}", f"{before:.{digits}f}", f"{row['value']:.{digits}f}"]
-            cells += [f"{round(row['value'] - before, 3) + 0.0:+.{digits}f}", "" if row["target"] is None else f"{row['target']:g}"]
+            target = "" if row["target"] is None else f"{row['target']:g}"
+            cells += [f"{round(row['value'] - before, 3) + 0.0:+.{digits}f}", target]
             rows.append(f"| {' | '.join(cells)} |")
         assert table == rows, kind
 
