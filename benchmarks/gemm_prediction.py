@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoetrope.benchmarks.command import OUT_HELP, command_line, parser, write_results
+from zoetrope.benchmarks import command
+from zoetrope.benchmarks.command import OUT_HELP, command_line, parser
 from zoetrope.benchmarks.provenance import REPOSITORY, commit_of, header
 from zoetrope.kernels.check.sass import MMA, SassCode, disassemble
 
@@ -316,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     text = page(record)
     print(text)
-    write_results(args.out, record, text)
+    command.write_results(args.out, record, text)
     return 0
 
 
