@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     where = header(command.command_line("simulate.compare", arguments), args.seed)
-    record = {"environment": where | {"machine": about}}
+    record: dict[str, Any] = {"environment": where | {"machine": about}}
     record |= {"policy": args.policy, "load": args.load, "seed": args.seed, "goal": GOAL, **figures}
     text = page(record)
     command.write_results(args.out, record, text)

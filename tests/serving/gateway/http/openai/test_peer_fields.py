@@ -74,7 +74,7 @@ def test_vllm_omnis_benchmark_from_create_to_delete(service: Service, web: httpx
     """Its client, and an engine that ends the job between two polls."""
     pictured = OmniRequest(PROMPT, num_frames=9, picture=("dummy_image.jpg", picture(100, 100), "image/jpeg"))
     for request, kind in ((WARM_UP, "text_to_video"), (pictured, "image_to_video")):
-        seen = []
+        seen: list[str] = []
 
         def end(seen: list[str] = seen) -> None:
             (job,) = claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",))
