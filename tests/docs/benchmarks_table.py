@@ -1,4 +1,4 @@
-"""Prints the table of benchmarks/README.md, from the registry and the committed results.
+"""Writes the table of benchmarks/README.md, from the registry and the committed results.
 
 python -m tests.docs.benchmarks_table
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from zoetrope.benchmarks.provenance import REPOSITORY
 from zoetrope.benchmarks.registry import BENCHMARKS
 from zoetrope.benchmarks.results_files import RESULTS, read_results
 
 HEAD = ("| benchmark | measures | needs | committed results | measured on |", "| --- | --- | --- | --- | --- |")
+README = REPOSITORY / "benchmarks" / "README.md"
 NEEDS = {"": "", "gpu": "a GPU", "deepspeed": "DeepSpeed", "aiperf": "AIPerf"}
 
 
@@ -35,5 +37,13 @@ def table() -> str:
     return "\n".join((*HEAD, *rows()))
 
 
+def write() -> None:
+    """Put the table in the place of the one in the README."""
+    page = README.read_text()
+    before, head, rest = page.partition(HEAD[0])
+    assert head, f"{README.name} has no table that begins with {HEAD[0]}"
+    README.write_text(before + table() + "\n\n" + rest.partition("\n\n")[2])
+
+
 if __name__ == "__main__":
-    print(table())
+    write()
