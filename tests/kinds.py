@@ -42,6 +42,7 @@ INTEGRATION = (
     "tests/benchmarks/test_gpu_day_runner.py",
     "tests/benchmarks/test_kernels_results.py",
     "tests/benchmarks/test_kernels_run.py",
+    "tests/benchmarks/test_model_steps.py",
     "tests/benchmarks/test_scaling.py",
     "tests/benchmarks/test_snapshot_cost.py",
     "tests/benchmarks/test_step.py",

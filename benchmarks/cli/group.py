@@ -15,6 +15,7 @@ from zoetrope.serving.cli.late_commands import LateGroup
 # Command -> MODULE:FUNCTION: a function with typer's options, or a `main(arguments)` that parses the rest by itself.
 # The help loads the module, which therefore imports nothing heavy until its function runs.
 COMMANDS: dict[str, str] = {
+    "model": "zoetrope.benchmarks.model_steps.__main__:main",
     "report": "zoetrope.benchmarks.report:main",
     "smoke": "zoetrope.benchmarks.smoke:main",
 }

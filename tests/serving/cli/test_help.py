@@ -36,6 +36,7 @@ CONNECTING = {"generate", "jobs", "watch", "cancel", "download", "extend", "even
 CONNECTING |= {"media upload", "media list", "media delete"}
 OTHERS = {"serve", "gateway", "sweeper", "migrate", "settings", "upcycle", "prepare", "calibrate", "doctor", "plan"}
 OTHERS |= {"keys create", "keys list", "keys revoke", "adapters add", "adapters list", "adapters remove"}
+OTHERS |= {"bench model"}
 OTHERS |= {"k8s render", "k8s check", "k8s knobs"}
 OTHERS |= {"models add", "models export", "models remove", "models verify", "pull"}
 
