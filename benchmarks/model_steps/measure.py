@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,30 +68,28 @@ def measure(
 def _clip(
     pipeline: LocalPipeline, found: MeasuredModel, clip: MeasuredClip, spec: VideoSpec, steps: int, repeats: int
 ) -> dict[str, Any]:
-    """Measure one size: medians of ``repeats`` clips after one that warms up."""
+    """Measure one size: medians of ``repeats`` clips after one that warms up; one is decoded."""
     denoiser, card = pipeline.denoiser, found.card
     device, config = denoiser.device, denoiser.transformer.config
     tokens = tokens_of(spec, config.patch_size)
-    taken: dict[str, list[float]] = {"text": [], "first_step": [], "step": [], "decode": []}
+    taken: dict[str, list[float]] = {"text": [], "first_step": [], "step": []}
     for number in range(repeats + 1):
-        made = clip.spec(card, steps, number)
-        text, segment = timed(device, lambda made=made: pipeline.start(made))  # type: ignore[misc]
-        seconds = [timed(device, lambda segment=segment: denoiser.step([segment]))[0] for _ in range(steps)]  # type: ignore[misc]
-        decode, _ = timed(device, lambda segment=segment: sum(len(c) for c in pipeline.decode(segment.result())))  # type: ignore[misc]
+        text, segment = timed(device, partial(pipeline.start, clip.spec(card, steps, number)))
+        seconds = [timed(device, partial(denoiser.step, [segment]))[0] for _ in range(steps)]
         if number:
-            values = (text, seconds[0], statistics.median(seconds[1:]), decode)
-            for part, value in zip(taken, values, strict=True):
+            for part, value in zip(taken, (text, seconds[0], statistics.median(seconds[1:])), strict=True):
                 taken[part].append(value)
+    decode, _ = timed(device, lambda: sum(len(frames) for frames in pipeline.decode(segment.result())))
     forwards = len(branches(segment.whole_mode))
     shares = [step_parts(denoiser.transformer, _later_step(pipeline, spec)) for _ in range(min(repeats, 3))]
     predicted = step_time(config, [tokens] * forwards, rates_of(_hardware(device)), text_tokens=card.max_text_tokens)
-    median = {part: statistics.median(values) for part, values in taken.items()}
     return {
         "size": f"{spec.width}x{spec.height}",
         "frames": spec.frames,
         "tokens": tokens,
         "forwards": forwards,
-        **median,
+        **{part: statistics.median(values) for part, values in taken.items()},
+        "decode": decode,
         "working_bytes": working_bytes(device, _later_step(pipeline, spec)),
         "shares": {part: statistics.median(share[part] for share in shares) for part in shares[0]},
         "operations": step_operations(device, _later_step(pipeline, spec)),

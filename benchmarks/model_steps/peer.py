@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,8 @@ def _row(
     difference = 0.0
     for number in range(repeats + 1):
         spec = clip.spec(found.card, steps, number)
-        own, mine = timed(device, _run(ours, spec))
-        other, latents = timed(device, _call(theirs, found, spec))
+        own, (mine,) = timed(device, partial(ours.run, spec))
+        other, latents = timed(device, partial(_theirs, theirs, found, spec))
         expected = latents.float().cpu()
         difference = max(difference, float((mine - expected).norm() / expected.norm()))
         if number:
@@ -150,12 +151,9 @@ def _row(
     }
 
 
-def _run(pipeline: LocalPipeline, spec: VideoSpec) -> Callable[[], torch.Tensor]:
-    return lambda: pipeline.run(spec)[0]
-
-
-def _call(pipeline: Any, found: MeasuredModel, spec: VideoSpec) -> Callable[[], torch.Tensor]:
-    return lambda: _theirs(pipeline, found, spec)
+def _each(make: Callable[[VideoSpec], object], specs: Sequence[VideoSpec]) -> None:
+    for spec in specs:
+        make(spec)
 
 
 @torch.inference_mode()
@@ -167,9 +165,9 @@ def _batch(ours: LocalPipeline, theirs: Any, found: MeasuredModel, jobs: int, re
         specs = [clip.spec(found.card, 1, jobs * number + i) for i, clip in enumerate(mixed(jobs))]
         alike = [clip.spec(found.card, 1, -1 - jobs * number - i) for i, clip in enumerate(mixed(jobs))]
         ways: dict[str, Callable[[], object]] = {
-            "diffusers": lambda specs=specs: [_theirs(theirs, found, spec) for spec in specs],  # type: ignore[misc]
-            "one_by_one": lambda specs=specs: [ours.run(spec) for spec in specs],  # type: ignore[misc]
-            "together": lambda alike=alike: ours.run_batch(alike),  # type: ignore[misc]
+            "diffusers": partial(_each, partial(_theirs, theirs, found), specs),
+            "one_by_one": partial(_each, ours.run, specs),
+            "together": partial(ours.run_batch, alike),
         }
         for way, run in ways.items():
             seconds, _ = timed(device, run)
