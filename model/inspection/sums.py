@@ -24,6 +24,8 @@ def verify(folder: Path, on_hashed: OnHashed = ignore_hashed) -> int:
     sums = folder / SUMS
     try:
         lines = sums.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise ModelError(f"{sums}: the file is missing: who has the right files makes it there with sha256sum") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ModelError(f"{sums}: cannot be read: {reason}") from None

@@ -63,5 +63,5 @@ def test_a_list_that_is_none_is_refused(model: Path, text: str, message: str) ->
 
 
 def test_no_list_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="SHA256SUMS: cannot be read: No such file"):
+    with pytest.raises(ModelError, match="SHA256SUMS: the file is missing: who has the right files makes it"):
         verify(tmp_path)
