@@ -71,7 +71,7 @@ class Way:
         return held_out(kind, self.card, count, seed, steps, options=self.options)
 
     def make(self, cases: list[NanoCase], exact: Made | None = None) -> Made:
-        """Make the cases in one batch of mixed sizes. ``exact``: the same ones, made exactly; None for these themselves.
+        """Make the cases in one batch of mixed sizes. ``exact``: the same ones, made exactly; None for exact ones.
 
         Raises:
             ValueError: the way takes the exact clips' latents, and there are none.

@@ -15,7 +15,7 @@ import torch
 from torch.compiler import set_stance
 
 from zoetrope.benchmarks.attention_error import AttentionInputs, attention_by, dense_methods
-from zoetrope.benchmarks.quality.engine import Made, Way, decoder, plain
+from zoetrope.benchmarks.quality.engine import Way, decoder, plain
 from zoetrope.benchmarks.quality.sampling import INTERVAL, LEVELS, options_of
 from zoetrope.benchmarks.quality.tiles import TILING, decode_tiled, working_bytes
 from zoetrope.cluster.parallel.compiled import COMPILED, longest_clip, measure
@@ -26,7 +26,7 @@ from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.checkpoints.load import load_transformer
 from zoetrope.model.denoising.denoise import Denoiser
 from zoetrope.model.denoising.forward import run_alone
-from zoetrope.model.nano.cases import NanoCase
+from zoetrope.model.nano.cases import Frames, NanoCase
 from zoetrope.model.network.protocol import Network, module_of
 from zoetrope.model.pipeline import LocalPipeline, quiet
 from zoetrope.model.request.load_options import LoadOptions
@@ -97,7 +97,7 @@ class Options:
             "fp8": lambda: self._with(name, lambda: self._fp8),
             "attention-8bit": lambda: replace(self.exact, name=name, latents=self._attend_in_8_bits),
             DISTILL: lambda: replace(self._with(name, lambda: self._distill), card=find_model(DISTILL)),
-            "tiles": lambda: replace(self.exact, name=name, latents=_the_same, decode=self._decode_tiled),
+            "tiles": lambda: replace(self.exact, name=name, latents=None, decode=self._decode_tiled),
             "again": lambda: replace(self.exact, name=name),
             "alone": lambda: replace(self.exact, name=name, latents=self._one_by_one),
             "compiled": lambda: self._with(name, lambda: self._compiled, lambda: set_stance(COMPILED)),
@@ -159,16 +159,16 @@ class Options:
     ) -> Way:
         """Return the way of another pipeline, which is asked for at the first clip."""
 
-        def latents(cases: list[NanoCase], _exact: Made | None) -> list[torch.Tensor]:
+        def latents(cases: list[NanoCase]) -> list[torch.Tensor]:
             with context():
                 return run(pipeline(), cases)
 
         return Way(name, self.card, latents, lambda clip: decoder(pipeline())(clip))
 
-    def _one_by_one(self, cases: list[NanoCase], _exact: Made | None) -> list[torch.Tensor]:
+    def _one_by_one(self, cases: list[NanoCase]) -> list[torch.Tensor]:
         return [run(self.pipeline, [case])[0] for case in cases]
 
-    def _attend_in_8_bits(self, cases: list[NanoCase], _exact: Made | None) -> list[torch.Tensor]:
+    def _attend_in_8_bits(self, cases: list[NanoCase]) -> list[torch.Tensor]:
         attend = dense_methods()["int8"]
 
         def eight(_name: str, inputs: AttentionInputs) -> torch.Tensor:
@@ -177,18 +177,13 @@ class Options:
         with attention_by(self.pipeline, eight):
             return run(self.pipeline, cases)
 
-    def _decode_tiled(self, clip: torch.Tensor) -> object:
+    def _decode_tiled(self, clip: torch.Tensor) -> Frames:
         return decode_tiled(self.pipeline.autoencoder, self.card.spatial, clip)
 
 
 def run(pipeline: LocalPipeline, cases: list[NanoCase]) -> list[torch.Tensor]:
     """Make the latents of cases in one batch."""
     return pipeline.run_batch([case.spec for case in cases], quiet, [case.inputs for case in cases])
-
-
-def _the_same(_cases: list[NanoCase], exact: Made | None) -> list[torch.Tensor]:
-    assert exact is not None  # only exact clips are made without
-    return exact.latents
 
 
 def weight_bytes(network: Network) -> int:

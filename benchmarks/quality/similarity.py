@@ -20,8 +20,9 @@ SECONDS = 120  # that ffmpeg may take for a clip
 
 
 def ssim(exact: Frames, other: Frames) -> float:
-    """Return the mean SSIM of the frames ``[F, H, W, 3]``: Gaussian windows of 11 pixels, over all channels. Computed in
-    float64, because the variance of plain areas is a small difference of large numbers.
+    """Return the mean SSIM of the frames ``[F, H, W, 3]``: Gaussian windows of 11 pixels, over all channels.
+
+    It is computed in float64, because the variance of plain areas is a small difference of large numbers.
 
     Needs torchmetrics (the extra ``bench``).
     """
