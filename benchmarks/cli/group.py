@@ -14,7 +14,9 @@ from zoetrope.serving.cli.late_commands import LateGroup
 
 # Command -> MODULE:FUNCTION: a function with typer's options, or a `main(arguments)` that parses the rest by itself.
 # The help loads the module, which therefore imports nothing heavy until its function runs.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "quality": "zoetrope.benchmarks.quality.__main__:main",
+}
 
 
 class BenchGroup(LateGroup):

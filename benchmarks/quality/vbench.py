@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from zoetrope.benchmarks.errors import BenchmarkError
-from zoetrope.benchmarks.quality.vbench_script import WEIGHTS
+from zoetrope.benchmarks.quality.scripts.vbench_dimensions import WEIGHTS
 
-SCRIPT = Path(__file__).with_name("vbench_script.py")
+SCRIPT = Path(__file__).parent / "scripts" / "vbench_dimensions.py"
 DIMENSIONS = tuple(WEIGHTS)  # that VBench computes for clips of other prompts than its own
 SECONDS = 3_600
 

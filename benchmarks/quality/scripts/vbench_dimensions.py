@@ -1,6 +1,6 @@
 """Score a folder of videos with VBench's own package, in its own environment. Imports nothing of ours.
 
-    python vbench_script.py FOLDER OUT DEVICE DIMENSION...
+    python vbench_dimensions.py FOLDER OUT DEVICE DIMENSION...
 
 Prints one line of JSON: ``{"version": ..., "scores": {dimension: score}}``, or ``{"missing": reason}`` where the
 package or weights of a dimension are not there. VBench would download these; here nothing is.
