@@ -16,6 +16,7 @@ from zoetrope.serving.cli.late_commands import LateGroup
 # The help loads the module, which therefore imports nothing heavy until its function runs.
 COMMANDS: dict[str, str] = {
     "quality": "zoetrope.benchmarks.quality.__main__:main",
+    "peers": "zoetrope.benchmarks.peers.__main__:main",
 }
 
 

@@ -20,7 +20,8 @@ SECONDS = 120  # that ffmpeg may take for a clip
 
 
 def ssim(exact: Frames, other: Frames) -> float:
-    """Return the mean SSIM of the frames ``[F, H, W, 3]``: Gaussian windows of 11 pixels, over all channels.
+    """Return the mean SSIM of frames ``[F, H, W, 3]``: of a Gaussian window of 11 pixels at every
+    pixel, over all channels, with frames mirrored at their edges.
 
     It is computed in float64, because the variance of plain areas is a small difference of large numbers.
 
