@@ -17,6 +17,8 @@ from zoetrope.serving.cli.late_commands import LateGroup
 COMMANDS: dict[str, str] = {
     "quality": "zoetrope.benchmarks.quality.__main__:main",
     "peers": "zoetrope.benchmarks.peers.__main__:main",
+    "report": "zoetrope.benchmarks.report:main",
+    "smoke": "zoetrope.benchmarks.smoke:main",
 }
 
 
