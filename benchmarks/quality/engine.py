@@ -90,7 +90,7 @@ class Way:
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class ClipPair:
     """A case made exactly and in another way; frames as in `Made`. ``equal``: every bit of the latents is.
     Seconds are the mean of the batch, for a clip."""
 
@@ -103,10 +103,10 @@ class Pair:
 
 
 # Returns further figures of a pair, to be kept with its clip.
-Figures = Callable[[str, Pair], dict[str, Any]]
+Figures = Callable[[str, ClipPair], dict[str, Any]]
 
 
-def no_figures(_way: str, _pair: Pair) -> dict[str, Any]:
+def no_figures(_way: str, _pair: ClipPair) -> dict[str, Any]:
     """Return nothing beyond what `compare` says."""
     return {}
 
@@ -182,7 +182,7 @@ def add_batch(
         seconds = (made.seconds, found.seconds)
         equal = [torch.equal(*both) for both in zip(made.latents[part], found.latents, strict=True)]
         rows = zip(cases[part], others, made.frames[part], found.frames, equal, strict=True)
-        pairs = [Pair(*row, seconds) for row in rows]
+        pairs = [ClipPair(*row, seconds) for row in rows]
         for pair, ours, theirs in zip(pairs, made.latents[part], found.latents, strict=True):
             apart = latents_apart(ours, theirs)
             clip = compare(

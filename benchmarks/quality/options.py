@@ -77,7 +77,7 @@ def check_name(name: str) -> None:
             raise ValueError(f"{name!r} is not one of {known}") from None
 
 
-class Options:
+class QualityOptions:
     """Ways of making nano's clips. ``exact`` is loaded; everything else when it is needed."""
 
     def __init__(self, card: ModelCard) -> None:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from zoetrope.benchmarks.quality.engine import Clips, Pair
+from zoetrope.benchmarks.quality.engine import ClipPair, Clips
 from zoetrope.benchmarks.quality.options import FLOOR, Size, title_of
 from zoetrope.benchmarks.quality.pairs import Clip, summarise
 from zoetrope.benchmarks.quality.sampling import forwards_of
@@ -24,11 +24,11 @@ SPREADS: dict[str, Callable[[list[float]], float]] = {
 }  # figures of a clip, and which is the worst
 
 
-def figures_of(ffmpeg: str | None, keep: Callable[[str, Pair], None]) -> Callable[[str, Pair], dict[str, Any]]:
+def figures_of(ffmpeg: str | None, keep: Callable[[str, ClipPair], None]) -> Callable[[str, ClipPair], dict[str, Any]]:
     """Return what computes a pair's figures beyond the oracle's. ``ffmpeg``: with libvmaf; None: there is no VMAF.
     ``keep`` is called with every pair."""
 
-    def figures(name: str, pair: Pair) -> dict[str, Any]:
+    def figures(name: str, pair: ClipPair) -> dict[str, Any]:
         keep(name, pair)
         exact, other = shown(pair)
         found: dict[str, Any] = {**forwards_of(name, pair), "seconds": [round(s, 5) for s in pair.seconds]}
@@ -42,7 +42,7 @@ def figures_of(ffmpeg: str | None, keep: Callable[[str, Pair], None]) -> Callabl
     return figures
 
 
-def shown(pair: Pair) -> tuple[Frames, Frames]:
+def shown(pair: ClipPair) -> tuple[Frames, Frames]:
     """Return the frames of the file, exact and other; the autoencoder may have made a few more."""
     frames = pair.exact_case.spec.frames
     return pair.exact_frames[:frames], pair.other_frames[:frames]

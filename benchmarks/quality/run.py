@@ -25,8 +25,8 @@ from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.kernels.peers import installed
 from zoetrope.benchmarks.quality.arguments import MODEL, add_case_options, kinds_of
 from zoetrope.benchmarks.quality.clips import clips_path, kept_clips, runs_of
-from zoetrope.benchmarks.quality.engine import Clips, Pair, fill
-from zoetrope.benchmarks.quality.options import DISTILL, FLOOR, SPEED, Options, check_name
+from zoetrope.benchmarks.quality.engine import ClipPair, Clips, fill
+from zoetrope.benchmarks.quality.options import DISTILL, FLOOR, SPEED, QualityOptions, check_name
 from zoetrope.benchmarks.quality.plot import plot
 from zoetrope.benchmarks.quality.record import figures_of, record_of, shown
 from zoetrope.benchmarks.quality.report import page
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ffmpeg, measured_vmaf = _vmaf(args.ffmpeg)
     except BenchmarkError as error:
         parser.error(f"--ffmpeg: {error}")
-    made = Options(card)
+    made = QualityOptions(card)
     ways = [replace(made.way(name), most=args.floor_count if name in FLOOR else None) for name in names]
     sizes = {name: made.size(name) for name in names}
     measured = {"model": MODEL, "steps": args.steps or card.default_steps, "seed": args.seed}
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line = command.command_line("quality", arguments)
     runs = runs_of(args.out, measured, header(made.pipeline.denoiser.device, line, args.seed))
 
-    def keep(name: str, pair: Pair) -> None:
+    def keep(name: str, pair: ClipPair) -> None:
         if args.videos is not None:
             _write_video(args.videos / name, pair, shown(pair)[1])
             _write_video(args.videos / "exact", pair, shown(pair)[0])
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 NO_VBENCH = {"reason": "VBench was not asked for (--vbench)"}
 
 
-def warm_up(made: Options, card: ModelCard, seed: int) -> None:
+def warm_up(made: QualityOptions, card: ModelCard, seed: int) -> None:
     """Make a clip in one step, so that the first timed batch does not pay for what is done once."""
     made.exact.make(made.exact.cases("text_to_video", 1, seed, 1))
 
@@ -154,7 +154,7 @@ def _vmaf(named: str | None) -> tuple[str | None, dict[str, Any]]:
     return path, {"ffmpeg": ffmpeg_version(path), "lines": VMAF_LINES}
 
 
-def _write_video(folder: Path, pair: Pair, frames: Any) -> None:
+def _write_video(folder: Path, pair: ClipPair, frames: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     spec = pair.exact_case.spec
     path = folder / f"{pair.exact_case.kind}-{spec.seed}.mp4"

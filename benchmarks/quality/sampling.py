@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoetrope.benchmarks.quality.engine import Pair
+from zoetrope.benchmarks.quality.engine import ClipPair
 from zoetrope.model.request.steps import forwards
 
 INTERVAL = "guidance-"  # in the name of a variant: guidance-0.1-0.5
@@ -21,7 +21,7 @@ def options_of(variant: str) -> dict[str, Any]:
     raise ValueError(f"{variant!r} is neither balanced, fast nor {INTERVAL}START-END")
 
 
-def forwards_of(_way: str, pair: Pair) -> dict[str, Any]:
+def forwards_of(_way: str, pair: ClipPair) -> dict[str, Any]:
     """Return the forwards of a pair's requests, and the mask of the other one's steps."""
     counts = [forwards(case.spec) for case in (pair.exact_case, pair.other_case)]
     return {"forwards": counts, "step_mask": pair.other_case.spec.step_mask}

@@ -91,7 +91,7 @@ def test_peers_take_turns_and_are_compared(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(run, "PEERS", peers)
     monkeypatch.setattr(registry, "PEERS", peers)
     assert (
-        main(["--size", "32x16", "--frames", "5", "--steps", "24", "--repeats", "2", "--out", str(tmp_path / "p")]) == 0
+        main(["--size", "32x16", "--frames", "5", "--steps", "14", "--repeats", "1", "--out", str(tmp_path / "p")]) == 0
     )
     record = json.loads((tmp_path / "p.json").read_text())
     rows = {row["name"]: row for row in record["peers"]}

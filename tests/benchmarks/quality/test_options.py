@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from zoetrope.benchmarks.quality.engine import Clips, Pair, add_batch
+from zoetrope.benchmarks.quality.engine import ClipPair, Clips, add_batch
 from zoetrope.benchmarks.quality.options import (
     DISTILL,
     FLOOR,
     SPEED,
-    Options,
+    QualityOptions,
     attention_bytes,
     check_name,
     title_of,
@@ -25,12 +25,12 @@ SEED = 11
 
 
 @pytest.fixture(scope="module")
-def options() -> Options:
-    return Options(find_model("nano"))
+def options() -> QualityOptions:
+    return QualityOptions(find_model("nano"))
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp8", "attention-8bit"])
-def test_less_exact_numbers_come_near(options: Options, name: str) -> None:
+def test_less_exact_numbers_come_near(options: QualityOptions, name: str) -> None:
     cases = options.exact.cases("text_to_video", 1, SEED, 2)
     exact = options.exact.make(cases)
     other = options.way(name).make(cases, exact)
@@ -38,7 +38,7 @@ def test_less_exact_numbers_come_near(options: Options, name: str) -> None:
     assert 1e-5 < error < 0.2
 
 
-def test_sizes(options: Options) -> None:
+def test_sizes(options: QualityOptions) -> None:
     found = {name: size for name in SPEED if (size := options.size(name)) is not None}
     assert {name: size.kind for name, size in found.items()} == {
         "bf16": "bytes of weights",
@@ -59,10 +59,10 @@ def test_bytes_of_attention() -> None:
     assert made == 2 * (128 * 2 * 64) + 128 * 2 * 64 * 2 + 4 * rows + 4 * tiles
 
 
-def test_fewer_forwards(options: Options) -> None:
+def test_fewer_forwards(options: QualityOptions) -> None:
     counts: dict[str, list[int]] = {}
 
-    def figures(name: str, pair: Pair) -> dict[str, object]:
+    def figures(name: str, pair: ClipPair) -> dict[str, object]:
         counts[name] = forwards_of(name, pair)["forwards"]
         return {}
 
@@ -74,7 +74,7 @@ def test_fewer_forwards(options: Options) -> None:
     assert not add_batch(options.exact, ways, clips, "text_to_video", 1, SEED, 10, figures), "nothing is missing"
 
 
-def test_the_distill_makes_the_same_cases(options: Options) -> None:
+def test_the_distill_makes_the_same_cases(options: QualityOptions) -> None:
     ours, theirs = (
         options.exact.cases("edit_video", 2, SEED, None),
         options.way(DISTILL).cases("edit_video", 2, SEED, None),
@@ -85,7 +85,7 @@ def test_the_distill_makes_the_same_cases(options: Options) -> None:
         assert np.array_equal(one.ideal, other.ideal)
 
 
-def test_what_changes_nothing(options: Options) -> None:
+def test_what_changes_nothing(options: QualityOptions) -> None:
     cases = options.exact.cases("text_to_video", 3, SEED, 2)
     exact = options.exact.make(cases)
     again, alone = (options.way(name).make(cases, exact) for name in ("again", "alone"))
@@ -94,7 +94,7 @@ def test_what_changes_nothing(options: Options) -> None:
         torch.testing.assert_close(single, ours, rtol=1e-4, atol=1e-4)
 
 
-def test_tiles_blend_and_cost_seams(options: Options) -> None:
+def test_tiles_blend_and_cost_seams(options: QualityOptions) -> None:
     (latents,) = options.exact.make(options.exact.cases("text_to_video", 1, SEED, 1)).latents
     whole = options.exact.decode(latents)
     autoencoder, spatial = options.pipeline.autoencoder, options.card.spatial
@@ -106,7 +106,7 @@ def test_tiles_blend_and_cost_seams(options: Options) -> None:
     assert seams.max() > inner.max() or seams.max() == inner.max() > 0
 
 
-def test_only_decoding_needs_exact_clips(options: Options) -> None:
+def test_only_decoding_needs_exact_clips(options: QualityOptions) -> None:
     way = options.way("tiles")
     with pytest.raises(ValueError, match="tiles only decodes"):
         way.make(way.cases("text_to_video", 1, SEED, 1))

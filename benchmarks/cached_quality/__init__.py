@@ -12,7 +12,6 @@ Exits with 1 if a share of right cases differs by more than 2 points, or by more
 from __future__ import annotations
 
 import statistics
-import sys
 from typing import Any
 
 from zoetrope.benchmarks import command
@@ -129,7 +128,3 @@ def main(arguments: list[str] | None = None) -> int:
     print(page(record))
     good = all(task["within"] for tasks in record["variants"].values() for task in tasks.values())
     return 0 if good else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

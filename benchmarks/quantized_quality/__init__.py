@@ -13,7 +13,6 @@ On a CPU the products are those of `kernels.reference`: of the same 8-bit number
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from zoetrope.benchmarks import command
@@ -103,7 +102,3 @@ def main(arguments: list[str] | None = None) -> int:
     command.write_results(args.out, record, page(record))
     print(page(record))
     return 0 if all(task["within"] for task in record["tasks"].values()) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
