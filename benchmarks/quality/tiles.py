@@ -53,7 +53,8 @@ def working_bytes(autoencoder: Autoencoder, latents: torch.Tensor, tiling: Tilin
 
 
 def _peak(autoencoder: Autoencoder, latents: torch.Tensor) -> int:
-    with LiveBytes() as live:
+    live = LiveBytes()
+    with live:
         for _ in decode_frames(autoencoder, latents):
             pass
     return live.peak

@@ -46,7 +46,7 @@ def test_sizes(options: QualityOptions) -> None:
         "attention-8bit": "bytes of queries, keys and values",
         "tiles": "bytes of decoding",
     }
-    exact = sum(x.nbytes for x in options.pipeline.denoiser.transformer.state_dict().values())  # type: ignore[attr-defined]
+    exact = sum(x.nbytes for x in options.pipeline.denoiser.transformer.state_dict().values())
     assert found["bf16"].exact == found["fp8"].exact == exact
     assert found["fp8"].other < found["bf16"].other < 0.6 * exact
     assert found["tiles"].exact == 4 * found["tiles"].other, "240 cells against 16 cells and their neighbours"
