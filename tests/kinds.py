@@ -36,6 +36,9 @@ RAY = (
 # Files and folders whose tests start processes: services, media workers, programs (the benchmarks ask git).
 INTEGRATION = (
     *RAY,
+    "tests/benchmarks/peers/test_measure.py",
+    "tests/benchmarks/quality/test_run.py",
+    "tests/benchmarks/quality/test_vbench.py",
     "tests/benchmarks/simulate/test_elastic.py",
     "tests/benchmarks/simulate/test_setup.py",
     "tests/benchmarks/test_attention_error.py",
