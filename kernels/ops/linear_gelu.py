@@ -35,7 +35,8 @@ def linear_gelu(
             hidden = F.linear(x, weight, bias)
             if torch.is_grad_enabled() or is_compiling():
                 return F.gelu(hidden, approximate="tanh")
-            return torch.ops.aten.gelu_(hidden, approximate="tanh")  # in place: nothing else needs what it was
+            made: torch.Tensor = torch.ops.aten.gelu_(hidden, approximate="tanh")  # in place: no one needs what it was
+            return made
 
 
 def _call(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> KernelCall:

@@ -42,7 +42,7 @@ def qk_norm_rope(
         raise ValueError("smooth is given with int8=False: only quantised keys are smoothed")
     y: torch.Tensor = F.rms_norm(x, (x.shape[-1],), weight, eps).unflatten(-1, (heads, -1))
     if cos is not None and sin is not None:
-        y = _rotated(y.float(), cos, sin)
+        y = _rotated(y.float().contiguous(), cos, sin)
     if not int8:
         return y.to(x.dtype)
     y = y.float()
@@ -54,7 +54,8 @@ def qk_norm_rope(
 
 
 def _rotated(y: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the pairs of ``y`` [N, heads, d] float32: where nothing else needs ``y``, as complex numbers, in place."""
+    """Rotate the pairs of ``y`` [N, heads, d] float32, which nothing else needs: where no gradient is recorded as complex
+    numbers, in place."""
     pairs = y.unflatten(-1, (-1, 2))
     if torch.is_grad_enabled() or is_compiling():
         even, odd = pairs.unbind(-1)
