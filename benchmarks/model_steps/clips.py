@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import count
 
 from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.model.request.resolve import resolve
@@ -11,6 +12,7 @@ from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import ModelCard, TextToVideo, VideoRequest
 
 SEED = 0
+_numbers = count()
 PROMPT = "a red circle moving right on a white background"
 
 
@@ -23,13 +25,14 @@ class MeasuredClip:
     steps: int | None = None
     seed: int = SEED
 
-    def spec(self, card: ModelCard, steps: int, number: int) -> VideoSpec:
-        """Return what is made; every ``number`` has prompts of its own, which no cache knows.
+    def spec(self, card: ModelCard, steps: int) -> VideoSpec:
+        """Return what is made, with prompts that no earlier one had: no cache knows them.
 
         Raises:
             BenchmarkError: the clip is longer than a segment of the model.
             InvalidRequest: the model cannot make it.
         """
+        number = next(_numbers)
         task = TextToVideo(prompt=f"{PROMPT} {number}", negative_prompt=f"blue {number}")
         request = VideoRequest(
             task=task, size=self.size or None, frames=self.frames, steps=self.steps or steps, seed=self.seed

@@ -40,7 +40,7 @@ def measure(
     with checkpoint(model) as found:
         card = found.card
         chosen = list(clips) or (list(DENSE) if found.dense else [MeasuredClip()])
-        specs = [clip.spec(card, steps, 0) for clip in chosen]  # wrong ones are refused before anything is loaded
+        specs = [clip.spec(card, steps) for clip in chosen]  # wrong ones are refused before anything is loaded
         pipeline = LocalPipeline.load(card)
         network = pipeline.denoiser.transformer
         hardware = hardware_of("cpu" if network.device.type == "cpu" else device_name(network.device))
@@ -74,7 +74,7 @@ def _clip(
     tokens = tokens_of(spec, config.patch_size)
     taken: dict[str, list[float]] = {"text": [], "first_step": [], "step": []}
     for number in range(repeats + 1):
-        text, segment = timed(device, partial(pipeline.start, clip.spec(card, steps, number)))
+        text, segment = timed(device, partial(pipeline.start, clip.spec(card, steps)))
         seconds = [timed(device, partial(denoiser.step, [segment]))[0] for _ in range(steps)]
         if number:
             for part, value in zip(taken, (text, seconds[0], statistics.median(seconds[1:])), strict=True):

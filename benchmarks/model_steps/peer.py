@@ -131,7 +131,7 @@ def _row(
     seconds: list[tuple[float, float]] = []
     difference = 0.0
     for number in range(repeats + 1):
-        spec = clip.spec(found.card, steps, number)
+        spec = clip.spec(found.card, steps)
         own, (mine,) = timed(device, partial(ours.run, spec))
         other, latents = timed(device, partial(_theirs, theirs, found, spec))
         expected = latents.float().cpu()
@@ -162,8 +162,8 @@ def _batch(ours: LocalPipeline, theirs: Any, found: MeasuredModel, jobs: int, re
     device = ours.denoiser.device
     taken: dict[str, list[float]] = {"diffusers": [], "one_by_one": [], "together": []}
     for number in range(repeats + 1):
-        specs = [clip.spec(found.card, 1, jobs * number + i) for i, clip in enumerate(mixed(jobs))]
-        alike = [clip.spec(found.card, 1, -1 - jobs * number - i) for i, clip in enumerate(mixed(jobs))]
+        specs = [clip.spec(found.card, 1) for clip in mixed(jobs)]
+        alike = [clip.spec(found.card, 1) for clip in mixed(jobs)]
         ways: dict[str, Callable[[], object]] = {
             "diffusers": partial(_each, partial(_theirs, theirs, found), specs),
             "one_by_one": partial(_each, ours.run, specs),

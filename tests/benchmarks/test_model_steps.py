@@ -80,9 +80,9 @@ def test_bad_input_is_refused_before_anything_is_loaded(
 
 def test_no_two_clips_have_the_prompts_of_another_and_sizes_are_as_named() -> None:
     with checkpoint("") as found:
-        specs = [MeasuredClip("96x64", 9).spec(found.card, 2, number) for number in range(2)]
+        specs = [MeasuredClip("96x64", 9).spec(found.card, 2) for _ in range(2)]
         assert len({text for spec in specs for text in (spec.task.prompt, spec.negative_prompt)}) == 4
-        counts = [tokens_of(clip.spec(found.card, 2, 0), (1, 2, 2)) for clip in DENSE]
+        counts = [tokens_of(clip.spec(found.card, 2), (1, 2, 2)) for clip in DENSE]
     assert counts == [72, 180, 720, 1440, 2560]
     assert parse_clip("96x64x9") == DENSE[0]
     assert len({(clip.size, clip.steps) for clip in mixed(12)}) == 12
