@@ -54,8 +54,8 @@ def qk_norm_rope(
 
 
 def _rotated(y: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the pairs of ``y`` [N, heads, d] float32, which nothing else needs: where no gradient is recorded as complex
-    numbers, in place."""
+    """Rotate the pairs of ``y`` [N, heads, d] float32, which nothing else needs: in place, as complex numbers, where no
+    gradient is recorded."""
     pairs = y.unflatten(-1, (-1, 2))
     if torch.is_grad_enabled() or is_compiling():
         even, odd = pairs.unbind(-1)
