@@ -18,6 +18,8 @@ from zoetrope.serving.cli.late_commands import LateGroup
 # The help loads the module, which therefore imports nothing heavy until its function runs.
 COMMANDS: dict[str, str] = {
     "serve": "zoetrope.benchmarks.serving_load.command:serve",
+    "report": "zoetrope.benchmarks.report:main",
+    "smoke": "zoetrope.benchmarks.smoke:main",
 }
 _typed: ContextVar[tuple[str, ...]] = ContextVar("typed", default=())
 
