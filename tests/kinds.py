@@ -35,6 +35,7 @@ RAY = (
 # Files and folders whose tests start processes: services, media workers, programs (the benchmarks ask git).
 INTEGRATION = (
     *RAY,
+    "tests/benchmarks/serving_load/test_command.py",
     "tests/benchmarks/simulate/test_elastic.py",
     "tests/benchmarks/simulate/test_setup.py",
     "tests/benchmarks/test_attention_error.py",

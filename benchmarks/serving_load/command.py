@@ -93,26 +93,25 @@ def serve(
     Jobs are sent when their time has come, however slow the server is. It may be any server; faults other than cancel,
     and policies, need a service that is started by --start. docs/benchmarks.md has examples, and the form of a mix.
     """
+    from zoetrope.benchmarks import command
     from zoetrope.benchmarks.cli.group import command_typed
-    from zoetrope.benchmarks.command import write_results
-    from zoetrope.benchmarks.provenance import code, machine, now
+    from zoetrope.benchmarks.provenance import header
     from zoetrope.benchmarks.serving_load.report import page
     from zoetrope.benchmarks.serving_load.run import run
 
-    load = os.getloadavg()
     plan = make_plan(where, work, course)
     if out is not None:
         from zoetrope.benchmarks.serving_load.plots import check_matplotlib
 
         check_matplotlib()
-    environment = {"command": command_typed(), **code(), "seed": work.seed, "date": now(), "machine": machine(load)}
+    environment = header(command_typed(), work.seed)
     with _progress(quiet) as tell:
         found = run(plan, tell)
     record: dict[str, Any] = {"environment": environment, "settings": _settings(plan), **found, "plots": {}}
     if out is not None:
         record["plots"] = _plots(out, record["points"])
     text = page(record)
-    write_results(out, record, text)
+    command.write_results(out, record, text)
     print(text, end="")
 
 

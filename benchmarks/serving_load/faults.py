@@ -12,6 +12,7 @@ from zoetrope.benchmarks.serving_load.drive import LoadRun
 from zoetrope.benchmarks.serving_load.own_service import KINDS, OwnService
 from zoetrope.benchmarks.serving_load.target import Refused, Target
 
+LOOK_SECONDS = 0.05  # between two looks for a job to cancel
 ACTIONS = (*(f"kill-{kind}" for kind in KINDS), "restart", "cancel")
 
 
@@ -42,14 +43,15 @@ class Restarting:
 
 @dataclass(frozen=True)
 class Cancelling:
-    """Ask for the end of the oldest job that is under way."""
+    """Ask for the end of the oldest job that is under way, or of the next one that will be."""
 
     at: float
 
     async def strike(self, run: LoadRun, target: Target) -> str:
-        candidates = [record for record in run.under_way() if not record.cancel_asked]
-        if not candidates:
-            return "cancelled nothing: no job was under way"
+        while not (candidates := [record for record in run.under_way() if not record.cancel_asked]):
+            if run.over == len(run.records):
+                return "cancelled nothing: all jobs were over"
+            await asyncio.sleep(LOOK_SECONDS)
         record = candidates[0]
         record.cancel_asked = True
         try:

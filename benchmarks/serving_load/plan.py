@@ -123,6 +123,7 @@ def check_where(target: str, start: str, policies: Sequence[str], faults: Sequen
     if target:
         scheme_of(target)
     if policies:
+        from zoetrope.serving.router.policies import choose  # noqa: F401  # registers them
         from zoetrope.serving.router.policies.policy import registered
 
         if target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,6 +24,9 @@ TASKS: dict[Kind, float] = {
     "reference_to_video": 0.07,
     "edit_video": 0.05,
 }
+
+
+PIXELS = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class MixLine(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     share: float = Field(default=1.0, gt=0)
-    size: Annotated[str, StringConstraints(pattern=rf"^(\d{{2,4}}x\d{{2,4}}|{'|'.join(SIZES)})$")]
+    size: str
     ratio: Literal["16:9", "drawn"] = "16:9"
     seconds: float | None = Field(default=None, gt=0)
     frames: int | None = Field(default=None, ge=1, le=MAX_FRAMES)
@@ -86,9 +90,11 @@ class MixLine(BaseModel):
     def _consistent(self) -> MixLine:
         if (self.seconds is None) == (self.frames is None):
             raise ValueError("seconds: must be set, or frames, and not both")
-        for side in map(int, self.size.split("x") if "x" in self.size else ()):
-            if not MIN_SIDE <= side <= MAX_SIDE:
-                raise ValueError(f"size: {self.size!r} must have sides from {MIN_SIDE} to {MAX_SIDE}")
+        sides = PIXELS.fullmatch(self.size)
+        if sides is None and self.size not in SIZES:
+            raise ValueError(f"size: {self.size!r} must be WIDTHxHEIGHT, or one of {', '.join(SIZES)}")
+        if sides is not None and not all(MIN_SIDE <= int(side) <= MAX_SIDE for side in sides.groups()):
+            raise ValueError(f"size: {self.size!r} must have sides from {MIN_SIDE} to {MAX_SIDE}")
         return self
 
     def ingredient(self) -> Ingredient:
