@@ -30,6 +30,10 @@ class WhereOptions:
     policy: Annotated[
         Sequence[str], option("NAME", "Router's policy, with --start; repeatable, to compare.", "the setting's")
     ] = ()
+    set: Annotated[
+        Sequence[str],
+        option("NAME=VALUE", "Setting of the service that --start starts, as ENGINES=2; repeatable.", "none"),
+    ] = ()
     key: Annotated[
         Sequence[str],
         option("TENANT=KEY", "API key of a tenant of the load; repeatable.", "ZOETROPE_API_KEY for all"),
@@ -149,6 +153,7 @@ def make_plan(where: WhereOptions, work: WorkOptions, course: CourseOptions) -> 
             model=where.model,
             keys=plan.parse_keys(where.key, os.environ.get("ZOETROPE_API_KEY", "")),
             policies=tuple(where.policy) or ("",),
+            settings=plan.parse_settings(where.set, bool(where.start)),
             rates=tuple(work.rate),
             loads=tuple(work.load),
             trace=tuple(trace),
@@ -189,6 +194,7 @@ def _settings(plan: LoadPlan) -> dict[str, Any]:
         "burst": recipe.burst,
         "tenants": recipe.tenants,
         "trace": plan.trace_file,
+        "set": plan.settings,
         "faults": [f"{fault.action}@{fault.at:g}" for fault in plan.faults],
     }
 

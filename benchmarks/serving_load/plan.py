@@ -12,7 +12,9 @@ from zoetrope.benchmarks.serving_load.faults import FaultLine, needs_own_service
 from zoetrope.benchmarks.serving_load.target import describe_job, scheme_of
 from zoetrope.benchmarks.simulate.generate import TraceRecipe, generate, sample
 from zoetrope.benchmarks.simulate.trace import TraceJob, read_trace
+from zoetrope.serving.config.variables import unknown_variables
 
+OWN_SETTINGS = ("MODEL", "DATA_DIR", "GRPC", "HTTP", "POLICY")
 SAMPLED = 1_000  # jobs that are drawn to find the classes and tenants of a mix
 MOST_CLASSES = 24  # that are warmed up one by one
 SPARE = 4.0  # times the expected length of a trace that ends by its count
@@ -24,6 +26,7 @@ class LoadPlan:
 
     Attributes:
         target: an address; "": a service is started with the model ``start``. policies: of that; ("",): its setting.
+        settings: of that, without their prefix.
         rates: jobs a second. loads: shares of the measured capacity. One of the two has entries, or ``trace``.
         recipe: of drawn traces. jobs: of each trace at most; None: as many as arrive in ``seconds``.
         seconds: in which jobs arrive; None: as long as it takes.
@@ -34,6 +37,7 @@ class LoadPlan:
     model: str
     keys: dict[str, str]
     policies: tuple[str, ...]
+    settings: dict[str, str]
     rates: tuple[float, ...]
     loads: tuple[float, ...]
     trace: tuple[TraceJob, ...]
@@ -110,6 +114,27 @@ def parse_keys(texts: Iterable[str], own: str) -> dict[str, str]:
             raise BenchmarkError(f"key: {tenant!r}... must be TENANT=KEY")
         keys[tenant] = key
     return keys
+
+
+def parse_settings(texts: Iterable[str], starts: bool) -> dict[str, str]:
+    """Parse ``NAME=VALUE`` each, settings without their prefix. ``starts``: whether a service is started.
+
+    Raises:
+        BenchmarkError: one is malformed, or there is no such setting, or no service.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise BenchmarkError(f"set: {text!r} must be NAME=VALUE")
+        if not starts:
+            raise BenchmarkError("set: needs a service of the benchmark's own; give --start MODEL, not --target")
+        if unknown := unknown_variables({f"ZOETROPE_{name}": value}):
+            raise BenchmarkError(f"set: {unknown[0]}")
+        if name in OWN_SETTINGS:
+            raise BenchmarkError(f"set: {name} is the benchmark's own to choose")
+        found[name] = value
+    return found
 
 
 def check_where(target: str, start: str, policies: Sequence[str], faults: Sequence[str]) -> tuple[FaultLine, ...]:

@@ -80,7 +80,7 @@ def _service(plan: LoadPlan, policy: str, place: Path, tell: Teller) -> Iterator
     if plan.target:
         yield None
         return
-    settings = {**PLAIN, **({"POLICY": policy} if policy else {})}
+    settings = {**PLAIN, **plan.settings, **({"POLICY": policy} if policy else {})}
     service = OwnService(plan.start, place / "service", settings)
     tell.phase(f"starting {plan.start}{f' under {policy}' if policy else ''}")
     try:
