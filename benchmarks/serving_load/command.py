@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from zoetrope.serving.cli.options import QuietOption, option
 
 if TYPE_CHECKING:
-    from zoetrope.benchmarks.serving_load.plan import LoadPlan
+    from zoetrope.benchmarks.serving_load.plan import ServePlan
 
 DEFAULT_JOBS = 40
 PLOT_WORDS = {"-load.png": "Latency and jobs in time over the load", "-timeline.png": "What ran where, and when"}
@@ -119,7 +119,7 @@ def serve(
     print(text, end="")
 
 
-def make_plan(where: WhereOptions, work: WorkOptions, course: CourseOptions) -> LoadPlan:
+def make_plan(where: WhereOptions, work: WorkOptions, course: CourseOptions) -> ServePlan:
     """Check everything that can be checked before anything starts.
 
     Raises:
@@ -147,7 +147,7 @@ def make_plan(where: WhereOptions, work: WorkOptions, course: CourseOptions) -> 
             gpu_price=where.gpu_price,
             poll=where.poll,
         )
-        made = plan.LoadPlan(
+        made = plan.ServePlan(
             target=where.target,
             start=where.start,
             model=where.model,
@@ -184,7 +184,7 @@ def make_plan(where: WhereOptions, work: WorkOptions, course: CourseOptions) -> 
     return made
 
 
-def _settings(plan: LoadPlan) -> dict[str, Any]:
+def _settings(plan: ServePlan) -> dict[str, Any]:
     shown = ("rates", "loads", "jobs", "seconds", "drain", "warm_up", "capacity_jobs", "slo", "gpu_price")
     recipe = plan.recipe
     return {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from zoetrope.benchmarks.errors import BenchmarkError
-from zoetrope.benchmarks.serving_load.target import FollowedJob, Refused, Target, describe_job
+from zoetrope.benchmarks.serving_load.target import FollowedJob, Target, TargetRefused, describe_job
 from zoetrope.benchmarks.simulate.trace import TraceJob
 
 SAMPLE_SECONDS = 0.5  # between two looks at the engines
@@ -75,7 +75,7 @@ class Struck:
     what: str
 
 
-class Fault(Protocol):
+class LoadFault(Protocol):
     """Something to do to a service at a time, in seconds from the start of the run."""
 
     @property
@@ -125,7 +125,7 @@ async def drive(
     trace: Sequence[TraceJob],
     *,
     drain: float,
-    faults: Sequence[Fault] = (),
+    faults: Sequence[LoadFault] = (),
     told: Told = lambda run: None,
     seed: int = 0,
 ) -> LoadRun:
@@ -185,7 +185,7 @@ async def _one(run: LoadRun, target: Target, record: JobRecord, seed: int) -> No
     due = None if job.deadline is None else time.time() + max(0.0, job.deadline - run.now)
     try:
         record.name = await target.submit(job, seed, due)
-    except Refused as refused:
+    except TargetRefused as refused:
         record.state, record.error, record.ended = REFUSED, refused.kind, run.now
         return
     record.sent = run.now
@@ -198,7 +198,7 @@ async def _one(run: LoadRun, target: Target, record: JobRecord, seed: int) -> No
 
     try:
         ending = await target.follow(job.tenant, record.name, FollowedJob(started, preview))
-    except Refused as refused:
+    except TargetRefused as refused:
         record.error = refused.kind  # it stays unfinished: nobody knows how it ended
         return
     record.state, record.error, record.ended = ending.state, ending.error, run.now
@@ -211,7 +211,7 @@ async def _look(run: LoadRun, target: Target) -> None:
     open_stays: dict[tuple[str, str], Stay] = {}
     while True:
         await asyncio.sleep(SAMPLE_SECONDS)
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(TargetRefused):
             seen, now = await target.sights(), run.now
             if seen is None:
                 return
@@ -233,7 +233,7 @@ async def _tell(run: LoadRun, told: Told) -> None:
         await asyncio.sleep(TOLD_SECONDS)
 
 
-async def _strike(run: LoadRun, target: Target, fault: Fault) -> None:
+async def _strike(run: LoadRun, target: Target, fault: LoadFault) -> None:
     await asyncio.sleep(max(0.0, fault.at - run.now))
     at = run.now
     run.struck.append(Struck(at, await fault.strike(run, target)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.serving_load.drive import LoadRun
 from zoetrope.benchmarks.serving_load.own_service import KINDS, OwnService
-from zoetrope.benchmarks.serving_load.target import Refused, Target
+from zoetrope.benchmarks.serving_load.target import Target, TargetRefused
 
 LOOK_SECONDS = 0.05  # between two looks for a job to cancel
 ACTIONS = (*(f"kill-{kind}" for kind in KINDS), "restart", "cancel")
@@ -56,7 +56,7 @@ class Cancelling:
         record.cancel_asked = True
         try:
             await target.cancel(record.job.tenant, record.name)
-        except Refused as refused:
+        except TargetRefused as refused:
             record.cancel_asked = False
             return f"could not cancel job {record.number}: {refused.kind}"
         return f"cancelled job {record.number}"

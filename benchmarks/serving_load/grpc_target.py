@@ -13,11 +13,11 @@ from zoetrope.benchmarks.serving_load.inputs import InputFiles
 from zoetrope.benchmarks.serving_load.target import (
     CHECK_SECONDS,
     PROMPT,
-    Ending,
     FollowedJob,
-    Refused,
+    JobEnding,
     Served,
     Sight,
+    TargetRefused,
     describe_job,
     key_of,
 )
@@ -86,9 +86,9 @@ class GrpcTarget:
         try:
             return await self._client(job.tenant).create(**self._fields(job, seed), deadline=deadline)
         except ClientError as error:
-            raise Refused(error.code, str(error)) from None
+            raise TargetRefused(error.code, str(error)) from None
 
-    async def follow(self, tenant: str, name: str, job: FollowedJob) -> Ending:
+    async def follow(self, tenant: str, name: str, job: FollowedJob) -> JobEnding:
         try:
             async with aclosing(self._client(tenant).watch(name, previews=self._previews)) as states:
                 async for status in states:
@@ -99,14 +99,14 @@ class GrpcTarget:
                     if status.done:
                         return _ending(status)
         except ClientError as error:
-            raise Refused(error.code, str(error)) from None
-        raise Refused("UNKNOWN", f"{name}: the stream of its states ended before it did")
+            raise TargetRefused(error.code, str(error)) from None
+        raise TargetRefused("UNKNOWN", f"{name}: the stream of its states ended before it did")
 
     async def cancel(self, tenant: str, name: str) -> None:
         try:
             await self._client(tenant).cancel(name)
         except ClientError as error:
-            raise Refused(error.code, str(error)) from None
+            raise TargetRefused(error.code, str(error)) from None
 
     async def sights(self) -> list[Sight] | None:
         tenants = list(self._clients) or [self._some_tenant()]
@@ -156,9 +156,9 @@ def _paths(found: Iterable[Path | list[Path]]) -> list[Path]:
     return [path for item in found for path in (item if isinstance(item, list) else [item])]
 
 
-def _ending(status: OperationStatus) -> Ending:
+def _ending(status: OperationStatus) -> JobEnding:
     began = status.start_time
-    return Ending(
+    return JobEnding(
         state="succeeded" if status.state == "succeeded" else "cancelled" if status.state == "cancelled" else "failed",
         error="" if status.error is None else status.error.code,
         queued=None if began is None else max(0.0, began - status.create_time),

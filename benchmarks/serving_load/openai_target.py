@@ -17,11 +17,11 @@ from zoetrope.benchmarks.serving_load.inputs import InputFiles
 from zoetrope.benchmarks.serving_load.target import (
     CHECK_SECONDS,
     PROMPT,
-    Ending,
     FollowedJob,
-    Refused,
+    JobEnding,
     Served,
     Sight,
+    TargetRefused,
     describe_job,
     key_of,
 )
@@ -100,9 +100,9 @@ class OpenAITarget:
         try:
             return str(answer.json()["id"])
         except (ValueError, KeyError, TypeError):
-            raise Refused("UNKNOWN", f"POST {path}: the answer is no video object") from None
+            raise TargetRefused("UNKNOWN", f"POST {path}: the answer is no video object") from None
 
-    async def follow(self, tenant: str, name: str, job: FollowedJob) -> Ending:
+    async def follow(self, tenant: str, name: str, job: FollowedJob) -> JobEnding:
         sent = time.monotonic()
         began: float | None = None
         while True:
@@ -111,7 +111,7 @@ class OpenAITarget:
                 video = answer.json()
                 state = str(video["status"])
             except (ValueError, KeyError, TypeError):
-                raise Refused("UNKNOWN", f"{name}: the answer is no video object") from None
+                raise TargetRefused("UNKNOWN", f"{name}: the answer is no video object") from None
             if state != "queued" and began is None:
                 began = time.monotonic()
                 job.on_start()
@@ -163,9 +163,9 @@ class OpenAITarget:
         try:
             answer = await self._http.request(method, path, headers=self._headers(tenant), **more)
         except httpx.HTTPError as error:
-            raise Refused("UNAVAILABLE", _words(error)) from None
+            raise TargetRefused("UNAVAILABLE", _words(error)) from None
         if answer.is_error:
-            raise Refused(f"HTTP {answer.status_code}", _problem(answer))
+            raise TargetRefused(f"HTTP {answer.status_code}", _problem(answer))
         return answer
 
     async def _patient(self, method: str, path: str, tenant: str) -> httpx.Response:
@@ -174,7 +174,7 @@ class OpenAITarget:
         while True:
             try:
                 return await self._call(method, path, tenant)
-            except Refused as refused:
+            except TargetRefused as refused:
                 away = refused.kind in ("UNAVAILABLE", "HTTP 502", "HTTP 503", "HTTP 504", "HTTP 429")
                 if not away or time.monotonic() >= end:
                     raise
@@ -186,7 +186,7 @@ def _one(found: Path | list[Path]) -> Path:
     return found
 
 
-def _completed(video: Mapping[str, Any], began: float | None, sent: float) -> Ending:
+def _completed(video: Mapping[str, Any], began: float | None, sent: float) -> JobEnding:
     usage = video.get("usage") or {}
     used = usage.get("used_gpu_seconds") if isinstance(usage, dict) else None
     try:
@@ -194,14 +194,14 @@ def _completed(video: Mapping[str, Any], began: float | None, sent: float) -> En
     except (TypeError, ValueError):
         seconds = 0.0
     queued = None if began is None else began - sent
-    return Ending("succeeded", queued=queued, video_seconds=seconds, gpu_seconds=used)
+    return JobEnding("succeeded", queued=queued, video_seconds=seconds, gpu_seconds=used)
 
 
-def _failed(video: Mapping[str, Any], began: float | None, sent: float) -> Ending:
+def _failed(video: Mapping[str, Any], began: float | None, sent: float) -> JobEnding:
     error = video.get("error")
     code = str(error.get("code") or "failed") if isinstance(error, dict) else "failed"
     state = "cancelled" if code.startswith("cancel") or str(video["status"]).startswith("cancel") else "failed"
-    return Ending(
+    return JobEnding(
         "cancelled" if state == "cancelled" else "failed",
         error="" if state == "cancelled" else code.upper(),
         queued=None if began is None else began - sent,

@@ -21,7 +21,7 @@ SPARE = 4.0  # times the expected length of a trace that ends by its count
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadPlan:
+class ServePlan:
     """A checked command line.
 
     Attributes:
@@ -184,7 +184,7 @@ def distinct(jobs: Iterable[TraceJob], by_tenant: bool = False) -> list[TraceJob
     return list(found.values())
 
 
-def check_classes(plan: LoadPlan) -> None:
+def check_classes(plan: ServePlan) -> None:
     """Raise BenchmarkError if too many classes would be warmed up."""
     count = len(distinct(plan.sampled()))
     if plan.warm_up and count > MOST_CLASSES:

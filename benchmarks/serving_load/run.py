@@ -17,7 +17,7 @@ from zoetrope.benchmarks.serving_load.figures import Yardstick, fault_figures, f
 from zoetrope.benchmarks.serving_load.grpc_target import GrpcTarget
 from zoetrope.benchmarks.serving_load.openai_target import OpenAITarget
 from zoetrope.benchmarks.serving_load.own_service import OwnService
-from zoetrope.benchmarks.serving_load.plan import LoadPlan, distinct
+from zoetrope.benchmarks.serving_load.plan import ServePlan, distinct
 from zoetrope.benchmarks.serving_load.target import Served, Target, scheme_of
 from zoetrope.benchmarks.simulate.generate import generate
 from zoetrope.benchmarks.simulate.trace import TraceJob
@@ -49,7 +49,7 @@ class _Capacity:
         return self.jobs / self.seconds
 
 
-def run(plan: LoadPlan, tell: Teller) -> dict[str, Any]:
+def run(plan: ServePlan, tell: Teller) -> dict[str, Any]:
     """Run all points of a plan, and return their part of the record.
 
     Raises:
@@ -76,7 +76,7 @@ def run(plan: LoadPlan, tell: Teller) -> dict[str, Any]:
 
 
 @contextmanager
-def _service(plan: LoadPlan, policy: str, place: Path, tell: Teller) -> Iterator[OwnService | None]:
+def _service(plan: ServePlan, policy: str, place: Path, tell: Teller) -> Iterator[OwnService | None]:
     if plan.target:
         yield None
         return
@@ -91,7 +91,7 @@ def _service(plan: LoadPlan, policy: str, place: Path, tell: Teller) -> Iterator
 
 
 async def _measure(
-    plan: LoadPlan, policy: str, service: OwnService | None, place: Path, capacity: _Capacity | None, tell: Teller
+    plan: ServePlan, policy: str, service: OwnService | None, place: Path, capacity: _Capacity | None, tell: Teller
 ) -> tuple[Served, _Capacity | None, list[dict[str, Any]]]:
     keys = dict(plan.keys)
     tenants = sorted({job.tenant for job in plan.sampled()})
@@ -122,7 +122,7 @@ async def _measure(
         await target.close()
 
 
-async def _capacity(plan: LoadPlan, policy: str, target: Target, tell: Teller) -> _Capacity:
+async def _capacity(plan: ServePlan, policy: str, target: Target, tell: Teller) -> _Capacity:
     tell.phase(f"capacity: {plan.capacity_jobs} jobs at once")
     trace = generate(replace(plan.recipe, arrivals="at-once", jobs=plan.capacity_jobs))
     trace = [job.model_copy(update={"deadline": None}) for job in trace]
@@ -136,7 +136,7 @@ async def _capacity(plan: LoadPlan, policy: str, target: Target, tell: Teller) -
 
 
 async def _point(
-    plan: LoadPlan,
+    plan: ServePlan,
     policy: str,
     service: OwnService | None,
     target: Target,
@@ -167,7 +167,7 @@ async def _point(
     }
 
 
-def _target(plan: LoadPlan, service: OwnService | None, keys: Mapping[str, str], place: Path) -> Target:
+def _target(plan: ServePlan, service: OwnService | None, keys: Mapping[str, str], place: Path) -> Target:
     media = place / "media"
     media.mkdir()
     patience = FAULT_PATIENCE if plan.faults else PATIENCE
@@ -179,11 +179,11 @@ def _target(plan: LoadPlan, service: OwnService | None, keys: Mapping[str, str],
     return OpenAITarget(f"{scheme}://{address}", plan.model, keys, media, fps=plan.fps, poll=plan.poll)
 
 
-def _preset(plan: LoadPlan, served: Served) -> Preset | None:
+def _preset(plan: ServePlan, served: Served) -> Preset | None:
     return all_presets().get(plan.preset or served.model)
 
 
-def _shaped(plan: LoadPlan, served: Served, preset: Preset | None) -> Any:
+def _shaped(plan: ServePlan, served: Served, preset: Preset | None) -> Any:
     """The recipe with the model's frames."""
     temporal = plan.recipe.temporal if preset is None else preset.vae.temporal
     return replace(plan.recipe, fps=served.fps, temporal=temporal)

@@ -14,7 +14,7 @@ CHECK_SECONDS = 15.0  # for a server's first answer
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
 
-class Refused(Exception):
+class TargetRefused(Exception):
     """A server did not take a job, or lost one. ``kind``: a google.rpc code's name, or ``HTTP 503``."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -23,7 +23,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Ending:
+class JobEnding:
     """How a job ended, as its server tells.
 
     Attributes:
@@ -67,7 +67,7 @@ class FollowedJob:
 
 
 class Target(Protocol):
-    """A server under load. All methods but `close` raise `BenchmarkError`, or `Refused`, if it does not answer."""
+    """A server under load. All but `close` raise `BenchmarkError`, or `TargetRefused`, if it does not answer."""
 
     async def open(self) -> Served:
         """Connect, and find the model."""
@@ -82,7 +82,7 @@ class Target(Protocol):
     async def submit(self, job: TraceJob, seed: int, deadline: float | None) -> str:
         """Send a job and return its name. ``deadline``: seconds since the epoch."""
 
-    async def follow(self, tenant: str, name: str, job: FollowedJob) -> Ending:
+    async def follow(self, tenant: str, name: str, job: FollowedJob) -> JobEnding:
         """Wait until a job has ended."""
 
     async def cancel(self, tenant: str, name: str) -> None:

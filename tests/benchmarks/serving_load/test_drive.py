@@ -12,7 +12,7 @@ import pytest
 from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.serving_load.drive import LoadRun, alone, drive
 from zoetrope.benchmarks.serving_load.figures import Yardstick, described, fault_figures, figures, steps_needed
-from zoetrope.benchmarks.serving_load.target import Ending, FollowedJob, Refused, Served, Sight
+from zoetrope.benchmarks.serving_load.target import FollowedJob, JobEnding, Served, Sight, TargetRefused
 from zoetrope.benchmarks.simulate.trace import TraceJob
 
 KIND = "text to video 64x48, 9 frames, 4 steps"
@@ -45,16 +45,16 @@ class Scripted:
         if len(self.sent) >= self.together:
             self.enough.set()
         if number in self.refused:
-            raise Refused("RESOURCE_EXHAUSTED", "the queue is full")
+            raise TargetRefused("RESOURCE_EXHAUSTED", "the queue is full")
         return f"operations/{number}"
 
-    async def follow(self, tenant: str, name: str, job: FollowedJob) -> Ending:
+    async def follow(self, tenant: str, name: str, job: FollowedJob) -> JobEnding:
         await self.enough.wait()
         job.on_start()
         job.on_preview()
         if int(name.rpartition("/")[2]) in self.failing:
-            return Ending("failed", "INTERNAL", attempts=5)
-        return Ending("succeeded", queued=0.0, video_seconds=1.125, gpu_seconds=0.5, attempts=1)
+            return JobEnding("failed", "INTERNAL", attempts=5)
+        return JobEnding("succeeded", queued=0.0, video_seconds=1.125, gpu_seconds=0.5, attempts=1)
 
     async def cancel(self, tenant: str, name: str) -> None:
         pass
