@@ -18,6 +18,8 @@ from zoetrope.serving.cli.late_commands import LateGroup
 # The help loads the module, which therefore imports nothing heavy until its function runs.
 COMMANDS: dict[str, str] = {
     "serve": "zoetrope.benchmarks.serving_load.command:serve",
+    "quality": "zoetrope.benchmarks.quality.__main__:main",
+    "peers": "zoetrope.benchmarks.peers.__main__:main",
     "report": "zoetrope.benchmarks.report:main",
     "smoke": "zoetrope.benchmarks.smoke:main",
 }
