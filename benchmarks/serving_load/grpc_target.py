@@ -42,7 +42,7 @@ class GrpcTarget:
         *,
         secure: bool = False,
         patience: float = 30.0,
-        previews: bool = False,
+        previews: bool = True,
     ) -> None:
         self._address, self._model, self._keys, self._folder = address, model, keys, folder
         self._tls = Tls() if secure else None

@@ -58,7 +58,7 @@ def plot_timeline(points: Sequence[Mapping[str, Any]], path: Path) -> None:
     pyplot = _pyplot()
     kinds = sorted({stay["class"] for point in points for stay in point["timeline"]})
     colours = {kind: pyplot.get_cmap("tab10")(number % 10) for number, kind in enumerate(kinds)}
-    heights = [1 + 0.12 * _rows(point) for point in points]
+    heights = [(2 if point["faults"] else 1) + 0.12 * _rows(point) for point in points]
     figure, axes = pyplot.subplots(
         len(points), 1, figsize=(12, sum(heights) + 0.8), squeeze=False, gridspec_kw={"height_ratios": heights}
     )
@@ -75,7 +75,10 @@ def plot_timeline(points: Sequence[Mapping[str, Any]], path: Path) -> None:
             base += max(rows, default=0) + 2
         for struck in (point["faults"] or {}).get("struck", []):
             axis.axvline(struck["at"], color="black", linestyle="--", linewidth=1)
-            axis.annotate(struck["what"], (struck["at"], base - 1), fontsize=7, rotation=0)
+            place = (struck["at"], 0.98)
+            axis.annotate(
+                struck["what"], place, xycoords=("data", "axes fraction"), fontsize=6, rotation=90, va="top", ha="right"
+            )
         axis.set_yticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=7)
         axis.set_title(point_name(point), fontsize=9, loc="left")
         axis.set_xlim(left=0)

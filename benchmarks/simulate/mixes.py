@@ -164,7 +164,7 @@ MIXES: dict[str, tuple[Ingredient, ...]] = {
         Ingredient(0.25, "96x64", 0.0, 10, task="image_to_video", frames=13, exact_size=True),
         Ingredient(0.15, "64x64", 0.0, 8, task="reference_to_video", frames=9, references=1, exact_size=True),
         Ingredient(0.15, "64x48", 0.0, 10, task="edit_video", frames=16, exact_size=True),
-        Ingredient(0.10, "128x96", 0.0, 30, task="text_to_video", frames=25, exact_size=True),
+        Ingredient(0.10, "128x96", 0.0, 40, task="text_to_video", frames=25, exact_size=True),
     ),
     # Sizes that nano denoises at.
     "nano": (

@@ -114,6 +114,7 @@ def test_every_listing_has_json() -> None:
     assert having == LISTINGS | {"events", "settings", "doctor", "plan", "top", "k8s check"}
     quiet = {name for name, command in COMMANDS.items() if any("-q" in p.opts for p in command.params)}
     assert quiet == LISTINGS | {
+        "bench serve",
         "generate",
         "watch",
         "extend",
