@@ -93,9 +93,10 @@ class OpenAITarget:
 
     async def submit(self, job: TraceJob, seed: int, deadline: float | None) -> str:
         path, fields, files = self._form(job, seed)
-        # An empty file field would be refused; httpx sends a form with parts where `files` is given, even of texts.
-        parts = [(name, (None, str(value))) for name, value in fields.items()]
-        parts += [(name, (file.name, file.read_bytes())) for name, file in files]  # type: ignore[misc]
+        # httpx sends a form with parts where `files` is given, texts among them.
+        parts: list[tuple[str, tuple[str | None, str | bytes]]] = []
+        parts += [(name, (None, str(value))) for name, value in fields.items()]
+        parts += [(name, (file.name, file.read_bytes())) for name, file in files]
         answer = await self._call("POST", path, job.tenant, files=parts)
         try:
             return str(answer.json()["id"])

@@ -19,7 +19,7 @@ from zoetrope.benchmarks.serving_load.openai_target import OpenAITarget
 from zoetrope.benchmarks.serving_load.own_service import OwnService
 from zoetrope.benchmarks.serving_load.plan import ServePlan, distinct
 from zoetrope.benchmarks.serving_load.target import Served, Target, scheme_of
-from zoetrope.benchmarks.simulate.generate import generate
+from zoetrope.benchmarks.simulate.generate import TraceRecipe, generate
 from zoetrope.benchmarks.simulate.trace import TraceJob
 from zoetrope.benchmarks.simulate.workload import workload
 from zoetrope.model.families import all_presets
@@ -183,7 +183,7 @@ def _preset(plan: ServePlan, served: Served) -> Preset | None:
     return all_presets().get(plan.preset or served.model)
 
 
-def _shaped(plan: ServePlan, served: Served, preset: Preset | None) -> Any:
+def _shaped(plan: ServePlan, served: Served, preset: Preset | None) -> TraceRecipe:
     """The recipe with the model's frames."""
     temporal = plan.recipe.temporal if preset is None else preset.vae.temporal
     return replace(plan.recipe, fps=served.fps, temporal=temporal)

@@ -122,8 +122,9 @@ def _form(content_type: str, body: bytes) -> dict[str, Any]:
     """The fields of a form; of files, their names."""
     parts = message_from_bytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
     found: dict[str, Any] = {}
-    for part in parts.get_payload():
-        assert not isinstance(part, str)
+    for part in parts.walk():
+        if part.is_multipart():
+            continue
         name = str(part.get_param("name", header="content-disposition"))
         filename = part.get_filename()
         payload = part.get_payload(decode=True)
