@@ -131,9 +131,9 @@ def _id(record: JobRecord) -> str:
     return record.name.rpartition("/")[2]
 
 
-def steps_needed(run: LoadRun, segments: Callable[[TraceJob], int]) -> dict[str, int]:
-    """Return the steps that each accepted job takes when nothing goes wrong, by its id."""
-    return {_id(record): record.job.steps * segments(record.job) for record in run.records if record.name}
+def steps_needed(run: LoadRun, steps: Callable[[TraceJob], int]) -> dict[str, int]:
+    """Return the steps that each accepted job takes when nothing goes wrong, by its id. ``steps``: of a job."""
+    return {_id(record): steps(record.job) for record in run.records if record.name}
 
 
 def _errors(records: Sequence[JobRecord]) -> dict[str, int]:

@@ -59,8 +59,9 @@ def plot_timeline(points: Sequence[Mapping[str, Any]], path: Path) -> None:
     kinds = sorted({stay["class"] for point in points for stay in point["timeline"]})
     colours = {kind: pyplot.get_cmap("tab10")(number % 10) for number, kind in enumerate(kinds)}
     heights = [(2 if point["faults"] else 1) + 0.12 * _rows(point) for point in points]
+    legend = 0.3 + 0.16 * -(-len(kinds) // 2)
     figure, axes = pyplot.subplots(
-        len(points), 1, figsize=(12, sum(heights) + 0.8), squeeze=False, gridspec_kw={"height_ratios": heights}
+        len(points), 1, figsize=(12, sum(heights) + legend), squeeze=False, gridspec_kw={"height_ratios": heights}
     )
     for axis, point in zip(axes[:, 0], points, strict=True):
         ticks: list[tuple[float, str]] = []
@@ -86,7 +87,7 @@ def plot_timeline(points: Sequence[Mapping[str, Any]], path: Path) -> None:
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=colours[kind]) for kind in kinds]
     if handles:
         figure.legend(handles, kinds, fontsize=7, loc="lower center", ncol=2)
-    _save(figure, path, bottom=0.06 + 0.02 * len(kinds))
+    _save(figure, path, bottom=legend / (sum(heights) + legend))
 
 
 def point_name(point: Mapping[str, Any]) -> str:
@@ -141,6 +142,6 @@ def _pyplot() -> Any:
 
 def _save(figure: Any, path: Path, bottom: float = 0.0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout(rect=(0, min(0.4, bottom), 1, 1))
+    figure.tight_layout(rect=(0, bottom, 1, 1))
     figure.savefig(path, dpi=100, metadata={"Software": None})
     _pyplot().close(figure)

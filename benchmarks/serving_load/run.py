@@ -154,7 +154,7 @@ async def _point(
     run = await drive(target, trace, drain=plan.drain, faults=faults, told=tell.told, seed=plan.recipe.seed)
     struck = None
     if faults:
-        needed = steps_needed(run, (lambda job: 1) if preset is None else _segments(preset))
+        needed = steps_needed(run, (lambda job: job.steps) if preset is None else _steps(preset))
         struck = fault_figures(run, None if service is None else service.steps_taken(), needed)
     return {
         "policy": policy,
@@ -176,7 +176,9 @@ def _target(plan: ServePlan, service: OwnService | None, keys: Mapping[str, str]
     scheme, address = scheme_of(plan.target)
     if scheme in ("grpc", "grpcs"):
         return GrpcTarget(address, plan.model, keys, media, secure=scheme == "grpcs", patience=patience)
-    return OpenAITarget(f"{scheme}://{address}", plan.model, keys, media, fps=plan.fps, poll=plan.poll)
+    return OpenAITarget(
+        f"{scheme}://{address}", plan.model, keys, media, fps=plan.fps, poll=plan.poll, patience=patience
+    )
 
 
 def _preset(plan: ServePlan, served: Served) -> Preset | None:
@@ -193,8 +195,9 @@ def _tokens(preset: Preset) -> Callable[[TraceJob], int]:
     return lambda job: sum(s.tokens * s.steps * s.branches for s in workload(preset, [job]).segments[0])
 
 
-def _segments(preset: Preset) -> Callable[[TraceJob], int]:
-    return lambda job: len(workload(preset, [job]).segments[0])
+def _steps(preset: Preset) -> Callable[[TraceJob], int]:
+    """Those that are computed, of all segments."""
+    return lambda job: sum(segment.steps for segment in workload(preset, [job]).segments[0])
 
 
 def _timeline(run: LoadRun) -> list[dict[str, Any]]:

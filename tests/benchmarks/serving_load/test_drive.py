@@ -117,7 +117,7 @@ def test_alone_is_the_median_without_the_first_round() -> None:
 
 def test_steps_that_were_taken_twice_are_counted() -> None:
     found = run(Scripted(), [job(0.0), job(0.0)])
-    needed = steps_needed(found, lambda job: 1)
+    needed = steps_needed(found, lambda job: job.steps)
     assert needed == {"0": 4, "1": 4}
     cost = fault_figures(found, {"0": 4, "1": 7, "another": 50}, needed)
     assert (cost["steps_needed"], cost["steps_redone"], cost["most_redone_by_a_job"]) == (8, 3, 3)
