@@ -22,7 +22,7 @@ UNPACK_CHROMIUM := 'import("@sparticuz/chromium").then(found => found.default.ex
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which import faster from bytecode
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo unit test k8s-check soak lint image image-tools docs gpu-day promtool clean distclean
+.PHONY: help install demo unit test k8s-check soak lint image image-tools docs gpu-day promtool redis clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -71,6 +71,9 @@ gpu-day: ## run the GPU day here, or rehearse it: make gpu-day GPU_DAY=--dry-run
 
 promtool: ## install Prometheus, whose promtool tries the alerts; for Debian, as root
 	apt-get install --yes --no-install-recommends prometheus
+
+redis: ## install Redis, which the long tests start for Ray's head; for Debian, as root
+	apt-get install --yes --no-install-recommends redis-server
 
 clean: ## remove outputs and caches
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
