@@ -167,8 +167,8 @@ def _check_extent(text: str) -> None:
     opened: list[tuple[str | None, int]] = []  # of collections: the anchor, and the nodes before
     sizes: dict[str, int] = {}  # of what anchors name
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark is not None else 0
         if isinstance(event, yaml.AliasEvent):
-            line = event.start_mark.line + 1
             if event.anchor not in sizes:
                 raise TreeError(f"line {line}: *{event.anchor} names nothing, or something that it is part of")
             nodes += sizes[event.anchor]
@@ -176,7 +176,7 @@ def _check_extent(text: str) -> None:
             opened.append((event.anchor, nodes))
             nodes += 1
             if len(opened) > MOST_LEVELS:
-                raise TreeError(f"line {event.start_mark.line + 1}: is nested deeper than {MOST_LEVELS} levels")
+                raise TreeError(f"line {line}: is nested deeper than {MOST_LEVELS} levels")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = opened.pop()
             if anchor:
