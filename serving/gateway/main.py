@@ -235,7 +235,7 @@ async def run(core: Core, supervised: bool = True) -> bool:
 
 def _start(run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """Start a task that is named after what it does."""
-    return asyncio.create_task(run, name=run.__qualname__)
+    return asyncio.create_task(run, name=getattr(run, "__qualname__", None))
 
 
 @contextlib.asynccontextmanager
