@@ -153,7 +153,7 @@ async def test_more_requests_than_anybody_needs_are_turned_away(monkeypatch: pyt
 )
 async def test_a_format_that_is_none_is_the_plain_one(accept: str) -> None:
     async with served() as (_, client):
-        answer = await client.get("/metrics", headers={"Accept": accept.encode("latin-1")})
+        answer = await client.get("/metrics", headers={b"Accept": accept.encode("latin-1")})
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/plain")
 
 
