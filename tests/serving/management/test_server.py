@@ -138,8 +138,9 @@ async def test_more_requests_than_anybody_needs_are_turned_away(monkeypatch: pyt
         return ""
 
     async with served(ready) as (_, client):
-        waiting = [asyncio.create_task(client.get("/readyz")) for _ in range(2)]
-        for _ in waiting:
+        waiting = []
+        for _ in range(2):  # one after the other: the second would end a first that has said nothing yet
+            waiting.append(asyncio.create_task(client.get("/readyz")))
             await asked.acquire()
         with pytest.raises(httpx.TransportError):
             await client.get("/livez")
