@@ -4,10 +4,10 @@
 
 Each option makes the same held-out cases of all six tasks from the same noise as exact requests, in the same run. The
 oracle (`model.nano.measures`) scores each clip; frames are compared by PSNR, SSIM and VMAF, and VBench's temporal
-flickering is computed of both. *again*, *alone* and *compiled* should change nothing: they measure how far that holds.
-With --vbench the clips are given to VBench's own package too. The results so far are written after every batch, single
-clips to OUT-clips.json; a run with the same settings keeps these and goes on. Exits with 1 if a share of right cases
-differs by more than 2 points, or by more than one case where that is more.
+flickering is computed of both. *again*, *neighbours* and *compiled* should change nothing: they measure how far that
+holds. With --vbench the clips are given to VBench's own package too. The results so far are written after every batch,
+single clips to OUT-clips.json; a run with the same settings keeps these and goes on. Exits with 1 if a share of right
+cases differs by more than 2 points, or by more than one case where that is more.
 """
 
 from __future__ import annotations
