@@ -21,6 +21,7 @@ RAY = (
     "tests/cluster/engine/test_lost_node.py",
     "tests/cluster/engine/test_mixed_steps.py",
     "tests/cluster/engine/test_out_of_service.py",
+    "tests/cluster/engine/test_step_caching.py",
     "tests/cluster/engine/test_two_nodes.py",
     "tests/cluster/engine/test_rank.py",
     "tests/cluster/parallel/",
