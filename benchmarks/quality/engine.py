@@ -139,20 +139,23 @@ def fill(
     steps: int | None,
     save: Callable[[], None],
     figures: Figures = no_figures,
-) -> None:
-    """Make the cases of every task that are not among ``clips``, and add them there.
+) -> bool:
+    """Make the cases of every task that are not among ``clips``, and add them there; False if none was missing.
 
     The tasks take turns, a batch each; ``save()`` is called after every batch.
 
     Args:
         count: cases of each task. seed: of the cases. steps: None for the model's default.
     """
+    some = False
     for start in range(0, count, batch):
         for kind in kinds:
             began, wanted = time.monotonic(), min(count, start + batch)
             if add_batch(exact, ways, clips, kind, wanted, seed, steps, figures):
+                some = True
                 save()
                 print(f"{kind}: {wanted} cases, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return some
 
 
 def add_batch(

@@ -56,4 +56,4 @@ def test_a_small_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [run["command"].split()[-1] for run in second["runs"]] == [str(tmp_path / "absent"), "2"]
     monkeypatch.setattr(engine, "compare", None)
     assert main([*arguments, "--count", "2"]) in (0, 1), "nothing is left to do"
-    assert found()["options"] == second["options"]
+    assert found()["options"] == second["options"] and found()["runs"] == second["runs"]
