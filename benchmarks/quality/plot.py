@@ -65,10 +65,9 @@ def plot(record: dict[str, Any], path: Path) -> str | None:
     axis.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g} x"))
     axis.set_xlabel("closeness to the exact clips: PSNR of frames, dB")
     axis.set_ylabel("gain")
-    axis.set_title(
-        f"{record['measured']['model']}: gain over quality; lines join what no other of its kind beats; names without a figure: as many clips right",
-        fontsize=10,
-    )
+    name = record["measured"]["model"]
+    title = f"{name}: gain over quality; lines join what no other of its kind beats; no figure: as many clips right"
+    axis.set_title(title, fontsize=10)
     axis.margins(x=0.15, y=0.12)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
