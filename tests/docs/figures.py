@@ -109,6 +109,41 @@ def _scheduling(record: Json) -> tuple[str, ...]:
     )
 
 
+def _listed(values: list[str]) -> str:
+    return f"{', '.join(values[:-1])} and {values[-1]}"
+
+
+def _loads(record: Json) -> tuple[str, ...]:
+    points = {(point["policy"], point["load"]): point["figures"] for point in record["points"]}
+    loads = record["settings"]["loads"]
+    middle = {
+        policy: _listed([f"{points[policy, load]['latency']['p50']:.1f}" for load in loads])
+        for policy in ("fifo", "fair")
+    }
+    met = {
+        policy: _listed([f"{100 * points[policy, load]['slo_attainment']:.0f}" for load in loads])
+        for policy in ("fifo", "fair")
+    }
+    alone = f"within {record['settings']['slo']:g} times their time alone"
+    return (
+        f"at {_listed([f'{load:g}' for load in loads])} of nano's capacity",
+        f"which was {record['capacity']['per_second']:.1f} jobs a second",
+        f"took {middle['fifo']} s (p50) first come, first served, and {middle['fair']} s under `fair`",
+        f"{met['fifo']} % against {met['fair']} % were done {alone}",
+        f"{record['settings']['jobs']} jobs of one tenant each",
+    )
+
+
+def _load_faults(record: Json) -> tuple[str, ...]:
+    (point,) = record["points"]
+    cost = point["faults"]
+    lost = "none" if not cost["lost"] else str(cost["lost"])
+    return (
+        f"{lost} of {cost['accepted']} jobs was lost",
+        f"{cost['steps_redone']} of {cost['steps_needed']} steps were taken again",
+    )
+
+
 def _decisions(record: Json) -> tuple[str, ...]:
     row = record["rows"]["fair"]
     return (
@@ -217,6 +252,8 @@ CLAIMS = (
     Claim(BENCHMARKS, "cold-start", _cold_start),
     Claim(BENCHMARKS, "packed-throughput", _packed),
     Claim(BENCHMARKS, "scheduling", _scheduling),
+    Claim(BENCHMARKS, "serving-load", _loads),
+    Claim(BENCHMARKS, "serving-faults", _load_faults),
     Claim(BENCHMARKS, "decision-time", _decisions),
     Claim(BENCHMARKS, "eta-error", _eta),
     Claim(BENCHMARKS, "busy-service", _busy),
