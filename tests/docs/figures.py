@@ -203,7 +203,11 @@ def _adapters(record: Json) -> tuple[str, ...]:
     more = [100 * row[kind]["more"] for row in record["rows"] for kind in ("one", "mixed")]
     ranks, widths = ({row[name] for row in record["rows"]} for name in ("rank", "width"))
     (rank,), (width,) = ranks, widths
-    return (f"[{min(more):.0f} to {max(more):.0f} % at rank {rank}]", f"{width} wide")
+    (multiplied,) = {round(100 * row["one"]["flops_more"]) for row in record["rows"]}
+    return (
+        f"[{min(more):.0f} to {max(more):.0f} % at rank {rank}]",
+        f"{width} wide, where one multiplies {multiplied} % more",
+    )
 
 
 def _cached(record: Json) -> tuple[str, ...]:
