@@ -180,6 +180,33 @@ def _cached(record: Json) -> tuple[str, ...]:
     return (f"half of the forwards {'leave nano' if same else 'change nano'}'s scores", f"{cases} cases a task")
 
 
+def _quality(record: Json) -> tuple[str, ...]:
+    speed = {name: row for name, row in record["options"].items() if not row["floor"]}
+    few, many = (chosen(row["clips"] for row in speed.values()) for chosen in (min, max))
+    lost, won = (sum(row[name] for row in speed.values()) for name in ("lost", "won"))
+    tasks = len({kind for row in speed.values() for kind in row["tasks"]})
+
+    def told(name: str) -> str:
+        return f"{speed[name]['gain']['times']:.2f} times fewer forwards at {speed[name]['frames_psnr']['mean']:.1f} dB"
+
+    return (
+        f"{few} clips" if few == many else f"{few} to {many} clips",
+        f"of {tasks} tasks",
+        f"{lost} became wrong and {won} right",
+        f"balanced has {told('balanced')}",
+        f"guidance in half of the steps {told('guidance-0-0.5')}",
+    )
+
+
+def _peers(record: Json) -> tuple[str, ...]:
+    ours, theirs = record["peers"][:2]
+    assert theirs["name"] == record["reference"] == "diffusers" and record["clock"] == "cpu"
+    return (
+        f"{1e3 * ours['step']:.0f} ms of the processor a step, theirs {1e3 * theirs['step']:.0f}",
+        f"frames are as diffusers' to {ours['psnr']:.0f} dB",
+    )
+
+
 CLAIMS = (
     Claim(BENCHMARKS, "gateway", _gateway),
     Claim(README, "gateway", _gateway_of_the_readme),
@@ -200,4 +227,7 @@ CLAIMS = (
     Claim("docs/nano.md", "nano-4step", lambda record: (_four_steps(record)[0], *_four_steps(record)[2:])),
     Claim("docs/models.md", "adapters", _adapters),
     Claim(README, "cached-quality", _cached),
+    Claim(BENCHMARKS, "quality", _quality),
+    Claim("docs/faster.md", "quality", lambda record: _quality(record)[:3]),
+    Claim(BENCHMARKS, "peers", _peers),
 )
