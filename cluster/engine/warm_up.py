@@ -22,7 +22,7 @@ from zoetrope.model.streaming.device_plan import DevicePlan
 from zoetrope.model.streaming.store import BlockStore
 
 LONGEST_SECONDS = 0.2  # predicted, of a step of the warm-up
-LONG_SECONDS = 0.5  # of the first step of a shape on a CPU, which initialises in milliseconds: it is not taken again
+LONG_SECONDS = 0.1  # predicted, of a step on a CPU, which initialises in milliseconds: it is not taken again
 SIDES = (16, 8, 4, 2)  # of its larger clip, in tokens
 PROBE = 1 << 16  # tokens whose memory is estimated
 
@@ -48,20 +48,16 @@ def warm_up(
         The later step of each clip, or the only one; none of a rank whose noise expert takes no first step.
     """
     config, rates = denoiser.transformer.config, known_rates(gear)
-    sides = [1]
-    for side in SIDES:
-        if step_seconds(config, [side * side], rates, sequence_ranks=mesh.ranks) <= LONGEST_SECONDS:
-            sides.append(side)
-            break
+    predicted = {side: step_seconds(config, [side * side], rates, sequence_ranks=mesh.ranks) for side in (1, *SIDES)}
+    larger = next((side for side in SIDES if predicted[side] <= LONGEST_SECONDS), None)
     found = []
-    for side in sides:
+    for side in (1,) if larger is None else (1, larger):
         segment = _blank(denoiser, card, 1, side, side)
         if not denoiser.takes(segment):
             return ()
         share = share_of(denoiser, segment)
         seconds = _step(denoiser, segment)
-        short = seconds < LONG_SECONDS or denoiser.device.type != "cpu"  # so that what it initialised counts
-        if mesh.largest([int(short)], denoiser.device)[0]:  # all ranks, or none
+        if denoiser.device.type != "cpu" or predicted[side] < LONG_SECONDS:  # else it is little that it initialised
             seconds = _step(denoiser, _blank(denoiser, card, 1, side, side))
         found.append((share, seconds))
     for width, height, frames in shapes:
