@@ -96,6 +96,14 @@ class Meter:
             self._stages[spec.model].observe(stage, spec, card, seconds)
         self.use(job, seconds * (self.decoders if stage == "decoding" else 1))
 
+    def denoised_by(self, deadline: float | None, spec: VideoSpec) -> float | None:
+        """Return when the last step of a job must be taken for its clip to be there at its deadline, by what decoding
+        is predicted to take; None if it has no deadline."""
+        card, stages = self.card(spec.model), self._stages.get(spec.model)
+        if deadline is None or card is None or stages is None:
+            return deadline
+        return deadline - stages.seconds("decoding", spec, card)
+
     def begin(self, job: str, used: float) -> None:
         """Start to count a job that has used so much in earlier attempts."""
         self._used[job] = used

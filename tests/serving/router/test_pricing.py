@@ -117,6 +117,16 @@ def test_it_learns_from_warm_ups_and_from_steps_but_not_from_a_gangs_first_nor_f
         counted.costs_of(replace(report(seconds=0.0), engine="f", model="unknown"))
 
 
+def test_the_last_step_is_due_before_the_clip_is() -> None:
+    found, spec = meter(), spec_of()
+    assert found.denoised_by(100.0, spec) == 100.0, "nothing is known yet"
+    found.note(Report("e", 1, "nano", device="cpu"))
+    for _ in range(20):
+        found.stage("decoding", "a", spec, 4.0)
+    assert found.denoised_by(100.0, spec) == pytest.approx(96.0, abs=0.5)
+    assert found.denoised_by(None, spec) is None
+
+
 def test_another_router_goes_on_with_what_was_learned() -> None:
     first, share = meter(), StepShare("a/1/0", 300, 2)
     for _ in range(40):
