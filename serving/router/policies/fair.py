@@ -9,7 +9,7 @@ from zoetrope.serving.router.policies.work import Work
 
 SLOWDOWN = 3.0  # work without a deadline is due after so many times what it takes alone
 LATE_SLOWDOWN = 300.0  # work whose deadline cannot be met any more
-PLEDGED = 0.25  # of what a tenant has used, that moves its deadlines
+PLEDGED = 0.1  # of what a tenant has used, that moves its deadlines
 PRIORITY_SECONDS = 21_600.0  # of waiting, that a level of priority counts
 
 
@@ -20,7 +20,7 @@ class Fair(Policy):
     be met any more. All these are fixed times, so nothing starves: only finitely much can be due before it.
 
     Between tenants, work is due later by what its tenant has used of all GPUs, in seconds, over its weight; deadlines
-    by a quarter of that, for while all of them can be met shares need not decide. And what has no deadline counts as if
+    by a tenth of that, for while all of them can be met shares need not decide. And what has no deadline counts as if
     it had come when its tenant's last work began: one that has queued much delays another's first job by about one of
     its own, however long its queue has been there.
     """
