@@ -66,6 +66,24 @@ def test_company_shares_what_a_step_costs_in_any_case() -> None:
     assert price_of(spec_of(), NANO, replace(CPU, company=4.0)).denoising < denoising()
 
 
+def test_equal_jobs_together_pay_for_the_whole_step() -> None:
+    load = load_of(segment_of(spec_of(), ""), NANO)
+    for company in (1, 2, 5, 16):
+        together = CPU.step.seconds([load] * company)
+        assert company * CPU.step.share_seconds(load, company) == pytest.approx(together)
+
+
+def test_the_company_of_a_step_is_known_after_a_few() -> None:
+    counted = meter()
+    for number in range(12):
+        shares = [StepShare(f"{job}/1/0", 300, 2) for job in range(2 + number % 3)]
+        counted.note(report(*shares, seconds=0.1))
+    assert counted.company("nano") == pytest.approx(3.0)
+    for _ in range(300):
+        counted.note(report(StepShare("a/1/0", 300, 2), seconds=0.1))
+    assert counted.company("nano") == pytest.approx(1.0, abs=0.01), "and what was long ago is forgotten"
+
+
 def test_costs_go_through_json() -> None:
     read = EngineCosts.from_dict(json.loads(json.dumps(replace(CPU, company=2.5, most_tokens=9).to_dict())))
     assert (read.company, read.most_tokens) == (2.5, 9)
