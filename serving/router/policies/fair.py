@@ -9,7 +9,6 @@ from zoetrope.serving.router.policies.work import Work
 
 SLOWDOWN = 3.0  # work without a deadline is due after so many times what it takes alone
 LATE_SLOWDOWN = 300.0  # work whose deadline cannot be met any more
-PLEDGED = 0.1  # of what a tenant has used, that moves its deadlines
 PRIORITY_SECONDS = 21_600.0  # of waiting, that a level of priority counts
 
 
@@ -19,10 +18,9 @@ class Fair(Policy):
     after it was created, so short work passes long work that is not much older; and much later if its deadline cannot
     be met any more. All these are fixed times, so nothing starves: only finitely much can be due before it.
 
-    Between tenants, work is due later by what its tenant has used of all GPUs, in seconds, over its weight; deadlines
-    by a tenth of that, for while all of them can be met shares need not decide. And what has no deadline counts as if
-    it had come when its tenant's last work began: one that has queued much delays another's first job by about one of
-    its own, however long its queue has been there.
+    Between tenants, work is due later by what its tenant has used of all GPUs, in seconds, over its weight. And what
+    has no deadline counts as if it had come when its tenant's last work began: one that has queued much delays
+    another's first job by about one of its own, however long its queue has been there.
     """
 
     shares = True
@@ -39,9 +37,9 @@ class Fair(Policy):
 
     def place(self, work: Work, key: float, standing: float, since: float) -> float:
         due = key + PRIORITY_SECONDS * work.priority
-        if work.deadline is not None:
-            return due + PLEDGED * standing / self.gpus
-        return max(due, since + SLOWDOWN * work.remaining / self.ranks) + standing / self.gpus
+        if work.deadline is None:
+            due = max(due, since + SLOWDOWN * work.remaining / self.ranks)
+        return due + standing / self.gpus
 
     def cost(self, work: Work, begun: bool) -> float:
         return 0.0 if begun else work.remaining / self.weights.get(work.tenant, 1.0)  # begun, it pays as it uses
