@@ -16,13 +16,16 @@ REPLICATE_2 := replicate==2.0.0b4 distro==1.9.0  # and its only dependency that 
 GENERATORS := gapic-generator==1.44.0 grpc-google-iam-v1==0.14.6 inflection==0.5.1 libcst==1.9.0 \
     openapi-python-client==0.29.1 pypandoc-binary==1.17 ruamel.yaml==0.19.1 typer==0.27.0
 
+AIPERF := aiperf==0.13.0
+
 # A Chromium with its libraries and fonts, for machines that have none; unpacked as on the machines that it was made for.
 UNPACK_CHROMIUM := 'import("@sparticuz/chromium").then(found => found.default.executablePath())'
 
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which import faster from bytecode
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo unit test k8s-check soak lint image image-tools docs gpu-day promtool clean distclean
+.PHONY: help install demo unit test bench-smoke bench-report aiperf k8s-check soak lint image image-tools docs gpu-day \
+    promtool clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -38,6 +41,12 @@ unit: $(VENV)/.installed-test ## run the tests that start no process: under 3 mi
 
 test: lint ## run all checks that a change must pass
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+bench-smoke: $(VENV)/.installed-test ## run every benchmark small and check its results: under 5 minutes on two cores
+	$(BIN)/python -m zoetrope.benchmarks.smoke
+
+bench-report: $(VENV)/.installed ## make out/benchmarks.html of all committed results
+	$(BIN)/python -m zoetrope.benchmarks.report
 
 k8s-check: $(VENV)/.installed-test ## check all that k8s/ holds, without a cluster; `make test` does it too
 	$(BIN)/python -m pytest -m "not long" $(wildcard tests/serving/kubernetes tests/serving/cli/test_k8s.py tests/k8s)
@@ -68,6 +77,8 @@ docs: $(VENV)/.installed-docs ## build the documentation site into out/site; nee
 
 gpu-day: ## run the GPU day here, or rehearse it: make gpu-day GPU_DAY=--dry-run; needs no .venv
 	@PYTHON=$(or $(PYTHON),$(wildcard $(BIN)/python),python3) benchmarks/gpu_day.sh $(GPU_DAY)
+
+aiperf: $(VENV)/.installed-aiperf ## install NVIDIA's AIPerf into .venv/aiperf; a long test measures a service with it
 
 promtool: ## install Prometheus, whose promtool tries the alerts; for Debian, as root
 	apt-get install --yes --no-install-recommends prometheus
@@ -108,6 +119,11 @@ $(VENV)/.installed-test: $(VENV)/.installed $(VENV)/.installed-node
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(VENV)/replicate-2 $(REPLICATE_2)
 	rm -rf $(VENV)/generators
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(VENV)/generators $(GENERATORS)
+	@touch $@
+
+$(VENV)/.installed-aiperf: $(VENV)/pyvenv.cfg  # an environment of its own: it pins other versions
+	rm -rf $(VENV)/aiperf && $(BIN)/python -m venv $(VENV)/aiperf
+	$(VENV)/aiperf/bin/python -m pip install --disable-pip-version-check --quiet $(AIPERF)
 	@touch $@
 
 $(VENV)/.installed-node: $(VENV)/pyvenv.cfg tests/node/package.json tests/node/package-lock.json  # clients for Node, a browser

@@ -8,7 +8,6 @@ Writes JSON and a Markdown page (`benchmarks.attention_report`), which explains 
 from __future__ import annotations
 
 import math
-import platform
 import sys
 import time
 from collections import defaultdict
@@ -23,6 +22,7 @@ import torch
 
 from zoetrope.benchmarks import command
 from zoetrope.benchmarks.attention_report import markdown
+from zoetrope.benchmarks.environment import header
 from zoetrope.kernels import CuSeqlens
 from zoetrope.kernels.reference.attention import attention
 from zoetrope.kernels.reference.attention_8bit import attention_8bit
@@ -340,9 +340,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows = study([*calls, *made], [*selves, *made])
         clips = [] if args.no_generations else generations(pipeline, spec)
     record = {
-        "command": command.command_line("attention_error", arguments),
-        "device": f"{platform.machine()} CPU",
-        "torch": torch.__version__,
+        "environment": header(torch.device("cpu"), command.command_line("attention_error", arguments), SEED),
         "cpu_seconds": time.process_time() - started,
         "sources": sources,
         "rows": rows,

@@ -72,7 +72,8 @@ def markdown(record: Row) -> str:
     masses = unique(row["method"] for row in rows if row["method"].startswith("mass") and "oracle" not in row["method"])
     lines = ["# Error of 8-bit and of block-sparse attention", "", EXPLAINED]
     took = f"{record['cpu_seconds']:.0f} s of one core"
-    lines += ["", f"`{record['command']}`, {record['device']}, torch {record['torch']}, {took}."]
+    where = record["environment"]
+    lines += ["", f"`{where['command']}`, {where['device']}, torch {where['torch']}, {took}."]
     for source, description in record["sources"].items():
         mine = [row for row in rows if row["source"] == source]
         lines += ["", f"## {source}", "", description]

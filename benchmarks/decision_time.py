@@ -13,10 +13,13 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from zoetrope.benchmarks import command
+from zoetrope.benchmarks.provenance import header
 from zoetrope.cluster.planning.hardware import hardware
 from zoetrope.cluster.planning.rates import roofline
 from zoetrope.cluster.planning.step_costs import Load, StepCosts
@@ -30,6 +33,7 @@ POLICIES = ("fair", "fifo", "srpt", "edf", "round_robin")
 MODEL, GEAR, RANKS = "wan2.7-27b", "h100", 8
 TOKENS = (8_190, 32_760, 75_600, 151_200)
 STEPS = 30
+SEED = 1
 SPREAD = 86_400.0  # seconds over which the work was created
 
 
@@ -42,15 +46,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     args = parser.parse_args(arguments)
     rows = {policy: measure(policy, args) for policy in POLICIES}
-    page = _page(rows, args, command.command_line("decision_time", arguments))
-    sys.stdout.write(page)
-    command.write_results(args.out, {"settings": {**vars(args), "out": None}, "rows": rows}, page)
+    record = {
+        "environment": header(command.command_line("decision_time", arguments), SEED),
+        "settings": {name: value for name, value in vars(args).items() if name != "out"},
+        "rows": rows,
+    }
+    text = page(record)
+    sys.stdout.write(text)
+    command.write_results(args.out, record, text)
     return 0
 
 
 def measure(policy: str, args: argparse.Namespace) -> dict[str, float]:
     """Return figures in milliseconds: of putting one segment in the queue, and of decisions."""
-    rng = random.Random(1)
+    rng = random.Random(SEED)
     costs = StepCosts.prior(PRESETS[MODEL].config, roofline(hardware(GEAR)), ranks=RANKS)
     seconds = {tokens: costs.seconds([Load(tokens, 2)]) for tokens in TOKENS}
     made = 0
@@ -109,21 +118,24 @@ def measure(policy: str, args: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def _page(rows: dict[str, dict[str, float]], args: argparse.Namespace, how: str) -> str:
+def page(record: Mapping[str, Any]) -> str:
+    """Format the page."""
+    settings = record["settings"]
     lines = [
         "# Decisions of the router",
         "",
-        f"{args.waiting:,} segments of {args.tenants:,} tenants wait for {args.engines:,} engines of {RANKS} GPUs."
+        f"{settings['waiting']:,} segments of {settings['tenants']:,} tenants wait for {settings['engines']:,} engines"
+        f" of {RANKS} GPUs."
         " Milliseconds of the processor's time.",
         "",
         "| policy | put one in order | decision, median | 99 % | longest |",
         "|---|---:|---:|---:|---:|",
         *(
             f"| {policy} | {row['put_ms']:.3f} | {row['median_ms']:.3f} | {row['p99_ms']:.3f} | {row['max_ms']:.3f} |"
-            for policy, row in rows.items()
+            for policy, row in record["rows"].items()
         ),
         "",
-        f"    {how}",
+        f"    {record['environment']['command']}",
         "",
     ]
     return "\n".join(lines)

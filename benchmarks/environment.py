@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from zoetrope.benchmarks.provenance import code, now, output_of, versions
+from zoetrope.benchmarks import provenance
+from zoetrope.benchmarks.provenance import output_of, versions
 from zoetrope.kernels.gpu.tiles import device_table
 from zoetrope.kernels.select.proofs import triton_version
 
@@ -43,8 +44,5 @@ def header(device: torch.device, command: str, seed: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": triton_version(),
         "packages": versions(PACKAGES),
-        "command": command,
-        **code(),
-        "seed": seed,
-        "date": now(),
+        **provenance.header(command, seed),
     }

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoetrope.benchmarks.command import OUT_HELP, command_line, parser, write_results
-from zoetrope.benchmarks.provenance import REPOSITORY, commit_of, now
-from zoetrope.benchmarks.provenance import code as code_here
+from zoetrope.benchmarks import command
+from zoetrope.benchmarks.command import OUT_HELP, command_line, parser
+from zoetrope.benchmarks.provenance import REPOSITORY, commit_of, header
 from zoetrope.kernels.check.sass import MMA, SassCode, disassemble
 
 BF16, FP8 = "zoetrope.kernels.gpu.grouped_gemm", "zoetrope.kernels.gpu.grouped_gemm_fp8"
@@ -241,6 +241,8 @@ def feed_forward(
 
 
 def page(record: dict[str, Any]) -> str:
+    """Format the page."""
+    where = record["environment"]
     lines = [
         "# PREDICTION: matrix products on an H100, before and after",
         "",
@@ -250,7 +252,7 @@ def page(record: dict[str, Any]) -> str:
         "fp8), that of operands from L2 (at 7 TB/s) and that of issue; the rest of a tile overlaps with loads only.",
         "Tiles are full; the last wave is not counted.",
         "",
-        f"`{record['command']}`, {record['date']}. Before: commit {record['before']}; now: {record['now']}.",
+        f"`{where['command']}`, {where['date']}. Before: commit {record['before']}; now: {commit_of(where)}.",
         "",
         "| product | | tile | flattened | warps | registers | shared | loop | rest | special | limit | TFLOP/s |",
         "|---|---|---|---|---:|---:|---:|---:|---:|---:|---|---:|",
@@ -306,10 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     record = {
         "prediction": "not measured: a model over counted instructions",
-        "command": command_line("gemm_prediction", arguments),
-        "date": now(),
+        "environment": header(command_line("gemm_prediction", arguments)),
         "before": args.before,
-        "now": commit_of(code_here()),
         "machine": vars(H100),
         "spilled": sum(tile.spilled for tile in (*was.values(), *is_.values())),
         "rows": rows,
@@ -317,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     text = page(record)
     print(text)
-    write_results(args.out, record, text)
+    command.write_results(args.out, record, text)
     return 0
 
 

@@ -13,7 +13,6 @@ import json
 import logging
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -30,12 +29,14 @@ import torch.distributed as dist
 from torch import nn
 
 from zoetrope.benchmarks import command
+from zoetrope.benchmarks.environment import header
 from zoetrope.cluster.parallel.exchange import GangExchange
 from zoetrope.cluster.parallel.mesh import Mesh
 from zoetrope.kernels import CuSeqlens, Permutation
 from zoetrope.kernels.reference.routing import permute_by_expert
 from zoetrope.model.network.experts import DenseFeedForward, MoEFeedForward
 
+SEED = 0
 LABEL = "CPU processes over gloo: no GPU figures"
 TIMEOUT = timedelta(seconds=300)
 Forward = Callable[[], torch.Tensor]
@@ -79,7 +80,7 @@ def experts(mesh: Mesh, shape: PeerShape) -> tuple[Forward, Forward]:
     """Return our routed layer and DeepSpeed's, with the same experts, neither dropping tokens."""
     from deepspeed.moe.layer import MoE
 
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     ours = _TopTwo(shape.dim, shape.hidden, shape.experts, 2, 0)
     each = shape.experts // mesh.ranks
     own = slice(mesh.place * each, (mesh.place + 1) * each)
@@ -202,9 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.out:
         record: dict[str, Any] = {
             "label": LABEL,
-            "command": command.command_line("parallel_peers", arguments),
-            "device": f"{platform.machine()} CPU",
-            "torch": torch.__version__,
+            "environment": header(torch.device("cpu"), command.command_line("parallel_peers", arguments), SEED),
             "ranks": args.ranks,
             "shape": asdict(shape),
             "rows": [{**asdict(row), "ratio": row.ratio} for row in rows],

@@ -14,6 +14,7 @@ from typing import Any
 COMMIT = "ZOETROPE_COMMIT"  # the commit that runs, where there is no repository; "-dirty" behind it: with changes
 IDLE_LOAD = 0.3  # load average of the last minute above which the machine counts as busy
 REPOSITORY = Path(__file__).resolve().parents[1]
+LOAD_AT_START = os.getloadavg()  # of the machine when the benchmark's process began
 
 
 def now() -> str:
@@ -43,7 +44,7 @@ def code() -> dict[str, Any]:
 
 def commit_of(where: Mapping[str, Any]) -> str:
     """Describe the code that ran, as recorded by `code`."""
-    return f"commit {where['commit']}{' with changes' if where['changed'] else ''}"
+    return f"commit {where['commit'] or 'unknown'}{' with changes' if where['changed'] else ''}"
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -55,6 +56,23 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def header(command: str, seed: int | None = None) -> dict[str, Any]:
+    """Return what every result file states under ``environment``; `environment.header` adds torch and the device.
+
+    Args:
+        command: the shell command of the run, see `command.command_line`.
+        seed: of what the run draws; None if it draws nothing.
+    """
+    return {
+        "command": command,
+        **code(),
+        "seed": seed,
+        "date": now(),
+        "python": platform.python_version(),
+        "machine": machine(LOAD_AT_START),
+    }
 
 
 def machine(load: Sequence[float]) -> dict[str, Any]:

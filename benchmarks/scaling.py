@@ -17,7 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from zoetrope.benchmarks import command
+from zoetrope.benchmarks.provenance import header
 from zoetrope.cluster.planning.calibration import RESULTS, StepCheck, check_steps, rates_of
 from zoetrope.cluster.planning.gang_plan import GangPlan, PlanError, plan_gang
 from zoetrope.cluster.planning.hardware import GIB, HARDWARE, hardware
@@ -76,6 +79,9 @@ class Point:
         """Describe the layout."""
         gang = f"{self.cfg_groups} x {self.sequence_ranks}"
         return gang if self.gangs == 1 else f"{self.gangs} gangs of {gang}"
+
+
+POINT, CHECK = TypeAdapter(Point), TypeAdapter(StepCheck)  # they read what a result file holds
 
 
 def points(
@@ -137,12 +143,12 @@ def _point(
     )
 
 
-def record(rates: Rates, found: Sequence[Point], checks: Sequence[StepCheck], run: str) -> dict[str, Any]:
+def record_of(rates: Rates, found: Sequence[Point], checks: Sequence[StepCheck], run: str) -> dict[str, Any]:
     """Return the record to write as JSON. ``run``: the command."""
     gear = rates.hardware
     return {
+        "environment": header(run),
         "label": label(rates),
-        "command": run,
         "hardware": {"name": gear.name, "source": gear.source, "links": [asdict(gear.inside), asdict(gear.outside)]},
         "rates": list(rates.notes),
         "seconds_of_clip": SECONDS,
@@ -157,22 +163,24 @@ def label(rates: Rates) -> str:
     return COMPUTED if rates.origin == "roofline" else CALIBRATED
 
 
-def table(rates: Rates, found: Sequence[Point], checks: Sequence[StepCheck], run: str) -> str:
-    """Format the page. ``run``: the command."""
-    gear = rates.hardware
+def page(record: Mapping[str, Any]) -> str:
+    """Format the page."""
+    gear = record["hardware"]
+    found = [POINT.validate_python(point) for point in record["points"]]
+    checks = [CHECK.validate_python(check) for check in record["checks"]]
     lines = [
-        f"# Predicted step time on {gear.name.upper()}, 1 to {max(GPUS)} GPUs",
+        f"# Predicted step time on {gear['name'].upper()}, 1 to {max(GPUS)} GPUs",
         "",
-        f"**{label(rates)}.** Written by `{run}`.",
+        f"**{record['label']}.** Written by `{record['environment']['command']}`.",
         "",
         f"A clip of {SECONDS:g} s at each model's frame rate, both guidance branches in a step, NVLink domains of "
         f"{DOMAIN}. Messages that overlap with computation count as all-to-all only with {LENT:.0%} of their time, the "
         "assumed slowdown of the overlapped work; launches and host time are ignored.",
         "",
-        f"- {gear.source}",
-        *(f"- {note}" for note in rates.notes),
-        *(f"- {link.name}: {link.bandwidth / 1e9:g} GB/s each way, {link.fraction:.0%} of it usable; {link.source}"
-          for link in (gear.inside, gear.outside)),
+        f"- {gear['source']}",
+        *(f"- {note}" for note in record["rates"]),
+        *(f"- {link['name']}: {link['bandwidth'] / 1e9:g} GB/s each way, {link['fraction']:.0%} of it usable; "
+          f"{link['source']}" for link in gear["links"]),
         "",
         "Layout: guidance groups x sequence ranks. Shares are of the step. Efficiency: steps per second relative to as "
         "many single GPUs with enough memory.",
@@ -251,7 +259,8 @@ def main(arguments: list[str] | None = None) -> int:
     rates, checks = rates_of(gear, args.results), check_steps(gear, args.results)
     found = [point for model in MODELS for size in CLIPS for point in points(rates, PRESETS[model], size)]
     run = command.command_line("scaling", arguments)
-    command.write_results(args.out, record(rates, found, checks, run), table(rates, found, checks, run), indent=1)
+    record = record_of(rates, found, checks, run)
+    command.write_results(args.out, record, page(record), indent=1)
     drawn = plot(rates, found, args.out.with_suffix(".png"))
     print(f"{label(rates)}: {len(found)} points" + ("" if drawn else "; no plot, matplotlib is not installed"))
     for check in checks:

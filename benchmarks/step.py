@@ -11,7 +11,6 @@ heads. Random weights cost the same as trained ones; routing is as even as an un
 
 from __future__ import annotations
 
-import platform
 import sys
 import time
 from collections import defaultdict
@@ -24,6 +23,7 @@ import torch
 from torch import nn
 
 from zoetrope.benchmarks import command
+from zoetrope.benchmarks.environment import header
 from zoetrope.model.catalog.checkpoint_layout import RandomWeights
 from zoetrope.model.checkpoints.random_weights import random_network
 from zoetrope.model.denoising.conditions import blank_conditions
@@ -36,7 +36,7 @@ from zoetrope.model.network.quantized import QuantizedExperts
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.sizes import SIZES
 
-GIB = 2**30
+GIB, SEED = 2**30, 0
 PARTS: dict[str, tuple[type[nn.Module], ...]] = {
     "attention": (Attention,),
     "experts": (MoEFeedForward, QuantizedExperts),
@@ -111,7 +111,7 @@ def measure(
     watch = StepTimer(module_of(network), device)
     text = torch.zeros(512, network.config.text_dim, device=device)
     conditions = blank_conditions(network.config, shape, text)
-    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)).to(device)
     batch = network.pack([conditions.sequence(latents, 500.0, text)] * forwards)
     runs: list[tuple[float, dict[str, float]]] = []
     for _ in range(repeats + 1):
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     preset, device = all_presets()[args.preset], torch.device(args.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     network = random_network(
-        preset.config, device, dtype, RandomWeights(seed=0, std=0.02), quantize=cast(Quantize, args.quantize)
+        preset.config, device, dtype, RandomWeights(seed=SEED, std=0.02), quantize=cast(Quantize, args.quantize)
     )
     rows: list[StepResult] = []
     for size in args.size or ["480p"]:
@@ -175,9 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     if args.out:
         record = {
-            "command": command.command_line("step", arguments),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
-            "torch": torch.__version__,
+            **header(device, command.command_line("step", arguments), SEED),
             "dtype": str(dtype),
             "quantize": args.quantize,
             "rows": [asdict(row) for row in rows],

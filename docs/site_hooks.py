@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = {
     **{f"benchmarks/results/{path.name}": f"results/{path.name}" for path in (ROOT / "benchmarks/results").glob("*.*")},
+    "benchmarks/README.md": "benchmarks-readme.md",
     "kernels/README.md": "kernels-readme.md",
     "kernels/check/compile_check.md": "compile-check.md",
     "CHANGELOG.md": "changelog.md",

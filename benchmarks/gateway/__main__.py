@@ -67,9 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"error: {error}")
         return 1
     values = report.record(command.command_line("gateway", arguments), about, sizes, empty, found)
-    tables = report.sections(sizes, empty, found)
-    command.write_results(args.out, values, report.markdown(values, tables))
-    report.show(Console(), tables)
+    command.write_results(args.out, values, report.page(values))
+    report.show(Console(), report.sections(sizes, empty, found))
     for one in values["databases"]:
         print(f"{one['database']}: {one['bounds']}")
     return 0

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
 from zoetrope.benchmarks.gateway.phases import WATCH_STEP_SECONDS, WATCH_STEPS, LoadRow, PhaseResult, PhaseSizes, Times
-from zoetrope.benchmarks.provenance import busy, code, commit_of, now, versions
+from zoetrope.benchmarks.provenance import busy, commit_of, header, versions
 
 GOAL_CREATES, GOAL_GET_MS = 1_000.0, 20.0
 REACHED = 0.97  # of an offered rate, which is random, to count as reached
@@ -35,12 +35,7 @@ def record(
 ) -> dict[str, Any]:
     """Return the record to write as JSON."""
     return {
-        "command": command,
-        "date": now(),
-        **code(),
-        "python": platform.python_version(),
-        "packages": versions(PACKAGES),
-        "machine": about,
+        "environment": {**header(command, sizes.seed), "packages": versions(PACKAGES), "machine": about},
         "sizes": asdict(sizes),
         "goal": {"creates_per_second": GOAL_CREATES, "get_p99_ms": GOAL_GET_MS},
         "grpc_alone": asdict(empty),
@@ -218,19 +213,23 @@ def warning(about: dict[str, Any]) -> str | None:
     return None if text is None else f"{text} The figures understate the gateway."
 
 
-def markdown(values: dict[str, Any], tables: Sequence[Section]) -> str:
+def page(values: dict[str, Any]) -> str:
     """Format the page."""
-    about = values["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in values["packages"].items())
+    where = values["environment"]
+    about = where["machine"]
+    found = [TypeAdapter(PhaseResult).validate_python(one) for one in values["databases"]]
+    empty = TypeAdapter(LoadRow).validate_python(values["grpc_alone"])
+    tables = sections(TypeAdapter(PhaseSizes).validate_python(values["sizes"]), empty, found)
+    versions = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
     servers = ", ".join(f"{one['database']} {one['version']}" for one in values["databases"])
     lines = [
         "# Gateway throughput",
         "",
-        f"`{values['command']}`",
+        f"`{where['command']}`",
         "",
-        f"{values['date']}, {commit_of(values)}."
+        f"{where['date']}, {commit_of(where)}."
         f" {about['processor']}, {about['cores']} cores ({about['usable_cores']} usable), load average"
-        f" {about['load_average'][0]:.2f} before. Python {values['python']}, {servers}, {versions}. Gateway, clients,"
+        f" {about['load_average'][0]:.2f} before. Python {where['python']}, {servers}, {versions}. Gateway, clients,"
         " null engine and database share the cores.",
     ]
     if (text := warning(about)) is not None:

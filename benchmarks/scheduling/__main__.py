@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from safetensors.numpy import load_file
 from zoetrope.benchmarks import command
 from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.packed_throughput.dense import write_dense
+from zoetrope.benchmarks.provenance import header
 from zoetrope.model.request.tasks import TextToVideo, VideoRequest
 from zoetrope.serving.cli.errors import CliError
 from zoetrope.serving.cli.service import ServiceProcess, private_env, serve_command
@@ -71,7 +73,10 @@ def trace_of(args: argparse.Namespace) -> list[PacedJob]:
 
 def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
-    record: dict[str, Any] = {"settings": {**vars(args), "out": None}}
+    record: dict[str, Any] = {
+        "environment": header(command.command_line("scheduling", arguments)),
+        "settings": {name: value for name, value in vars(args).items() if name != "out"},
+    }
     try:
         with tempfile.TemporaryDirectory() as folder:
             write_dense(Path(folder) / "model")
@@ -82,9 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (BenchmarkError, CliError, ClientError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    page = _page(record, command.command_line("scheduling", arguments))
-    sys.stdout.write(page)
-    command.write_results(args.out, record, page)
+    text = page(record)
+    sys.stdout.write(text)
+    command.write_results(args.out, record, text)
     return 0
 
 
@@ -220,7 +225,8 @@ def _flood(target: str, data: Path, args: argparse.Namespace) -> dict[str, float
     return {"alone": alone, "among": statistics.median(among), "many_job": statistics.median(shares), "left": left}
 
 
-def _page(record: dict[str, Any], how: str) -> str:
+def page(record: Mapping[str, Any]) -> str:
+    """Format the page."""
     lines = [
         "# Policies on a running service",
         "",
@@ -252,7 +258,7 @@ def _page(record: dict[str, Any], how: str) -> str:
             f" {flood['among'] - flood['alone']:.2f} s later; one of that tenant's takes {flood['many_job']:.2f} s from"
             f" its start to its end, and {flood['left']:.0f} of them were left. Medians, of {SINGLES} single jobs.",
         ]
-    return "\n".join([*lines, "", f"    {how}", ""])
+    return "\n".join([*lines, "", f"    {record['environment']['command']}", ""])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from zoetrope.benchmarks import command
-from zoetrope.benchmarks.provenance import code, now
+from zoetrope.benchmarks.provenance import header
 from zoetrope.benchmarks.simulate import setup
 from zoetrope.benchmarks.simulate.plot import plot
 from zoetrope.benchmarks.simulate.recorder import recorded_jobs, trace_of
@@ -49,9 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = _all(made, args.workers)
     record = {
         "label": label(made.fleet.origin),
-        "command": command.command_line("simulate", arguments),
-        **code(),
-        "date": now(),
+        "environment": header(command.command_line("simulate", arguments), args.seed),
         **made.described(),
         "runs": [figures for figures, _ in runs],
     }

@@ -21,7 +21,7 @@ from typing import Any
 
 from zoetrope.benchmarks import command
 from zoetrope.benchmarks.errors import BenchmarkError
-from zoetrope.benchmarks.provenance import busy, code, machine, now
+from zoetrope.benchmarks.provenance import busy, header, machine
 from zoetrope.benchmarks.simulate.fleet import Fleet, StageSeconds
 from zoetrope.benchmarks.simulate.generate import TraceRecipe, generate
 from zoetrope.benchmarks.simulate.metrics import latencies, percentile
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BenchmarkError, TraceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    record = {"command": command.command_line("simulate.compare", arguments), **code(), "date": now(), "machine": about}
+    where = header(command.command_line("simulate.compare", arguments), args.seed)
+    record: dict[str, Any] = {"environment": where | {"machine": about}}
     record |= {"policy": args.policy, "load": args.load, "seed": args.seed, "goal": GOAL, **figures}
     text = page(record)
     command.write_results(args.out, record, text)
@@ -167,13 +168,14 @@ def stage_seconds(alone: Sequence[Job], costs: StepCosts) -> StageSeconds:
 
 def page(record: dict[str, Any]) -> str:
     """Format the page."""
-    measured, simulated = record["measured"], record["simulated"]
+    measured, simulated, where = record["measured"], record["simulated"], record["environment"]
+    about = where["machine"]
     lines = [
         "# The simulation against a real service",
         "",
-        f"`{record['command']}`",
+        f"`{where['command']}`",
         "",
-        f"{record['date']}; {record['machine']['processor']}, {record['machine']['usable_cores']} cores. "
+        f"{where['date']}; {about['processor']}, {about['usable_cores']} cores. "
         f"{record['jobs']} jobs of nano in {record['seconds']:.0f} s, Poisson arrivals, policy {record['policy']!r}; "
         f"step times as the service's router fitted them, whose median error was {record['step_error']:.1%}.",
         "",
@@ -187,7 +189,7 @@ def page(record: dict[str, Any]) -> str:
         f"Simulated mean / measured mean: **{record['ratio']:.3f}**; goal: within {record['goal']:.0%}, "
         f"{'met' if record['met'] else 'missed'}. Median error of a single job: {record['median_job_error']:.1%}.",
     ]
-    if (warning := busy(record["machine"])) is not None:
+    if (warning := busy(about)) is not None:
         lines += ["", warning]
     return "\n".join(lines) + "\n"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zoetrope.benchmarks import command
-from zoetrope.benchmarks.provenance import code, now
+from zoetrope.benchmarks.provenance import header
 from zoetrope.benchmarks.simulate import setup
 from zoetrope.benchmarks.simulate.elastic_gangs import NODE, ElasticSimulation, GangRules
 from zoetrope.benchmarks.simulate.fleet import MAX_GPUS, costs_of
@@ -52,9 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     record = {
         "label": label(made.fleet.origin),
-        "command": command.command_line("simulate.elastic", arguments),
-        **code(),
-        "date": now(),
+        "environment": header(command.command_line("simulate.elastic", arguments), args.seed),
         **made.described(),
         "round": rules.round,
         "change": rules.change,
@@ -95,7 +93,7 @@ def page(record: Mapping[str, Any]) -> str:
     lines = [
         f"# Elastic gangs on {fleet['gpus']:,} {fleet['gpu'].upper()}s",
         "",
-        f"**{record['label'][:1].upper()}{record['label'][1:]}.** Written by `{record['command']}`.",
+        f"**{record['label'][:1].upper()}{record['label'][1:]}.** Written by `{record['environment']['command']}`.",
         "",
         f"- {record['model']} on {len(fleet['engines'])} nodes of {NODE} GPUs",
         f"- {trace['described']}",

@@ -22,7 +22,7 @@ def page(record: Mapping[str, Any]) -> str:
     lines = [
         f"# {trace['jobs']:,} jobs on {fleet['gpus']:,} {fleet['gpu'].upper()}s, by policy",
         "",
-        f"**{record['label'][:1].upper()}{record['label'][1:]}.** Written by `{record['command']}`.",
+        f"**{record['label'][:1].upper()}{record['label'][1:]}.** Written by `{record['environment']['command']}`.",
         "",
         f"- {record['model']} on {fleet['described']}; {fleet['conditioners']} conditioners and {fleet['decoders']} "
         "decoders, whose GPUs are not counted",

@@ -29,7 +29,8 @@ from zoetrope.serving.cli import (
     top,
     upcycle,
 )
-from zoetrope.serving.cli.groups import HELP_NAMES, Group
+from zoetrope.serving.cli.groups import HELP_NAMES
+from zoetrope.serving.cli.late_commands import RootGroup
 
 # What typer says of a value, and how we say it.
 SAID = (
@@ -42,7 +43,7 @@ SAID = (
 )
 MORE = "`zoetrope COMMAND --help` tells more of a command."
 app = typer.Typer(
-    cls=Group,
+    cls=RootGroup,
     context_settings=HELP_NAMES,
     epilog=MORE,
     pretty_exceptions_enable=False,

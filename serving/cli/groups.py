@@ -30,7 +30,7 @@ class Group(TyperGroup):
             if not command.hidden:
                 panel = command.rich_help_panel
                 sections.setdefault(panel if isinstance(panel, str) else "Commands", []).append((name, command))
-        longest = max(len(name) for commands in sections.values() for name, _ in commands)
+        longest = max((len(name) for commands in sections.values() for name, _ in commands), default=0)
         for title, commands in sections.items():
             with formatter.section(title):
                 limit = formatter.width - 6 - longest

@@ -41,11 +41,12 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
 @pytest.mark.long
 def test_a_run_says_where_and_how_it_was_made(measured: tuple[dict[str, Any], str]) -> None:
     values, page = measured
-    assert values["command"].startswith("python -m zoetrope.benchmarks.gateway --quick --database sqlite --streams 10")
-    assert values["machine"]["cores"] == os.cpu_count() and len(values["machine"]["load_average"]) == 3
-    assert values["packages"]["grpcio"] and values["sizes"]["streams"] == 10
-    assert values["command"] in page and values["machine"]["processor"] in page
-    assert ("**The machine was not idle" in page) == (not values["machine"]["idle"])
+    where, about = values["environment"], values["environment"]["machine"]
+    assert where["command"].startswith("python -m zoetrope.benchmarks.gateway --quick --database sqlite --streams 10")
+    assert about["cores"] == os.cpu_count() and len(about["load_average"]) == 3
+    assert where["packages"]["grpcio"] and values["sizes"]["streams"] == 10
+    assert where["command"] in page and about["processor"] in page
+    assert ("**The machine was not idle" in page) == (not about["idle"])
 
 
 @pytest.mark.long

@@ -20,7 +20,7 @@ def test_both_sides_make_the_same_and_are_timed_in_one_run(tmp_path: Path, capsy
     record = json.loads(out.read_text())
     assert LABEL in capsys.readouterr().out
     assert record["label"] == LABEL
-    assert record["command"] == "python -m zoetrope.benchmarks.parallel_peers " + " ".join(command)
+    assert record["environment"]["command"] == "python -m zoetrope.benchmarks.parallel_peers " + " ".join(command)
     assert (record["ranks"], record["shape"]["tokens"]) == (2, 24)
     assert [row["what"] for row in record["rows"]] == ["experts", "attention"]
     for row in record["rows"]:

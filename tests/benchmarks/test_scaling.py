@@ -41,7 +41,7 @@ def test_files_are_labelled_as_computed(tmp_path: Path, capsys: pytest.CaptureFi
     assert COMPUTED in capsys.readouterr().out
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["label"] == COMPUTED
-    assert record["command"] == "python -m zoetrope.benchmarks.scaling " + " ".join(command)
+    assert record["environment"]["command"] == "python -m zoetrope.benchmarks.scaling " + " ".join(command)
     assert {point["model"] for point in record["points"]} == set(MODELS)
     assert {point["gpus"] for point in record["points"]} == set(GPUS)
     table = out.with_suffix(".md").read_text()

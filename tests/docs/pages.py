@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")),
+    ROOT / "benchmarks" / "README.md",
     ROOT / "kernels" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 )

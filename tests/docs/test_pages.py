@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 from PIL import Image
 
-from tests.docs import capacity_table, commands_page, settings_page
+from tests.docs import benchmarks_table, capacity_table, commands_page, settings_page, small_gpus_table
 from tests.docs.pages import ROOT, blocks
 from zoetrope.cluster.telemetry import metrics  # noqa: F401  # which describes them
 from zoetrope.cluster.telemetry.catalogue import ALL as METRICS
@@ -41,6 +41,16 @@ def test_the_page_of_commands_is_current() -> None:
 def test_the_capacity_table_is_the_planners() -> None:
     page = (ROOT / "docs" / "operations" / "runbook.md").read_text()
     assert capacity_table.table() in page, "python -m tests.docs.capacity_table"
+
+
+def test_the_table_of_small_gpus_is_the_planners() -> None:
+    page = (ROOT / "docs" / "gpus.md").read_text()
+    assert small_gpus_table.table() in page, "python -m tests.docs.small_gpus_table"
+
+
+def test_the_table_of_benchmarks_is_the_registrys() -> None:
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    assert benchmarks_table.table() in page, "python -m tests.docs.benchmarks_table"
 
 
 def test_every_setting_says_what_it_means() -> None:

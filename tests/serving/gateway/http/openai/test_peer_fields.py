@@ -13,6 +13,7 @@ import pytest
 from tests.serving.gateway.harness import Service, engine, until
 from tests.serving.gateway.http.samples import clip, picture
 from tests.serving.jobs.harness import claim_oldest
+from tests.serving.peer_clients import OmniRequest, aiperf_create, omni_request
 from zoetrope.serving.jobs.job import Artifact, Result, State
 
 PROMPT = "Random prompt 0 for benchmarking diffusion models"
@@ -58,16 +59,65 @@ def test_what_sglangs_benchmark_sends(service: Service, web: httpx.Client) -> No
     assert video["warnings"] == ["extra_body.fps: not used, for fps stands beside it"]
 
 
+WARM_UP = OmniRequest(PROMPT, 854, 480, num_frames=1, num_inference_steps=1, seed=42, fps=16)
+
+
 def test_what_vllm_omnis_benchmark_sends(service: Service, web: httpx.Client) -> None:
-    form = {"prompt": PROMPT, "height": "480", "width": "854", "num_frames": "1", "num_inference_steps": "1"}
-    parts = {name: (None, value) for name, value in {**form, "seed": "42", "fps": "16"}.items()}
-    made = spec(service, taken(web.post("/v1/videos", files=parts)))
-    assert (made["width"], made["height"], made["frames"], made["seed"]) == (854, 480, 1, 42)
+    fields = WARM_UP.fields()
+    parts = {name: (None, text) for name, text in fields.items()}
+    for sent in (web.post("/v1/videos", data=fields), web.post("/v1/videos", files=parts)):
+        made = spec(service, taken(sent))
+        assert (made["width"], made["height"], made["frames"], made["seed"]) == (854, 480, 1, 42)
 
 
-def test_what_aiperf_sends(service: Service, web: httpx.Client) -> None:
-    made = taken(web.post("/v1/videos", json={"prompt": PROMPT, "model": "nano", "size": "64x48", "seconds": 1}))
-    assert made["seconds"] == "1"
+def test_vllm_omnis_benchmark_from_create_to_delete(service: Service, web: httpx.Client) -> None:
+    """Its client, and an engine that ends the job between two polls."""
+    pictured = OmniRequest(PROMPT, num_frames=9, picture=("dummy_image.jpg", picture(100, 100), "image/jpeg"))
+    for request, kind in ((WARM_UP, "text_to_video"), (pictured, "image_to_video")):
+        seen: list[str] = []
+
+        def end(seen: list[str] = seen) -> None:
+            (job,) = claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",))
+            seen.append(job.spec["task"]["kind"])
+            stored: Artifact = service.artifacts.put_bytes(f"jobs/{job.id}/1/video.mp4", b"a file", "video/mp4")
+            timings = {"denoising": 2.25}
+            result = Result(stored, None, 9, 64, 48, 8, timings)
+            assert service.store.finish(job.id, job.lease_epoch, State.SUCCEEDED, result=result)
+
+        outcome = omni_request(web, request, end)
+        assert (outcome.error, seen, outcome.content) == ("", [kind], b"a file")
+        assert outcome.created["status"] == "queued" and outcome.polled["stage_durations"] == {"denoising": 2.25}
+        assert web.get(f"/v1/videos/{outcome.created['id']}").status_code == 404, "it deletes what it has measured"
+
+
+def test_vllm_omnis_benchmark_is_told_what_fails(service: Service, web: httpx.Client) -> None:
+    outcome = omni_request(web, OmniRequest(PROMPT, extra_body={"enable_teacache": True}))
+    assert outcome.error.startswith("HTTP 400") and "enable_teacache" in outcome.error
+
+    def fail() -> None:
+        (job,) = claim_oldest(service.store, "test", 10, 60.0, 5, ("nano",))
+        service.store.finish(
+            job.id, job.lease_epoch, State.FAILED, error_code="RESOURCE_EXHAUSTED", error_message="out of memory"
+        )
+
+    outcome = omni_request(web, OmniRequest(PROMPT, num_frames=9), fail)
+    assert outcome.error.startswith("Video job failed") and "out of memory" in outcome.error
+
+
+@pytest.mark.parametrize("seconds", [1, 1.0, "1", "1.0"])
+def test_what_aiperf_sends(service: Service, web: httpx.Client, seconds: Any) -> None:
+    """By its documents ``--extra-inputs seconds:1``, which it sends in a form; JSON may have a number or a text."""
+    made = taken(web.post("/v1/videos", json={"prompt": PROMPT, "model": "nano", "size": "64x48", "seconds": seconds}))
+    assert (made["seconds"], made["size"]) == ("1", "64x48")
+    sent = aiperf_create(web, "nano", PROMPT, size="64x48", seconds=seconds, num_inference_steps=2)
+    assert spec(service, taken(sent)) == {**spec(service, made), "steps": 2, "seed": spec(service, taken(sent))["seed"]}
+
+
+def test_models_are_listed_as_clients_read_them(web: httpx.Client) -> None:
+    """vLLM-Omni's and AIPerf's clients take the first; OpenAI's SDK reads every field."""
+    listed = web.get("/v1/models").json()
+    assert listed["object"] == "list"
+    assert listed["data"][0] == {"id": "nano", "object": "model", "created": 0, "owned_by": "zoetrope"}
 
 
 def test_what_a_completed_video_tells(service: Service, web: httpx.Client) -> None:

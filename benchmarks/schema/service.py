@@ -1,0 +1,169 @@
+"""Figures of the benchmarks of a running service or one of its processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from zoetrope.benchmarks.schema.header import COUNT, SECONDS, SHARE, ResultRecord
+
+
+class BusyCase(ResultRecord):
+    """Seconds of a clip on the quiet machine and beside busy loops."""
+
+    way: str
+    quiet: list[SECONDS] = Field(min_length=1)
+    busy: list[SECONDS] = Field(min_length=1)
+    ratio: float = Field(gt=0)
+
+
+class BusyRecord(ResultRecord):
+    """nano beside other work."""
+
+    measured_on: dict[str, Any]
+    goal: float
+    goal_met: bool
+    rows: list[BusyCase] = Field(min_length=1)
+
+
+class EtaStage(ResultRecord):
+    """Errors of an ETA as shares of the job's duration; ``bias`` has a sign."""
+
+    stage: str
+    jobs: COUNT
+    samples: COUNT
+    median: float = Field(ge=0)
+    p90: float = Field(ge=0)
+    bias: float
+    within: SHARE
+
+
+class EtaRecord(ResultRecord):
+    """How far off a job's ETA is."""
+
+    goal: float
+    goal_met: bool
+    rows: list[EtaStage] = Field(min_length=1)
+
+
+class Latency(ResultRecord):
+    """Milliseconds of calls."""
+
+    count: COUNT
+    p50: float
+    p99: float
+    longest: float
+
+
+class GatewayLoad(ResultRecord):
+    """Calls under one load. ``offered``: a second; None for as many as are answered."""
+
+    what: str
+    per_second: float = Field(ge=0)
+    offered: float | None
+    callers: COUNT
+    creates: Latency
+    gets: Latency
+    failures: dict[str, int]
+
+
+class GatewayDatabase(ResultRecord):
+    """Everything on one database."""
+
+    database: str
+    version: str
+    loads: list[GatewayLoad] = Field(min_length=1)
+    goal_met: dict[str, bool]
+    bounds: str
+
+
+class GatewayRecord(ResultRecord):
+    """What a gateway takes."""
+
+    sizes: dict[str, float]
+    grpc_alone: GatewayLoad
+    databases: list[GatewayDatabase] = Field(min_length=1)
+
+
+class ServedJobs(ResultRecord):
+    """One way to run a set of jobs, in seconds."""
+
+    makespan: SECONDS
+    busy: SECONDS
+    steps: COUNT
+    busy_of_makespan: float
+    busy_of_denoising: float
+
+
+class ServedModel(ResultRecord):
+    """The same jobs in both ways. ``ratio``: one by one over together."""
+
+    one_by_one: ServedJobs
+    together: ServedJobs
+    ratio: float = Field(gt=0)
+
+
+class PackedRecord(ResultRecord):
+    """Many small jobs together, one by one, and by diffusers."""
+
+    jobs: COUNT
+    goals: dict[str, float]
+    nano: ServedModel
+    dense: ServedModel
+    ratio_to_diffusers: float = Field(gt=0)
+
+
+class PolicyRun(ResultRecord):
+    """A trace under one policy, in seconds."""
+
+    small_p50: SECONDS
+    small_p99: SECONDS
+    large_mean: SECONDS
+    makespan: SECONDS
+    jobs_per_minute: float = Field(gt=0)
+    succeeded: COUNT
+
+
+class SchedulingRecord(ResultRecord):
+    """Policies on a running service."""
+
+    settings: dict[str, Any]
+    policies: dict[str, PolicyRun] = Field(min_length=1)
+    latents_differ_by: float
+    flood: dict[str, float] | None = None
+
+
+class PriceRecord(ResultRecord):
+    """Prices against what was used."""
+
+    goal: float
+    summary: dict[str, float] = Field(min_length=1)
+    jobs: list[dict[str, Any]] = Field(min_length=1)
+
+
+class ServedStepRecord(ResultRecord):
+    """A step in the whole service and bare."""
+
+    clip: dict[str, Any]
+    ratio: dict[str, float]
+    overhead_ms: dict[str, float]
+    rounds: list[dict[str, Any]] = Field(min_length=1)
+
+
+class AIPerfMetric(ResultRecord):
+    """One of AIPerf's figures."""
+
+    unit: str
+    avg: float
+
+
+class AIPerfRecord(ResultRecord):
+    """What AIPerf measured. ``errors``: requests that failed."""
+
+    aiperf: dict[str, Any]
+    service: str
+    requests: COUNT
+    errors: COUNT
+    complete: bool
+    metrics: dict[str, AIPerfMetric] = Field(min_length=1)

@@ -1,0 +1,125 @@
+"""Run every benchmark at its smallest size, and hold what it writes against the schema of results.
+
+    python -m zoetrope.benchmarks.smoke
+    python -m zoetrope.benchmarks.smoke --only step,scaling --keep out/smoke
+
+The figures of such runs mean nothing. A benchmark that this machine cannot run is listed with what it needs.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from zoetrope.benchmarks import command
+from zoetrope.benchmarks.registry import BENCHMARKS, Benchmark
+from zoetrope.benchmarks.results_files import ResultError, read_results
+
+LIMIT = 240.0  # seconds of one benchmark; the longest takes a quarter of them
+WORKERS = 2
+TAIL = 5  # lines of what a failed benchmark printed
+
+
+@dataclass(frozen=True)
+class SmokeRun:
+    """What became of a benchmark. ``lacks``: what it needs; ``problem``: why its run does not count."""
+
+    name: str
+    seconds: float = 0.0
+    files: tuple[str, ...] = ()
+    lacks: str | None = None
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        if self.lacks is not None:
+            return f"{self.name}: not run, {self.lacks}"
+        if self.problem is not None:
+            return f"{self.name}: FAILED after {self.seconds:.1f} s: {self.problem}"
+        return f"{self.name}: {self.seconds:.1f} s, {', '.join(self.files) or 'prints only'}"
+
+
+def run(benchmark: Benchmark, folder: Path) -> SmokeRun:
+    """Run a benchmark small, in a process of its own, and check the results that it leaves in ``folder``."""
+    if (lacks := benchmark.missing()) is not None:
+        return SmokeRun(benchmark.name, lacks=lacks)
+    folder.mkdir(parents=True)
+    given = [*benchmark.smoke, *(["--out", str(folder / benchmark.name)] if benchmark.record is not None else [])]
+    called = [sys.executable, "-m", f"zoetrope.benchmarks.{benchmark.name}", *given]
+    started = time.monotonic()
+    try:
+        done = subprocess.run(called, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return SmokeRun(benchmark.name, LIMIT, problem="it did not end")
+    seconds = time.monotonic() - started
+    if done.returncode not in benchmark.passes:
+        last = "\n  ".join(done.stdout.strip().splitlines()[-TAIL:])
+        return SmokeRun(benchmark.name, seconds, problem=f"exit status {done.returncode}\n  {last}")
+    try:
+        files = check(benchmark, folder, done.stdout)
+    except (ValidationError, ResultError) as error:
+        return SmokeRun(benchmark.name, seconds, problem=str(error))
+    return SmokeRun(benchmark.name, seconds, files)
+
+
+def check(benchmark: Benchmark, folder: Path, printed: str) -> tuple[str, ...]:
+    """Check what a run left; return the names of its files.
+
+    Raises:
+        ResultError: nothing was written or printed, a file is of another benchmark, or the page is not the record's.
+        pydantic.ValidationError: a file has not what its schema says.
+    """
+    if benchmark.record is None:
+        if not printed.strip():
+            raise ResultError(f"{benchmark.name} printed nothing")
+        return ()
+    found = read_results(folder)
+    if not found:
+        raise ResultError(f"{benchmark.name} wrote no results")
+    for result in found:
+        if result.benchmark.name != benchmark.name:
+            raise ResultError(f"{result.path.name} says that {result.benchmark.name} made it, not {benchmark.name}")
+        result.check_page()
+    return tuple(sorted(path.name for path in folder.rglob("*") if path.is_file()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command.parser("smoke", __doc__)
+    parser.add_argument("--only", help="names by commas (default: all)")
+    parser.add_argument("--quick", action="store_true", help="only those that take seconds and start no process")
+    parser.add_argument(
+        "--workers", type=command.at_least(1), default=WORKERS, help=f"benchmarks at a time (default: {WORKERS})"
+    )
+    parser.add_argument("--keep", type=Path, help="folder for what they write (default: it is removed)")
+    args = parser.parse_args(arguments)
+    names = [name.strip() for name in args.only.split(",")] if args.only else list(BENCHMARKS)
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        parser.error(f"--only: {unknown[0]!r} must be of {', '.join(BENCHMARKS)}")
+    if args.keep is not None and args.keep.exists() and any(args.keep.iterdir()):
+        parser.error(f"--keep: {args.keep} must be empty or new")
+    chosen = [BENCHMARKS[name] for name in names if BENCHMARKS[name].quick or not args.quick]
+    started, runs = time.monotonic(), list[SmokeRun]()
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(args.workers) as pool:
+        folder: Path = args.keep or Path(temporary)
+        for done in pool.map(lambda one: run(one, folder / one.name), chosen):
+            runs.append(done)
+            print(done, flush=True)
+    failed = [one.name for one in runs if one.problem is not None]
+    lacking = sum(one.lacks is not None for one in runs)
+    print(
+        f"{len(runs) - lacking - len(failed)} of {len(runs)} benchmarks wrote valid results in "
+        f"{time.monotonic() - started:.0f} s, {lacking} were not run"
+        + (f"; failed: {', '.join(failed)}" if failed else "")
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

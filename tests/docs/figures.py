@@ -1,0 +1,203 @@
+"""The figures that documents quote from result files: for each, what the page must say, made from the file.
+
+Whoever measures again changes the page, not this list; whoever quotes another figure adds a claim.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from zoetrope.benchmarks.results_files import RESULTS
+
+Json = Mapping[str, Any]
+BENCHMARKS, README = "docs/benchmarks.md", "README.md"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Words of a page that come from a result file; the line that has them links to the file or its page.
+
+    Attributes:
+        says: returns each piece of text that the line must have, from what the file holds.
+    """
+
+    page: str
+    result: str
+    says: Callable[[Json], tuple[str, ...]]
+
+    def __str__(self) -> str:
+        return f"{self.page} {self.result}"
+
+    def texts(self) -> tuple[str, ...]:
+        """Return what the page must say."""
+        return self.says(load(f"{self.result}.json"))
+
+
+@cache
+def load(name: str) -> Json:
+    """Return a committed result file."""
+    found: Json = json.loads((RESULTS / name).read_text())
+    return found
+
+
+def _gateway(record: Json) -> tuple[str, ...]:
+    rate = record["sizes"]["rate"]
+    found = {one["database"]: {load["what"]: load for load in one["loads"]} for one in record["databases"]}
+    full = [found[name][f"{rate:,.0f}/s offered"] for name in ("SQLite", "PostgreSQL")]
+    half = [found[name][f"{rate / 2:,.0f}/s offered"] for name in ("SQLite", "PostgreSQL")]
+    made = {f"{load['per_second']:.0f}" for load in full}
+    late, early = (" and ".join(f"{load['gets']['p99']:.0f}" for load in loads) for loads in (full, half))
+    return (
+        f"{' and '.join(sorted(made))} of {rate:,.0f} creates a second that were offered, on SQLite and on PostgreSQL",
+        f"a get took {late} ms (p99), at half of it {early} ms",
+    )
+
+
+def _gateway_of_the_readme(record: Json) -> tuple[str, ...]:
+    rate = record["sizes"]["rate"]
+    sqlite = next(one for one in record["databases"] if one["database"] == "SQLite")
+    made = next(load["per_second"] for load in sqlite["loads"] if load["what"] == f"{rate:,.0f}/s offered")
+    return (f"creates, {rate:,.0f} a second offered", f"{made:.0f} a second on SQLite")
+
+
+def _core_of_a_gateway(record: Json) -> tuple[str, ...]:
+    """A round number below what is computed for a whole core; the flood is what a core was seen to make."""
+    rates = [load["per_second"] / load["shares"]["gateway"] for one in record["databases"] for load in one["loads"][:3]]
+    return (f"a gateway's core for every {500 * (min(rates) // 500):.0f} jobs",)
+
+
+def _snapshots(record: Json) -> tuple[str, ...]:
+    share = next(row["waited_share"] for row in record["measured"] if row["variant"] == "default")
+    return (f"steps waited {100 * share:.4f} % of their time at the default setting",)
+
+
+def _snapshot_settings(record: Json) -> tuple[str, ...]:
+    settings = record["measured_on"]["settings"]
+    return (f"one every {settings['snapshot_seconds']:g} s if that costs less than {100 * record['goal']:g} % of",)
+
+
+def _cold_start(record: Json) -> tuple[str, ...]:
+    seconds = record["seconds"]
+    return (
+        f"{seconds['now']['total']:.0f} s with {record['bytes'] / 1e9:.1f} GB of weights",
+        f"{seconds['naive']['total']:.0f} s when everything is done one after the other",
+        f"Goal, {record['goal']:g} x: {'met' if record['goal_met'] else 'not met'}",
+        *([f"(load {record['load_average']:g})"] if "load_average" in record else []),
+    )
+
+
+def _packed(record: Json) -> tuple[str, ...]:
+    busy = record["nano"]["together"]["busy_of_denoising"]
+    return (
+        f"{record['jobs']} small dense jobs take 1 / {record['ratio_to_diffusers']:.2f} of the time",
+        f"{100 * busy:.1f} % of the time between nano's first and last step",
+    )
+
+
+def _scheduling(record: Json) -> tuple[str, ...]:
+    first, *_, last = record["policies"].values()
+    flood = record["flood"]
+    return (
+        f"99 % of small ones are done {first['small_p99'] / last['small_p99']:.1f} times sooner",
+        f"at {100 * (1 - last['jobs_per_minute'] / first['jobs_per_minute']):.1f} % less throughput",
+        f"comes {flood['among'] - flood['alone']:.1f} s later among another's {record['settings']['flood']}",
+        f"one of which takes {flood['many_job']:.1f} s",
+    )
+
+
+def _decisions(record: Json) -> tuple[str, ...]:
+    row = record["rows"]["fair"]
+    return (
+        f"with {record['settings']['waiting']:,} jobs queued",
+        f"{row['median_ms']:.1f} ms of the processor under `fair`, {row['p99_ms']:.1f} ms at 99 %",
+    )
+
+
+def _eta(record: Json) -> tuple[str, ...]:
+    median = {row["stage"]: f"{100 * row['median']:.1f} %" for row in record["rows"]}
+    return (
+        f"{median['queued']} of the job's duration while queued and {median['running']} while running",
+        f"medians of {record['measured_on']['jobs']} mixed jobs",
+    )
+
+
+def _busy(record: Json) -> tuple[str, ...]:
+    ratio = {row["way"]: f"{row['ratio']:.1f}" for row in record["rows"]}
+    return (
+        f"{ratio['ours']} times its time on a quiet machine, through a service",
+        f"spinning threads would make it {ratio['spinning']} times",
+    )
+
+
+def _compile(record: Json) -> tuple[str, ...]:
+    gains = [rung["gain"] for rung in record["rungs"]]
+    return (f"{min(gains):.2f} to {max(gains):.2f} times",)
+
+
+def _scaling(record: Json) -> tuple[str, ...]:
+    gpus = [point["gpus"] for point in record["points"]]
+    return (f"{min(gpus)} to {max(gpus)} GPUs",)
+
+
+def _four_steps(record: Json) -> tuple[str, ...]:
+    """The exact clips of the same cases are those of the benchmark of 8-bit weights."""
+    exact = load("quantized-quality-clips.json")["clips"]
+    lost, cases = [], {task["cases"] for task in record["tasks"].values()}
+    for kind, task in record["tasks"].items():
+        clips = exact[kind][: task["cases"]]
+        for name, row in task["measures"].items():
+            pairs = [clip["measures"][name] for clip in clips if name in clip["measures"]]
+            if row["unit"] == "%" and pairs:
+                assert len(pairs) == row["cases"], f"{kind}, {name}: not the same cases"
+                lost.append(100 * sum(before for before, _ in pairs) / len(pairs) - row["value"])
+    steps = load("quantized-quality.json")["measured"]["steps"]
+    (count,) = cases
+    return (
+        f"{max(lost):.1f} points",
+        f"{record['steps']} forward passes in place of {2 * steps}",
+        f"the same {count} held-out cases",
+        f"that of {steps} steps with guidance",
+    )
+
+
+def _adapters(record: Json) -> tuple[str, ...]:
+    more = [100 * row[kind]["more"] for row in record["rows"] for kind in ("one", "mixed")]
+    ranks, widths = ({row[name] for row in record["rows"]} for name in ("rank", "width"))
+    (rank,), (width,) = ranks, widths
+    return (f"[{min(more):.0f} to {max(more):.0f} % at rank {rank}]", f"{width} wide")
+
+
+def _cached(record: Json) -> tuple[str, ...]:
+    tasks = record["variants"]["balanced"].values()
+    (cases,) = {task["cases"] for task in tasks}
+    before, after = zip(*(task["forwards"] for task in tasks), strict=True)
+    assert 0.4 < sum(after) / sum(before) < 0.55, "half of the forwards"
+    same = all(row["difference"] == 0 for task in tasks for row in task["measures"].values() if row["unit"] == "%")
+    return (f"half of the forwards {'leave nano' if same else 'change nano'}'s scores", f"{cases} cases a task")
+
+
+CLAIMS = (
+    Claim(BENCHMARKS, "gateway", _gateway),
+    Claim(README, "gateway", _gateway_of_the_readme),
+    Claim("docs/operations/runbook.md", "gateway", _core_of_a_gateway),
+    Claim(BENCHMARKS, "snapshot-cost", _snapshots),
+    Claim("docs/promises.md", "snapshot-cost", _snapshot_settings),
+    Claim("docs/gpus.md", "snapshot-cost", lambda record: (f"costs less than {100 * record['goal']:g} % of the time",)),
+    Claim(BENCHMARKS, "cold-start", _cold_start),
+    Claim(BENCHMARKS, "packed-throughput", _packed),
+    Claim(BENCHMARKS, "scheduling", _scheduling),
+    Claim(BENCHMARKS, "decision-time", _decisions),
+    Claim(BENCHMARKS, "eta-error", _eta),
+    Claim(BENCHMARKS, "busy-service", _busy),
+    Claim(BENCHMARKS, "compile-gain", _compile),
+    Claim(BENCHMARKS, "scaling", _scaling),
+    Claim("docs/gpus.md", "scaling", _scaling),
+    Claim(BENCHMARKS, "nano-4step", lambda record: _four_steps(record)[:2]),
+    Claim("docs/nano.md", "nano-4step", lambda record: (_four_steps(record)[0], *_four_steps(record)[2:])),
+    Claim("docs/models.md", "adapters", _adapters),
+    Claim(README, "cached-quality", _cached),
+)

@@ -1,0 +1,103 @@
+"""Figures in the documents are those of the committed results, and no figure stands beside a result without a claim."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+
+from tests.docs import figures
+from tests.docs.figures import CLAIMS, Claim, load
+from tests.docs.pages import PAGES, ROOT
+from zoetrope.benchmarks.results_files import RESULTS
+
+TARGET = re.compile(r"\]\(([^)\s]+)\)")
+NAMES = re.compile(r"\b(float32|bfloat16|bf16|fp8|int8|8-bit|8 bits)\b")
+PLAIN = {"docs/operations/runbook.md": "4 CPUs for router and stages"}  # what is reserved, not measured
+HISTORY = ("CHANGELOG.md", "benchmarks/README.md")  # what was, and how results look: they quote no figures
+
+
+def links_to(text: str) -> set[str]:
+    """The results that a text links to, by name."""
+    return set(re.findall(r"benchmarks/results/([\w.-]+?)\.(?:md|json)\b", " ".join(TARGET.findall(text))))
+
+
+def sentences(page: str) -> Iterator[str]:
+    """The rows of tables, and the sentences of other text, that link to a result, each in one line."""
+    for block in re.split(r"\n\s*\n|\n(?=[|*] )", (ROOT / page).read_text()):
+        line = " ".join(block.split())
+        for sentence in [line] if line.startswith("|") else re.split(r"(?<=[.:]) (?=[A-Z*])", line):
+            if links_to(sentence):
+                yield sentence
+
+
+def lacks(claim: Claim) -> list[str]:
+    """What the page should say about the result, and does not."""
+    told = [sentence for sentence in sentences(claim.page) if claim.result in links_to(sentence)]
+    return [text for text in claim.texts() if not any(text in sentence for sentence in told)]
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=str)
+def test_a_page_says_what_the_result_says(claim: Claim) -> None:
+    assert lacks(claim) == [], f"{claim.page} has to say this of {claim.result}"
+
+
+@pytest.mark.parametrize(
+    "page", [name for path in PAGES if (name := str(path.relative_to(ROOT))) not in HISTORY and list(sentences(name))]
+)
+def test_no_figure_beside_a_result_is_without_a_claim(page: str) -> None:
+    claimed = [(claim.result, text) for claim in CLAIMS if claim.page == page for text in claim.texts()]
+    for sentence in sentences(page):
+        assert unclaimed(sentence.replace(PLAIN.get(page, "|"), ""), claimed) == [], f"{page}: {sentence}"
+
+
+def unclaimed(sentence: str, claimed: list[tuple[str, str]]) -> list[str]:
+    """The numbers of a sentence that no claim covers."""
+    left, found = sentence, links_to(sentence)
+    for text in sorted((text for result, text in claimed if result in found), key=len, reverse=True):
+        left = left.replace(text, "")
+    left = re.sub(r"`[^`]*`", "", TARGET.sub("", left))
+    return re.findall(r"\d[\d.,]*", NAMES.sub("", left))
+
+
+def test_other_figures_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = next(claim for claim in CLAIMS if claim.result == "eta-error")
+    record = json.loads((RESULTS / "eta-error.json").read_text())
+    for row in record["rows"]:
+        row["median"] += 0.01
+    monkeypatch.setattr(figures, "load", lambda name: record)
+    assert lacks(claim) and not lacks(replace(claim, says=lambda _: ("of the job's duration",)))
+    row = "| how fast? | 3 times, or 4.5 s in 8 bits. [All](../benchmarks/results/eta-error.md) | `make 5` |"
+    assert unclaimed(row, [("eta-error", "3 times")]) == ["4.5"]
+    assert unclaimed(row, [("busy", "3 times")]) == ["3", "4.5"]
+
+
+def test_nano_in_four_steps_is_told_by_its_figures() -> None:
+    """Its page is written by hand, from two files: of each case, the clip in four steps and the exact one."""
+    record, page = load("nano-4step.json"), (RESULTS / "nano-4step.md").read_text()
+    exact = load("quantized-quality-clips.json")["clips"]
+    for kind, task in record["tasks"].items():
+        table = page.partition(f"| {kind} |")[2].partition("\n\n")[0].splitlines()[2:]
+        rows = []
+        for name, row in task["measures"].items():
+            clips = [clip["measures"] for clip in exact[kind][: task["cases"]]]
+            before = fmean(clip[name][0] for clip in clips if name in clip) * (100 if row["unit"] == "%" else 1)
+            digits = {"%": 1, "dB": 2, "IoU": 3}[row["unit"]]
+            cases = "" if row["cases"] == task["cases"] else f" ({row['cases']} cases)"
+            cells = [f"{name}{cases}, {row['unit']}", f"{before:.{digits}f}", f"{row['value']:.{digits}f}"]
+            target = "" if row["target"] is None else f"{row['target']:g}"
+            cells += [f"{round(row['value'] - before, 3) + 0.0:+.{digits}f}", target]
+            rows.append(f"| {' | '.join(cells)} |")
+        assert table == rows, kind
+
+
+def test_the_readme_says_of_nano_what_its_page_says() -> None:
+    table = (ROOT / "docs" / "nano.md").read_text()
+    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| nano, text to"))
+    for measure in ("colour", "shape"):
+        found = re.search(rf"^\| text to video \| {measure} \| ([\d.]+ %) \|", table, re.MULTILINE)
+        assert found is not None and f"{found[1]} right {measure}" in row
