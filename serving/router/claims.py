@@ -153,7 +153,7 @@ class ClaimedJobs:
             for job_id in wanted:
                 self._queue.forget(job_id)
             for job in jobs:
-                note_claim(job)
+                note_claim(job, first=self._database.first_claim(job))
                 claimed_job = self._claimed[job.id] = ClaimedJob(job)
                 if not self._stopping:  # else its lease is released with the others
                     claimed_job.task = asyncio.create_task(self._make(claimed_job))

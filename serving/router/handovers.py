@@ -3,11 +3,11 @@ which they hand over first, so that their jobs go on from there."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 
 from zoetrope.serving.router.active import job_of
 
-HEAR_SECONDS = 3.0  # for the engines that were there to report to a new router
+HEAR_SECONDS = 10.0  # for the engines that were there to find a new router, beside the step that they are in
 
 
 class Handovers:
@@ -16,14 +16,17 @@ class Handovers:
 
     def __init__(self) -> None:
         self._unheard: set[str] = set()
-        self._until = 0.0
+        self._seconds = 0.0
+        self._until: float | None = None
         self._held: dict[str, set[str]] = {}  # by engine
         self._removed: dict[str, str] = {}  # engines, by segment
 
-    def expect(self, engines: Collection[str], now: float) -> None:
-        """Wait for the first reports of these engines, for HEAR_SECONDS at most. Nothing starts meanwhile, because any
-        of them may hold it."""
-        self._unheard, self._until = set(engines), now + HEAR_SECONDS
+    def expect(self, steps: Mapping[str, float]) -> None:
+        """Wait for the first reports of engines, whose steps take so many seconds. Nothing starts meanwhile, because
+        any of them may hold it. Time begins to run when something could start: while the router before this one still
+        works, they report to that."""
+        self._unheard, self._until = set(steps), None
+        self._seconds = HEAR_SECONDS + max(steps.values(), default=0.0)
 
     def hear(self, engine: str, foreign: Iterable[str]) -> None:
         """Learn which segments of another router an engine still holds."""
@@ -52,6 +55,9 @@ class Handovers:
 
     def hold_back(self, segment_id: str, now: float) -> bool:
         """Tell whether a segment must not start yet."""
-        if self._unheard and now < self._until:
-            return True
+        if self._unheard:
+            if self._until is None:
+                self._until = now + self._seconds
+            if now < self._until:
+                return True
         return any(job_of(segment_id) in jobs for jobs in self._held.values())

@@ -27,7 +27,7 @@ from zoetrope.serving.router.around import WIDTH, Surroundings
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
-from zoetrope.serving.router.engine_rows import engine_row
+from zoetrope.serving.router.engine_rows import engine_row, step_seconds
 from zoetrope.serving.router.forecaster import Forecaster
 from zoetrope.serving.router.job_database import Ending, open_database
 from zoetrope.serving.router.job_records import note_ending, recorded
@@ -95,8 +95,8 @@ class Router:
         with suppress(StoreError):
             engines = await self._database.run(lambda: self._database.jobs.engines(REMEMBERED_SECONDS))
             self._meter.recall({engine.id: engine.costs for engine in engines})
-            alive = [engine.id for engine in engines if time.time() < engine.seen_at + ENGINE_TIMEOUT_SECONDS]
-            self._state.handovers.expect(alive, time.monotonic())
+            alive = [engine for engine in engines if time.time() < engine.seen_at + ENGINE_TIMEOUT_SECONDS]
+            self._state.handovers.expect({engine.id: step_seconds(engine) for engine in alive})
         self._work = asyncio.Event()
         self._outcomes: dict[str, asyncio.Future[Any]] = {}
         self._rows: dict[str, EngineRow] = {}

@@ -265,3 +265,18 @@ async def test_a_claim_that_was_not_heard_of_is_given_back(build: Build) -> None
     assert (job.id, job.attempt, job.lease_epoch) == ("a", 1, 4)
     assert ids(await books.claim(["a"], ["a"])) == []
     await books.close()
+
+
+async def test_the_first_claim_is_told_from_later_ones_also_after_a_restore(build: Build) -> None:
+    """Whose epochs begin anywhere."""
+    house = build(lease_seconds=600.0)
+    house.create("a")
+    assert house.store.after_restore() == (1, 0)
+    books = RouterDatabase(house.settings, "r1", [CARD.name])
+    firsts = []
+    for _ in range(3):
+        (job,) = await books.claim(["a"], [])
+        firsts.append(books.first_claim(job))
+        assert await books.release([("a", job.lease_epoch)]) == 1
+    assert (firsts, job.attempt) == ([True, False, False], 1)
+    await books.close()
