@@ -3,7 +3,7 @@ which they hand over first, so that their jobs go on from there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from zoetrope.serving.router.active import job_of
 
