@@ -108,8 +108,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noise", type=float, default=0.0, help="of step times: deviation of their logarithm")
     parser.add_argument("--etas", type=at_least(0), default=200, help="jobs whose end is foreseen (default: 200)")
     parser.add_argument("--until", type=float, help="stop after so many seconds (default: when all jobs have ended)")
-    parser.add_argument("--conditioners", type=positive, help="servers (default: enough to be half idle)")
-    parser.add_argument("--decoders", type=positive, help="servers (default: enough to be half idle)")
+    parser.add_argument("--conditioners", type=positive, help="servers (default: one an engine, and half idle)")
+    parser.add_argument("--decoders", type=positive, help="servers (default: one an engine, and half idle)")
     parser.add_argument("--mtbf", type=float, help="mean hours between failures of a GPU (default: never)")
     parser.add_argument("--restart", type=float, default=300.0, help="seconds to load a model (default: 300)")
     parser.add_argument("--cold", action="store_true", help="engines start without their model")
@@ -199,7 +199,8 @@ def _trace(args: argparse.Namespace, preset: Preset, fleet: Fleet) -> tuple[list
 
 
 def _staffed(fleet: Fleet, trace: Sequence[TraceJob], preset: Preset, args: argparse.Namespace) -> Fleet:
-    """Give the other stages as many servers as asked for, or enough."""
+    """Give the other stages as many servers as asked for; else as many as there are engines, for a small clip should
+    not wait until a large one is decoded, or more."""
     work, stages = workload(preset, trace), fleet.stages
     conditioning = sum(
         conditioning_seconds(job, stages) + (len(segments) - 1) * tail_seconds(job, stages)
@@ -210,7 +211,7 @@ def _staffed(fleet: Fleet, trace: Sequence[TraceJob], preset: Preset, args: argp
         sum(ranks * fleet.denoise_seconds(s, ranks) for s in work.segments for ranks in (fleet.fastest,)) / fleet.gpus,
     )
     enough = [
-        max(1, math.ceil(seconds / span / STAGE_LOAD))
+        max(len(fleet.engines), math.ceil(seconds / span / STAGE_LOAD))
         for seconds in (conditioning, stages.decode * sum(work.megapixels))
     ]
     return replace(fleet, conditioners=args.conditioners or enough[0], decoders=args.decoders or enough[1])

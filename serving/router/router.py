@@ -15,7 +15,7 @@ from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPla
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.cluster.telemetry.process import begin
 from zoetrope.cluster.telemetry.traces import flush_traces, traceparent
-from zoetrope.model.request.specs import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec, VideoSpec
 from zoetrope.serving.config.engine_groups import engine_groups
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
@@ -201,7 +201,8 @@ class Router:
         if report.state == "ready" and report.running is None and plan.nothing:
             self._work.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), LONG_POLL_SECONDS)
+                async with asyncio.timeout(LONG_POLL_SECONDS):
+                    await self._work.wait()
             plan = self._state.plan(report, time.time())
         return plan
 
@@ -299,7 +300,7 @@ class Router:
                 job.owner,
                 job.priority,
                 job.created_at,
-                job.deadline_at,
+                self._meter.denoised_by(job.deadline_at, VideoSpec.from_dict(job.spec)),
                 following=len(job.spec["spans"]) - 1 - index,
                 price=job.price,
                 trace=traceparent(),

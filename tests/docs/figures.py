@@ -152,6 +152,16 @@ def _decisions(record: Json) -> tuple[str, ...]:
     )
 
 
+def _simulated(record: Json) -> tuple[str, ...]:
+    in_time = {run["policy"]: round(run["slo_attainment"] * run["jobs"]) for run in record["runs"]}
+    best = max(in_time.keys() - {"fair"}, key=lambda policy: in_time[policy])
+    return (
+        f"on {record['fleet']['gpus']} GPUs, {in_time['fair']:,} of {record['trace']['jobs']:,} jobs",
+        f"within {record['slo']:g} times what they take alone",
+        f"{in_time['fifo']:,} first come, first served, and {in_time[best]:,} under `{best}`",
+    )
+
+
 def _eta(record: Json) -> tuple[str, ...]:
     median = {row["stage"]: f"{100 * row['median']:.1f} %" for row in record["rows"]}
     return (
@@ -258,6 +268,7 @@ CLAIMS = (
     Claim(BENCHMARKS, "scheduling", _scheduling),
     Claim(BENCHMARKS, "serving-load", _loads),
     Claim(BENCHMARKS, "serving-faults", _load_faults),
+    Claim(BENCHMARKS, "simulate", _simulated),
     Claim(BENCHMARKS, "decision-time", _decisions),
     Claim(BENCHMARKS, "eta-error", _eta),
     Claim(BENCHMARKS, "busy-service", _busy),
