@@ -176,6 +176,13 @@ BENCHMARKS = {
             _given("--tiny --device cpu --tokens 48 --seed 7"),
         ),
         Benchmark(
+            "model_steps",
+            "one model: a step by part and by size, and against diffusers",
+            speed.ModelStepsRecord,
+            "model_steps.report:page",
+            _given("--clip 32x32x5 --steps 2 --repeats 1 --ways eager --jobs 0"),
+        ),
+        Benchmark(
             "packed_throughput",
             "many small jobs together, one by one, and by diffusers",
             service.PackedRecord,
