@@ -162,6 +162,23 @@ def _simulated(record: Json) -> tuple[str, ...]:
     )
 
 
+def _prices(record: Json) -> tuple[str, ...]:
+    found = record["summary"]
+    return (
+        f"{100 * found['median']:.1f} % of what was used (median of {found['jobs']:.0f} jobs on nano)",
+        f"{100 * found['within_goal']:.0f} % of the jobs within {100 * record['goal']:.0f} %",
+        f"all together {100 * found['total']:+.1f} %",
+    )
+
+
+def _elastic(record: Json) -> tuple[str, ...]:
+    *fixed, elastic = (run["slo_attainment"] for run in record["runs"])
+    return (
+        f"{100 * elastic:.1f} % of {record['trace']['jobs']:,} jobs in time",
+        f"{100 * max(fixed):.1f} % with the best fixed ones: {100 * (elastic - max(fixed)):+.1f} points",
+    )
+
+
 def _eta(record: Json) -> tuple[str, ...]:
     median = {row["stage"]: f"{100 * row['median']:.1f} %" for row in record["rows"]}
     return (
@@ -269,6 +286,8 @@ CLAIMS = (
     Claim(BENCHMARKS, "serving-load", _loads),
     Claim(BENCHMARKS, "serving-faults", _load_faults),
     Claim(BENCHMARKS, "simulate", _simulated),
+    Claim(BENCHMARKS, "simulate-elastic", _elastic),
+    Claim(BENCHMARKS, "price-error", _prices),
     Claim(BENCHMARKS, "decision-time", _decisions),
     Claim(BENCHMARKS, "eta-error", _eta),
     Claim(BENCHMARKS, "busy-service", _busy),
