@@ -190,11 +190,26 @@ BENCHMARKS = {
             needs="deepspeed",
         ),
         Benchmark(
+            "peers",
+            "the same clip by diffusers and other projects, each by its own command",
+            speed.PeersRecord,
+            "peers.report:page",
+            _given("--size 64x64 --frames 5 --steps 5 --repeats 1"),
+        ),
+        Benchmark(
             "price_error",
             "how far a job's price is from what it used",
             service.PriceRecord,
             "price_error:markdown",
             _given("--jobs 3"),
+        ),
+        Benchmark(
+            "quality",
+            "what every option that makes clips faster gains, and costs in quality",
+            quality.QualityRecord,
+            "quality.report:page",
+            _given("--options fp8,tiles,again --tasks t2v --count 1 --floor-count 1 --steps 1"),
+            passes=(0, 1),
         ),
         Benchmark(
             "quantized_quality",

@@ -21,6 +21,7 @@ RAY = (
     "tests/cluster/engine/test_lost_node.py",
     "tests/cluster/engine/test_mixed_steps.py",
     "tests/cluster/engine/test_out_of_service.py",
+    "tests/cluster/engine/test_step_caching.py",
     "tests/cluster/engine/test_two_nodes.py",
     "tests/cluster/engine/test_rank.py",
     "tests/cluster/parallel/",
@@ -35,6 +36,9 @@ RAY = (
 # Files and folders whose tests start processes: services, media workers, programs (the benchmarks ask git).
 INTEGRATION = (
     *RAY,
+    "tests/benchmarks/peers/test_measure.py",
+    "tests/benchmarks/quality/test_run.py",
+    "tests/benchmarks/quality/test_vbench.py",
     "tests/benchmarks/simulate/test_elastic.py",
     "tests/benchmarks/simulate/test_setup.py",
     "tests/benchmarks/test_attention_error.py",

@@ -15,6 +15,8 @@ from zoetrope.serving.cli.late_commands import LateGroup
 # Command -> MODULE:FUNCTION: a function with typer's options, or a `main(arguments)` that parses the rest by itself.
 # The help loads the module, which therefore imports nothing heavy until its function runs.
 COMMANDS: dict[str, str] = {
+    "quality": "zoetrope.benchmarks.quality.__main__:main",
+    "peers": "zoetrope.benchmarks.peers.__main__:main",
     "report": "zoetrope.benchmarks.report:main",
     "smoke": "zoetrope.benchmarks.smoke:main",
 }

@@ -41,6 +41,55 @@ class CachedRecord(ResultRecord):
     variants: dict[str, dict[str, PairedTask]] = Field(min_length=1)
 
 
+class QualityTask(ResultRecord):
+    """Clips of one task, made exactly and with an option; ``right`` in per cent of them, exact first."""
+
+    cases: int = Field(ge=1)
+    right: list[float] = Field(min_length=2, max_length=2)
+    lost: COUNT
+    won: COUNT
+    frames_psnr: Spread
+    ssim: Spread
+    vmaf: Spread | None
+    within: bool
+
+
+class QualityGain(ResultRecord):
+    """What an option saves, by what measure, and how many times."""
+
+    of: str
+    exact: float | int
+    other: float | int
+    times: float = Field(gt=0)
+
+
+class QualityOption(ResultRecord):
+    """An option over all tasks. ``floor``: it should change nothing. ``seconds``: for a clip, exact first."""
+
+    title: str
+    floor: bool
+    clips: int = Field(ge=1)
+    gain: QualityGain | None
+    seconds: list[SECONDS] = Field(min_length=2, max_length=2)
+    right: list[float] = Field(min_length=2, max_length=2)
+    equal: COUNT
+    frames_psnr: Spread
+    ssim: Spread
+    vmaf: Spread | None
+    tasks: dict[str, QualityTask] = Field(min_length=1)
+
+
+class QualityRecord(ResultRecord):
+    """All options that make clips faster, and what should change nothing; ``vmaf`` and ``vbench`` may say why not."""
+
+    measured: dict[str, Any]
+    runs: list[dict[str, Any]] = Field(min_length=1)
+    options: dict[str, QualityOption] = Field(min_length=1)
+    vmaf: dict[str, Any]
+    vbench: dict[str, Any]
+    plot: str | None
+
+
 class PairedClips(ResultRecord):
     """The single clips behind a record of pairs, from which a run that was stopped goes on. Has no header."""
 

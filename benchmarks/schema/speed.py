@@ -149,6 +149,29 @@ class PeerCase(ResultRecord):
     ratio: float = Field(gt=0)
 
 
+class ComparedPeer(ResultRecord):
+    """A peer: what it took, or in ``outcome`` why it has no figures."""
+
+    name: str
+    source: str
+    version: str | None = None
+    outcome: str | None = None
+    seconds: SECONDS | None = None
+    step: SECONDS | None = None
+    psnr: float | None = None
+
+
+class PeersRecord(ResultRecord):
+    """The same clip by several projects."""
+
+    model: str
+    work: dict[str, Any]
+    reference: str
+    clock: str = Field(pattern="^(cpu|cuda)$")
+    repeats: int = Field(ge=1)
+    peers: list[ComparedPeer] = Field(min_length=2)
+
+
 class ParallelPeersRecord(ResultRecord):
     """Expert parallelism against DeepSpeed's."""
 

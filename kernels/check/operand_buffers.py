@@ -38,15 +38,32 @@ def operands_end(allocated: str) -> int | None:
     Args:
         allocated: what `allocate` returns.
     """
-    ends = {}
+    operands = _spans_of("product", allocated)
+    return None if operands is None else max((end for _, end in operands), default=0)
+
+
+def copies_reach_operands(allocated: str) -> bool:
+    """Tell whether cp.async may write a byte of shared memory that wgmma reads; True if a buffer cannot be told.
+
+    Args:
+        allocated: what `allocate` returns.
+    """
+    copied, operands = _spans_of("copy", allocated), _spans_of("product", allocated)
+    if copied is None or operands is None:
+        return True
+    return any(begin < other_end and other < end for begin, end in copied for other, other_end in operands)
+
+
+def _spans_of(kind: str, allocated: str) -> list[tuple[int, int]] | None:
+    """Return first byte and end of the buffers of a kind of use (see `_uses`); None if one cannot be told."""
+    spans = {}
     for number, line in enumerate(allocated.splitlines(), 1):
         if (match := BUFFER.search(line)) is not None and (offset := OFFSET.search(line)) is not None:
             values = prod(int(size) for size in match.group(2).rstrip("x").split("x"))
-            ends[_named(match.group(1), number)] = int(offset.group(1)) + values * _bits(match.group(3)) // 8
-    read = {buffer for kind, _, buffer in _uses(allocated) if kind == "product"}
-    if not read <= ends.keys():
-        return None
-    return max((ends[buffer] for buffer in read if buffer is not None), default=0)
+            begin = int(offset.group(1))
+            spans[_named(match.group(1), number)] = begin, begin + values * _bits(match.group(3)) // 8
+    used = {buffer for use, _, buffer in _uses(allocated) if use == kind}
+    return [spans[buffer] for buffer in used if buffer is not None] if used <= spans.keys() else None
 
 
 def allocate(ttgir: str) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Hashable
 from typing import NamedTuple, TypeVar
 
-from zoetrope.kernels.check.operand_buffers import allocate, copied_operands, operands_end
+from zoetrope.kernels.check.operand_buffers import allocate, copied_operands, copies_reach_operands, operands_end
 from zoetrope.kernels.check.sass import MMA, REGISTER, SassCode, SassInstruction, disassemble
 
 State = TypeVar("State", bound=Hashable)
@@ -39,10 +39,10 @@ def screen(cubin: bytes, ttgir: str, threads: int) -> Hazards:
     """
     if "ttng.warp_group_dot " not in ttgir:
         return Hazards([], [], [])
-    code = SassCode.parse(disassemble(cubin))
+    code, allocated = SassCode.parse(disassemble(cubin)), allocate(ttgir)
     return Hazards(
         overwritten_operands(code),
-        missing_barriers(code, threads, operands_end(allocate(ttgir))),
+        missing_barriers(code, threads, operands_end(allocated), copies_reach_operands(allocated)),
         missing_fences(code) if copied_operands(ttgir) else [],
     )
 
@@ -123,7 +123,9 @@ class OperandReads(NamedTuple):
     unsynchronised: bool
 
 
-def missing_barriers(code: SassCode, threads: int, operands_end: int | None = None) -> list[str]:
+def missing_barriers(
+    code: SassCode, threads: int, operands_end: int | None = None, copies_reach: bool = True
+) -> list[str]:
     """Return a sentence for each write to shared memory after a wait for wgmma without a barrier in between.
 
     The wait of a warpgroup is for its own reads; others of the block may still be reading. Where warpgroups have
@@ -132,6 +134,7 @@ def missing_barriers(code: SassCode, threads: int, operands_end: int | None = No
     Args:
         threads: of a block; up to 128 there is only one warpgroup.
         operands_end: the byte of shared memory from which on wgmma reads nothing; None if that is not known.
+        copies_reach: whether cp.async may write what wgmma reads: the code seldom shows where its copies go.
     """
     roles = any(instruction.begins("USETMAXREG") for instruction in code.instructions)
     counts = [count for instruction in code.instructions if (count := _barrier_threads(instruction)) is not None]
@@ -139,6 +142,8 @@ def missing_barriers(code: SassCode, threads: int, operands_end: int | None = No
         return []
 
     def may_overwrite(instruction: SassInstruction) -> bool:
+        if instruction.begins("LDGSTS") and not copies_reach:
+            return False
         return instruction.begins(*SHARED_WRITES) and (operands_end is None or _offset(instruction) < operands_end)
 
     def step(instruction: SassInstruction, reads: OperandReads) -> OperandReads:

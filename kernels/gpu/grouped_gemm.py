@@ -276,9 +276,20 @@ def _launch(
 
 
 def _variant(
-    name: str, dtype: str, tile: GemmTile, given: tuple[str, ...], *, transposed: bool = True, experts: int = 80
+    name: str,
+    dtype: str,
+    tile: GemmTile,
+    given: tuple[str, ...],
+    *,
+    transposed: bool = True,
+    experts: int = 80,
+    even: bool = True,
 ) -> Variant:
-    """Return the kernel with the optional arguments in ``given`` (and ``gelu``), all sizes multiples of 16."""
+    """Return the kernel with the optional arguments in ``given`` (and ``gelu``).
+
+    Args:
+        even: whether the columns of the result are a multiple of 16, as those of ``x`` are.
+    """
     types = {"offsets": "*i32", "bias": f"*{dtype}", "gate": "*fp32", "scatter": "*i32"}
     block = (tile.block_n, tile.block_k) if transposed else (tile.block_k, tile.block_n)
     constants: dict[str, Any] = {
@@ -302,7 +313,8 @@ def _variant(
         **dict.fromkeys(("m", "n", "k", "experts"), "i32"),
     }
     signature.update(dict.fromkeys(constants, "constexpr"))
-    divisible = frozenset(argument for argument, kind in signature.items() if kind.startswith("*")) | {"n", "k"}
+    divisible = frozenset(argument for argument, kind in signature.items() if kind.startswith("*")) | {"k"}
+    divisible |= {"n"} if even else set()
     return Variant(
         f"grouped_gemm/triton/{name}",
         _grouped_gemm,
@@ -324,7 +336,7 @@ DENSE = ("bias", "gelu")  # a layer without experts
 
 def variants() -> list[Variant]:
     """List both products of 80 experts at 32k tokens, of few tokens, of one dense layer, in both layouts of the
-    weight."""
+    weight; and one with columns that are no multiple of 16."""
     found = []
     for dtype in ("bf16", "fp16"):
         large = gemm_tile(dtype, 32768 * 8, 80, 1792)
@@ -334,6 +346,8 @@ def variants() -> list[Variant]:
         small = gemm_tile(dtype, 80 * 32, 80, 1792)
         found.append(_variant(f"{dtype}/small", dtype, small, FIRST))
         found.append(_variant(f"{dtype}/few-experts", dtype, large, FIRST, transposed=False, experts=10))
+        uneven = gemm_tile(dtype, 32768 * 8, 80, 1784)
+        found.append(_variant(f"{dtype}/uneven", dtype, uneven, (*FIRST, *COMBINED[1:]), even=False))
         dense = gemm_tile(dtype, 32768, 1, 13824)
         found.append(_variant(f"{dtype}/dense", dtype, dense, DENSE, experts=1))
     single = gemm_tile("fp32", 32768 * 8, 80, 1792)

@@ -116,10 +116,10 @@ def router_logits(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def variants() -> list[Variant]:
-    """List the widths and numbers of experts of the presets, and nano's."""
+    """List the widths and numbers of experts of the presets, and nano's; and a width that is no multiple of 16."""
     forms: list[Variant] = []
     for dtype, kind in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
-        for width, experts in ((3072, 80), (5120, 48), (128, 16)):
+        for width, experts in ((3072, 80), (5120, 48), (128, 16), (72, 256)):
             constants = {
                 "D": width,
                 "E": experts,
@@ -135,7 +135,7 @@ def variants() -> list[Variant]:
                     kernel=_logits,
                     signature={**signature, **dict.fromkeys(constants, "constexpr")},
                     constexprs=constants,
-                    divisible=frozenset({"x", "weight", "out", "x_stride"}),
+                    divisible=frozenset({"x", "weight", "out"} | ({"x_stride"} if width % 16 == 0 else set())),
                     num_warps=WARPS,
                     wgmma=dtype == "bf16",
                 )

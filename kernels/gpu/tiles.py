@@ -115,7 +115,7 @@ def gemm_tile(kind: str, m: int, experts: int, n: int) -> GemmTile:
     depth = 128 if kind.startswith("fp8") else 64
     if m <= 64 * experts:
         return GemmTile(64, 128, depth, num_warps=4, num_stages=4, programs=2, flatten=True)
-    if n <= 128 or kind == "fp8/blocks":
+    if n <= 128 or n % 16 or kind == "fp8/blocks":  # columns that end within 16 are stored one by one: wide tiles spill
         return GemmTile(128, 128, depth, num_stages=4, flatten=True)
     return GemmTile(128, 256, depth, num_stages=4, flatten=True)
 
@@ -193,8 +193,8 @@ def row_key(op: str, width: int) -> str:
 
 
 def row_tile(width: int, elements: int = 2048) -> RowTile:
-    """Return the default of a pass over rows: 8 to 40 elements for each thread, and 8 of the smaller part of
-    `row_parts`.
+    """Return the default of a pass over rows: 8 to 40 elements for each thread, or to 24 where a program takes several
+    rows, and 8 of the smaller part of `row_parts`.
 
     Args:
         width: of a row. elements: a program takes as many rows as give it at most this many, and one at least.
@@ -202,7 +202,7 @@ def row_tile(width: int, elements: int = 2048) -> RowTile:
     first, rest = row_parts(width)
     rows = max(1, elements // (first + (first if rest else 0)))
     threads = rows * rest // 8 if rest else rows * first // 16
-    least = 1 << (-(-rows * width // 40) - 1).bit_length()
+    least = 1 << (-(-rows * width // (40 if rows == 1 else 24)) - 1).bit_length()
     return RowTile(rows=rows, num_warps=min(16, max(1, threads // 32, least // 32)))
 
 

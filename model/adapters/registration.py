@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoetrope.model.adapters.files.card import side_in_name
 from zoetrope.model.adapters.files.plan import plan_adapter
 from zoetrope.model.adapters.files.targets import Targets
 from zoetrope.model.adapters.parse import read_patches
@@ -47,7 +48,7 @@ def register(card: ModelCard, files: Sequence[str], folder: Path) -> Registered:
 
     Args:
         files: ``FILE`` or ``FILE@SIDE``: a model with two noise experts needs to know which one a file is for, high,
-            low or both, if the file does not say so itself.
+            low or both, if neither the file nor its name says so.
 
     Raises:
         ModelError: names the file, what is wrong with it, and the limit.
@@ -90,9 +91,10 @@ def _read(text: str, networks: dict[str, Network], notes: list[str]) -> Iterator
     notes += [f"{path}: {note}" for note in plan.notes]
     for side, patch in read_patches(plan):
         if side == "any" and "any" not in networks:
-            if given is None:
+            named = given or side_in_name(path)
+            if named is None:
                 raise ModelError(f"{path}: does not say for which noise expert it is; add @high, @low or @both to it")
-            yield ("any" if given == "both" else given), patch
+            yield ("any" if named == "both" else named), patch
         elif given is not None and side not in ("any", given):
             raise ModelError(f"{text}: {patch.target} is for the {side}-noise expert")
         else:

@@ -23,6 +23,7 @@ from zoetrope.model.catalog.hub import REPOSITORY
 from zoetrope.model.catalog.single_files import SUFFIXES
 from zoetrope.model.families import all_presets
 from zoetrope.model.inspection.files import TOML_SUFFIX, ModelError, read_toml, typed_path
+from zoetrope.model.inspection.shown import shown
 from zoetrope.model.request.load_options import OPTIONS, PARTS, LoadOptions
 
 CARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -90,6 +91,8 @@ def read_card_file(path: Path) -> tuple[str, LoadOptions]:
     model = values.pop(MODEL_KEY, None)
     if not isinstance(model, str) or not model:
         raise ModelError(f"{path}: {MODEL_KEY} must be a text: a weight file, a folder, a repository or a preset")
+    if model.endswith(TOML_SUFFIX):
+        raise ModelError(f"{path}: {MODEL_KEY} is {shown(model)}, a card itself: name what that one names")
     load = LoadOptions(**{name: _checked(path, name, value) for name, value in values.items()})
     base = path.resolve().parent
     places: dict[str, Any] = {name: _place(base, value) for name, value in load.parts.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -176,6 +177,8 @@ def _number(value: Any, wanted: type, name: str) -> Any:
     if wanted is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > sys.float_info.max:
+            raise ConfigFieldError(name, f"must be a finite number, is {value!r}")
         return float(value)
     if not good:
         raise ConfigFieldError(name, f"must be {WORDS[wanted]}, is {value!r}")

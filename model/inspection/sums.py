@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from zoetrope.model.inspection.files import ModelError
+from zoetrope.model.inspection.files import ModelError, typed_path
 from zoetrope.model.inspection.hashes import OnHashed, hashes_of, ignore_hashed
 
 SUMS = "SHA256SUMS"
@@ -21,9 +21,12 @@ def verify(folder: Path, on_hashed: OnHashed = ignore_hashed) -> int:
     Raises:
         ModelError: there is no list, it is not one, or a file is missing or another; the message names it.
     """
+    folder = typed_path(str(folder), "folder")
     sums = folder / SUMS
     try:
         lines = sums.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise ModelError(f"{sums}: the file is missing: who has the right files makes it with sha256sum") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ModelError(f"{sums}: cannot be read: {reason}") from None

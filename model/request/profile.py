@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -172,9 +172,9 @@ def _one_of(field: str, value: object, allowed: tuple[str, ...] | list[str]) -> 
 
 
 def _number(key: str, value: object) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
         raise ProfileError(f"{key} is {value!r}, must be a number")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def _numbers(key: str, value: object) -> tuple[float, ...]:

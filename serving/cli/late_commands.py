@@ -106,7 +106,10 @@ def _reading_itself(main: Callable[[Sequence[str]], int], module: str) -> Callab
             typer.Argument(metavar="[OPTIONS]", help="As --help lists them.", show_default=False),
         ] = (),
     ) -> int:
-        return main(list(rest))
+        try:
+            return main(list(rest))
+        except SystemExit as ended:  # as argparse ends after --help, and after what it refuses
+            return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
 
     run.__doc__ = (main.__doc__ or inspect.getdoc(importlib.import_module(module)) or "").split("\n")[0]
     return run

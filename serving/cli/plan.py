@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -151,11 +150,13 @@ def _wanted(model: str, load: LoadOptions) -> Preset | ModelCard:
     from zoetrope.model.catalog.profiles import preset_with
     from zoetrope.model.catalog.single_files import is_weight_file
     from zoetrope.model.families import BUNDLED, PRESETS
+    from zoetrope.model.inspection.files import typed_path
     from zoetrope.model.request.tasks import ModelCard
     from zoetrope.serving.cli.errors import bad_input
 
     known = model in (*PRESETS, *BUNDLED) or find_card_file(model) is not None
-    if not known and not Path(model).exists() and not is_weight_file(Path(model)) and "/" not in model:
+    place = typed_path(model, "model")
+    if not known and not place.exists() and not is_weight_file(place) and "/" not in model:
         raise bad_input("model", f"{model!r} is neither a preset ({', '.join((*PRESETS, *BUNDLED))}) nor a directory")
     wanted = preset_with(PRESETS[model], load.profile) if model in PRESETS else open_model(model, load)
     if isinstance(wanted, ModelCard):

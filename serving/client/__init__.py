@@ -10,6 +10,7 @@ from zoetrope.serving.client.sync_client import VideoClient
 from zoetrope.serving.client.types import (
     AccountInfo,
     AdapterInfo,
+    AppliedAdapter,
     ClientError,
     MediaFile,
     MediaPage,
@@ -29,6 +30,7 @@ from zoetrope.serving.client.types import (
 __all__ = [
     "AccountInfo",
     "AdapterInfo",
+    "AppliedAdapter",
     "AsyncVideoClient",
     "ClientError",
     "EngineInfo",

@@ -15,6 +15,7 @@ from zoetrope.serving.api.zoetrope.video.v1 import account_pb2, media_pb2, video
 from zoetrope.serving.client.types import (
     AccountInfo,
     AdapterInfo,
+    AppliedAdapter,
     ClientError,
     MediaFile,
     ModelInfo,
@@ -100,6 +101,7 @@ def _status(
         error=None if error is None else error_of(error),
         video=None if video is None else video_info(video),
         verdicts=tuple(metadata.verdicts),
+        adapters=tuple(decode(AppliedAdapter, adapter) for adapter in metadata.adapters),
         preview=preview,
     )
 

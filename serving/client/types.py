@@ -182,6 +182,16 @@ PreviewImage: TypeAlias = video_pb2.Preview
 
 
 @dataclass(frozen=True)
+class AppliedAdapter:
+    """A registered adapter that is applied to a video; see AppliedAdapter in the proto."""
+
+    name: str
+    sha256: str
+    strength: float
+    strength_low: float | None = None  # None: as ``strength``
+
+
+@dataclass(frozen=True)
 class OperationStatus:
     """A job's state, as get, list, wait and watch return it."""
 
@@ -215,6 +225,8 @@ class OperationStatus:
     price_gpu_seconds: float | None = None  # that it was expected to take; None: that was not known
     used_gpu_seconds: float = 0.0  # so far, in all attempts
     estimated_cost: float | None = None  # of the price; None: the service has set none for a GPU-hour
+    weights: str = ""  # what its model's were known by when it was submitted; "": that was not known
+    adapters: tuple[AppliedAdapter, ...] = ()
 
 
 @dataclass(frozen=True)

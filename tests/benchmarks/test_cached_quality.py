@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from zoetrope.benchmarks.cached_quality import NAME, main, options_of, page, record_of
-from zoetrope.benchmarks.paired_quality import compare, summarise
+from zoetrope.benchmarks.cached_quality import NAME, main, page, record_of
+from zoetrope.benchmarks.quality.pairs import compare, summarise
+from zoetrope.benchmarks.quality.sampling import options_of
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.nano.cases import held_out
 from zoetrope.model.nano.measures import examine
@@ -31,7 +32,7 @@ def clips(count: int, lost: int) -> list[dict[str, Any]]:
 def test_the_page() -> None:
     measured = {"model": "nano", "steps": 30, "seed": 5}
     where = {"command": "run me", "date": "today", "commit": "abc", "changed": False, "torch": "2", "device": "a CPU"}
-    record = record_of({"fast": {"text_to_video": clips(6, lost=2)}}, measured, where)
+    record = record_of({"fast": {"text_to_video": clips(6, lost=2)}}, measured, [where])
     text = page(record)
     assert "`run me`" in text and "commit abc" in text and "## fast" in text
     assert "| text_to_video | `##..##` | 60 -> 28 | 2.14 x |" in text

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from zoetrope.benchmarks import quantized_quality
-from zoetrope.benchmarks.paired_quality import compare, latents_psnr, summarise
+from zoetrope.benchmarks.quality import engine
+from zoetrope.benchmarks.quality.pairs import compare, latents_psnr, summarise
 from zoetrope.benchmarks.quantized_quality import NAME, main, page
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.nano.cases import held_out
@@ -80,6 +80,6 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     both = made()
     assert {kind: len(clips) for kind, clips in both.items()} == {"text_to_video": 4, "image_to_video": 4}
     assert both["text_to_video"][:2] == first
-    monkeypatch.setattr(quantized_quality, "pairs", None)
+    monkeypatch.setattr(engine, "compare", None)
     assert main([*arguments, "--count", "4", "--tasks", "i2v"]) in (0, 1), "nothing is left to do"
     assert made() == both

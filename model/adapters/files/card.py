@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from zoetrope.model.adapters.files.contents import check_contents
 from zoetrope.model.adapters.files.grammar import Side
@@ -98,16 +100,22 @@ def _expert(option: AdapterOption, plan: AdapterPlan, networks: int) -> NoiseExp
         return option.side or "both"
     if option.side:
         return option.side
-    name = path.parent.name if path.name == WEIGHTS_NAME else path.stem
-    said = {_side_of(match) for match in _HIGH_LOW.finditer(name)}
-    if len(said) != 1 or len({word.lower() for word in _WORD.findall(name)}) == 2:
+    if (side := side_in_name(path)) is None:
         raise ModelError(
             f"{path}: nothing says for which noise expert it is: give {path.name}@high, @low or @both; one made for "
             "Wan2.1 may go on both"
         )
-    return said.pop()
+    return side
 
 
-def _side_of(match: re.Match[str]) -> NoiseExpert:
+def side_in_name(path: Path) -> Literal["high", "low"] | None:
+    """Return the noise expert that an adapter's name says; None if it says neither or both."""
+    name = path.parent.name if path.name == WEIGHTS_NAME else path.stem
+    said = {_side_of(match) for match in _HIGH_LOW.finditer(name)}
+    both = len({word.lower() for word in _WORD.findall(name)}) == 2
+    return said.pop() if len(said) == 1 and not both else None
+
+
+def _side_of(match: re.Match[str]) -> Literal["high", "low"]:
     word = (match["word"] or match["capitals"] or match["noise"] or match["number"]).lower()
     return "high" if word in ("high", "1") else "low"

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,7 +117,7 @@ def _parsed(where: str, values: Mapping[str, Any]) -> PeftScale:
 
 
 def _number(where: str, name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value <= sys.float_info.max):
         raise ModelError(f"{where}: {name} is {_short(value)}, must be a number above 0")
     return float(value)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from google.longrunning import operations_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -74,6 +75,8 @@ def metadata(job: Job, ahead: Outlook) -> video_pb2.VideoMetadata:
         price_gpu_seconds=job.price if job.price > 0 else None,
         used_gpu_seconds=job.used,
         estimated_cost=estimated_cost(job),
+        weights=job.weights,
+        adapters=map(applied_adapter, job.spec.get("adapters", ())),  # not in the specs of older jobs
     )
     for field, value in (
         ("start_time", job.started_at),
@@ -84,6 +87,13 @@ def metadata(job: Job, ahead: Outlook) -> video_pb2.VideoMetadata:
         if value is not None:
             getattr(message, field).CopyFrom(timestamp(value))
     return message
+
+
+def applied_adapter(use: Mapping[str, Any]) -> video_pb2.AppliedAdapter:
+    """Encode a `model.request.loras.AdapterUse` as a dict."""
+    return video_pb2.AppliedAdapter(
+        name=use["name"], sha256=use["digest"], strength=use["strength"], strength_low=use["strength_low"]
+    )
 
 
 def timestamp(seconds: float) -> Timestamp:

@@ -109,7 +109,8 @@ def compile_all(names: Sequence[str]) -> dict[str, Any]:
                         with use(choice):
                             network(batch)
                     except Exception as error:
-                        errors[label] = f"{type(error).__name__}: {error}"[:1000]
+                        if not refuses(choice, config, error):
+                            errors[label] = f"{type(error).__name__}: {error}"[:1000]
                     for launch in device.launches:
                         kernels.setdefault(launch.kernel, f"{label}: {launch.name}")
                     device.clear()
@@ -119,6 +120,13 @@ def compile_all(names: Sequence[str]) -> dict[str, Any]:
         "errors": errors,
         "broken": {label: found for label, found in broken.items() if found},
     }
+
+
+def refuses(choice: str, config: TransformerConfig, error: Exception) -> bool:
+    """Tell whether an error is that of an attention that does not take heads of this width, and says so."""
+    attention, width = choice.partition("attention=")[2], config.attention_head_dim
+    says = f"attention by {attention}: it takes heads of 64, 128, not {width}"
+    return width not in (64, 128) and isinstance(error, ValueError) and str(error) == says
 
 
 class BlockWatch:

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("triton")
 
-from zoetrope.kernels.check.operand_buffers import copied_operands, operands_end
+from zoetrope.kernels.check.operand_buffers import copied_operands, copies_reach_operands, operands_end
 from zoetrope.kernels.check.sass import SassCode, SassInstruction
-from zoetrope.kernels.check.screens import missing_fences, overwritten_operands
+from zoetrope.kernels.check.screens import missing_barriers, missing_fences, overwritten_operands
 
 
 def test_waits_around_a_loop_are_followed() -> None:
@@ -92,6 +92,24 @@ def test_buffers_that_products_read_are_told_from_others() -> None:
     lines = copied.splitlines()
     moved = "\n".join([*lines[:5], *lines[6:], lines[5]])  # a copy for the next round follows the product
     assert copied_operands(moved) == {"%k, line 3"}
+
+
+def test_copies_that_cannot_reach_an_operand_are_told_from_others() -> None:
+    assert not copies_reach_operands(TTGIR), "the scales lie behind the operands"
+    inside = TTGIR.replace("allocation.offset = 90000", "allocation.offset = 66000")
+    assert copies_reach_operands(inside), "a buffer of another lifetime has the bytes of an operand"
+    assert copies_reach_operands(TTGIR.replace("%p, %0 :", "%p, %elsewhere :")), "what cannot be told is not guessed"
+    text = """
+        /*0000*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
+        /*0010*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*0020*/                   LDGSTS.E.BYPASS.128 [R107], desc[UR54][R84.64+0x200], !PT ;
+        /*0030*/                   EXIT ;
+"""
+    code = SassCode.parse(text)
+    assert len(missing_barriers(code, 256, 4096, copies_reach=True)) == 1
+    assert missing_barriers(code, 256, 4096, copies_reach=False) == []
+    stored = SassCode.parse(text.replace("LDGSTS.E.BYPASS.128 [R107], desc[UR54][R84.64+0x200], !PT", "STS [R107], R4"))
+    assert len(missing_barriers(stored, 256, 4096, copies_reach=False)) == 1
 
 
 def test_a_product_of_registers_reads_one_buffer() -> None:

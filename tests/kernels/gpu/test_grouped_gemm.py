@@ -358,6 +358,12 @@ def test_tiles_fit_a_multiprocessor(kind: str) -> None:
         assert kind != "fp8/blocks" or (tile.block_k, 128 % tile.block_n) == (128, 0)
 
 
+@pytest.mark.parametrize("kind", ["bf16", "fp16", "fp8/rows"])
+def test_columns_that_are_no_multiple_of_16_get_a_narrow_tile(kind: str) -> None:
+    """They are stored one by one, which in a wide tile takes more registers than there are."""
+    assert [gemm_tile(kind, 10**6, 80, n).block_n for n in (1792, 1784, 1793)] == [256, 128, 128]
+
+
 def test_key_of_a_size() -> None:
     assert gemm_key("bf16", 80 * 3000, 80, 1792, 3072) == "grouped_gemm/bf16/n1792k3072/m4096"
     assert gemm_key("fp8/rows", 0, 80, 8, 8).endswith("/m16")

@@ -71,6 +71,14 @@ def test_files_for_two_noise_experts_say_which(pair: ModelCard, tmp_path: Path) 
     made = register(pair, [f"{high}@both"], tmp_path)
     adapter = read_registered(made.path.read_bytes(), made.sha256)
     assert torch.equal(adapter.of("high")[TARGET].a, adapter.of("low")[TARGET].a)
+    named = [
+        write_peft(tmp_path / f"ink_{side}_noise.safetensors", c) for side, c in (("high", first), ("low", second))
+    ]
+    made = register(pair, [str(path) for path in named], tmp_path)
+    assert made.sha256 == register(pair, [f"{high}@high", f"{low}@low"], tmp_path).sha256, "by their names"
+    assert made.sha256 != register(pair, [f"{named[0]}@low", f"{named[1]}@high"], tmp_path).sha256, (
+        "who says it decides"
+    )
     with pytest.raises(ModelError, match=r"h\.safetensors: does not say for which noise expert it is; add @high"):
         register(pair, [str(high)], tmp_path)
     with pytest.raises(ModelError, match=r"blocks\.\d\.attn\d\.to_\w+\.weight is changed twice"):

@@ -78,6 +78,7 @@ def test_a_card_of_a_preset(folder: Path) -> None:
         ('model = "nano"\nvae = 3', "vae must be a text"),
         ("model = nano", "cannot be read as TOML"),
         ('model = "other"', "other"),
+        ('model = "mine.toml"', r"bad\.toml: model is mine\.toml, a card itself: name what that one names"),
         ('model = "nano"\nvae = "x.safetensors"', "vae: nano comes with all of its components"),
         ("#" * 70_000, "at most 65536 are read"),
     ],

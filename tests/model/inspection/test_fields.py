@@ -46,6 +46,7 @@ def test_lists_become_tuples_and_whole_numbers_integers() -> None:
         ({"eps": 1.0}, "eps: must be below 1, is 1.0"),
         ({"eps": float("nan")}, "eps: must be a finite number, is nan"),
         ({"rope_theta": float("inf")}, "rope_theta: must be a finite number, is inf"),
+        ({"eps": 10**400}, f"eps: must be a finite number, is {10**400}"),
         ({"cross_attn_norm": 1}, "cross_attn_norm: must be true or false, is 1"),
         ({"qk_norm": "none"}, "qk_norm: must be 'rms_norm_across_heads', is 'none'"),
         ({"patch_size": [2, 2]}, "patch_size: must have 3 items, has 2"),

@@ -62,6 +62,17 @@ def test_a_list_that_is_none_is_refused(model: Path, text: str, message: str) ->
         verify(model)
 
 
+def test_a_home_folder_is_found(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(model.parent))
+    assert verify(Path("~") / model.name) == verify(model)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "x" * 300], ids=ascii)
+def test_a_folder_that_cannot_be_is_told(text: str) -> None:
+    with pytest.raises(ModelError, match=r"^folder: .*(control character|has 300 bytes)"):
+        verify(Path(text))
+
+
 def test_no_list_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="SHA256SUMS: cannot be read: No such file"):
+    with pytest.raises(ModelError, match="SHA256SUMS: the file is missing: who has the right files makes it"):
         verify(tmp_path)

@@ -47,6 +47,7 @@ def test_a_profile_survives_the_way_through_json(profile: Profile) -> None:
         ({"sigmas": [1.0, 0.0]}, "sigmas has 0.0, must be above 0"),
         ({"sigmas": [0.9, 0.5]}, "sigmas begins with 0.9, must be above 0.9"),
         ({"sigmas": [1.0, float("nan")]}, "sigmas is nan, must be a number"),
+        ({"sigmas": [10**400, 0.5]}, "sigmas is 1000000"),
         ({"sigmas": [1.0, True]}, "sigmas is True, must be a number"),
         ({"sigmas": "1, 0.5"}, "sigmas is '1, 0.5', must be a list of numbers"),
         ({"timesteps": [1000, 500]}, "timesteps has 2 entries, sigmas has 3"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from tests.fixtures.adapters import changes, write_peft
 from tests.serving.gateway.harness import Service, running_service
+from zoetrope.model.catalog.presets import find_model
+from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.families import BUNDLED
 from zoetrope.model.network.protocol import meta_network
 from zoetrope.serving.cli import main
@@ -46,7 +49,15 @@ def test_add_name_list_remove(service: Service, file: Path, capsys: pytest.Captu
     assert len(list(folder.iterdir())) == 2, "what was refused left no file"
     with VideoClient(service.target, api_key=studio) as client:
         assert client.models()[0].adapters == ("common", "ink")
-        client.create(prompt="x", loras=[{"name": "ink", "strength": 0.5}, "common"])
+        made = client.get(client.create(prompt="x", loras=[{"name": "ink", "strength": 0.5}, "common"]))
+        registered = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+        assert [(one.name, one.strength, one.strength_low) for one in made.adapters] == [
+            ("ink", 0.5, None),
+            ("common", 1.0, None),
+        ]
+        assert [one.sha256 for one in made.adapters] == list(registered.values())[:1] * 2, "one file, under two names"
+        assert made.weights == weights_of(find_model("nano"))
+        assert client.get(client.create(prompt="x")).adapters == ()
     with VideoClient(service.target, api_key=guest) as client:
         assert client.models()[0].adapters == ("common",)
         with pytest.raises(ClientError, match="'ink' is not a known adapter; registered: common") as caught:

@@ -138,6 +138,8 @@ def test_a_small_gpu_and_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--duration", "0"], "duration: 0.0 must be above 0 and at most 15"),
         (["--duration", "nan"], "duration: nan must be above 0 and at most 15"),
         (["--model", "absent"], "model: 'absent' is neither a preset (wan2.7-27b, "),
+        (["--model", "x" * 300], "model: xxxxxxxxxx"),
+        (["--model", "/x" * 3_000], "model: /x/x/x/x"),
         (["--gpus", "many"], "gpus: "),
     ],
 )

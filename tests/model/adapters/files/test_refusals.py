@@ -171,6 +171,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "PiSSA": ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
     "no number": ({"lora_alpha": "8"}, "lora_alpha is '8', must be a number above 0"),
     "NaN": ({"lora_alpha": float("nan")}, "lora_alpha is nan, must be a number above 0"),
+    "a number without end": ({"lora_alpha": 10**400}, "lora_alpha is 1000000"),
     "no alpha and no rank": ({"lora_alpha": None, "r": None}, "lora_alpha is None"),
     "no table": ({"alpha_pattern": [1]}, "alpha_pattern is [1], must be an object"),
     "no expression": ({"alpha_pattern": {"to_(q": 1.0}}, "alpha_pattern has to_(q, must be names of layers"),

@@ -372,7 +372,7 @@ class ReplayWebhooksResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class VideoMetadata(_message.Message):
-    __slots__ = ("state", "step", "steps", "queue_position", "eta_seconds", "model", "create_time", "start_time", "end_time", "attempt", "cancel_requested", "warnings", "task", "labels", "priority", "deadline", "expire_time", "verdicts", "notice", "prompt", "price_gpu_seconds", "used_gpu_seconds", "estimated_cost", "eta_low_seconds", "eta_high_seconds")
+    __slots__ = ("state", "step", "steps", "queue_position", "eta_seconds", "model", "create_time", "start_time", "end_time", "attempt", "cancel_requested", "warnings", "task", "labels", "priority", "deadline", "expire_time", "verdicts", "notice", "prompt", "price_gpu_seconds", "used_gpu_seconds", "estimated_cost", "eta_low_seconds", "eta_high_seconds", "weights", "adapters")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -405,6 +405,8 @@ class VideoMetadata(_message.Message):
     ESTIMATED_COST_FIELD_NUMBER: _ClassVar[int]
     ETA_LOW_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ETA_HIGH_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     state: VideoState
     step: int
     steps: int
@@ -430,7 +432,21 @@ class VideoMetadata(_message.Message):
     estimated_cost: float
     eta_low_seconds: float
     eta_high_seconds: float
-    def __init__(self, state: _Optional[_Union[VideoState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., model: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., task: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., notice: _Optional[str] = ..., prompt: _Optional[str] = ..., price_gpu_seconds: _Optional[float] = ..., used_gpu_seconds: _Optional[float] = ..., estimated_cost: _Optional[float] = ..., eta_low_seconds: _Optional[float] = ..., eta_high_seconds: _Optional[float] = ...) -> None: ...
+    weights: str
+    adapters: _containers.RepeatedCompositeFieldContainer[AppliedAdapter]
+    def __init__(self, state: _Optional[_Union[VideoState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., queue_position: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., model: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., task: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., notice: _Optional[str] = ..., prompt: _Optional[str] = ..., price_gpu_seconds: _Optional[float] = ..., used_gpu_seconds: _Optional[float] = ..., estimated_cost: _Optional[float] = ..., eta_low_seconds: _Optional[float] = ..., eta_high_seconds: _Optional[float] = ..., weights: _Optional[str] = ..., adapters: _Optional[_Iterable[_Union[AppliedAdapter, _Mapping]]] = ...) -> None: ...
+
+class AppliedAdapter(_message.Message):
+    __slots__ = ("name", "sha256", "strength", "strength_low")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_LOW_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sha256: str
+    strength: float
+    strength_low: float
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., strength: _Optional[float] = ..., strength_low: _Optional[float] = ...) -> None: ...
 
 class ValidateVideoRequest(_message.Message):
     __slots__ = ("request",)
