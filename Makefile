@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo unit test bench-smoke bench-report aiperf k8s-check soak lint image image-tools docs gpu-day \
-    promtool clean distclean
+    promtool redis clean distclean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -82,6 +82,9 @@ aiperf: $(VENV)/.installed-aiperf ## install NVIDIA's AIPerf into .venv/aiperf; 
 
 promtool: ## install Prometheus, whose promtool tries the alerts; for Debian, as root
 	apt-get install --yes --no-install-recommends prometheus
+
+redis: ## install Redis, which the long tests start for Ray's head; for Debian, as root
+	apt-get install --yes --no-install-recommends redis-server
 
 clean: ## remove outputs and caches
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

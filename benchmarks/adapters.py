@@ -2,6 +2,9 @@
 
     python -m zoetrope.benchmarks.adapters --out benchmarks/results/adapters
 
+Besides the time it counts the multiplications of matrices, of which an adapter adds ``rank x (inputs + outputs)`` a
+token to each layer's ``inputs x outputs``: on a narrow network that alone is several percent.
+
 A dense network with Wan2.1-1.3B's proportions and random weights, and adapters of all linear layers of its blocks.
 Steps of each kind take turns in one network, so that whatever else the machine does meets all of them: ``plain`` has
 no adapter, ``one`` has one for everybody, ``mixed`` has three, a pair of two and none, each for a part of the
@@ -10,6 +13,7 @@ sequences.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -19,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from zoetrope.benchmarks import command
 from zoetrope.benchmarks.environment import header
@@ -91,8 +96,9 @@ def measure(width: int, layers: int, rank: int, tokens: int, repeats: int, devic
     """Time steps of each kind in turn.
 
     Returns:
-        By kind the seconds of the fastest step, of the clock and of the processor, which a busy machine disturbs least;
-        and for all but ``plain`` what that is more than the plain one's, as a share.
+        By kind the seconds of the fastest step, of the clock and of the processor, which a busy machine disturbs least,
+        and its multiplications and additions in products of matrices; and for all but ``plain`` what each is more than
+        the plain one's, as a share.
     """
     network = network_of(width, layers, device)
     slots = AdapterSlots({"any": network}, 4, next(r for r in (16, 32, 64, 128) if r >= rank))
@@ -114,12 +120,14 @@ def measure(width: int, layers: int, rank: int, tokens: int, repeats: int, devic
             if turn:  # the first one warms up
                 found[kind].append((time.perf_counter() - started[0], time.process_time() - started[1]))
     result: dict[str, Any] = {"width": width, "layers": layers, "rank": rank, "tokens": _total(network, plain)}
+    flops = {kind: _flops(network, sequences) for kind, sequences in steps.items()}
     best = {kind: tuple(map(min, zip(*taken, strict=True))) for kind, taken in found.items()}
     for kind, (clock, processor) in best.items():
-        result[kind] = {"seconds": clock, "processor_seconds": processor}
+        result[kind] = {"seconds": clock, "processor_seconds": processor, "flops": flops[kind]}
         if kind != "plain":
             base = best["plain"]
             result[kind] |= {"more": clock / base[0] - 1, "processor_more": processor / base[1] - 1}
+            result[kind] |= {"flops_more": flops[kind] / flops["plain"] - 1}
     return result
 
 
@@ -141,6 +149,24 @@ def _total(network: Network, sequences: Sequence[Tokens]) -> int:
     return network.pack(list(sequences)).cu_tokens.total
 
 
+def _flops(network: Network, sequences: list[Tokens]) -> int:
+    """Count the multiplications and additions of a step's products of matrices, attention's too."""
+    others = {torch.ops.aten.addmm_: _added, torch.ops.aten._grouped_mm: _grouped}  # which torch itself does not count
+    with FlopCounterMode(display=False, custom_mapping=others) as counter:
+        run_alone(network, sequences)
+    return int(counter.get_total_flops())
+
+
+def _added(_: Any, a: tuple[int, ...], b: tuple[int, ...], *__: Any, **___: Any) -> int:
+    """Count those of ``y += a @ b``, by shapes."""
+    return 2 * math.prod(a) * b[-1]
+
+
+def _grouped(a: tuple[int, ...], b: tuple[int, ...], *_: Any, **__: Any) -> int:
+    """Count those of a grouped product: each row is in one group."""
+    return 2 * math.prod(a) * b[-1]
+
+
 def _settle(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -154,7 +180,8 @@ def page_of(record: Mapping[str, Any]) -> str:
         "",
         f"`{environment['command']}` on {environment['device']}, torch {environment['torch']}, "
         f"{record['threads']} threads, a load of {record['load_average']}, {environment['date']}. The fastest of each "
-        "kind, which take turns, and what that is more than the plain one, by the clock and by the processor.",
+        "kind, which take turns, and what that is more than the plain one, by the clock and by the processor; and how "
+        "much more is multiplied.",
         "",
         "| tokens | rank | plain | one adapter | mixed |",
         "|---|---|---|---|---|",
@@ -162,7 +189,7 @@ def page_of(record: Mapping[str, Any]) -> str:
     for row in record["rows"]:
         cells = [
             f"{row[kind]['seconds'] * 1000:.1f} ms ({100 * row[kind]['more']:+.1f} %, "
-            f"processor {100 * row[kind]['processor_more']:+.1f} %)"
+            f"processor {100 * row[kind]['processor_more']:+.1f} %, multiplied {100 * row[kind]['flops_more']:+.1f} %)"
             for kind in KINDS[1:]
         ]
         lines.append(

@@ -242,6 +242,13 @@ BENCHMARKS = {
             _given("--model nano --size 480p --duration 1 --steps 10 --rounds 1 --repeats 1 --busy"),
         ),
         Benchmark(
+            "serving_load",
+            "a server under load: latency, throughput, objectives, faults (`zoetrope bench serve`)",
+            service.LoadRecord,
+            "serving_load.report:page",
+            _given("--start nano --rate 2 --jobs 3 --warm-up 0 --quiet"),
+        ),
+        Benchmark(
             "simulate",
             "policies on a simulated fleet of GPUs",
             computed.SimulationRecord,

@@ -39,6 +39,7 @@ INTEGRATION = (
     "tests/benchmarks/peers/test_measure.py",
     "tests/benchmarks/quality/test_run.py",
     "tests/benchmarks/quality/test_vbench.py",
+    "tests/benchmarks/serving_load/test_command.py",
     "tests/benchmarks/simulate/test_elastic.py",
     "tests/benchmarks/simulate/test_setup.py",
     "tests/benchmarks/test_attention_error.py",

@@ -17,7 +17,7 @@ from typing import Any
 from zoetrope.benchmarks import command
 from zoetrope.benchmarks.environment import header
 from zoetrope.benchmarks.quality.arguments import MODEL, add_case_options, kinds_of
-from zoetrope.benchmarks.quality.clips import clips_path, kept_clips, runs_of
+from zoetrope.benchmarks.quality.clips import clips_path, earlier_runs, kept_clips
 from zoetrope.benchmarks.quality.engine import Clips, fill, plain
 from zoetrope.benchmarks.quality.pairs import Clip, summarise
 from zoetrope.benchmarks.quality.sampling import INTERVAL, forwards_of, options_of
@@ -38,7 +38,7 @@ NOTE = (
 
 
 def record_of(clips: Clips, measured: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Summarise all clips. ``runs``: what made them, see `runs_of`."""
+    """Summarise all clips. ``runs``: what made them, see `earlier_runs`."""
     variants = {}
     for name, kinds in clips.items():
         tasks: dict[str, dict[str, Any]] = {}
@@ -103,15 +103,15 @@ def main(arguments: list[str] | None = None) -> int:
     measured = {"model": MODEL, "steps": args.steps or card.default_steps, "seed": args.seed}
     clips: Clips = {name: {} for name in variants} | kept_clips(args.out, measured)
     line = command.command_line("cached_quality", arguments)
-    runs = runs_of(args.out, measured, header(pipeline.denoiser.device, line, args.seed))
+    earlier, here = earlier_runs(args.out, measured), header(pipeline.denoiser.device, line, args.seed)
 
     def save() -> None:
-        record = record_of(clips, measured, runs)
+        record = record_of(clips, measured, [*earlier, here])
         command.write_results(args.out, record, page(record))
         if args.out is not None:
             command.write_json(clips_path(args.out), {"measured": measured, "clips": clips}, indent=None)
 
-    fill(
+    some = fill(
         plain("exact", pipeline, card),
         [plain(name, pipeline, card, options_of(name)) for name in variants],
         clips,
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
         save=save,
         figures=forwards_of,
     )
-    record = record_of(clips, measured, runs)
+    record = record_of(clips, measured, [*earlier, here] if some or not earlier else earlier)
     command.write_results(args.out, record, page(record))
     print(page(record))
     good = all(task["within"] for tasks in record["variants"].values() for task in tasks.values())

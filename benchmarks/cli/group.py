@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import typer
@@ -15,11 +17,13 @@ from zoetrope.serving.cli.late_commands import LateGroup
 # Command -> MODULE:FUNCTION: a function with typer's options, or a `main(arguments)` that parses the rest by itself.
 # The help loads the module, which therefore imports nothing heavy until its function runs.
 COMMANDS: dict[str, str] = {
+    "serve": "zoetrope.benchmarks.serving_load.command:serve",
     "quality": "zoetrope.benchmarks.quality.__main__:main",
     "peers": "zoetrope.benchmarks.peers.__main__:main",
     "report": "zoetrope.benchmarks.report:main",
     "smoke": "zoetrope.benchmarks.smoke:main",
 }
+_typed: ContextVar[tuple[str, ...]] = ContextVar("typed", default=())
 
 
 class BenchGroup(LateGroup):
@@ -30,11 +34,20 @@ class BenchGroup(LateGroup):
     def places(self) -> Mapping[str, str]:
         return COMMANDS
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _typed.set(tuple(args))
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except BenchmarkError as error:
             raise CliError(str(error)) from None
+
+
+def command_typed() -> str:
+    """Return the command line of the benchmark that runs, as its results record it."""
+    return shlex.join(["zoetrope", "bench", *_typed.get()])
 
 
 app = typer.Typer(

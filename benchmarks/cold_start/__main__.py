@@ -103,7 +103,7 @@ def markdown(record: Mapping[str, Any]) -> str:
             "",
             f"Seconds of one rank, from its process to the end of the warm-up: {record['bytes'] / 1e9:.2f} GB of "
             f"weights that are not in the page cache, and were never hashed; medians of {record['rounds']}. `hash`: "
-            "now what it takes beyond reading, beside which it runs.",
+            "now what it takes longer than what it runs beside.",
             "",
             "| phase | one after the other | now |",
             "|---|---|---|",

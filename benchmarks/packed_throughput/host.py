@@ -1,6 +1,7 @@
-"""A service whose engine notes every step: ``python -m zoetrope.benchmarks.packed_throughput.host DATA_DIR MODEL``.
+"""A service whose engine notes every step.
 
-Without arguments it is the host of Ray that the supervisor starts.
+``python -m zoetrope.benchmarks.packed_throughput.host DATA_DIR MODEL [GRPC HTTP]``; the addresses are free ones by
+default. Without arguments it is the host of Ray that the supervisor starts.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def deploy(settings: Settings, models: ServedModels) -> None:
                     "seconds": outcome.step_seconds,
                     "tokens": outcome.step_tokens,
                     "segments": len(outcome.held) + len(outcome.finished),
+                    "took": [share.id for share in outcome.shares],
                 }
                 with (Path(str(self._settings.snapshots)) / STEPS_FILE).open("a") as file:
                     file.write(json.dumps(line) + "\n")
@@ -48,6 +50,7 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         sys.exit(main(deploy))
     stop_with_stdin()
-    here, model = sys.argv[1:]
-    chosen = Settings(data_dir=Path(here), model=(model,), grpc="127.0.0.1:0", http="127.0.0.1:0")
+    here, model, *addresses = sys.argv[1:]
+    grpc, http = addresses or ("127.0.0.1:0", "127.0.0.1:0")
+    chosen = Settings(data_dir=Path(here), model=(model,), grpc=grpc, http=http)
     sys.exit(serve(chosen, MODULE))

@@ -13,16 +13,16 @@ def clips_path(out: Path) -> Path:
     return stem.with_name(f"{stem.name}-clips.json")
 
 
-def runs_of(out: Path | None, measured: dict[str, Any], environment: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the environments of the runs that made the clips: of those before with the same settings, then of this."""
+def earlier_runs(out: Path | None, measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the environments of the runs with the same settings whose clips are kept, oldest first."""
     path = None if out is None else clips_path(out)
     if path is None or not kept_clips(out, measured):
-        return [environment]
+        return []
     results = path.with_name(path.name.replace("-clips.json", ".json"))
     if not results.is_file():
-        return [environment]
+        return []
     earlier = json.loads(results.read_text())
-    return [*earlier.get("runs", [earlier["environment"]]), environment]
+    return list(earlier.get("runs", [earlier["environment"]]))
 
 
 def kept_clips(out: Path | None, measured: dict[str, Any]) -> dict[Any, Any]:

@@ -53,6 +53,7 @@ class Way:
         latents: makes the cases' latents; None: they are those of the exact clips. decode: turns one clip's into
             frames.
         most: cases of a task to make at most; None: as many as of the others.
+        same_batch: the exact clips that it is compared with are of a batch of the same cases, and not of a larger one.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Way:
     decode: Callable[[torch.Tensor], Frames]
     options: Mapping[str, Any] = field(default_factory=dict)
     most: int | None = None
+    same_batch: bool = False
 
     def cases(self, kind: TaskKind, count: int, seed: int, steps: int | None) -> list[NanoCase]:
         """Return the first held-out cases of a task; those of another way are the same but for its options.
@@ -137,20 +139,23 @@ def fill(
     steps: int | None,
     save: Callable[[], None],
     figures: Figures = no_figures,
-) -> None:
-    """Make the cases of every task that are not among ``clips``, and add them there.
+) -> bool:
+    """Make the cases of every task that are not among ``clips``, and add them there; False if none was missing.
 
     The tasks take turns, a batch each; ``save()`` is called after every batch.
 
     Args:
         count: cases of each task. seed: of the cases. steps: None for the model's default.
     """
+    some = False
     for start in range(0, count, batch):
         for kind in kinds:
             began, wanted = time.monotonic(), min(count, start + batch)
             if add_batch(exact, ways, clips, kind, wanted, seed, steps, figures):
+                some = True
                 save()
                 print(f"{kind}: {wanted} cases, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return some
 
 
 def add_batch(
@@ -178,13 +183,16 @@ def add_batch(
     for way, done, goal in lacking:
         part = slice(len(done) - first, goal - first)
         others = way.cases(kind, goal, seed, steps)[len(done) :]
-        found = way.make(others, replace(made, latents=made.latents[part], frames=made.frames[part]))
-        seconds = (made.seconds, found.seconds)
-        equal = [torch.equal(*both) for both in zip(made.latents[part], found.latents, strict=True)]
-        rows = zip(cases[part], others, made.frames[part], found.frames, equal, strict=True)
+        ours = replace(made, latents=made.latents[part], frames=made.frames[part])
+        if way.same_batch and len(others) < len(cases):
+            ours = exact.make(cases[part])
+        found = way.make(others, ours)
+        seconds = (ours.seconds, found.seconds)
+        equal = [torch.equal(*both) for both in zip(ours.latents, found.latents, strict=True)]
+        rows = zip(cases[part], others, ours.frames, found.frames, equal, strict=True)
         pairs = [ClipPair(*row, seconds) for row in rows]
-        for pair, ours, theirs in zip(pairs, made.latents[part], found.latents, strict=True):
-            apart = latents_apart(ours, theirs)
+        for pair, before, after in zip(pairs, ours.latents, found.latents, strict=True):
+            apart = latents_apart(before, after)
             clip = compare(
                 examine(pair.exact_case, pair.exact_frames), examine(pair.other_case, pair.other_frames), apart
             )

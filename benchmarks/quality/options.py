@@ -27,14 +27,16 @@ from zoetrope.model.checkpoints.load import load_transformer
 from zoetrope.model.denoising.denoise import Denoiser
 from zoetrope.model.denoising.forward import run_alone
 from zoetrope.model.nano.cases import Frames, NanoCase
+from zoetrope.model.nano.samples import TaskKind
 from zoetrope.model.network.protocol import Network, module_of
 from zoetrope.model.pipeline import LocalPipeline, quiet
 from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.model.request.tasks import ModelCard
 
 DISTILL = "nano-4step"
+NEIGHBOUR_SEED = 3  # of the clips that share a batch with others
 SPEED = ("bf16", "fp8", "attention-8bit", *LEVELS, f"{INTERVAL}0-0.5", DISTILL, "tiles")
-FLOOR = ("again", "alone", "compiled")  # what should not change a clip
+FLOOR = ("again", "neighbours", "compiled")  # what should not change a clip
 TITLES = {
     "bf16": "weights and activations in bfloat16",
     "fp8": "`--quantize fp8`",
@@ -44,7 +46,7 @@ TITLES = {
     DISTILL: "the distill for 4 steps",
     "tiles": f"decoded in tiles of {TILING.tile_width} x {TILING.tile_height} pixels",
     "again": "the same seeds again",
-    "alone": "each clip without the others of its batch",
+    "neighbours": "each clip in a batch with another one than before",
     "compiled": "through torch.compile",
 }
 GainKind = Literal["forwards", "bytes of weights", "bytes of queries, keys and values", "bytes of decoding"]
@@ -98,9 +100,11 @@ class QualityOptions:
             "attention-8bit": lambda: replace(self.exact, name=name, latents=self._attend_in_8_bits),
             DISTILL: lambda: replace(self._with(name, lambda: self._distill), card=find_model(DISTILL)),
             "tiles": lambda: replace(self.exact, name=name, latents=None, decode=self._decode_tiled),
-            "again": lambda: replace(self.exact, name=name),
-            "alone": lambda: replace(self.exact, name=name, latents=self._one_by_one),
-            "compiled": lambda: self._with(name, lambda: self._compiled, lambda: set_stance(COMPILED)),
+            "again": lambda: replace(self.exact, name=name, same_batch=True),
+            "neighbours": lambda: replace(self.exact, name=name, latents=self._beside_another),
+            "compiled": lambda: replace(
+                self._with(name, lambda: self._compiled, lambda: set_stance(COMPILED)), same_batch=True
+            ),
         }
         if name in special:
             return special[name]()
@@ -165,8 +169,14 @@ class QualityOptions:
 
         return Way(name, self.card, latents, lambda clip: decoder(pipeline())(clip))
 
-    def _one_by_one(self, cases: list[NanoCase]) -> list[torch.Tensor]:
-        return [run(self.pipeline, [case])[0] for case in cases]
+    def _beside_another(self, cases: list[NanoCase]) -> list[torch.Tensor]:
+        """Make each case in a batch with one of another task, whose noise and text differ from those of all cases."""
+        found = []
+        for case in cases:
+            kind: TaskKind = "image_to_video" if case.kind == "text_to_video" else "text_to_video"
+            (other,) = self.exact.cases(kind, 1, NEIGHBOUR_SEED, case.spec.steps)
+            found.append(run(self.pipeline, [other, case])[1])
+        return found
 
     def _attend_in_8_bits(self, cases: list[NanoCase]) -> list[torch.Tensor]:
         attend = dense_methods()["int8"]

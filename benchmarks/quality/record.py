@@ -83,7 +83,7 @@ def right_of(kind: TaskKind, clip: Clip) -> tuple[bool, bool]:
 def record_of(
     clips: Clips, sizes: Mapping[str, Size | None], measured: dict[str, Any], runs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Summarise all options that have clips. ``runs``: what made them, see `clips.runs_of`."""
+    """Summarise all options that have clips. ``runs``: what made them, see `clips.earlier_runs`."""
     options = {name: summary_of(name, kinds, sizes.get(name)) for name, kinds in clips.items() if any(kinds.values())}
     return {"environment": runs[-1], "runs": runs, "measured": measured, "options": options}
 

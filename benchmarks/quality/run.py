@@ -4,10 +4,10 @@
 
 Each option makes the same held-out cases of all six tasks from the same noise as exact requests, in the same run. The
 oracle (`model.nano.measures`) scores each clip; frames are compared by PSNR, SSIM and VMAF, and VBench's temporal
-flickering is computed of both. *again*, *alone* and *compiled* should change nothing: they measure how far that holds.
-With --vbench the clips are given to VBench's own package too. The results so far are written after every batch, single
-clips to OUT-clips.json; a run with the same settings keeps these and goes on. Exits with 1 if a share of right cases
-differs by more than 2 points, or by more than one case where that is more.
+flickering is computed of both. *again*, *neighbours* and *compiled* should change nothing: they measure how far that
+holds. With --vbench the clips are given to VBench's own package too. The results so far are written after every batch,
+single clips to OUT-clips.json; a run with the same settings keeps these and goes on. Exits with 1 if a share of right
+cases differs by more than 2 points, or by more than one case where that is more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from zoetrope.benchmarks.environment import header
 from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.kernels.peers import installed
 from zoetrope.benchmarks.quality.arguments import MODEL, add_case_options, kinds_of
-from zoetrope.benchmarks.quality.clips import clips_path, kept_clips, runs_of
+from zoetrope.benchmarks.quality.clips import clips_path, earlier_runs, kept_clips
 from zoetrope.benchmarks.quality.engine import ClipPair, Clips, fill
 from zoetrope.benchmarks.quality.options import DISTILL, FLOOR, SPEED, QualityOptions, check_name
 from zoetrope.benchmarks.quality.plot import plot
@@ -60,24 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clips: Clips = {name: {} for name in names} | kept_clips(args.out, measured)
     sizes |= {name: made.size(name) for name in clips if name not in sizes}
     line = command.command_line("quality", arguments)
-    runs = runs_of(args.out, measured, header(made.pipeline.denoiser.device, line, args.seed))
+    earlier, here = earlier_runs(args.out, measured), header(made.pipeline.denoiser.device, line, args.seed)
 
     def keep(name: str, pair: ClipPair) -> None:
         if args.videos is not None:
             _write_video(args.videos / name, pair, shown(pair)[1])
             _write_video(args.videos / "exact", pair, shown(pair)[0])
 
-    def record() -> dict[str, Any]:
+    def record(runs: list[dict[str, Any]]) -> dict[str, Any]:
         return {**record_of(clips, sizes, measured, runs), "vmaf": measured_vmaf, "plot": None, "vbench": NO_VBENCH}
 
     def save() -> None:
-        now = record()
+        now = record([*earlier, here])
         command.write_results(args.out, now, page(now))
         if args.out is not None:
             command.write_json(clips_path(args.out), {"measured": measured, "clips": clips}, indent=None)
 
     warm_up(made, card, args.seed)
-    fill(
+    some = fill(
         made.exact,
         ways,
         clips,
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         save=save,
         figures=figures_of(ffmpeg, keep),
     )
-    found = record()
+    found = record([*earlier, here] if some or not earlier else earlier)
     if args.vbench is not None:
         found["vbench"] = _vbench(args.vbench, args.videos, ["exact", *names])
     found["plot"] = _plot(found, args.out)
@@ -179,7 +179,8 @@ def _plot(record: dict[str, Any], out: Path | None) -> str | None:
     """Draw the plot beside the results; returns its name, or None if there is none."""
     if out is None or not any(row["gain"] for row in record["options"].values()):
         return None
-    path = out.with_suffix("").with_suffix(".png") if out.suffix == ".json" else out.with_name(f"{out.name}.png")
+    stem = out.with_suffix("") if out.suffix == ".json" else out
+    path = stem.with_name(f"{stem.name}.png")
     missing = plot(record, path)
     if missing is not None:
         print(f"no plot: {missing}", file=sys.stderr)

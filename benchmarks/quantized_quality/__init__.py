@@ -18,7 +18,7 @@ from typing import Any
 from zoetrope.benchmarks import command
 from zoetrope.benchmarks.environment import header
 from zoetrope.benchmarks.quality.arguments import MODEL, add_case_options, kinds_of
-from zoetrope.benchmarks.quality.clips import clips_path, kept_clips, runs_of
+from zoetrope.benchmarks.quality.clips import clips_path, earlier_runs, kept_clips
 from zoetrope.benchmarks.quality.engine import Clips, fill, plain
 from zoetrope.benchmarks.quality.pairs import summarise
 from zoetrope.benchmarks.quality.tables import SPREAD_HEAD, measure_lines, run_lines, spread_line
@@ -37,7 +37,7 @@ NOTE = (
 
 
 def record_of(clips: Clips, measured: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Summarise all clips. ``runs``: what made them, see `runs_of`."""
+    """Summarise all clips. ``runs``: what made them, see `earlier_runs`."""
     tasks = {kind: summarise(kind, made, NAME) for kind, made in clips[NAME].items() if made}
     return {"environment": runs[-1], "runs": runs, "measured": measured, "tasks": tasks}
 
@@ -79,15 +79,15 @@ def main(arguments: list[str] | None = None) -> int:
     }
     clips: Clips = {NAME: kept_clips(args.out, measured)}
     line = command.command_line("quantized_quality", arguments)
-    runs = runs_of(args.out, measured, header(network.device, line, args.seed))
+    earlier, here = earlier_runs(args.out, measured), header(network.device, line, args.seed)
 
     def save() -> None:
-        record = record_of(clips, measured, runs)
+        record = record_of(clips, measured, [*earlier, here])
         command.write_results(args.out, record, page(record))
         if args.out is not None:
             command.write_json(clips_path(args.out), {"measured": measured, "clips": clips[NAME]}, indent=None)
 
-    fill(
+    some = fill(
         plain("exact", exact, card),
         [plain(NAME, quantized, card)],
         clips,
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         steps=args.steps,
         save=save,
     )
-    record = record_of(clips, measured, runs)
+    record = record_of(clips, measured, [*earlier, here] if some or not earlier else earlier)
     command.write_results(args.out, record, page(record))
     print(page(record))
     return 0 if all(task["within"] for task in record["tasks"].values()) else 1

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from zoetrope.benchmarks.cli.group import COMMANDS
+
 SHARE = Annotated[float, Field(ge=0, le=1)]
 SECONDS = Annotated[float, Field(ge=0)]
 COUNT = Annotated[int, Field(ge=0)]
@@ -59,6 +61,8 @@ class ResultHeader(ResultRecord):
     def benchmark(self) -> str:
         """Return the benchmark's name as the registry has it."""
         words = self.command.split()
+        if words[0] == "zoetrope":  # zoetrope bench NAME
+            return COMMANDS[words[2]].removeprefix("zoetrope.benchmarks.").partition(":")[0].partition(".")[0]
         return words[2].removeprefix("zoetrope.benchmarks.")
 
 

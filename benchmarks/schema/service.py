@@ -167,3 +167,82 @@ class AIPerfRecord(ResultRecord):
     errors: COUNT
     complete: bool
     metrics: dict[str, AIPerfMetric] = Field(min_length=1)
+
+
+class LoadLatency(ResultRecord):
+    """Seconds of the jobs that a figure is known of."""
+
+    count: int = Field(ge=1)
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+
+class LoadClass(ResultRecord):
+    """The jobs of one class. ``alone``: seconds of one by itself; None: not measured."""
+
+    name: str = Field(alias="class")
+    jobs: int = Field(ge=1)
+    succeeded: COUNT
+    alone: float | None
+    slo_attainment: SHARE | None
+    latency: LoadLatency | None
+
+
+class LoadFigures(ResultRecord):
+    """The figures of one trace; None: the server does not tell, or it was not asked for."""
+
+    jobs: int = Field(ge=1)
+    accepted: COUNT
+    succeeded: COUNT
+    errors: dict[str, int]
+    seconds: SECONDS
+    videos_per_second: float | None
+    video_seconds_per_second: float | None
+    video_seconds_per_gpu_second: float | None
+    tokens_per_second: float | None
+    gpu_busy_share: float | None
+    cost_per_video_second: float | None
+    slo_attainment: SHARE | None
+    goodput_per_second: float | None
+    latency: LoadLatency | None
+    queued: LoadLatency | None
+    first_preview: LoadLatency | None
+    generator_late: SECONDS
+    classes: list[LoadClass] = Field(min_length=1)
+
+
+class LoadFaults(ResultRecord):
+    """What faults cost. ``steps_redone``: None where the service is not the benchmark's own."""
+
+    struck: list[dict[str, Any]]
+    accepted: COUNT
+    lost: COUNT
+    failed: COUNT
+    steps_needed: COUNT | None
+    steps_redone: COUNT | None
+
+
+class LoadPoint(ResultRecord):
+    """One trace under one policy. ``load``: as a share of the capacity; ``rate``: jobs a second."""
+
+    policy: str
+    rate: float | None
+    load: float | None
+    figures: LoadFigures
+    faults: LoadFaults | None
+    timeline: list[dict[str, Any]]
+    each: list[dict[str, Any]]
+
+
+class LoadRecord(ResultRecord):
+    """A server under load."""
+
+    model: str
+    server: str
+    described: str
+    settings: dict[str, Any]
+    capacity: dict[str, Any] | None
+    points: list[LoadPoint] = Field(min_length=1)
+    plots: dict[str, str]

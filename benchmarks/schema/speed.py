@@ -10,12 +10,15 @@ from zoetrope.benchmarks.schema.header import COUNT, SECONDS, SHARE, ResultRecor
 
 
 class AdapterTimes(ResultRecord):
-    """Times of one forward pass. ``more``: as a share of the pass without adapters, which has none."""
+    """Times of one forward pass, and its multiplications and additions. ``more``: as a share of the pass without
+    adapters, which has none."""
 
     seconds: SECONDS
     processor_seconds: SECONDS
+    flops: COUNT
     more: float | None = None
     processor_more: float | None = None
+    flops_more: float | None = None
 
 
 class AdapterCase(ResultRecord):

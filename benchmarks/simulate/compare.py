@@ -103,6 +103,7 @@ def measure(count: int, load: float, policy: str, seed: int, folder: Path) -> Me
             middle = time.time()
             alone = [job for job in recorded_jobs(_database(data)) if started <= job.created_at]
             _send(client, _trace(count, load, seed, [_denoising(job) for job in alone]))
+        costs = engine_costs(_database(data))  # an engine that stops in good order takes its row away
     except (CliError, ClientError) as error:
         raise BenchmarkError(f"the service: {error}") from None
     finally:
@@ -114,7 +115,7 @@ def measure(count: int, load: float, policy: str, seed: int, folder: Path) -> Me
     return Measured(
         tuple(job for job in jobs if started <= job.created_at < middle),
         tuple(job for job in jobs if job.created_at >= middle),
-        engine_costs(_database(data)),
+        costs,
     )
 
 

@@ -1,24 +1,26 @@
-"""Draw a trace: a mix of jobs, arrivals that are Poisson, bursty or all at once, and tenants of unequal size."""
+"""Draw a trace: a mix of jobs, arrivals of several kinds, and tenants of unequal size."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, TypeVar, get_args
 
-from zoetrope.benchmarks.simulate.mixes import MIXES, TASKS, Ingredient
+from zoetrope.benchmarks.simulate.mixes import TASKS, Ingredient, mix_of
 from zoetrope.benchmarks.simulate.trace import Kind, TraceError, TraceJob
 from zoetrope.model.network.costs import frames_of
 
 Key = TypeVar("Key")
-Arrivals = Literal["poisson", "bursty", "at-once"]
+Arrivals = Literal["poisson", "bursty", "ramp", "at-once"]
 ARRIVALS: tuple[str, ...] = get_args(Arrivals)
 RATIOS = {"16:9": 0.7, "9:16": 0.3}
 REFERENCES = (1, 2, 3)
 DEFAULT_BURST = 20.0
 BURST_GAP_SECONDS = 1.0  # mean, between two jobs of a burst
+RAMP = (0.2, 1.8)  # a ramp's rate at its start and its end, in parts of the mean rate
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,10 @@ class TraceRecipe:
     """How to draw a trace.
 
     Attributes:
-        rate: jobs a second, on average. seconds: length of the trace. fps: of the clips.
+        mix: as `mix_of` takes it. rate: jobs a second, on average; on a ramp it grows evenly, see `RAMP`.
+        seconds: length of the trace. fps: of the clips.
         burst: mean jobs of a burst, all of one tenant and one kind; only for bursty arrivals.
+        burst_gap: mean seconds between two jobs of a burst.
         tenants: the n-th sends a share of jobs (or bursts) in proportion to 1 / n.
         jobs: exactly so many, all at once; only for arrivals at once.
     """
@@ -38,27 +42,26 @@ class TraceRecipe:
     seconds: float = 3_600.0
     tenants: int = 8
     burst: float = DEFAULT_BURST
+    burst_gap: float = BURST_GAP_SECONDS
     fps: int = 24
     temporal: int = 4
     jobs: int = 0
     seed: int = 1
     tasks: Mapping[Kind, float] = field(default_factory=lambda: dict(TASKS))
+    ingredients: tuple[Ingredient, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, least in (("rate", 0.0), ("seconds", 0.0)):
-            if not getattr(self, name) > least:
-                raise TraceError(f"{name} is {getattr(self, name)}, must be above {least:g}")
+        for name in ("rate", "seconds", "burst_gap"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise TraceError(f"{name} is {getattr(self, name)}, must be above 0")
         for name, least in (("tenants", 1), ("burst", 1)):
             if getattr(self, name) < least:
                 raise TraceError(f"{name} is {getattr(self, name)}, must be at least {least}")
-        if self.mix not in MIXES:
-            raise TraceError(f"mix is {self.mix!r}, must be one of {', '.join(MIXES)}")
+        if self.arrivals not in ARRIVALS:
+            raise TraceError(f"arrivals is {self.arrivals!r}, must be one of {', '.join(ARRIVALS)}")
+        object.__setattr__(self, "ingredients", mix_of(self.mix))
         if (self.arrivals == "at-once") != bool(self.jobs):
             raise TraceError(f"jobs is {self.jobs}: arrivals at once need a number of jobs, others have none")
-
-    @property
-    def ingredients(self) -> tuple[Ingredient, ...]:
-        return MIXES[self.mix]
 
 
 def generate(recipe: TraceRecipe) -> list[TraceJob]:
@@ -77,7 +80,8 @@ def sample(recipe: TraceRecipe, count: int) -> list[TraceJob]:
 
 
 def _one_by_one(recipe: TraceRecipe, chance: random.Random) -> Iterator[TraceJob]:
-    for at in _poisson(chance, recipe.rate, recipe.seconds):
+    times = _ramp if recipe.arrivals == "ramp" else _poisson
+    for at in times(chance, recipe.rate, recipe.seconds):
         yield _job(recipe, chance, at, _tenant(recipe, chance), _drawn(recipe, chance))
 
 
@@ -87,7 +91,7 @@ def _bursts(recipe: TraceRecipe, chance: random.Random) -> Iterator[TraceJob]:
         size = 1
         while chance.random() > 1 / recipe.burst:
             size += 1
-        for at in islice(_poisson(chance, 1 / BURST_GAP_SECONDS, float("inf")), size):
+        for at in islice(_poisson(chance, 1 / recipe.burst_gap, float("inf")), size):
             yield _job(recipe, chance, start + at, tenant, ingredient)
 
 
@@ -98,19 +102,35 @@ def _poisson(chance: random.Random, rate: float, seconds: float) -> Iterator[flo
         at += chance.expovariate(rate)
 
 
+def _ramp(chance: random.Random, rate: float, seconds: float) -> Iterator[float]:
+    """Thin arrivals at the highest rate: each is kept with the share that the rate then has of it."""
+    low, high = RAMP
+    for at in _poisson(chance, high * rate, seconds):
+        if chance.random() < (low + (high - low) * at / seconds) / high:
+            yield at
+
+
 def _job(recipe: TraceRecipe, chance: random.Random, at: float, tenant: str, kind: Ingredient) -> TraceJob:
-    width, height = kind.pixels(_weighted(chance, RATIOS))
-    task = _weighted(chance, recipe.tasks)
+    width, height = kind.pixels("16:9" if kind.exact_size else _weighted(chance, RATIOS))
+    task = kind.task or _weighted(chance, recipe.tasks)
+    references = 0
+    if task == "reference_to_video":
+        references = chance.choice(REFERENCES) if kind.references is None else kind.references
+    arrival = round(at, 3)
     return TraceJob(
-        arrival=round(at, 3),
-        tenant=tenant,
+        arrival=arrival,
+        tenant=tenant if kind.tenant is None else kind.tenant,
         task=task,
         width=width,
         height=height,
-        frames=frames_of(kind.seconds, recipe.fps, recipe.temporal),
+        frames=kind.frames or frames_of(kind.seconds, recipe.fps, recipe.temporal),
         steps=kind.steps,
         branches=kind.branches,
-        references=chance.choice(REFERENCES) if task == "reference_to_video" else 0,
+        quality=kind.quality,
+        references=references,
+        adapters=kind.adapters,
+        priority=kind.priority,
+        deadline=None if kind.deadline is None else arrival + kind.deadline,
     )
 
 

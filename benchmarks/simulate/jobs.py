@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from zoetrope.benchmarks.simulate.fleet import Fleet, StageSeconds
 from zoetrope.benchmarks.simulate.metrics import Outcome, slo_due
 from zoetrope.benchmarks.simulate.trace import TraceJob
 from zoetrope.benchmarks.simulate.workload import SimSegment, Workload
+from zoetrope.cluster.engine.engine import LEAD_SECONDS, SHORT_SECONDS
 from zoetrope.cluster.planning.step_costs import Load, StepCosts
 
 PICTURES = {"image_to_video": 1, "first_last_frame": 2, "grid_to_video": 4}  # in the areas of a frame
@@ -73,6 +75,14 @@ class StepRun:
     steps: int
     shares: Sequence[float]
     end: ClockEvent | None = None
+
+    def settled(self, now: float) -> int:
+        """Count the steps that can no longer be decided otherwise: those begun, and the one behind them if the engine
+        has asked for it already. It asks at once during a short step, otherwise just before the end."""
+        since = now - self.start
+        begun = 1 + math.floor(since / self.seconds)
+        asked = self.seconds < SHORT_SECONDS or begun * self.seconds - since < LEAD_SECONDS
+        return begun + asked
 
 
 @dataclass(eq=False, slots=True)

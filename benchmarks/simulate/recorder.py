@@ -56,6 +56,7 @@ def _trace_job(job: Job, start: float) -> TraceJob:
         branches=branch_count(spec),
         quality=spec.quality,
         references=len(task.references) if isinstance(task, ReferenceToVideo) else 0,
+        adapters=tuple(lora.name for lora in spec.loras),
         priority=job.priority,
         deadline=None if job.deadline_at is None else round(job.deadline_at - start, 3),
     )

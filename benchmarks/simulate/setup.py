@@ -12,7 +12,7 @@ from typing import Any
 
 from zoetrope.benchmarks.command import at_least
 from zoetrope.benchmarks.simulate.fleet import Fleet, costs_of, parse_engines
-from zoetrope.benchmarks.simulate.generate import ARRIVALS, DEFAULT_BURST, TraceRecipe, generate, sample
+from zoetrope.benchmarks.simulate.generate import ARRIVALS, DEFAULT_BURST, RAMP, TraceRecipe, generate, sample
 from zoetrope.benchmarks.simulate.jobs import conditioning_seconds, tail_seconds
 from zoetrope.benchmarks.simulate.metrics import Outcome
 from zoetrope.benchmarks.simulate.mixes import MIXES
@@ -88,7 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engines", default="8x8", help="COUNTxGPUS, separated by commas (default: %(default)s)")
     parser.add_argument("--policies", default="", help="names separated by commas (default: all)")
     parser.add_argument("--trace", type=Path, help="JSON lines; replaces a drawn trace")
-    parser.add_argument("--mix", default="mixed", choices=MIXES, help="of a drawn trace (default: %(default)s)")
+    mixes = f"of a drawn trace: {', '.join(MIXES)}, or a file of JSON lines (default: %(default)s)"
+    parser.add_argument("--mix", default="mixed", help=mixes)
     parser.add_argument("--arrivals", default="poisson", choices=ARRIVALS, help="(default: %(default)s)")
     parser.add_argument(
         "--load", type=float, default=0.85, help="work that arrives, in parts of what the engines can do"
@@ -107,8 +108,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noise", type=float, default=0.0, help="of step times: deviation of their logarithm")
     parser.add_argument("--etas", type=at_least(0), default=200, help="jobs whose end is foreseen (default: 200)")
     parser.add_argument("--until", type=float, help="stop after so many seconds (default: when all jobs have ended)")
-    parser.add_argument("--conditioners", type=positive, help="servers (default: enough to be half idle)")
-    parser.add_argument("--decoders", type=positive, help="servers (default: enough to be half idle)")
+    parser.add_argument("--conditioners", type=positive, help="servers (default: one an engine, and half idle)")
+    parser.add_argument("--decoders", type=positive, help="servers (default: one an engine, and half idle)")
     parser.add_argument("--mtbf", type=float, help="mean hours between failures of a GPU (default: never)")
     parser.add_argument("--restart", type=float, default=300.0, help="seconds to load a model (default: 300)")
     parser.add_argument("--cold", action="store_true", help="engines start without their model")
@@ -183,7 +184,11 @@ def _trace(args: argparse.Namespace, preset: Preset, fleet: Fleet) -> tuple[list
     if args.arrivals == "at-once":
         return generate(recipe), f"{args.jobs:,} jobs at once, mix {args.mix!r}, {args.tenants} tenants"
     recipe = replace(recipe, rate=rate_of(fleet, preset, recipe, args.load))
-    kind = "Poisson arrivals" if args.arrivals == "poisson" else f"arrivals in bursts of {args.burst:g} jobs on average"
+    kind = {
+        "poisson": "Poisson arrivals",
+        "bursty": f"arrivals in bursts of {args.burst:g} jobs on average",
+        "ramp": f"a rate that grows from {RAMP[0]:g} to {RAMP[1]:g} times its mean",
+    }[args.arrivals]
     trace = generate(recipe)
     if not trace:
         raise TraceError(f"hours is {args.hours}: no job arrives within so short a time")
@@ -194,7 +199,8 @@ def _trace(args: argparse.Namespace, preset: Preset, fleet: Fleet) -> tuple[list
 
 
 def _staffed(fleet: Fleet, trace: Sequence[TraceJob], preset: Preset, args: argparse.Namespace) -> Fleet:
-    """Give the other stages as many servers as asked for, or enough."""
+    """Give the other stages as many servers as asked for; else as many as there are engines, for a small clip should
+    not wait until a large one is decoded, or more."""
     work, stages = workload(preset, trace), fleet.stages
     conditioning = sum(
         conditioning_seconds(job, stages) + (len(segments) - 1) * tail_seconds(job, stages)
@@ -205,7 +211,7 @@ def _staffed(fleet: Fleet, trace: Sequence[TraceJob], preset: Preset, args: argp
         sum(ranks * fleet.denoise_seconds(s, ranks) for s in work.segments for ranks in (fleet.fastest,)) / fleet.gpus,
     )
     enough = [
-        max(1, math.ceil(seconds / span / STAGE_LOAD))
+        max(len(fleet.engines), math.ceil(seconds / span / STAGE_LOAD))
         for seconds in (conditioning, stages.decode * sum(work.megapixels))
     ]
     return replace(fleet, conditioners=args.conditioners or enough[0], decoders=args.decoders or enough[1])

@@ -38,7 +38,6 @@ class SimRules:
         max_running: jobs that the router runs at a time, as the service's setting; None: any number.
         etas: of so many jobs the end is foreseen on their arrival; 0: of none.
         quantum: seconds for which an engine keeps a decision while work waits; steps are not cut short.
-        ahead: steps that an engine asks ahead: what arrives is considered so many steps later.
         noise: standard deviation of the logarithm of a step's seconds.
         until: when to stop, in seconds; None: once every job has ended.
         seed: of failures and noise.
@@ -50,7 +49,6 @@ class SimRules:
     max_running: int | None = None
     etas: int = 0
     quantum: float = 1.0
-    ahead: int = 1
     noise: float = 0.0
     until: float | None = None
     seed: int = 1
@@ -164,10 +162,11 @@ class Simulation:
         for job_id in chosen:
             job = self._queued.pop(job_id)
             self._claimed += 1
-            self._clock.after(
-                self._fleet.stages.every,
-                lambda job=job: self._conditioners.serve(job.conditioning, lambda: self._wait(job)),  # type: ignore[misc]
-            )
+            every = self._fleet.stages.every
+            self._clock.after(every, lambda job=job: self._condition(job, job.conditioning))  # type: ignore[misc]
+
+    def _condition(self, job: SimJob, seconds: float) -> None:
+        self._conditioners.serve(seconds, lambda: self._wait(job), self._urgency(job))
 
     def _wait(self, job: SimJob) -> None:
         """Its next segment waits for an engine."""
@@ -184,11 +183,15 @@ class Simulation:
         if job.index + 1 < len(job.segments):
             job.index, job.step = job.index + 1, 0
             self._backlog.add(self._work(job), ready=False)
-            self._conditioners.serve(job.tail, lambda: self._wait(job))
+            self._condition(job, job.tail)
         else:
             self._backlog.remove(job.id)
             self._decoding[job.id] = job
-            self._decoders.serve(job.decoding, lambda: self._done(job))
+            self._decoders.serve(job.decoding, lambda: self._done(job), self._urgency(job))
+
+    def _urgency(self, job: SimJob) -> float:
+        """Order the jobs that wait for a stage, as `serving.router.router` does."""
+        return self._backlog.place(self._work(job))
 
     def _done(self, job: SimJob) -> None:
         del self._decoding[job.id]
@@ -228,12 +231,11 @@ class Simulation:
                 self._interrupt(engine)
 
     def _interrupt(self, engine: SimEngine) -> None:
-        """Have an engine ask for a plan after the running step, and those that it has asked ahead for."""
+        """Have an engine ask for a plan as soon as it can."""
         run = engine.run
         if run is None or run.steps == 1:
             return
-        taken = 1 + math.floor((self._clock.now - run.start) / run.seconds) + self._how.ahead
-        if taken < run.steps:
+        if (taken := run.settled(self._clock.now)) < run.steps:
             run.steps = taken
             assert run.end is not None
             run.end.cancel()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from zoetrope.model.request.sampling_rules import MAX_REQUEST_LORAS
 from zoetrope.model.request.schema_errors import describe
 from zoetrope.model.request.sizes import MAX_SIDE, MIN_SIDE
 from zoetrope.model.request.tasks import MAX_REFERENCES, MAX_STEPS, Quality
@@ -20,6 +21,8 @@ Kind = Literal[
     "text_to_video", "image_to_video", "first_last_frame", "grid_to_video", "reference_to_video", "edit_video"
 ]
 
+M = TypeVar("M", bound=BaseModel)
+
 
 class TraceError(ValueError):
     """A trace cannot be used; each line of the message names a line of the file, a field and its value."""
@@ -30,6 +33,7 @@ class TraceJob(BaseModel):
 
     Attributes:
         frames: of the file. branches: guidance branches of a step. references: pictures of a reference task.
+        adapters: names of registered adapters, which a simulation takes no notice of.
         deadline: a job that is not done by then fails, as in a service; None: it has no deadline.
     """
 
@@ -45,6 +49,7 @@ class TraceJob(BaseModel):
     branches: int = Field(default=2, ge=1, le=2)
     quality: Quality = "exact"
     references: int = Field(default=0, ge=0, le=MAX_REFERENCES)
+    adapters: tuple[str, ...] = Field(default=(), max_length=MAX_REQUEST_LORAS)
     priority: int = Field(default=0, ge=PRIORITIES[0], le=PRIORITIES[-1])
     deadline: float | None = None
 
@@ -66,25 +71,35 @@ def read_trace(path: Path) -> list[TraceJob]:
     Raises:
         TraceError: the file cannot be read, has no job, or some lines are wrong.
     """
+    jobs = read_lines(path, TraceJob)
+    if not jobs:
+        raise TraceError(f"{path}: has no job")
+    return sorted(jobs, key=lambda job: job.arrival)
+
+
+def read_lines(path: Path, kind: type[M]) -> list[M]:
+    """Read JSON lines as models, in the order of the file; blank lines do not count.
+
+    Raises:
+        TraceError: the file cannot be read, or some lines are wrong.
+    """
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"{path}: cannot be read: {error}") from None
-    jobs: list[TraceJob] = []
+    found: list[M] = []
     errors: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            jobs.append(TraceJob.model_validate_json(line))
+            found.append(kind.model_validate_json(line))
         except ValidationError as error:
             errors += [f"{path}, line {number}: {problem}" for problem in _problems(error)]
     if errors:
         more = len(errors) - MAX_ERRORS
         raise TraceError("\n".join(errors[:MAX_ERRORS] + ([f"and {more} more errors"] if more > 0 else [])))
-    if not jobs:
-        raise TraceError(f"{path}: has no job")
-    return sorted(jobs, key=lambda job: job.arrival)
+    return found
 
 
 def write_trace(path: Path, jobs: Iterable[TraceJob]) -> None:

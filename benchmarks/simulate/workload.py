@@ -54,7 +54,7 @@ def workload(preset: Preset, jobs: Sequence[TraceJob]) -> Workload:
 
 def _shape(job: TraceJob) -> TraceJob:
     """Forget what makes no difference to the work."""
-    return job.model_copy(update={"arrival": 0.0, "tenant": "", "priority": 0, "deadline": None})
+    return job.model_copy(update={"arrival": 0.0, "tenant": "", "priority": 0, "deadline": None, "adapters": ()})
 
 
 @cache

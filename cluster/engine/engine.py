@@ -39,6 +39,7 @@ from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.cluster.telemetry import metrics
 from zoetrope.cluster.telemetry.logs import about_process
 from zoetrope.cluster.telemetry.process import begin
+from zoetrope.cluster.telemetry.traces import flush_traces
 from zoetrope.model.catalog.model_card import scheduler_config
 from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.families import family_of
@@ -130,6 +131,7 @@ class Engine:
         self._watching.cancel()
         self._draining.set()
         await asyncio.wait([self._task], timeout=DRAIN_SECONDS)
+        await asyncio.to_thread(flush_traces)
 
     def name(self) -> str:
         return self._id

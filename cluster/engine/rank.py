@@ -35,7 +35,7 @@ from zoetrope.cluster.snapshots.format import BadSnapshot, Fingerprint, decode
 from zoetrope.cluster.snapshots.keeper import SnapshotKeeper
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.cluster.snapshots.writer import SnapshotWriter
-from zoetrope.model.catalog.weights_identity import hashing, weights_of
+from zoetrope.model.catalog.weights_identity import Hashing, weights_of
 from zoetrope.model.checkpoints.load import configure_torch, load_denoiser
 from zoetrope.model.denoising.conditions import Conditions
 from zoetrope.model.denoising.denoise import NotFinite, Segment
@@ -79,7 +79,9 @@ class Rank:
     """What a `cluster.engine.rank_process.RankProcess` runs; its methods are called one at a time: `place`, `join`,
     then `execute`."""
 
-    def __init__(self, card: ModelCard, settings: EngineSettings) -> None:
+    def __init__(self, card: ModelCard, settings: EngineSettings, hashing: Hashing | None = None) -> None:
+        """``hashing``: of the card, if it has begun already."""
+        self._hashing = hashing or Hashing(card)
         self._card = card
         self._settings = settings
         self._device = configure_torch(card)
@@ -123,19 +125,18 @@ class Rank:
         limit = -mesh.largest([-(plan.most_tokens or UNLIMITED)], self._device)[0]
         runner = InParts(runner, limit) if limit < UNLIMITED else runner
         chooser = self._chooser(runner) if settings.compile else None
-        with hashing(self._card) as weights:  # only the first rank of a machine does it, and only once
-            with phases.of("read"):
-                self._denoiser = load_denoiser(
-                    self._card,
-                    self._device,
-                    rank=mesh.place,
-                    ranks=mesh.ranks,
-                    role=settings.role,
-                    runner=chooser or runner,
-                    room=plan.room,
-                )
-            with phases.of("hash"):  # what it takes longer than reading
-                identity = weights.result()
+        with phases.of("read"):
+            self._denoiser = load_denoiser(
+                self._card,
+                self._device,
+                rank=mesh.place,
+                ranks=mesh.ranks,
+                role=settings.role,
+                runner=chooser or runner,
+                room=plan.room,
+            )
+        with phases.of("hash"):  # what it takes longer than all before; only one rank of a machine does it, once
+            identity = self._hashing.result()
         self._imbalance = ExpertImbalance(self._denoiser, self._card.name)
         self._adapters = RankAdapters(self._denoiser, settings, two_experts=self._card.boundary is not None)
         if chooser is not None:

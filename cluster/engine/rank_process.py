@@ -9,8 +9,9 @@ from zoetrope.cluster.protocol.processes import Process
 from zoetrope.cluster.protocol.settings import EngineSettings
 from zoetrope.cluster.telemetry.logs import about_process
 from zoetrope.cluster.telemetry.process import begin
+from zoetrope.model.catalog.weights_identity import Hashing
 from zoetrope.model.request.tasks import ModelCard
-from zoetrope.model.runtime.imports import without_compiler
+from zoetrope.model.runtime.imports import quick_imports
 
 
 class RankError(Exception):
@@ -63,10 +64,11 @@ class RankProcess:
         """``about``: what the lines of its log are about."""
         begin("rank")
         about_process(**(about or {}))
-        with without_compiler():
+        hashing = Hashing(card)  # beside the imports as well
+        with quick_imports():
             from zoetrope.cluster.engine.rank import Rank
 
-        self._rank = Rank(card, settings)
+        self._rank = Rank(card, settings, hashing)
 
     def place(self) -> Place:
         """See `cluster.engine.rank.Rank.place`."""

@@ -22,6 +22,7 @@ from zoetrope.model.streaming.device_plan import DevicePlan
 from zoetrope.model.streaming.store import BlockStore
 
 LONGEST_SECONDS = 0.2  # predicted, of a step of the warm-up
+LONG_SECONDS = 0.1  # predicted, of a step on a CPU, which initialises in milliseconds: it is not taken again
 SIDES = (16, 8, 4, 2)  # of its larger clip, in tokens
 PROBE = 1 << 16  # tokens whose memory is estimated
 
@@ -35,32 +36,30 @@ def share_of(denoiser: Denoiser, segment: Segment) -> StepShare:
 def warm_up(
     denoiser: Denoiser, card: ModelCard, gear: Hardware, mesh: Mesh, shapes: Sequence[tuple[int, int, int]] = ()
 ) -> tuple[tuple[StepShare, float], ...]:
-    """Take a step of the smallest clip, so that the first job is not delayed by lazy initialisation; then steps of it
-    and of a larger one, whose seconds are the first that is known of this gang's speed; then one of each shape, so that
-    no job is the first of it.
+    """Take a step of the smallest clip, so that the first job is not delayed by lazy initialisation, then another, and
+    two of a larger one; the seconds of the second of each are the first that is known of this gang's speed. Then take
+    one of each shape, so that no job is the first of it.
 
     Args:
         shapes: width, height and frames of clips. One that the model cannot denoise stands for the next larger that it
             can.
 
     Returns:
-        The later steps; none of a rank whose noise expert takes no first step.
+        The later step of each clip, or the only one; none of a rank whose noise expert takes no first step.
     """
     config, rates = denoiser.transformer.config, known_rates(gear)
-    sides = [1, 1]
-    for side in SIDES:
-        if step_seconds(config, [side * side], rates, sequence_ranks=mesh.ranks) <= LONGEST_SECONDS:
-            sides += [side, side]
-            break
+    predicted = {side: step_seconds(config, [side * side], rates, sequence_ranks=mesh.ranks) for side in (1, *SIDES)}
+    larger = next((side for side in SIDES if predicted[side] <= LONGEST_SECONDS), None)
     found = []
-    for number, side in enumerate(sides):
+    for side in (1,) if larger is None else (1, larger):
         segment = _blank(denoiser, card, 1, side, side)
         if not denoiser.takes(segment):
             return ()
         share = share_of(denoiser, segment)
         seconds = _step(denoiser, segment)
-        if number % 2:  # the first of each shape initialises
-            found.append((share, seconds))
+        if denoiser.device.type != "cpu" or predicted[side] < LONG_SECONDS:  # else it is little that it initialised
+            seconds = _step(denoiser, _blank(denoiser, card, 1, side, side))
+        found.append((share, seconds))
     for width, height, frames in shapes:
         high, wide = (math.ceil(pixels / card.size_multiple) for pixels in (height, width))
         _step(denoiser, _blank(denoiser, card, 1 + math.ceil((frames - 1) / card.temporal), high, wide))

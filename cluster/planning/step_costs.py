@@ -179,9 +179,10 @@ class StepCosts:
         """Predict the seconds of a step that `shares` would give a load.
 
         Args:
-            company: how many loads a step has on average, this one included; at least 1.
+            company: how many loads a step has on average, this one included; at least 1. The others are taken to be
+                as large as this one.
         """
-        packed = load.tokens * load.branches
+        packed = load.tokens * load.branches * company
         linear = self._factors[2] * self._interpolated(packed / self._groups) / packed
         seconds = self._factors[0] * self._parts[0] / company + self._own(load, linear)
         if self._streaming is None:

@@ -35,7 +35,9 @@ class SnapshotObjects:
         try:
             self.objects = open_objects(url)
         except (*STORAGE_ERRORS, ValueError) as error:
-            raise SnapshotError(f"cannot open the snapshots at {url}: {error_line(error)}") from error
+            scheme, separator, _ = url.partition("://")
+            place = f"{scheme}://..." if separator else url  # without what it may say of credentials
+            raise SnapshotError(f"cannot open the snapshots at {place}: {error_line(error)}") from error
 
     def discard(self, job: str) -> None:
         """Delete all snapshots of a job, whatever their epoch.

@@ -151,6 +151,8 @@ def _open_s3(url: str, timeout: timedelta, retry_timeout: timedelta, retries: in
     endpoint = next(filter(None, given), None)
     config: dict[str, str] = {name: value for name, value in options.items() if name != "endpoint"}
     if endpoint:
+        if not endpoint.startswith(("http://", "https://")):
+            raise ValueError("the endpoint must be http://HOST:PORT or https://HOST")
         config["endpoint"] = endpoint
         # A store behind an address of its own rarely has regions; signatures need one all the same.
         if not any(os.environ.get(name) for name in ("AWS_REGION", "AWS_DEFAULT_REGION")):

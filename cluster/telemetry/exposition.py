@@ -47,10 +47,13 @@ def registry() -> CollectorRegistry:
 
 def serve_in_background() -> None:
     """Answer GET /metrics at ZOETROPE_METRICS_ADDRESS, if that is set, for all processes of this pod. One process has
-    the port; when it ends, another takes over."""
+    the port; when it ends, another takes over. An address that is none costs the metrics, not the process."""
     address = os.environ.get(ADDRESS, "")
     if address:
         host, _, port = address.rpartition(":")
+        if not (port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+            log.error("no metrics: %s is %r, and must be HOST:PORT with a port from 1 to 65535", ADDRESS, address)
+            return
         threading.Thread(target=_serve, args=(host.strip("[]"), int(port)), name="metrics", daemon=True).start()
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from zoetrope.model.catalog.checkpoint_layout import (
 from zoetrope.model.catalog.model_card import scheduler_config
 from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.hashes import OnHashed, hashes_of, ignore_hashed, stamp_of
+from zoetrope.model.inspection.hashes import OnHashed, Stamp, hashes_of, ignore_hashed, stamp_of
 from zoetrope.model.request.tasks import ModelCard
 
 CONTENT_DIGITS = 32  # hexadecimal, of a SHA-256
@@ -55,26 +54,33 @@ def hash_weights(card: ModelCard, on_hashed: OnHashed = ignore_hashed) -> str:
     return weights_of(card)
 
 
-@contextmanager
-def hashing(card: ModelCard) -> Iterator[Future[str]]:
-    """Find out `weights_of` in a thread, beside what loads the files in a block; yields its future.
+class Hashing:
+    """Finds out `weights_of` in a thread, beside what imports and loads; begins at once."""
 
-    Raises:
-        ModelError: at the end of the block; as `weights_of`, or a file has changed since the beginning, so that
-            what was loaded may be something else.
-    """
-    files = [path for _, path in _files(card)]
-    before = [stamp_of(path) for path in files]
-    pool = ThreadPoolExecutor(1, "hash-weights")
-    try:
-        future = pool.submit(weights_of, card)
-        yield future
-        future.result()
-    finally:
-        pool.shutdown(wait=False)  # who could not load the files need not wait for their hashes
-    for path, stamp in zip(files, before, strict=True):
-        if stamp_of(path) != stamp:
-            raise ModelError(f"{path}: has changed while it was loaded")
+    def __init__(self, card: ModelCard) -> None:
+        self._stamps: list[tuple[Path, Stamp]] = []
+        pool = ThreadPoolExecutor(1, "hash-weights")
+        try:
+            self._stamps = [(path, stamp_of(path)) for _, path in _files(card)]
+        except ModelError as error:  # told by `result`: there is somebody who waits for it
+            self._future: Future[str] = Future()
+            self._future.set_exception(error)
+        else:
+            self._future = pool.submit(weights_of, card)
+        pool.shutdown(wait=False)  # who cannot load the files need not wait for their hashes
+
+    def result(self) -> str:
+        """Wait for the name. Call it when the files have been loaded.
+
+        Raises:
+            ModelError: as `weights_of`, or a file has changed since the beginning, so that what was loaded may be
+                something else.
+        """
+        found = self._future.result()
+        for path, stamp in self._stamps:
+            if stamp_of(path) != stamp:
+                raise ModelError(f"{path}: has changed while it was loaded")
+        return found
 
 
 def weights_here(card: ModelCard) -> str:

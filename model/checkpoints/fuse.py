@@ -22,7 +22,8 @@ from zoetrope.model.adapters.files.grammar import Side
 from zoetrope.model.adapters.files.plan import AdapterPlan, PlannedPatch, plan_adapter
 from zoetrope.model.adapters.files.targets import Targets, sliced
 from zoetrope.model.adapters.parse import read_patch
-from zoetrope.model.checkpoints.weights import Rows, StoredTensor
+from zoetrope.model.checkpoints.spans import Rows
+from zoetrope.model.checkpoints.weights import StoredTensor
 from zoetrope.model.families.config import MoEConfig, TransformerConfig
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.fused_adapter import FusedAdapter

@@ -15,7 +15,8 @@ import torch
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 from zoetrope.model.catalog.checkpoint_layout import Component
-from zoetrope.model.checkpoints.weights import Rows, StoredTensor, load_into, open_weights
+from zoetrope.model.checkpoints.spans import Rows
+from zoetrope.model.checkpoints.weights import StoredTensor, load_into, open_weights
 from zoetrope.model.codecs.image_encoder import ImageEncoder
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.keys import layer_counts

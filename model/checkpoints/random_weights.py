@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from zoetrope.model.catalog.checkpoint_layout import RANDOM_NAME, RandomWeights
-from zoetrope.model.checkpoints.weights import Rows, StoredTensor, ignore_placed, load_into
+from zoetrope.model.checkpoints.spans import Rows
+from zoetrope.model.checkpoints.weights import StoredTensor, ignore_placed, load_into
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.precision import dtype_of
 from zoetrope.model.network.protocol import Network, meta_network, module_of

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from zoetrope.model.checkpoints.read_ahead import Reading, read_ahead, readers
+from zoetrope.model.checkpoints.spans import Rows, Scratch, read_span
 from zoetrope.model.checkpoints.unpack import has_rows, rows_of, unpack, unpack_gguf
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.headers import Header
@@ -34,7 +35,6 @@ DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F
 HEADED = (".safetensors", ".gguf")  # formats whose header says everything
 
 OnProgress = Callable[[int, int], None]
-Rows = slice | tuple[slice, ...] | None
 
 
 def ignore_progress(done: int, total: int) -> None:
@@ -66,20 +66,21 @@ class StoredTensor:
     fetch_rows8: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None
     form: str = ""
     stored_bytes: int = 0
-    stream: Callable[[Rows], torch.Tensor] | None = None
+    stream: Callable[[Rows, Scratch | None], torch.Tensor] | None = None
 
-    def read(self, rows: Rows = None, *, streamed: bool = False) -> torch.Tensor:
+    def read(self, rows: Rows = None, *, streamed: bool = False, scratch: Scratch | None = None) -> torch.Tensor:
         """Read it onto the CPU in the file's dtype, or only ``rows`` along the first dimensions. A drawn tensor is on
         its device at once, in its final dtype.
 
         Args:
-            streamed: by ``stream``, if it has one.
+            streamed: by ``stream``, if it has one. scratch: where that may read to; then the tensor must be copied
+                before this thread reads another.
 
         Raises:
             ModelError: the file ends before the tensor does.
         """
         with _reading(self.path):
-            return self.stream(rows) if streamed and self.stream is not None else self.fetch(rows)
+            return self.stream(rows, scratch) if streamed and self.stream is not None else self.fetch(rows)
 
     def read_rows8(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Read the bytes and scales of ``fetch_rows8`` onto the CPU. Raises ModelError as `read`, or if there is NaN or
@@ -186,7 +187,7 @@ def load_into(
     names = list(wanted)
     shared = {name for number, name in enumerate(names) if tied and tied.get(name) in names[:number]}
     by_rows8 = {n for n, weight in quantized.items() if weight.take_rows8 is not None and stored[n].fetch_rows8}
-    on_cpu = device.type == "cpu"
+    on_cpu, scratch = device.type == "cpu", Scratch()
 
     def finish(name: str, value: torch.Tensor) -> torch.Tensor:
         """Bring what was read to its device and type, and check it."""
@@ -199,7 +200,8 @@ def load_into(
     def read(name: str) -> Any:
         if name in by_rows8:
             return stored[name].read_rows8()
-        value = stored[name].read(owned(name), streamed=threads > 0)
+        copied = on_cpu and name not in quantized and stored[name].dtype != dtype_of(name, dtype, float32_modules)
+        value = stored[name].read(owned(name), streamed=threads > 0, scratch=scratch if copied else None)
         return finish(name, value) if on_cpu else value  # only one thread talks to a GPU
 
     ahead = read_ahead(
@@ -295,11 +297,11 @@ def _of_packed(packed: Packed, name: str, open_files: Mapping[Path, Any]) -> Sto
             return tensor
         return _rows_of(unpack(packed, read), rows)
 
-    def stream(rows: Rows) -> torch.Tensor:
-        in_a_row = rows is None or isinstance(rows, slice)
-        return (
-            _read_span(packed.values, rows) if as_stored and in_a_row and packed.values.dtype in DTYPES else fetch(rows)
-        )
+    def stream(rows: Rows, scratch: Scratch | None) -> torch.Tensor:
+        dtype = DTYPES.get(packed.values.dtype)
+        if as_stored and dtype is not None and not isinstance(rows, tuple):
+            return read_span(packed.values, dtype, rows, scratch)
+        return fetch(rows)
 
     served = packed.scale is not None or packed.values.dtype in PACKED
     parts = [packed.values, *([packed.scale] if packed.scale is not None else [])]
@@ -314,31 +316,6 @@ def _of_packed(packed: Packed, name: str, open_files: Mapping[Path, Any]) -> Sto
         sum(part.end - part.start for part in parts),
         stream,
     )
-
-
-def _read_span(header: Header, rows: Rows) -> torch.Tensor:
-    """Read a plain tensor of a safetensors file by large reads, or only some rows of it.
-
-    Raises:
-        OSError: the file cannot be read, or ends before the tensor does.
-    """
-    dtype, shape, start, end = DTYPES[header.dtype], header.shape, header.start, header.end
-    if isinstance(rows, slice) and shape:
-        first, last, step = rows.indices(shape[0])
-        if step != 1:
-            raise ValueError(f"rows go by {step}: they must lie side by side")
-        size = (end - start) // max(1, shape[0])
-        shape, start, end = (max(0, last - first), *shape[1:]), start + first * size, start + max(first, last) * size
-    buffer = torch.empty(end - start, dtype=torch.uint8)
-    if buffer.numel():
-        with header.path.open("rb", buffering=0) as file:
-            file.seek(start)
-            view, done = memoryview(buffer.numpy().data), 0
-            while done < len(view):
-                if not (size := file.readinto(view[done:])):
-                    raise OSError(f"it ends within {header.name}")
-                done += size
-    return buffer.view(dtype).reshape(shape)
 
 
 def _read_gguf(header: Header) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from pathlib import Path
 
@@ -14,7 +15,16 @@ GIB = 1 << 30
 LARGEST = 16 * GIB  # of one allocation
 SHARE = 0.9  # of the free memory that may be page-locked: the rest of the system needs some
 CGROUP = Path("/sys/fs/cgroup")
-LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))  # v2, v1
+# Limit, use, what it is made of, and there the files that were read, of versions 2 and 1.
+LIMITS = (
+    ("memory.max", "memory.current", "memory.stat", r"^(?:in)?active_file (\d+)$"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        r"^total_(?:in)?active_file (\d+)$",
+    ),
+)
 
 
 class HostMemory:
@@ -97,18 +107,20 @@ def check_host(need: int, sharers: int = 1) -> None:
 
 
 def free_memory() -> int:
-    """Return the bytes of host memory that this process can still take: the machine's, or its container's if fewer."""
+    """Return the bytes of host memory that this process can still take: the machine's, or its container's if fewer.
+
+    A container's use counts the files that it has read, such as weights that were hashed; these make room.
+    """
     import psutil  # bare machines lack it, and stream nothing
 
     free = int(psutil.virtual_memory().available)
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+    for limit, used, parts, files in LIMITS:
         try:
-            free = min(free, int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text()))
+            left = int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text())
+            caches = re.findall(files, (CGROUP / parts).read_text(), re.MULTILINE)
         except (OSError, ValueError):  # no such file, or "max"
             continue
+        free = min(free, left + sum(map(int, caches)))
     return max(0, free)
 
 

@@ -105,17 +105,25 @@ def plan_sizing(knobs: Knobs) -> Sizing:
     """Plan an engine as `zoetrope plan` does, and fill the nodes with such engines.
 
     Raises:
-        CliError: bad input, or no plan works. KnobError: the nodes have no room.
+        CliError: bad input, or no plan works. KnobError: the nodes have no room, or the card is none.
     """
+    from zoetrope.model.catalog.exported_cards import read_exported
     from zoetrope.model.families import PRESETS
+    from zoetrope.model.inspection.files import ModelError
     from zoetrope.model.request.load_options import LoadOptions
     from zoetrope.serving.cli.plan import make_plan
     from zoetrope.serving.cli.plan_price import planned_job
+    from zoetrope.serving.kubernetes.knobs import KnobError
     from zoetrope.serving.kubernetes.sizing import size_engines
 
     if knobs.model not in PRESETS and not knobs.bundled:
         raise bad_input("model", f"{knobs.model!r} is no preset ({', '.join((*PRESETS, 'nano'))})")
     load = LoadOptions(quantize=knobs.quantize)
+    if knobs.card:
+        try:
+            read_exported(knobs.card, load)
+        except ModelError as error:
+            raise KnobError(f"card: {error}") from None
     gear = (knobs.gpus, knobs.size, knobs.ratio, knobs.duration, knobs.gpu, knobs.domain)
     plan, _, wanted = make_plan(knobs.model, *gear, load)
     job = planned_job(wanted, plan, knobs.duration, None, "exact")

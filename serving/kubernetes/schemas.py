@@ -25,6 +25,7 @@ CUSTOM = {  # apiVersion, kind -> file in k8s/schemas
     ("keda.sh/v1alpha1", "ScaledObject"): "scaledobject.keda.sh_v1alpha1.json",
 }
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+KIND, API_VERSION = re.compile(r"[A-Z][A-Za-z]{0,62}"), re.compile(r"([a-z0-9][a-z0-9.-]{0,252}/)?v[0-9][a-z0-9]{0,30}")
 META = ("name", "namespace", "labels", "annotations")
 MESSAGE_CHARS = 200
 
@@ -33,7 +34,7 @@ def schema_findings(tree: Tree) -> Iterator[Fault]:
     """Yield what an API server with strict validation would refuse in an object by itself."""
     seen = set()
     for manifest in tree.manifests:
-        if (key := (manifest.kind, manifest.metadata.get("namespace"), manifest.name)) in seen:
+        if (key := (manifest.kind, str(manifest.metadata.get("namespace")), manifest.name)) in seen:
             yield manifest.finding("metadata.name", "is the name of another object of that kind")
         seen.add(key)
         if not NAME.fullmatch(manifest.name):
@@ -48,18 +49,33 @@ def schema_findings(tree: Tree) -> Iterator[Fault]:
 def _validated(text: str) -> tuple[tuple[str, str], ...]:
     """Return (field, message) of what the object's schema refuses. Kept, because the same objects come again."""
     data: Json = json.loads(text)
-    kind, version = str(data.get("kind", "")), str(data.get("apiVersion", ""))
-    file = CUSTOM.get((version, kind))
-    found = _custom(file, data) if file is not None else _builtin(data, kind, version)
+    wrong = [
+        (field, "is missing" if field not in data else f"{str(data[field])[:MESSAGE_CHARS]!r} is none of Kubernetes")
+        for field, form in (("kind", KIND), ("apiVersion", API_VERSION))
+        if not isinstance(data.get(field), str) or not form.fullmatch(data[field])
+    ]
+    wrong += [(field, "is null: leave it out") for field in _nulls(data, "") if field != "metadata.creationTimestamp"]
+    if wrong:
+        return tuple(wrong)
+    file = CUSTOM.get((data["apiVersion"], data["kind"]))
+    found = _custom(file, data) if file is not None else _builtin(data, data["kind"], data["apiVersion"])
     return tuple(found)
+
+
+def _nulls(value: Any, field: str) -> Iterator[str]:
+    if value is None:
+        yield field
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _nulls(part, f"{field}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _nulls(part, f"{field}[{number}]")
 
 
 def _builtin(data: Json, kind: str, version: str) -> Iterator[tuple[str, str]]:
     import kubernetes_validate
 
-    if not (kind and version):
-        yield ("kind" if not kind else "apiVersion"), "is missing"
-        return
     try:
         kubernetes_validate.validate(data, VERSION, strict=True)
     except kubernetes_validate.SchemaNotFoundError:

@@ -27,6 +27,7 @@ READ_SECONDS = 5.0  # in which a request must arrive, and be taken
 SCRAPE_SECONDS = 30.0
 MAX_HEAD_BYTES = 8 << 10
 MAX_CONNECTIONS = 64
+SPARE_CONNECTIONS = 16  # of those that are being ended
 TEXT = "text/plain; charset=utf-8"
 log = logging.getLogger("zoetrope.management")
 
@@ -75,6 +76,7 @@ class ManagementServer:
         self._registry = registry
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="metrics")  # never behind what others wait for
         self._open = 0
+        self._unsaid: dict[asyncio.StreamWriter, None] = {}  # connections whose request is not there yet, oldest first
 
     async def listen(self, address: str) -> None:
         """Bind the port. Raises as `start_management` does."""
@@ -90,8 +92,12 @@ class ManagementServer:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
+        if self._open > MAX_CONNECTIONS and self._unsaid:  # so that nobody who says nothing keeps a kubelet out
+            oldest = next(iter(self._unsaid))
+            del self._unsaid[oldest]
+            oldest.transport.abort()
         try:
-            if self._open <= MAX_CONNECTIONS:
+            if self._open <= MAX_CONNECTIONS + SPARE_CONNECTIONS:
                 await self._serve(reader, writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             writer.transport.abort()  # too slow, too long, or gone
@@ -102,8 +108,12 @@ class ManagementServer:
                 await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with asyncio.timeout(READ_SECONDS):
-            head = await reader.readuntil(b"\r\n\r\n")
+        self._unsaid[writer] = None
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                head = await reader.readuntil(b"\r\n\r\n")
+        finally:
+            self._unsaid.pop(writer, None)
         lines = head.decode("latin-1").split("\r\n")
         method, _, rest = lines[0].partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
@@ -139,7 +149,10 @@ class ManagementServer:
         return _Answer(status, f"{problem or 'ok'}\n".encode())
 
     async def _metrics(self, accept: str) -> _Answer:
-        encode, kind = choose_encoder(accept)
+        try:
+            encode, kind = choose_encoder(accept)
+        except Exception:  # it fails at versions that are none
+            encode, kind = choose_encoder("")
         try:
             async with asyncio.timeout(SCRAPE_SECONDS):
                 loop = asyncio.get_running_loop()

@@ -92,6 +92,7 @@ def application(
         "health_check_period_s": 2.0,
         "health_check_timeout_s": settings.silent_seconds / MISSED_CHECKS,
         "graceful_shutdown_timeout_s": 1.0,
+        "graceful_shutdown_wait_loop_s": 0.1,
     }
     environment = {"runtime_env": {"env_vars": dict(variables)}} if variables else {}
 
@@ -112,7 +113,6 @@ def application(
         name=ROUTER,
         max_ongoing_requests=1_000,
         graceful_shutdown_timeout_s=RELEASE_SECONDS,
-        graceful_shutdown_wait_loop_s=0.1,
     ).bind(
         settings,
         models,

@@ -25,7 +25,8 @@ class Active:
     Attributes:
         tokens: of a step with all its guidance branches.
         owner: by which its snapshots are found. needs: the noise expert of its next step, if they are apart.
-        model, tenant, priority, created_at, deadline: of its job. following: segments of the job after it.
+        model, tenant, priority, created_at: of its job. following: segments of the job after it.
+        deadline: of the job's last step.
         trace: the traceparent of its denoising; "" for none.
         price: of the job when it was accepted, which counts until an engine says what its steps cost.
         engine: that holds it; None while it waits. step: taken there; None until that is known.

@@ -19,6 +19,7 @@ _Place: TypeAlias = tuple[float, str]  # in a tenant's queue: key and id
 _Held: TypeAlias = tuple[float, str, Work, Work]  # the same, the work, and the work as it is placed
 _Head: TypeAlias = tuple[float, float, str, str]  # place of a tenant, key and id of its first work, tenant
 
+LATE_AT_ONCE = 256  # that a decision notices; each takes about 20 microseconds in a long queue
 HYSTERESIS = 0.1  # of its remaining cost, by which work is more urgent while it is in an engine's steps
 
 
@@ -76,7 +77,7 @@ class Backlog:
 
     def add(self, work: Work, *, ready: bool = True) -> None:
         """Have work wait, instead of what was known under its id. ``ready``: an engine could take it."""
-        self._enter(work.tenant)
+        self._enter(work)
         self._discard(work.id)
         kind = _Kind(work.model, ready, work.role, work.cohort)
         waiting = _Waiting(work, kind, False, (self.policy.key(work, False), work.id))
@@ -89,7 +90,7 @@ class Backlog:
     def begin(self, work: Work) -> None:
         """Have work be on an engine; again, whenever less of it remains."""
         if work.id not in self._started:
-            self._enter(work.tenant)
+            self._enter(work)
             self._discard(work.id)
             self._level = max(self._level, self._standing(work.tenant))
             self._started.add(work.id)
@@ -103,10 +104,10 @@ class Backlog:
 
     def reserve(self, work: Work) -> None:
         """Have work count as its tenant's, though no engine can take it yet: it is being made ready."""
-        self._enter(work.tenant)
+        self._enter(work)
         self._discard(work.id)
         self._begun[work.id] = work
-        self._shift(work.tenant, self.policy.cost(work, True))
+        self._shift(work.tenant, self.policy.cost(work, False))
 
     def remove(self, work_id: str) -> None:
         """Forget work that ended, or that somebody else has."""
@@ -230,18 +231,24 @@ class Backlog:
     def _standing(self, tenant: str) -> float:
         return self.policy.used(tenant) + self._ahead.get(tenant, 0.0)
 
-    def _enter(self, tenant: str) -> None:
-        """Count work of a tenant. One that had none starts level with those that are served: it has neither saved up
-        what it did not use, nor must it wait for what they were given in advance."""
-        if not self._active[tenant]:
+    def _enter(self, work: Work) -> None:
+        """Count work of a tenant. One of whose work none has waited starts level with those that are served: it has
+        neither saved up what it did not use, nor must it wait for what they were given in advance."""
+        tenant = work.tenant
+        if self._active[tenant] <= self._serving[tenant] and work.id not in self._started:
             level = min((self.policy.used(other) for other in self._serving), default=-math.inf)
             level = max(level, self._level)
             self.policy.enter(tenant, None if level == -math.inf else level)
         self._active[tenant] += 1
 
     def _note_late(self, now: float) -> None:
+        """Move what has become late, so many at a time that no decision waits long; the others follow at the next."""
+        if now == self._now:
+            return  # a decision made again is the same
         self._now = now
-        while self._latest and self._latest[0][0] < now:
+        for _ in range(LATE_AT_ONCE):
+            if not self._latest or self._latest[0][0] >= now:
+                return
             latest, work_id = heappop(self._latest)
             waiting = self._waiting.get(work_id)
             if waiting is None or waiting.late or self.policy.latest(waiting.work) != latest:
@@ -276,12 +283,13 @@ class Backlog:
                 if not self._active[work.tenant]:
                     del self._active[work.tenant]
         if begun is not None:
-            if work_id in self._started:
+            started = work_id in self._started
+            if started:
                 self._started.remove(work_id)
                 self._serving[begun.tenant] -= 1
                 if not self._serving[begun.tenant]:
                     del self._serving[begun.tenant]
-            self._shift(begun.tenant, -self.policy.cost(begun, True))
+            self._shift(begun.tenant, -self.policy.cost(begun, started))
 
     def _shift(self, tenant: str, ahead: float) -> None:
         """Change what a tenant has on engines, and so its place among the others."""

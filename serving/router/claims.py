@@ -115,8 +115,9 @@ class ClaimedJobs:
                     self._claimed.get(job_id) is claimed[job_id] and not claimed[job_id].ending
                 ):  # else it has ended meanwhile
                     self._stop_work(claimed[job_id], need)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._soon.wait(), POLL_SECONDS)
+            with suppress(TimeoutError):  # not wait_for, which ignores a cancellation at the moment of the event
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._soon.wait()
             self._soon.clear()
 
     async def release_all(self, seconds: float) -> None:
@@ -152,7 +153,7 @@ class ClaimedJobs:
             for job_id in wanted:
                 self._queue.forget(job_id)
             for job in jobs:
-                note_claim(job)
+                note_claim(job, first=self._database.first_claim(job))
                 claimed_job = self._claimed[job.id] = ClaimedJob(job)
                 if not self._stopping:  # else its lease is released with the others
                     claimed_job.task = asyncio.create_task(self._make(claimed_job))

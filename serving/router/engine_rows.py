@@ -45,6 +45,11 @@ def jobs_on(report: Report) -> tuple[str, ...]:
     return tuple(sorted({job_of(segment_id) for segment_id in _segments(report)}))
 
 
+def step_seconds(row: EngineRow) -> float:
+    """Return how long the step may take that an engine is in; 0 if nothing is known of it."""
+    return max(float(row.step.get("seconds") or 0.0), float(row.step.get("predicted") or 0.0))
+
+
 def _segments(report: Report) -> tuple[str, ...]:
     admitted = () if report.running is None else report.running.admitted
     return (*(held.id for held in report.held), *admitted)

@@ -91,6 +91,11 @@ class RouterDatabase:
 
         return await self.run(claim)
 
+    def first_claim(self, job: Job) -> bool:
+        """Return whether the claim that a job has just been returned from was its first: it was started by it. Its
+        epoch does not tell, because those of a restored backup begin anywhere."""
+        return job.started_at is not None and job.lease_until == job.started_at + self._settings.lease_seconds
+
     async def renew(self, leases: Sequence[tuple[str, int]]) -> dict[str, Need]:
         """See `JobStore.heartbeat`."""
         renew, seconds = self._renewals.jobs.heartbeat, self._settings.lease_seconds

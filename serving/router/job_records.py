@@ -20,9 +20,9 @@ def task_of(job: Job) -> str:
     return str(job.spec.get("task", {}).get("kind", ""))
 
 
-def note_claim(job: Job) -> None:
+def note_claim(job: Job, *, first: bool) -> None:
     """Count a claim: how long the job had waited, or that it goes on after another claim."""
-    if job.lease_epoch > 1:
+    if not first:
         JOBS_RESUMED.inc()
         return
     waited = max(0.0, time.time() - job.created_at)

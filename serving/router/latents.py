@@ -11,6 +11,7 @@ import numpy as np
 import ray
 
 from zoetrope.serving.jobs.job import Job
+from zoetrope.serving.router.active import job_of
 from zoetrope.serving.stages.latents import Array, spill
 from zoetrope.serving.storage.store import ArtifactError, ArtifactStore
 
@@ -99,7 +100,10 @@ class LatentShelf:
             raise
 
     async def release(self, job_id: str) -> None:
-        """Forget a job's latents, which its caller has dropped. What cannot be deleted is left to the sweeper."""
+        """Forget a job's latents, which its caller has dropped: nobody waits any more until they are taken over. What
+        cannot be deleted is left to the sweeper."""
+        for segment_id in [i for i in self._taking if job_of(i) == job_id]:
+            self._taking.pop(segment_id).set()
         kept = self._kept.pop(job_id, None)
         if kept is None:
             return

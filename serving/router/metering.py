@@ -15,7 +15,8 @@ from zoetrope.model.request.tasks import ModelCard
 from zoetrope.serving.router.active import job_of
 from zoetrope.serving.router.pricing import EngineCosts, StageCosts, StageName
 
-SMOOTH = 0.02  # weight of a step in the mean company
+SMOOTH = 0.02  # least weight of a step in the mean company; the first ones count alike
+RECALLED = 10  # steps that the mean company of an earlier router counts for
 log = logging.getLogger("zoetrope.router")
 
 
@@ -45,7 +46,7 @@ class Meter:
     adapter_rank: int = 64
     decoders: int = 1
     _engines: dict[str, _Engine] = field(default_factory=dict)
-    _company: dict[str, float] = field(default_factory=dict)
+    _company: dict[str, tuple[float, int]] = field(default_factory=dict)  # by model: the mean, and of how many steps
     _stages: dict[str, StageCosts] = field(default_factory=dict)
     _used: dict[str, float] = field(default_factory=dict)
     _known: dict[str, EngineCosts] = field(default_factory=dict)  # by engine, from before this router
@@ -78,9 +79,7 @@ class Meter:
         if not report.failed and not engine.fresh:
             engine.costs.observe(loads, report.step_seconds)
         engine.fresh = False
-        mean = self._company.get(report.model)
-        count = float(len(loads))
-        self._company[report.model] = count if mean is None else mean + SMOOTH * (count - mean)
+        self._note_company(report.model, len(loads))
         used: dict[str, float] = {}
         for share, part in zip(report.shares, engine.costs.shares(loads), strict=True):
             job = job_of(share.id)
@@ -89,12 +88,25 @@ class Meter:
             self.use(job, seconds)
         return used
 
+    def _note_company(self, model: str, loads: int) -> None:
+        mean, steps = self._company.get(model, (0.0, 0))
+        weight = max(SMOOTH, 1 / (steps + 1))
+        self._company[model] = mean + weight * (loads - mean), steps + 1
+
     def stage(self, stage: StageName, job: str, spec: VideoSpec, seconds: float) -> None:
         """Learn what a stage of a whole job took on its devices, and have the job pay for it."""
         card = self.card(spec.model)
         if card is not None and spec.model in self._stages:
             self._stages[spec.model].observe(stage, spec, card, seconds)
         self.use(job, seconds * (self.decoders if stage == "decoding" else 1))
+
+    def denoised_by(self, deadline: float | None, spec: VideoSpec) -> float | None:
+        """Return when the last step of a job must be taken for its clip to be there at its deadline, by what decoding
+        is predicted to take; None if it has no deadline."""
+        card, stages = self.card(spec.model), self._stages.get(spec.model)
+        if deadline is None or card is None or stages is None:
+            return deadline
+        return deadline - stages.seconds("decoding", spec, card)
 
     def begin(self, job: str, used: float) -> None:
         """Start to count a job that has used so much in earlier attempts."""
@@ -136,7 +148,7 @@ class Meter:
 
     def company(self, model: str) -> float:
         """Return how many segments a step of a model's engines has, on average."""
-        return self._company.get(model, 1.0)
+        return self._company.get(model, (1.0, 0))[0]
 
     def stages(self, model: str) -> StageCosts:
         """Return the costs of a model's conditioner and decoder.
@@ -179,7 +191,7 @@ class Meter:
                 made = self._prior(card, report)
             self._stages.setdefault(report.model, made.stages)
             if made.company > 1:
-                self._company.setdefault(report.model, made.company)
+                self._company.setdefault(report.model, (made.company, RECALLED))
             found = _Engine(report.model, report.gang_epoch, made.step, report.most_tokens)
         else:
             found.epoch, found.fresh, found.most_tokens = report.gang_epoch, True, report.most_tokens

@@ -15,7 +15,7 @@ from zoetrope.cluster.protocol.messages import Owner, Previewed, Report, StepPla
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.cluster.telemetry.process import begin
 from zoetrope.cluster.telemetry.traces import flush_traces, traceparent
-from zoetrope.model.request.specs import SegmentSpec
+from zoetrope.model.request.specs import SegmentSpec, VideoSpec
 from zoetrope.serving.config.engine_groups import engine_groups
 from zoetrope.serving.config.served_models import ServedModels
 from zoetrope.serving.config.settings import Settings
@@ -27,7 +27,7 @@ from zoetrope.serving.router.around import WIDTH, Surroundings
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
-from zoetrope.serving.router.engine_rows import engine_row
+from zoetrope.serving.router.engine_rows import engine_row, step_seconds
 from zoetrope.serving.router.forecaster import Forecaster
 from zoetrope.serving.router.job_database import Ending, open_database
 from zoetrope.serving.router.job_records import note_ending, recorded
@@ -95,8 +95,8 @@ class Router:
         with suppress(StoreError):
             engines = await self._database.run(lambda: self._database.jobs.engines(REMEMBERED_SECONDS))
             self._meter.recall({engine.id: engine.costs for engine in engines})
-            alive = [engine.id for engine in engines if time.time() < engine.seen_at + ENGINE_TIMEOUT_SECONDS]
-            self._state.handovers.expect(alive, time.monotonic())
+            alive = [engine for engine in engines if time.time() < engine.seen_at + ENGINE_TIMEOUT_SECONDS]
+            self._state.handovers.expect({engine.id: step_seconds(engine) for engine in alive})
         self._work = asyncio.Event()
         self._outcomes: dict[str, asyncio.Future[Any]] = {}
         self._rows: dict[str, EngineRow] = {}
@@ -201,7 +201,8 @@ class Router:
         if report.state == "ready" and report.running is None and plan.nothing:
             self._work.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), LONG_POLL_SECONDS)
+                async with asyncio.timeout(LONG_POLL_SECONDS):
+                    await self._work.wait()
             plan = self._state.plan(report, time.time())
         return plan
 
@@ -299,7 +300,7 @@ class Router:
                 job.owner,
                 job.priority,
                 job.created_at,
-                job.deadline_at,
+                self._meter.denoised_by(job.deadline_at, VideoSpec.from_dict(job.spec)),
                 following=len(job.spec["spans"]) - 1 - index,
                 price=job.price,
                 trace=traceparent(),

@@ -50,7 +50,6 @@ class RouterState:
     active: dict[str, Active] = field(default_factory=dict)
     engines: dict[str, EngineView] = field(default_factory=dict)
     handovers: Handovers = field(default_factory=Handovers)
-    _removed: set[str] = field(default_factory=set)  # segments that an engine held
     _cohorts: int = 0
 
     def add(self, segment: Active) -> None:
@@ -63,7 +62,7 @@ class RouterState:
         if segment is not None:
             self.backlog.remove(segment_id)
             if segment.engine is not None:
-                self._removed.add(segment_id)
+                self.handovers.remove(segment_id, segment.engine)
 
     def waiting_jobs(self) -> set[str]:
         """Return the ids of the jobs whose segment is in no engine's newest step."""
@@ -108,7 +107,7 @@ class RouterState:
         ended = {*(i for i, _ in finished), *(f.id for f in failed), *lost}
         for segment_id in ended:
             self.remove(segment_id)
-        self._removed -= ended
+        self.handovers.over({*ended, *(f.id for f in report.finished), *(f.id for f in report.failed)})
         for segment_id in mine - held.keys() - ended - {*starting}:
             self._requeue(segment_id)
         if report.state in ("draining", "out"):
@@ -308,12 +307,12 @@ class RouterState:
         router, which has stopped: their jobs will be claimed again and can go on from a snapshot of now."""
         strange = [i for i in ids if not self._holds(engine, i)]
         drop = tuple(i for i in strange if not self._foreign(i))
-        self._removed.difference_update(drop)
+        self.handovers.over(drop)
         return drop, tuple(i for i in strange if i not in drop)
 
     def _foreign(self, segment_id: str) -> bool:
         """Whether a segment that an engine holds is another router's."""
-        return segment_id not in self.active and segment_id not in self._removed
+        return segment_id not in self.active and not self.handovers.removed(segment_id)
 
     def _work(self, segment: Active, running: bool = False) -> Work:
         """Describe a segment as it will be after the running step, if there is one."""

@@ -12,7 +12,7 @@ import ray
 
 from zoetrope.cluster.telemetry.metrics import STAGE_SECONDS
 from zoetrope.cluster.telemetry.process import begin
-from zoetrope.cluster.telemetry.traces import SEGMENT
+from zoetrope.cluster.telemetry.traces import SEGMENT, flush_traces
 from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.media.inputs import Clip, Inputs
 from zoetrope.model.request.specs import VideoSpec
@@ -62,6 +62,10 @@ class ConditionerReplica:
         self._sandbox = Sandbox(scratch=self._scratch, unsafe=settings.unsafe_media)
         self._lock = threading.Lock()
         self._last: tuple[object, Inputs] | None = None
+
+    def __del__(self) -> None:
+        """Serve calls this before it stops the replica."""
+        flush_traces()
 
     async def encode(
         self, spec: VideoSpec, media: dict[str, StoredMedia], index: int, before: list[Any], trace: str = ""

@@ -17,6 +17,7 @@ import ray
 
 from zoetrope.cluster.telemetry.metrics import STAGE_SECONDS
 from zoetrope.cluster.telemetry.process import begin
+from zoetrope.cluster.telemetry.traces import flush_traces
 from zoetrope.model.media.inputs import Clip
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import InvalidRequest, ModelCard, Violation
@@ -65,6 +66,10 @@ class DecoderReplica:
         self._scratch = settings.scratch
         self._scratch.mkdir(parents=True, exist_ok=True)
         self._sandbox = Sandbox(scratch=self._scratch, unsafe=settings.unsafe_media)
+
+    def __del__(self) -> None:
+        """Serve calls this before it stops the replica."""
+        flush_traces()
 
     async def render(
         self,

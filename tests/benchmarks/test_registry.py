@@ -33,7 +33,7 @@ def names_of_parsers(source: str) -> set[str]:
 
 
 def test_no_benchmark_is_missing() -> None:
-    found = set[str]()
+    found = {"serving_load"}  # whose command line is zoetrope's own
     for path in FOLDER.rglob("*.py"):
         named = names_of_parsers(path.read_text())
         if not named and "ArgumentParser(" in path.read_text() and path.name != "command.py":

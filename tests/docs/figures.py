@@ -109,11 +109,56 @@ def _scheduling(record: Json) -> tuple[str, ...]:
     )
 
 
+def _listed(values: list[str]) -> str:
+    return f"{', '.join(values[:-1])} and {values[-1]}"
+
+
+def _loads(record: Json) -> tuple[str, ...]:
+    points = {(point["policy"], point["load"]): point["figures"] for point in record["points"]}
+    loads = record["settings"]["loads"]
+    middle = {
+        policy: _listed([f"{points[policy, load]['latency']['p50']:.1f}" for load in loads])
+        for policy in ("fifo", "fair")
+    }
+    met = {
+        policy: _listed([f"{100 * points[policy, load]['slo_attainment']:.0f}" for load in loads])
+        for policy in ("fifo", "fair")
+    }
+    alone = f"within {record['settings']['slo']:g} times their time alone"
+    return (
+        f"at {_listed([f'{load:g}' for load in loads])} of nano's capacity",
+        f"which was {record['capacity']['per_second']:.1f} jobs a second",
+        f"took {middle['fifo']} s (p50) first come, first served, and {middle['fair']} s under `fair`",
+        f"{met['fifo']} % against {met['fair']} % were done {alone}",
+        f"{record['settings']['jobs']} jobs of one tenant each",
+    )
+
+
+def _load_faults(record: Json) -> tuple[str, ...]:
+    (point,) = record["points"]
+    cost = point["faults"]
+    lost = "none" if not cost["lost"] else str(cost["lost"])
+    return (
+        f"{lost} of {cost['accepted']} jobs was lost",
+        f"{cost['steps_redone']} of {cost['steps_needed']} steps were taken again",
+    )
+
+
 def _decisions(record: Json) -> tuple[str, ...]:
     row = record["rows"]["fair"]
     return (
         f"with {record['settings']['waiting']:,} jobs queued",
         f"{row['median_ms']:.1f} ms of the processor under `fair`, {row['p99_ms']:.1f} ms at 99 %",
+    )
+
+
+def _simulated(record: Json) -> tuple[str, ...]:
+    in_time = {run["policy"]: round(run["slo_attainment"] * run["jobs"]) for run in record["runs"]}
+    best = max(in_time.keys() - {"fair"}, key=lambda policy: in_time[policy])
+    return (
+        f"on {record['fleet']['gpus']} GPUs, {in_time['fair']:,} of {record['trace']['jobs']:,} jobs",
+        f"within {record['slo']:g} times what they take alone",
+        f"{in_time['fifo']:,} first come, first served, and {in_time[best]:,} under `{best}`",
     )
 
 
@@ -175,7 +220,11 @@ def _adapters(record: Json) -> tuple[str, ...]:
     more = [100 * row[kind]["more"] for row in record["rows"] for kind in ("one", "mixed")]
     ranks, widths = ({row[name] for row in record["rows"]} for name in ("rank", "width"))
     (rank,), (width,) = ranks, widths
-    return (f"[{min(more):.0f} to {max(more):.0f} % at rank {rank}]", f"{width} wide")
+    (multiplied,) = {round(100 * row["one"]["flops_more"]) for row in record["rows"]}
+    return (
+        f"[{min(more):.0f} to {max(more):.0f} % at rank {rank}]",
+        f"{width} wide, where one multiplies {multiplied} % more",
+    )
 
 
 def _cached(record: Json) -> tuple[str, ...]:
@@ -185,6 +234,33 @@ def _cached(record: Json) -> tuple[str, ...]:
     assert 0.4 < sum(after) / sum(before) < 0.55, "half of the forwards"
     same = all(row["difference"] == 0 for task in tasks for row in task["measures"].values() if row["unit"] == "%")
     return (f"half of the forwards {'leave nano' if same else 'change nano'}'s scores", f"{cases} cases a task")
+
+
+def _quality(record: Json) -> tuple[str, ...]:
+    speed = {name: row for name, row in record["options"].items() if not row["floor"]}
+    few, many = (chosen(row["clips"] for row in speed.values()) for chosen in (min, max))
+    lost, won = (sum(row[name] for row in speed.values()) for name in ("lost", "won"))
+    tasks = len({kind for row in speed.values() for kind in row["tasks"]})
+
+    def told(name: str) -> str:
+        return f"{speed[name]['gain']['times']:.2f} times fewer forwards at {speed[name]['frames_psnr']['mean']:.1f} dB"
+
+    return (
+        f"{few} clips" if few == many else f"{few} to {many} clips",
+        f"of {tasks} tasks",
+        f"{lost} became wrong and {won} right",
+        f"balanced has {told('balanced')}",
+        f"guidance in half of the steps {told('guidance-0-0.5')}",
+    )
+
+
+def _peers(record: Json) -> tuple[str, ...]:
+    ours, theirs = record["peers"][:2]
+    assert theirs["name"] == record["reference"] == "diffusers" and record["clock"] == "cpu"
+    return (
+        f"{1e3 * ours['step']:.0f} ms of the processor a step, theirs {1e3 * theirs['step']:.0f}",
+        f"frames are as diffusers' to {ours['psnr']:.0f} dB",
+    )
 
 
 CLAIMS = (
@@ -197,6 +273,9 @@ CLAIMS = (
     Claim(BENCHMARKS, "cold-start", _cold_start),
     Claim(BENCHMARKS, "packed-throughput", _packed),
     Claim(BENCHMARKS, "scheduling", _scheduling),
+    Claim(BENCHMARKS, "serving-load", _loads),
+    Claim(BENCHMARKS, "serving-faults", _load_faults),
+    Claim(BENCHMARKS, "simulate", _simulated),
     Claim(BENCHMARKS, "decision-time", _decisions),
     Claim(BENCHMARKS, "eta-error", _eta),
     Claim(BENCHMARKS, "busy-service", _busy),
@@ -208,4 +287,7 @@ CLAIMS = (
     Claim("docs/nano.md", "nano-4step", lambda record: (_four_steps(record)[0], *_four_steps(record)[2:])),
     Claim("docs/models.md", "adapters", _adapters),
     Claim(README, "cached-quality", _cached),
+    Claim(BENCHMARKS, "quality", _quality),
+    Claim("docs/faster.md", "quality", lambda record: _quality(record)[:3]),
+    Claim(BENCHMARKS, "peers", _peers),
 )

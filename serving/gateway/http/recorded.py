@@ -9,11 +9,13 @@ from zoetrope.cluster.telemetry.traces import MAX_TRACEPARENT_CHARS
 from zoetrope.serving.gateway.core.call_records import recorded_call
 
 UNKNOWN = "unknown address"
+OTHER = "other method"
 PROBES = "/health", "/healthz", "/readyz", "/metrics"
 
 
 class Recorded:
-    """Counts calls by the route that took them, of which there are few; addresses that none takes count as one."""
+    """Counts calls by the route that took them, of which there are few; addresses that none takes count as one, and so
+    do methods that a route has not."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,4 +38,5 @@ class Recorded:
             finally:
                 route = scope.get("route")
                 path = getattr(route, "path_format", None) or getattr(route, "path", None)
-                call.method = f"{scope['method']} {path}" if path else UNKNOWN
+                method = scope["method"] if scope["method"] in (getattr(route, "methods", None) or ()) else OTHER
+                call.method = f"{method} {path}" if path else UNKNOWN

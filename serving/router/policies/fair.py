@@ -42,7 +42,7 @@ class Fair(Policy):
         return due + standing / self.gpus
 
     def cost(self, work: Work, begun: bool) -> float:
-        return work.remaining / self.weights.get(work.tenant, 1.0)
+        return 0.0 if begun else work.remaining / self.weights.get(work.tenant, 1.0)  # begun, it pays as it uses
 
     def charge(self, tenant: str, seconds: float) -> None:
         self._used[tenant] = self.used(tenant) + seconds / self.weights.get(tenant, 1.0)

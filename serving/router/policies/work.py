@@ -14,9 +14,10 @@ class Work:
     """A segment, or a queued job before its first.
 
     Attributes:
-        created_at: of its job. deadline: of its job. Both in seconds of the clock that is passed as ``now``.
+        created_at: of its job. deadline: of its last step; of the whole job before its first. Both in seconds of the
+            clock that is passed as ``now``.
         priority: among its tenant's own.
-        remaining: GPU-seconds that its job still costs; 0: not known.
+        remaining: GPU-seconds that its job still costs until then; 0: not known.
         load: of its next step. peak_tokens: of its largest step to come, all guidance branches counted.
         adapters: what it needs in one of an engine's slots (`model.request.loras.slot_key`); () for nothing.
         cohort: 0, or the number of a group of which one may be what an engine failed of; they are tried by themselves.

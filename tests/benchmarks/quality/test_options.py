@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from zoetrope.benchmarks.quality.sampling import forwards_of
 from zoetrope.benchmarks.quality.tiles import TILING, decode_tiled
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.codecs.tiling import Tiling
+from zoetrope.model.nano.cases import NanoCase
 
 SEED = 11
 
@@ -88,10 +91,26 @@ def test_the_distill_makes_the_same_cases(options: QualityOptions) -> None:
 def test_what_changes_nothing(options: QualityOptions) -> None:
     cases = options.exact.cases("text_to_video", 3, SEED, 2)
     exact = options.exact.make(cases)
-    again, alone = (options.way(name).make(cases, exact) for name in ("again", "alone"))
-    for ours, same, single in zip(exact.latents, again.latents, alone.latents, strict=True):
+    again, beside = (options.way(name).make(cases, exact) for name in ("again", "neighbours"))
+    for ours, same, other in zip(exact.latents, again.latents, beside.latents, strict=True):
         torch.testing.assert_close(same, ours, rtol=0, atol=0)
-        torch.testing.assert_close(single, ours, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(other, ours, rtol=1e-4, atol=1e-4)
+
+
+def test_few_cases_of_a_batch_are_compared_with_a_batch_of_their_own(options: QualityOptions) -> None:
+    """In another batch sums have another order, which is not what `again` measures."""
+    made: list[list[int]] = []
+
+    def latents(cases: list[NanoCase]) -> list[torch.Tensor]:
+        made.append([case.spec.seed for case in cases])
+        return [torch.full(case.spec.latent_shape, float(len(cases))) for case in cases]
+
+    exact = replace(options.exact, latents=latents)
+    ways = [replace(exact, name="more"), replace(exact, name="again", most=1, same_batch=True)]
+    clips: Clips = {}
+    assert add_batch(exact, ways, clips, "text_to_video", 3, SEED, 1)
+    assert [len(seeds) for seeds in made] == [3, 3, 1, 1] and made[2] == made[3] == made[0][:1]
+    assert [clip["latents_error"] for clip in clips["again"]["text_to_video"]] == [0]
 
 
 def test_tiles_blend_and_cost_seams(options: QualityOptions) -> None:

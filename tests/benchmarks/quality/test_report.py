@@ -39,7 +39,7 @@ def record(**more: Any) -> dict[str, Any]:
         {
             "fast": {"text_to_video": clips(6, lost=2, forwards=(60, 22), vmaf=91.0), "edit_video": []},
             "fp8": {"text_to_video": clips(6, lost=0, vmaf=95.0)},
-            "alone": {"text_to_video": clips(6, lost=1)},
+            "neighbours": {"text_to_video": clips(6, lost=1)},
             "bf16": {},
         },
         {"fp8": Size("bytes of weights", 8_000_000, 2_000_000)},
@@ -58,7 +58,7 @@ def test_the_page() -> None:
     fast = "| 2.73 x fewer forwards (60 -> 22) | 2.00 -> 0.50 | 100.0 -> 66.7 % | 2, 0 |"
     assert f"| `quality: fast` {fast}" in text and "0.9250 (0.9000) | 91.0 (91.0) | 0.9800 -> 0.9700 |" in text
     assert "4.00 x fewer bytes of weights (8.00 -> 2.00 MB)" in text
-    assert "| each clip without the others of its batch | 5 of 6, differ by 2.0e-07 at most |" in text
+    assert "| each clip in a batch with another one than before | 5 of 6, differ by 2.0e-07 at most |" in text
     assert "| not measured |" in text, "VMAF of clips that have none"
     assert "| beyond 2 points |" in text and "text_to_video: " in text and "100.0 -> 66.7 %" in text
     assert "Not measured: no weights. There is no VBench total" in text

@@ -36,7 +36,7 @@ def test_a_small_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     pytest.importorskip("torchmetrics")
     out, videos = tmp_path / "quality", tmp_path / "clips"
     arguments = ["--steps", "1", "--tasks", "t2v", "--out", str(out), "--videos", str(videos)]
-    arguments += ["--options", "bf16,tiles,alone", "--floor-count", "1"]
+    arguments += ["--options", "bf16,tiles,neighbours", "--floor-count", "1"]
 
     def found() -> dict[str, Any]:
         record: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
@@ -44,7 +44,7 @@ def test_a_small_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     assert main([*arguments, "--count", "1", "--vbench", str(tmp_path / "absent")]) in (0, 1)
     first = found()
-    assert {name: row["clips"] for name, row in first["options"].items()} == {"bf16": 1, "tiles": 1, "alone": 1}
+    assert {name: row["clips"] for name, row in first["options"].items()} == {"bf16": 1, "tiles": 1, "neighbours": 1}
     assert first["vbench"]["reason"].startswith("VBench did not run") and first["plot"] == "quality.png"
     assert out.with_suffix(".md").read_text() == page(first)
     (clip,) = (videos / "tiles").iterdir()
@@ -52,8 +52,8 @@ def test_a_small_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert file.streams.video[0].frames == 16
     assert main([*arguments, "--count", "2"]) in (0, 1)
     second = found()
-    assert {name: row["clips"] for name, row in second["options"].items()} == {"bf16": 2, "tiles": 2, "alone": 1}
+    assert {name: row["clips"] for name, row in second["options"].items()} == {"bf16": 2, "tiles": 2, "neighbours": 1}
     assert [run["command"].split()[-1] for run in second["runs"]] == [str(tmp_path / "absent"), "2"]
     monkeypatch.setattr(engine, "compare", None)
     assert main([*arguments, "--count", "2"]) in (0, 1), "nothing is left to do"
-    assert found()["options"] == second["options"]
+    assert found()["options"] == second["options"] and found()["runs"] == second["runs"]

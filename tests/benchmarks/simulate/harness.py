@@ -48,7 +48,7 @@ def job(arrival: float, steps: int, tenant: str = "one", **more: Any) -> TraceJo
 def simulation(trace: Sequence[TraceJob], fleet: Fleet, policy: str, **rules: Any) -> Simulation:
     work = workload(preset_named(PRESET), trace)
     made = policy_of(policy, ranks=fleet.fastest, gpus=fleet.gpus)
-    return Simulation(trace, work, fleet, made, SimRules(**{"step_tokens": ONE_AT_A_TIME, "ahead": 0, **rules}))
+    return Simulation(trace, work, fleet, made, SimRules(**{"step_tokens": ONE_AT_A_TIME, **rules}))
 
 
 def ends(trace: Sequence[TraceJob], fleet: Fleet, policy: str, **rules: Any) -> list[float | None]:

@@ -10,6 +10,8 @@ import pytest
 from tests.benchmarks.simulate.harness import ends, fleet_of, job, simulation
 from zoetrope.benchmarks.simulate.fleet import StageSeconds
 from zoetrope.benchmarks.simulate.generate import TraceRecipe, generate
+from zoetrope.benchmarks.simulate.jobs import StepRun
+from zoetrope.cluster.engine.engine import LEAD_SECONDS, SHORT_SECONDS
 from zoetrope.serving.router.policies.policy import registered
 
 POLICIES = ("edf", "fair", "fifo", "round_robin", "srpt")
@@ -39,8 +41,20 @@ def test_short_work_interrupts_long_work_between_steps_and_costs_it_no_more_than
 
 
 def test_what_engines_ask_ahead_for_delays_what_arrives_by_a_step() -> None:
-    trace = [job(0.0, 10), job(2.5, 2)]
-    assert ends(trace, fleet_of(1), "srpt", ahead=1) == [12.0, 6.0]
+    """It asks a moment before a step ends."""
+    at_last = 3.0 - LEAD_SECONDS / 2
+    assert ends([job(0.0, 10), job(at_last, 2)], fleet_of(1), "srpt") == [12.0, 6.0]
+    short = StepRun([], 0.0, SHORT_SECONDS / 2, 100, [])
+    assert [short.settled(now) for now in (0.0, 1.2 * short.seconds)] == [2, 3], "it has asked already"
+
+
+def test_a_small_clip_is_decoded_before_large_ones_that_wait() -> None:
+    stages = StageSeconds(text=0.0, encode=0.0, decode=0.5 / (832 * 480 * 49 / 1e6))
+    large = [job(0.0, 1, width=1664, height=960) for _ in range(3)]
+    narrow = fleet_of(*[1] * 4, stages=stages, decoders=1)
+    small = job(0.5, 1)
+    found = {policy: ends([*large, small], narrow, policy)[-1] for policy in ("fifo", "srpt", "fair")}
+    assert found == {"fifo": 7.5, "srpt": 7.5, "fair": 3.5}
 
 
 def test_the_other_stages_take_their_time_and_queue_for_their_servers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from ray.exceptions import ActorDiedError, ObjectStoreFullError, RayTaskError
 
 from tests.fixtures.random_checkpoints import write_t2v
+from zoetrope.cluster.engine import warm_up
 from zoetrope.cluster.engine.gang import Gang, GangFailed
 from zoetrope.cluster.engine.rank import Rank
 from zoetrope.cluster.engine.rank_process import RankError, RankLost
@@ -70,6 +72,23 @@ def test_the_shapes_of_the_settings_are_warmed_up(card: ModelCard, monkeypatch: 
     assert len(joined.warmed) == 2  # of other steps: these are the first of their shapes, which says little
     assert [phase for phase, _ in joined.phases] == ["read", "hash", "warm_up"]
     assert all(seconds >= 0 for _, seconds in joined.phases)
+
+
+@pytest.mark.parametrize(("long_seconds", "times"), [(1e9, 2), (0.0, 1)])
+def test_a_long_step_of_the_warm_up_is_not_taken_again(
+    card: ModelCard, monkeypatch: pytest.MonkeyPatch, long_seconds: float, times: int
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    step = Denoiser.step
+
+    def recorded(denoiser: Denoiser, segments: list[Segment]) -> int:
+        shapes.extend(segment.spec.latent_shape[1:] for segment in segments)
+        return step(denoiser, segments)
+
+    monkeypatch.setattr(Denoiser, "step", recorded)
+    monkeypatch.setattr(warm_up, "LONG_SECONDS", long_seconds)
+    assert len(Rank(card, EngineSettings()).join(0, "").warmed) == 2
+    assert sorted(Counter(shapes).values()) == [times, times]
 
 
 def test_segments_join_and_leave_the_batch_and_end_as_in_the_local_pipeline(card: ModelCard) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.cluster.snapshots.samples import OWNER, STEPS, equal, fingerprint, snapshot
 from zoetrope.cluster.protocol.messages import Owner
-from zoetrope.cluster.snapshots.objects import SnapshotError
+from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.model.denoising.resume import SegmentState
 
@@ -292,3 +292,9 @@ def test_a_writer_killed_in_the_middle_leaves_whole_ones(tmp_path: Path) -> None
     assert bool((found.state.latents == found.step).all())
     store.discard(OWNER.job)
     assert files(tmp_path) == []
+
+
+def test_what_an_address_says_of_credentials_is_not_repeated() -> None:
+    with pytest.raises(SnapshotError, match=r"^cannot open the snapshots at s3://\.\.\.: the URL must be") as caught:
+        SnapshotObjects("s3://id:secret@bucket/snapshots")
+    assert "secret" not in str(caught.value)

@@ -129,7 +129,7 @@ def test_a_directory_that_is_not_mounted_has_lost_nothing(tmp_path: Path) -> Non
     assert (caught.value.errno, error_line(caught.value)) == (errno.ENODEV, "its directory is not there")
 
 
-@pytest.mark.parametrize("url", ["file://host/path", "file:///path?query", "nowhere://x"])
+@pytest.mark.parametrize("url", ["file://host/path", "file:///path?query", "nowhere://x", "s3://b?endpoint=host:9000"])
 def test_an_unknown_place_is_refused(url: str) -> None:
     with pytest.raises(Exception) as caught:
         open_objects(url)

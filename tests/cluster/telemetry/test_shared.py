@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving.gateway.harness import until
 from tests.serving.seen.service import free_port
-from zoetrope.cluster.telemetry.exposition import ADDRESS
+from zoetrope.cluster.telemetry.exposition import ADDRESS, serve_in_background
 from zoetrope.cluster.telemetry.shared import DIRECTORY, forget_oldest, start_sharing
 
 COUNT = """
@@ -121,3 +121,13 @@ def test_a_folder_that_cannot_be_used_is_no_reason_not_to_start(tmp_path: Path) 
     )
     assert done.returncode == 0 and "cannot be written" in done.stderr
     assert 'zoetrope_webhooks_total{outcome="delivered"} 3.0' in done.stdout
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:port", ":99999", "0.0.0.0:", "0.0.0.0:0"])
+def test_an_address_that_is_none_costs_the_metrics_and_not_the_process(
+    address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(ADDRESS, address)
+    serve_in_background()
+    (said,) = caplog.messages
+    assert said == f"no metrics: {ADDRESS} is {address!r}, and must be HOST:PORT with a port from 1 to 65535"

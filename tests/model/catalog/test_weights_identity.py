@@ -17,7 +17,7 @@ from tests.fixtures.random_checkpoints import write_a14b, write_i2v, write_t2v
 from tests.fixtures.single_files import write_files
 from zoetrope.model.catalog.card_files import write_card_file
 from zoetrope.model.catalog.presets import find_model
-from zoetrope.model.catalog.weights_identity import hash_weights, hashing, weights_here, weights_of
+from zoetrope.model.catalog.weights_identity import Hashing, hash_weights, weights_here, weights_of
 from zoetrope.model.families.nano import NANO_DIRECTORY
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.inspection.hashes import KEPT_BYTES
@@ -219,18 +219,24 @@ def test_single_files_are_told_apart_by_their_contents(tmp_path: Path) -> None:
 
 def test_files_are_hashed_beside_what_loads_them(folder: Path) -> None:
     card = find_model(str(folder))
-    with hashing(card) as found:
-        pass
-    assert found.result() == weights_of(card)
+    assert Hashing(card).result() == weights_of(card)
 
 
 def test_a_file_that_changes_while_it_is_loaded_is_refused(folder: Path, tmp_path: Path) -> None:
     """What was loaded may be neither the old weights nor the new ones."""
     shutil.copytree(folder, tmp_path / "wan")
     file = tmp_path / "wan" / "vae" / "diffusion_pytorch_model.safetensors"
-    with (
-        pytest.raises(ModelError, match=r"diffusion_pytorch_model\.safetensors: has changed while it was"),
-        hashing(find_model(str(tmp_path / "wan"))) as found,
-    ):
+    found = Hashing(find_model(str(tmp_path / "wan")))
+    retrain(file, "decoder.conv_in.weight")
+    with pytest.raises(ModelError, match=r"diffusion_pytorch_model\.safetensors: has changed while it was"):
         found.result()
-        retrain(file, "decoder.conv_in.weight")
+
+
+def test_what_cannot_be_hashed_is_told_to_who_waits_for_it(folder: Path, tmp_path: Path) -> None:
+    """Who starts it has nobody to tell yet: a rank's process would only be gone."""
+    shutil.copytree(folder, tmp_path / "wan")
+    card = find_model(str(tmp_path / "wan"))
+    (tmp_path / "wan" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    found = Hashing(card)
+    with pytest.raises(ModelError, match=r"diffusion_pytorch_model\.safetensors"):
+        found.result()

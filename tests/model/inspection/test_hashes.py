@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import get_native_id
 
 import pytest
 
 from zoetrope.model.inspection import hashes
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.hashes import KEPT_BYTES, hashes_folder, hashes_of, remember
+from zoetrope.model.inspection.hashes import KEPT_BYTES, NICENESS, hashes_folder, hashes_of, remember
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,18 @@ def test_a_large_file_is_read_once_and_told_of(tmp_path: Path, folder: Path, mon
     monkeypatch.setattr(hashes, "_hash", lambda *_: pytest.fail("it is known"))
     assert hashes_of([path], lambda *numbers: told.append(numbers)) == expected[:1]
     assert told == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
+def test_threads_that_hash_let_others_go_first(tmp_path: Path) -> None:
+    def niceness(*_: int) -> int:
+        return os.getpriority(os.PRIO_PROCESS, get_native_id())
+
+    write(tmp_path / "large", KEPT_BYTES)
+    own, seen = niceness(), set[int]()
+    hashes_of([tmp_path / "large"], lambda *_: seen.add(niceness()))
+    assert seen == {min(19, own + NICENESS)}
+    assert niceness() == own
 
 
 @pytest.mark.parametrize("how", ["written over", "replaced", "times set back"])

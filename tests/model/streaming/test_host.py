@@ -58,9 +58,23 @@ def test_too_little_memory_is_refused_with_numbers() -> None:
 def test_a_container_s_limit_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("5\n")
+    (tmp_path / "memory.stat").write_text("anon 5\nfile 0\n")
     assert free_memory() == 64 * GIB
     (tmp_path / "memory.max").write_text(f"{10 * GIB}\n")
     (tmp_path / "memory.current").write_text(f"{4 * GIB}\n")
+    assert free_memory() == 6 * GIB
+    (tmp_path / "memory.current").write_text(f"{10 * GIB}\n")
+    read = f"anon {GIB}\nfile {9 * GIB}\nshmem {GIB}\ninactive_file {5 * GIB}\nactive_file {2 * GIB}\nslab 7\n"
+    (tmp_path / "memory.stat").write_text(read)
+    assert free_memory() == 7 * GIB, "files that were read make room; what lies in memory alone does not"
+
+
+def test_the_older_version_s_limit_counts(tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{10 * GIB}\n")
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text(f"{9 * GIB}\n")
+    read = f"active_file {GIB}\ntotal_inactive_file {2 * GIB}\ntotal_active_file {3 * GIB}\n"
+    (tmp_path / "memory" / "memory.stat").write_text(read)
     assert free_memory() == 6 * GIB
 
 

@@ -25,7 +25,7 @@ def redis() -> Iterator[str]:
     """HOST:PORT of a server that keeps everything in memory; skips the test where there is none."""
     program = shutil.which("redis-server")
     if program is None:
-        pytest.skip("redis-server is not installed (on Debian: apt install redis-server)")
+        pytest.skip("redis-server is not installed (`make redis`)")
     port = free_port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

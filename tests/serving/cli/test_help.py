@@ -37,7 +37,7 @@ CONNECTING |= {"media upload", "media list", "media delete"}
 OTHERS = {"serve", "gateway", "sweeper", "migrate", "settings", "upcycle", "prepare", "calibrate", "doctor", "plan"}
 OTHERS |= {"keys create", "keys list", "keys revoke", "adapters add", "adapters list", "adapters remove"}
 OTHERS |= {"k8s render", "k8s check", "k8s knobs"}
-OTHERS |= {"bench quality", "bench peers", "bench report", "bench smoke"}
+OTHERS |= {"bench serve", "bench quality", "bench peers", "bench report", "bench smoke"}
 OTHERS |= {"models add", "models export", "models remove", "models verify", "pull"}
 
 
@@ -114,6 +114,7 @@ def test_every_listing_has_json() -> None:
     assert having == LISTINGS | {"events", "settings", "doctor", "plan", "top", "k8s check"}
     quiet = {name for name, command in COMMANDS.items() if any("-q" in p.opts for p in command.params)}
     assert quiet == LISTINGS | {
+        "bench serve",
         "generate",
         "watch",
         "extend",

@@ -33,6 +33,20 @@ def queued(service: Service) -> Job:
     return until(lambda: service.store.list("", page_size=2, where=JobFilter(states=(State.QUEUED,))))[0]
 
 
+def test_a_dry_run_prints_the_price_and_makes_nothing(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["generate", "a red circle", "--size", "832x480", "--frames", "33", "--steps", "3", "--dry-run"]
+    assert main([*command, "--out", str(tmp_path / "clip.mp4")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("valid model=tiny size=832x480 frames=33 fps=16 steps=3 gpu_seconds=")
+    assert out.endswith(" (not measured yet)\n"), "no engine has taken a step"
+    assert not service.store.list("", page_size=1, where=JobFilter())
+    assert not (tmp_path / "clip.mp4").exists()
+    assert main([*command, "--steps", "0"]) == 2
+    assert "steps" in capsys.readouterr().err
+
+
 def test_generate(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, latents = tmp_path / "clip.mp4", tmp_path / "clip.safetensors"
     made: list[Job] = []

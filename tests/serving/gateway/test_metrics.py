@@ -90,6 +90,7 @@ def test_calls_are_counted_by_method_and_code(service: Service) -> None:
             "invalid": ("zoetrope_submissions_total", ("grpc", "invalid")),
             "listed": ("zoetrope_requests_total", ("http", "200", "GET /v1/models")),
             "lost": ("zoetrope_requests_total", ("http", "404", "unknown address")),
+            "odd": ("zoetrope_requests_total", ("http", "405", "other method /v1/models")),
         }
         return {name: found.get(at, 0.0) for name, at in calls.items()}
 
@@ -100,8 +101,9 @@ def test_calls_are_counted_by_method_and_code(service: Service) -> None:
     assert httpx.get(service.http + "/v1/models").status_code == 200
     for number in range(3):
         assert httpx.get(f"{service.http}/v1/nowhere/{number}").status_code == 404
+        assert httpx.request(f"ODD{number}", service.http + "/v1/models").status_code == 405
     assert {name: value - before[name] for name, value in counted().items()} == {
-        "made": 1, "refused": 1, "timed": 2, "accepted": 1, "invalid": 1, "listed": 1, "lost": 3
+        "made": 1, "refused": 1, "timed": 2, "accepted": 1, "invalid": 1, "listed": 1, "lost": 3, "odd": 3
     }  # fmt: skip
 
 

@@ -274,6 +274,37 @@ def test_end_of_stdin_ends_the_process(tmp_path: Path) -> None:
         assert process.wait(timeout=15) == 0
 
 
+BREAKS = """
+import sys
+from zoetrope.serving.gateway import main
+from zoetrope.serving.gateway.watch.revocation import RevocationWatch
+
+async def run(self):
+    raise KeyError("a secret")
+
+RevocationWatch.run = run
+sys.exit(main.main())
+"""
+
+
+def test_a_gateway_in_which_something_broke_says_so(tmp_path: Path) -> None:
+    """By its exit status as well: a container that ends with 0 has done what it was there for."""
+    settings = Settings(
+        model=(str(write_checkpoint(tmp_path / MODEL)),),
+        grpc="127.0.0.1:0",
+        http="127.0.0.1:0",
+        data_dir=tmp_path / "d",
+    )
+    environment = {**os.environ, "ZOETROPE_SETTINGS": settings.as_json()}
+    with (tmp_path / "errors").open("w+b") as errors:
+        command = [sys.executable, "-c", BREAKS]
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stderr=errors) as process:
+            assert process.wait(60) == 1  # with its stdin open
+    said = (tmp_path / "errors").read_text()
+    assert "run ended:" in said and "KeyError" in said
+    assert "a secret" not in said
+
+
 def test_taken_port(tmp_path: Path) -> None:
     with running_service(tmp_path) as service:
         for field in ("grpc", "http", "management"):

@@ -84,3 +84,17 @@ def test_pods_that_no_policy_selects_are_named() -> None:
         "Deployment/sweeper: spec.template.metadata.labels: no NetworkPolicy with the type Egress selects these pods",
         *found(ingress())[1:],
     ]
+
+
+@pytest.mark.parametrize(
+    "block", [{"cidr": "everything"}, {"cidr": "10.0.0.1"}, {"cidr": "10.0.0.0/8", "except": ["x"]}]
+)
+def test_a_block_of_addresses_that_is_none(block: Json) -> None:
+    (finding,) = found(DNS, ingress({"from": [{"ipBlock": block}]}))
+    assert finding.startswith("NetworkPolicy/p1: spec.ingress[0].from[0].ipBlock.")
+    assert finding.endswith("is no ADDRESS/BITS")
+
+
+def test_addresses_of_the_sixth_version_are_addresses() -> None:
+    (finding,) = found(DNS, ingress({"from": [{"ipBlock": {"cidr": "fd00::/8"}}], "ports": [{"port": 9090}]}))
+    assert "admits private-network-ipv6 -> sweeper at 9090/TCP" in finding

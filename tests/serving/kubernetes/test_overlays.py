@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from tests.serving.kubernetes.overlays import NAMES, OVERLAYS, ROOT, tree_of, write
+from zoetrope.model.catalog.exported_cards import exported_text
+from zoetrope.model.catalog.presets import find_model
 from zoetrope.serving.cli.k8s import plan_sizing
 from zoetrope.serving.kubernetes.check import check, check_folder, kustomize, render_folder
 from zoetrope.serving.kubernetes.knobs import KnobError, Knobs, read_knobs
@@ -124,13 +126,13 @@ def test_nodes_that_come_with_the_work(tmp_path: Path) -> None:
 def test_gateways_read_an_exported_card(tmp_path: Path) -> None:
     """Without one they wait for the card beside the weights, which they mount but never hash."""
     card = tmp_path / "any.json"
-    card.write_text("{}")
+    card.write_text(exported_text(find_model("nano")))
     tree = rendered(tmp_path / "out", model="wan2.2-ti2v-5b", card=str(card))
     gateway = next(pod for pod in tree.pods if pod.component == "gateway")
     assert "weights" not in {volume["name"] for _, volume in gateway.volumes}
     assert settings(tree)["ZOETROPE_MODEL"] == "/cards/wan2.2-ti2v-5b.card.json"
     (cards,) = [each for each in tree.of("ConfigMap") if each.name.startswith("zoetrope-cards")]
-    assert cards.data["data"] == {"wan2.2-ti2v-5b.card.json": "{}"}
+    assert cards.data["data"] == {"wan2.2-ti2v-5b.card.json": card.read_text()}
     tree = rendered(tmp_path / "other", model="wan2.2-ti2v-5b")
     gateway = next(pod for pod in tree.pods if pod.component == "gateway")
     waits = [box for _, box in gateway.all_containers if box["name"] == "wait-for-card"]

@@ -111,23 +111,51 @@ async def test_requests_that_are_none_are_dropped(sent: bytes, monkeypatch: pyte
         assert (await client.get("/livez")).status_code == 200
 
 
-async def test_more_connections_than_anybody_needs_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_those_who_say_nothing_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest of them goes for each that comes."""
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(server, "SPARE_CONNECTIONS", 1)
     async with served() as (management, client):
         host, _, port = management.address.rpartition(":")
         idle = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
-        third = await asyncio.open_connection(host, int(port))
-        assert await third[0].read() == b""
-        for _, writer in (*idle, third):
+        assert (await client.get("/livez")).status_code == 200
+        with suppress(ConnectionError):
+            assert await idle[0][0].read() == b""
+        idle[1][1].write(b"GET /livez HTTP/1.1\r\n\r\n")
+        assert (await idle[1][0].read()).startswith(b"HTTP/1.1 200 OK")
+        for _, writer in idle:
             writer.close()
-            await writer.wait_closed()
-        async with asyncio.timeout(5):
-            while True:
-                try:
-                    assert (await client.get("/livez")).status_code == 200
-                    break
-                except httpx.TransportError:  # the two are not gone yet
-                    await asyncio.sleep(0)
+
+
+async def test_more_requests_than_anybody_needs_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(server, "SPARE_CONNECTIONS", 1)
+    asked, over = asyncio.Semaphore(0), asyncio.Event()
+
+    async def ready() -> str:
+        asked.release()
+        await over.wait()
+        return ""
+
+    async with served(ready) as (_, client):
+        waiting = []
+        for _ in range(2):  # one after the other: the second would end a first that has said nothing yet
+            waiting.append(asyncio.create_task(client.get("/readyz")))
+            await asked.acquire()
+        with pytest.raises(httpx.TransportError):
+            await client.get("/livez")
+        over.set()
+        assert [(await each).status_code for each in waiting] == [200, 200]
+        assert (await client.get("/livez")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text; version=abc", "text/plain; version=1.x", ";;", "\xff"]
+)
+async def test_a_format_that_is_none_is_the_plain_one(accept: str) -> None:
+    async with served() as (_, client):
+        answer = await client.get("/metrics", headers={b"Accept": accept.encode("latin-1")})
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/plain")
 
 
 async def test_addresses_that_cannot_be_had() -> None:

@@ -92,7 +92,7 @@ class EngineDouble:
             held = tuple(HeldSegment(i, step) for i, (_, _, step) in self._held.items())
             plan = await self.ask(Report(self._name, 1, "nano", held=held, finished=finished))
             finished = ()
-            for segment_id in plan.drop:
+            for segment_id in (*plan.drop, *plan.release):  # of which a snapshot is kept in any case
                 self._held.pop(segment_id, None)
             for admit in plan.admit:
                 assert admit.owner is not None

@@ -9,16 +9,17 @@ from zoetrope.serving.router.handovers import HEAR_SECONDS
 
 def test_nothing_starts_before_every_engine_has_reported() -> None:
     board = board_with("job/2")
-    board.handovers.expect(["e", "f"], 10.0)
+    board.handovers.expect({"e": 0.5, "f": 0.5})
     assert exchange(board, report(), 10.1).nothing
     assert exchange(board, report("f"), 10.2).admit, "all have reported now"
 
 
-def test_an_engine_that_is_gone_is_waited_for_no_longer_than_a_moment() -> None:
+def test_an_engine_that_is_gone_is_waited_for_no_longer_than_a_moment_and_its_step() -> None:
     board = board_with("job/2")
-    board.handovers.expect(["e", "dead"], 10.0)
-    assert exchange(board, report(), 10.1).nothing
-    assert exchange(board, report(), 10.1 + HEAR_SECONDS).admit
+    board.handovers.expect({"e": 0.5, "dead": 7.0})
+    assert exchange(board, report(), 500.0).nothing, "time runs from the first that could start"
+    assert exchange(board, report(), 500.0 + HEAR_SECONDS + 6.9).nothing
+    assert exchange(board, report(), 500.0 + HEAR_SECONDS + 7.0).admit
 
 
 def test_a_job_starts_where_another_engine_has_left_it() -> None:

@@ -78,3 +78,13 @@ async def test_an_engine_that_stops_can_wait_until_its_latents_are_taken(
     assert not taken.is_set()
     await shelf.keep(job, 0, "j1/1/0", latents(0))
     assert taken.is_set()
+
+
+async def test_an_engine_that_stops_waits_no_longer_for_a_job_that_is_over(
+    house: House, artifacts: ArtifactStore
+) -> None:
+    shelf = LatentShelf(artifacts, SIZE, 0)
+    taken, other = shelf.taken("j1/1/0"), shelf.taken("j2/1/0")
+    await shelf.release("j1")
+    assert taken.is_set() and not other.is_set()
+    assert shelf.taken("j1/1/0") is not taken, "nothing is kept of it"

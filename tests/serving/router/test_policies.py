@@ -94,6 +94,34 @@ def test_a_tenant_with_much_work_delays_anothers_by_one_job_at_most() -> None:
     assert fifo.ended["b"] > 50 * one.remaining
 
 
+def test_a_flood_of_deadlines_costs_no_other_tenant_its_own() -> None:
+    """What cannot be met any more gives way; by deadlines alone it would come first."""
+    one = job("one", 1_500, 3)
+    flood = [job(f"a{n:03}", 1_500, 3, tenant="a", deadline=10 * one.remaining) for n in range(60)]
+    at = 2 * one.remaining
+    due = at + 10 * one.remaining
+    mine = job("b", 1_500, 3, at, tenant="b", deadline=due)
+    ended = {}
+    for policy in ("fair", "edf"):
+        run = PolicyRun(policy, step_tokens=1_500)
+        run.run([*flood, mine])
+        ended[policy] = run.ended["b"] <= due, sum(run.ended[a.id] <= 10 * one.remaining for a in flood)
+    assert ended == {"fair": (True, 9), "edf": (False, 10)}, "its own, and then what is left of the time"
+
+
+def test_a_tenant_that_waits_for_nothing_saves_nothing_up() -> None:
+    """One whose work is all on engines has no claim on what others used meanwhile."""
+    one = job("one", 1_500, 3)
+    work = [job("b0", 1_500, 90, tenant="b")]
+    work += [job(f"a{n:02}", 1_500, 3, 0.1, tenant="a") for n in range(80)]
+    back = 20 * one.remaining
+    work += [job(f"b{n:02}", 1_500, 3, back, tenant="b") for n in range(1, 11)]
+    run = PolicyRun("fair", engines=2, step_tokens=1_500)
+    run.run(work, until=back + 5.5 * one.remaining)
+    since = [name for name, at in run.ended.items() if at > back]
+    assert 4 <= sum(name.startswith("b") for name in since) <= 7, since
+
+
 def test_shares_go_by_weight() -> None:
     run = PolicyRun("fair")
     run.backlog.policy.weights = {"a": 3.0}

@@ -66,6 +66,24 @@ def test_company_shares_what_a_step_costs_in_any_case() -> None:
     assert price_of(spec_of(), NANO, replace(CPU, company=4.0)).denoising < denoising()
 
 
+def test_equal_jobs_together_pay_for_the_whole_step() -> None:
+    load = load_of(segment_of(spec_of(), ""), NANO)
+    for company in (1, 2, 5, 16):
+        together = CPU.step.seconds([load] * company)
+        assert company * CPU.step.share_seconds(load, company) == pytest.approx(together)
+
+
+def test_the_company_of_a_step_is_known_after_a_few() -> None:
+    counted = meter()
+    for number in range(12):
+        shares = [StepShare(f"{job}/1/0", 300, 2) for job in range(2 + number % 3)]
+        counted.note(report(*shares, seconds=0.1))
+    assert counted.company("nano") == pytest.approx(3.0)
+    for _ in range(300):
+        counted.note(report(StepShare("a/1/0", 300, 2), seconds=0.1))
+    assert counted.company("nano") == pytest.approx(1.0, abs=0.01), "and what was long ago is forgotten"
+
+
 def test_costs_go_through_json() -> None:
     read = EngineCosts.from_dict(json.loads(json.dumps(replace(CPU, company=2.5, most_tokens=9).to_dict())))
     assert (read.company, read.most_tokens) == (2.5, 9)
@@ -115,6 +133,16 @@ def test_it_learns_from_warm_ups_and_from_steps_but_not_from_a_gangs_first_nor_f
     assert costs.seen == 2 and counted.costs("e") is costs, "another gang of the same engine"
     with pytest.raises(KeyError):
         counted.costs_of(replace(report(seconds=0.0), engine="f", model="unknown"))
+
+
+def test_the_last_step_is_due_before_the_clip_is() -> None:
+    found, spec = meter(), spec_of()
+    assert found.denoised_by(100.0, spec) == 100.0, "nothing is known yet"
+    found.note(Report("e", 1, "nano", device="cpu"))
+    for _ in range(20):
+        found.stage("decoding", "a", spec, 4.0)
+    assert found.denoised_by(100.0, spec) == pytest.approx(96.0, abs=0.5)
+    assert found.denoised_by(None, spec) is None
 
 
 def test_another_router_goes_on_with_what_was_learned() -> None:

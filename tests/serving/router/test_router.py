@@ -137,6 +137,31 @@ async def test_a_job_that_somebody_else_has_keeps_its_snapshots(build: Build) ->
     await books.close()
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_renewal_that_is_cancelled_as_it_is_woken_ends(turns: int) -> None:
+    """Else a router that has stopped would keep its jobs for ever."""
+
+    class Books:
+        renewed = asyncio.Event()
+
+        async def renew(self, leases: object) -> dict[str, str]:
+            self.renewed.set()
+            return {}
+
+    books: Any = Books()
+    claimed = ClaimedJobs(books, QueuedJobs(books, Backlog(Fifo())), *[Any] * 4)  # type: ignore[arg-type]
+    renewing = asyncio.create_task(claimed.renew())
+    await books.renewed.wait()
+    for _ in range(5):
+        await asyncio.sleep(0)  # it waits for its next turn
+    claimed.look()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    renewing.cancel()
+    await asyncio.wait([renewing], timeout=2)
+    assert renewing.cancelled()
+
+
 REFUSE = {
     "sqlite": (
         "CREATE TRIGGER refuse BEFORE UPDATE ON job WHEN {} BEGIN SELECT RAISE(ABORT, 'never'); END",
@@ -239,4 +264,19 @@ async def test_a_claim_that_was_not_heard_of_is_given_back(build: Build) -> None
     (job,) = await books.claim(["a"], [])
     assert (job.id, job.attempt, job.lease_epoch) == ("a", 1, 4)
     assert ids(await books.claim(["a"], ["a"])) == []
+    await books.close()
+
+
+async def test_the_first_claim_is_told_from_later_ones_also_after_a_restore(build: Build) -> None:
+    """Whose epochs begin anywhere."""
+    house = build(lease_seconds=600.0)
+    house.create("a")
+    assert house.store.after_restore() == (1, 0)
+    books = RouterDatabase(house.settings, "r1", [CARD.name])
+    firsts = []
+    for _ in range(3):
+        (job,) = await books.claim(["a"], [])
+        firsts.append(books.first_claim(job))
+        assert await books.release([("a", job.lease_epoch)]) == 1
+    assert (firsts, job.attempt) == ([True, False, False], 1)
     await books.close()

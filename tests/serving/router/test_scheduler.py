@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.serving.router.drawn_work import ENGINE, drawn_work, make_work
-from zoetrope.serving.router.backlog import Backlog
+from zoetrope.serving.router.backlog import LATE_AT_ONCE, Backlog
 from zoetrope.serving.router.policies.choose import policy_of
 from zoetrope.serving.router.policies.work import Decision, EngineState, Work
 from zoetrope.serving.router.scheduler import MAX_HELD, decide
@@ -159,6 +159,19 @@ def test_suspects_that_wait_for_a_slot_do_not_stop_the_others() -> None:
         assert (decision.admit, decision.advance, decision.trial) == ((), ("x",), False)
         decision = decision_of(policy, [], [suspect, with_adapters("y", 2.0)], engine)
         assert (decision.admit, decision.trial) == (("suspect",), True)
+
+
+def test_what_becomes_late_all_at_once_is_noticed_little_by_little() -> None:
+    """So that no decision takes long; and one that is made again is the same."""
+    late = [make_work(f"l{n:04}", created_at=float(n), deadline=500.0) for n in range(3 * LATE_AT_ONCE)]
+    backlog = backlog_of("fair", *late, make_work("feasible", deadline=600.0))
+    assert next(backlog.in_order("nano", 400.0)).id == "l0000"
+    rounds = []
+    for now in (501.0, 501.0, 502.0, 503.0, 504.0):
+        order = [work.id for work in backlog.in_order("nano", now)]
+        assert {*order} == {"feasible", *(work.id for work in late)}
+        rounds.append(order.index("feasible"))
+    assert rounds == [2 * LATE_AT_ONCE, 2 * LATE_AT_ONCE, LATE_AT_ONCE, 0, 0]
 
 
 def test_an_unknown_policy_is_named() -> None:

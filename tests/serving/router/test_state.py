@@ -285,7 +285,21 @@ def test_a_removed_segment_is_dropped_without_one_only_while_an_engine_may_hold_
     board.remove("b")
     held = report(held=(HeldSegment("b", 1),))
     assert exchange(board, held, 2.0) == StepPlan(drop=("b",))
-    assert board._removed == set()
+    assert exchange(board, held, 3.0) == StepPlan(release=("b",)), "it was told before: this one came from elsewhere"
+
+
+@pytest.mark.parametrize("end", ["silent", "draining", "finished"])
+def test_removed_segments_are_forgotten_when_no_engine_can_hold_them(end: str) -> None:
+    board = board_with("a")
+    exchange(board, report())
+    board.remove("a")
+    assert board.handovers.removed("a")
+    if end == "silent":
+        assert board.lose_silent_engines(100.0) == ["e"]
+    else:
+        fields = {"finished": (Finished("a", "late"),)} if end == "finished" else {"state": "draining"}
+        board.apply(report(**fields), 1.0)
+    assert not board.handovers.removed("a")
 
 
 def test_conditions_that_are_gone_end_the_segment_without_its_fault() -> None:

@@ -39,8 +39,9 @@ class Seen:
 
 
 @contextmanager
-def seen_service(directory: Path, **settings: str) -> Iterator[Seen]:
-    """Run a service with JSON logs that sends traces."""
+def seen_service(directory: Path, delay: int = 200, **settings: str) -> Iterator[Seen]:
+    """Run a service with JSON logs that sends traces, at the latest after ``delay`` milliseconds; the block may stop
+    it."""
     spans_file, hooks = directory / "spans.ndjson", list[dict[str, str]]()
 
     def take(headers: dict[str, str], body: bytes) -> Answer:
@@ -52,7 +53,7 @@ def seen_service(directory: Path, **settings: str) -> Iterator[Seen]:
         collector = subprocess.Popen([sys.executable, "-m", "oteltap", "--port", str(port)], stdout=out)
         environment = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
-            "OTEL_BSP_SCHEDULE_DELAY": "200",
+            "OTEL_BSP_SCHEDULE_DELAY": str(delay),
             "ZOETROPE_LOG_FORMAT": "json",
             **{f"ZOETROPE_{name}": value for name, value in settings.items()},
         }
@@ -67,7 +68,8 @@ def seen_service(directory: Path, **settings: str) -> Iterator[Seen]:
         try:
             yield Seen(service, spans_file, hook, hooks)
         finally:
-            service.stop()
+            if psutil.pid_exists(service.process.pid):
+                service.stop()
             collector.terminate()
             collector.wait()
 

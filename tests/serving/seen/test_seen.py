@@ -6,7 +6,9 @@ import json
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -27,6 +29,7 @@ PROMPT = "a red circle moving right on a white background"
 # Series that appear with the first failure.
 EVENTS = {"zoetrope_stage_failures_total"}
 MOST_SERIES = 1_000
+MINUTE = 60_000  # milliseconds
 FORESEEN = "zoetrope_eta_error_ratio"  # whose series come as jobs are first foreseen in one stage or another
 
 
@@ -99,6 +102,21 @@ def test_one_trace_leads_from_the_call_through_every_step_to_the_webhook(seen: S
     assert order == sorted(order)
     sent = named(spans, "webhook")
     assert f"00-{TRACE}-{sent['spanId']}-01" in [headers.get("traceparent") for headers in seen.hooks]
+
+
+def test_a_service_that_stops_sends_what_it_has_seen(tmp_path: Path) -> None:
+    """From each of its processes, which would otherwise send it in a minute."""
+    with seen_service(tmp_path, MINUTE) as seen:
+        job = create(seen, traceparent=f"00-{TRACE}-{CALLER}-01")
+        assert seen.service.client.wait(job, JOB_SECONDS).state == "succeeded"
+        until(lambda: seen.hooks, 60)
+        assert "decoding" not in seen.spans_file.read_text()
+        seen.service.stop()
+        spans = [span for span in seen.spans() if span["traceId"] == TRACE]
+    assert Counter(span["name"] for span in spans) == {
+        "grpc VideoService/CreateVideo": 1, "queued": 1, "job": 1, "conditioning": 1, "denoising": 1, "step": STEPS,
+        "decoding": 1, "webhook": 1
+    }  # fmt: skip
 
 
 def test_logs_are_json_about_jobs_and_ranks(seen: Seen) -> None:
