@@ -12,18 +12,16 @@ heads. Random weights cost the same as trained ones; routing is as even as an un
 from __future__ import annotations
 
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import nn
 
 from zoetrope.benchmarks import command
 from zoetrope.benchmarks.environment import header
+from zoetrope.benchmarks.part_timer import PartTimer
 from zoetrope.model.catalog.checkpoint_layout import RandomWeights
 from zoetrope.model.checkpoints.random_weights import random_network
 from zoetrope.model.denoising.conditions import blank_conditions
@@ -59,46 +57,13 @@ class StepResult:
     pflop: float
 
 
-class StepTimer:
-    """Measures the time inside the modules of each part, with events on a GPU or the clock on a CPU."""
-
-    def __init__(self, network: nn.Module, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
-        self.spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
-        shared = {id(module.shared) for module in network.modules() if isinstance(module, MoEFeedForward)}
-        for module in network.modules():
-            for part, kinds in PARTS.items():
-                if type(module) in kinds and id(module) not in shared:  # a shared expert counts with the experts
-                    module.register_forward_pre_hook(self._enter(part))
-                    module.register_forward_hook(self._leave(part))
-
-    def now(self) -> Any:
-        """Return a point in time: an event on a GPU, seconds on a CPU."""
-        if not self.cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def seconds(self, start: Any, end: Any) -> float:
-        """Return the seconds between two points in time."""
-        return float(start.elapsed_time(end)) / 1000 if self.cuda else float(end - start)
-
-    def _enter(self, part: str) -> Callable[..., None]:
-        return lambda *_: self.spans[part].append((self.now(), None))
-
-    def _leave(self, part: str) -> Callable[..., None]:
-        def leave(*_: Any) -> None:
-            start, _end = self.spans[part].pop()
-            self.spans[part].append((start, self.now()))
-
-        return leave
-
-    def take(self) -> dict[str, float]:
-        """Return the seconds of each part since the last call."""
-        found = {part: sum(self.seconds(*span) for span in spans) for part, spans in self.spans.items()}
-        self.spans.clear()
-        return found
+def parts_of(network: nn.Module) -> dict[str, list[nn.Module]]:
+    """Return the modules of each part."""
+    shared = {id(module.shared) for module in network.modules() if isinstance(module, MoEFeedForward)}
+    return {
+        part: [m for m in network.modules() if type(m) in kinds and id(m) not in shared]  # it counts with the experts
+        for part, kinds in PARTS.items()
+    }
 
 
 @torch.inference_mode()
@@ -108,7 +73,7 @@ def measure(
     """Return the seconds of a step of ``forwards`` packed branches, the share of each part and the tokens of a branch:
     medians of ``repeats`` after a warm-up."""
     device = network.device
-    watch = StepTimer(module_of(network), device)
+    watch = PartTimer(parts_of(module_of(network)), device)
     text = torch.zeros(512, network.config.text_dim, device=device)
     conditions = blank_conditions(network.config, shape, text)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)).to(device)

@@ -18,6 +18,7 @@ from zoetrope.serving.cli.late_commands import LateGroup
 # The help loads the module, which therefore imports nothing heavy until its function runs.
 COMMANDS: dict[str, str] = {
     "serve": "zoetrope.benchmarks.serving_load.command:serve",
+    "model": "zoetrope.benchmarks.model_steps.__main__:main",
     "quality": "zoetrope.benchmarks.quality.__main__:main",
     "peers": "zoetrope.benchmarks.peers.__main__:main",
     "report": "zoetrope.benchmarks.report:main",

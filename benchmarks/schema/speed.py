@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -105,6 +105,64 @@ class StepPartsRecord(ResultRecord):
     dtype: str
     quantize: str
     rows: list[PartStep] = Field(min_length=1)
+
+
+class ModelClip(ResultRecord):
+    """A clip of one size, in seconds; shares of a step by part and by kind of operation."""
+
+    size: str
+    frames: COUNT
+    tokens: int = Field(gt=0)
+    forwards: int = Field(ge=1)
+    text: float = Field(gt=0)
+    first_step: float = Field(gt=0)
+    step: float = Field(gt=0)
+    decode: float = Field(gt=0)
+    working_bytes: int | None
+    shares: dict[str, float] = Field(min_length=2)
+    operations: dict[str, SHARE] = Field(min_length=3, max_length=3)
+    roofline: dict[str, Any]
+
+
+class ModelAgainstDiffusers(ResultRecord):
+    """A clip by both pipelines, in seconds; ``speed``: diffusers' time over ours."""
+
+    way: Literal["eager", "compiled"]
+    size: str
+    tokens: int = Field(gt=0)
+    ours: float = Field(gt=0)
+    diffusers: float = Field(gt=0)
+    speed: float = Field(gt=0)
+    difference: float = Field(ge=0)
+
+
+class ModelBatch(ResultRecord):
+    """Mixed small clips, in seconds: by diffusers and by us one after another, by us in one batch."""
+
+    jobs: int = Field(ge=1)
+    diffusers: float = Field(gt=0)
+    one_by_one: float = Field(gt=0)
+    together: float = Field(gt=0)
+    speed: float = Field(gt=0)
+
+
+class ModelComparison(ResultRecord):
+    """Against diffusers; ``not_run`` says why there is none, or is empty."""
+
+    not_run: str
+    rows: list[ModelAgainstDiffusers]
+    batch: ModelBatch | None
+
+
+class ModelStepsRecord(ResultRecord):
+    """One model in one process, by size."""
+
+    model: dict[str, Any]
+    steps: int = Field(ge=2)
+    repeats: int = Field(ge=1)
+    hardware: dict[str, Any]
+    clips: list[ModelClip] = Field(min_length=1)
+    diffusers: ModelComparison
 
 
 class StreamingCase(ResultRecord):

@@ -32,7 +32,11 @@ def linear_gelu(
             fused: torch.Tensor = torch._addmm_activation(bias, x, weight.mT, use_gelu=True)
             return fused
         case _:
-            return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+            hidden = F.linear(x, weight, bias)
+            if torch.is_grad_enabled() or is_compiling():
+                return F.gelu(hidden, approximate="tanh")
+            made: torch.Tensor = torch.ops.aten.gelu_(hidden, approximate="tanh")  # in place: no one needs what it was
+            return made
 
 
 def _call(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> KernelCall:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch.compiler import is_compiling
 
 INT8_MAX = 127.0
 TINY = 1e-30  # a head of nothing larger counts as zeros, so that no scale has an infinite inverse
@@ -41,9 +42,7 @@ def qk_norm_rope(
         raise ValueError("smooth is given with int8=False: only quantised keys are smoothed")
     y: torch.Tensor = F.rms_norm(x, (x.shape[-1],), weight, eps).unflatten(-1, (heads, -1))
     if cos is not None and sin is not None:
-        even, odd = y.float().unflatten(-1, (-1, 2)).unbind(-1)
-        c, s = cos[:, None], sin[:, None]
-        y = torch.stack((even * c - odd * s, even * s + odd * c), dim=-1).flatten(-2)
+        y = _rotated(y.float().contiguous(), cos, sin)
     if not int8:
         return y.to(x.dtype)
     y = y.float()
@@ -52,3 +51,15 @@ def qk_norm_rope(
     largest = y.abs().amax(dim=-1)
     scale = torch.where(largest < TINY, 1.0, largest / INT8_MAX)
     return (y / scale[..., None]).round().to(torch.int8), scale
+
+
+def _rotated(y: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate the pairs of ``y`` [N, heads, d] float32, which nothing else needs: in place, as complex numbers, where no
+    gradient is recorded."""
+    pairs = y.unflatten(-1, (-1, 2))
+    if torch.is_grad_enabled() or is_compiling():
+        even, odd = pairs.unbind(-1)
+        c, s = cos[:, None], sin[:, None]
+        return torch.stack((even * c - odd * s, even * s + odd * c), dim=-1).flatten(-2)
+    torch.view_as_complex(pairs).mul_(torch.complex(cos, sin)[:, None])
+    return y

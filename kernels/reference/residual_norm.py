@@ -42,7 +42,8 @@ def residual_norm(
     width = (residual.shape[-1],)
     if shift is not None and scale is not None and row is not None:
         normed = F.layer_norm(total.float(), width, eps=eps)
-        normed = normed * (1 + scale.index_select(0, row)) + shift.index_select(0, row)
+        factor, shift = _by_row(1 + scale, row), _by_row(shift, row)
+        normed = normed * factor + shift if torch.is_grad_enabled() else normed.mul_(factor).add_(shift)
     else:
         w, b = (None if t is None else t.float() for t in (weight, bias))
         normed = F.layer_norm(total.float(), width, w, b, eps)
@@ -59,6 +60,13 @@ def residual_gate(
         ``[N, D]`` in the dtype of ``residual``.
     """
     change = update.float()
-    if gate is not None and row is not None:
-        change = change * gate.index_select(0, row)
-    return (residual.float() + change).to(residual.dtype)
+    if gate is None or row is None:
+        return (residual.float() + change).to(residual.dtype)
+    change = change * _by_row(gate, row)
+    total = residual.float() + change if torch.is_grad_enabled() else change.add_(residual)
+    return total.to(residual.dtype)
+
+
+def _by_row(table: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    """Return the line of ``table`` [R, D] for each row, ``[N, D]``; the only one as it is, which saves the copies."""
+    return table if table.shape[0] == 1 else table.index_select(0, row)

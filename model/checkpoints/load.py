@@ -45,6 +45,7 @@ from zoetrope.model.families import family_of
 from zoetrope.model.families.key_map import autoencoder_name, text_encoder_name
 from zoetrope.model.inspection.files import ModelError
 from zoetrope.model.request.tasks import ModelCard, Role
+from zoetrope.model.runtime.freed_memory import keep_freed_memory
 from zoetrope.model.runtime.threads import compute_threads
 
 # diffusers and transformers take seconds to import and no process of a service needs all of them, so the functions
@@ -78,6 +79,7 @@ def configure_torch(card: ModelCard) -> torch.device:
         check_gpu(card)
         return torch.device("cuda")
     torch.set_num_threads(compute_threads(network_config(card).dim))
+    keep_freed_memory()
     return torch.device("cpu")
 
 

@@ -11,6 +11,18 @@ from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.blocks import LayerNorm32
 
 
+class PatchEmbedding(nn.Conv3d):
+    """A convolution whose windows do not overlap, as a product with windows that are cut out already."""
+
+    def __init__(self, channels: int, dim: int, patch: tuple[int, int, int]) -> None:
+        super().__init__(channels, dim, kernel_size=patch, stride=patch)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """``[N, channels * patch volume]``, features in the order of the weight, -> ``[N, D]``."""
+        weight = self.weight.flatten(1)
+        return nn.functional.linear(tokens.to(weight.dtype), weight, self.bias)
+
+
 class TwoLinears(nn.Module):
     """Two linear layers; the caller applies what is between them."""
 

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.compiler import is_compiling
 
 from zoetrope.kernels import (
     Permutation,
@@ -20,6 +21,9 @@ from zoetrope.model.network.adapted import Adapted, Shrunk, SlotRows, plus
 from zoetrope.model.network.exchange import ALONE, Exchange
 from zoetrope.model.network.initial import normal
 from zoetrope.model.network.normed import Normed
+
+# A CPU takes so many rows at a time, or so many hidden units if that is more: they stay in its cache.
+PART_ROWS, PART_VALUES = 512, 1 << 18
 
 
 class GeluProjection(nn.Module):
@@ -39,11 +43,14 @@ class DenseFeedForward(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.net = nn.Sequential(GeluProjection(dim, hidden), nn.Identity(), nn.Linear(hidden, dim))
+        self.part = max(PART_ROWS, PART_VALUES // hidden)
 
     def forward(self, x: torch.Tensor | Normed, adapted: Adapted | None = None) -> torch.Tensor:
         """``[N, D]`` -> ``[N, D]``; ``adapted``: what adapters add to the two layers."""
         if adapted is not None and (rows := adapted.plan.tokens) is not None:
             return self._with_adapters(x, adapted, rows)
+        if isinstance(x, torch.Tensor) and x.device.type == "cpu" and len(x) > self.part and not is_compiling():
+            return torch.cat([self.net(rows) for rows in x.split(self.part)])
         out: torch.Tensor = self.net(x)
         return out
 

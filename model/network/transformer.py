@@ -15,7 +15,7 @@ from zoetrope.kernels import residual_norm
 from zoetrope.model.families.config import TransformerConfig
 from zoetrope.model.network.arrivals import RESIDENT, WeightArrivals
 from zoetrope.model.network.blocks import Block, Hidden
-from zoetrope.model.network.embedders import ConditionEmbedder
+from zoetrope.model.network.embedders import ConditionEmbedder, PatchEmbedding
 from zoetrope.model.network.initial import normal
 from zoetrope.model.network.precision import EXPERT_STACKS, FLOAT32_MODULES
 from zoetrope.model.network.remembered import KeysValues, Remembered
@@ -33,12 +33,12 @@ class WanTransformer(nn.Module):
         super().__init__()
         self.config = config
         patch = config.patch_size
-        self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, kernel_size=patch, stride=patch)
+        self.patch_embedding = PatchEmbedding(config.in_channels, config.dim, patch)
         self.condition_embedder = ConditionEmbedder(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self._vace_number = {layer: number for number, layer in enumerate(sorted(config.vace_layers))}
         if config.vace_layers:
-            self.vace_patch_embedding = nn.Conv3d(config.vace_in_channels, config.dim, kernel_size=patch, stride=patch)
+            self.vace_patch_embedding = PatchEmbedding(config.vace_in_channels, config.dim, patch)
             self.vace_blocks = nn.ModuleList(VaceBlock(config, i == 0) for i in range(len(config.vace_layers)))
         self.proj_out = nn.Linear(config.dim, config.out_channels * math.prod(patch))
         self.scale_shift_table = nn.Parameter(normal(1, 2, config.dim, std=config.dim**-0.5))
@@ -55,12 +55,12 @@ class WanTransformer(nn.Module):
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
         """Return ``[N, patch volume * out_channels]`` for all tokens; `unpack_targets` extracts the clips."""
-        given = _embed(self.patch_embedding, batch.tokens)
+        given = self.patch_embedding(batch.tokens)
         temb, modulation = self.condition_embedder.time(batch.timesteps)
         texts, image = self._contexts(batch, given.dtype)
         rope = (batch.cos, batch.sin)
         x = Hidden(given)
-        control = None if batch.hints is None else _embed(self.vace_patch_embedding, batch.hints)
+        control = None if batch.hints is None else self.vace_patch_embedding(batch.hints)
         for layer, block in enumerate(self.blocks):
             with self.arrivals.of(block):
                 x = block(x, next(texts), image, modulation, rope, batch)
@@ -174,12 +174,6 @@ class WanTransformer(nn.Module):
             if layer in self._vace_number:
                 ordered.append(self.vace_blocks[self._vace_number[layer]])
         return [block for block in ordered if isinstance(block, Block)]
-
-
-def _embed(conv: nn.Conv3d, tokens: torch.Tensor) -> torch.Tensor:
-    """Apply the patch convolution as a product: ``[N, C * patch volume]`` -> ``[N, D]``."""
-    weight = conv.weight.flatten(1)
-    return nn.functional.linear(tokens.to(weight.dtype), weight, conv.bias)
 
 
 def _mismatch(what: str, given: bool) -> str:

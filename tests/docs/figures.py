@@ -195,6 +195,13 @@ def _busy(record: Json) -> tuple[str, ...]:
     )
 
 
+def _aiperf(record: Json) -> tuple[str, ...]:
+    given = record["aiperf"]["arguments"]
+    asked, together = (given[given.index(name) + 1] for name in ("--request-count", "--concurrency"))
+    assert record["requests"] + record["errors"] == int(asked) and record["complete"]
+    return (f"{asked} requests to nano, {together} at a time: {record['errors']} failed",)
+
+
 def _compile(record: Json) -> tuple[str, ...]:
     gains = [rung["gain"] for rung in record["rungs"]]
     return (f"{min(gains):.2f} to {max(gains):.2f} times",)
@@ -292,6 +299,7 @@ CLAIMS = (
     Claim(BENCHMARKS, "eta-error", _eta),
     Claim(BENCHMARKS, "busy-service", _busy),
     Claim(BENCHMARKS, "compile-gain", _compile),
+    Claim(BENCHMARKS, "aiperf", _aiperf),
     Claim(BENCHMARKS, "scaling", _scaling),
     Claim("docs/gpus.md", "scaling", _scaling),
     Claim(BENCHMARKS, "nano-4step", lambda record: _four_steps(record)[:2]),

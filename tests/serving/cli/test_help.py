@@ -37,7 +37,7 @@ CONNECTING |= {"media upload", "media list", "media delete"}
 OTHERS = {"serve", "gateway", "sweeper", "migrate", "settings", "upcycle", "prepare", "calibrate", "doctor", "plan"}
 OTHERS |= {"keys create", "keys list", "keys revoke", "adapters add", "adapters list", "adapters remove"}
 OTHERS |= {"k8s render", "k8s check", "k8s knobs"}
-OTHERS |= {"bench serve", "bench quality", "bench peers", "bench report", "bench smoke"}
+OTHERS |= {"bench serve", "bench model", "bench quality", "bench peers", "bench report", "bench smoke"}
 OTHERS |= {"models add", "models export", "models remove", "models verify", "pull"}
 
 
