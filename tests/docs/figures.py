@@ -100,10 +100,10 @@ def _packed(record: Json) -> tuple[str, ...]:
 
 def _scheduling(record: Json) -> tuple[str, ...]:
     first, *_, last = record["policies"].values()
-    flood = record["flood"]
+    flood, gained = record["flood"], last["jobs_per_minute"] / first["jobs_per_minute"] - 1
     return (
         f"99 % of small ones are done {first['small_p99'] / last['small_p99']:.1f} times sooner",
-        f"at {100 * (1 - last['jobs_per_minute'] / first['jobs_per_minute']):.1f} % less throughput",
+        f"at {100 * abs(gained):.1f} % {'more' if gained > 0 else 'less'} throughput",
         f"comes {flood['among'] - flood['alone']:.1f} s later among another's {record['settings']['flood']}",
         f"one of which takes {flood['many_job']:.1f} s",
     )
