@@ -135,6 +135,8 @@ def page(record: Mapping[str, Any]) -> str:
         f"|---|---|{'---|' * len(STATISTICS)}",
     ]
     for name, row in record["metrics"].items():
+        if row["unit"].startswith("tokens"):
+            continue  # those of prompts that it made up, or of text that a video does not have
         cells = [f"{row[key]:,.2f}" if key in row else "" for key in STATISTICS]
         lines.append(f"| {SHOWN.get(name, name.replace('_', ' '))} | {row['unit']} | {' | '.join(cells)} |")
     for error in record["error_summary"]:

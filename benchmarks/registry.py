@@ -14,10 +14,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from zoetrope.benchmarks.provenance import output_of
 from zoetrope.benchmarks.schema import computed, quality, service, speed
 from zoetrope.benchmarks.schema.header import ResultHeader, ResultRecord, header_of
 
-Needs = Literal["", "gpu", "deepspeed", "aiperf"]
+Needs = Literal["", "gpu", "deepspeed", "aiperf", "history"]
+OLD_PRODUCTS = "83f1257"  # the commit with which the committed prediction compares
 Page = Callable[[Mapping[str, Any]], str]
 
 
@@ -57,6 +59,8 @@ class Benchmark:
             return "needs DeepSpeed"
         if self.needs == "aiperf" and not (Path(sys.prefix) / "aiperf" / "bin" / "aiperf").is_file():
             return "needs AIPerf (make aiperf)"
+        if self.needs == "history" and output_of("git", "cat-file", "-t", OLD_PRODUCTS) != "commit":
+            return f"needs the repository with its commit {OLD_PRODUCTS}"
         if self.needs == "gpu":
             import torch
 
@@ -166,7 +170,8 @@ BENCHMARKS = {
             "predicts matrix products from compiled code",
             computed.PredictionRecord,
             "gemm_prediction:page",
-            _given("--before HEAD"),
+            _given(f"--before {OLD_PRODUCTS}"),
+            needs="history",
         ),
         Benchmark(
             "kernels",

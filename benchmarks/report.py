@@ -26,7 +26,13 @@ from zoetrope.benchmarks.results_files import RESULTS, ResultError, ResultFile, 
 from zoetrope.benchmarks.schema.header import ResultHeader
 
 OUT = Path("out/benchmarks.html")
-NEEDS = {"": "", "gpu": " (needs a GPU)", "deepspeed": " (needs DeepSpeed)", "aiperf": " (needs AIPerf)"}
+NEEDS = {
+    "": "",
+    "gpu": " (needs a GPU)",
+    "deepspeed": " (needs DeepSpeed)",
+    "aiperf": " (needs AIPerf)",
+    "history": " (needs an older commit)",
+}
 UNKNOWN = "a machine that is not described"
 NO_PAGE = "This benchmark makes no page; its figures are in the JSON file."
 KINDS = {".png": "image/png", ".svg": "image/svg+xml", ".webp": "image/webp"}

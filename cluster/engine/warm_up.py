@@ -38,7 +38,7 @@ def warm_up(
 ) -> tuple[tuple[StepShare, float], ...]:
     """Take a step of the smallest clip, so that the first job is not delayed by lazy initialisation, then another, and
     two of a larger one; the seconds of the second of each are the first that is known of this gang's speed. Then take
-    one of each shape, so that no job is the first of it.
+    one of each shape, so that no job is the first of it. On a CPU a step that is predicted to be long is not repeated.
 
     Args:
         shapes: width, height and frames of clips. One that the model cannot denoise stands for the next larger that it

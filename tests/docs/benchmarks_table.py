@@ -14,7 +14,7 @@ from zoetrope.benchmarks.results_files import RESULTS, read_results
 
 HEAD = ("| benchmark | measures | needs | committed results | measured on |", "| --- | --- | --- | --- | --- |")
 README = REPOSITORY / "benchmarks" / "README.md"
-NEEDS = {"": "", "gpu": "a GPU", "deepspeed": "DeepSpeed", "aiperf": "AIPerf"}
+NEEDS = {"": "", "gpu": "a GPU", "deepspeed": "DeepSpeed", "aiperf": "AIPerf", "history": "an older commit"}
 
 
 def rows() -> Iterator[str]:

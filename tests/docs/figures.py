@@ -100,10 +100,10 @@ def _packed(record: Json) -> tuple[str, ...]:
 
 def _scheduling(record: Json) -> tuple[str, ...]:
     first, *_, last = record["policies"].values()
-    flood = record["flood"]
+    flood, gained = record["flood"], last["jobs_per_minute"] / first["jobs_per_minute"] - 1
     return (
         f"99 % of small ones are done {first['small_p99'] / last['small_p99']:.1f} times sooner",
-        f"at {100 * (1 - last['jobs_per_minute'] / first['jobs_per_minute']):.1f} % less throughput",
+        f"at {100 * abs(gained):.1f} % {'more' if gained > 0 else 'less'} throughput",
         f"comes {flood['among'] - flood['alone']:.1f} s later among another's {record['settings']['flood']}",
         f"one of which takes {flood['many_job']:.1f} s",
     )
@@ -162,6 +162,23 @@ def _simulated(record: Json) -> tuple[str, ...]:
     )
 
 
+def _prices(record: Json) -> tuple[str, ...]:
+    found = record["summary"]
+    return (
+        f"{100 * found['median']:.1f} % of what was used (median of {found['jobs']:.0f} jobs on nano)",
+        f"{100 * found['within_goal']:.0f} % of the jobs within {100 * record['goal']:.0f} %",
+        f"all together {100 * found['total']:+.1f} %",
+    )
+
+
+def _elastic(record: Json) -> tuple[str, ...]:
+    *fixed, elastic = (run["slo_attainment"] for run in record["runs"])
+    return (
+        f"{100 * elastic:.1f} % of {record['trace']['jobs']:,} jobs in time",
+        f"{100 * max(fixed):.1f} % with the best fixed ones: {100 * (elastic - max(fixed)):+.1f} points",
+    )
+
+
 def _eta(record: Json) -> tuple[str, ...]:
     median = {row["stage"]: f"{100 * row['median']:.1f} %" for row in record["rows"]}
     return (
@@ -176,6 +193,13 @@ def _busy(record: Json) -> tuple[str, ...]:
         f"{ratio['ours']} times its time on a quiet machine, through a service",
         f"spinning threads would make it {ratio['spinning']} times",
     )
+
+
+def _aiperf(record: Json) -> tuple[str, ...]:
+    given = record["aiperf"]["arguments"]
+    asked, together = (given[given.index(name) + 1] for name in ("--request-count", "--concurrency"))
+    assert record["requests"] + record["errors"] == int(asked) and record["complete"]
+    return (f"{asked} requests to nano, {together} at a time: {record['errors']} failed",)
 
 
 def _compile(record: Json) -> tuple[str, ...]:
@@ -279,11 +303,17 @@ CLAIMS = (
     Claim(BENCHMARKS, "serving-load", _loads),
     Claim(BENCHMARKS, "serving-faults", _load_faults),
     Claim(BENCHMARKS, "simulate", _simulated),
+    Claim(BENCHMARKS, "simulate-elastic", _elastic),
+    Claim(BENCHMARKS, "price-error", _prices),
     Claim(BENCHMARKS, "decision-time", _decisions),
     Claim(BENCHMARKS, "eta-error", _eta),
     Claim(BENCHMARKS, "busy-service", _busy),
     Claim(BENCHMARKS, "compile-gain", _compile),
+<<<<<<< HEAD
     Claim(BENCHMARKS, "model-steps", _model),
+=======
+    Claim(BENCHMARKS, "aiperf", _aiperf),
+>>>>>>> 5c41bdf7e51eb8ce509a71d68c14b0936e732c9e
     Claim(BENCHMARKS, "scaling", _scaling),
     Claim("docs/gpus.md", "scaling", _scaling),
     Claim(BENCHMARKS, "nano-4step", lambda record: _four_steps(record)[:2]),

@@ -101,3 +101,15 @@ def test_the_readme_says_of_nano_what_its_page_says() -> None:
     for measure in ("colour", "shape"):
         found = re.search(rf"^\| text to video \| {measure} \| ([\d.]+ %) \|", table, re.MULTILINE)
         assert found is not None and f"{found[1]} right {measure}" in row
+
+
+def test_nano_is_as_large_and_was_trained_as_long_as_the_documents_say() -> None:
+    training = json.loads((ROOT / "model" / "nano" / "weights" / "training.json").read_text())
+    size = f"{training['parameters'] / 1e6:.1f}"
+    page = " ".join((ROOT / "docs" / "nano.md").read_text().split())
+    assert f"{size} million parameters" in page
+    assert f"{training['clips']:,} clips in {training['seconds'] / 60:.0f} minutes" in page
+    assert f"{size}-million-parameter" in " ".join((ROOT / "README.md").read_text().split())
+    layers = {"five": 5}[re.findall(r"(\w+) layers, sixteen experts", page)[0]]
+    config = json.loads((ROOT / "model" / "nano" / "weights" / "transformer" / "config.json").read_text())
+    assert config["num_layers"] == layers
