@@ -309,11 +309,8 @@ CLAIMS = (
     Claim(BENCHMARKS, "eta-error", _eta),
     Claim(BENCHMARKS, "busy-service", _busy),
     Claim(BENCHMARKS, "compile-gain", _compile),
-<<<<<<< HEAD
     Claim(BENCHMARKS, "model-steps", _model),
-=======
     Claim(BENCHMARKS, "aiperf", _aiperf),
->>>>>>> 5c41bdf7e51eb8ce509a71d68c14b0936e732c9e
     Claim(BENCHMARKS, "scaling", _scaling),
     Claim("docs/gpus.md", "scaling", _scaling),
     Claim(BENCHMARKS, "nano-4step", lambda record: _four_steps(record)[:2]),
