@@ -207,6 +207,16 @@ def _compile(record: Json) -> tuple[str, ...]:
     return (f"{min(gains):.2f} to {max(gains):.2f} times",)
 
 
+def _model(record: Json) -> tuple[str, ...]:
+    rows, batch = [row for row in record["diffusers"]["rows"] if row["way"] == "eager"], record["diffusers"]["batch"]
+    speeds, tokens = ([row[name] for row in rows] for name in ("speed", "tokens"))
+    return (
+        f"{min(speeds):.2f} to {max(speeds):.2f} times as fast as its WanPipeline",
+        f"at {min(tokens)} to {max(tokens):,} tokens",
+        f"{batch['jobs']} mixed small clips in one batch {batch['speed']:.2f} times",
+    )
+
+
 def _scaling(record: Json) -> tuple[str, ...]:
     gpus = [point["gpus"] for point in record["points"]]
     return (f"{min(gpus)} to {max(gpus)} GPUs",)
@@ -299,6 +309,7 @@ CLAIMS = (
     Claim(BENCHMARKS, "eta-error", _eta),
     Claim(BENCHMARKS, "busy-service", _busy),
     Claim(BENCHMARKS, "compile-gain", _compile),
+    Claim(BENCHMARKS, "model-steps", _model),
     Claim(BENCHMARKS, "aiperf", _aiperf),
     Claim(BENCHMARKS, "scaling", _scaling),
     Claim("docs/gpus.md", "scaling", _scaling),
