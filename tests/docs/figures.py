@@ -303,6 +303,7 @@ CLAIMS = (
     Claim(BENCHMARKS, "serving-load", _loads),
     Claim(BENCHMARKS, "serving-faults", _load_faults),
     Claim(BENCHMARKS, "simulate", _simulated),
+    Claim(BENCHMARKS, "simulate-bursty", _simulated),
     Claim(BENCHMARKS, "simulate-elastic", _elastic),
     Claim(BENCHMARKS, "price-error", _prices),
     Claim(BENCHMARKS, "decision-time", _decisions),
