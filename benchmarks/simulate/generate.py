@@ -112,7 +112,7 @@ def _ramp(chance: random.Random, rate: float, seconds: float) -> Iterator[float]
 
 def _job(recipe: TraceRecipe, chance: random.Random, at: float, tenant: str, kind: Ingredient) -> TraceJob:
     width, height = kind.pixels("16:9" if kind.exact_size else _weighted(chance, RATIOS))
-    task = kind.task or _weighted(chance, recipe.tasks)
+    task = _weighted(chance, recipe.tasks) if kind.task is None else kind.task
     references = 0
     if task == "reference_to_video":
         references = chance.choice(REFERENCES) if kind.references is None else kind.references

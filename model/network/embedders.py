@@ -17,7 +17,7 @@ class PatchEmbedding(nn.Conv3d):
     def __init__(self, channels: int, dim: int, patch: tuple[int, int, int]) -> None:
         super().__init__(channels, dim, kernel_size=patch, stride=patch)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """``[N, channels * patch volume]``, features in the order of the weight, -> ``[N, D]``."""
         weight = self.weight.flatten(1)
         return nn.functional.linear(tokens.to(weight.dtype), weight, self.bias)
