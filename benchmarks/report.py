@@ -124,7 +124,7 @@ def _section(result: ResultFile) -> str:
     ]
     for chart in charts_of(result.benchmark.name, result.record):
         parts += [f"<h3>{escape(chart.title)}</h3>", chart.svg()]
-    parts.append(f"<p>{NO_PAGE}</p>" if result.page is None else _html(text))
+    parts.append(f"<p>{NO_PAGE}</p>" if result.page is None else _html(_with_pictures(text, result)))
     return "\n".join([*parts, "</section>"])
 
 
@@ -135,13 +135,30 @@ def _html(page: str) -> str:
 
 
 def _plots(result: ResultFile) -> list[str]:
-    """Return the pictures beside a result file, those whose names begin with its name, as part of the page."""
-    found = []
-    for path in sorted(result.path.parent.glob(f"{result.path.stem}*")):
-        if path.suffix in KINDS and (path.stem == result.path.stem or path.stem.startswith(f"{result.path.stem}-")):
-            data = base64.b64encode(path.read_bytes()).decode()
-            found.append(f'<img src="data:{KINDS[path.suffix]};base64,{data}" alt="{escape(path.stem, quote=True)}">')
-    return found
+    """Return the pictures beside a result file that its page does not show."""
+    return [
+        f'<img src="{_data(path)}" alt="{escape(path.stem, quote=True)}">'
+        for path in _pictures(result)
+        if f"({path.name})" not in (result.page or "")
+    ]
+
+
+def _with_pictures(text: str, result: ResultFile) -> str:
+    """Return the text of a page with the pictures beside it as part of it."""
+    for path in _pictures(result):
+        text = text.replace(f"({path.name})", f"({_data(path)})")
+    return text
+
+
+def _pictures(result: ResultFile) -> list[Path]:
+    """Return the pictures beside a result file: those whose names begin with its name."""
+    stem = result.path.stem
+    beside = sorted(result.path.parent.glob(f"{stem}*"))
+    return [path for path in beside if path.suffix in KINDS and f"{path.stem}-".startswith(f"{stem}-")]
+
+
+def _data(path: Path) -> str:
+    return f"data:{KINDS[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
