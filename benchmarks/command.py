@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import sys
@@ -51,8 +52,17 @@ def write_results(out: Path | None, record: Mapping[str, Any], page: str | None 
 
 
 def write_json(path: Path, value: Mapping[str, Any], indent: int | None = 1) -> None:
-    """Write a JSON file atomically, creating its folder if necessary; in one line without an ``indent``."""
+    """Write a JSON file atomically, creating its folder if necessary; in one line without an ``indent``. A number that
+    is none becomes null: JSON has no word for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(value, indent=indent) + "\n")
+    scratch.write_text(json.dumps(_without_nan(value), indent=indent, allow_nan=False) + "\n")
     scratch.replace(path)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

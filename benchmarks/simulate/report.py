@@ -84,8 +84,8 @@ def _classes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def seconds(value: float) -> str:
+def seconds(value: float | None) -> str:
     """Format seconds, with three digits; a dash if there are none."""
-    if math.isnan(value):
+    if value is None or math.isnan(value):
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
