@@ -149,6 +149,14 @@ def _decisions(record: Json) -> tuple[str, ...]:
     return (
         f"with {record['settings']['waiting']:,} jobs queued",
         f"{row['median_ms']:.1f} ms of the processor under `fair`, {row['p99_ms']:.1f} ms at 99 %",
+        f"the longest of {record['settings']['decisions']} took {row['max_ms']:.1f} ms",
+    )
+
+
+def _compared(record: Json) -> tuple[str, ...]:
+    return (
+        f"{record['jobs']} small jobs of nano took {record['measured']['mean']:.2f} s on average",
+        f"{record['simulated']['mean']:.2f} s simulated, a ratio of {record['ratio']:.3f}",
     )
 
 
@@ -306,6 +314,7 @@ CLAIMS = (
     Claim(BENCHMARKS, "simulate-bursty", _simulated),
     Claim(BENCHMARKS, "simulate-elastic", _elastic),
     Claim(BENCHMARKS, "price-error", _prices),
+    Claim(BENCHMARKS, "simulate-compare", _compared),
     Claim(BENCHMARKS, "decision-time", _decisions),
     Claim(BENCHMARKS, "eta-error", _eta),
     Claim(BENCHMARKS, "busy-service", _busy),
