@@ -192,7 +192,7 @@ BENCHMARKS = {
             "many small jobs together, one by one, and by diffusers",
             service.PackedRecord,
             "packed_throughput.report:markdown",
-            _given("--jobs 4 --busy"),
+            _given("--jobs 4 --quick --busy"),
         ),
         Benchmark(
             "parallel_peers",

@@ -10,20 +10,11 @@ from typing import Any
 import typer
 
 from zoetrope.benchmarks.errors import BenchmarkError
+from zoetrope.benchmarks.schema.commands import COMMANDS
 from zoetrope.serving.cli.errors import CliError
 from zoetrope.serving.cli.groups import HELP_NAMES
 from zoetrope.serving.cli.late_commands import LateGroup
 
-# Command -> MODULE:FUNCTION: a function with typer's options, or a `main(arguments)` that parses the rest by itself.
-# The help loads the module, which therefore imports nothing heavy until its function runs.
-COMMANDS: dict[str, str] = {
-    "serve": "zoetrope.benchmarks.serving_load.command:serve",
-    "model": "zoetrope.benchmarks.model_steps.__main__:main",
-    "quality": "zoetrope.benchmarks.quality.__main__:main",
-    "peers": "zoetrope.benchmarks.peers.__main__:main",
-    "report": "zoetrope.benchmarks.report:main",
-    "smoke": "zoetrope.benchmarks.smoke:main",
-}
 _typed: ContextVar[tuple[str, ...]] = ContextVar("typed", default=())
 
 

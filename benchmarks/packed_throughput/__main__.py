@@ -14,7 +14,9 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -25,7 +27,7 @@ from zoetrope.benchmarks.gateway.processes import helper
 from zoetrope.benchmarks.packed_throughput import report
 from zoetrope.benchmarks.packed_throughput.dense import LATENTS, write_dense
 from zoetrope.benchmarks.packed_throughput.served import ServedRun, service
-from zoetrope.benchmarks.packed_throughput.work import dense_jobs, mixed_jobs, write_media
+from zoetrope.benchmarks.packed_throughput.work import FEW_STEPS, STEPS, dense_jobs, mixed_jobs, write_media
 from zoetrope.benchmarks.provenance import busy, machine
 
 WARM_UP = 4  # jobs before the measured ones: one of each task
@@ -39,12 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
         if not args.busy:
             _say("Wait until nothing else runs, or use --busy.")
             return 2
+    steps, threads = (FEW_STEPS, {1}) if args.quick else (STEPS, {1, os.cpu_count() or 1})
     try:
         with tempfile.TemporaryDirectory() as directory:
             folder = Path(directory)
-            nano = _nano(args.jobs, folder)
-            diffusers = _diffusers(args.jobs, folder)
-            dense, error = _dense(args.jobs, folder)
+            nano = _nano(mixed_jobs(args.jobs, folder / "nano", steps), folder / "nano")
+            jobs = dense_jobs(args.jobs, steps)
+            diffusers = _diffusers(jobs, folder, threads)
+            dense, error = _dense(jobs, folder)
     except BenchmarkError as problem:
         _say(f"error: {problem}")
         return 1
@@ -56,11 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _nano(count: int, folder: Path) -> tuple[ServedRun, ServedRun]:
-    place = folder / "nano"
+def _nano(jobs: Sequence[dict[str, Any]], place: Path) -> tuple[ServedRun, ServedRun]:
     place.mkdir()
     write_media(place)
-    jobs = mixed_jobs(count, place)
     with service("nano", place) as running:
         running.make(jobs[:WARM_UP], together=True)
         alone, _ = running.make(jobs, together=False)
@@ -69,24 +71,23 @@ def _nano(count: int, folder: Path) -> tuple[ServedRun, ServedRun]:
     return alone, together
 
 
-def _diffusers(count: int, folder: Path) -> dict[int, float]:
+def _diffusers(jobs: Sequence[dict[str, Any]], folder: Path, numbers: Collection[int]) -> dict[int, float]:
     """Return seconds by threads. Writes the checkpoint and the latents of the first job to ``folder``."""
-    model, jobs = folder / "wan2.1-t2v", folder / "jobs.json"
+    model, file = folder / "wan2.1-t2v", folder / "jobs.json"
     write_dense(model)
-    jobs.write_text(json.dumps(dense_jobs(count)))
+    file.write_text(json.dumps(jobs))
     found = {}
-    for threads in sorted({1, os.cpu_count() or 1}):
-        with helper("zoetrope.benchmarks.packed_throughput.dense", str(model), str(jobs), str(threads)) as child:
+    for threads in sorted(numbers):
+        with helper("zoetrope.benchmarks.packed_throughput.dense", str(model), str(file), str(threads)) as child:
             child.start()
             found[threads] = float(json.loads(child.line())["seconds"])
         _say(f"diffusers, {threads} threads: {found[threads]:.1f} s")
     return found
 
 
-def _dense(count: int, folder: Path) -> tuple[tuple[ServedRun, ServedRun], float]:
+def _dense(jobs: Sequence[dict[str, Any]], folder: Path) -> tuple[tuple[ServedRun, ServedRun], float]:
     place = folder / "dense"
     place.mkdir()
-    jobs = dense_jobs(count)
     with service(str(folder / "wan2.1-t2v"), place) as running:
         _, (first,) = running.make([{**jobs[0], "keep_latents": True}], together=True)
         running.client.download(first, place / "ours.safetensors", artifact="latents")
@@ -104,6 +105,7 @@ def _say(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser("packed_throughput", __doc__)
     parser.add_argument("--jobs", type=command.at_least(4), default=40, help="jobs of each run (default: 40)")
+    parser.add_argument("--quick", action="store_true", help="few steps, and diffusers with one thread alone")
     parser.add_argument("--busy", action="store_true", help="measure even if the machine is not idle")
     parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     return parser

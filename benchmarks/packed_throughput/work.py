@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ PROMPT = "a red circle moving right on a white background"
 KINDS = ("text_to_video", "image_to_video", "reference_to_video", "edit_video")
 RATIOS = ("16:9", "1:1", "9:16", "4:3")
 STEPS = (8, 12, 20)
+FEW_STEPS = (1, 2, 3)  # of a run whose figures mean nothing
 FRAMES = (9, 13, 16)
 DENSE_SIZES = ((96, 64), (64, 64), (64, 96), (96, 96))  # width, height
 DENSE_FRAMES = (9, 13, 17)
@@ -29,7 +31,7 @@ def write_media(folder: Path) -> None:
         writer.write(rng.integers(0, 256, (CLIP_FRAMES, SIDE, SIDE, 3), dtype=np.uint8))
 
 
-def mixed_jobs(count: int, folder: Path) -> list[dict[str, Any]]:
+def mixed_jobs(count: int, folder: Path, steps: Sequence[int] = STEPS) -> list[dict[str, Any]]:
     """Return requests for nano: four tasks in four shapes, with three lengths and three step counts."""
     picture, clip = str(folder / "picture.png"), str(folder / "clip.mp4")
     inputs: dict[str, dict[str, Any]] = {
@@ -44,11 +46,11 @@ def mixed_jobs(count: int, folder: Path) -> list[dict[str, Any]]:
         length: dict[str, Any] = {"frames": FRAMES[number // 3 % 3]} if kind != "edit_video" else {}
         shape: dict[str, Any] = {"ratio": RATIOS[number // 4 % 4]} if kind in KINDS[::2] else {}
         task = {"kind": kind, "prompt": PROMPT, **inputs[kind]}
-        jobs.append({"task": task, **length, **shape, "steps": STEPS[number % 3], "seed": number})
+        jobs.append({"task": task, **length, **shape, "steps": steps[number % 3], "seed": number})
     return jobs
 
 
-def dense_jobs(count: int) -> list[dict[str, Any]]:
+def dense_jobs(count: int, steps: Sequence[int] = STEPS) -> list[dict[str, Any]]:
     """Return text-to-video requests for the dense model: four sizes, three lengths and three step counts."""
     jobs = []
     for number in range(count):
@@ -59,7 +61,7 @@ def dense_jobs(count: int) -> list[dict[str, Any]]:
                 "negative_prompt": "",
                 "size": f"{width}x{height}",
                 "frames": DENSE_FRAMES[number // 12 % 3],
-                "steps": STEPS[number % 3],
+                "steps": steps[number % 3],
                 "guidance": GUIDANCE,
                 "seed": number,
             }

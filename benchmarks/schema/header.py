@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from zoetrope.benchmarks.cli.group import COMMANDS
+from zoetrope.benchmarks.schema.commands import COMMANDS
 
 SHARE = Annotated[float, Field(ge=0, le=1)]
 SECONDS = Annotated[float, Field(ge=0)]

@@ -8,13 +8,14 @@ from typing import Literal, Protocol
 
 from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.simulate.trace import TraceJob
+from zoetrope.model.runtime.errors import Picklable
 
 PROMPT = "a red circle moving right on a white background"
 CHECK_SECONDS = 15.0  # for a server's first answer
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
 
-class TargetRefused(Exception):
+class TargetRefused(Picklable):
     """A server did not take a job, or lost one. ``kind``: a google.rpc code's name, or ``HTTP 503``."""
 
     def __init__(self, kind: str, message: str) -> None:

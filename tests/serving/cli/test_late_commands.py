@@ -54,9 +54,9 @@ def test_a_function_becomes_a_command(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_main_reads_the_rest_of_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zoetrope.benchmarks.cli import group
+    from zoetrope.benchmarks.schema.commands import COMMANDS
 
-    monkeypatch.setitem(group.COMMANDS, "parsing", f"{__name__}:parsing")
+    monkeypatch.setitem(COMMANDS, "parsing", f"{__name__}:parsing")
     assert main(["bench", "parsing", "--word", "this"]) == 3
     assert capsys.readouterr().out == "this\n"
     assert main(["bench", "parsing", "--help"]) == 0
@@ -97,9 +97,9 @@ def test_without_an_installation_there_are_our_own_commands(monkeypatch: pytest.
 def test_errors_of_a_benchmark_are_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zoetrope.benchmarks.cli import group
+    from zoetrope.benchmarks.schema.commands import COMMANDS
 
-    monkeypatch.setitem(group.COMMANDS, "broken", f"{__name__}:broken")
+    monkeypatch.setitem(COMMANDS, "broken", f"{__name__}:broken")
     assert main(["bench", "broken"]) == 1
     assert capsys.readouterr().err == "error: no step was noted\n"
 
