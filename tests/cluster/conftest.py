@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.cluster.fake_router import Leader
 
 
 @pytest.fixture
@@ -18,3 +21,12 @@ def router(ray_session: None) -> Iterator[Any]:
     actor = start_fake_router()
     yield actor
     ray.kill(actor)
+
+
+@pytest.fixture
+def engines() -> Iterator[list[Leader]]:
+    """The engines that a test starts and puts in here; they end with it."""
+    started: list[Leader] = []
+    yield started
+    for engine in started:
+        engine.end()

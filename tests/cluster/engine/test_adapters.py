@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import ray
 import torch
 
-from tests.cluster.fake_router import Leader, start_engine, start_fake_router
+from tests.cluster.fake_router import Leader, start_engine
 from tests.fixtures.adapters import changes
 from tests.fixtures.random_checkpoints import write_t2v
 from tests.fixtures.transformer_shape import TEXT_DIM
@@ -31,21 +30,6 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 STEPS = 8
 # Of each segment: adapters with strengths.
 WISHES = {"one": (("ink", 1.0),), "two": (("oil", 0.5), ("ink", -1.0)), "other": (("oil", 1.0),), "none": ()}
-
-
-@pytest.fixture
-def router() -> Iterator[Any]:
-    actor = start_fake_router()
-    yield actor
-    ray.kill(actor)
-
-
-@pytest.fixture
-def engines() -> Iterator[list[Leader]]:
-    started: list[Leader] = []
-    yield started
-    for engine in started:
-        engine.end()
 
 
 @pytest.mark.timeout(600)

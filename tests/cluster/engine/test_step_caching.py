@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import ray
 import torch
 
-from tests.cluster.fake_router import Leader, start_engine, start_fake_router
+from tests.cluster.fake_router import Leader, start_engine
 from tests.fixtures.random_checkpoints import write_t2v
 from tests.fixtures.transformer_shape import TEXT_DIM
 from zoetrope.cluster.protocol.messages import Owner
@@ -28,21 +27,6 @@ STEPS = 10
 PLAIN = SegmentSpec("plain", (16, 2, 4, 4), STEPS, 3.0, 11)
 FAST = replace(PLAIN, id="fast", step_mask="##..#...##", seed=3)
 LATE = replace(PLAIN, id="late", step_mask="###.#.##.#", guidance_start=0.2, guidance_end=0.55, seed=4)
-
-
-@pytest.fixture
-def router() -> Iterator[Any]:
-    actor = start_fake_router()
-    yield actor
-    ray.kill(actor)
-
-
-@pytest.fixture
-def engines() -> Iterator[list[Leader]]:
-    started: list[Leader] = []
-    yield started
-    for engine in started:
-        engine.end()
 
 
 @pytest.mark.timeout(900)
