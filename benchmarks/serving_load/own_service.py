@@ -16,6 +16,7 @@ import psutil
 
 from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.packed_throughput.host import MODULE, STEPS_FILE
+from zoetrope.benchmarks.serving_load import process_kinds
 from zoetrope.serving.cli.errors import CliError
 from zoetrope.serving.cli.service import ServiceProcess, private_env, wait_gone
 from zoetrope.serving.config.settings import Settings
@@ -24,21 +25,7 @@ from zoetrope.serving.jobs.open import open_stores
 READY_SECONDS = 900.0
 VICTIM_SECONDS = 60.0  # for a process of a kind to be there
 GONE_SECONDS = 30.0  # for a killed one to be gone
-# Kind -> what a process's command line contains. Ray's own two are told by their programs' names.
-KINDS = {
-    "host": MODULE,
-    "gateway": "zoetrope.serving.gateway.main",
-    "sweeper": "zoetrope.serving.sweeper.main",
-    "router": "ServeReplica:zoetrope:Router",
-    "conditioner": "ServeReplica:zoetrope:Conditioner",
-    "decoder": "ServeReplica:zoetrope:Decoder",
-    "leader": "ServeReplica:zoetrope:Engine",
-    "rank": "ray::RankProcess",
-    "controller": "ray::ServeController",
-    "raylet": "raylet",
-    "gcs": "gcs_server",
-}
-PROGRAMS = ("raylet", "gcs_server")
+KINDS = {**process_kinds.KINDS, "host": MODULE}
 
 
 class OwnService:
@@ -127,9 +114,7 @@ class OwnService:
             return []
         for process in family:
             with contextlib.suppress(psutil.Error):
-                line = process.cmdline()
-                named = Path(line[0]).name == words if line and words in PROGRAMS else words in " ".join(line)
-                if named and process.status() != psutil.STATUS_ZOMBIE:
+                if process_kinds.is_named(process, words) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 
 from tests.serving.soak.proxy import Proxy
-from tests.serving.soak.service import KINDS, Service, over, until
+from tests.serving.soak.service import Service, over, until
+from zoetrope.benchmarks.serving_load.process_kinds import KINDS
 
 VICTIM_SECONDS = 120.0  # for a process of a kind to be there
 LOST_ANSWERS = 8  # to COMMITs in a row, of whichever processes

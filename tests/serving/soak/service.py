@@ -18,6 +18,7 @@ from urllib.request import urlopen
 
 import psutil
 
+from zoetrope.benchmarks.serving_load.process_kinds import KINDS, is_named
 from zoetrope.serving.cli.service import wait_gone
 
 T = TypeVar("T")
@@ -25,22 +26,6 @@ T = TypeVar("T")
 READY_SECONDS = 180.0
 STOP_SECONDS = 60.0
 READY = re.compile(r"^ready (.*)$", re.MULTILINE)
-
-# What a process's command line contains. Ray's own two are told by their programs' names, which others' lines contain.
-KINDS = {
-    "host": "zoetrope.serving.ray_host.main",
-    "gateway": "zoetrope.serving.gateway.main",
-    "sweeper": "zoetrope.serving.sweeper.main",
-    "router": "ServeReplica:zoetrope:Router",
-    "conditioner": "ServeReplica:zoetrope:Conditioner",
-    "decoder": "ServeReplica:zoetrope:Decoder",
-    "leader": "ServeReplica:zoetrope:Engine",
-    "rank": "ray::RankProcess",
-    "controller": "ray::ServeController",
-    "raylet": "raylet",
-    "gcs": "gcs_server",
-}
-PROGRAMS = ("raylet", "gcs_server")
 
 
 def until(condition: Callable[[], T], seconds: float, what: str) -> T:
@@ -151,9 +136,7 @@ class Service:
         words, found = KINDS[kind], []
         for process in self.family():
             with contextlib.suppress(psutil.Error):
-                line = process.cmdline()
-                named = Path(line[0]).name == words if line and words in PROGRAMS else words in " ".join(line)
-                if named and not over(process):
+                if is_named(process, words) and not over(process):
                     found.append(process)
         return found
 
