@@ -27,6 +27,7 @@ from zoetrope.model.families.family import Preset
 
 FAULT_PATIENCE = 300.0  # seconds that clients go on asking a service that faults have struck
 PATIENCE = 30.0
+WARMER = "warm-up"  # a tenant of a service of our own, so that none of the load's has used anything before
 PLAIN = {"MAX_QUEUED": "10000", "GATEWAYS": "1"}  # of a service of our own; all else as the environment says
 
 
@@ -113,14 +114,16 @@ async def _measure(
 ) -> tuple[Served, _Known, list[dict[str, Any]]]:
     keys = dict(plan.keys)
     tenants = plan.tenants()
+    warmer = tenants[0]
     if service is not None and len(tenants) > 1:
-        keys = service.keys(tenants)
+        warmer = WARMER
+        keys = service.keys([*tenants, warmer])
     target = _target(plan, service, keys, place)
     try:
         served = await target.open()
         preset = _preset(plan, served)
         plan = replace(plan, recipe=_shaped(plan, served, preset))
-        classes = distinct(plan.sampled())
+        classes = [job.model_copy(update={"tenant": warmer}) for job in distinct(plan.sampled())]
         await target.prepare(classes)
         tokens = None if preset is None else _tokens(preset)
         if known is None:
