@@ -246,11 +246,17 @@ def test_a_part_that_is_not_there_or_not_needed_is_told(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "link.safetensors").symlink_to("gone.safetensors")
     for more, said in (
-        ({"vae": "Wan-AI/Wan2.1-T2V-1.3B"}, r"^vae: 'Wan-AI/.* in \S+/hub: download it .*zoetrope pull Wan-AI/Wan2\.1-T2V"),
+        (
+            {"vae": "Wan-AI/Wan2.1-T2V-1.3B"},
+            r"^vae: 'Wan-AI/.* in \S+/hub: download it .*zoetrope pull Wan-AI/Wan2\.1-T2V",
+        ),
         ({"vae": "absent.safetensors"}, r"^vae: absent\.safetensors: the file is missing"),
         ({"text_encoder": str(tmp_path / "link.safetensors")}, r"^text-encoder: \S+ is a link to gone\.safetensors"),
         ({"tokenizer": "absent"}, "^tokenizer: absent: the file is missing"),
-        ({"image_encoder": str(files.vae)}, r"^image-encoder: \S+ is not needed, the transformer attends to no pictures"),
+        (
+            {"image_encoder": str(files.vae)},
+            r"^image-encoder: \S+ is not needed, the transformer attends to no pictures",
+        ),
         ({"image_encoder": "a\0b"}, r"^image-encoder: 'a\\x00b' is not needed"),
     ):
         with pytest.raises(ModelError, match=said):
