@@ -71,8 +71,8 @@ def _main(folder: Path) -> Path | None:
 def why_not_cached(name: str) -> str:
     """Say that a repository, ORG/NAME, is not on this machine, and how to get it."""
     return (
-        f"{name!r} looks like a Hugging Face repository, but is not a directory here and not in {hub_cache()}: download "
-        f"it where there is a network (zoetrope pull {name}), or give its directory"
+        f"{name!r} looks like a Hugging Face repository, but is not a directory here and not in {hub_cache()}: "
+        f"download it where there is a network (zoetrope pull {name}), or give its directory"
     )
 
 
