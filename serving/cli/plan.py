@@ -88,6 +88,9 @@ def plan(
 
     named = one_model(argument, model) or DEFAULT_MODEL
     if gpu_memory is not None:
+        _check_alone(
+            {"gpus": gpus != 8, "nvlink": nvlink != 8, "steps": steps is not None, "quality": quality != "exact"}
+        )
         _small(named, gpu, gpu_memory, size, ratio, duration, load.resolved(), json)
         return
     made, decodes, wanted = make_plan(named, gpus, size, ratio, duration, gpu or "h100", nvlink, load.resolved())
@@ -166,6 +169,15 @@ def _wanted(model: str, load: LoadOptions) -> Preset | ModelCard:
     for warning in warnings:
         stderr().print(f"warning: {warning}", markup=False)
     return wanted
+
+
+def _check_alone(given: dict[str, bool]) -> None:
+    """Raise CliError for an option of an engine's plan that is given beside --gpu-memory, which would ignore it."""
+    from zoetrope.serving.cli.errors import bad_input
+
+    for option, named in given.items():
+        if named:
+            raise bad_input(option, "cannot be given together with --gpu-memory, which is about one GPU")
 
 
 def _small(
