@@ -29,6 +29,7 @@ from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.engine_rows import engine_row, step_seconds
 from zoetrope.serving.router.forecaster import Forecaster
+from zoetrope.serving.router.heap import Heap
 from zoetrope.serving.router.job_database import Ending, open_database
 from zoetrope.serving.router.job_records import note_ending, note_models, recorded
 from zoetrope.serving.router.loading import loading_of
@@ -117,7 +118,8 @@ class Router:
             settings.adapter_slots,
             self._meter,
         )
-        self._queue = QueuedJobs(self._database, self._state.backlog)
+        self._heap = Heap()
+        self._queue = QueuedJobs(self._database, self._state.backlog, self._heap)
         self._claimed = ClaimedJobs(self._database, self._queue, self._choose, self._outcome, self._drop, self._clear)
         self._forecaster = Forecaster(
             self._cards,
@@ -142,6 +144,7 @@ class Router:
             asyncio.create_task(self._watch_engines()),
             asyncio.create_task(self._writer.run()),
         ]
+        self._heap.tidy(always=True)
 
     def check_health(self) -> None:
         """Raise RuntimeError if one of the loops has ended: Serve then replaces the replica."""
@@ -217,6 +220,8 @@ class Router:
             waiting = any(segment.engine is None for segment in self._state.active.values())
             self._cold_start.see(len(self._state.engines), waiting, now)
             self._notices.look(now)
+            if not (self._state.active or len(self._queue)):
+                self._heap.tidy()
             for engine_id, view in self._state.engines.items():
                 row = self._rows.get(engine_id)
                 long = view.due > view.seen_at + ENGINE_TIMEOUT_SECONDS
