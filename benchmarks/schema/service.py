@@ -39,12 +39,24 @@ class EtaStage(ResultRecord):
     within: SHARE
 
 
+class PriceErrors(ResultRecord):
+    """Errors of prices as shares of what was used; ``total``, of all jobs together, has a sign."""
+
+    jobs: COUNT
+    median: float = Field(ge=0)
+    p90: float = Field(ge=0)
+    within: SHARE
+    total: float
+
+
 class EtaRecord(ResultRecord):
-    """How far off a job's ETA is."""
+    """How far off a job's ETA is, and its price."""
 
     goal: float
     goal_met: bool
     rows: list[EtaStage] = Field(min_length=1)
+    price: PriceErrors | None
+    jobs: list[dict[str, Any]] = Field(min_length=1)
 
 
 class Latency(ResultRecord):
