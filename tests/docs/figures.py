@@ -155,6 +155,7 @@ def _loads(record: Json) -> tuple[str, ...]:
 
 
 def _class(found: Json, name: str) -> Json:
+    row: Json
     (row,) = (row for row in found["classes"] if row["class"] == name)
     return row
 

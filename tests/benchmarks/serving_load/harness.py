@@ -63,7 +63,6 @@ class Peer:
         return self.show(name)
 
     def show(self, name: str) -> dict[str, Any]:
-        self.on_show(name)
         age, number = time.monotonic() - self.made[name], int(name.removeprefix("video_"))
         video: dict[str, Any] = {"id": name, "object": "video", "seconds": "0.5"}
         if name in self.deleted:
@@ -87,7 +86,9 @@ def peer(**settings: Any) -> Iterator[Peer]:
             if self.path == "/v1/models":
                 self._say({"object": "list", "data": [{"id": "peer-model", "object": "model"}]})
             else:
-                self._say(state.show(self.path.rpartition("/")[2]))
+                name = self.path.rpartition("/")[2]
+                state.on_show(name)
+                self._say(state.show(name))
 
         def do_DELETE(self) -> None:
             state.deleted.add(self.path.rpartition("/")[2])

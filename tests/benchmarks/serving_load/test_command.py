@@ -88,9 +88,9 @@ def test_loads_are_shares_of_the_capacity_that_was_measured(gateway: Service, mi
     assert found["points"][0]["figures"]["slo_attainment"] is None, "nothing was made alone"
 
 
-def test_every_tenant_has_a_key_of_its_own(gateway: Service, mix: str) -> None:
-    where = [WhereOptions(start="nano"), WorkOptions(rate=(1.0,), mix=mix, tenants=3, jobs=60), CourseOptions()]
-    plan = make_plan(*where)
+def test_every_tenant_is_known_before_so_that_it_gets_a_key_of_its_own(mix: str) -> None:
+    work = WorkOptions(rate=(1.0,), mix=mix, tenants=3, jobs=60)
+    plan = make_plan(WhereOptions(start="nano"), work, CourseOptions())
     assert plan.tenants() == ["tenant-1", "tenant-2", "tenant-3"] == sorted({job.tenant for job in plan.drawn(1.0)})
 
 
