@@ -15,7 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.kinds import FIXTURES, INTEGRATION, RAY, UnitRule
+from tests.kinds import FIXTURES, INTEGRATION, RAY, TOGETHER, UnitRule
 
 # A shell that runs the suite in the background has it ignore Ctrl-C, and whatever it starts would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -63,6 +63,14 @@ def file_of(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
 
+def group_of(nodeid: str) -> str:
+    """What one worker runs: a file, a folder whose tests share a gateway, or everything that starts Ray."""
+    file = file_of(nodeid)
+    if file.startswith(RAY):
+        return "Ray"
+    return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+
 def fixtures_of(item: pytest.Item) -> list[str]:
     return item.fixturenames if isinstance(item, pytest.Function) else []
 
@@ -90,35 +98,32 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its kind, and put the files in the order in which workers take them.
+    """Mark each test with its kind, and put them in the order in which workers take them.
 
-    Files of Ray come first: one worker runs them all. Others that start processes wait a lot, so they take turns with
-    those that compute, which keeps the cores busy. They end earlier, so that the last files are short.
+    All of Ray comes first: one worker runs it. Others that start processes wait a lot, so they take turns with those that
+    compute, which keeps the cores busy. They end earlier, so that the last files are short.
     """
     for item in items:
         declared = file_of(item.nodeid).startswith(INTEGRATION) or not FIXTURES.isdisjoint(fixtures_of(item))
         if not any(item.get_closest_marker(kind) for kind in ("integration", "long")):
             item.add_marker("integration" if declared else "unit")
-    files = sorted({file_of(item.nodeid) for item in items})
-    slow = {file_of(item.nodeid) for item in items if not item.get_closest_marker("unit")}
-    ray = [file for file in files if file.startswith(RAY)]
-    waits = [file for file in files if file in slow and not file.startswith(RAY)]
-    computes = [file for file in files if file not in slow and not file.startswith(RAY)]
-    turns = {file: (-1.0, number) for number, file in enumerate(ray)}
-    turns |= {file: (0.85 * number / len(waits), 0) for number, file in enumerate(waits)}
-    turns |= {file: (number / len(computes), 1 + number) for number, file in enumerate(computes)}
-    items.sort(key=lambda item: turns[file_of(item.nodeid)])
+    groups = sorted({group_of(item.nodeid) for item in items} - {"Ray"})
+    slow = {group_of(item.nodeid) for item in items if not item.get_closest_marker("unit")}
+    waits, computes = ([group for group in groups if (group in slow) is asked] for asked in (True, False))
+    turns = {"Ray": (-1.0, 0)}
+    turns |= {group: (0.85 * number / len(waits), 1) for number, group in enumerate(waits)}
+    turns |= {group: (number / len(computes), 2) for number, group in enumerate(computes)}
+    items.sort(key=lambda item: (turns[group_of(item.nodeid)], file_of(item.nodeid)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep each file on one worker, where its fixtures are, and everything that starts Ray on another."""
+    """Keep each file on one worker, where its fixtures are, and what shares more than that on one as well."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
         def _split_scope(self, nodeid: str) -> str:
-            file = file_of(nodeid)
-            return "Ray" if file.startswith(RAY) else file
+            return group_of(nodeid)
 
     config.option.loadscopereorder = False  # not by the number of tests: those of Ray are few, but long
     return ByFile(config, log)

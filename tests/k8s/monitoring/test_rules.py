@@ -57,7 +57,7 @@ class Case:
 
     changes: dict[str, str | None]
     labels: dict[str, str] = field(default_factory=dict)
-    minute: int = 190
+    minute: int = 130
     quiet: int = 0
 
 
