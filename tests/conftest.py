@@ -100,8 +100,8 @@ def pytest_make_collect_report(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its kind, and put them in the order in which workers take them.
 
-    All of Ray comes first: one worker runs it. Others that start processes wait a lot, so they take turns with those that
-    compute, which keeps the cores busy. They end earlier, so that the last files are short.
+    All of Ray comes first: one worker runs it. Others that start processes wait a lot, so they take turns with those
+    that compute, which keeps the cores busy. They end earlier, so that the last files are short.
     """
     for item in items:
         declared = file_of(item.nodeid).startswith(INTEGRATION) or not FIXTURES.isdisjoint(fixtures_of(item))

@@ -1,4 +1,4 @@
-"""One gateway with nano for all tests of a folder. It ends with the last of them: idle, it would take time from others."""
+"""One gateway with nano for all tests of a folder. It ends with the last of them: idle, it would take others' time."""
 
 from __future__ import annotations
 
