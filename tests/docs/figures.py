@@ -188,10 +188,16 @@ def _elastic(record: Json) -> tuple[str, ...]:
 
 
 def _eta(record: Json) -> tuple[str, ...]:
-    median = {row["stage"]: f"{100 * row['median']:.1f} %" for row in record["rows"]}
+    found = {
+        row["stage"]: f"{100 * row['median']:.1f} % of the job's duration (p90 {100 * row['p90']:.1f} %;"
+        f" {row['samples']} estimates of {row['jobs']} jobs)"
+        for row in record["rows"]
+    }
+    price = record["price"]
     return (
-        f"{median['queued']} of the job's duration while queued and {median['running']} while running",
-        f"medians of {record['measured_on']['jobs']} mixed jobs",
+        f"while queued {found['queued']}, while running {found['running']}",
+        f"{record['measured_on']['jobs']} mixed jobs",
+        f"a price is {100 * price['median']:.1f} % off what was used (p90 {100 * price['p90']:.1f} %)",
     )
 
 
