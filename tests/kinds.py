@@ -63,6 +63,7 @@ INTEGRATION = (
     "tests/k8s/image/test_dockerfile.py",
     "tests/k8s/monitoring/test_component.py",
     "tests/k8s/monitoring/test_rules.py",
+    "tests/k8s/test_fetch_weights.py",
     "tests/model/runtime/test_freed_memory.py",
     "tests/serving/api/test_named_sizes.py",
     "tests/serving/cli/",
