@@ -15,11 +15,13 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib import import_module
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import psutil
@@ -44,6 +46,7 @@ LONGEST = (  # begun first, in this order
     "gateway",
     "compile_gain",
 )
+_asking = threading.Lock()  # one thread at a time asks what became of processes: a status can be read only once
 _processes = multiprocessing.get_context("forkserver")
 
 
@@ -75,17 +78,20 @@ def run(benchmark: Benchmark, folder: Path) -> SmokeRun:
         log = Path(name) / "log"
         process = _processes.Process(target=_call, args=(benchmark.name, given, log), name=benchmark.name)
         started = time.monotonic()
-        process.start()
-        process.join(LIMIT)
+        with _asking:
+            process.start()
+        wait([process.sentinel], LIMIT)
         seconds = time.monotonic() - started
-        if process.is_alive():
+        with _asking:
+            status = process.exitcode
+        if status is None:
             _kill(process.pid)
-            process.join()
+            wait([process.sentinel])
             return SmokeRun(benchmark.name, seconds, problem="it did not end")
         said = log.read_text(errors="replace") if log.exists() else ""
-    if process.exitcode not in benchmark.passes:
+    if status not in benchmark.passes:
         last = "\n  ".join(said.strip().splitlines()[-TAIL:])
-        return SmokeRun(benchmark.name, seconds, problem=f"exit status {process.exitcode}\n  {last}")
+        return SmokeRun(benchmark.name, seconds, problem=f"exit status {status}\n  {last}")
     try:
         files = check(benchmark, folder, said)
     except ResultError as error:
