@@ -93,10 +93,11 @@ def serve(
     out: Annotated[Path | None, option("PATH", "Write PATH.json, PATH.md and plots.", "nothing is written")] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Load a server that speaks our gRPC or OpenAI's videos API, and measure it.
+    """Load a server with jobs, and measure it.
 
-    Jobs are sent when their time has come, however slow the server is. It may be any server; faults other than cancel,
-    and policies, need a service that is started by --start. docs/benchmarks.md has examples, and the form of a mix.
+    Jobs are sent when their time has come, however slow the server is. It may be any that speaks our gRPC or OpenAI's
+    videos API; faults other than cancel, and policies, need a service that is started by --start. docs/benchmarks.md
+    has examples, and the form of a mix.
     """
     from zoetrope.benchmarks import command
     from zoetrope.benchmarks.cli.group import command_typed
