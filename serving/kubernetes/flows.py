@@ -45,15 +45,15 @@ def declared_flows(tree: Tree) -> list[Flow]:
     there = {pod.component for pod in tree.pods}
     database = "postgres" if "postgres" in there else "private-network"
     artifacts = "s3" if "s3" in there else "private-network"
-    store = _store_port(tree)
+    ports = store_ports(_stores(tree))
     found = [
         *_flows(INSIDE, ["dns"], (DNS,), "names"),
         *_flows(OUTSIDE, ["gateway"], (GRPC, HTTP), "clients, from wherever they are let in", optional=True),
         *_flows(("gateway", "sweeper"), ["internet"], WEB, "media that clients name, hooks and webhooks"),
         *_flows(["fetch-weights"], ["internet"], (443,), "weights from a hub"),
         *_flows(OURS, [database], (POSTGRES,), "the job database"),
-        *_flows(STORES, [artifacts], (store,), "artifacts and snapshots"),
-        *_flows(STORES, ["internet"], (store,), "artifacts of a cloud's store", optional=not _in_a_cloud(tree)),
+        *_flows(STORES, [artifacts], ports, "artifacts and snapshots"),
+        *_flows(STORES, ["internet"], ports, "artifacts of a cloud's store", optional=not _in_a_cloud(tree)),
         *_flows(RAY, RAY, ANY, "Ray, and the ranks of a gang"),
         *_flows(["operator"], ["ray-head"], (DASHBOARD,), "KubeRay deploys the Serve application"),
         *_flows(["monitoring"], ["gateway", "sweeper"], (MANAGEMENT,), "scrapes"),
@@ -81,13 +81,13 @@ def all_private(networks: Iterable[str]) -> bool:
     return all(ip_network(network).is_private for network in networks)
 
 
-def _store_port(tree: Tree) -> int:
-    """The port of the artifact store, as its address in the settings says."""
-    for url in _stores(tree):
-        if endpoint := endpoint_of(url):
-            parts = urlsplit(endpoint)
-            return parts.port or (80 if parts.scheme == "http" else 443)
-    return 443
+def store_ports(urls: Iterable[str]) -> tuple[int, ...]:
+    """Return the ports of stores, as their URLs say."""
+    found = {443} if not (listed := list(urls)) else set[int]()
+    for url in listed:
+        parts = urlsplit(endpoint_of(url))
+        found.add(parts.port or (80 if parts.scheme == "http" else 443))
+    return tuple(sorted(found))
 
 
 def _in_a_cloud(tree: Tree) -> bool:
