@@ -33,6 +33,12 @@ RAY = (
     "tests/serving/stages/test_isolation.py",
     "tests/serving/whole/",
 )
+# The tests of such a folder share a gateway: one worker runs them all.
+TOGETHER = (
+    "tests/serving/gateway/http/fal/",
+    "tests/serving/gateway/http/openai/",
+    "tests/serving/gateway/http/replicate/",
+)
 # Files and folders whose tests start processes: services, media workers, programs (the benchmarks ask git).
 INTEGRATION = (
     *RAY,

@@ -210,6 +210,8 @@ class LoadFigures(ResultRecord):
     succeeded: COUNT
     errors: dict[str, int]
     seconds: SECONDS
+    offered_per_second: float | None
+    tokens: COUNT | None
     videos_per_second: float | None
     video_seconds_per_second: float | None
     video_seconds_per_gpu_second: float | None
@@ -225,10 +227,21 @@ class LoadFigures(ResultRecord):
     classes: list[LoadClass] = Field(min_length=1)
 
 
+class StruckFault(ResultRecord):
+    """One fault, and the jobs that it found. ``on_engines``: None where the server does not tell."""
+
+    at: SECONDS
+    what: str
+    under_way: COUNT
+    on_engines: COUNT | None
+    hit: bool
+    next_end_after: float | None
+
+
 class LoadFaults(ResultRecord):
     """What faults cost. ``steps_redone``: None where the service is not the benchmark's own."""
 
-    struck: list[dict[str, Any]]
+    struck: list[StruckFault]
     accepted: COUNT
     lost: COUNT
     failed: COUNT
@@ -237,11 +250,13 @@ class LoadFaults(ResultRecord):
 
 
 class LoadPoint(ResultRecord):
-    """One trace under one policy. ``load``: as a share of the capacity; ``rate``: jobs a second."""
+    """One trace under one policy. ``load``: as a share of the capacity; ``rate``: jobs a second; ``share_of_capacity``:
+    what really arrived, in jobs and in tokens."""
 
     policy: str
     rate: float | None
     load: float | None
+    share_of_capacity: dict[str, float | None] | None
     figures: LoadFigures
     faults: LoadFaults | None
     timeline: list[dict[str, Any]]

@@ -69,7 +69,7 @@ class Setup:
 
 
 def simulate(setup: Setup, policy: str) -> tuple[dict[str, Any], list[Outcome]]:
-    """StepRun one policy; returns its figures and what became of each job."""
+    """Run one policy; returns its figures and what became of each job."""
     preset, fleet = preset_named(setup.model), setup.fleet
     work = workload(preset, setup.trace)
     simulation = Simulation(

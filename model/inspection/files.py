@@ -85,7 +85,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > MAX_TOML_BYTES:
             raise ModelError(f"{path}: has {size} bytes, at most {MAX_TOML_BYTES} are read")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as TOML: {str(error).splitlines()[0]}") from None
 

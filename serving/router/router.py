@@ -48,7 +48,7 @@ from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
 log = logging.getLogger("zoetrope.router")
 
-POLL_SECONDS = 0.1  # how often new jobs and cancellations are looked for
+POLL_SECONDS = 0.1  # how often engines are looked after
 LONG_POLL_SECONDS = 1.0  # how long an idle engine waits for work; also its heartbeat
 ENGINE_TIMEOUT_SECONDS = 10.0
 SIGHT_SECONDS = 1.0  # between two records that an engine in a long step is alive
