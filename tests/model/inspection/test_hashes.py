@@ -77,7 +77,7 @@ def test_what_need_not_be_hashed_is_read_ahead(tmp_path: Path, monkeypatch: pyte
     write(unknown, KEPT_BYTES)
     hashes_of([known])
     forget(monkeypatch)  # as another process
-    asked = []
+    asked: list[tuple[int, tuple[int, ...]]] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda file, *how: asked.append((os.fstat(file).st_ino, how)))
     read_ahead([known, unknown, gone])
     assert asked == [(known.stat().st_ino, (0, 0, os.POSIX_FADV_WILLNEED))]
