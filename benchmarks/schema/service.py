@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from zoetrope.benchmarks.schema.header import COUNT, SECONDS, SHARE, ResultRecord
+from zoetrope.benchmarks.schema.header import COUNT, SECONDS, SHARE, ResultHeader, ResultRecord
 
 
 class BusyCase(ResultRecord):
@@ -272,4 +272,37 @@ class LoadRecord(ResultRecord):
     settings: dict[str, Any]
     capacity: dict[str, Any] | None
     points: list[LoadPoint] = Field(min_length=1)
+    interrupted: bool = False
     plots: dict[str, str]
+
+
+class SoakFault(ResultRecord):
+    """A fault: jobs that had not ended then, and the seconds until a new one was done; None: none ever was."""
+
+    fault: str = Field(min_length=1)
+    queued: COUNT
+    running: COUNT
+    healed: SECONDS | None
+
+
+class SoakRecord(ResultRecord):
+    """Jobs under kills and other faults, by `tests.serving.soak.run`; all is well if there are no ``problems``.
+
+    Attributes:
+        states, attempts: how many jobs ended in each state, and at which attempt.
+        files: that were decoded. events: of webhooks, by job and kind; deliveries: of them, in all.
+    """
+
+    environment: ResultHeader
+    settings: dict[str, Any]
+    seconds: SECONDS
+    jobs: COUNT
+    states: dict[str, int]
+    attempts: dict[str, int]
+    files: COUNT
+    strays: COUNT
+    events: COUNT
+    deliveries: COUNT
+    struck: list[SoakFault] = Field(min_length=1)
+    left_out: list[str]
+    problems: list[str]

@@ -93,16 +93,19 @@ def serve(
     out: Annotated[Path | None, option("PATH", "Write PATH.json, PATH.md and plots.", "nothing is written")] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Load a server that speaks our gRPC or OpenAI's videos API, and measure it.
+    """Load a server with jobs, and measure it.
 
-    Jobs are sent when their time has come, however slow the server is. It may be any server; faults other than cancel,
-    and policies, need a service that is started by --start. docs/benchmarks.md has examples, and the form of a mix.
+    Jobs are sent when their time has come, however slow the server is. It may be any that speaks our gRPC or OpenAI's
+    videos API; faults other than cancel, and policies, need a service that is started by --start. docs/benchmarks.md
+    has examples, and the form of a mix.
     """
     from zoetrope.benchmarks import command
     from zoetrope.benchmarks.cli.group import command_typed
     from zoetrope.benchmarks.provenance import header
+    from zoetrope.benchmarks.serving_load.plots import point_name
     from zoetrope.benchmarks.serving_load.report import page
     from zoetrope.benchmarks.serving_load.run import run
+    from zoetrope.serving.cli.errors import FAILURE, CliError
 
     plan = make_plan(where, work, course)
     if out is not None:
@@ -118,6 +121,10 @@ def serve(
     if out is not None:
         record["plots"] = _plots(out, record["points"])
         command.write_results(out, record, page(record))
+    if record["interrupted"]:
+        raise KeyboardInterrupt
+    if idle := [point_name(point) for point in record["points"] if not point["figures"]["succeeded"]]:
+        raise CliError(f"{idle[0]}: no job succeeded, see the errors above", FAILURE)
 
 
 def make_plan(where: WhereOptions, work: WorkOptions, course: CourseOptions) -> ServePlan:

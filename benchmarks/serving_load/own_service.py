@@ -107,16 +107,11 @@ class OwnService:
     def _find(self, kind: str) -> list[psutil.Process]:
         if self._process is None:
             return []
-        words, found = KINDS[kind], []
         try:
             family = psutil.Process(self._process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
-        for process in family:
-            with contextlib.suppress(psutil.Error):
-                if process_kinds.is_named(process, words) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+        return process_kinds.named(family, KINDS[kind])
 
 
 def _free_ports(count: int) -> list[int]:
