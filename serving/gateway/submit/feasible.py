@@ -14,6 +14,8 @@ from zoetrope.serving.gateway.submit.prices import Quote
 from zoetrope.serving.jobs.forecast_table import ModelForecast
 from zoetrope.serving.router.pricing import Price, load_of
 
+UNSURE = 100.0  # times, by which a price may be wrong while none of the model's steps was measured
+
 
 class DeadlineOutOfReach(Picklable):
     """Too much waits in front of a job for its deadline; ``retry_seconds`` later there may be less."""
@@ -36,7 +38,7 @@ def check_feasible(
     soonest: float | None,
     resized: Callable[[str], VideoSpec | None],
 ) -> None:
-    """Refuse what cannot be done. What was not measured refuses nothing.
+    """Refuse what cannot be done. A price that was not measured refuses only what would take `UNSURE` times too long.
 
     Args:
         soonest: seconds until it may be done at the earliest, as forecast; None: there is no forecast.
@@ -50,10 +52,15 @@ def check_feasible(
         groups = quote.costs.step.groups
         if largest_step(spec, card, groups) > quote.most_tokens:
             raise InvalidRequest(Violation("size", _too_large(spec, card, groups, quote.most_tokens, resized)))
-    if deadline_at is None or price is None or not quote.calibrated:
+    if deadline_at is None or price is None:
         return
     ahead = deadline_at - time.time()
     alone = quote.solo_seconds(price)
+    if not quote.calibrated:
+        if alone > UNSURE * ahead:
+            late = f"the job is expected to take {alone:.3g} s by itself, though that was not measured yet"
+            raise InvalidRequest(Violation("deadline", f"cannot be met: {late}"))
+        return
     if alone > ahead:
         late = f"the job takes {alone:.3g} s by itself, which is {alone - ahead:.3g} s longer than there are left"
         raise InvalidRequest(Violation("deadline", f"cannot be met: {late}"))

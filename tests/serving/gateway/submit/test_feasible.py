@@ -83,8 +83,11 @@ async def test_before_an_engine_is_there_the_price_is_the_rooflines(counter: Cou
     found = await counter.validate(steps=10)
     assert found.price is not None and found.price.total > 0
     assert not found.quote.calibrated and found.outlook is None
-    job = await counter.submit(Options(deadline_at=time.time() + 0.5), steps=1_000)
-    assert job.price > 0, "which refuses nothing"
+    job = await counter.submit(Options(deadline_at=time.time() + found.price.total), steps=1_000)
+    assert job.price > 0, "which may be wrong by much"
+    late = r"^deadline: cannot be met: the job is expected to take \S+ s by itself, though that was not measured yet$"
+    with pytest.raises(InvalidRequest, match=late):
+        await counter.submit(Options(deadline_at=time.time() + job.price / 1_000), steps=1_000)
 
 
 async def test_a_job_is_priced_by_what_its_engine_has_learned(counter: Counter) -> None:
