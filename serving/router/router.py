@@ -389,7 +389,7 @@ class RouterReplica(Router):
     """A router as a Serve replica, in a process of its own."""
 
     async def __init__(self, *arguments: Any) -> None:  # type: ignore[misc]  # Serve awaits it
-        await super().__init__(*arguments)  # type: ignore[misc]
+        await super().__init__(*arguments)
         self._heap.tidy(always=True)
 
     async def __del__(self) -> None:
