@@ -12,14 +12,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoetrope.benchmarks.schema.commands import COMMANDS
+
 OUT_HELP = "write the figures to OUT.json and a page to OUT.md (the suffix .json is optional)"
 
 
 def parser(module: str, doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser for ``python -m zoetrope.benchmarks.MODULE``, described by the first line of its docstring."""
-    return argparse.ArgumentParser(
-        prog=f"python -m zoetrope.benchmarks.{module}", description=(doc or "").split("\n")[0]
-    )
+    """Return a parser for ``zoetrope bench NAME``, or ``python -m zoetrope.benchmarks.MODULE`` where there is no such
+    command, described by the first line of its docstring."""
+    return argparse.ArgumentParser(prog=typed(module), description=(doc or "").split("\n")[0])
+
+
+def typed(module: str) -> str:
+    """Return what users type for a benchmark's module."""
+    for name, place in COMMANDS.items():
+        if place.partition(":")[0].removesuffix(".__main__") == f"zoetrope.benchmarks.{module}":
+            return f"zoetrope bench {name}"
+    return f"python -m zoetrope.benchmarks.{module}"
 
 
 def at_least(least: int) -> Callable[[str], int]:

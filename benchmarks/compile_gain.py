@@ -35,6 +35,7 @@ from zoetrope.model.network.protocol import Network
 from zoetrope.model.request.sizes import SIZES
 
 SEED = 0
+BACKENDS = ("inductor", "aot_eager")  # the second one traces as the first, and generates no code
 
 
 def network_of(name: str, device: torch.device) -> tuple[Network, int, int]:
@@ -72,6 +73,7 @@ def record_of(
             "cores": os.cpu_count(),
             "longest_sequence": longest,
             "text_tokens": words,
+            "backend": backend if isinstance(backend, str) else backend.__name__,
         },
         "compile_seconds": gains.compiling,
         "rungs": [{**asdict(rung), "gain": rung.gain, "chosen": _way(rung.gain)} for rung in gains.rungs],
@@ -93,6 +95,7 @@ def markdown(record: dict[str, Any]) -> str:
         f"most {about['longest_sequence']:,} tokens, {about['text_tokens']} of text each. Compiling took "
         f"{record['compile_seconds']:.1f} s; an earlier run's cache shortens it. Times are the fastest of three steps, "
         "in turn.",
+        *([] if about.get("backend", BACKENDS[0]) == BACKENDS[0] else [f"Backend: {about['backend']}."]),
         "",
         "| tokens per step | eager | compiled | gain | chosen |",
         "|---|---|---|---|---|",
@@ -105,7 +108,7 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def main(arguments: list[str] | None = None, backend: Backend = "inductor") -> int:
+def main(arguments: list[str] | None = None, backend: Backend | None = None) -> int:
     parser = command.parser("compile_gain", __doc__)
     parser.add_argument("--preset", default="nano", choices=sorted(all_presets()), help="model (default: nano)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
@@ -115,6 +118,9 @@ def main(arguments: list[str] | None = None, backend: Backend = "inductor") -> i
     parser.add_argument(
         "--step-seconds", type=float, default=STEP_SECONDS, help="stop after a step longer than this, in seconds"
     )
+    parser.add_argument(
+        "--backend", default="inductor", choices=BACKENDS, help="of torch.compile; engines use %(default)s"
+    )
     parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     args = parser.parse_args(arguments)
     ladder = tuple(sorted(args.tokens or LADDER))
@@ -122,7 +128,9 @@ def main(arguments: list[str] | None = None, backend: Backend = "inductor") -> i
     logging.getLogger("zoetrope.compiled").setLevel(logging.INFO)
     run = command.command_line("compile_gain", arguments)
     try:
-        record = record_of(args.preset, torch.device(args.device), run, ladder, args.step_seconds, backend)
+        record = record_of(
+            args.preset, torch.device(args.device), run, ladder, args.step_seconds, backend or args.backend
+        )
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,9 @@
-"""Make one HTML page of all results, with their tables and plots: a file that needs no network.
+"""Make one HTML page of all results, with tables and plots.
 
     python -m zoetrope.benchmarks.report --out out/benchmarks.html
 
-Each result stands with its command, commit, date and machine. Benchmarks without results are listed too.
+It needs no network. Each result stands with its command, commit, date and machine; benchmarks without results are
+listed too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from html import escape
 from pathlib import Path
 
 from markdown_it import MarkdownIt
-from pydantic import ValidationError
 
 from zoetrope.benchmarks import command
 from zoetrope.benchmarks.provenance import commit_of
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--results: {args.results} must be a folder")
     try:
         results = read_results(args.results)
-    except (ResultError, ValidationError) as error:
+    except ResultError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     args.out.parent.mkdir(parents=True, exist_ok=True)

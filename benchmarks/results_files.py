@@ -9,14 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from zoetrope.benchmarks.provenance import REPOSITORY
 from zoetrope.benchmarks.registry import Benchmark, check_record
-from zoetrope.benchmarks.schema.header import ResultHeader
+from zoetrope.benchmarks.schema.header import ResultHeader, ResultRecord
 from zoetrope.benchmarks.schema.quality import NanoRecord, PairedClips
+from zoetrope.benchmarks.schema.service import SoakRecord
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 CLIPS = "-clips.json"  # single clips beside a record
-BELOW = {"nano-4step.json": NanoRecord}  # written by a floor below, without a header
+# Written by what is no benchmark: by a floor below, without a header, and by tests.
+OTHERS: dict[str, type[ResultRecord]] = {
+    "nano.json": NanoRecord,
+    "nano-4step.json": NanoRecord,
+    "soak.json": SoakRecord,
+}
 PEERS = "peers"  # folder of what other projects' tools wrote
 
 
@@ -60,8 +68,7 @@ def read_results(folder: Path = RESULTS) -> list[ResultFile]:
     """Read all results in a folder, by name; those of other projects' tools are left out.
 
     Raises:
-        ResultError: a file is not JSON, or no benchmark's.
-        pydantic.ValidationError: a field is missing or wrong.
+        ResultError: a file is not JSON, or no benchmark's, or a field is missing or wrong; the message names it.
     """
     found = []
     for path in sorted(folder.rglob("*.json")):
@@ -69,16 +76,19 @@ def read_results(folder: Path = RESULTS) -> list[ResultFile]:
             continue
         try:
             record = json.loads(path.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ResultError(f"{path.name} cannot be read as JSON: {error}") from None
-        if path.name.endswith(CLIPS):
-            PairedClips.model_validate(record)
-        elif path.name in BELOW:
-            BELOW[path.name].model_validate(record)
-        else:
-            try:
-                benchmark, header = check_record(record)
-            except KeyError as error:
-                raise ResultError(f"{path.name}: its command is of no benchmark: {error}") from None
-            found.append(ResultFile(path, record, benchmark, header))
+        if not isinstance(record, dict):
+            raise ResultError(f"{path.name} must hold a JSON object")
+        try:
+            if path.name.endswith(CLIPS):
+                PairedClips.model_validate(record)
+            elif path.name in OTHERS:
+                OTHERS[path.name].model_validate(record)
+            else:
+                found.append(ResultFile(path, record, *check_record(record)))
+        except ValidationError as error:
+            raise ResultError(f"{path.name}: {error}") from None
+        except KeyError as error:
+            raise ResultError(f"{path.name}: its command is of no benchmark: {error}") from None
     return found

@@ -1,23 +1,30 @@
-"""Run every benchmark at its smallest size, and hold what it writes against the schema of results.
+"""Run every benchmark small, and check what it writes.
 
     python -m zoetrope.benchmarks.smoke
     python -m zoetrope.benchmarks.smoke --only step,scaling --keep out/smoke
 
-The figures of such runs mean nothing. A benchmark that this machine cannot run is listed with what it needs.
+Results are held against their schema, and pages against results; the figures of such runs mean nothing. A benchmark
+that this machine cannot run is listed with what it needs. Each has a process of its own, which is forked from one that
+has imported torch and what else takes seconds to import.
 """
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
+import multiprocessing
+import os
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import wait
 from pathlib import Path
 
-from pydantic import ValidationError
+import psutil
 
 from zoetrope.benchmarks import command
 from zoetrope.benchmarks.registry import BENCHMARKS, Benchmark
@@ -26,6 +33,21 @@ from zoetrope.benchmarks.results_files import ResultError, read_results
 LIMIT = 400.0  # seconds of one benchmark
 WORKERS = 3  # more than two cores, for services wait while they start
 TAIL = 5  # lines of what a failed benchmark printed
+IMPORTED_ONCE = ("torch", "diffusers", "transformers", "zoetrope.benchmarks.registry", "zoetrope.model.pipeline")
+LONGEST = (  # begun first, in this order
+    "packed_throughput",
+    "served_step",
+    "simulate.compare",
+    "scheduling",
+    "eta_error",
+    "serving_load",
+    "busy",
+    "peers",
+    "gateway",
+    "compile_gain",
+)
+_asking = threading.Lock()  # one thread at a time asks what became of processes: a status can be read only once
+_processes = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
@@ -52,29 +74,68 @@ def run(benchmark: Benchmark, folder: Path) -> SmokeRun:
         return SmokeRun(benchmark.name, lacks=lacks)
     folder.mkdir(parents=True)
     given = [*benchmark.smoke, *(["--out", str(folder / benchmark.name)] if benchmark.record is not None else [])]
-    called = [sys.executable, "-m", f"zoetrope.benchmarks.{benchmark.name}", *given]
-    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        log = Path(name) / "log"
+        process = _processes.Process(target=_call, args=(benchmark.name, given, log), name=benchmark.name)
+        started = time.monotonic()
+        with _asking:
+            process.start()
+        wait([process.sentinel], LIMIT)
+        seconds = time.monotonic() - started
+        with _asking:
+            status = process.exitcode
+        if status is None:
+            _kill(process.pid)
+            wait([process.sentinel])
+            return SmokeRun(benchmark.name, seconds, problem="it did not end")
+        said = log.read_text(errors="replace") if log.exists() else ""
+    if status not in benchmark.passes:
+        last = "\n  ".join(said.strip().splitlines()[-TAIL:])
+        return SmokeRun(benchmark.name, seconds, problem=f"exit status {status}\n  {last}")
     try:
-        done = subprocess.run(called, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        return SmokeRun(benchmark.name, LIMIT, problem="it did not end")
-    seconds = time.monotonic() - started
-    if done.returncode not in benchmark.passes:
-        last = "\n  ".join(done.stdout.strip().splitlines()[-TAIL:])
-        return SmokeRun(benchmark.name, seconds, problem=f"exit status {done.returncode}\n  {last}")
-    try:
-        files = check(benchmark, folder, done.stdout)
-    except (ValidationError, ResultError) as error:
+        files = check(benchmark, folder, said)
+    except ResultError as error:
         return SmokeRun(benchmark.name, seconds, problem=str(error))
     return SmokeRun(benchmark.name, seconds, files)
+
+
+def in_order(benchmarks: Iterable[Benchmark]) -> list[Benchmark]:
+    """Return the order to begin them in: `LONGEST` first, the quick ones last."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    return sorted(benchmarks, key=lambda one: (one.quick, places.get(one.name, len(places))))
+
+
+def _call(name: str, arguments: list[str], log: Path) -> None:
+    """Run a benchmark in this process, which is its own; what it and its processes print goes to ``log``."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+    sys.exit(entry(name)(arguments))
+
+
+def entry(name: str) -> Callable[[list[str]], int]:
+    """Return the function that a benchmark's module runs."""
+    module = import_module(f"zoetrope.benchmarks.{name}")
+    if not hasattr(module, "main"):
+        module = import_module(f"zoetrope.benchmarks.{name}.__main__")
+    main: Callable[[list[str]], int] = module.main
+    return main
+
+
+def _kill(pid: int | None) -> None:
+    """Kill a process and all that it started."""
+    for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def check(benchmark: Benchmark, folder: Path, printed: str) -> tuple[str, ...]:
     """Check what a run left; return the names of its files.
 
     Raises:
-        ResultError: nothing was written or printed, a file is of another benchmark, or the page is not the record's.
-        pydantic.ValidationError: a file has not what its schema says.
+        ResultError: nothing was written or printed, a file is of another benchmark or has not what its schema says, or
+            the page is not the record's.
     """
     if benchmark.record is None:
         if not printed.strip():
@@ -105,11 +166,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.keep is not None and args.keep.exists() and any(args.keep.iterdir()):
         parser.error(f"--keep: {args.keep} must be empty or new")
     chosen = [BENCHMARKS[name] for name in names if BENCHMARKS[name].quick or not args.quick]
+    _processes.set_forkserver_preload([*IMPORTED_ONCE])
     started, runs = time.monotonic(), list[SmokeRun]()
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(args.workers) as pool:
         folder: Path = args.keep or Path(temporary)
-        longest_first = sorted(chosen, key=lambda one: one.quick)
-        for future in as_completed(pool.submit(run, one, folder / one.name) for one in longest_first):
+        for future in as_completed(pool.submit(run, one, folder / one.name) for one in in_order(chosen)):
             runs.append(future.result())
             print(runs[-1], flush=True)
     failed = [one.name for one in runs if one.problem is not None]

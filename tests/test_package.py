@@ -116,7 +116,7 @@ def test_what_a_client_lacks_is_named(client_only: dict[str, str], command: list
     done = run(client_only, tmp_path, sys.executable, "-m", "zoetrope.serving.cli", *command)
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()
-    assert re.fullmatch(r"error: \w+ is not installed; this command needs pip install 'zoetrope\[serve\]'", line)
+    assert re.fullmatch(r"error: \w+ is not installed; this command needs pip install '\.\[serve\]'", line)
 
 
 @pytest.mark.long

@@ -1,4 +1,6 @@
-"""Measure a model in one process: seconds a step and memory by size, split by part, and against diffusers.
+"""Measure a model in one process, by size and part.
+
+Seconds a step and memory, split by part, and against diffusers.
 
     zoetrope bench model --out benchmarks/results/model-steps
     python -m zoetrope.benchmarks.model_steps --model wan2.7-27b --clip 832x480x81

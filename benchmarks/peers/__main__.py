@@ -1,4 +1,4 @@
-"""Compare with other projects on this machine: the same clip of the same checkpoint, each by its own command.
+"""Make one clip with each project on this machine, and compare. Each has its own command, and the same checkpoint.
 
     python -m zoetrope.benchmarks.peers --out benchmarks/results/peers
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare with other projects on this machine: the same clip of the same checkpoint, each by its own command."""
+    """Make one clip with each project on this machine, and compare."""
     from zoetrope.benchmarks.peers.run import main as run
 
     return run(arguments)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what every option that makes clips faster or smaller costs in quality, on nano, and what it gains."""
+    """Measure what each faster or smaller way gains, and costs nano."""
     from zoetrope.benchmarks.quality.run import main as run
 
     return run(arguments)

@@ -42,7 +42,7 @@ class ResultHeader(ResultRecord):
         device, torch, ...: of benchmarks that compute with torch.
     """
 
-    command: str = Field(pattern=r"^(python -m zoetrope\.benchmarks\.|zoetrope bench )\w")
+    command: str = Field(pattern=r"^(python -m (zoetrope\.benchmarks|tests\.serving\.soak)\.|zoetrope bench )\w")
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
     changed: bool | None
     date: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
@@ -77,8 +77,9 @@ def header_of(record: Mapping[str, Any]) -> ResultHeader:
     """
     if isinstance(runs := record.get("runs"), dict) and runs:
         return ResultHeader.model_validate(list(runs.values())[-1])
-    environment = dict(record.get("environment", record))
+    environment = record.get("environment", record)
     for place in ("machine", "measured_on"):  # where older files describe it
-        if "machine" not in environment and "processor" in record.get(place, {}):
-            environment["machine"] = record[place]
+        about = record.get(place)
+        if isinstance(environment, dict) and isinstance(about, dict) and "processor" in about:
+            environment = {"machine": about, **environment}
     return ResultHeader.model_validate(environment)

@@ -136,8 +136,10 @@ class NanoTask(ResultRecord):
 
 
 class NanoRecord(ResultRecord):
-    """Written by `model.nano.evaluate --json`, which stands below the benchmarks and writes no header."""
+    """Written by `model.nano.evaluate --json`, which stands below the benchmarks and writes no header; ``command``:
+    files from before December 2026 may lack it."""
 
+    command: str = ""
     seed: int
     steps: COUNT
     guidance: float

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from zoetrope.benchmarks.schema.header import COUNT, SECONDS, SHARE, ResultRecord
+from zoetrope.benchmarks.schema.header import COUNT, SECONDS, SHARE, ResultHeader, ResultRecord
 
 
 class BusyCase(ResultRecord):
@@ -210,6 +210,8 @@ class LoadFigures(ResultRecord):
     succeeded: COUNT
     errors: dict[str, int]
     seconds: SECONDS
+    offered_per_second: float | None
+    tokens: COUNT | None
     videos_per_second: float | None
     video_seconds_per_second: float | None
     video_seconds_per_gpu_second: float | None
@@ -225,10 +227,21 @@ class LoadFigures(ResultRecord):
     classes: list[LoadClass] = Field(min_length=1)
 
 
+class StruckFault(ResultRecord):
+    """One fault, and the jobs that it found. ``on_engines``: None where the server does not tell."""
+
+    at: SECONDS
+    what: str
+    under_way: COUNT
+    on_engines: COUNT | None
+    hit: bool
+    next_end_after: float | None
+
+
 class LoadFaults(ResultRecord):
     """What faults cost. ``steps_redone``: None where the service is not the benchmark's own."""
 
-    struck: list[dict[str, Any]]
+    struck: list[StruckFault]
     accepted: COUNT
     lost: COUNT
     failed: COUNT
@@ -237,11 +250,13 @@ class LoadFaults(ResultRecord):
 
 
 class LoadPoint(ResultRecord):
-    """One trace under one policy. ``load``: as a share of the capacity; ``rate``: jobs a second."""
+    """One trace under one policy. ``load``: as a share of the capacity; ``rate``: jobs a second; ``share_of_capacity``:
+    what really arrived, in jobs and in tokens."""
 
     policy: str
     rate: float | None
     load: float | None
+    share_of_capacity: dict[str, float | None] | None
     figures: LoadFigures
     faults: LoadFaults | None
     timeline: list[dict[str, Any]]
@@ -257,4 +272,37 @@ class LoadRecord(ResultRecord):
     settings: dict[str, Any]
     capacity: dict[str, Any] | None
     points: list[LoadPoint] = Field(min_length=1)
+    interrupted: bool = False
     plots: dict[str, str]
+
+
+class SoakFault(ResultRecord):
+    """A fault: jobs that had not ended then, and the seconds until a new one was done; None: none ever was."""
+
+    fault: str = Field(min_length=1)
+    queued: COUNT
+    running: COUNT
+    healed: SECONDS | None
+
+
+class SoakRecord(ResultRecord):
+    """Jobs under kills and other faults, by `tests.serving.soak.run`; all is well if there are no ``problems``.
+
+    Attributes:
+        states, attempts: how many jobs ended in each state, and at which attempt.
+        files: that were decoded. events: of webhooks, by job and kind; deliveries: of them, in all.
+    """
+
+    environment: ResultHeader
+    settings: dict[str, Any]
+    seconds: SECONDS
+    jobs: COUNT
+    states: dict[str, int]
+    attempts: dict[str, int]
+    files: COUNT
+    strays: COUNT
+    events: COUNT
+    deliveries: COUNT
+    struck: list[SoakFault] = Field(min_length=1)
+    left_out: list[str]
+    problems: list[str]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -24,11 +26,16 @@ KINDS = {
 PROGRAMS = ("raylet", "gcs_server")
 
 
-def is_named(process: psutil.Process, words: str) -> bool:
-    """Tell whether a process is of the kind with these words, a value of `KINDS`.
+def named(processes: Iterable[psutil.Process], words: str) -> list[psutil.Process]:
+    """Return those that run and are of the kind with these words, a value of `KINDS`."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):  # it is gone
+            if _is_named(process, words) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
-    Raises:
-        psutil.Error: the process is gone.
-    """
+
+def _is_named(process: psutil.Process, words: str) -> bool:
     line = process.cmdline()
     return Path(line[0]).name == words if line and words in PROGRAMS else words in " ".join(line)

@@ -89,7 +89,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     spec = cases[args.tasks[0]][0].spec
     vae = summarise_psnr(autoencoder_psnr(pipeline.autoencoder, card, PSNR_CLIPS, args.seed))
+    command = " ".join(["python -m zoetrope.model.nano.evaluate", *(sys.argv[1:] if arguments is None else arguments)])
     summary: dict[str, Any] = {
+        "command": command,
         "seed": args.seed,
         "steps": spec.steps,
         "guidance": spec.guidance,
@@ -98,7 +100,6 @@ def main(arguments: list[str] | None = None) -> int:
         "tasks": {},
         "met": vae["met"],
     }
-    command = " ".join(["python -m zoetrope.model.nano.evaluate", *(sys.argv[1:] if arguments is None else arguments)])
     for kind, members in cases.items():
         started = time.monotonic()
         with Progress(

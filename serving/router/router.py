@@ -31,7 +31,7 @@ from zoetrope.serving.router.engine_rows import engine_row, step_seconds
 from zoetrope.serving.router.forecaster import Forecaster
 from zoetrope.serving.router.heap import Heap
 from zoetrope.serving.router.job_database import Ending, open_database
-from zoetrope.serving.router.job_records import note_ending, recorded
+from zoetrope.serving.router.job_records import note_ending, note_models, recorded
 from zoetrope.serving.router.loading import loading_of
 from zoetrope.serving.router.metering import Meter
 from zoetrope.serving.router.model_notices import ModelNotices
@@ -74,6 +74,7 @@ class Router:
         begin("router")
         self._settings = settings
         self._cards = models.by_name()
+        note_models(self._cards)
         self._database = await open_database(settings, tuple(self._cards))
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from zoetrope.benchmarks.provenance import REPOSITORY
-from zoetrope.benchmarks.registry import BENCHMARKS, TOOLS, Benchmark
+from zoetrope.benchmarks.registry import BENCHMARKS, TOOLS
 from zoetrope.benchmarks.results_files import RESULTS, ResultError, ResultFile, read_results
-from zoetrope.benchmarks.smoke import check
+from zoetrope.benchmarks.smoke import check, entry
 
 FOLDER = REPOSITORY / "benchmarks"
 QUICK = [name for name, benchmark in BENCHMARKS.items() if benchmark.quick]
@@ -62,17 +61,9 @@ def test_it_writes_valid_results(name: str, tmp_path: Path, capsys: pytest.Captu
     benchmark = BENCHMARKS[name]
     assert benchmark.missing() is None
     out = [] if benchmark.record is None else ["--out", str(tmp_path / name)]
-    assert entry(benchmark)([*benchmark.smoke, *out]) in benchmark.passes
+    assert entry(name)([*benchmark.smoke, *out]) in benchmark.passes
     files = check(benchmark, tmp_path, capsys.readouterr().out)
     assert files or benchmark.record is None
-
-
-def entry(benchmark: Benchmark) -> Any:
-    """The function that the benchmark's module runs."""
-    module = import_module(f"zoetrope.benchmarks.{benchmark.name}")
-    if not hasattr(module, "main"):
-        module = import_module(f"zoetrope.benchmarks.{benchmark.name}.__main__")
-    return module.main
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +102,7 @@ def test_a_wrong_header_is_seen(tmp_path: Path, field: str, value: Any) -> None:
     record = json.loads((RESULTS / "adapters.json").read_text())
     record["environment"][field] = value
     (tmp_path / "adapters.json").write_text(json.dumps(record))
-    with pytest.raises(ValidationError, match=field):
+    with pytest.raises(ResultError, match=rf"adapters\.json: [\s\S]*{field}"):
         read_results(tmp_path)
 
 
@@ -125,7 +116,7 @@ def test_wrong_figures_are_seen(tmp_path: Path) -> None:
         broken = copy.deepcopy(record)
         broken["rows"][0]["plain"]["seconds"] = change
         put(tmp_path, broken, page)
-        with pytest.raises(ValidationError, match=said):
+        with pytest.raises(ResultError, match=said):
             read_results(tmp_path)
     record["rows"][0]["plain"]["seconds"] *= 2
     put(tmp_path, record, page)
@@ -140,8 +131,22 @@ def test_files_of_nobody_are_seen(tmp_path: Path) -> None:
     put(tmp_path, record, "")
     with pytest.raises(ResultError, match="of no benchmark"):
         read_results(tmp_path)
-    (tmp_path / "adapters.json").write_text("{")
-    with pytest.raises(ResultError, match="cannot be read as JSON"):
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ("[]", "must hold a JSON object"),
+        ("{}", "command"),
+        ('{"environment": 3, "machine": 4}', "valid dictionary"),
+        ('{"environment": [], "runs": {"a": 1}}', "valid dictionary"),
+    ],
+)
+def test_a_broken_file_is_named(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text(text)
+    with pytest.raises(ResultError, match=rf"^broken\.json[\s\S]*{said}"):
         read_results(tmp_path)
 
 

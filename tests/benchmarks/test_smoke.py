@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from zoetrope.benchmarks import smoke
@@ -26,6 +27,27 @@ def test_a_failure_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     said = capsys.readouterr().out
     assert "decision_time: FAILED" in said and "exit status 2" in said and "'none'" in said
     assert "failed: decision_time" in said
+
+
+def grandchildren() -> set[psutil.Process]:
+    """Processes that those of ours have forked."""
+    return {child for server in psutil.Process().children() for child in server.children(recursive=True)}
+
+
+@pytest.mark.integration
+def test_one_that_does_not_end_is_killed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = replace(BENCHMARKS["decision_time"], smoke=("--waiting", "100000", "--decisions", "100000"))
+    monkeypatch.setitem(BENCHMARKS, "decision_time", slow)
+    monkeypatch.setattr(smoke, "LIMIT", 2.0)
+    before = grandchildren()
+    assert smoke.main(["--only", "decision_time"]) == 1
+    assert "decision_time: FAILED" in (said := capsys.readouterr().out) and "it did not end" in said
+    assert grandchildren() <= before
+
+
+def test_the_longest_are_begun_first() -> None:
+    assert BENCHMARKS.keys() > set(smoke.LONGEST) and not any(BENCHMARKS[name].quick for name in smoke.LONGEST)
+    assert smoke.in_order(BENCHMARKS.values())[: len(smoke.LONGEST)] == [BENCHMARKS[name] for name in smoke.LONGEST]
 
 
 def test_what_is_lacking_is_no_failure(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,13 +80,19 @@ def _snapshot_settings(record: Json) -> tuple[str, ...]:
     return (f"one every {settings['snapshot_seconds']:g} s if that costs less than {100 * record['goal']:g} % of",)
 
 
+def _quiet(record: Json) -> str:
+    """Whether the machine was idle, by the limit that all results have."""
+    about = record["environment"]["machine"]
+    return "on an idle machine" if about["idle"] else f"not idle (load average {about['load_average'][0]:.2f} before)"
+
+
 def _cold_start(record: Json) -> tuple[str, ...]:
     seconds = record["seconds"]
     return (
         f"{seconds['now']['total']:.0f} s with {record['bytes'] / 1e9:.1f} GB of weights",
         f"{seconds['naive']['total']:.0f} s when everything is done one after the other",
         f"Goal, {record['goal']:g} x: {'met' if record['goal_met'] else 'not met'}",
-        *([f"(load {record['load_average']:g})"] if "load_average" in record else []),
+        _quiet(record),
     )
 
 
@@ -117,22 +123,42 @@ def _listed(values: list[str]) -> str:
 def _loads(record: Json) -> tuple[str, ...]:
     points = {(point["policy"], point["load"]): point["figures"] for point in record["points"]}
     loads = record["settings"]["loads"]
+
+    def figures_of(policy: str) -> list[Json]:
+        return [points[policy, load] for load in loads]
+
     middle = {
         policy: _listed([f"{points[policy, load]['latency']['p50']:.1f}" for load in loads])
         for policy in ("fifo", "fair")
     }
     met = {
-        policy: _listed([f"{100 * points[policy, load]['slo_attainment']:.0f}" for load in loads])
+        policy: _listed([f"{100 * points[policy, load]['slo_attainment']:.1f}" for load in loads])
         for policy in ("fifo", "fair")
     }
     alone = f"within {record['settings']['slo']:g} times their time alone"
+    (large,) = {row["class"] for row in figures_of("fair")[0]["classes"] if "40 steps" in row["class"]}
+    tail = {
+        policy: _listed([f"{_class(found, large)['latency']['mean']:.1f}" for found in figures_of(policy)])
+        for policy in ("fifo", "fair")
+    }
+    (count,) = {_class(found, large)["jobs"] for policy in ("fifo", "fair") for found in figures_of(policy)}
+    for point in record["points"]:
+        assert abs(point["share_of_capacity"]["tokens"] - point["load"]) < 1e-6, "what is offered is what is said"
     return (
         f"at {_listed([f'{load:g}' for load in loads])} of nano's capacity",
         f"which was {record['capacity']['per_second']:.1f} jobs a second",
         f"took {middle['fifo']} s (p50) first come, first served, and {middle['fair']} s under `fair`",
         f"{met['fifo']} % against {met['fair']} % were done {alone}",
-        f"{record['settings']['jobs']} jobs of one tenant each",
+        f"the {count} long ones took {tail['fifo']} s on average, and {tail['fair']} s under `fair`",
+        f"{record['settings']['jobs']} jobs of {record['settings']['tenants']} tenants",
+        _quiet(record),
     )
+
+
+def _class(found: Json, name: str) -> Json:
+    row: Json
+    (row,) = (row for row in found["classes"] if row["class"] == name)
+    return row
 
 
 def _load_faults(record: Json) -> tuple[str, ...]:
@@ -141,7 +167,12 @@ def _load_faults(record: Json) -> tuple[str, ...]:
     lost = "none" if not cost["lost"] else str(cost["lost"])
     return (
         f"{lost} of {cost['accepted']} jobs was lost",
-        f"{cost['steps_redone']} of {cost['steps_needed']} steps were taken again",
+        f"{cost['steps_redone']} steps were taken again beside {cost['steps_needed']:,}",
+        f"{cost['most_redone_by_a_job']} of one job at most",
+        f"found {_listed([str(struck['under_way']) for struck in cost['struck']])} jobs under way",
+        *([] if all(struck["hit"] for struck in cost["struck"]) else ["hit no job"]),
+        f"{100 * point['figures']['gpu_busy_share']:.0f} % busy",
+        _quiet(record),
     )
 
 
@@ -313,6 +344,7 @@ def _peers(record: Json) -> tuple[str, ...]:
     assert theirs["name"] == record["reference"] == "diffusers" and record["clock"] == "cpu"
     return (
         f"{1e3 * ours['step']:.0f} ms of the processor a step, theirs {1e3 * theirs['step']:.0f}",
+        f"a whole run of the command takes {ours['seconds']:.1f} s, theirs {theirs['seconds']:.1f}",
         f"frames are as diffusers' to {ours['psnr']:.0f} dB",
     )
 

@@ -91,22 +91,9 @@ def test_the_chooser_compiles_nothing_itself(network: WanTransformer) -> None:
 
 
 @pytest.mark.usefixtures("one_mix")
-def test_the_chooser_asks_for_the_tokens_of_all_streams(network: WanTransformer) -> None:
-    counter = Counter()
-    gains = measure([network], run_alone, 50, 4, backend=counter, ladder=LADDER)
-    chooser = Chooser(run_alone)
-    chooser.gains = replace(gains, rungs=(Rung(4, 1.0, 2.0), Rung(16, 2.0, 1.0)))  # the line lies at 8
-    with torch.inference_mode():
-        before = counter.calls
-        chooser(network, batch_of(network, 7))
-        assert counter.calls == before
-        two = [*batch_of(network, 5), *batch_of(network, 4)]
-        chooser(network, two)
-        assert counter.calls > before
-
-
-@pytest.mark.usefixtures("one_mix")
-def test_rungs_are_measured_in_turns_and_the_ladder_ends_after_a_long_step(network: WanTransformer) -> None:
+def test_rungs_are_measured_in_turns_and_the_chooser_asks_for_the_tokens_of_all_streams(
+    network: WanTransformer,
+) -> None:
     counts: list[int] = []
 
     def runner(network: Network, sequences: list[Tokens]) -> ForwardRun:
@@ -121,6 +108,15 @@ def test_rungs_are_measured_in_turns_and_the_ladder_ends_after_a_long_step(netwo
     assert gains.compiling > 0
     each = 1 + 2 * 4  # one to compile for the size, then both ways: once to warm up and three times by the clock
     assert counts[-2 * each :] == [16] * each + [64] * each
+    chooser = Chooser(run_alone)
+    chooser.gains = replace(gains, rungs=(Rung(4, 1.0, 2.0), Rung(16, 2.0, 1.0)))  # the line lies at 8
+    with torch.inference_mode():
+        before = counter.calls
+        chooser(network, batch_of(network, 7))
+        assert counter.calls == before
+        chooser(network, [*batch_of(network, 5), *batch_of(network, 4)])
+        assert counter.calls > before
+    # The ladder ends after a long step.
     gains = measure([network], runner, 20, 4, backend=counter, ladder=(16, 64), step_seconds=1e-9)
     assert [rung.tokens for rung in gains.rungs] == [16]
 

@@ -2,7 +2,8 @@
 
 ``python -m tests.serving.soak.run [--postgres --s3 --gateways 2]`` kills every process, supervisor and Ray's own
 included, stops others, takes away the database, S3 and the disk, and prints what it did, how long each took to heal,
-and what is wrong with what is left. ``--quick`` is a small one. What faults there are: `tests.serving.soak.faults`.
+and what is wrong with what is left. ``--out NAME`` writes that to NAME.json and NAME.md. ``--quick`` is a small one.
+What faults there are: `tests.serving.soak.faults`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import contextlib
 import math
 import random
+import shlex
 import signal
 import sys
 import tempfile
@@ -24,7 +26,9 @@ from tests.serving.soak.audit import Audit, audit
 from tests.serving.soak.clients import END_SECONDS, Client, Ledger, Refused
 from tests.serving.soak.faults import Fault, Scene, left_out, schedule
 from tests.serving.soak.places import open_places
+from tests.serving.soak.record import page, record_of
 from tests.serving.soak.service import Service, until
+from zoetrope.benchmarks.command import OUT_HELP, write_results
 from zoetrope.serving.jobs.open import open_stores
 
 HEAL_SECONDS = 240.0  # for a job that is created after a fault to end
@@ -263,18 +267,22 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL of its own instead of SQLite")
     parser.add_argument("--s3", action="store_true", help="files in a bucket of a server of its own")
     parser.add_argument("--directory", type=Path, help="work there and keep what is left; a temporary one by default")
+    parser.add_argument("--out", type=Path, help=OUT_HELP)
     parser.add_argument("--quick", action="store_true", help="40 jobs, 7 kills, 3 other faults of 5 seconds")
     options = vars(parser.parse_args())
     if options.pop("quick"):
         options |= {"jobs": 40, "kills": 7, "others": 3, "clients": 6, "pause_seconds": 5.0, "away_seconds": 5.0}
-    directory = options.pop("directory")
+    directory, out = options.pop("directory"), options.pop("out")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does: nothing is left running
     with contextlib.ExitStack() as stack:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zoetrope-soak-")))
         options["postgres"] = stack.enter_context(own_postgres()) if options["postgres"] else ""
-        seen = run(Soak(**options), directory)
+        plan = Soak(**options)
+        seen = run(plan, directory)
         print(report(seen))
+        record = record_of(plan, seen, shlex.join(["python", "-m", "tests.serving.soak.run", *sys.argv[1:]]))
+        write_results(out, record, page(record))
     raise SystemExit(bool(seen.problems))
 
 

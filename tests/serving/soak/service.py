@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 import psutil
 
-from zoetrope.benchmarks.serving_load.process_kinds import KINDS, is_named
+from zoetrope.benchmarks.serving_load.process_kinds import KINDS, named
 from zoetrope.serving.cli.service import wait_gone
 
 T = TypeVar("T")
@@ -133,12 +133,7 @@ class Service:
         """Its processes of one of `KINDS`, or the supervisor."""
         if kind == "supervisor":
             return [psutil.Process(self.process.pid)]
-        words, found = KINDS[kind], []
-        for process in self.family():
-            with contextlib.suppress(psutil.Error):
-                if is_named(process, words) and not over(process):
-                    found.append(process)
-        return found
+        return named(self.family(), KINDS[kind])
 
     def left(self) -> list[psutil.Process]:
         """Processes of this service, of any start, that are alive."""

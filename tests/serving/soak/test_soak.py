@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from tests.serving.jobs.harness import LIMITS, claim, new_job
 from tests.serving.soak.audit import audit
@@ -17,7 +19,10 @@ from tests.serving.soak.clients import HOOKED, Ledger, Order
 from tests.serving.soak.faults import KILLS, OTHERS, Scene, left_out, schedule
 from tests.serving.soak.places import postgres_behind
 from tests.serving.soak.proxy import Proxy
+from tests.serving.soak.record import page, record_of
+from tests.serving.soak.run import Seen, Soak, Struck
 from tests.serving.soak.service import Service
+from zoetrope.benchmarks.schema.service import SoakRecord
 from zoetrope.cluster.snapshots.objects import SnapshotObjects
 from zoetrope.serving.jobs.job import Result, State
 from zoetrope.serving.jobs.open import Stores, open_stores
@@ -176,3 +181,21 @@ async def test_a_proxy_forwards_all_bytes() -> None:
         assert await reader.read(-1) == sent
         writer.close()
         await asyncio.to_thread(proxy.close)
+
+
+@pytest.mark.integration  # it asks git
+def test_a_run_is_recorded(tmp_path: Path) -> None:
+    seen = Seen(struck=[Struck("kill rank", 3, 1, 7.25), Struck("disk full", 0, 2, None)], seconds=60.0)
+    seen.ledger.orders["one"] = Order("operations/1", FRAMES)
+    seen.audit.states["succeeded"], seen.audit.attempts[1], seen.audit.files = 1, 1, 1
+    plan = Soak(jobs=1, kills=1, others=1, postgres="postgresql://user:secret@127.0.0.1/soak", s3=True)
+    found = record_of(plan, seen, "python -m tests.serving.soak.run --postgres --s3 --out x")
+    assert "secret" not in json.dumps(found)
+    SoakRecord.model_validate(json.loads(json.dumps(found)))
+    written = page(found)
+    assert "none: no job lost, none doubled." in written and "PostgreSQL, files in S3" in written
+    assert "| disk full | 1 | 2 | never |" in written and "| kill rank | 1 | 4 | 7.2 |" in written
+    assert "* one is gone" in page({**found, "problems": ["one is gone"]})
+    found["struck"][0]["healed"] = -1.0
+    with pytest.raises(ValidationError, match="healed"):
+        SoakRecord.model_validate(found)
