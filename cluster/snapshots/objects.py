@@ -52,12 +52,13 @@ class SnapshotObjects:
             self.objects.discard_unfinished(folder)
 
     def jobs(self) -> set[str]:
-        """Return the ids of the jobs that have snapshots.
+        """Return the ids of the jobs that have snapshots; other folders are nobody's.
 
         Raises:
             SnapshotError: they cannot be listed.
         """
-        return {key.split("/")[1] for key in self.list_keys(ROOT) if key.count("/") > 1}
+        found = {key.split("/")[1] for key in self.list_keys(ROOT) if key.count("/") > 1}
+        return {job for job in found if JOB.fullmatch(job)}
 
     def discard_older(self, than: datetime) -> int:
         """Delete what was written before a time (aware of its zone): left by engines that outlived their jobs.

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import Thread
 from typing import TypeAlias
 
 from opentelemetry import trace
@@ -59,7 +60,8 @@ def start_tracing(component: str) -> bool:
     named = {"service.namespace": NAMESPACE, "service.version": __version__, "service.instance.id": f"{os.getpid()}"}
     if not os.environ.get("OTEL_SERVICE_NAME"):
         named["service.name"] = f"{NAMESPACE}-{component}"
-    _provider = TracerProvider(resource=Resource.create(named))
+    # Not at exit, which would wait for a collector that does not answer: who stops calls `flush_traces`.
+    _provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     _tracer = _provider.get_tracer(NAMESPACE, __version__)
     return True
@@ -72,9 +74,12 @@ def wanted() -> bool:
 
 
 def flush_traces() -> None:
-    """Send what waits, before the process ends; takes a few seconds at most."""
+    """Send what waits, before the process ends; takes a few seconds at most, also if the collector does not answer,
+    which OpenTelemetry's own limit does not see to."""
     if _provider is not None:
-        _provider.force_flush(FLUSH_MILLISECONDS)
+        sending = Thread(target=_provider.force_flush, args=(FLUSH_MILLISECONDS,), name="flush-traces", daemon=True)
+        sending.start()
+        sending.join(FLUSH_MILLISECONDS / 1_000)
 
 
 @contextmanager

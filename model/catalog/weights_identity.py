@@ -21,7 +21,7 @@ from zoetrope.model.catalog.checkpoint_layout import (
 from zoetrope.model.catalog.model_card import scheduler_config
 from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.hashes import OnHashed, Stamp, hashes_of, ignore_hashed, stamp_of
+from zoetrope.model.inspection.hashes import OnHashed, Stamp, hashes_of, ignore_hashed, read_ahead, stamp_of
 from zoetrope.model.request.tasks import ModelCard
 
 CONTENT_DIGITS = 32  # hexadecimal, of a SHA-256
@@ -55,17 +55,20 @@ def hash_weights(card: ModelCard, on_hashed: OnHashed = ignore_hashed) -> str:
 
 
 class Hashing:
-    """Finds out `weights_of` in a thread, beside what imports and loads; begins at once."""
+    """Finds out `weights_of` in a thread, beside what imports and loads; begins at once. What it need not hash of the
+    transformers it has read ahead."""
 
     def __init__(self, card: ModelCard) -> None:
         self._stamps: list[tuple[Path, Stamp]] = []
         pool = ThreadPoolExecutor(1, "hash-weights")
         try:
-            self._stamps = [(path, stamp_of(path)) for _, path in _files(card)]
+            files = list(_files(card))
+            self._stamps = [(path, stamp_of(path)) for _, path in files]
         except ModelError as error:  # told by `result`: there is somebody who waits for it
             self._future: Future[str] = Future()
             self._future.set_exception(error)
         else:
+            pool.submit(read_ahead, [path for role, path in files if role.startswith("transformer ")])
             self._future = pool.submit(weights_of, card)
         pool.shutdown(wait=False)  # who cannot load the files need not wait for their hashes
 

@@ -60,6 +60,16 @@ def hashes_of(paths: Sequence[Path], on_hashed: OnHashed = ignore_hashed) -> lis
     return [_known(stamp_of(path)) or _hash(path, lambda _: None) for path in paths]
 
 
+def read_ahead(paths: Sequence[Path]) -> None:
+    """Have the system read files into its cache whose hashes are known, so that they are there when they are loaded:
+    others get there while they are hashed. It is a hint, and raises nothing."""
+    for path in paths:
+        with suppress(OSError, ModelError):
+            if sys.platform == "linux" and _known(stamp_of(path)) is not None:
+                with path.open("rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
 def remember(path: Path, digest: str) -> None:
     """Keep the SHA-256 of a file that the caller has just hashed. Raises ModelError if it cannot be read."""
     _remember(stamp_of(path), digest)

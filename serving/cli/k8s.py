@@ -74,6 +74,8 @@ def render(
     for name, keys in secrets_of(wanted).items():
         values = " ".join(f"--from-literal={key}=..." for key in keys.split())
         print(f"needs: kubectl -n {wanted.namespace} create secret generic {name} {values}")
+    if not wanted.bundled and not wanted.weights_from:
+        print(f"needs: {wanted.model} on the volume weights, put there by you, or weights_from in the file of knobs")
 
 
 @app.command()

@@ -20,6 +20,12 @@ def budget_findings(tree: Tree) -> Iterator[Fault]:
         least, most = budget.spec.get("minAvailable"), budget.spec.get("maxUnavailable")
         if (least is None) == (most is None):
             yield budget.finding("spec", "must have one of minAvailable and maxUnavailable")
+        elif any(pod.owner.kind == "RayService" for pod in pods) and not isinstance(least, int):
+            # Kubernetes counts the pods that there should be by their controller's scale, and allows none to go
+            # where it cannot.
+            field = "minAvailable" if most is None else "maxUnavailable"
+            message = "must be minAvailable, a number: a RayCluster has no scale, so no pod would be evicted"
+            yield budget.finding(f"spec.{field}", message)
         pods_in_all = sum(pod.replicas for pod in pods)
         if isinstance(least, int) and pods_in_all > 1 and least >= pods_in_all:
             message = f"{least} of {pods_in_all} pods: no node with one of them could ever be drained"

@@ -20,7 +20,7 @@ IMAGE = re.compile(
 REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 ADDRESS = re.compile(r"[!#-&(-;=?-_a-z~]+")  # printable, but for quotes, spaces and what shells and YAML take for more
-STORES = ("s3", "gs", "az")
+STORES = ("s3",)
 
 
 def check_namespace(value: str) -> str:

@@ -98,7 +98,7 @@ class Knobs(BaseModel):
     store_networks: Annotated[tuple[str, ...], AfterValidator(check_networks)] = Field(
         default=("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
         min_length=1,
-        description="Where database and buckets are.",
+        description="Where database and buckets are. While all are private, a cloud's buckets count as public.",
     )
     public_url: Url = Field(default="http://zoetrope.example", description="URL of the HTTP side, which webhooks name.")
     gateways: int = Field(default=2, ge=1, le=64, description="Gateways at least.")

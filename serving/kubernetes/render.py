@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from zoetrope.serving.kubernetes.elastic import elastic_nodes, engines_more
+from zoetrope.serving.kubernetes.flows import all_private, endpoint_of, store_ports
 from zoetrope.serving.kubernetes.knobs import Knobs
 from zoetrope.serving.kubernetes.objects import Json
 from zoetrope.serving.kubernetes.sizing import Sizing
@@ -174,14 +175,34 @@ def _patches(knobs: Knobs) -> Iterator[Json]:
     bounds = {"minReplicas": knobs.gateways, "maxReplicas": knobs.max_gateways}
     operations = [{"op": "replace", "path": f"/spec/{name}", "value": count} for name, count in bounds.items()]
     yield _operations("HorizontalPodAutoscaler", "gateway", operations)
+    staying = {"op": "replace", "path": "/spec/minAvailable", "value": knobs.nodes - 1}
+    yield _operations("PodDisruptionBudget", "ray-worker", [staying])
     if not knobs.dev_stores:
         peers = [{"ipBlock": {"cidr": network}} for network in knobs.store_networks]
-        for policy in ("database", "artifacts"):
-            yield _operations("NetworkPolicy", policy, [{"op": "replace", "path": "/spec/egress/0/to", "value": peers}])
+        operations = [{"op": "replace", "path": "/spec/egress/0/to", "value": peers}]
+        yield _operations("NetworkPolicy", "database", operations)
+        ports = [{"protocol": "TCP", "port": port} for port in store_ports(_stores(knobs))]
+        operations = [{"op": "replace", "path": "/spec/egress/0/to", "value": [*peers, *_cloud(knobs)]}]
+        operations += [{"op": "replace", "path": "/spec/egress/0/ports", "value": ports}]
+        yield _operations("NetworkPolicy", "artifacts", operations)
     if not knobs.bundled:
         yield _operations("Deployment", "gateway", list(_card_patch(knobs)))
     if knobs.weights_from and not knobs.bundled:
         yield _operations("Job", "fetch-weights", list(_fetch(knobs)))
+
+
+def _stores(knobs: Knobs) -> tuple[str, str]:
+    return knobs.artifact_store, knobs.snapshot_store
+
+
+def _cloud(knobs: Knobs) -> list[Json]:
+    """The internet as the peer of who uses buckets, if they are a cloud's and nobody says at which addresses."""
+    if all(endpoint_of(url) for url in _stores(knobs)) or not all_private(knobs.store_networks):
+        return []
+    policies = yaml.safe_load_all((resources.files("zoetrope.k8s") / "base" / "network.yaml").read_text())
+    (internet,) = [policy for policy in policies if policy["metadata"]["name"] == "internet"]
+    found: list[Json] = internet["spec"]["egress"][0]["to"]
+    return found
 
 
 def _operations(kind: str, name: str, operations: list[Json]) -> Json:

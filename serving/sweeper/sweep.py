@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from datetime import UTC, datetime, timedelta
 
 from zoetrope.cluster.snapshots.objects import SnapshotError, SnapshotObjects
@@ -15,6 +16,7 @@ from zoetrope.serving.storage.upload_parts import part_keys
 BATCH = 100
 MESSAGE_SECONDS = 7 * 86_400.0  # how long messages are kept after delivery or giving up, for a replay
 SNAPSHOT_AGE = timedelta(days=7)  # older ones are left over from jobs whose snapshots were never deleted
+BROKEN_SECONDS = 20.0  # of a round, after which its first error ends it: a store that is away takes long to say so
 log = logging.getLogger("zoetrope.sweeper")
 
 
@@ -29,7 +31,7 @@ def sweep(stores: Stores, artifacts: ArtifactStore, snapshots: SnapshotObjects |
     """
     stores.jobs.fail_overdue()
     # The rows go first, in one transaction, so that nobody is offered files being deleted; `deleted` lists the rest.
-    deleted = stores.jobs.delete_expired(BATCH)
+    deleted, broken_off = stores.jobs.delete_expired(BATCH), time.monotonic() + BROKEN_SECONDS
     for job in stores.jobs.deleted(BATCH):
         try:
             delete_files(artifacts, job.id, job.keys)
@@ -37,9 +39,12 @@ def sweep(stores: Stores, artifacts: ArtifactStore, snapshots: SnapshotObjects |
                 snapshots.discard(job.id)
         except (ArtifactError, SnapshotError) as error:
             log.warning("job %s: its files cannot be deleted yet: %s", job.id, error)
+            if time.monotonic() > broken_off:
+                break
             continue
         stores.jobs.files_deleted(job.id, STRAY_SECONDS)
-    for media, key in stores.media.expired(BATCH):
+    # Whose files cannot be deleted is forgotten all the same, so that few are taken from a store that does not answer.
+    for media, key in stores.media.expired(BATCH if time.monotonic() < broken_off else 0):
         keys = [key] if key is not None else []
         if media.state == "uploading":
             keys += part_keys(media)
@@ -63,11 +68,14 @@ def tidy(stores: Stores, artifacts: ArtifactStore, snapshots: SnapshotObjects | 
     """
     if snapshots is not None:
         _discard_snapshots(stores, snapshots)
+    broken_off = time.monotonic() + BROKEN_SECONDS
     for job in stores.jobs.maybe_littered(STRAY_SECONDS, RECENT_SECONDS):
         try:
             delete_strays(artifacts, job)
         except ArtifactError as error:
             log.warning("job %s: strays may lie among its files: %s", job.id, error)
+            if time.monotonic() > broken_off:
+                break
 
 
 def discard_old(snapshots: SnapshotObjects) -> None:
@@ -79,12 +87,14 @@ def discard_old(snapshots: SnapshotObjects) -> None:
 
 
 def _discard_snapshots(stores: Stores, snapshots: SnapshotObjects) -> None:
-    """Delete snapshots of jobs that have ended or are gone: an engine may write one after the job's end."""
+    """Delete snapshots of jobs that have ended: an engine may write one after the job's end. Those of jobs that this
+    database does not know may be another service's, which has the same store; `discard_old` deletes them by their
+    age."""
     try:
         written = snapshots.jobs()
         known = stores.jobs.get_many(sorted(written))
         for job_id in sorted(written):
-            if job_id not in known or known[job_id].state.final:
+            if job_id in known and known[job_id].state.final:
                 snapshots.discard(job_id)
     except SnapshotError as error:
         log.warning("snapshots of jobs that are over may be left: %s", error)

@@ -29,14 +29,14 @@ def volume(tmp_path: Path) -> Path:
     return tmp_path / "weights"
 
 
-def fetch(volume: Path) -> str:
+def fetch(volume: Path, source: str = "org/mine") -> str:
     """Run the script as the Job does; returns what it says."""
     (job,) = [one for one in yaml.safe_load_all(FILE.read_text()) if one["kind"] == "Job"]
     *bash, script = job["spec"]["template"]["spec"]["containers"][0]["command"]
     environment = {
         "PATH": f"{volume.parent / 'bin'}:{os.environ['PATH']}",
         "MODEL": "mine",
-        "SOURCE": "org/mine",
+        "SOURCE": source,
         "UPCYCLE": "",
         "HF_HOME": str(volume / ".hub"),
         "CALLS": str(volume.parent / "calls"),
@@ -64,3 +64,10 @@ def test_a_volume_is_filled_once_and_again_after_its_folder_was_deleted(volume: 
     assert fetch(volume) == ""
     assert (folder / "SHA256SUMS").exists()
     assert calls.read_text().splitlines() == ["pulled"] * 2
+
+
+def test_other_weights_replace_those_that_are_there(volume: Path) -> None:
+    fetch(volume)
+    assert fetch(volume, "org/other") == ""
+    assert (volume.parent / "calls").read_text().splitlines() == ["pulled"] * 2
+    assert "is complete" in fetch(volume, "org/other")

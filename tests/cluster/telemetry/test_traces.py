@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
+from threading import Event
 
 import pytest
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import StatusCode
 
 from tests.cluster.telemetry.spans import PARENT, kept_spans, parent_of
 from zoetrope.cluster.telemetry import traces
-from zoetrope.cluster.telemetry.traces import past_span, span, start_tracing, trace_id, traceparent
+from zoetrope.cluster.telemetry.traces import flush_traces, past_span, span, start_tracing, trace_id, traceparent
 
 
 def test_without_a_collector_nothing_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +39,23 @@ def test_a_protocol_that_is_not_spoken_is_named(
     with caplog.at_level(logging.ERROR, "zoetrope.traces"):
         assert not start_tracing("router")
     assert "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'" in caplog.text
+
+
+def test_a_collector_that_does_not_answer_holds_up_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = Event()
+
+    class Silent(SpanProcessor):
+        def force_flush(self, timeout_millis: int = 30_000) -> bool:
+            return answered.wait(60)
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Silent())
+    monkeypatch.setattr(traces, "_provider", provider)
+    monkeypatch.setattr(traces, "FLUSH_MILLISECONDS", 50)
+    started = time.monotonic()
+    flush_traces()
+    assert time.monotonic() - started < 30
+    answered.set()
 
 
 def test_spans_of_one_process_continue_the_callers() -> None:

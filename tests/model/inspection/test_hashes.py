@@ -13,7 +13,7 @@ import pytest
 
 from zoetrope.model.inspection import hashes
 from zoetrope.model.inspection.files import ModelError
-from zoetrope.model.inspection.hashes import KEPT_BYTES, NICENESS, hashes_folder, hashes_of, remember
+from zoetrope.model.inspection.hashes import KEPT_BYTES, NICENESS, hashes_folder, hashes_of, read_ahead, remember
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +68,19 @@ def test_threads_that_hash_let_others_go_first(tmp_path: Path) -> None:
     hashes_of([tmp_path / "large"], lambda *_: seen.add(niceness()))
     assert seen == {min(19, own + NICENESS)}
     assert niceness() == own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is read ahead is Linux' to decide")
+def test_what_need_not_be_hashed_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, unknown, gone = (tmp_path / name for name in ("known", "unknown", "gone"))
+    write(known, KEPT_BYTES)
+    write(unknown, KEPT_BYTES)
+    hashes_of([known])
+    forget(monkeypatch)  # as another process
+    asked: list[tuple[int, tuple[int, ...]]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, *how: asked.append((os.fstat(file).st_ino, how)))
+    read_ahead([known, unknown, gone])
+    assert asked == [(known.stat().st_ino, (0, 0, os.POSIX_FADV_WILLNEED))]
 
 
 @pytest.mark.parametrize("how", ["written over", "replaced", "times set back"])

@@ -20,6 +20,7 @@ def test_render_writes_what_check_accepts(tmp_path: Path, capsys: pytest.Capture
     assert out[0].endswith("objects; nano on 1 engine of 1; jobs take up to 3600 s")
     secret = "kubectl -n zoetrope create secret generic zoetrope-database --from-literal=url=..."
     assert out[1] == f"needs: {secret}"
+    assert "weights" not in "".join(out), "nano brings its own"
     assert main(["k8s", "check", str(folder)]) == 0
     assert capsys.readouterr().out.endswith("objects, nothing to object to\n")
 
@@ -147,3 +148,13 @@ def test_only_files_of_a_folder_are_read(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["k8s", "check", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err == f"error: dir: {tmp_path / 'none'} is neither a folder nor a file\n"
+
+
+def test_render_says_that_nothing_fills_the_volume_of_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["k8s", "render", "--model", "wan2.7-27b", "--out", str(tmp_path / "out")]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("needs: wan2.7-27b on the volume weights") and last.endswith(
+        "weights_from in the file of knobs"
+    )

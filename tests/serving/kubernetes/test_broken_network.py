@@ -55,6 +55,32 @@ BROKEN = (
         "3 of 3",
     ),
     Broken(
+        "a budget of workers that Kubernetes cannot count",
+        DEV,
+        lambda t: find(t, "PodDisruptionBudget", "ray-worker").update(
+            spec={"maxUnavailable": 1, "selector": find(t, "PodDisruptionBudget", "ray-worker")["spec"]["selector"]}
+        ),
+        "PodDisruptionBudget/ray-worker",
+        "spec.maxUnavailable",
+        "has no scale",
+    ),
+    Broken(
+        "a budget of the head as a share",
+        MANY,
+        put(lambda t: find(t, "PodDisruptionBudget", "ray-head")["spec"], minAvailable="50%"),
+        "PodDisruptionBudget/ray-head",
+        "spec.minAvailable",
+        "has no scale",
+    ),
+    Broken(
+        "a cloud's bucket that engines cannot reach",
+        MANY,
+        lambda t: policy("artifacts")(t)["egress"][0].update(to=[{"ipBlock": {"cidr": "10.0.0.0/8"}}]),
+        SERVICE,
+        "(NetworkPolicies of ray-worker) spec.egress",
+        "ray-worker -> internet at 443/TCP",
+    ),
+    Broken(
         "pods that nothing isolates",
         DEV,
         lambda t: without(t, "NetworkPolicy", "default-deny"),

@@ -179,12 +179,30 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
         ({"gateways": 9}, "max_gateways: 6 is below the 9 of gateways"),
         ({"nvlink": 12}, "nvlink: 12 must be a multiple of the 8 GPUs of a node"),
         ({"namespace": "My Videos"}, "namespace: 'My Videos' must be"),
+        ({"artifact_store": "gs://videos/artifacts"}, "artifact_store: "),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_wrong_knob_is_named(knobs: dict[str, object], words: str) -> None:
     with pytest.raises(KnobError, match=words):
         read_knobs(None, knobs)
+
+
+def test_both_buckets_are_reached_at_their_own_ports(tmp_path: Path) -> None:
+    tree = rendered(
+        tmp_path / "out",
+        artifact_store="s3://videos/artifacts?endpoint=http://minio.store:9000",
+        snapshot_store="s3://videos/snapshots?endpoint=https://other.store:9443",
+    )
+    (rule,) = next(policy for policy in tree.of("NetworkPolicy") if policy.name == "artifacts").spec["egress"]
+    assert [port["port"] for port in rule["ports"]] == [9000, 9443]
+    assert [peer["ipBlock"]["cidr"] for peer in rule["to"]] == ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
+
+
+def test_budgets_say_how_many_workers_stay(tmp_path: Path) -> None:
+    tree = rendered(tmp_path / "out", nodes=3, redis=True)
+    budgets = {budget.name: budget.spec for budget in tree.of("PodDisruptionBudget")}
+    assert (budgets["ray-worker"]["minAvailable"], budgets["ray-head"]["minAvailable"]) == (2, 0)
 
 
 def test_too_few_nodes_are_refused() -> None:
