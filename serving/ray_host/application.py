@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +32,7 @@ log = logging.getLogger("zoetrope.host")
 DRAIN_SECONDS = 60.0  # for an engine to finish its step and snapshot its segments
 RELEASE_SECONDS = 25.0  # for the router to store the outcome of jobs and release its leases
 READY_SECONDS = 60.0  # for the router to answer
+POLL_SECONDS = 0.1  # how often it is asked at the start whether an engine is there
 APPLICATION, ROUTER = "zoetrope", "Router"
 MISSED_CHECKS = 3  # consecutive failed health checks after which Serve replaces a replica
 
@@ -47,7 +49,7 @@ class Deployments:
 
 def deploy(settings: Settings, models: ServedModels, classes: Deployments | None = None) -> None:
     """Deploy the application on the running Ray, whose nodes decide where its gangs go; returns when all is healthy and
-    an engine has asked for work.
+    an engine has asked for work, or none is wanted any more.
 
     Raises:
         StartError: the machine has no room for the engines, or a deployment does not start.
@@ -63,8 +65,8 @@ def deploy(settings: Settings, models: ServedModels, classes: Deployments | None
     engines = application(settings, models, seated, gpus=gpus, classes=classes)
     try:
         serve.run(engines, name=APPLICATION, route_prefix=None)
-        while not _router().ready.remote().result(timeout_s=READY_SECONDS):
-            pass
+        while not _router().ready.remote().result(timeout_s=READY_SECONDS) and not _asleep(settings):
+            time.sleep(POLL_SECONDS)
     except Exception as error:
         raise StartError(f"the application did not start: {' '.join(str(error).split())[:600]}") from None
 
@@ -151,6 +153,12 @@ def application(
 def _selector(labels: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return the option of an actor that goes to nodes with these labels only."""
     return {"label_selector": label_map(labels)} if labels else {}
+
+
+def _asleep(settings: Settings) -> bool:
+    """Tell whether all engines were stopped for want of work, as Serve may do before they have asked for any."""
+    found = serve.status().applications[APPLICATION].deployments
+    return not any(sum(found[name].replica_states.values()) for name in scales(settings))
 
 
 def alive() -> bool:

@@ -68,7 +68,7 @@ class Backlog:
         self._serving = Counter[str]()  # by tenant: how much that is
         self._began_at: dict[str, float] = {}  # by tenant, while it has any: when work began last
         self._now = -math.inf  # of the newest decision
-        self._level = -math.inf  # the highest standing from which work has begun
+        self._level = -math.inf  # the most that a tenant had used when work of it began
         self._latest: list[tuple[float, str]] = []
 
     def __len__(self) -> int:
@@ -95,7 +95,7 @@ class Backlog:
         if work.id not in self._started:
             self._enter(work)
             self._discard(work.id)
-            self._level = max(self._level, self._standing(work.tenant))
+            self._level = max(self._level, self.policy.used(work.tenant))
             self._started.add(work.id)
             self._began_at[work.tenant] = self._now
             self._serving[work.tenant] += 1

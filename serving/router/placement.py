@@ -81,14 +81,20 @@ def home_of(load: Load, sizes: Mapping[int, GangSize]) -> int | None:
 
 def takes(ranks: int, work: Work, sizes: Mapping[int, GangSize]) -> bool:
     """Tell whether an engine of so many ranks should take a segment that waits: it belongs there; or the engine's own
-    kind of work is done, and the segment would be done sooner here than by the gangs where it belongs."""
+    kind of work is done, and the segment would be done sooner here than by the gangs where it belongs, behind the other
+    work there. What it would hand over at once it does not take.
+
+    Args:
+        sizes: with the segment among the work that belongs to its home.
+    """
     home = home_of(work.load, sizes)
     if home is None or home == ranks:
         return home is not None
     here, there = sizes[ranks], sizes[home]
-    if here.work or not here.fits(work.load):
+    if here.work or not here.fits(work.load) or leaves(ranks, work, sizes):
         return False
-    return _seconds(work, here) < there.work / there.ranks + _seconds(work, there)
+    others = max(0.0, there.work - max(LEAST_SECONDS, work.remaining))
+    return _seconds(work, here) < others / there.ranks + _seconds(work, there)
 
 
 def leaves(ranks: int, work: Work, sizes: Mapping[int, GangSize]) -> bool:

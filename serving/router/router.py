@@ -144,7 +144,6 @@ class Router:
             asyncio.create_task(self._watch_engines()),
             asyncio.create_task(self._writer.run()),
         ]
-        self._heap.tidy(always=True)
 
     def check_health(self) -> None:
         """Raise RuntimeError if one of the loops has ended: Serve then replaces the replica."""
@@ -388,7 +387,11 @@ class Router:
 
 
 class RouterReplica(Router):
-    """A router as a Serve replica."""
+    """A router as a Serve replica, in a process of its own."""
+
+    async def __init__(self, *arguments: Any) -> None:  # type: ignore[misc]  # Serve awaits it
+        await super().__init__(*arguments)
+        self._heap.tidy(always=True)
 
     async def __del__(self) -> None:
         """Serve awaits this before it stops the replica."""

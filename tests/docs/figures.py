@@ -110,8 +110,9 @@ def _scheduling(record: Json) -> tuple[str, ...]:
     return (
         f"99 % of small ones are done {first['small_p99'] / last['small_p99']:.1f} times sooner",
         f"at {100 * abs(gained):.1f} % {'more' if gained > 0 else 'less'} throughput",
-        f"comes {flood['among'] - flood['alone']:.1f} s later among another's {record['settings']['flood']}",
-        f"one of which takes {flood['many_job']:.1f} s",
+        f"takes {flood['alone']:.2f} s alone and {flood['among']:.2f} s among another's {record['settings']['flood']}",
+        f"{flood['among'] / flood['alone'] - 1:.1f} of its own times later",
+        f"share steps and take {flood['many_job']:.2f} s each",
     )
 
 

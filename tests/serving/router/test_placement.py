@@ -119,6 +119,24 @@ def test_the_router_places_segments_and_moves_them() -> None:
     assert exchange(board, report("eight", 8)).advance == ("large",)
 
 
+@pytest.mark.parametrize(("small", "big", "following"), [(1, 2, 0), (2, 4, 6), (4, 8, 0), (1, 8, 6)])
+def test_a_segment_that_was_handed_over_is_not_taken_back(small: int, big: int, following: int) -> None:
+    """The gang that hands it over asks again before the idle one does."""
+    board = RouterState(1_000_000, 10.0, lambda told: costs(told.ranks))
+    for name, at in (("first", 0.0), ("second", 1.0)):
+        spec = SegmentSpec(name, (16, 21, 90, 160), 40, 1.0, 0)
+        board.add(Active(spec, 21 * 90 * 160 // 4, None, model="nano", created_at=at, following=following))
+    exchange(board, report("small", small, state="rebuilding"))
+    exchange(board, report("big", big, state="rebuilding"))
+    assert exchange(board, report("big", big)).advance == ("first",)
+    assert exchange(board, report("small", small)).advance == ("second",)
+    board.remove("first")
+    assert exchange(board, report("big", big)).nothing
+    assert exchange(board, report("small", small, "second")).release == ("second",)
+    assert exchange(board, report("small", small)).nothing
+    assert exchange(board, report("big", big)).advance == ("second",)
+
+
 @pytest.mark.parametrize("ranks", SIZES)
 def test_one_size_takes_everything(ranks: int) -> None:
     board = RouterState(1_000, 10.0, lambda told: nano_costs(told.ranks))

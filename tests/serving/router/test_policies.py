@@ -95,6 +95,19 @@ def test_a_tenant_with_much_work_delays_anothers_by_one_job_at_most() -> None:
     assert fifo.ended["b"] > 50 * one.remaining
 
 
+@pytest.mark.parametrize("together", [1, 8, 32])
+def test_jobs_that_are_made_ready_together_delay_another_tenants_by_one(together: int) -> None:
+    """What a tenant has not used yet is no measure for others."""
+    one = job("one", 1_500, 3)
+    run = PolicyRun("fair")
+    for number in range(1, together):
+        run.backlog.reserve(replace(one, id=f"a{number:02}", tenant="a"))
+    flood = [job(f"a{n:02}", 1_500, 3, 0.01 * n * one.remaining, tenant="a") for n in range(40)]
+    at = 0.5 * one.remaining
+    run.run([*flood, job("b", 1_500, 3, at, tenant="b")], until=at + 5 * one.remaining)
+    assert run.ended["b"] - at <= 2 * one.remaining + COSTS.seconds([one.load])
+
+
 def test_a_flood_of_deadlines_costs_no_other_tenant_its_own() -> None:
     """What cannot be met any more gives way; by deadlines alone it would come first."""
     one = job("one", 1_500, 3)
