@@ -31,6 +31,7 @@ GIB = 2**30
 app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 
+@app.command("list")
 @app.callback(invoke_without_command=True)
 @with_options
 def models(

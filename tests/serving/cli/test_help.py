@@ -32,7 +32,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]
 COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
-CONNECTING = {"generate", "jobs", "watch", "cancel", "download", "extend", "events", "models", "top"}
+CONNECTING = {"generate", "jobs", "watch", "cancel", "download", "extend", "events", "models", "models list", "top"}
 CONNECTING |= {"media upload", "media list", "media delete"}
 OTHERS = {"serve", "gateway", "sweeper", "migrate", "settings", "upcycle", "prepare", "calibrate", "doctor", "plan"}
 OTHERS |= {"keys create", "keys list", "keys revoke", "adapters add", "adapters list", "adapters remove"}
@@ -106,7 +106,7 @@ def test_help_as_a_command(words: list[str], capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.startswith(f"Usage: {named} ")
 
 
-LISTINGS = {"jobs", "models", "media list", "keys list", "adapters list"}
+LISTINGS = {"jobs", "models", "models list", "media list", "keys list", "adapters list"}
 
 
 def test_every_listing_has_json() -> None:

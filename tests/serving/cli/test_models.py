@@ -28,6 +28,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cards"
 
 
+def test_models_are_listed_with_and_without_the_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--quiet"]) == 0
+    names = capsys.readouterr().out
+    assert main(["models", "list", "--quiet"]) == 0
+    assert capsys.readouterr().out == names and "nano\n" in names
+
+
 @pytest.mark.parametrize("named", ["quick", "cards/quick.toml"])
 def test_a_card_of_a_card_is_refused(
     named: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
