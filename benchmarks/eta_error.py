@@ -1,10 +1,11 @@
-"""Measure how far a nano service's estimates of when jobs are done are off, from the queue on.
+"""Measure how far off a nano service's estimates of when jobs are done are, from the queue on, and its prices of them.
 
     python -m zoetrope.benchmarks.eta_error [--jobs 40] [--out benchmarks/results/eta-error.json]
 
 A bursty trace of mixed jobs (four tasks, three sizes, three lengths, three step counts)
 is sent to a service of its own. Each job's estimate is read again and again while it is queued and while it runs, and
-compared with when the job was done. The error is a share of the job's duration, from its creation to its end.
+compared with when the job was done. The error is a share of the job's duration, from its creation to its end. The price
+that a job had when it was accepted is compared with the GPU-seconds that it had used at its end.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from zoetrope.serving.media.picture_writer import write_picture
 
 SEED = 7
 GOAL = 0.15  # median error, as a share of a job's duration
+PRICE_GOAL = 0.10  # median error of a price, as a share of what was used
 READY_SECONDS = 600.0
 SAMPLE_SECONDS = 0.5
 BURST, PAUSE_SECONDS = 8, 6.0  # jobs at once, and the mean time to the next burst
@@ -62,6 +64,17 @@ class StageRow:
     p90: float
     bias: float
     within: float
+
+
+@dataclass(frozen=True)
+class PriceRow:
+    """The errors of the prices, as shares of what was used; ``total``: of all jobs together, with its sign."""
+
+    jobs: int
+    median: float
+    p90: float
+    within: float
+    total: float
 
 
 def trace(jobs: int, picture: Path) -> list[tuple[float, dict[str, Any]]]:
@@ -127,12 +140,31 @@ def summarise(jobs: Sequence[tuple[OperationStatus, list[Sample]]]) -> list[Stag
             within += [sample.at + sample.low <= end <= sample.at + sample.high for sample in mine]
             count += len(mine)
         if errors:
-            p90 = sorted(errors)[min(len(errors) - 1, int(0.9 * len(errors)))]
             inside = sum(within) / len(within)
             middle = statistics.median(errors)
-            values = (round(value, 4) for value in (middle, p90, statistics.median(biases), inside))
+            values = (round(value, 4) for value in (middle, _p90(errors), statistics.median(biases), inside))
             rows.append(StageRow(stage, len(errors), count, *values))
     return rows
+
+
+def prices(statuses: Sequence[OperationStatus]) -> PriceRow | None:
+    """Return the errors of the prices of jobs that succeeded; None if none was priced."""
+    paid = [
+        (status.price_gpu_seconds, status.used_gpu_seconds)
+        for status in statuses
+        if status.state == "succeeded" and status.price_gpu_seconds is not None
+    ]
+    if not paid:
+        return None
+    errors = [abs(price - used) / used for price, used in paid]
+    total = sum(price for price, _ in paid) / sum(used for _, used in paid) - 1
+    within = sum(error <= PRICE_GOAL for error in errors) / len(errors)
+    values = (round(value, 4) for value in (statistics.median(errors), _p90(errors), within, total))
+    return PriceRow(len(errors), *values)
+
+
+def _p90(errors: Sequence[float]) -> float:
+    return sorted(errors)[min(len(errors) - 1, int(0.9 * len(errors)))]
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -153,9 +185,29 @@ def markdown(record: dict[str, Any]) -> str:
         lines.append(f"| {row['stage']} | {row['jobs']} | {row['samples']} | {figures} |")
     met = "met" if record["goal_met"] else "missed"
     lines += ["", f"Goal: a median error under {100 * GOAL:g} % in every stage: {met}."]
+    if (price := record["price"]) is not None:
+        met = "met" if price["median"] <= PRICE_GOAL else "missed"
+        lines += [
+            "",
+            f"Prices when the jobs were accepted, against the GPU-seconds that they had used at their ends: of "
+            f"{price['jobs']} the median error is {100 * price['median']:.1f} % of what was used, "
+            f"p90 {100 * price['p90']:.1f} %; {100 * price['within']:.0f} % are within {100 * PRICE_GOAL:g} %; all "
+            f"together {100 * price['total']:+.1f} %. Goal: a median error of {100 * PRICE_GOAL:g} % at most: {met}.",
+        ]
     if (warning := busy(about)) is not None:
         lines += ["", warning]
     return "\n".join(lines) + "\n"
+
+
+def _told(status: OperationStatus) -> dict[str, Any]:
+    return {
+        "task": status.task,
+        "steps": status.steps,
+        "state": status.state,
+        "price": status.price_gpu_seconds,
+        "used": status.used_gpu_seconds,
+        "seconds": None if status.end_time is None else round(status.end_time - status.create_time, 3),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -181,13 +233,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 jobs = run(client, trace(args.jobs, picture), log)
         finally:
             process.stop()
-    rows = summarise(jobs)
+    rows, price = summarise(jobs), prices([status for status, _ in jobs])
     record = {
         "environment": header(torch.device("cpu"), command.command_line("eta_error", arguments), SEED),
         "measured_on": {**machine(load), "jobs": args.jobs, "warm_up": args.warm_up},
         "goal": GOAL,
         "goal_met": bool(rows) and all(row.median < GOAL for row in rows),
         "rows": [asdict(row) for row in rows],
+        "price": None if price is None else asdict(price),
+        "jobs": [_told(status) for status, _ in jobs],
     }
     page = markdown(record)
     command.write_results(args.out, record, page)

@@ -15,7 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.kinds import FIXTURES, INTEGRATION, RAY, UnitRule
+from tests.kinds import FIXTURES, INTEGRATION, RAY, TOGETHER, UnitRule
 
 # A shell that runs the suite in the background has it ignore Ctrl-C, and whatever it starts would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,6 +24,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.load_profile("fixed")
+
+# The processes that tests start, hundreds of them, import faster from bytecode, and so does the next run.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 UNIT_RULE = UnitRule()
 
@@ -59,6 +63,14 @@ def file_of(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
 
+def group_of(nodeid: str) -> str:
+    """What one worker runs: a file, a folder whose tests share a gateway, or everything that starts Ray."""
+    file = file_of(nodeid)
+    if file.startswith(RAY):
+        return "Ray"
+    return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+
 def fixtures_of(item: pytest.Item) -> list[str]:
     return item.fixturenames if isinstance(item, pytest.Function) else []
 
@@ -71,31 +83,47 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return path.startswith(INTEGRATION) or None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let each worker begin at another part of a folder, so that they share the bytecode that the first run writes."""
+    report = yield
+    if isinstance(collector, pytest.Directory) and report.passed:
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        first = len(report.result) * worker // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        report.result = report.result[first:] + report.result[:first]
+    return report
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its kind, and put files that take long first, so that all workers end at about one time."""
+    """Mark each test with its kind, and put them in the order in which workers take them.
+
+    All of Ray comes first: one worker runs it. Others that start processes wait a lot, so they take turns with those
+    that compute, which keeps the cores busy. They end earlier, so that the last files are short.
+    """
     for item in items:
         declared = file_of(item.nodeid).startswith(INTEGRATION) or not FIXTURES.isdisjoint(fixtures_of(item))
         if not any(item.get_closest_marker(kind) for kind in ("integration", "long")):
             item.add_marker("integration" if declared else "unit")
-    slow = {file_of(item.nodeid) for item in items if not item.get_closest_marker("unit")}
-
-    def order(item: pytest.Item) -> tuple[bool, bool]:
-        file = file_of(item.nodeid)
-        return not file.startswith(RAY), file not in slow
-
-    items.sort(key=order)
+    groups = sorted({group_of(item.nodeid) for item in items} - {"Ray"})
+    slow = {group_of(item.nodeid) for item in items if not item.get_closest_marker("unit")}
+    waits, computes = ([group for group in groups if (group in slow) is asked] for asked in (True, False))
+    turns = {"Ray": (-1.0, 0)}
+    turns |= {group: (0.85 * number / len(waits), 1) for number, group in enumerate(waits)}
+    turns |= {group: (number / len(computes), 2) for number, group in enumerate(computes)}
+    items.sort(key=lambda item: (turns[group_of(item.nodeid)], file_of(item.nodeid)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep each file on one worker, where its fixtures are, and everything that starts Ray on another."""
+    """Keep each file on one worker, where its fixtures are, and what shares more than that on one as well."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
         def _split_scope(self, nodeid: str) -> str:
-            file = file_of(nodeid)
-            return "Ray" if file.startswith(RAY) else file
+            return group_of(nodeid)
 
     config.option.loadscopereorder = False  # not by the number of tests: those of Ray are few, but long
     return ByFile(config, log)
@@ -129,18 +157,28 @@ def own_variables() -> Iterator[None]:
     os.environ.update(before)
 
 
-@pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """The one Ray of the test process."""
+@pytest.fixture
+def ray_session() -> None:
+    """The one Ray of the test process. It ends after the last file of Ray: idle, it would take time from the others."""
+    import ray
+
+    if ray.is_initialized():
+        return
     os.environ["RAY_AUTH_MODE"] = "disabled"  # on by default for local clusters; a test process needs no secrets
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # workers that nobody asks for
-    import ray
-
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=128 << 20)
-    yield
-    ray.shutdown()
-    del os.environ["RAY_AUTH_MODE"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    result = yield
+    if "ray" in sys.modules and (nextitem is None or not file_of(nextitem.nodeid).startswith(RAY)):
+        ray = sys.modules["ray"]
+        if ray.is_initialized():
+            ray.shutdown()
+            os.environ.pop("RAY_AUTH_MODE", None)
+    return result
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,12 @@ RAY = (
     "tests/serving/stages/test_isolation.py",
     "tests/serving/whole/",
 )
+# The tests of such a folder share a gateway: one worker runs them all.
+TOGETHER = (
+    "tests/serving/gateway/http/fal/",
+    "tests/serving/gateway/http/openai/",
+    "tests/serving/gateway/http/replicate/",
+)
 # Files and folders whose tests start processes: services, media workers, programs (the benchmarks ask git).
 INTEGRATION = (
     *RAY,
@@ -57,6 +63,7 @@ INTEGRATION = (
     "tests/k8s/image/test_dockerfile.py",
     "tests/k8s/monitoring/test_component.py",
     "tests/k8s/monitoring/test_rules.py",
+    "tests/k8s/test_fetch_weights.py",
     "tests/model/runtime/test_freed_memory.py",
     "tests/serving/api/test_named_sizes.py",
     "tests/serving/cli/",

@@ -24,6 +24,7 @@ import torch
 
 from zoetrope.benchmarks import command
 from zoetrope.benchmarks.environment import header
+from zoetrope.benchmarks.provenance import busy
 from zoetrope.benchmarks.random_checkpoint import write_random_checkpoint
 from zoetrope.model.catalog.checkpoint_layout import RANDOM_NAME
 from zoetrope.model.checkpoints.shards import PlannedTensor, write_shards
@@ -92,6 +93,7 @@ def markdown(record: Mapping[str, Any]) -> str:
         f"| {phase} | {seconds['naive'][phase]:.2f} | {seconds['now'][phase]:.2f} |" for phase in (*PHASES, "total")
     ]
     goal = "met" if record["goal_met"] else "not met"
+    warning = busy(about["machine"])
     return "\n".join(
         (
             "# Cold start",
@@ -99,7 +101,8 @@ def markdown(record: Mapping[str, Any]) -> str:
             f"`{about['command']}`",
             "",
             f"{about['date']}, commit {about['commit']}, torch {about['torch']}, {about['device']}, {record['cores']} "
-            f"cores, load average {record['load_average']}.",
+            "cores.",
+            *([] if warning is None else ["", warning]),
             "",
             f"Seconds of one rank, from its process to the end of the warm-up: {record['bytes'] / 1e9:.2f} GB of "
             f"weights that are not in the page cache, and were never hashed; medians of {record['rounds']}. `hash`: "
@@ -136,7 +139,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = {
         "environment": header(torch.device("cpu"), command.command_line("cold_start", arguments), SEED),
         "cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[1], 1),
         "bytes": size,
         "rounds": args.rounds,
         "seconds": seconds,

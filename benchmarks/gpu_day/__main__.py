@@ -41,23 +41,52 @@ def _run(args: argparse.Namespace) -> int:
     stages = due(PLAN, args.call, args.only)
     base = OUT / "dry-run" if args.dry_run else OUT
     out, work = args.out or base, args.work or base / "work"
+    carry = args.carry or carried.CARRY
+    if args.carry and not args.carry.is_dir():
+        raise ValueError(f"--carry: {args.carry} is not a folder; `{COMMAND} prepare --carry FOLDER` fills one")
+    for option, folder in (("--out", out), ("--work", work)):
+        _check_writable(option, folder)
     device = DRY_DEVICE if args.dry_run else output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     if device is None:
         raise ValueError("there is no GPU here (nvidia-smi names none); --dry-run enters every stage without one")
-    for path in (out / archive.NAME, args.carry / archive.NAME):
-        if path.is_file() and not (args.dry_run and path.parent == args.carry):
+    for path in (out / archive.NAME, carry / archive.NAME):
+        if path.is_file() and not (args.dry_run and path.parent == carry):
             print(f"taken over from {path}: {', '.join(archive.unpack(path, work)) or 'nothing new'}", flush=True)
     site, cache = work.parent / "site", work.parent / "triton"
-    installed = carried.install(args.carry, site)
-    kernels = compiled.unpack(args.carry / carried.CACHE, cache) if (args.carry / carried.CACHE).is_file() else 0
+    installed = carried.install(carry, site)
+    kernels = compiled.unpack(carry / carried.CACHE, cache) if (carry / carried.CACHE).is_file() else 0
     print(f"{device}: {len(installed)} wheels installed, {kernels} compiled kernels unpacked", flush=True)
-    commit = carried.commit(args.carry)
+    commit = carried.commit(carry)
     machine = DayMachine(device, commit, args.dry_run, args.jobs, environment(site, cache, commit))
     run = DayRun(machine, work, out, args.budget, lambda line: print(line, flush=True))
     found = run.go(stages, again=bool(args.only))
     write_json(out / "summary.json", {"stages": [{**asdict(one), "tail": ""} for one in found]})
     print("\n".join(table(found)))
     return 0 if all(one.complete for one in found) else 1
+
+
+def _check_writable(option: str, folder: Path) -> None:
+    """Find out before the first stage whether results can be kept. Raises ValueError that names the option if not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{option}: {folder} cannot be written to: {error.strerror}") from None
+
+
+def _seconds(text: str) -> float:
+    """Parse a time that is above 0. Raises ValueError."""
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return float(text)
+
+
+def _processes(text: str) -> int:
+    """Parse a number of processes. Raises ValueError."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
+    return int(text)
 
 
 def environment(site: Path, cache: Path, commit: str | None) -> dict[str, str]:
@@ -127,11 +156,12 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="go through the stages; benchmarks/gpu_day.sh calls this")
     run.add_argument("--call", type=int, choices=(1, 2), help="leave out what later calls do (default: nothing)")
     run.add_argument("--only", nargs="+", default=[], metavar="STAGE", help="just these, even if they are done")
-    run.add_argument("--budget", type=float, default=BUDGET, help="seconds of the call (default: %(default)g)")
-    run.add_argument("--jobs", type=int, default=min(JOBS, os.cpu_count() or 1), help="correctness stages side by side")
+    run.add_argument("--budget", type=_seconds, default=BUDGET, help="seconds of the call (default: %(default)g)")
+    jobs = min(JOBS, os.cpu_count() or 1)
+    run.add_argument("--jobs", type=_processes, default=jobs, help="correctness stages side by side")
     run.add_argument("--out", type=Path, help=f"folder of {archive.NAME} (default: {OUT}, or dry-run in it)")
     run.add_argument("--work", type=Path, help="folder of the stages (default: work in the default of --out)")
-    run.add_argument("--carry", type=Path, default=carried.CARRY, help="what was brought along (default: %(default)s)")
+    run.add_argument("--carry", type=Path, help=f"what was brought along (default: {carried.CARRY}, if it is there)")
     run.add_argument("--dry-run", action="store_true", help="enter every stage at toy sizes, without a GPU")
     run.set_defaults(act=_run)
 
@@ -146,7 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("--no-kernels", dest="kernels", action="store_false", help="compile no kernels")
     prepare.add_argument("--only", nargs="+", default=[], metavar="STAGE", help="compile for these stages")
-    prepare.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
+    prepare.add_argument(
+        "--jobs", type=_processes, default=os.cpu_count() or 1, help="processes (default: %(default)s)"
+    )
     prepare.set_defaults(act=_prepare)
 
     merge = commands.add_parser("merge", help="put results into the repository")

@@ -38,6 +38,8 @@ def deploy(settings: Settings, models: ServedModels) -> None:
                     "tokens": outcome.step_tokens,
                     "segments": len(outcome.held) + len(outcome.finished),
                     "took": [share.id for share in outcome.shares],
+                    "held": {segment.id: segment.step for segment in outcome.held},
+                    "finished": [segment.id for segment in outcome.finished],
                 }
                 with (Path(str(self._settings.snapshots)) / STEPS_FILE).open("a") as file:
                     file.write(json.dumps(line) + "\n")

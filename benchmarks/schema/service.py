@@ -39,12 +39,24 @@ class EtaStage(ResultRecord):
     within: SHARE
 
 
+class PriceErrors(ResultRecord):
+    """Errors of prices as shares of what was used; ``total``, of all jobs together, has a sign."""
+
+    jobs: COUNT
+    median: float = Field(ge=0)
+    p90: float = Field(ge=0)
+    within: SHARE
+    total: float
+
+
 class EtaRecord(ResultRecord):
-    """How far off a job's ETA is."""
+    """How far off a job's ETA is, and its price."""
 
     goal: float
     goal_met: bool
     rows: list[EtaStage] = Field(min_length=1)
+    price: PriceErrors | None
+    jobs: list[dict[str, Any]] = Field(min_length=1)
 
 
 class Latency(ResultRecord):
@@ -198,6 +210,8 @@ class LoadFigures(ResultRecord):
     succeeded: COUNT
     errors: dict[str, int]
     seconds: SECONDS
+    offered_per_second: float | None
+    tokens: COUNT | None
     videos_per_second: float | None
     video_seconds_per_second: float | None
     video_seconds_per_gpu_second: float | None
@@ -213,10 +227,21 @@ class LoadFigures(ResultRecord):
     classes: list[LoadClass] = Field(min_length=1)
 
 
+class StruckFault(ResultRecord):
+    """One fault, and the jobs that it found. ``on_engines``: None where the server does not tell."""
+
+    at: SECONDS
+    what: str
+    under_way: COUNT
+    on_engines: COUNT | None
+    hit: bool
+    next_end_after: float | None
+
+
 class LoadFaults(ResultRecord):
     """What faults cost. ``steps_redone``: None where the service is not the benchmark's own."""
 
-    struck: list[dict[str, Any]]
+    struck: list[StruckFault]
     accepted: COUNT
     lost: COUNT
     failed: COUNT
@@ -225,11 +250,13 @@ class LoadFaults(ResultRecord):
 
 
 class LoadPoint(ResultRecord):
-    """One trace under one policy. ``load``: as a share of the capacity; ``rate``: jobs a second."""
+    """One trace under one policy. ``load``: as a share of the capacity; ``rate``: jobs a second; ``share_of_capacity``:
+    what really arrived, in jobs and in tokens."""
 
     policy: str
     rate: float | None
     load: float | None
+    share_of_capacity: dict[str, float | None] | None
     figures: LoadFigures
     faults: LoadFaults | None
     timeline: list[dict[str, Any]]

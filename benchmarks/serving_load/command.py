@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ class WorkOptions:
 
     rate: Annotated[Sequence[float], option("JOBS", "Jobs a second, on average; repeatable.", "none")] = ()
     load: Annotated[
-        Sequence[float], option("SHARE", "The same as a share of the capacity, measured first; repeatable.", "none")
+        Sequence[float],
+        option("SHARE", "As a share of the capacity, measured with the run's jobs; repeatable.", "none"),
     ] = ()
     trace: Annotated[Path | None, option("FILE", "Recorded trace, JSON lines.", "none")] = None
     mix: Annotated[str, option("MIX", "Kinds of jobs: nano-load, mixed, tail, same, distill, nano, or a file.")] = (
@@ -76,7 +78,6 @@ class CourseOptions:
     warm_up: Annotated[
         int, option("N", "Times that a job of each class is made alone first, for the objective.", min=0)
     ] = 2
-    capacity_jobs: Annotated[int, option("N", "Jobs at once that measure the capacity.", min=2)] = 24
     slo: Annotated[float, option("TIMES", "Objective: times the latency of a job alone.")] = 3.0
     drain: Annotated[float, option("SECONDS", "Longest wait for jobs after the last has arrived.")] = 600.0
     fault: Annotated[
@@ -109,15 +110,15 @@ def serve(
         from zoetrope.benchmarks.serving_load.plots import check_matplotlib
 
         check_matplotlib()
+        _check_writable(out)
     environment = header(command_typed(), work.seed)
     with _progress(quiet) as tell:
         found = run(plan, tell)
     record: dict[str, Any] = {"environment": environment, "settings": _settings(plan), **found, "plots": {}}
+    print(page(record), end="")  # whatever becomes of the files
     if out is not None:
         record["plots"] = _plots(out, record["points"])
-    text = page(record)
-    command.write_results(out, record, text)
-    print(text, end="")
+        command.write_results(out, record, page(record))
 
 
 def make_plan(where: WhereOptions, work: WorkOptions, course: CourseOptions) -> ServePlan:
@@ -170,7 +171,6 @@ def make_plan(where: WhereOptions, work: WorkOptions, course: CourseOptions) -> 
             seconds=work.seconds,
             drain=course.drain,
             warm_up=course.warm_up,
-            capacity_jobs=course.capacity_jobs,
             slo=course.slo,
             gpus=where.gpus,
             gpu_price=where.gpu_price,
@@ -179,14 +179,28 @@ def make_plan(where: WhereOptions, work: WorkOptions, course: CourseOptions) -> 
             fps=where.fps,
             preset=where.preset,
         )
+        plan.check_size(made)
         plan.check_classes(made)
     except (BenchmarkError, TraceError) as error:
         raise CliError(str(error), BAD_INPUT) from None
     return made
 
 
+def _check_writable(out: Path) -> None:
+    """Raise CliError if there can be no files beside ``out``, before anything else is done."""
+    from zoetrope.serving.cli.errors import bad_input
+
+    folder = out.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise bad_input("out", f"{str(folder)!r} cannot be written: {error.strerror}") from None
+
+
 def _settings(plan: ServePlan) -> dict[str, Any]:
-    shown = ("rates", "loads", "jobs", "seconds", "drain", "warm_up", "capacity_jobs", "slo", "gpu_price")
+    shown = ("rates", "loads", "jobs", "seconds", "drain", "warm_up", "slo", "gpu_price")
     recipe = plan.recipe
     return {
         **{name: getattr(plan, name) for name in shown},

@@ -69,10 +69,20 @@ class Stay:
 
 @dataclass(frozen=True)
 class Struck:
-    """A fault: when it came, in seconds from the start, and what was done."""
+    """A fault.
+
+    Attributes:
+        at: when it came, in seconds from the start. what: was done.
+        under_way: jobs that the server had then and that had not ended.
+        on_engines: those of them that were seen on an engine at the last look; None: the server does not tell.
+        hit: whether there was a job that the fault could cost anything.
+    """
 
     at: float
     what: str
+    under_way: int
+    on_engines: int | None
+    hit: bool
 
 
 class LoadFault(Protocol):
@@ -80,6 +90,13 @@ class LoadFault(Protocol):
 
     @property
     def at(self) -> float: ...
+
+    @property
+    def hits_engines(self) -> bool:
+        """Whether it costs only those jobs something that are on an engine."""
+
+    async def ready(self, run: LoadRun) -> None:
+        """Wait for what it needs."""
 
     async def strike(self, run: LoadRun, target: Target) -> str:
         """Do it, and say what was done."""
@@ -91,12 +108,14 @@ class LoadRun:
 
     Attributes:
         late: seconds by which the load generator itself was behind the trace at most.
+        on_engines: names of the jobs that were on an engine at the last look; None: the server has not told.
     """
 
     records: list[JobRecord]
     stays: list[Stay] = field(default_factory=list)
     struck: list[Struck] = field(default_factory=list)
     late: float = 0.0
+    on_engines: frozenset[str] | None = None
     begun: float = field(default_factory=time.monotonic)
 
     @property
@@ -215,6 +234,7 @@ async def _look(run: LoadRun, target: Target) -> None:
             seen, now = await target.sights(), run.now
             if seen is None:
                 return
+            run.on_engines = frozenset(sight.job for sight in seen)
             before, open_stays = open_stays, {}
             for sight in seen:
                 stay = before.get((sight.engine, sight.job))
@@ -235,8 +255,16 @@ async def _tell(run: LoadRun, told: Told) -> None:
 
 async def _strike(run: LoadRun, target: Target, fault: LoadFault) -> None:
     await asyncio.sleep(max(0.0, fault.at - run.now))
-    at = run.now
-    run.struck.append(Struck(at, await fault.strike(run, target)))
+    await strike_now(run, target, fault)
+
+
+async def strike_now(run: LoadRun, target: Target, fault: LoadFault) -> None:
+    """Strike, and note which jobs the fault found."""
+    await fault.ready(run)
+    at, jobs = run.now, run.under_way()
+    on_engines = None if run.on_engines is None else sum(record.name in run.on_engines for record in jobs)
+    hit = bool(on_engines if fault.hits_engines and on_engines is not None else jobs)
+    run.struck.append(Struck(at, await fault.strike(run, target), len(jobs), on_engines, hit))
 
 
 def _median(values: Sequence[float]) -> float:

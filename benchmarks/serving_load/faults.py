@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from zoetrope.benchmarks.errors import BenchmarkError
-from zoetrope.benchmarks.serving_load.drive import LoadRun
+from zoetrope.benchmarks.serving_load.drive import JobRecord, LoadRun
 from zoetrope.benchmarks.serving_load.own_service import KINDS, OwnService
 from zoetrope.benchmarks.serving_load.target import Target, TargetRefused
 
 LOOK_SECONDS = 0.05  # between two looks for a job to cancel
+ENGINE_KINDS = ("leader", "rank")  # whose end costs only jobs on an engine anything
 ACTIONS = (*(f"kill-{kind}" for kind in KINDS), "restart", "cancel")
 
 
@@ -23,6 +24,13 @@ class Killing:
     at: float
     kind: str
     service: OwnService
+
+    @property
+    def hits_engines(self) -> bool:
+        return self.kind in ENGINE_KINDS
+
+    async def ready(self, run: LoadRun) -> None:
+        pass
 
     async def strike(self, run: LoadRun, target: Target) -> str:
         pids = await asyncio.to_thread(self.service.kill, self.kind)
@@ -35,6 +43,10 @@ class Restarting:
 
     at: float
     service: OwnService
+    hits_engines: bool = False
+
+    async def ready(self, run: LoadRun) -> None:
+        pass
 
     async def strike(self, run: LoadRun, target: Target) -> str:
         seconds = await asyncio.to_thread(self.service.restart)
@@ -43,16 +55,24 @@ class Restarting:
 
 @dataclass(frozen=True)
 class Cancelling:
-    """Ask for the end of the oldest job that is under way, or of the next one that will be."""
+    """Ask for the end of the oldest job on an engine, or of the oldest that is under way, or of the next one to be."""
 
     at: float
+    hits_engines: bool = False
+
+    async def ready(self, run: LoadRun) -> None:
+        while not self._candidates(run) and run.over < len(run.records):
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _candidates(self, run: LoadRun) -> list[JobRecord]:
+        return [record for record in run.under_way() if not record.cancel_asked]
 
     async def strike(self, run: LoadRun, target: Target) -> str:
-        while not (candidates := [record for record in run.under_way() if not record.cancel_asked]):
-            if run.over == len(run.records):
-                return "cancelled nothing: all jobs were over"
-            await asyncio.sleep(LOOK_SECONDS)
-        record = candidates[0]
+        candidates = self._candidates(run)
+        if not candidates:
+            return "cancelled nothing: all jobs were over"
+        on_engines = run.on_engines or ()
+        record = next((record for record in candidates if record.name in on_engines), candidates[0])
         record.cancel_asked = True
         try:
             await target.cancel(record.job.tenant, record.name)

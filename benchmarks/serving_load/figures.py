@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoetrope.benchmarks.serving_load.drive import UNFINISHED, JobRecord, LoadRun
+from zoetrope.benchmarks.serving_load.noted_steps import NotedSteps
 from zoetrope.benchmarks.simulate.metrics import percentile
 from zoetrope.benchmarks.simulate.trace import TraceJob
 
@@ -63,6 +64,7 @@ def figures(run: LoadRun, held: Yardstick) -> dict[str, Any]:
         "videos_per_second": _over(len(done), window),
         "video_seconds_per_second": _over(video, window),
         "video_seconds_per_gpu_second": _over(video, gpu_time),
+        "tokens": None if held.tokens is None else sum(held.tokens(record.job) for record in records),
         "tokens_per_second": None
         if held.tokens is None
         else _over(float(sum(held.tokens(record.job) for record in done)), window),
@@ -92,25 +94,35 @@ def described(values: Iterable[float | None]) -> dict[str, float] | None:
 
 
 def fault_figures(
-    run: LoadRun, steps_taken: Mapping[str, int] | None, steps_needed: Mapping[str, int]
+    run: LoadRun, steps_taken: Mapping[str, NotedSteps] | None, steps_needed: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return what faults cost.
+    """Return what faults cost. Steps are those of all accepted jobs, of such as did not succeed up to their end.
 
     Args:
         steps_taken: by the ids of jobs, as the engine noted them; None: it is not ours.
-        steps_needed: of each job by its id.
+        steps_needed: of each job by its id, to succeed.
     """
     accepted = [record for record in run.records if record.sent is not None]
-    redone = None
-    if steps_taken is not None:
-        succeeded = {_id(record): record for record in accepted if record.latency is not None}
-        redone = {job: steps_taken.get(job, 0) - steps_needed[job] for job in succeeded}
+    needed: dict[str, int] = {}
+    redone: dict[str, int] = {}
+    for record in accepted if steps_taken is not None else ():
+        assert steps_taken is not None
+        job, noted = _id(record), steps_taken.get(_id(record), NotedSteps())
+        if record.latency is None:
+            needed[job], redone[job] = noted.taken - noted.again, noted.again
+        else:
+            needed[job] = steps_needed[job]
+            redone[job] = max(noted.again, noted.taken - steps_needed[job])
+    counted = steps_taken is not None
     ends = sorted(record.ended for record in run.records if record.latency is not None and record.ended is not None)
     return {
         "struck": [
             {
                 "at": struck.at,
                 "what": struck.what,
+                "under_way": struck.under_way,
+                "on_engines": struck.on_engines,
+                "hit": struck.hit,
                 "next_end_after": next((end - struck.at for end in ends if end > struck.at), None),
             }
             for struck in sorted(run.struck, key=lambda one: one.at)
@@ -121,9 +133,9 @@ def fault_figures(
         "cancelled": sum(record.state == "cancelled" for record in accepted),
         "cancel_asked": sum(record.cancel_asked for record in accepted),
         "begun_again": sum(record.attempts > 1 for record in accepted),
-        "steps_needed": None if redone is None else sum(steps_needed[job] for job in redone),
-        "steps_redone": None if redone is None else sum(max(0, count) for count in redone.values()),
-        "most_redone_by_a_job": None if redone is None else max(redone.values(), default=0),
+        "steps_needed": sum(needed.values()) if counted else None,
+        "steps_redone": sum(redone.values()) if counted else None,
+        "most_redone_by_a_job": max(redone.values(), default=0) if counted else None,
     }
 
 

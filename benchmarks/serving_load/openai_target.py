@@ -7,6 +7,8 @@ fps, num_inference_steps, guidance_scale. Their ends are noticed by polling, so 
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -34,6 +36,7 @@ CALL_SECONDS = 60.0
 RETRY_SECONDS = 0.5  # between two tries of a server that is away
 TASKS = ("text_to_video", "image_to_video", "reference_to_video", "edit_video")  # that the API can express
 FAILED = ("failed", "cancelled", "canceled", "expired")
+NOT_PLAIN, CODE_LENGTH = re.compile(r"[^\w./: -]"), 64  # of words of a server that are shown
 
 
 class OpenAITarget:
@@ -189,13 +192,18 @@ def _one(found: Path | list[Path]) -> Path:
 
 def _completed(video: Mapping[str, Any], began: float | None, sent: float) -> JobEnding:
     usage = video.get("usage") or {}
-    used = usage.get("used_gpu_seconds") if isinstance(usage, dict) else None
-    try:
-        seconds = float(video.get("seconds") or 0.0)
-    except (TypeError, ValueError):
-        seconds = 0.0
+    used = _amount(usage.get("used_gpu_seconds")) if isinstance(usage, dict) else None
     queued = None if began is None else began - sent
-    return JobEnding("succeeded", queued=queued, video_seconds=seconds, gpu_seconds=used)
+    return JobEnding("succeeded", queued=queued, video_seconds=_amount(video.get("seconds")) or 0.0, gpu_seconds=used)
+
+
+def _amount(value: object) -> float | None:
+    """A number that a server tells, or None if it is none, or cannot be one."""
+    try:
+        found = float(value) if isinstance(value, (str, int, float)) else math.nan
+    except (OverflowError, ValueError):
+        return None
+    return found if math.isfinite(found) and found >= 0 else None
 
 
 def _failed(video: Mapping[str, Any], began: float | None, sent: float) -> JobEnding:
@@ -204,7 +212,7 @@ def _failed(video: Mapping[str, Any], began: float | None, sent: float) -> JobEn
     state = "cancelled" if code.startswith("cancel") or str(video["status"]).startswith("cancel") else "failed"
     return JobEnding(
         "cancelled" if state == "cancelled" else "failed",
-        error="" if state == "cancelled" else code.upper(),
+        error="" if state == "cancelled" else NOT_PLAIN.sub("?", code.upper())[:CODE_LENGTH],
         queued=None if began is None else began - sent,
     )
 

@@ -7,7 +7,6 @@ import json
 import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +16,7 @@ import psutil
 from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.packed_throughput.host import MODULE, STEPS_FILE
 from zoetrope.benchmarks.serving_load import process_kinds
+from zoetrope.benchmarks.serving_load.noted_steps import NotedSteps, noted_steps
 from zoetrope.serving.cli.errors import CliError
 from zoetrope.serving.cli.service import ServiceProcess, private_env, wait_gone
 from zoetrope.serving.config.settings import Settings
@@ -91,14 +91,14 @@ class OwnService:
         with closing(open_stores(Settings(data_dir=self._data).database_url)) as stores:
             return {tenant: stores.keys.create(tenant, tenant)[1] for tenant in tenants}
 
-    def steps_taken(self) -> Counter[str]:
-        """Return how many steps each job has taken so far, those that were repeated as often as they were taken."""
+    def steps_taken(self) -> dict[str, NotedSteps]:
+        """Return the steps that each job has taken so far, by its id."""
         path = self._data / STEPS_FILE
-        taken: Counter[str] = Counter()
+        lines = []
         for line in path.read_text().splitlines() if path.exists() else ():
             with contextlib.suppress(json.JSONDecodeError):  # the last line of a leader that was killed
-                taken.update(segment.partition("/")[0] for segment in json.loads(line)["took"])
-        return taken
+                lines.append(json.loads(line))
+        return noted_steps(lines)
 
     @property
     def _data(self) -> Path:

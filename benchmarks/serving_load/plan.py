@@ -10,14 +10,17 @@ from pathlib import Path
 from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.serving_load.faults import FaultLine, needs_own_service, parse_faults
 from zoetrope.benchmarks.serving_load.target import describe_job, scheme_of
-from zoetrope.benchmarks.simulate.generate import TraceRecipe, generate, sample
-from zoetrope.benchmarks.simulate.trace import TraceJob, read_trace
+from zoetrope.benchmarks.simulate.generate import TraceRecipe, generate, sample, tenants_of
+from zoetrope.benchmarks.simulate.trace import TraceJob, read_trace, stretched
 from zoetrope.serving.config.variables import unknown_variables
 
 OWN_SETTINGS = ("MODEL", "DATA_DIR", "GRPC", "HTTP", "POLICY")
 SAMPLED = 1_000  # jobs that are drawn to find the classes and tenants of a mix
 MOST_CLASSES = 24  # that are warmed up one by one
-SPARE = 4.0  # times the expected length of a trace that ends by its count
+MOST_TENANTS, MOST_JOBS, MOST_LOAD = 1_000, 100_000, 1_000.0
+RATES = (1e-4, 1e4)  # jobs a second
+SPARE = 2.0  # times the expected length of a trace that is drawn, and again, until it has enough jobs
+CAPACITY_JOBS = 24  # that measure the capacity where the jobs of a run depend on it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class ServePlan:
         target: an address; "": a service is started with the model ``start``. policies: of that; ("",): its setting.
         settings: of that, without their prefix.
         rates: jobs a second. loads: shares of the measured capacity. One of the two has entries, or ``trace``.
-        recipe: of drawn traces. jobs: of each trace at most; None: as many as arrive in ``seconds``.
+        recipe: of drawn traces. jobs: of each trace at most; None: as many as the rate gives in ``seconds``.
         seconds: in which jobs arrive; None: as long as it takes.
     """
 
@@ -47,7 +50,6 @@ class ServePlan:
     seconds: float | None
     drain: float
     warm_up: int
-    capacity_jobs: int
     slo: float
     gpus: int | None
     gpu_price: float | None
@@ -60,8 +62,14 @@ class ServePlan:
         """Return jobs that show every class and tenant of the load."""
         return list(self.trace) or sample(self.recipe, SAMPLED)
 
+    def tenants(self) -> list[str]:
+        """Return the names of all tenants that may send jobs."""
+        if self.trace:
+            return sorted({job.tenant for job in self.trace})
+        return sorted(tenants_of(self.recipe))
+
     def drawn(self, rate: float) -> list[TraceJob]:
-        """Draw the trace of a point.
+        """Draw the trace of a point, whose jobs arrive at exactly that rate, from the first to the last.
 
         Raises:
             BenchmarkError: no job arrives.
@@ -69,14 +77,24 @@ class ServePlan:
         if self.trace:
             trace = [job for job in self.trace if self.seconds is None or job.arrival < self.seconds]
             return trace[: self.jobs]
-        seconds = self.seconds
-        if seconds is None:
-            assert self.jobs is not None
-            seconds = self.jobs / rate * (1.0 if self.recipe.arrivals == "ramp" else SPARE)
-        found = generate(replace(self.recipe, rate=rate, seconds=seconds))[: self.jobs]
-        if not found:
-            raise BenchmarkError(f"seconds: no job arrives within {seconds:g} s at {rate:.3g} a second")
-        return found
+        count = self.jobs
+        if self.seconds is not None:
+            within = round(rate * self.seconds)
+            count = within if count is None else min(count, within)
+        if not count:
+            raise BenchmarkError(f"seconds: no job arrives within {self.seconds:g} s at {rate:.3g} a second")
+        seconds = count / rate
+        found = generate(replace(self.recipe, rate=rate, seconds=seconds))
+        while self.recipe.arrivals != "ramp" and len(found) < count:
+            seconds *= SPARE
+            found = generate(replace(self.recipe, rate=rate, seconds=seconds))
+        return at_rate(found[:count], rate)
+
+    def together(self) -> list[TraceJob]:
+        """Return the jobs that measure the capacity: those of a run, all at once and without deadlines."""
+        count = self.jobs or CAPACITY_JOBS
+        found = replace(self, jobs=count, seconds=None).drawn(1.0)
+        return [job.model_copy(update={"arrival": 0.0, "deadline": None}) for job in found]
 
     def described(self) -> str:
         """Say what the load is, in a sentence without its full stop."""
@@ -88,6 +106,17 @@ class ServePlan:
         ends += [] if self.seconds is None else [f"{self.seconds:g} s"]
         tenants = f"{self.recipe.tenants} tenants" if self.recipe.tenants > 1 else "one tenant"
         return f"Mix {Path(self.recipe.mix).name}, {kinds[self.recipe.arrivals]}, {' or '.join(ends)} a run, {tenants}"
+
+
+def at_rate(jobs: Sequence[TraceJob], rate: float) -> list[TraceJob]:
+    """Stretch arrivals so that the first is at 0 and as many jobs a second follow it as the rate says.
+
+    Few jobs that are drawn at a rate come at another one: of 32, by 15 % more or less.
+    """
+    if len(jobs) < 2 or jobs[-1].arrival <= jobs[0].arrival:
+        return stretched(jobs, 0.0)
+    span = jobs[-1].arrival - jobs[0].arrival
+    return stretched(jobs, (len(jobs) - 1) / rate / span, start=jobs[0].arrival)
 
 
 def check_numbers(**values: float | None) -> None:
@@ -182,6 +211,26 @@ def distinct(jobs: Iterable[TraceJob], by_tenant: bool = False) -> list[TraceJob
     for job in jobs:
         found.setdefault((describe_job(job), job.tenant if by_tenant else ""), job)
     return list(found.values())
+
+
+def check_size(plan: ServePlan) -> None:
+    """Check that no more is asked for than can be drawn and sent.
+
+    Raises:
+        BenchmarkError: it is.
+    """
+    if plan.recipe.tenants > MOST_TENANTS:
+        raise BenchmarkError(f"tenants: {plan.recipe.tenants} must be at most {MOST_TENANTS:,}")
+    if plan.jobs is not None and plan.jobs > MOST_JOBS:
+        raise BenchmarkError(f"jobs: {plan.jobs} must be at most {MOST_JOBS:,}")
+    for rate in plan.rates:
+        if not RATES[0] <= rate <= RATES[1]:
+            raise BenchmarkError(f"rate: {rate:g} must be from {RATES[0]:g} to {RATES[1]:,g} jobs a second")
+        if plan.seconds is not None and plan.jobs is None and rate * plan.seconds > MOST_JOBS:
+            raise BenchmarkError(f"seconds: {plan.seconds:g} s at {rate:g} a second are more than {MOST_JOBS:,} jobs")
+    for load in plan.loads:
+        if load > MOST_LOAD:
+            raise BenchmarkError(f"load: {load:g} must be at most {MOST_LOAD:g} times the capacity")
 
 
 def check_classes(plan: ServePlan) -> None:

@@ -28,9 +28,11 @@ def page(record: Mapping[str, Any]) -> str:
     if (capacity := record["capacity"]) is not None:
         lines += [
             "",
-            f"Capacity, measured in the same run{_under(capacity)}: {capacity['jobs']} jobs of the mix at once took "
+            f"Capacity, measured in the same run{_under(capacity)}: {_whose(record)} at once took "
             f"{capacity['seconds']:.1f} s, {capacity['per_second']:.3f} a second.",
         ]
+    if record["points"][0]["policy"] != record["points"][-1]["policy"]:
+        lines[-1] += f" What a job takes alone was measured under {record['points'][0]['policy']} and holds for all."
     lines += ["", *_summary(record["points"]), "", *_second(record["points"])]
     if any(point["figures"]["errors"] for point in record["points"]):
         lines += ["", "## Errors", "", *_errors(record["points"])]
@@ -42,6 +44,12 @@ def page(record: Mapping[str, Any]) -> str:
     for name, words in record["plots"].items():
         lines += ["", f"![{words}]({name})"]
     return "\n".join(lines) + "\n"
+
+
+def _whose(record: Mapping[str, Any]) -> str:
+    jobs = record["capacity"]["jobs"]
+    same = all(point["figures"]["jobs"] == jobs for point in record["points"])
+    return f"the {jobs} jobs of a run" if same else f"{jobs} jobs of the mix"
 
 
 def _under(capacity: Mapping[str, Any]) -> str:
@@ -64,12 +72,13 @@ def _summary(points: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _second(points: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
-        "| run | offered/s | seconds | video s/s | video s/GPU-s | tokens/s | GPUs | GPUs busy | cost/video s | late |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| run | offered/s | of capacity | seconds | video s/s | video s/GPU-s | tokens/s | GPUs | GPUs busy | "
+        "cost/video s | late |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for point in points:
         found = point["figures"]
-        cells = [point_name(point), number(found["offered_per_second"]), number(found["seconds"])]
+        cells = [point_name(point), number(found["offered_per_second"]), _of_capacity(point), number(found["seconds"])]
         cells += [number(found[name]) for name in ("video_seconds_per_second", "video_seconds_per_gpu_second")]
         tokens = found["tokens_per_second"]
         cells += ["-" if tokens is None else f"{tokens:,.0f}", "-" if found["gpus"] is None else str(found["gpus"])]
@@ -77,10 +86,17 @@ def _second(points: Sequence[Mapping[str, Any]]) -> list[str]:
         cells += [number(found[name]) for name in ("cost_per_video_second", "generator_late")]
         lines.append(f"| {' | '.join(cells)} |")
     words = (
-        "Tokens: denoised, all branches and steps. A rank on a CPU counts as a GPU here. Busy: GPU-seconds that the "
-        "server says its jobs used. Late: seconds by which the load generator was behind the trace at most."
+        "Offered: as the jobs really arrived, from the first to the last; of capacity: in tokens, or in jobs where the "
+        "model's shape is not known. Tokens: denoised, all branches and steps. A rank on a CPU counts as a GPU here. "
+        "Busy: GPU-seconds that the server says its jobs used. Late: seconds by which the load generator was behind "
+        "the trace at most."
     )
     return [*lines, "", words]
+
+
+def _of_capacity(point: Mapping[str, Any]) -> str:
+    found = point["share_of_capacity"]
+    return "-" if found is None else share(found["jobs"] if found["tokens"] is None else found["tokens"])
 
 
 def _classes(points: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -129,14 +145,18 @@ def _faults(points: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         if found["steps_redone"] is not None:
             lines += [
-                f"{found['steps_redone']} of {found['steps_needed']:,} steps were taken again, "
-                f"{found['most_redone_by_a_job']} of one job at most.",
+                f"{found['steps_redone']} steps were taken again beside {found['steps_needed']:,} that it took, "
+                f"{found['most_redone_by_a_job']} of one job at most; of jobs that did not succeed, up to their end.",
             ]
-        lines += ["", "| second | what | next job done after |", "|---:|---|---:|"]
+        head = "| second | what | jobs under way | on engines | next job done after |"
+        lines += ["", head, "|---:|---|---:|---:|---:|"]
         for struck in found["struck"]:
-            after = struck["next_end_after"]
-            lines.append(f"| {struck['at']:.1f} | {struck['what']} | {'-' if after is None else f'{after:.1f} s'} |")
+            after, on_engines = struck["next_end_after"], struck["on_engines"]
+            cells = [f"{struck['at']:.1f}", struck["what"] + ("" if struck["hit"] else ": **hit no job**")]
+            cells += [str(struck["under_way"]), "-" if on_engines is None else str(on_engines)]
+            lines.append(f"| {' | '.join([*cells, '-' if after is None else f'{after:.1f} s'])} |")
         lines.append("")
+    lines += ["Jobs: that the service had when the fault came, and those of them that an engine was seen to hold.", ""]
     return lines[:-1]
 
 

@@ -19,7 +19,7 @@ from zoetrope.benchmarks.serving_load.openai_target import OpenAITarget
 from zoetrope.benchmarks.serving_load.own_service import OwnService
 from zoetrope.benchmarks.serving_load.plan import ServePlan, distinct
 from zoetrope.benchmarks.serving_load.target import Served, Target, scheme_of
-from zoetrope.benchmarks.simulate.generate import TraceRecipe, generate
+from zoetrope.benchmarks.simulate.generate import TraceRecipe
 from zoetrope.benchmarks.simulate.trace import TraceJob
 from zoetrope.benchmarks.simulate.workload import workload
 from zoetrope.model.families import all_presets
@@ -27,6 +27,7 @@ from zoetrope.model.families.family import Preset
 
 FAULT_PATIENCE = 300.0  # seconds that clients go on asking a service that faults have struck
 PATIENCE = 30.0
+WARMER = "warm-up"  # a tenant of a service of our own, so that none of the load's has used anything before
 PLAIN = {"MAX_QUEUED": "10000", "GATEWAYS": "1"}  # of a service of our own; all else as the environment says
 
 
@@ -40,13 +41,30 @@ class Teller:
 
 @dataclass
 class _Capacity:
+    """``tokens``: of all its jobs; None: the model's shape is not known."""
+
     policy: str
     jobs: int
     seconds: float
+    tokens: int | None
 
     @property
     def per_second(self) -> float:
         return self.jobs / self.seconds
+
+    def load(self, offered: float, tokens: int | None, jobs: int) -> dict[str, float | None]:
+        """Return what share of it a load is, in jobs and in tokens. ``offered``: jobs a second. ``tokens``: of all."""
+        share = offered / self.per_second
+        of_tokens = None if not (tokens and self.tokens) else share * (tokens / jobs) / (self.tokens / self.jobs)
+        return {"jobs": share, "tokens": of_tokens}
+
+
+@dataclass
+class _Known:
+    """What is measured once, under the first policy, and holds for all."""
+
+    alone: dict[str, float]
+    capacity: _Capacity | None
 
 
 def run(plan: ServePlan, tell: Teller) -> dict[str, Any]:
@@ -55,7 +73,7 @@ def run(plan: ServePlan, tell: Teller) -> dict[str, Any]:
     Raises:
         BenchmarkError: the server does not start, answer or take the jobs, or the warm-up fails.
     """
-    capacity: _Capacity | None = None
+    known: _Known | None = None
     points: list[dict[str, Any]] = []
     served: Served | None = None
     with tempfile.TemporaryDirectory() as folder:
@@ -63,9 +81,10 @@ def run(plan: ServePlan, tell: Teller) -> dict[str, Any]:
             place = Path(folder) / str(number)
             place.mkdir()
             with _service(plan, policy, place, tell) as service:
-                served, capacity, found = asyncio.run(_measure(plan, policy, service, place, capacity, tell))
+                served, known, found = asyncio.run(_measure(plan, policy, service, place, known, tell))
             points += found
-    assert served is not None, "there is at least one policy"
+    assert served is not None and known is not None, "there is at least one policy"
+    capacity = known.capacity
     return {
         "model": served.model,
         "server": plan.target or f"a service of the benchmark's own ({plan.start})",
@@ -91,48 +110,58 @@ def _service(plan: ServePlan, policy: str, place: Path, tell: Teller) -> Iterato
 
 
 async def _measure(
-    plan: ServePlan, policy: str, service: OwnService | None, place: Path, capacity: _Capacity | None, tell: Teller
-) -> tuple[Served, _Capacity | None, list[dict[str, Any]]]:
+    plan: ServePlan, policy: str, service: OwnService | None, place: Path, known: _Known | None, tell: Teller
+) -> tuple[Served, _Known, list[dict[str, Any]]]:
     keys = dict(plan.keys)
-    tenants = sorted({job.tenant for job in plan.sampled()})
+    tenants = plan.tenants()
+    warmer = tenants[0]
     if service is not None and len(tenants) > 1:
-        keys = service.keys(tenants)
+        warmer = WARMER
+        keys = service.keys([*tenants, warmer])
     target = _target(plan, service, keys, place)
     try:
         served = await target.open()
         preset = _preset(plan, served)
         plan = replace(plan, recipe=_shaped(plan, served, preset))
-        classes = distinct(plan.sampled())
+        classes = [job.model_copy(update={"tenant": warmer}) for job in distinct(plan.sampled())]
         await target.prepare(classes)
-        times = await alone(target, classes, plan.warm_up, tell.phase) if plan.warm_up else {}
-        if plan.loads and capacity is None:
-            capacity = await _capacity(plan, policy, target, tell)
-        held = Yardstick(
-            times, plan.slo, plan.gpus or served.gpus, plan.gpu_price, None if preset is None else _tokens(preset)
-        )
+        tokens = None if preset is None else _tokens(preset)
+        if known is None:
+            times = await alone(target, classes, plan.warm_up, tell.phase)
+            known = _Known(times, await _capacity(plan, policy, target, tokens, tell) if plan.loads else None)
+        else:
+            await alone(target, classes, min(1, plan.warm_up), tell.phase)  # its times are not used
+        held = Yardstick(known.alone, plan.slo, plan.gpus or served.gpus, plan.gpu_price, tokens)
         points = []
         wanted: list[tuple[float | None, float | None]] = [(rate, None) for rate in plan.rates] or [(None, None)]
-        if plan.loads:
-            assert capacity is not None
-            wanted = [(load * capacity.per_second, load) for load in plan.loads]
+        if known.capacity is not None:
+            wanted = [(load * known.capacity.per_second, load) for load in plan.loads]
         for rate, load in wanted:
-            points.append(await _point(plan, policy, service, target, rate, load, held, preset, tell))
-        return served, capacity, points
+            point = await _point(plan, policy, service, target, rate, load, held, preset, tell)
+            points.append({**point, "share_of_capacity": _share(known.capacity, point["figures"])})
+        return served, known, points
     finally:
         await target.close()
 
 
-async def _capacity(plan: ServePlan, policy: str, target: Target, tell: Teller) -> _Capacity:
-    tell.phase(f"capacity: {plan.capacity_jobs} jobs at once")
-    trace = generate(replace(plan.recipe, arrivals="at-once", jobs=plan.capacity_jobs))
-    trace = [job.model_copy(update={"deadline": None}) for job in trace]
+async def _capacity(
+    plan: ServePlan, policy: str, target: Target, tokens: Callable[[TraceJob], int] | None, tell: Teller
+) -> _Capacity:
+    trace = plan.together()
+    tell.phase(f"capacity: {len(trace)} jobs at once")
     await target.prepare(distinct(trace, by_tenant=True))
     run = await drive(target, trace, drain=plan.drain, told=tell.told, seed=plan.recipe.seed)
     bad = [record for record in run.records if record.latency is None]
     if bad:
         why = bad[0].error or bad[0].state
         raise BenchmarkError(f"capacity: {len(bad)} of {len(trace)} jobs did not succeed, the first by {why}")
-    return _Capacity(policy, len(trace), max(record.ended or 0.0 for record in run.records))
+    total = None if tokens is None else sum(map(tokens, trace))
+    return _Capacity(policy, len(trace), max(record.ended or 0.0 for record in run.records), total)
+
+
+def _share(capacity: _Capacity | None, found: Mapping[str, Any]) -> dict[str, float | None] | None:
+    offered = found["offered_per_second"]
+    return None if capacity is None or offered is None else capacity.load(offered, found["tokens"], found["jobs"])
 
 
 async def _point(

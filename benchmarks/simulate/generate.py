@@ -79,6 +79,14 @@ def sample(recipe: TraceRecipe, count: int) -> list[TraceJob]:
     return [_job(recipe, chance, 0.0, "", _drawn(recipe, chance)) for _ in range(count)]
 
 
+def tenants_of(recipe: TraceRecipe) -> set[str]:
+    """Return the names of all tenants that may send jobs of the recipe."""
+    named = {kind.tenant for kind in recipe.ingredients if kind.tenant is not None}
+    if all(kind.tenant is not None for kind in recipe.ingredients):
+        return named
+    return named | {f"tenant-{number + 1}" for number in range(recipe.tenants)}
+
+
 def _one_by_one(recipe: TraceRecipe, chance: random.Random) -> Iterator[TraceJob]:
     times = _ramp if recipe.arrivals == "ramp" else _poisson
     for at in times(chance, recipe.rate, recipe.seconds):

@@ -13,6 +13,7 @@ from zoetrope.benchmarks.simulate.trace import TraceJob
 from zoetrope.benchmarks.simulate.workload import SimSegment, Workload
 from zoetrope.cluster.engine.engine import LEAD_SECONDS, SHORT_SECONDS
 from zoetrope.cluster.planning.step_costs import Load, StepCosts
+from zoetrope.serving.router.policies.work import Work
 
 PICTURES = {"image_to_video": 1, "first_last_frame": 2, "grid_to_video": 4}  # in the areas of a frame
 
@@ -87,7 +88,7 @@ class StepRun:
 
 @dataclass(eq=False, slots=True)
 class SimEngine:
-    """An engine. ``busy``: seconds in which it took steps."""
+    """An engine. ``first``: the most urgent work of its newest step. ``busy``: seconds in which it took steps."""
 
     number: int
     ranks: int
@@ -96,6 +97,7 @@ class SimEngine:
     held: dict[str, SimJob] = field(default_factory=dict)
     run: StepRun | None = None
     stepping: frozenset[str] = frozenset()
+    first: Work | None = None
     busy: float = 0.0
     failures: int = 0
 

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -41,6 +41,18 @@ class Outcome:
     @property
     def in_time(self) -> bool:
         return self.done is not None and self.done <= self.due
+
+
+@dataclass
+class SimTally:
+    """What is counted on the way. ``decisions``: seconds that each took here. ``redone``: GPU-seconds of steps that
+    failures undid. ``longest``: the most segments that waited for engines."""
+
+    decisions: list[float] = field(default_factory=list)
+    steps: int = 0
+    redone: float = 0.0
+    failures: int = 0
+    longest: int = 0
 
 
 def slo_due(arrival: float, solo: float, scale: float) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any
 
 from zoetrope.benchmarks.command import at_least
 from zoetrope.benchmarks.simulate.fleet import Fleet, costs_of, parse_engines
-from zoetrope.benchmarks.simulate.generate import ARRIVALS, DEFAULT_BURST, RAMP, TraceRecipe, generate, sample
+from zoetrope.benchmarks.simulate.generate import ARRIVALS, DEFAULT_BURST, RAMP, TraceRecipe, generate
 from zoetrope.benchmarks.simulate.jobs import conditioning_seconds, tail_seconds
 from zoetrope.benchmarks.simulate.metrics import Outcome
 from zoetrope.benchmarks.simulate.mixes import MIXES
+from zoetrope.benchmarks.simulate.offered import drawn_trace
 from zoetrope.benchmarks.simulate.simulation import HOUR, SimRules, Simulation
 from zoetrope.benchmarks.simulate.trace import TraceError, TraceJob, read_trace
 from zoetrope.benchmarks.simulate.workload import preset_named, workload
@@ -23,7 +23,6 @@ from zoetrope.model.families.family import Preset
 from zoetrope.serving.router.policies.choose import policy_of
 from zoetrope.serving.router.policies.policy import registered
 
-SAMPLED = 2_000  # jobs from which the mean cost of a mix is estimated
 STAGE_LOAD = 0.5  # the share of their time that conditioners and decoders are to be busy, where no number is given
 
 
@@ -70,7 +69,7 @@ class Setup:
 
 
 def simulate(setup: Setup, policy: str) -> tuple[dict[str, Any], list[Outcome]]:
-    """StepRun one policy; returns its figures and what became of each job."""
+    """Run one policy; returns its figures and what became of each job."""
     preset, fleet = preset_named(setup.model), setup.fleet
     work = workload(preset, setup.trace)
     simulation = Simulation(
@@ -92,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mix", default="mixed", help=mixes)
     parser.add_argument("--arrivals", default="poisson", choices=ARRIVALS, help="(default: %(default)s)")
     parser.add_argument(
-        "--load", type=float, default=0.85, help="work that arrives, in parts of what the engines can do"
+        "--load", type=float, default=0.85, help="share of the engines' time that the jobs' steps take (default: 0.85)"
     )
     parser.add_argument("--hours", type=float, default=1.0, help="in which jobs arrive (default: 1)")
     parser.add_argument("--jobs", type=positive, default=None, help="with --arrivals at-once: how many")
@@ -156,16 +155,6 @@ def setup_of(args: argparse.Namespace) -> Setup:
     )
 
 
-def rate_of(fleet: Fleet, preset: Preset, recipe: TraceRecipe, load: float) -> float:
-    """Return the jobs a second whose steps, each alone, would take ``load`` of the engines' time."""
-    drawn = workload(preset, sample(recipe, SAMPLED)).segments
-    mean = {
-        ranks: statistics.fmean(fleet.denoise_seconds(segments, ranks) for segments in drawn)
-        for ranks in set(fleet.engines)
-    }
-    return load * sum(1 / mean[ranks] for ranks in fleet.engines)
-
-
 def _trace(args: argparse.Namespace, preset: Preset, fleet: Fleet) -> tuple[list[TraceJob], str]:
     if args.trace is not None:
         trace = read_trace(args.trace)
@@ -183,19 +172,17 @@ def _trace(args: argparse.Namespace, preset: Preset, fleet: Fleet) -> tuple[list
     )
     if args.arrivals == "at-once":
         return generate(recipe), f"{args.jobs:,} jobs at once, mix {args.mix!r}, {args.tenants} tenants"
-    recipe = replace(recipe, rate=rate_of(fleet, preset, recipe, args.load))
     kind = {
         "poisson": "Poisson arrivals",
         "bursty": f"arrivals in bursts of {args.burst:g} jobs on average",
         "ramp": f"a rate that grows from {RAMP[0]:g} to {RAMP[1]:g} times its mean",
     }[args.arrivals]
-    trace = generate(recipe)
-    if not trace:
-        raise TraceError(f"hours is {args.hours}: no job arrives within so short a time")
+    trace, length = drawn_trace(fleet, preset, recipe, args.load)
     words = (
-        f"{len(trace):,} jobs in {args.hours:g} hours, mix {args.mix!r}, {kind}, {args.tenants} tenants of unequal size"
+        f"{len(trace):,} jobs in {length / HOUR:.3g} hours, mix {args.mix!r}, {kind}, {args.tenants} tenants of "
+        "unequal size"
     )
-    return trace, f"{words}, {args.load:.0%} of what the engines can do"
+    return trace, f"{words}; their steps, each alone, take {args.load:.0%} of the engines' time"
 
 
 def _staffed(fleet: Fleet, trace: Sequence[TraceJob], preset: Preset, args: argparse.Namespace) -> Fleet:

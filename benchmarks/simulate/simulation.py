@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -14,11 +14,12 @@ from zoetrope.benchmarks.simulate.clock import VirtualClock
 from zoetrope.benchmarks.simulate.fleet import Fleet
 from zoetrope.benchmarks.simulate.foresight import foreseen_seconds
 from zoetrope.benchmarks.simulate.jobs import SimEngine, SimJob, StepRun, jobs_of
-from zoetrope.benchmarks.simulate.metrics import Outcome, percentile, summary
+from zoetrope.benchmarks.simulate.metrics import Outcome, SimTally, percentile, summary
 from zoetrope.benchmarks.simulate.servers import Servers
 from zoetrope.benchmarks.simulate.trace import TraceJob
 from zoetrope.benchmarks.simulate.workload import Workload
 from zoetrope.serving.router.backlog import Backlog
+from zoetrope.serving.router.heap import Heap
 from zoetrope.serving.router.next_claims import HELD_BACK
 from zoetrope.serving.router.policies.policy import Policy
 from zoetrope.serving.router.policies.work import EngineState, Work
@@ -54,18 +55,6 @@ class SimRules:
     seed: int = 1
 
 
-@dataclass
-class SimTally:
-    """What is counted on the way. ``decisions``: seconds that each took here. ``redone``: GPU-seconds of steps that
-    failures undid. ``longest``: the most segments that waited for engines."""
-
-    decisions: list[float] = field(default_factory=list)
-    steps: int = 0
-    redone: float = 0.0
-    failures: int = 0
-    longest: int = 0
-
-
 class Simulation:
     """Call `run` once."""
 
@@ -86,6 +75,8 @@ class Simulation:
         self._ready: set[str] = set()  # ids of those in the backlog that an engine could take
         self._chance = random.Random(rules.seed)
         self._open = len(self._jobs)
+        self._heap = Heap()
+        self._leaving = 0  # segments on their way from one engine to another
         self.tally = SimTally()
 
     def run(self) -> list[Outcome]:
@@ -100,6 +91,7 @@ class Simulation:
                 self._clock.after(self._fleet.restart, lambda engine=engine: self._restarted(engine))  # type: ignore[misc]
             else:
                 self._fail_later(engine)
+        self._heap.tidy(always=True)
         self._clock.run(math.inf if self._how.until is None else self._how.until)
         return self.outcomes
 
@@ -145,6 +137,7 @@ class Simulation:
 
     def _arrive(self, job: SimJob) -> None:
         self._backlog.add(self._work(job), ready=False)
+        self._heap.put()
         self._queued[job.id] = job
         self._claim()
         if self._how.etas and job.number % math.ceil(len(self._jobs) / self._how.etas) == 0:
@@ -173,6 +166,7 @@ class Simulation:
         if job.over:
             return
         self._backlog.add(self._work(job))
+        self._heap.put()
         self._ready.add(job.id)
         self.tally.longest = max(self.tally.longest, len(self._ready))
         self._changed()
@@ -259,9 +253,9 @@ class Simulation:
             costs=engine.costs,
             stepping=engine.stepping,
         )
-        idle = sum(other.up and other.run is None for other in self._engines) - 1
+        beside = [other.first for other in self._engines if other.up and other is not engine]
         started = time.perf_counter()
-        decision = decide(state, self._backlog, self._clock.now, idle)
+        decision = decide(state, self._backlog, self._clock.now, beside, self._leaving)
         self.tally.decisions.append(time.perf_counter() - started)
         for job_id in decision.drop:
             self._give_up(self._by_id[job_id])
@@ -276,6 +270,7 @@ class Simulation:
             if job_id in engine.held and job_id not in decision.advance:
                 engine.held[job_id].outcome.preemptions += 1
         engine.stepping = frozenset(decision.advance)
+        engine.first = self._work(self._by_id[decision.advance[0]]) if decision.advance else None
         if decision.advance:
             self._start(engine, [self._by_id[job_id] for job_id in decision.advance])
         self._claim()
@@ -327,7 +322,12 @@ class Simulation:
         self._leave(job)
         job.outcome.moves += 1
         self._backlog.add(self._work(job), ready=False)
-        self._clock.after(self._fleet.handover, lambda: self._wait(job))
+        self._leaving += 1
+        self._clock.after(self._fleet.handover, lambda: self._handed_over(job))
+
+    def _handed_over(self, job: SimJob) -> None:
+        self._leaving -= 1
+        self._wait(job)
 
     # Failures.
 
@@ -349,7 +349,7 @@ class Simulation:
             self._account(engine, run, whole)
             engine.busy += self._clock.now - run.start - whole * run.seconds
             engine.run = None
-        engine.stepping = frozenset()
+        engine.stepping, engine.first = frozenset(), None
         for job in list(engine.held.values()):
             self._leave(job)
             _, index, step = job.saved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -106,6 +106,16 @@ def write_trace(path: Path, jobs: Iterable[TraceJob]) -> None:
     """Write a trace, creating its folder if necessary; fields with their defaults are left out."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(job.model_dump(exclude_defaults=True))}\n" for job in jobs))
+
+
+def stretched(jobs: Sequence[TraceJob], factor: float, start: float = 0.0) -> list[TraceJob]:
+    """Multiply all arrivals, as seconds after ``start``, by a factor; deadlines stay as far after them as they were."""
+    found = []
+    for job in jobs:
+        arrival = max(0.0, (job.arrival - start) * factor)
+        deadline = None if job.deadline is None else arrival + (job.deadline - job.arrival)
+        found.append(job.model_copy(update={"arrival": arrival, "deadline": deadline}))
+    return found
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

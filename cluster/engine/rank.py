@@ -213,9 +213,10 @@ class Rank:
         return replace(self._outcome(batch, result, seconds, plan.preview), shares=shares)
 
     def checkpoint(self, seconds: float) -> None:
-        """Write snapshots of all segments and wait for them, at most so many seconds."""
+        """Write snapshots of all segments and wait for them, and for those of segments that have ended, at most so many
+        seconds."""
         if self._keeper is not None:
-            self._keeper.checkpoint(list(self._segments.values()), seconds)
+            self._keeper.checkpoint(list(self._segments.values()), seconds, ended=True)
 
     def _release(self, segment_ids: tuple[str, ...]) -> None:
         """Drop segments once their snapshots are written, so that another engine goes on from here."""

@@ -70,8 +70,12 @@ class SnapshotKeeper:
                 waited += self._snapshot(segment, kept)
         return waited
 
-    def checkpoint(self, segments: Iterable[Segment], timeout: float) -> bool:
+    def checkpoint(self, segments: Iterable[Segment], timeout: float, *, ended: bool = False) -> bool:
         """Take a snapshot of each segment that has none of its present step, and wait for them.
+
+        Args:
+            ended: wait for those of all other segments too: one that has ended is resumed from its last step if its
+                latents are lost before they are decoded.
 
         Returns:
             Whether all were written within ``timeout`` seconds.
@@ -80,7 +84,7 @@ class SnapshotKeeper:
         for segment, kept in found:
             if kept.step != segment.sampler.step or self._writer.lost(kept.owner):
                 self._snapshot(segment, kept)
-        return self._writer.flush(timeout, [kept.owner for _, kept in found])
+        return self._writer.flush(timeout, None if ended else [kept.owner for _, kept in found])
 
     def _snapshot(self, segment: Segment, kept: _Kept) -> float:
         seconds = self._writer.enqueue(Snapshot(kept.owner, kept.fingerprint, state_of(segment)))

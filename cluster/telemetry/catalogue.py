@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -60,15 +61,23 @@ def counter(name: str, text: str, **labels: Sequence[str]) -> Counter:
     """Make a counter of this process.
 
     Args:
-        labels: each with the values that it has from the start, so that the first event is seen as a change; with none,
-            series appear with their first event.
+        labels: each with the values that it has from the start, see `start_at_zero`; none: they are known later.
     """
     describe(name, "counter", text, tuple(labels))
     made = Counter(name, text, tuple(labels), registry=REGISTRY)
-    if len(labels) == 1:
-        for value in next(iter(labels.values())):
-            made.labels(value)
+    if labels:
+        start_at_zero(made, *labels.values())
     return made
+
+
+def start_at_zero(metric: Counter, *values: Iterable[str]) -> None:
+    """Have a counter's series from now on, at 0, so that Prometheus sees the first event as a change.
+
+    Args:
+        values: of each label, in order; every combination of them is a series.
+    """
+    for combination in product(*values):
+        metric.labels(*combination)
 
 
 def gauge(name: str, text: str, *labels: str) -> Gauge:

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -101,14 +102,15 @@ def read_card_file(path: Path) -> tuple[str, LoadOptions]:
     return _place(base, model), dataclasses.replace(load, lora=adapters, **places)
 
 
-def write_card_file(path: Path, model: str, load: LoadOptions) -> None:
+def write_card_file(path: Path, model: str, load: LoadOptions, *, replace: bool) -> None:
     """Write a card, whole or not at all.
 
     Args:
-        model: as on the command line; it and all paths become absolute.
+        model: as on the command line; it and all paths become absolute. replace: a card that is there.
 
     Raises:
-        ModelError: the folder cannot be written to.
+        ModelError: there is one, also if it came just now and is not to be replaced, or the folder cannot be written
+            to.
     """
     here = Path.cwd()
     lines = [f"{MODEL_KEY} = {_toml(_place(here, model))}"]
@@ -127,13 +129,20 @@ def write_card_file(path: Path, model: str, load: LoadOptions) -> None:
         content = ("\n".join(lines) + "\n").encode()
     except UnicodeEncodeError:
         raise ModelError(f"{path}: cannot be written: a path in it is not UTF-8, as cards must be") from None
+    work = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = path.with_name(f".{path.name}.{os.getpid()}")
         work.write_bytes(content)
+        if not replace:
+            path.touch(exist_ok=False)  # of two that write at once, one has the name; not every disk has links
         work.replace(path)
+    except FileExistsError:
+        raise ModelError(f"name: {path} exists, replace it with --force") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            work.unlink()
 
 
 def _checked(path: Path, name: str, value: Any) -> Any:

@@ -1,17 +1,18 @@
 """Export model cards, for gateways on machines without the model's files. Needs no torch.
 
-An exported card is a JSON file with all that a gateway reads from the files of a model, and the identity of its
-weights. Its name ends with `EXPORTED_SUFFIX`.
+An exported card is a JSON file with all that a gateway reads from the files of a model, the identity of its weights,
+and a SHA-256 of all that, for its values are not checked again. Its name ends with `EXPORTED_SUFFIX`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from zoetrope.model.catalog.weights_identity import weights_of
 from zoetrope.model.inspection.files import ModelError, typed_path
@@ -30,7 +31,8 @@ def exported_text(card: ModelCard) -> str:
         ModelError: a file of the model is missing, so that its weights have no identity.
     """
     said = replace(card, exported_weights=weights_of(card))
-    return json.dumps({"format": FORMAT, "card": _adapter().dump_python(said, mode="json")}, indent=1) + "\n"
+    held = _adapter().dump_python(said, mode="json")
+    return json.dumps({"format": FORMAT, "sha256": _digest(held), "card": held}, indent=1) + "\n"
 
 
 def read_exported(name: str, load: LoadOptions) -> ModelCard:
@@ -51,8 +53,9 @@ def read_exported(name: str, load: LoadOptions) -> ModelCard:
         raise ModelError(f"{path}: has {len(data)} bytes, an exported card has at most {MAX_BYTES}")
     try:
         held: Any = json.loads(data)
-        card = _adapter().validate_python(held["card"]) if held["format"] == FORMAT else None
-    except (ValueError, KeyError, TypeError, ValidationError):  # pydantic's is a ValueError; named for the reader
+        whole = held["format"] == FORMAT and held["sha256"] == _digest(held["card"])
+        card = _adapter().validate_python(held["card"]) if whole else None
+    except (ValueError, KeyError, TypeError, RecursionError):  # pydantic's ValidationError is a ValueError
         card = None
     # A key that this release does not know, or misses, would be lost or made up.
     if card is None or not card.exported_weights or _adapter().dump_python(card, mode="json") != held["card"]:
@@ -62,6 +65,10 @@ def read_exported(name: str, load: LoadOptions) -> ModelCard:
         if given != has:
             raise ModelError(f"{option.replace('_', '-')}: {given!r}, but {path} was exported with {has!r}")
     return card
+
+
+def _digest(held: Any) -> str:
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 @cache

@@ -14,6 +14,7 @@ from zoetrope.model.inspection.files import ModelError
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 CACHED = re.compile(r"models--([A-Za-z0-9][\w.-]*?)--([A-Za-z0-9][\w.-]*)")
+COMMIT = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 MAX_LINKS = 40  # as in Linux
 
 
@@ -47,14 +48,32 @@ def snapshot_of(folder: Path) -> Path:
         return folder
     if not (folder / "snapshots").is_dir():
         return folder
-    reference = folder / "refs" / "main"
-    if reference.is_file() and (main := folder / "snapshots" / reference.read_text().strip()).is_dir():
+    if (main := _main(folder)) is not None:
         return main
     snapshots = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
     if len(snapshots) == 1:
         return snapshots[0]
     found = f"holds {len(snapshots)}: name one of them" if snapshots else "is empty: the download is incomplete"
     raise ModelError(f"{folder / 'snapshots'}: {found}")
+
+
+def _main(folder: Path) -> Path | None:
+    """Return the snapshot that ``refs/main`` names; None if it names none that is there."""
+    reference = folder / "refs" / "main"
+    if not reference.is_file():
+        return None
+    with reference.open("rb") as file:
+        commit = file.read(100).strip()
+    snapshot = folder / "snapshots" / os.fsdecode(commit)
+    return snapshot if COMMIT.fullmatch(commit) and snapshot.is_dir() else None
+
+
+def why_not_cached(name: str) -> str:
+    """Say that a repository, ORG/NAME, is not on this machine, and how to get it."""
+    return (
+        f"{name!r} looks like a Hugging Face repository, but is not a directory here and not in {hub_cache()}: "
+        f"download it where there is a network (zoetrope pull {name}), or give its directory"
+    )
 
 
 def repository_of(path: Path) -> str | None:

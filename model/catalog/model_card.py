@@ -28,6 +28,7 @@ from zoetrope.model.families.family import Contents, Preset, Sampling
 from zoetrope.model.families.index import Index, check_index, check_same_class
 from zoetrope.model.inspection.fields import ConfigFieldError
 from zoetrope.model.inspection.files import ModelError, read_json
+from zoetrope.model.inspection.shown import shown
 from zoetrope.model.request.load_options import DEFAULT, LoadOptions
 from zoetrope.model.request.schema_errors import short
 from zoetrope.model.request.tasks import MAX_DURATION_SECONDS, ModelCard
@@ -272,15 +273,19 @@ def _check_encoders(place: Source, index: Index | None, config: TransformerConfi
     """Check that the encoders' widths are those that the transformer takes.
 
     Raises:
-        ModelError: a width differs, or the image encoder that it needs is missing.
+        ModelError: a width differs, the image encoder that it needs is missing, or one is given that it has no use for.
     """
     text = read_text_encoder(place)
     width = text.config.get("d_model", config.text_dim)
     if width != config.text_dim:
         raise ModelError(f"{text.config_file}: d_model is {width}, the transformer's text_dim is {config.text_dim}")
+    given = place.load.image_encoder if isinstance(place, Parts) else ""
     if config.image_dim is None:
+        if given:
+            raise ModelError(
+                f"image-encoder: {shown(given)} is not needed, the transformer attends to no pictures: leave it out"
+            )
         return
-    given = isinstance(place, Parts) and place.load.image_encoder
     if index is not None and not given and not index.has("image_encoder"):
         raise ModelError(f"{index.root / 'image_encoder'}: is missing, the transformer's image_dim needs it")
     image = read_image_encoder(place)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoetrope.model.catalog.hub import cached_repository, snapshot_of
-from zoetrope.model.catalog.single_files import is_split, side_of
-from zoetrope.model.inspection.files import ModelError, typed_path
+from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, snapshot_of, why_not_cached
+from zoetrope.model.catalog.single_files import is_split, is_weight_file, side_of
+from zoetrope.model.inspection.files import ModelError, typed_path, why_missing
 from zoetrope.model.request.load_options import LoadOptions
 
 if TYPE_CHECKING:  # pydantic, which a bare machine lacks
@@ -33,14 +33,19 @@ class Parts:
         names none.
 
         Raises:
-            ModelError: the cache holds no one commit of the repository.
+            ModelError: nothing is there, or the cache holds no one commit of the repository.
         """
-        text = getattr(self.load, option)
+        text, name = getattr(self.load, option), option.replace("_", "-")
         if not text:
             return None
-        path = typed_path(text, option.replace("_", "-"))
-        cached = None if path.exists() else cached_repository(text)
-        return path if cached is None else snapshot_of(cached)
+        path = typed_path(text, name)
+        if path.exists():
+            return path
+        if (cached := cached_repository(text)) is not None:
+            return snapshot_of(cached)
+        if REPOSITORY.fullmatch(text) and not is_weight_file(path) and not path.parent.is_dir():
+            raise ModelError(f"{name}: {why_not_cached(text)}")
+        raise ModelError(f"{name}: {path}: {why_missing(path)}")
 
     def transformers(self) -> list[Path]:
         """Return the files of the transformer, or of the two noise experts, the one for high noise first.

@@ -11,7 +11,7 @@ from zoetrope.model.catalog.card_files import card_files, find_card_file, read_c
 from zoetrope.model.catalog.checkpoint_layout import pipeline_of
 from zoetrope.model.catalog.checks import check_ratios, checked
 from zoetrope.model.catalog.exported_cards import EXPORTED_SUFFIX, read_exported
-from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, hub_cache, places, repository_of, snapshot_of
+from zoetrope.model.catalog.hub import REPOSITORY, cached_repository, places, repository_of, snapshot_of, why_not_cached
 from zoetrope.model.catalog.model_card import RANDOM_SUFFIX, network_config, read_card
 from zoetrope.model.catalog.parts import source_of
 from zoetrope.model.catalog.profiles import choose
@@ -106,11 +106,7 @@ def _find(name_or_directory: str, load: LoadOptions) -> ModelCard:
             f"({_origin(PRESETS[name_or_directory])})"
         )
     if REPOSITORY.fullmatch(name_or_directory) and not typed.parent.is_dir():
-        raise ModelError(
-            f"model {name_or_directory!r} looks like a Hugging Face repository, but is not a directory here and not in "
-            f"{hub_cache()}: download it where there is a network (zoetrope pull {name_or_directory}), or give its "
-            "directory"
-        )
+        raise ModelError(f"model {why_not_cached(name_or_directory)}")
     cards = ", ".join(path.stem for path in card_files()[:20])
     raise ModelError(
         f"model {name_or_directory!r} is neither a preset ({', '.join(BUNDLED)}) nor a directory, a weight file or "

@@ -227,7 +227,7 @@ def load_into(
                     quantized[name].take(value)
                 else:
                     _place(network, name, value)
-                on_placed(name)
+            on_placed(name)
             done += torch.Size(shape).numel()
             on_progress(done, total)
 

@@ -85,7 +85,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > MAX_TOML_BYTES:
             raise ModelError(f"{path}: has {size} bytes, at most {MAX_TOML_BYTES} are read")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as TOML: {str(error).splitlines()[0]}") from None
 
@@ -102,7 +102,7 @@ def check_is_content(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(len(LFS_START))
     except FileNotFoundError:
-        raise ModelError(f"{path}: {_missing(path)}") from None
+        raise ModelError(f"{path}: {why_missing(path)}") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     if start == LFS_START:
@@ -128,7 +128,7 @@ def weight_files(directory: Path, stem: str = DIFFUSERS_STEM, pickle_stem: str =
     if variants:
         return _variant(directory, stem, variants[0])
     expected = directory / f"{stem}.safetensors"
-    raise ModelError(f"{expected}: {_missing(expected)}{_instead(directory, stem, pickle_stem)}")
+    raise ModelError(f"{expected}: {why_missing(expected)}{_instead(directory, stem, pickle_stem)}")
 
 
 def variant_of(path: Path) -> str | None:
@@ -162,11 +162,12 @@ def _indexed_files(index: Path) -> list[Path]:
     paths = [index.parent / name for name in sorted(set(weight_map.values()))]
     gone = [path for path in paths if not path.is_file()]
     if gone:
-        raise ModelError(f"{gone[0]}: {_missing(gone[0])}; {len(gone)} of the {len(paths)} that {index.name} names")
+        raise ModelError(f"{gone[0]}: {why_missing(gone[0])}; {len(gone)} of the {len(paths)} that {index.name} names")
     return paths
 
 
-def _missing(path: Path) -> str:
+def why_missing(path: Path) -> str:
+    """Say why there is no file: a link may lead nowhere."""
     if path.is_symlink():
         return f"is a link to {os.readlink(path)}, which is not there: the download is incomplete"
     return "the file is missing"

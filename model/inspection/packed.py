@@ -197,7 +197,9 @@ class _Grouping:
         scale_name = self._scale_name(name)
         if scale_name is None:
             if told is not None or values.dtype == "I8" or (values.dtype in FP8 and self._all_scaled):
-                raise ModelError(f"{values.path}: {layer}.weight_scale is missing: {name} in {values.dtype} needs one")
+                others = (scale for scale in SCALES if any(other.endswith(f".{scale}") for other in self._found))
+                missing = f"{layer}.{next(others, SCALES[-1])}"
+                raise ModelError(f"{values.path}: {missing} is missing: {name} in {values.dtype} needs one")
             return Packed(name, _patches(name, values.shape), values)
         scale = self._found[scale_name]
         if told is not None and told.format == "mxfp8":

@@ -62,6 +62,8 @@ class Profile:
 
     def __post_init__(self) -> None:
         _check(0 < len(self.name) <= MAX_NAME_CHARS, "name", f"has {len(self.name)} characters, 1 to {MAX_NAME_CHARS}")
+        for field, text in (("name", self.name), ("note", self.note)):
+            _check(text.isprintable(), field, f"is {text!r}, must be printable")
         _one_of("sampler", self.sampler, get_args(ProfileSampler))
         _one_of("precision", self.precision, get_args(Precision))
         self._check_sigmas()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,8 @@ def calibrate(
     """
     from dataclasses import replace
 
-    from zoetrope.model.caching.ratios import write_lists
+    from zoetrope.model.caching.levels import MIN_STEPS
+    from zoetrope.model.caching.ratios import ratios_file, write_lists
     from zoetrope.model.catalog.checks import checked, transformer_files
     from zoetrope.model.catalog.presets import find_model
 
@@ -78,7 +80,13 @@ def calibrate(
         raise bad_input("model", f"{card.name} runs profile {card.profile.name}, of which every step is computed")
     if card.adapters:
         raise bad_input("lora", f"cannot be given: a list belongs to the weights of {card.name} itself")
+    folder = ratios_file(Path(card.directory)).parent
+    if not os.access(folder, os.W_OK):
+        raise bad_input("model", f"{folder} cannot be written to, where the list would be kept")
     clips = _clips(card, requests, count, steps)
+    least = min(spec.steps for made in clips.values() for spec, _ in made)
+    if least < MIN_STEPS:
+        raise bad_input("steps", f"{least} must be {MIN_STEPS} or more: with fewer, every step is computed")
     if not quiet:
         console.print(f"loading {card.name}")
     from zoetrope.model.pipeline import LocalPipeline
@@ -184,13 +192,11 @@ def _measure(pipeline: LocalPipeline, kind: str, clips: list[tuple[VideoSpec, In
 
 def _lines(found: RatioList, card: ModelCard) -> list[str]:
     """Say what was measured, and what the levels of quality make of it."""
-    from zoetrope.model.caching.levels import MIN_STEPS, level_of
+    from zoetrope.model.caching.levels import level_of
     from zoetrope.model.caching.mask import COMPUTED, high_noise_steps, step_mask
 
     lines = [f"{found.kind}: {found.steps} steps, {found.clips} clip{'s' if found.clips != 1 else ''}"]
     lines.append(f"  ratios   {' '.join(f'{value:.4f}' for value in found.values[0])}")
-    if found.steps < MIN_STEPS:
-        return [*lines, f"  fewer than {MIN_STEPS} steps are always all computed"]
     split = None
     if card.boundary is not None and found.flow_shift is not None:
         split = high_noise_steps(found.steps, found.flow_shift, card.boundary)

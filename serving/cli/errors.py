@@ -42,6 +42,8 @@ NAMED = (
     "model-low: ",
     "model: ",
     "name: ",
+    "profile: ",
+    "data-dir: ",
 )
 
 

@@ -100,7 +100,7 @@ def add(
     card = open_model(model, how)
     for warning in card.warnings:
         stderr().print(f"warning: {warning}", markup=False)
-    write_card_file(path, model, how)
+    write_card_file(path, model, how, replace=force)
     print(path)
 
 

@@ -47,12 +47,14 @@ MEMORY = {
     "reserve": "reserve, assumed",
 }
 
+GPUS = 8  # of a node
+
 
 def plan(
     load: ModelLoadOptions,
     argument: ModelArgument = None,
     model: ModelOption = None,
-    gpus: Annotated[int, option("N", "GPUs of one engine.")] = 8,
+    gpus: Annotated[int, option("N", "GPUs of one engine.")] = GPUS,
     size: Annotated[str, option("SIZE", "480p, 720p, 1080p or WIDTHxHEIGHT.")] = "720p",
     ratio: Annotated[str, option("RATIO", f"Aspect ratio: {', '.join(RATIOS)}.")] = RATIOS[0],
     duration: Annotated[float, option("SECONDS", "Length of the clip in seconds.")] = 5.0,
@@ -73,7 +75,7 @@ def plan(
             "none",
         ),
     ] = None,
-    nvlink: Annotated[int, option("N", "GPUs that NVLink connects.")] = 8,
+    nvlink: Annotated[int, option("N", "GPUs that NVLink connects.")] = GPUS,
     steps: Annotated[int | None, option("N", "Denoising steps of the job that is priced.", "the model's")] = None,
     quality: Annotated[
         str, option("LEVEL", "Steps of it to compute in full: exact (all), balanced (about half) or fast.")
@@ -84,12 +86,17 @@ def plan(
 
     Memory, bytes on the wire, time of a step, and why; how a clip is decoded, and what a job costs.
     """
+    from zoetrope.serving.cli.errors import bad_input
     from zoetrope.serving.cli.listing import plain, print_json
 
     named = one_model(argument, model) or DEFAULT_MODEL
     if gpu_memory is not None:
+        of_engines = {"gpus": gpus != GPUS, "nvlink": nvlink != GPUS, "steps": steps is not None}
+        _check_alone({**of_engines, "quality": quality != "exact"})
         _small(named, gpu, gpu_memory, size, ratio, duration, load.resolved(), json)
         return
+    if "offload" in load.given():
+        raise bad_input("offload", "needs --gpu-memory: the plan of an engine has all weights on its GPUs")
     made, decodes, wanted = make_plan(named, gpus, size, ratio, duration, gpu or "h100", nvlink, load.resolved())
     from zoetrope.serving.cli.plan_price import planned_job
 
@@ -166,6 +173,15 @@ def _wanted(model: str, load: LoadOptions) -> Preset | ModelCard:
     for warning in warnings:
         stderr().print(f"warning: {warning}", markup=False)
     return wanted
+
+
+def _check_alone(given: dict[str, bool]) -> None:
+    """Raise CliError for an option of an engine's plan that is given beside --gpu-memory, which would ignore it."""
+    from zoetrope.serving.cli.errors import bad_input
+
+    for name, named in given.items():
+        if named:
+            raise bad_input(name, "cannot be given together with --gpu-memory, which is about one GPU")
 
 
 def _small(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -28,6 +29,8 @@ DEFAULT_HUB = "https://huggingface.co"
 # Files of repositories that no model is loaded from.
 OTHERS = ("mp4", "mov", "gif", "png", "jpg", "jpeg", "webp", "pdf", "onnx", "msgpack", "h5", "ipynb")
 UNUSED = tuple(f"*.{kind}" for kind in OTHERS)
+REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+ENDPOINT = re.compile(r"https?://[!-~]+")
 TRUE = ("1", "true", "yes", "on")
 
 
@@ -57,6 +60,8 @@ def pull(
     """
     if not REPOSITORY.fullmatch(repository):
         raise bad_input("repository", f"{repository[:100]!r} must be ORG/NAME, such as Wan-AI/Wan2.2-TI2V-5B-Diffusers")
+    if not REVISION.fullmatch(revision) or ".." in revision:
+        raise bad_input("revision", f"{revision[:100]!r} must be a commit, a branch or a tag")
     done = pull_repository(repository, files or (), revision, quiet=quiet)
     where = [done.folder / name for name in done.files] if files else [done.folder]
     print(*where, sep="\n")
@@ -81,6 +86,8 @@ def pull_repository(repository: str, patterns: Sequence[str], revision: str, *, 
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or DEFAULT_HUB
+    if not ENDPOINT.fullmatch(endpoint):
+        raise bad_input("HF_ENDPOINT", f"{endpoint[:100]!r} must be a URL, such as {DEFAULT_HUB}")
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in TRUE:
         raise CliError(f"HF_HUB_OFFLINE is set, so nothing is downloaded: {_elsewhere(repository)}")
     (disable_progress_bars if quiet else enable_progress_bars)()
@@ -154,6 +161,7 @@ def _explained(repository: str, endpoint: str, load: Callable[[], Any]) -> Any:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -163,6 +171,8 @@ def _explained(repository: str, endpoint: str, load: Callable[[], Any]) -> Any:
         return load()
     except CliError:
         raise
+    except HFValidationError as error:
+        raise bad_input("repository", f"cannot be one of the hub's: {error}") from None
     except GatedRepoError:
         raise CliError(
             f"{repository}: its licence must be accepted at {endpoint}/{repository}; then set HF_TOKEN to a token of "

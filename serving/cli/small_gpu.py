@@ -59,7 +59,7 @@ def gpu_of(kind: str | None, memory: float) -> Hardware:
     from zoetrope.serving.cli.errors import bad_input
 
     if not LEAST_GIB <= memory <= MOST_GIB:
-        raise bad_input("gpu_memory", f"{memory:g} must be {LEAST_GIB:g} to {MOST_GIB:g} GiB")
+        raise bad_input("gpu-memory", f"{memory:g} must be {LEAST_GIB:g} to {MOST_GIB:g} GiB")
     if kind is None:
         known = sorted((gear for gear in HARDWARE.values() if gear.is_gpu), key=lambda gear: gear.memory)
         large = [gear for gear in known if gear.memory >= memory * GIB]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+WEIGHTS = (0.001, 1e6)  # of tenants
 ENGINES = re.compile(r"[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})?")  # COUNT, or COUNTxRANKS
 SHAPE = re.compile(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})x([1-9][0-9]{0,4})")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,252}=[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -54,14 +54,19 @@ def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
 
 def check_weights(weights: tuple[str, ...]) -> tuple[str, ...]:
     """Check the shares of tenants: TENANT=WEIGHT."""
+    low, high = WEIGHTS
+    seen: set[str] = set()
     for entry in weights:
         tenant, _, weight = entry.rpartition("=")
         try:
-            usable = bool(tenant) and 0 < float(weight) < math.inf
+            usable = bool(tenant) and low <= float(weight) <= high
         except ValueError:
             usable = False
         if not usable:
-            raise ValueError(f"{entry!r} must be a tenant and a weight above 0, such as acme=2")
+            raise ValueError(f"{entry!r} must be a tenant and a weight from {low:g} to {high:,.0f}, such as acme=2")
+        if tenant in seen:
+            raise ValueError(f"{tenant!r} has more than one weight")
+        seen.add(tenant)
     return weights
 
 

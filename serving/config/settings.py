@@ -30,7 +30,7 @@ Labels = Annotated[CommaList, AfterValidator(check_labels)]
 class Settings(BaseSettings):
     """One service on one data directory."""
 
-    model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="ZOETROPE_", extra="ignore", allow_inf_nan=False)
 
     model: Annotated[CommaList, AfterValidator(check_models)] = Field(
         default=("nano",), description="Models: presets, model cards or checkpoint folders; the first is the default."

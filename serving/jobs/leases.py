@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,9 +20,14 @@ HELD = "id = ? AND state = 'running' AND lease_epoch = ?"
 LAPSED = "state = 'running' AND lease_until <= ?"
 TOO_LATE = ("DEADLINE_EXCEEDED", "the deadline of the request passed")
 RAN_OUT, GIVEN_BACK = "its lease had run out", "its lease had been given back"
+PAGE = 1_000  # jobs of the queue that are read at a time
 QUEUED = (
     "SELECT id, owner, model, priority, created_at, deadline_at, price, used, steps, state = 'running' AS lapsed"
     " FROM job"
+)
+NEXT_QUEUED = (  # from a time and an id on, of a model; what can be done by now
+    f"{QUEUED} WHERE finished_at IS NULL AND model = ? AND (created_at, id) > (?, ?) AND state = 'queued'"
+    f" AND (deadline_at IS NULL OR deadline_at > ?) ORDER BY created_at, id LIMIT {PAGE}"
 )
 
 
@@ -31,17 +36,21 @@ class JobLeases:
 
     _db: Database
 
-    def waiting(self, models: Sequence[str], since: float = -math.inf) -> list[QueuedJob]:
-        """List the jobs of these models that wait for a router: the queued ones created at ``since`` or later, the
-        oldest first, and then all running ones whose lease ran out."""
-        now, rows = self._db.now(), []
-        queued = f"{QUEUED} WHERE finished_at IS NULL AND model = ? AND created_at >= ? AND state = 'queued'"
+    def waiting(self, models: Sequence[str], since: float = -math.inf) -> Iterator[QueuedJob]:
+        """Go through the jobs of these models that wait for a router: the queued ones created at ``since`` or later,
+        the oldest first, and then all running ones whose lease ran out. They are read a page at a time, so that whoever
+        keeps few of them needs no memory for the others."""
+        now = self._db.now()
         for model in models:  # one after the other, so that each follows its own part of the index
-            sql = f"{queued} AND (deadline_at IS NULL OR deadline_at > ?) ORDER BY created_at, id"
-            rows += self._db.read(sql, (model, since, now))
+            at, last = since, ""
+            while rows := self._db.read(NEXT_QUEUED, (model, at, last, now)):
+                yield from (from_row(QueuedJob, row) for row in rows)
+                if len(rows) < PAGE:
+                    break
+                at, last = rows[-1]["created_at"], rows[-1]["id"]
         among, value = self._db.among("model", models)
-        rows += self._db.read(f"{QUEUED} WHERE {LAPSED} AND {among} ORDER BY id", (now, value))
-        return [from_row(QueuedJob, row) for row in rows]
+        lapsed = self._db.read(f"{QUEUED} WHERE {LAPSED} AND {among} ORDER BY id", (now, value))
+        yield from (from_row(QueuedJob, row) for row in lapsed)
 
     def claim(
         self,

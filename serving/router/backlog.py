@@ -23,7 +23,7 @@ LATE_AT_ONCE = 256  # that a decision notices; each takes about 20 microseconds 
 HYSTERESIS = 0.1  # of its remaining cost, by which work is more urgent while it is in an engine's steps
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, slots=True)
 class _Kind:
     """What an engine can take together, or not at all yet (``ready``)."""
 
@@ -42,12 +42,16 @@ class _Line:
     head_of: dict[str, _Head] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Waiting:
     work: Work
-    kind: _Kind
+    ready: bool
     late: bool
     place: _Place
+
+    @property
+    def kind(self) -> _Kind:
+        return _Kind(self.work.model, self.ready, self.work.role, self.work.cohort)
 
 
 class Backlog:
@@ -79,8 +83,7 @@ class Backlog:
         """Have work wait, instead of what was known under its id. ``ready``: an engine could take it."""
         self._enter(work)
         self._discard(work.id)
-        kind = _Kind(work.model, ready, work.role, work.cohort)
-        waiting = _Waiting(work, kind, False, (self.policy.key(work, False), work.id))
+        waiting = _Waiting(work, ready, False, (self.policy.key(work, False), work.id))
         self._waiting[work.id] = waiting
         latest = self.policy.latest(work)
         if latest < math.inf:
@@ -119,9 +122,12 @@ class Backlog:
         self._shift(tenant, 0.0)
 
     def place(self, work: Work) -> float:
-        """Return the place of work that is not on an engine, its tenant's share counted; the smallest goes first."""
-        key = self.policy.key(work, self._now > self.policy.latest(work))
-        return self.policy.place(work, key, self._standing(work.tenant), self._since(work.tenant))
+        """Return the place of work on an engine or not, its tenant's share counted; the smallest goes first."""
+        return self.policy.place(work, self.key(work), self._standing(work.tenant), self._since(work.tenant))
+
+    def key(self, work: Work) -> float:
+        """Return the place of work among its tenant's own."""
+        return self.policy.key(work, self._now > self.policy.latest(work))
 
     def in_order(
         self,
@@ -264,14 +270,15 @@ class Backlog:
         self._refresh(line, tenant)
 
     def _take_out(self, waiting: _Waiting) -> None:
-        line, tenant = self._lines[waiting.kind], waiting.work.tenant
+        kind, tenant = waiting.kind, waiting.work.tenant
+        line = self._lines[kind]
         queue = line.queues[tenant]
         del queue[bisect_left(queue, waiting.place)]
         if not queue:
             del line.queues[tenant]
         self._refresh(line, tenant)
         if not line.queues:
-            del self._lines[waiting.kind]
+            del self._lines[kind]
 
     def _discard(self, work_id: str) -> None:
         waiting, begun = self._waiting.pop(work_id, None), self._begun.pop(work_id, None)

@@ -8,6 +8,7 @@ from typing import Any
 from zoetrope.cluster.planning.step_costs import StepCosts
 from zoetrope.cluster.protocol.messages import Failed
 from zoetrope.model.request.tasks import Role
+from zoetrope.serving.router.policies.work import Work
 
 
 @dataclass
@@ -15,7 +16,7 @@ class EngineView:
     """An engine as of its last report, and when it will be given up without another one.
 
     Attributes:
-        stepping: the segments of its newest plan.
+        stepping: the segments of its newest plan. first: the most urgent of them.
         most_tokens: of a sequence that fits; 0: not known.
         since: when its model was loaded. stale: what is known of its steps is of the model before.
     """
@@ -29,6 +30,7 @@ class EngineView:
     seconds_per_token: float | None = None
     ready: bool = False
     stepping: frozenset[str] = frozenset()
+    first: Work | None = None
     ranks: int = 1
     most_tokens: int = 0
     since: float = 0.0

@@ -86,14 +86,14 @@ class ForecastErrors:
             del self._made[job_id]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what gateways make known: the spread of each phase, and the errors as a cumulative histogram."""
+        """Return what gateways make known: the spread of each phase, and the errors as a cumulative histogram; all of
+        them from the start."""
         errors = {}
         for phase, record in self._records.items():
             below, buckets = 0, []
             for bound, count in zip((*map(str, BOUNDS), "+Inf"), record.counts, strict=True):
                 below += count
                 buckets.append((bound, below))
-            if below:
-                errors[phase] = {"buckets": buckets, "sum": round(record.total, 4)}
+            errors[phase] = {"buckets": buckets, "sum": round(record.total, 4)}
         spread = {phase: [round(value, 3) for value in self.spread(phase)] for phase in PHASES}
         return {"spread": spread, "errors": errors}

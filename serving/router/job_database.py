@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -72,8 +72,8 @@ class RouterDatabase:
         self._renewing = ThreadPoolExecutor(1, thread_name_prefix="renewals")
         self._unheard = False  # a claim was not answered
 
-    def waiting(self, since: float) -> list[QueuedJob]:
-        """See `JobStore.waiting`; blocks, so it is for `run`."""
+    def waiting(self, since: float) -> Iterator[QueuedJob]:
+        """See `JobStore.waiting`; going through it blocks, so it is for `run`."""
         return self.jobs.waiting(self._models, since)
 
     async def claim(self, wanted: Sequence[str], in_hand: Sequence[str]) -> list[Job]:

@@ -29,8 +29,9 @@ from zoetrope.serving.router.backoff import backoff
 from zoetrope.serving.router.claims import ClaimedJobs
 from zoetrope.serving.router.engine_rows import engine_row, step_seconds
 from zoetrope.serving.router.forecaster import Forecaster
+from zoetrope.serving.router.heap import Heap
 from zoetrope.serving.router.job_database import Ending, open_database
-from zoetrope.serving.router.job_records import note_ending, recorded
+from zoetrope.serving.router.job_records import note_ending, note_models, recorded
 from zoetrope.serving.router.loading import loading_of
 from zoetrope.serving.router.metering import Meter
 from zoetrope.serving.router.model_notices import ModelNotices
@@ -47,7 +48,7 @@ from zoetrope.serving.storage.store import ArtifactError, open_artifacts
 
 log = logging.getLogger("zoetrope.router")
 
-POLL_SECONDS = 0.1  # how often new jobs and cancellations are looked for
+POLL_SECONDS = 0.1  # how often engines are looked after
 LONG_POLL_SECONDS = 1.0  # how long an idle engine waits for work; also its heartbeat
 ENGINE_TIMEOUT_SECONDS = 10.0
 SIGHT_SECONDS = 1.0  # between two records that an engine in a long step is alive
@@ -73,6 +74,7 @@ class Router:
         begin("router")
         self._settings = settings
         self._cards = models.by_name()
+        note_models(self._cards)
         self._database = await open_database(settings, tuple(self._cards))
         self._writer = ProgressWriter(self._database)
         self._artifacts = open_artifacts(settings.artifacts_url)
@@ -116,7 +118,8 @@ class Router:
             settings.adapter_slots,
             self._meter,
         )
-        self._queue = QueuedJobs(self._database, self._state.backlog)
+        self._heap = Heap()
+        self._queue = QueuedJobs(self._database, self._state.backlog, self._heap)
         self._claimed = ClaimedJobs(self._database, self._queue, self._choose, self._outcome, self._drop, self._clear)
         self._forecaster = Forecaster(
             self._cards,
@@ -141,6 +144,7 @@ class Router:
             asyncio.create_task(self._watch_engines()),
             asyncio.create_task(self._writer.run()),
         ]
+        self._heap.tidy(always=True)
 
     def check_health(self) -> None:
         """Raise RuntimeError if one of the loops has ended: Serve then replaces the replica."""
@@ -216,6 +220,8 @@ class Router:
             waiting = any(segment.engine is None for segment in self._state.active.values())
             self._cold_start.see(len(self._state.engines), waiting, now)
             self._notices.look(now)
+            if not (self._state.active or len(self._queue)):
+                self._heap.tidy()
             for engine_id, view in self._state.engines.items():
                 row = self._rows.get(engine_id)
                 long = view.due > view.seen_at + ENGINE_TIMEOUT_SECONDS

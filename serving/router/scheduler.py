@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 
 from zoetrope.cluster.planning.step_costs import Load
-from zoetrope.serving.router.backlog import Backlog
+from zoetrope.serving.router.backlog import HYSTERESIS, Backlog
 from zoetrope.serving.router.policies.work import Decision, EngineState, Work
 
 FAR = 2_000  # segments that an engine looks at, of which none may be for it
@@ -17,7 +18,9 @@ MAX_HELD = 32  # segments that an engine holds, in a step or not
 MOVE_SECONDS = 1.0  # that a segment must take yet, to be moved to an engine that has nothing to do
 
 
-def decide(engine: EngineState, backlog: Backlog, now: float, idle: int = 0) -> Decision:
+def decide(
+    engine: EngineState, backlog: Backlog, now: float, beside: Sequence[Work | None] = (), leaving: int = 0
+) -> Decision:
     """Decide what an engine does next, by the policy of the backlog.
 
     A preempting policy makes every step anew, from what is held and what waits. The most urgent segment is in it;
@@ -31,8 +34,12 @@ def decide(engine: EngineState, backlog: Backlog, now: float, idle: int = 0) -> 
     Suspects go first, one cohort at a time and on their own, so that a failure is informative and costs the others only
     the wait for one step. While they wait for slots that others hold, these go on.
 
+    What it would not advance it gives up for engines like it whose own work is less urgent, so that no segment waits on
+    one engine while others, together, do less urgent work.
+
     Args:
-        idle: other engines like it that have nothing to do; it gives up for them what it would not advance.
+        beside: the most urgent segment in the newest step of each engine like it; None: it has nothing to do.
+        leaving: segments that are on their way to these engines already.
     """
     cohorts = {work.cohort for work in engine.held} | backlog.cohorts(engine.model, engine.role)
     trial = min(cohorts - {0}, default=0)
@@ -44,7 +51,7 @@ def decide(engine: EngineState, backlog: Backlog, now: float, idle: int = 0) -> 
     if not backlog.policy.preempts:
         return _join(engine, backlog, now, 0).decision()
     step = _choose(engine, backlog, now)
-    step.spare(idle)
+    step.spare(backlog, now, beside, leaving)
     return step.decision()
 
 
@@ -130,14 +137,29 @@ class _Step:
             self.give_up(max(left, key=lambda held: (held.remaining, held.id)))
         return True
 
-    def spare(self, idle: int) -> None:
-        """Give up what is not in the step, the most urgent first, for so many other engines."""
-        together = {work.id for work in self.batch}
-        left = [work for work in self.held.values() if work.id not in together]
-        order = {work.id: number for number, work in enumerate(self.passed)}
-        worth = [work for work in left if work.remaining > MOVE_SECONDS * self.engine.ranks]
-        for work in sorted(worth, key=lambda work: (order.get(work.id, len(order)), work.id))[:idle]:
-            self.give_up(work)
+    def spare(self, backlog: Backlog, now: float, beside: Sequence[Work | None], leaving: int) -> None:
+        """Give up what is not in the step for the engines whose work is the least urgent, the most urgent first. What
+        waits already goes before it, in the order of the policy."""
+        engine, together = self.engine, {work.id for work in self.batch}
+        least = MOVE_SECONDS * engine.ranks
+        left = {i: work for i, work in self.held.items() if i not in together and work.remaining > least}
+        if not left or len(beside) <= leaving:
+            return
+        places = [inf if work is None else backlog.place(work) for work in beside]
+        order = sorted(range(len(beside)), key=lambda number: -places[number])
+        others = [beside[number] for number in order[leaving:]]
+        if not any(_moves(backlog, work, others[0], engine.ranks) for work in left.values()):
+            return
+        coming = backlog.in_order(engine.model, now, role=engine.role, held=tuple(left.values()))
+        free = iter(others)
+        for work in islice(coming, FAR):
+            if work.id in together or not (work.id in left or engine.takes(work)):
+                continue
+            other = next(free, work)
+            if other is work or (work.id in left and not _moves(backlog, work, other, engine.ranks)):
+                return
+            if work.id in left:
+                self.give_up(work)
 
     def decision(self, *, trial: bool = False) -> Decision:
         return Decision(tuple(self.admitted), tuple(work.id for work in self.batch), tuple(self.dropped), trial)
@@ -189,3 +211,11 @@ def _choose(engine: EngineState, backlog: Backlog, now: float) -> _Step:
             if there:
                 step.add(work)
     return step
+
+
+def _moves(backlog: Backlog, work: Work, other: Work | None, ranks: int) -> bool:
+    """Tell whether work that is held is worth moving to an engine that does the other, or nothing."""
+    if other is None:
+        return True
+    order = backlog.key if work.tenant == other.tenant else backlog.place
+    return order(work) + HYSTERESIS * work.remaining / ranks < order(other)

@@ -146,7 +146,8 @@ class RouterState:
         staying = [w for w in held if not (self.active[w.id].leaving or (ahead and self._ends(self.active[w.id])))]
         sizes = self._sizes(view)
         engine = self._engine(report, view, staying, sizes)
-        decision = decide(engine, self.backlog, now, self._idle_beside(report.engine))
+        leaving = sum(segment.leaving for segment in self.active.values())
+        decision = decide(engine, self.backlog, now, self._beside(report.engine), leaving)
         if ahead and decision.trial:
             return StepPlan()
         moving = [work.id for work in staying if len(sizes) > 1 and leaves(view.ranks, work, sizes)]
@@ -156,6 +157,7 @@ class RouterState:
             self.active[segment_id].engine = report.engine
             self.backlog.begin(self._work(self.active[segment_id]))
         view.stepping = frozenset(decision.advance)
+        view.first = self._work(self.active[decision.advance[0]], ahead) if decision.advance else None
         now_running = {*mine} if ahead else set()
         steps = [(s, s.next_step(i in now_running)) for i in decision.advance for s in [self.active[i]]]
         tokens = sum(segment.tokens_at(step) for segment, step in steps)
@@ -265,15 +267,16 @@ class RouterState:
             may_take,
         )
 
-    def _idle_beside(self, engine_id: str) -> int:
-        """Count the other engines of the same kind that have nothing to do and are sent nothing yet."""
+    def _beside(self, engine_id: str) -> list[Work | None]:
+        """Return the most urgent work in the newest step of each other engine of the same kind; None of an idle one."""
         mine = self.engines[engine_id]
-        idle = sum(
-            view.idle and (view.model, view.role, view.ranks) == (mine.model, mine.role, mine.ranks)
+        return [
+            view.first
             for other, view in self.engines.items()
             if other != engine_id
-        )
-        return max(0, idle - sum(segment.leaving for segment in self.active.values())) if idle else 0
+            and view.ready
+            and (view.model, view.role, view.ranks) == (mine.model, mine.role, mine.ranks)
+        ]
 
     def _seconds(self, view: EngineView, tokens: int, loads: list[Load]) -> float:
         """Predict a step with patience: by what it computes, or by its tokens as the steps before."""

@@ -13,12 +13,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from zoetrope.cluster.protocol.losses import AWAY, DEATHS, GONE, original
+from zoetrope.cluster.telemetry.catalogue import start_at_zero
 from zoetrope.cluster.telemetry.metrics import STAGE_FAILURES
 from zoetrope.cluster.telemetry.traces import MODEL, TASK, Attributes, failed, span
 from zoetrope.model.request.specs import VideoSpec
@@ -34,6 +35,10 @@ from zoetrope.serving.stages.messages import presentable, reason
 from zoetrope.serving.storage.store import ArtifactMissing, ArtifactUnavailable
 
 T = TypeVar("T")
+# Names of google.rpc.Code.
+FailureCode = Literal["INVALID_ARGUMENT", "PERMISSION_DENIED", "FAILED_PRECONDITION", "INTERNAL", "UNAVAILABLE"]
+FAILURE_CODES: tuple[FailureCode, ...] = get_args(FailureCode)
+start_at_zero(STAGE_FAILURES, ("conditioning", "decoding"), FAILURE_CODES)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Faults of the machine, its disks and its network, which no job can cause.
 MACHINE = {
@@ -58,13 +63,9 @@ class Remedy(StrEnum):
 
 class StageError(Picklable):
     """A stage failed on a job. The message is presentable to the client; for a transient failure it names what the job
-    is waiting for.
+    is waiting for."""
 
-    Attributes:
-        code: a google.rpc.Code name.
-    """
-
-    def __init__(self, code: str, message: str, remedy: Remedy = Remedy.END) -> None:
+    def __init__(self, code: FailureCode, message: str, remedy: Remedy = Remedy.END) -> None:
         super().__init__(message)
         self.code = code
         self.remedy = remedy
@@ -86,7 +87,9 @@ def stage_errors(spec: VideoSpec) -> Iterator[None]:
 
 
 @contextmanager
-def staged(stage: str, spec: VideoSpec, trace: str, attributes: Attributes | None = None) -> Iterator[None]:
+def staged(
+    stage: Literal["conditioning", "decoding"], spec: VideoSpec, trace: str, attributes: Attributes | None = None
+) -> Iterator[None]:
     """Make a stage's work on a job a span of the job's trace, and count it if it fails."""
     with span(stage, trace, attributes={MODEL: spec.model, TASK: spec.task.kind, **(attributes or {})}) as made:
         try:

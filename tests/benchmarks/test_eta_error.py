@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zoetrope.benchmarks.eta_error import Sample, markdown, summarise, trace
+from zoetrope.benchmarks.eta_error import Sample, markdown, prices, summarise, trace
 from zoetrope.serving.client import OperationStatus
 
 DONE = OperationStatus(
@@ -52,5 +52,17 @@ def test_an_error_is_a_share_of_the_duration() -> None:
         "measured_on": about,
         "rows": [asdict(one), asdict(two)],
         "goal_met": True,
+        "price": None,
     }
     assert "| queued | 1 | 2 | 10.0 % | 10.0 % | 0.0 % | 50.0 % |" in markdown(record)
+
+
+def test_the_error_of_a_price_is_a_share_of_what_was_used() -> None:
+    paid = [(9.5, 10.0), (2.16, 2.0), (12.0, 10.0)]
+    jobs = [replace(DONE, price_gpu_seconds=price, used_gpu_seconds=used) for price, used in paid]
+    found = prices([*jobs, DONE, replace(jobs[0], state="failed", used_gpu_seconds=1.0)])
+    assert found is not None and found.jobs == 3
+    assert (found.median, found.p90, found.within, found.total) == pytest.approx(
+        (0.08, 0.2, 2 / 3, 23.66 / 22 - 1), abs=1e-4
+    )
+    assert prices([DONE]) is None, "nothing was priced"

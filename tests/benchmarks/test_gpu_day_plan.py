@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -212,6 +213,25 @@ def test_without_a_gpu_it_says_so(
     assert main(["run", "--out", str(tmp_path), "--work", str(tmp_path / "work")]) == 2
     assert "--dry-run enters every stage without one" in capsys.readouterr().err
     assert main(["run", "--dry-run", "--only", "deco"]) == 2 and "no stage 'deco'" in capsys.readouterr().err
+
+
+def test_folders_and_numbers_are_checked_before_the_first_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for words, said in (
+        (["--out", f"{tmp_path}/file/out"], "--out: .*/file/out cannot be written to: Not a directory"),
+        (["--work", f"{tmp_path}/file"], "--work: .*/file cannot be written to: File exists"),
+        (["--carry", f"{tmp_path}/absent"], "--carry: .*/absent is not a folder; .* prepare --carry FOLDER"),
+    ):
+        places = ["--out", f"{tmp_path}/out", "--work", f"{tmp_path}/work"]
+        assert main(["run", "--dry-run", *places, *words]) == 2
+        assert re.search(said, capsys.readouterr().err)
+    for option, value in (("--budget", "nan"), ("--budget", "0"), ("--jobs", "0"), ("--jobs", "2.5")):
+        with pytest.raises(SystemExit):
+            main(["run", "--dry-run", option, value])
+        assert f"argument {option}: " in capsys.readouterr().err
+    assert not (tmp_path / "work").exists(), "no stage has begun"
 
 
 def test_the_plan_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:

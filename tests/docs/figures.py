@@ -81,13 +81,19 @@ def _snapshot_settings(record: Json) -> tuple[str, ...]:
     return (f"one every {settings['snapshot_seconds']:g} s if that costs less than {100 * record['goal']:g} % of",)
 
 
+def _quiet(record: Json) -> str:
+    """Whether the machine was idle, by the limit that all results have."""
+    about = record["environment"]["machine"]
+    return "on an idle machine" if about["idle"] else f"not idle (load average {about['load_average'][0]:.2f} before)"
+
+
 def _cold_start(record: Json) -> tuple[str, ...]:
     seconds = record["seconds"]
     return (
         f"{seconds['now']['total']:.0f} s with {record['bytes'] / 1e9:.1f} GB of weights",
         f"{seconds['naive']['total']:.0f} s when everything is done one after the other",
         f"Goal, {record['goal']:g} x: {'met' if record['goal_met'] else 'not met'}",
-        *([f"(load {record['load_average']:g})"] if "load_average" in record else []),
+        _quiet(record),
     )
 
 
@@ -117,6 +123,10 @@ def _listed(values: list[str]) -> str:
 def _loads(record: Json) -> tuple[str, ...]:
     points = {(point["policy"], point["load"]): point["figures"] for point in record["points"]}
     loads = record["settings"]["loads"]
+
+    def figures_of(policy: str) -> list[Json]:
+        return [points[policy, load] for load in loads]
+
     middle = {
         policy: _listed([f"{points[policy, load]['latency']['p50']:.1f}" for load in loads])
         for policy in ("fifo", "fair")
@@ -126,13 +136,28 @@ def _loads(record: Json) -> tuple[str, ...]:
         for policy in ("fifo", "fair")
     }
     alone = f"within {record['settings']['slo']:g} times their time alone"
+    (large,) = {row["class"] for row in figures_of("fair")[0]["classes"] if "40 steps" in row["class"]}
+    tail = {
+        policy: _listed([f"{_class(found, large)['latency']['mean']:.1f}" for found in figures_of(policy)])
+        for policy in ("fifo", "fair")
+    }
+    (count,) = {_class(found, large)["jobs"] for policy in ("fifo", "fair") for found in figures_of(policy)}
+    for point in record["points"]:
+        assert abs(point["share_of_capacity"]["tokens"] - point["load"]) < 1e-6, "what is offered is what is said"
     return (
         f"at {_listed([f'{load:g}' for load in loads])} of nano's capacity",
         f"which was {record['capacity']['per_second']:.1f} jobs a second",
         f"took {middle['fifo']} s (p50) first come, first served, and {middle['fair']} s under `fair`",
         f"{met['fifo']} % against {met['fair']} % were done {alone}",
-        f"{record['settings']['jobs']} jobs of one tenant each",
+        f"the {count} long ones took {tail['fifo']} s on average, and {tail['fair']} s under `fair`",
+        f"{record['settings']['jobs']} jobs of {record['settings']['tenants']} tenants",
+        _quiet(record),
     )
+
+
+def _class(found: Json, name: str) -> Json:
+    (row,) = (row for row in found["classes"] if row["class"] == name)
+    return row
 
 
 def _load_faults(record: Json) -> tuple[str, ...]:
@@ -141,7 +166,12 @@ def _load_faults(record: Json) -> tuple[str, ...]:
     lost = "none" if not cost["lost"] else str(cost["lost"])
     return (
         f"{lost} of {cost['accepted']} jobs was lost",
-        f"{cost['steps_redone']} of {cost['steps_needed']} steps were taken again",
+        f"{cost['steps_redone']} steps were taken again beside {cost['steps_needed']:,}",
+        f"{cost['most_redone_by_a_job']} of one job at most",
+        f"found {_listed([str(struck['under_way']) for struck in cost['struck']])} jobs under way",
+        *([] if all(struck["hit"] for struck in cost["struck"]) else ["hit no job"]),
+        f"{100 * point['figures']['gpu_busy_share']:.0f} % busy",
+        _quiet(record),
     )
 
 
@@ -171,6 +201,18 @@ def _simulated(record: Json) -> tuple[str, ...]:
     )
 
 
+def _bursts(record: Json) -> tuple[str, ...]:
+    fair, fifo = ({run["policy"]: run for run in record["runs"]}[policy] for policy in ("fair", "fifo"))
+    largest = max(fair["classes"], key=lambda shape: fair["classes"][shape]["solo"])
+    ours, theirs = (run["classes"][largest] for run in (fair, fifo))
+    return (
+        *_simulated(record),
+        f"the largest clips take {ours['mean']:,.0f} s on average under `fair` (p95 {ours['p95']:,.0f})",
+        f"{theirs['mean']:,.0f} s first come, first served (p95 {theirs['p95']:,.0f})",
+        f"99 % of all jobs {fair['latency']['p99']:,.0f} s against {fifo['latency']['p99']:,.0f}",
+    )
+
+
 def _prices(record: Json) -> tuple[str, ...]:
     found = record["summary"]
     return (
@@ -189,10 +231,16 @@ def _elastic(record: Json) -> tuple[str, ...]:
 
 
 def _eta(record: Json) -> tuple[str, ...]:
-    median = {row["stage"]: f"{100 * row['median']:.1f} %" for row in record["rows"]}
+    found = {
+        row["stage"]: f"{100 * row['median']:.1f} % of the job's duration (p90 {100 * row['p90']:.1f} %;"
+        f" {row['samples']} estimates of {row['jobs']} jobs)"
+        for row in record["rows"]
+    }
+    price = record["price"]
     return (
-        f"{median['queued']} of the job's duration while queued and {median['running']} while running",
-        f"medians of {record['measured_on']['jobs']} mixed jobs",
+        f"while queued {found['queued']}, while running {found['running']}",
+        f"{record['measured_on']['jobs']} mixed jobs",
+        f"a price is {100 * price['median']:.1f} % off what was used (p90 {100 * price['p90']:.1f} %)",
     )
 
 
@@ -340,7 +388,7 @@ CLAIMS = (
     Claim(BENCHMARKS, "serving-load", _loads),
     Claim(BENCHMARKS, "serving-faults", _load_faults),
     Claim(BENCHMARKS, "simulate", _simulated),
-    Claim(BENCHMARKS, "simulate-bursty", _simulated),
+    Claim(BENCHMARKS, "simulate-bursty", _bursts),
     Claim(BENCHMARKS, "simulate-elastic", _elastic),
     Claim(BENCHMARKS, "price-error", _prices),
     Claim(BENCHMARKS, "simulate-compare", _compared),

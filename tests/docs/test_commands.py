@@ -75,6 +75,10 @@ def check(words: list[str]) -> None:
             command.make_context("zoetrope", list(arguments))
         case "make":
             assert {word for word in words[1:] if "=" not in word} <= TARGETS
+        case "docker" if words[1] == "build":
+            options = dict(zip(words[2:-1:2], words[3:-1:2], strict=True))
+            stages = re.findall(r"^FROM \S+ AS (\S+)", (ROOT / options["-f"]).read_text(), re.MULTILINE)
+            assert options["--target"] in stages
         case "python" | "python3.12" if words[1] == "-m":
             check_module(words[2:])
         case "python" | "bash":

@@ -32,6 +32,7 @@ QUALITIES: dict[int, Quality] = {
     video_pb2.QUALITY_BALANCED: "balanced",
     video_pb2.QUALITY_FAST: "fast",
 }
+MOST_NANOS = 999_999_999
 OPTIONAL_FIELDS = (
     *("duration_seconds", "frames", "fps", "steps", "guidance", "guidance_low", "flow_shift", "seed"),
     *("guidance_start", "guidance_end"),
@@ -77,8 +78,8 @@ def order_of(request: video_pb2.CreateVideoRequest, traceparent: str | None = No
     options = Options(
         labels=labels_of(request.labels),
         priority=request.priority,
-        deadline_at=seconds_of(request.deadline) if request.HasField("deadline") else None,
-        retention_seconds=span_of(request.retention) if request.HasField("retention") else None,
+        deadline_at=seconds_of(request.deadline, "deadline", bad) if request.HasField("deadline") else None,
+        retention_seconds=span_of(request.retention, "retention", bad) if request.HasField("retention") else None,
         webhook=_webhook(request),
         traceparent=traceparent,
     )
@@ -203,10 +204,16 @@ def _webhook(request: video_pb2.CreateVideoRequest) -> JobWebhook | None:
     return JobWebhook(request.webhook.url, tuple(request.webhook.events))
 
 
-def seconds_of(time: Timestamp) -> float:
-    """Return seconds since the epoch."""
+def seconds_of(time: Timestamp, field: str, bad: list[Violation]) -> float:
+    """Return seconds since the epoch; adds to ``bad`` if it is no valid timestamp."""
+    if not 0 <= time.nanos <= MOST_NANOS:
+        bad.append(Violation(f"{field}.nanos", f"{time.nanos} must be from 0 to {MOST_NANOS}"))
     return float(time.seconds + time.nanos / 1e9)
 
 
-def span_of(duration: Duration) -> float:
+def span_of(duration: Duration, field: str, bad: list[Violation]) -> float:
+    """Return seconds; adds to ``bad`` if it is no valid duration."""
+    low, high = (0 if duration.seconds > 0 else -MOST_NANOS), (0 if duration.seconds < 0 else MOST_NANOS)
+    if not low <= duration.nanos <= high:
+        bad.append(Violation(f"{field}.nanos", f"{duration.nanos} must be from {low} to {high}"))
     return float(duration.seconds + duration.nanos / 1e9)

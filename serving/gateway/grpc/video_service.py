@@ -115,7 +115,7 @@ class VideoService:
                 if not 0 <= changes.priority <= highest:
                     bad.append(Violation("changes.priority", f"{changes.priority} must be from 0 to {highest}"))
             elif path == "expire_time":
-                values["expire_at"] = seconds_of(changes.expire_time)
+                values["expire_at"] = seconds_of(changes.expire_time, "changes.expire_time", bad)
                 bad += self._expiry_problem(job, values["expire_at"])
             else:
                 known = f"{', '.join(CHANGES)}, or * alone for all of them"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from zoetrope.cluster.telemetry.catalogue import start_at_zero
 from zoetrope.cluster.telemetry.metrics import SUBMISSIONS
 from zoetrope.model.request.tasks import InvalidRequest
 from zoetrope.serving.gateway.submit.feasible import DeadlineOutOfReach
@@ -17,6 +18,7 @@ from zoetrope.serving.storage.store import ArtifactError
 if TYPE_CHECKING:
     from zoetrope.serving.gateway.submit.submission import Submission
 
+ACCEPTED, REFUSED = "accepted", "refused"
 OUTCOMES: dict[str, tuple[type[Exception], ...]] = {
     "invalid": (InvalidRequest,),
     "full": (QueueFull, BacklogFull, QuotaExceeded, DeadlineOutOfReach),
@@ -27,13 +29,16 @@ OUTCOMES: dict[str, tuple[type[Exception], ...]] = {
 
 @contextmanager
 def counted(orders: Sequence[Submission]) -> Iterator[None]:
-    """Count submissions by what becomes of them in the block: accepted, one of OUTCOMES, or refused."""
-    outcome = "accepted"
+    """Count submissions by what becomes of them in the block: ACCEPTED, one of OUTCOMES, or REFUSED. The counts of
+    an API begin at 0 with its first job."""
+    outcome = ACCEPTED
     try:
         yield
     except Exception as error:
-        outcome = next((name for name, kinds in OUTCOMES.items() if isinstance(error, kinds)), "refused")
+        outcome = next((name for name, kinds in OUTCOMES.items() if isinstance(error, kinds)), REFUSED)
         raise
     finally:
         for order in orders:
-            SUBMISSIONS.labels(str(order.options.origin.get("api", "grpc")), outcome).inc()
+            api = str(order.options.origin.get("api", "grpc"))
+            start_at_zero(SUBMISSIONS, [api], (ACCEPTED, *OUTCOMES, REFUSED))
+            SUBMISSIONS.labels(api, outcome).inc()

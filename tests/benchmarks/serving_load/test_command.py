@@ -12,6 +12,7 @@ import pytest
 from tests.benchmarks.serving_load.harness import peer, served
 from tests.serving.gateway.harness import Service
 from zoetrope.benchmarks.serving_load.__main__ import main
+from zoetrope.benchmarks.serving_load.command import CourseOptions, WhereOptions, WorkOptions, make_plan
 
 MIX = """
 {"share": 2, "task": "text_to_video", "size": "64x48", "frames": 9, "steps": 4}
@@ -70,11 +71,31 @@ def test_all_jobs_are_sent_and_counted(scheme: str, gateway: Service, mix: str, 
 
 def test_loads_are_shares_of_the_capacity_that_was_measured(gateway: Service, mix: str, tmp_path: Path) -> None:
     where = ["--target", f"grpc://{gateway.settings.grpc}", "--mix", mix, "--jobs", "6"]
-    found = record_of(tmp_path, *where, "--load", "0.5", "--load", "1", "--capacity-jobs", "8", "--warm-up", "0")
+    found = record_of(tmp_path, *where, "--load", "0.5", "--load", "1", "--warm-up", "0")
     capacity = found["capacity"]
-    assert capacity["per_second"] == pytest.approx(8 / capacity["seconds"])
+    assert capacity["per_second"] == pytest.approx(6 / capacity["seconds"])
     assert [point["rate"] / capacity["per_second"] for point in found["points"]] == pytest.approx([0.5, 1.0])
+    # What really arrived, in jobs and in work, is what the points are called after.
+    for point in found["points"]:
+        arrivals = [row["arrival"] for row in point["each"]]
+        offered = (len(arrivals) - 1) / (arrivals[-1] - arrivals[0])
+        assert offered == pytest.approx(point["figures"]["offered_per_second"]) == pytest.approx(point["rate"])
+        assert point["share_of_capacity"] == pytest.approx({"jobs": point["load"], "tokens": point["load"]})
     assert found["points"][0]["figures"]["slo_attainment"] is None, "nothing was made alone"
+
+
+def test_every_tenant_has_a_key_of_its_own(gateway: Service, mix: str) -> None:
+    where = [WhereOptions(start="nano"), WorkOptions(rate=(1.0,), mix=mix, tenants=3, jobs=60), CourseOptions()]
+    plan = make_plan(*where)
+    assert plan.tenants() == ["tenant-1", "tenant-2", "tenant-3"] == sorted({job.tenant for job in plan.drawn(1.0)})
+
+
+def test_files_that_cannot_be_written_are_told_of_before_any_job(
+    gateway: Service, mix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--target", f"grpc://{gateway.settings.grpc}", "--mix", mix, "--rate", "1", "--warm-up", "0"]
+    assert main([*where, "--out", "/proc/nowhere/load"]) == 2
+    assert "out: '/proc/nowhere' cannot be written" in capsys.readouterr().err
 
 
 def test_a_recorded_trace_is_sent_as_it_is(gateway: Service, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from zoetrope.benchmarks.errors import BenchmarkError
-from zoetrope.benchmarks.serving_load.drive import LoadRun, alone, drive
+from zoetrope.benchmarks.serving_load.drive import JobRecord, LoadRun, alone, drive, strike_now
 from zoetrope.benchmarks.serving_load.figures import Yardstick, described, fault_figures, figures, steps_needed
-from zoetrope.benchmarks.serving_load.target import FollowedJob, JobEnding, Served, Sight, TargetRefused
+from zoetrope.benchmarks.serving_load.noted_steps import noted_steps
+from zoetrope.benchmarks.serving_load.target import FollowedJob, JobEnding, Served, Sight, Target, TargetRefused
 from zoetrope.benchmarks.simulate.trace import TraceJob
 
 KIND = "text to video 64x48, 9 frames, 4 steps"
@@ -115,13 +116,64 @@ def test_alone_is_the_median_without_the_first_round() -> None:
         asyncio.run(alone(Scripted(failing=frozenset({0})), [job(0.0)], 1, lambda words: None))
 
 
+def line(took: dict[str, int], *finished: str) -> dict[str, Any]:
+    """A noted step: segments and the steps that they then have behind them, and those whose last one it was."""
+    return {"took": [*took, *finished], "held": took, "finished": list(finished)}
+
+
 def test_steps_that_were_taken_twice_are_counted() -> None:
-    found = run(Scripted(), [job(0.0), job(0.0)])
+    found = run(Scripted(failing=frozenset({1})), [job(0.0), job(0.0), job(0.0)])
     needed = steps_needed(found, lambda job: job.steps)
-    assert needed == {"0": 4, "1": 4}
-    cost = fault_figures(found, {"0": 4, "1": 7, "another": 50}, needed)
-    assert (cost["steps_needed"], cost["steps_redone"], cost["most_redone_by_a_job"]) == (8, 3, 3)
-    assert (cost["lost"], cost["failed"], cost["accepted"]) == (0, 0, 2)
+    assert needed == {"0": 4, "1": 4, "2": 4}
+    lines = [line({"0/1/0": n, "1/1/0": n}) for n in (1, 2, 3)]
+    lines += [line({"1/1/0": 2}), line({"1/2/0": 3}), line({}, "0/1/0"), line({"another/1/0": 1})]
+    lines += [line({"2/1/0": 1}), line({}, "2/1/0"), line({}, "2/2/0"), line({"2/2/1": 1}), line({}, "2/2/1")]
+    noted = noted_steps(lines)
+    assert {job: (steps.taken, steps.again) for job, steps in noted.items()} == {
+        "0": (4, 0),
+        "1": (5, 2),
+        "2": (5, 1),
+        "another": (1, 0),
+    }
+    cost = fault_figures(found, noted, needed)
+    assert found.records[1].state == "failed", "its steps up to its end count as well: 3, and 2 again"
+    assert (cost["steps_needed"], cost["steps_redone"], cost["most_redone_by_a_job"]) == (4 + 3 + 4, 0 + 2 + 1, 2)
+    assert (cost["lost"], cost["failed"], cost["accepted"]) == (0, 1, 3)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A fault that does nothing."""
+
+    at: float
+    hits_engines: bool
+
+    async def ready(self, run: LoadRun) -> None:
+        pass
+
+    async def strike(self, run: LoadRun, target: Target) -> str:
+        return "nothing"
+
+
+@pytest.mark.parametrize(("seen", "hits_engines", "hit"), [(0, True, False), (0, False, True), (1, True, True)])
+def test_a_fault_says_how_many_jobs_it_found(seen: int, hits_engines: bool, hit: bool) -> None:
+    async def strike() -> LoadRun:
+        run = LoadRun(
+            [JobRecord(0, job(0.0), "a", sent=0.0), JobRecord(1, job(0.0), "b", sent=0.0), JobRecord(2, job(0.0))]
+        )
+        run.records[1].state = "succeeded"
+        run.on_engines = frozenset({"a"} if seen else {"b", "of another run"})
+        await strike_now(run, Scripted(), Nothing(0.0, hits_engines))
+        return run
+
+    (struck,) = asyncio.run(strike()).struck
+    assert (struck.under_way, struck.on_engines, struck.hit) == (1, seen, hit)
+
+
+def test_a_fault_among_no_jobs_is_told_as_one_that_hit_nothing() -> None:
+    found = asyncio.run(drive(Scripted(), [job(0.0)], drain=5.0, faults=[Nothing(0.2, False)]))
+    (row,) = fault_figures(found, None, {})["struck"]
+    assert (row["under_way"], row["on_engines"], row["hit"], row["next_end_after"]) == (0, None, False, None)
 
 
 def test_what_is_not_known_is_left_out() -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.serving_load.__main__ import main
+from zoetrope.benchmarks.serving_load.command import CourseOptions, WhereOptions, WorkOptions, make_plan
 
 WHERE = ["--target", "grpc://127.0.0.1:9"]
 LINE = '{"task": "text_to_video", "size": "64x48", "frames": 9, "steps": 4}'
@@ -51,6 +53,12 @@ LINE = '{"task": "text_to_video", "size": "64x48", "frames": 9, "steps": 4}'
         (["--start", "nano", "--rate", "1", "--fault", "cancel@-1"], "fault: 'cancel@-1' must be ACTION@SECONDS"),
         ([*WHERE, "--rate", "1", "--mix", "odd"], "mix is 'odd', must be one of mixed, "),
         ([*WHERE, "--rate", "1", "--mix", "mixed"], "warm-up: the load has "),
+        ([*WHERE, "--rate", "1e308", "--seconds", "1"], "rate: 1e+308 must be from 0.0001 to 10,000 jobs a second"),
+        ([*WHERE, "--rate", "1e-308"], "rate: 1e-308 must be from 0.0001 to 10,000 jobs a second"),
+        ([*WHERE, "--rate", "1", "--seconds", "1e9"], "seconds: 1e+09 s at 1 a second are more than 100,000 jobs"),
+        ([*WHERE, "--rate", "1", "--jobs", str(10**20)], f"jobs: {10**20} must be at most 100,000"),
+        ([*WHERE, "--rate", "1", "--tenants", str(10**9)], "tenants: 1000000000 must be at most 1,000"),
+        ([*WHERE, "--load", "1e9"], "load: 1e+09 must be at most 1000 times the capacity"),
         ([*WHERE, "--trace", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
     ],
 )
@@ -58,6 +66,26 @@ def test_bad_input_is_refused_by_name(arguments: list[str], problem: str, capsys
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and problem in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arrivals", ["poisson", "bursty", "ramp"])
+@pytest.mark.parametrize("rate", [0.3, 2.0])
+def test_jobs_arrive_at_exactly_the_rate(arrivals: str, rate: float) -> None:
+    plan = make_plan(WhereOptions(start="nano"), WorkOptions(rate=(rate,), arrivals=arrivals, jobs=32), CourseOptions())
+    trace = plan.drawn(rate)
+    assert trace[0].arrival == 0.0 and (len(trace) - 1) / trace[-1].arrival == pytest.approx(rate, rel=1e-9)
+    assert len(trace) == 32 or arrivals == "ramp"
+    if arrivals == "poisson":  # so that a share of the capacity is that share of the work
+        same = [job.model_copy(update={"arrival": 0.0}) for job in trace]
+        assert same == plan.together()
+
+
+def test_a_run_of_some_seconds_has_as_many_jobs_as_the_rate_says() -> None:
+    plan = make_plan(WhereOptions(start="nano"), WorkOptions(rate=(2.0,), seconds=10.0), CourseOptions())
+    trace = plan.drawn(2.0)
+    assert len(trace) == 20 and trace[-1].arrival == pytest.approx(9.5)
+    with pytest.raises(BenchmarkError, match=r"seconds: no job arrives within 10 s at 0\.01 a second"):
+        plan.drawn(0.01)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.serving.router.costs import costs_where_company_saves
 from zoetrope.cluster.engine.rank import Rank
 from zoetrope.cluster.protocol.messages import Admit, Owner, Report, StepPlan
 from zoetrope.cluster.protocol.settings import EngineSettings
-from zoetrope.cluster.snapshots.format import Fingerprint
+from zoetrope.cluster.snapshots.format import Fingerprint, Snapshot
 from zoetrope.cluster.snapshots.store import SnapshotStore
 from zoetrope.model.catalog.model_card import scheduler_config
 from zoetrope.model.catalog.presets import find_model
@@ -23,7 +24,7 @@ from zoetrope.model.denoising.resume import sampler_of
 from zoetrope.model.nano.cases import NanoCase, held_out
 from zoetrope.model.nano.samples import TaskKind
 from zoetrope.model.pipeline import LocalPipeline, condition_span
-from zoetrope.model.request.specs import segment_of
+from zoetrope.model.request.specs import SegmentSpec, segment_of
 from zoetrope.serving.router.active import Active
 from zoetrope.serving.router.pricing import load_of
 from zoetrope.serving.router.state import RouterState
@@ -83,11 +84,7 @@ def test_a_released_segment_goes_on_elsewhere_from_where_it_was(tmp_path: Path) 
     assert first.execute(StepPlan(admit=(Admit(spec, conditions, owner),), advance=("a",))).held[0].step == 1
     outcome = first.execute(StepPlan(release=("a", "unknown")))
     assert outcome.held == () and outcome.failed == ()
-    config = scheduler_config(CARD)
-    expected = Fingerprint.of(weights_of(CARD), spec, config)
-    data = SnapshotStore(str(tmp_path)).latest_bytes(
-        owner, expected, partial(sampler_of, scheduler_config=config, spec=spec, lead=None)
-    )
+    data = newest(tmp_path, spec, owner)
     assert data is not None
     outcome = second.execute(StepPlan(admit=(Admit(spec, conditions, owner, ray.put(data)),), advance=("a",)))
     assert outcome.held[0].step == 2, "no step is taken twice"
@@ -95,3 +92,40 @@ def test_a_released_segment_goes_on_elsewhere_from_where_it_was(tmp_path: Path) 
         outcome = second.execute(StepPlan(advance=("a",)))
     found = torch.from_numpy(np.array(ray.get(outcome.finished[0].latents)))
     assert torch.allclose(found, local.run(case.spec, case.inputs)[0], rtol=0, atol=2e-5)
+
+
+def test_a_segment_that_ended_ends_elsewhere_without_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its latents may be lost before they are decoded, with a router that stops at the same time as the engine; the
+    store is slow."""
+    settings = EngineSettings(snapshots=str(tmp_path), snapshot_seconds=1_000.0)
+    first, second, local = Rank(CARD, settings), Rank(CARD, settings), LocalPipeline.load(CARD)
+    for rank in (first, second):
+        rank.join(0, "")
+    case = cases()["text_to_video"]
+    spec, owner = segment_of(case.spec, "a"), Owner("job", 0, 1)
+    conditions = ray.put(condition_span(local.text, local.conditioner, case.spec, case.inputs, 0, None))
+    stopping, put = threading.Event(), SnapshotStore.put
+
+    def slow_put(store: SnapshotStore, snapshot: Snapshot) -> str:
+        assert stopping.wait(60)
+        return put(store, snapshot)
+
+    monkeypatch.setattr(SnapshotStore, "put", slow_put)
+    outcome = first.execute(StepPlan(admit=(Admit(spec, conditions, owner),), advance=("a",)))
+    while outcome.held:
+        outcome = first.execute(StepPlan(advance=("a",)))
+    threading.Timer(0.2, stopping.set).start()
+    first.checkpoint(60.0)  # what an engine does last
+    data = newest(tmp_path, spec, owner)
+    assert data is not None
+    again = second.execute(StepPlan(admit=(Admit(spec, conditions, owner, ray.put(data)),), advance=("a",)))
+    assert (again.held, again.step_tokens) == ((), 0)
+    before, after = (np.array(ray.get(one.finished[0].latents)) for one in (outcome, again))
+    assert np.array_equal(before, after)
+
+
+def newest(folder: Path, spec: SegmentSpec, owner: Owner) -> bytes | None:
+    """The snapshot from which an engine would resume a segment."""
+    config = scheduler_config(CARD)
+    check = partial(sampler_of, scheduler_config=config, spec=spec, lead=None)
+    return SnapshotStore(str(folder)).latest_bytes(owner, Fingerprint.of(weights_of(CARD), spec, config), check)

@@ -14,7 +14,9 @@ from tests.cluster.parallel.conftest import Checkpoint
 from tests.cluster.parallel.gangs import Gangs
 from tests.fixtures.adapters import changes
 from zoetrope.model.adapters.registered import write_registered
+from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.checkpoints.load import load_transformer
+from zoetrope.model.request.load_options import LoadOptions
 from zoetrope.model.request.loras import AdapterUse
 from zoetrope.model.request.tasks import ModelCard
 
@@ -69,6 +71,14 @@ def test_segments_of_a_batch_equal_themselves_alone_on_gangs_of_every_size(
     for groups, ranks in SHAPES:
         made = gangs.run(groups * ranks, together, card, groups, storage, [wishes])
         check(made[0], alone)
+
+
+def test_adapters_beside_weights_that_are_streamed(gangs: Gangs, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    card, storage = checkpoint("dense"), tmp_path / "kept"
+    wishes = six(store(card, storage))
+    streamed = find_model(card.directory, LoadOptions(offload="always"))
+    (resident,), (found,) = (gangs.run(1, together, one, 1, storage, [wishes]) for one in (card, streamed))
+    assert all(torch.equal(found[name], latents) for name, latents in resident.items())
 
 
 @pytest.mark.parametrize("step", range(1, STEPS))

@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_card_is_a_model_by_its_name(files: Files, folder: Path) -> None:
     parts: dict[str, Any] = dict(files.parts)
     load = replace(LoadOptions(quantize="fp8"), **parts)
-    write_card_file(folder / "mine.toml", str(files.model), load)
+    write_card_file(folder / "mine.toml", str(files.model), load, replace=True)
     model, said = read_card_file(folder / "mine.toml")
     assert (model, said.parts, said.quantize) == (str(files.model), files.parts, "fp8")
     card = open_model("mine")
@@ -41,8 +41,22 @@ def test_a_card_is_a_model_by_its_name(files: Files, folder: Path) -> None:
     assert open_model("mine", LoadOptions(family="wan2.1-t2v-1.3b")).load.family == "wan2.1-t2v-1.3b"
 
 
+def test_a_card_that_came_meanwhile_is_not_replaced_unasked(folder: Path) -> None:
+    path = folder / "mine.toml"
+    write_card_file(path, "nano", LoadOptions(), replace=False)
+    with pytest.raises(ModelError, match=r"^name: \S+/mine\.toml exists, replace it with --force"):
+        write_card_file(path, "nano-4step", LoadOptions(), replace=False)
+    assert read_card_file(path)[0] == "nano"
+    write_card_file(path, "nano-4step", LoadOptions(), replace=True)
+    assert read_card_file(path)[0] == "nano-4step"
+    (folder / "folder.toml").mkdir()
+    with pytest.raises(ModelError, match=r"folder\.toml: cannot be written: Is a directory"):
+        write_card_file(folder / "folder.toml", "nano", LoadOptions(), replace=True)
+    assert sorted(one.name for one in folder.iterdir()) == ["folder.toml", "mine.toml"], "nothing is left over"
+
+
 def test_adapters_are_named_with_their_strength_and_side(folder: Path) -> None:
-    write_card_file(folder / "mine.toml", "nano", LoadOptions(lora=("a.safetensors:0.5@high",)))
+    write_card_file(folder / "mine.toml", "nano", LoadOptions(lora=("a.safetensors:0.5@high",)), replace=True)
     assert read_card_file(folder / "mine.toml")[1].lora == (str(Path.cwd() / "a.safetensors:0.5@high"),)
     with pytest.raises(ModelError, match=r"lora: .*a\.safetensors: the file is missing"):
         find_model("mine")
@@ -135,12 +149,14 @@ def test_nobodys_home_is_no_folder(folder: Path) -> None:
 
 def test_a_card_is_utf_8_whatever_the_locale_says(folder: Path, tmp_path: Path) -> None:
     path = folder / "mine.toml"
-    write_card_file(path, "nano", LoadOptions(family="\x7f", profile="é.toml"))
+    write_card_file(path, "nano", LoadOptions(family="\x7f", profile="é.toml"), replace=True)
     model, said = read_card_file(path)
     assert (model, said.family, said.profile) == ("nano", "\x7f", str(Path.cwd() / "é.toml"))
     with pytest.raises(ModelError, match="a path in it is not UTF-8, as cards must be"):
-        write_card_file(path, "nano", LoadOptions(vae=os.fsdecode(b"\xff.safetensors")))
+        write_card_file(path, "nano", LoadOptions(vae=os.fsdecode(b"\xff.safetensors")), replace=True)
     assert read_card_file(path)[0] == "nano", "the old one stays"
+    path.write_bytes(b'\xef\xbb\xbfmodel = "nano"\r\n')
+    assert read_card_file(path)[0] == "nano", "a byte order mark, as editors of Windows write it"
     path.write_bytes(b'model = "nano\xff"\n')
     with pytest.raises(ModelError, match=r"mine\.toml: cannot be read as TOML: 'utf-8' codec can't decode"):
         find_model("mine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import fields, replace
@@ -87,12 +88,26 @@ def _without(held: dict[str, Any], name: str) -> None:
 def test_cards_of_other_releases_are_refused(exported: Path, change: Any) -> None:
     held = json.loads(exported.read_text())
     change(held)
+    held["sha256"] = hashlib.sha256(json.dumps(held.get("card"), sort_keys=True).encode()).hexdigest()
     exported.write_text(json.dumps(held))
     with pytest.raises(ModelError, match=r"is not a card that this release exported: run `zoetrope models export`"):
         find_model(str(exported))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '"card"', "\udcff"])
+@pytest.mark.parametrize(
+    "change", [lambda held: held["card"].update(size_multiple=-1), lambda held: held.pop("sha256")]
+)
+def test_cards_that_were_changed_are_refused(exported: Path, change: Any) -> None:
+    held = json.loads(exported.read_text())
+    exported.write_text(json.dumps(held))
+    find_model(str(exported))
+    change(held)
+    exported.write_text(json.dumps(held))
+    with pytest.raises(ModelError, match="is not a card that this release exported"):
+        find_model(str(exported))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '"card"', "\udcff", "[" * 100_000])
 def test_files_that_are_no_cards_are_refused(exported: Path, text: str) -> None:
     exported.write_text(text, errors="surrogateescape")
     with pytest.raises(ModelError, match="is not a card that this release exported"):

@@ -194,6 +194,13 @@ def test_several_snapshots_of_which_none_is_main(tmp_path: Path) -> None:
         find_model(str(tmp_path / T2V))
 
 
+@pytest.mark.parametrize("named", [b"\xff\xfe", b"", b"../../..", b"a\0b", b"x" * 5_000, b"another"])
+def test_a_branch_that_names_no_commit_counts_for_nothing(tmp_path: Path, named: bytes) -> None:
+    snapshot = place(tmp_path, T2V, lambda root: public(root, "wan2.2-t2v-a14b"))
+    (tmp_path / T2V / "refs" / "main").write_bytes(named)
+    assert find_model(str(tmp_path / T2V)).directory == str(snapshot)
+
+
 @pytest.mark.parametrize("name", ["Wan2.1-I2V-14B-480P", "wan2.1-i2v-14b-480p", "Wan2___1-I2V-14B-480P-Diffusers"])
 def test_the_very_name_of_a_repository_is_believed_where_files_leave_it_open(tmp_path: Path, name: str) -> None:
     assert find_model(str(original_i2v(tmp_path / name))).family == "wan2.1-i2v-14b-480p"

@@ -240,6 +240,29 @@ def test_a_distill_is_told_by_the_name_of_its_file(files: Files, tmp_path: Path)
     assert card.profile is not None and card.default_steps == 4
 
 
+def test_a_part_that_is_not_there_or_not_needed_is_told(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "link.safetensors").symlink_to("gone.safetensors")
+    for more, said in (
+        (
+            {"vae": "Wan-AI/Wan2.1-T2V-1.3B"},
+            r"^vae: 'Wan-AI/.* in \S+/hub: download it .*zoetrope pull Wan-AI/Wan2\.1-T2V",
+        ),
+        ({"vae": "absent.safetensors"}, r"^vae: absent\.safetensors: the file is missing"),
+        ({"text_encoder": str(tmp_path / "link.safetensors")}, r"^text-encoder: \S+ is a link to gone\.safetensors"),
+        ({"tokenizer": "absent"}, "^tokenizer: absent: the file is missing"),
+        (
+            {"image_encoder": str(files.vae)},
+            r"^image-encoder: \S+ is not needed, the transformer attends to no pictures",
+        ),
+        ({"image_encoder": "a\0b"}, r"^image-encoder: 'a\\x00b' is not needed"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            open_model(str(files.model), options(files, **more))
+
+
 def test_480p_and_720p_are_told_by_the_name(files: Files, tmp_path: Path) -> None:
     state = original_transformer(transformer(in_channels=36, image_dim=80, added_kv_proj_dim=128))
     clip = tmp_path / "clip_vision_h.safetensors"

@@ -103,7 +103,7 @@ def test_a_card_that_names_another_model_has_another_identity(tmp_path: Path, mo
     monkeypatch.setenv("ZOETROPE_MODELS_DIR", str(tmp_path))
     found = []
     for model in ("nano", "nano-4step", "nano"):
-        write_card_file(tmp_path / "mine.toml", model, LoadOptions())
+        write_card_file(tmp_path / "mine.toml", model, LoadOptions(), replace=True)
         found.append(weights_of(find_model("mine")))
     assert found[0] == found[2] != found[1]
     assert all(name.startswith("mine@") for name in found)

@@ -233,7 +233,7 @@ def change(written: Written, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("no scale", r"blocks\.1\.attn1\.to_q\.weight_scale is missing: blocks\.1\.attn1\.to_q\.weight in F8_E4M3"),
+        ("no scale", r"blocks\.1\.attn1\.to_q\.scale_weight is missing: blocks\.1\.attn1\.to_q\.weight in F8_E4M3"),
         ("no weight", r"holds blocks\.1\.attn1\.to_q\.scale_weight, but no blocks\.1\.attn1\.to_q\.weight"),
         ("scale of another shape", r"scale_weight has shape \(7,\), which no known format has for a weight of \(256"),
         ("two scales", r"holds both blocks\.1\.attn1\.to_q\.scale_weight and blocks\.1\.attn1\.to_q\.weight_scale"),

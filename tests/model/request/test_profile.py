@@ -69,6 +69,8 @@ def test_a_profile_survives_the_way_through_json(profile: Profile) -> None:
         ({"note": 3}, "note is 3, must be a text"),
         ({"fits": "nano"}, "fits is 'nano', must be a list of texts"),
         ({"name": ""}, "name has 0 characters"),
+        ({"name": "\x1b[2J"}, "name is '\\x1b[2J', must be printable"),
+        ({"note": "a\nb"}, "note is 'a\\nb', must be printable"),
     ],
 )
 def test_faults_are_named(changed: dict[str, Any], message: str) -> None:

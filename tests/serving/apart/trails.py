@@ -26,11 +26,10 @@ class Trail:
         if job.step and (not seen or seen[-1] != job.step):
             seen.append(job.step)
 
-    def redone(self, steps: int) -> int:
-        """Return how many steps a later attempt took again, at most. One of a job whose ``steps`` had all been taken
-        does not count: latents that no decoder has yet are in no snapshot."""
-        parts = [(before[-1], after[0]) for before, after in pairwise(self._attempts())]
-        return max((last - first + 1 for last, first in parts if last < steps), default=0)
+    def redone(self) -> int:
+        """Return how many steps a later attempt took again, at most; one whose steps had all been taken shows the last
+        as its first, and counts as one."""
+        return max((before[-1] - after[0] + 1 for before, after in pairwise(self._attempts())), default=0)
 
     @property
     def from_the_start(self) -> bool:

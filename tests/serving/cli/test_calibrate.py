@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def test_a_measured_model_takes_faster_requests(
         ([SMALL, {**SMALL, "steps": 12}], (), "number 2: has 12 steps, others of text_to_video have 50; give --steps"),
         ([{**SMALL, "task": {"kind": "image_to_video", "prompt": "", "image": "absent.png"}}], (), "absent.png"),
         ([SMALL], ("--profile", "lightning"), "profile"),
+        ([SMALL], ("--steps", "8"), "steps: 8 must be 9 or more: with fewer, every step is computed"),
     ],
 )
 def test_requests_that_cannot_be_measured(
@@ -80,7 +82,7 @@ def test_requests_that_cannot_be_measured(
 
 
 def test_models_that_need_requests_and_files_that_are_not_there(
-    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_i2v(tmp_path / "i2v")
     assert main(["calibrate", str(tmp_path / "i2v")]) == 2
@@ -89,3 +91,6 @@ def test_models_that_need_requests_and_files_that_are_not_there(
     assert "absent cannot be read: No such file" in capsys.readouterr().err
     assert main(["calibrate", str(checkpoint), "--count", "9"]) == 2
     assert "count: 9 must be at most 8" in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    assert main(["calibrate", str(checkpoint)]) == 2
+    assert f"model: {checkpoint} cannot be written to, where the list would be kept" in capsys.readouterr().err

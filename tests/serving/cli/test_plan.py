@@ -120,9 +120,12 @@ def test_a_small_gpu_and_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--gpu-memory", "2"], "gpu_memory: 2 must be 4 to 1024 GiB"),
-        (["--gpu-memory", "nan"], "gpu_memory: nan must be 4 to 1024 GiB"),
+        (["--gpu-memory", "2"], "gpu-memory: 2 must be 4 to 1024 GiB"),
+        (["--gpu-memory", "nan"], "gpu-memory: nan must be 4 to 1024 GiB"),
         (["--gpu-memory", "24", "--gpu", "cpu"], "gpu: 'cpu' has no memory of its own: leave --gpu-memory away"),
+        (["--gpu-memory", "24", "--gpus", "2"], "gpus: cannot be given together with --gpu-memory, which is about one"),
+        (["--offload", "always"], "offload: needs --gpu-memory"),
+        (["--gpu-memory", "24", "--steps", "4"], "steps: cannot be given together with --gpu-memory"),
         (["--gpu-memory", "24", "--size", "4k"], "size: '4k' is not one of"),
         (["--gpu-memory", "24", "--offload", "sometimes"], "offload: 'sometimes' must be auto, never or always"),
         (["--model", "wan2.7-27b", "--gpus", "6"], "gpus: 6 ranks do not divide 24 heads x 80 experts; 2 groups of 3"),

@@ -140,10 +140,21 @@ def test_a_damaged_file_is_removed(hub: Hub, capsys: pytest.CaptureFixture[str])
     assert main(["pull", NAME, "-q"]) == 0
 
 
+def test_a_hub_cannot_write_or_remove_files_elsewhere(hub: Hub, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"mine")
+    hub.files["../../../../other"] = b"theirs"
+    hub.lfs.add("../../../../other")
+    assert main(["pull", NAME, "-q"]) != 0
+    assert other.read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
         (["tiny"], 200, "error: repository: 'tiny' must be ORG/NAME"),
+        (["acme/tiny--wan"], 200, "error: repository: cannot be one of the hub's: Cannot have -- or .. in repo_id"),
+        ([NAME, "--revision", "../../x"], 200, "error: revision: '../../x' must be a commit, a branch or a tag"),
         (["acme/other"], 200, "has no acme/other, or shows it only with a token (HF_TOKEN)"),
         ([NAME], 403, "its licence must be accepted at http://127.0.0.1"),
         ([NAME], 500, f"answered 500 for {NAME}: run `zoetrope pull {NAME}` on a machine with a network"),
@@ -166,6 +177,9 @@ def test_without_a_network_it_says_where_to_run_it(
     assert main(["pull", NAME]) == 1
     assert f"HF_HUB_OFFLINE is set, so nothing is downloaded: run `zoetrope pull {NAME}`" in capsys.readouterr().err
     monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "nonsense")
+    assert main(["pull", NAME]) == 2
+    assert "HF_ENDPOINT: 'nonsense' must be a URL" in capsys.readouterr().err
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert main(["pull", NAME, "-q"]) == 1
     err = capsys.readouterr().err

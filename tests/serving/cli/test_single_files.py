@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.fixtures.original_checkpoints import original_transformer_name, save, write_rest, write_transformer
-from tests.fixtures.single_files import Files, autoencoder, text_encoder, write_files
+from tests.fixtures.single_files import Files, autoencoder, original_transformer, text_encoder, transformer, write_files
 from tests.fixtures.weight_layouts import E4M3, scaled, write_gguf
 from zoetrope.serving.cli import main
 
@@ -107,3 +107,11 @@ def test_a_wrong_place_is_one_line_on_every_command(
     captured = capsys.readouterr()
     assert said in captured.err + captured.out
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("by", ["tensor", "rows"])
+def test_bytes_that_stay_in_8_bits_are_streamed_too(files: Files, tmp_path: Path, by: str) -> None:
+    path = tmp_path / "wan2.1_t2v_1.3B_fp8_scaled.safetensors"
+    scaled(E4M3, by=by)(original_transformer(transformer(num_layers=4))).save(path)
+    eight = [*options(files, path), "--quantize", "fp8"]
+    assert torch.equal(latents(tmp_path, [*eight, "--offload", "always"]), latents(tmp_path, eight))

@@ -111,3 +111,13 @@ def test_probes_are_not_counted(service: Service) -> None:
     for path in ("/healthz", "/readyz", "/metrics"):
         httpx.get(service.http + path)
     assert not [at for at in samples(service) if at[0] == "zoetrope_requests_total" and "health" in str(at[1])]
+
+
+def test_failures_are_counted_from_the_first_call_on(service: Service) -> None:
+    """At 0, so that Prometheus sees the first one as a change."""
+    service.videos.CreateVideo(text_request())
+    httpx.get(service.http + "/v1/models")
+    found = samples(service)
+    assert ("zoetrope_requests_total", ("grpc", "DATA_LOSS", "VideoService/CreateVideo")) in found
+    assert ("zoetrope_requests_total", ("http", "503", "GET /v1/models")) in found
+    assert ("zoetrope_submissions_total", ("grpc", "unavailable")) in found

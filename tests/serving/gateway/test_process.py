@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.jobs.job import Stage
 from zoetrope.serving.jobs.open import open_stores
 
+RunGateway = Callable[[str], tuple[int, str, str]]  # settings -> exit status, stdout and the one line on stderr
 VIDEO_SERVICE = "zoetrope.video.v1.VideoService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -305,7 +307,47 @@ def test_a_gateway_in_which_something_broke_says_so(tmp_path: Path) -> None:
     assert "a secret" not in said
 
 
-def test_taken_port(tmp_path: Path) -> None:
+# Each line of stdin is the settings of a gateway and two files to write to. It is a process of its own, but it has what
+# this one has imported, which takes far longer than all that it does.
+FORKS = """
+import json, os, sys
+from zoetrope.serving.gateway.main import main
+
+for line in sys.stdin:
+    settings, *files = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, file in enumerate(files, 1):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.environ["ZOETROPE_SETTINGS"] = settings
+        sys.exit(main())
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def run_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunGateway]:
+    """Run gateways that cannot start."""
+    files = [tmp_path_factory.mktemp("said") / name for name in ("stdout", "stderr")]
+    command = [sys.executable, "-c", FORKS]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as forks:
+        assert forks.stdin is not None and forks.stdout is not None
+        stdin, stdout = forks.stdin, forks.stdout
+
+        def run(settings: str) -> tuple[int, str, str]:
+            stdin.write(json.dumps([settings, *map(str, files)]) + "\n")
+            stdin.flush()
+            status = int(stdout.readline())
+            said, errors = (file.read_text() for file in files)
+            lines = errors.splitlines()
+            assert len(lines) == 1, errors
+            return status, said, lines[0]
+
+        yield run
+
+
+def test_taken_port(tmp_path: Path, run_gateway: RunGateway) -> None:
     with running_service(tmp_path) as service:
         for field in ("grpc", "http", "management"):
             settings = service.settings.model_copy(update={"grpc": "127.0.0.1:0", "http": "127.0.0.1:0"})
@@ -333,7 +375,7 @@ def test_taken_port(tmp_path: Path) -> None:
         ({"max_queued": 0}, "error: ZOETROPE_SETTINGS: max_queued: 0 must be at least 1"),
     ],
 )
-def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str, run_gateway: RunGateway) -> None:
     base = {"model": str(write_checkpoint(tmp_path / MODEL)), "grpc": "127.0.0.1:0", "http": "127.0.0.1:0"}
     status, output, line = run_gateway(json.dumps({**base, "data_dir": str(tmp_path / "data"), **changes}))
     assert (status, output) == (2, "")
@@ -347,7 +389,9 @@ def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> 
         ("192.0.2.1:0", "error: grpc: cannot listen at 192.0.2.1:0: Cannot assign requested address"),
     ],
 )
-def test_addresses_that_this_machine_does_not_have(tmp_path: Path, address: str, message: str) -> None:
+def test_addresses_that_this_machine_does_not_have(
+    tmp_path: Path, address: str, message: str, run_gateway: RunGateway
+) -> None:
     settings = Settings(
         model=(str(write_checkpoint(tmp_path / MODEL)),), grpc=address, http="127.0.0.1:0", data_dir=tmp_path / "data"
     )
@@ -359,7 +403,7 @@ def test_addresses_that_this_machine_does_not_have(tmp_path: Path, address: str,
     assert line.startswith(message)
 
 
-def test_damaged_database(tmp_path: Path) -> None:
+def test_damaged_database(tmp_path: Path, run_gateway: RunGateway) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "jobs.db").write_bytes(b"not a database" * 100)
     settings = Settings(model=(str(write_checkpoint(tmp_path / MODEL)),), data_dir=tmp_path / "data")
@@ -373,19 +417,3 @@ def test_gateway_imports_neither_torch_nor_ray() -> None:
     code = f"import sys, zoetrope.serving.gateway.main; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]"
-
-
-def run_gateway(settings: str) -> tuple[int, str, str]:
-    """Exit status, stdout and the one line on stderr of a gateway that cannot start."""
-    done = subprocess.run(
-        [sys.executable, "-m", "zoetrope.serving.gateway.main"],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "ZOETROPE_SETTINGS": settings},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
-    return done.returncode, done.stdout, lines[0]

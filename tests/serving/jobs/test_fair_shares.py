@@ -13,7 +13,7 @@ from zoetrope.serving.jobs.admission import queue_share
 from zoetrope.serving.jobs.db.database import Tx
 from zoetrope.serving.jobs.errors import QueueFull, QuotaExceeded
 from zoetrope.serving.jobs.job import Artifact, Job, QueueLimits, Result, State
-from zoetrope.serving.jobs.leases import QUEUED
+from zoetrope.serving.jobs.leases import NEXT_QUEUED, PAGE
 from zoetrope.serving.jobs.open import Stores
 from zoetrope.serving.jobs.store import JobStore
 
@@ -41,9 +41,9 @@ def test_what_waits_is_the_queue_and_what_nobody_holds(store: JobStore, clock: C
     assert claimed == ["a00001", "a00000"], "in the order in which they were wanted"
     assert [job.id for job in store.waiting(["nano"])] == ["a00002", "b00000", "b00001"]
     assert [job.id for job in store.waiting(["nano", "other"], clock.now)] == ["b00000", "b00001", "c00000"]
-    assert store.waiting([]) == []
+    assert not list(store.waiting([]))
     clock.now += 10
-    found = store.waiting(["nano"])
+    found = list(store.waiting(["nano"]))
     assert [(job.id, job.lapsed) for job in found[3:]] == [("a00000", True), ("a00001", True)]
     one, two = found[0], found[1]
     assert (one.owner, one.priority, one.created_at, one.deadline_at, one.price) == ("a", 0, 1_000.0, None, 7.5)
@@ -83,10 +83,17 @@ def test_a_router_reads_little_of_a_long_queue(stores: Stores) -> None:
     stores.database.write(fill)
     if stores.database.dialect.skip_locked:
         stores.database.write(lambda tx: tx.run("ANALYZE job"))
-    new = f"{QUEUED} WHERE finished_at IS NULL AND model = ? AND created_at >= ? AND state = 'queued'"
-    steps = plan(stores, f"{new} ORDER BY created_at, id", ("nano", 19_990.0))
-    check(steps, "job")
-    assert len(stores.jobs.waiting(["nano"], 19_990.0)) == 10
+    check(plan(stores, NEXT_QUEUED, ("nano", 19_990.0, "", 0.0)), "job")
+    found = stores.jobs.waiting(["nano"], 19_990.0)
+    assert [job.id for job in found] == [f"a{number}" for number in range(19_990, 20_000)]
+
+
+def test_a_long_queue_is_read_whole_in_pages(store: JobStore, clock: Clock) -> None:
+    """Also where many were created at the same time."""
+    names = queue_up(store, "a", PAGE + 300)
+    clock.now += 1
+    names += queue_up(store, "b", PAGE - 300)  # the second page is full, too
+    assert [job.id for job in store.waiting(["nano"])] == names
 
 
 # Places in the queue

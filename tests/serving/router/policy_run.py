@@ -34,12 +34,14 @@ class PolicyRun:
     _held: list[dict[str, Work]] = field(init=False)
     _until: list[float] = field(init=False)
     _newest: list[tuple[str, ...]] = field(init=False)
+    _first: list[Work | None] = field(init=False)
 
     def __post_init__(self) -> None:
         self.backlog = Backlog(policy_of(self.policy))
         self._held = [{} for _ in range(self.engines)]
         self._until = [0.0] * self.engines
         self._newest = [()] * self.engines
+        self._first = [None] * self.engines
 
     def run(self, arrivals: Sequence[Work], until: float = 1e9) -> None:
         """Have work arrive at its ``created_at`` and be done; stop when all is, or at a time."""
@@ -73,14 +75,14 @@ class PolicyRun:
                 left = max(0.0, work.remaining - used)
                 held[work_id] = replace(work, remaining=left, steps_left=work.steps_left - 1)
                 self.backlog.begin(held[work_id])
-        idle = sum(not newest and other != number for other, newest in enumerate(self._newest))
+        beside = [work for other, work in enumerate(self._first) if other != number]
         stepping = frozenset(self._newest[number]) & held.keys()
         state = EngineState(
             str(number), "nano", 1, "both", self.step_tokens, self.slots, tuple(held.values()), COSTS, stepping
         )
         waiting = {work.id: work for work in self.backlog.in_order("nano", self.now)}
-        decision = decide(state, self.backlog, self.now, idle)
-        assert decision == decide(state, self.backlog, self.now, idle), "a decision changes nothing"
+        decision = decide(state, self.backlog, self.now, beside)
+        assert decision == decide(state, self.backlog, self.now, beside), "a decision changes nothing"
         assert decision.advance or not (held or waiting), "an engine idles while there is work for it"
         for work_id in decision.drop:
             self.backlog.add(held.pop(work_id))
@@ -92,6 +94,7 @@ class PolicyRun:
         assert len(step) == 1 or sum(work.peak_tokens for work in step) <= self.step_tokens or not decision.admit
         assert len({work.adapters for work in held.values()} - {()}) <= self.slots
         self._newest[number] = decision.advance
+        self._first[number] = step[0] if step else None
         seconds = COSTS.seconds([work.load for work in step])
         self._until[number] = self.now + seconds
         self.busy += seconds

@@ -18,7 +18,7 @@ from zoetrope.cluster.telemetry.logs import JsonFormatter
 from zoetrope.serving.jobs.job import Job, State
 from zoetrope.serving.jobs.open import open_stores
 from zoetrope.serving.router.job_database import Ending
-from zoetrope.serving.router.job_records import note_claim, note_end, note_ending, recorded
+from zoetrope.serving.router.job_records import note_claim, note_end, note_ending, note_models, recorded
 
 
 @pytest.fixture
@@ -83,3 +83,12 @@ def test_lines_about_a_job_name_it_and_its_trace(job: Job) -> None:
         found = line()
     assert (found["job"], found["trace"], found["epoch"]) == ("a", PARENT[3:35], 1)
     assert "job" not in line()
+
+
+def test_ends_are_counted_from_the_start() -> None:
+    """So that Prometheus sees a model's first failure as a change."""
+    note_models(["unused"])
+    ends = [("succeeded", "OK"), ("cancelled", "OK"), ("failed", "INTERNAL"), ("failed", "DEADLINE_EXCEEDED")]
+    for state, code in ends:
+        labels = {"model": "unused", "state": state, "code": code}
+        assert REGISTRY.get_sample_value("zoetrope_jobs_ended_total", labels) == 0

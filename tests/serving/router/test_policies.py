@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -160,6 +161,19 @@ def test_deadlines_that_can_be_met_go_first_and_the_others_last() -> None:
     run = PolicyRun("fair")
     run.run(work)
     assert sorted(run.ended, key=lambda name: run.ended[name]) == ["tight", "free", "hopeless"]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_work_does_not_wait_on_an_engine_while_another_does_less_urgent_work(swapped: bool) -> None:
+    tight, loose, urgent = (
+        job(i, 1_500, 30, at, deadline=at + times * job("", 1_500, 30).remaining)
+        for i, at, times in (("tight", 0.0, 1.2), ("loose", 0.0, 9.0), ("urgent", 0.1, 1.1))
+    )
+    if swapped:
+        tight, loose = replace(tight, id="z"), replace(loose, id="a")  # each is begun by the other engine
+    run = PolicyRun("fair", engines=2, step_tokens=1_500)
+    run.run([tight, loose, urgent])
+    assert all(run.ended[one.id] <= (one.deadline or 0.0) for one in (tight, loose, urgent))
 
 
 def test_a_priority_counts_among_a_tenants_own_for_hours_of_waiting() -> None:

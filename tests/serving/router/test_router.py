@@ -16,6 +16,7 @@ from zoetrope.serving.jobs.open import Stores
 from zoetrope.serving.jobs.store import JobStore
 from zoetrope.serving.router.backlog import Backlog
 from zoetrope.serving.router.claims import ClaimedJobs
+from zoetrope.serving.router.heap import Heap
 from zoetrope.serving.router.job_database import Ending, RouterDatabase
 from zoetrope.serving.router.policies.fifo import Fifo
 from zoetrope.serving.router.queued_jobs import QueuedJobs
@@ -129,7 +130,7 @@ async def test_a_job_that_somebody_else_has_keeps_its_snapshots(build: Build) ->
     async def clear(job: Job, over: bool, files: list[str]) -> None:
         cleared.put_nowait((job.id, over, files))
 
-    queue = QueuedJobs(books, Backlog(Fifo()))
+    queue = QueuedJobs(books, Backlog(Fifo()), Heap())
     claimed = ClaimedJobs(books, queue, lambda _: [i for i in "ab" if i in queue], work, lambda _: None, clear)
     claiming = asyncio.create_task(claimed.claim())
     assert await asyncio.wait_for(cleared.get(), 30) == ("a", False, [RESULT.video.key])
@@ -149,7 +150,7 @@ async def test_a_renewal_that_is_cancelled_as_it_is_woken_ends(turns: int) -> No
             return {}
 
     books: Any = Books()
-    claimed = ClaimedJobs(books, QueuedJobs(books, Backlog(Fifo())), *[Any] * 4)  # type: ignore[arg-type]
+    claimed = ClaimedJobs(books, QueuedJobs(books, Backlog(Fifo()), Heap()), *[Any] * 4)  # type: ignore[arg-type]
     renewing = asyncio.create_task(claimed.renew())
     await books.renewed.wait()
     for _ in range(5):

@@ -113,11 +113,47 @@ def test_what_is_left_out_goes_to_an_engine_that_idles() -> None:
         backlog.begin(work)
     engine = replace(ENGINE, held=(large, nearly))
     assert decide(engine, backlog, 100.0).drop == ()
-    decision = decide(engine, backlog, 100.0, idle=1)
+    decision = decide(engine, backlog, 100.0, [None])
     assert (decision.advance, decision.drop) == (("nearly done",), ("large",))
     backlog = backlog_of("fair")
     backlog.begin(large)
-    assert decide(replace(ENGINE, held=(large,)), backlog, 100.0, idle=1).drop == ()
+    assert decide(replace(ENGINE, held=(large,)), backlog, 100.0, [None]).drop == ()
+
+
+def test_what_is_left_out_goes_to_the_engine_with_the_least_urgent_work() -> None:
+    first, second = (make_work(i, tokens=4_000, remaining=100.0, deadline=at) for i, at in (("a", 300.0), ("b", 400.0)))
+    backlog = backlog_of("fair")
+    for work in (first, second):
+        backlog.begin(work)
+    engine = replace(ENGINE, held=(first, second))
+    nearly, later, last = (
+        make_work(i, tenant="t", deadline=at) for i, at in (("c", 409.0), ("d", 411.0), ("e", 800.0))
+    )
+
+    def dropped(*beside: Work | None, leaving: int = 0) -> tuple[str, ...]:
+        decision = decide(engine, backlog, 100.0, beside, leaving)
+        assert decision.advance == ("a",)
+        return decision.drop
+
+    assert dropped(nearly) == (), "it is not worth it"
+    assert dropped(later) == dropped(nearly, last) == dropped(nearly, None) == ("b",)
+    assert dropped(later, leaving=1) == (), "something else is on its way there"
+    assert dropped(later, None, leaving=1) == ("b",)
+    backlog.add(make_work("waits", tokens=4_000, remaining=100.0, deadline=350.0))
+    assert dropped(last) == (), "what waits goes first"
+    assert dropped(last, later) == ("b",)
+
+
+def test_a_move_goes_by_priority_among_a_tenants_own() -> None:
+    first, second, other = (
+        make_work(i, tokens=4_000, remaining=100.0, deadline=at, priority=priority)
+        for i, at, priority in (("a", 300.0, 5), ("b", 900.0, 5), ("c", 400.0, 0))
+    )
+    backlog = backlog_of("fair")
+    for work in (first, second, other):
+        backlog.begin(work)
+    assert decide(replace(ENGINE, held=(first, second)), backlog, 100.0, [other]).drop == ("b",)
+    assert decide(replace(ENGINE, held=(first, other)), backlog, 100.0, [second]).drop == ()
 
 
 def with_adapters(name: str, at: float, *adapters: str, cohort: int = 0) -> Work:

@@ -183,6 +183,7 @@ async def test_a_proxy_forwards_all_bytes() -> None:
         await asyncio.to_thread(proxy.close)
 
 
+@pytest.mark.integration  # it asks git
 def test_a_run_is_recorded(tmp_path: Path) -> None:
     seen = Seen(struck=[Struck("kill rank", 3, 1, 7.25), Struck("disk full", 0, 2, None)], seconds=60.0)
     seen.ledger.orders["one"] = Order("operations/1", FRAMES)

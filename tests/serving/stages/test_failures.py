@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+from zoetrope.cluster.telemetry.catalogue import REGISTRY
 from zoetrope.model.catalog.presets import find_model
 from zoetrope.model.request.resolve import resolve
 from zoetrope.model.request.specs import VideoSpec
 from zoetrope.model.request.tasks import TextToVideo, VideoRequest
-from zoetrope.serving.stages.failures import Remedy, StageError, classify
+from zoetrope.serving.stages.failures import FAILURE_CODES, Remedy, StageError, classify
 from zoetrope.serving.stages.render import render_video, save_latents
 from zoetrope.serving.storage.store import ArtifactStore, open_artifacts
 
+STAGE_FAILURES = "zoetrope_stage_failures_total"
 FULL = "disk space: the disk is full"
 
 
@@ -82,3 +84,10 @@ def test_a_bucket_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     for call in calls:
         found = failure(call)
         assert (found.remedy, str(found)) == (Remedy.WAIT, "storage: the artifact store cannot be reached")
+
+
+def test_failures_of_each_kind_are_counted_from_the_start() -> None:
+    """So that Prometheus sees the first one as a change."""
+    for stage in ("conditioning", "decoding"):
+        for code in FAILURE_CODES:
+            assert REGISTRY.get_sample_value(STAGE_FAILURES, {"stage": stage, "code": code}) is not None, (stage, code)

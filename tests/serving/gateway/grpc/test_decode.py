@@ -52,6 +52,14 @@ def test_presence_of_the_negative_prompt() -> None:
     assert order_of(request).data["task"]["negative_prompt"] == ""
 
 
+def test_times_that_are_none_are_named() -> None:
+    request = text_request()
+    request.deadline.seconds, request.retention.seconds = 4_000_000_000, 60
+    for nanos, bad in ((0, []), (999_999_999, []), (-1, ["deadline", "retention"]), (10**9, ["deadline", "retention"])):
+        request.deadline.nanos = request.retention.nanos = nanos
+        assert [violation.field for violation in order_of(request).found] == [f"{field}.nanos" for field in bad]
+
+
 def test_extensions_are_made_as_the_video_was() -> None:
     request = video_pb2.ExtendVideoRequest(name="operations/a")
     old = extension_of(request, "a", OLD_SPEC).data

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import fal_client
 import pytest
 
-from tests.serving.gateway.harness import Service, running_service
+from tests.serving.gateway.harness import Service
 from tests.serving.gateway.http.fal.kit import move
+from tests.serving.gateway.http.one_gateway import gateway_of
 
 
-@pytest.fixture(scope="package")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running_service(tmp_path_factory.mktemp("fal"), model="nano", max_upload_bytes=100_000) as service:
-        yield service
+@pytest.fixture
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    return gateway_of(Path(__file__).parent, tmp_path_factory, max_upload_bytes=100_000)
 
 
 @pytest.fixture
