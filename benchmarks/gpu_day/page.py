@@ -65,7 +65,7 @@ def plot(day: Mapping[str, Any], path: Path) -> str | None:
     """
     missing = installed("matplotlib")
     if missing:
-        return f"{missing}: pip install 'zoetrope[bench]'"
+        return f"{missing}: pip install '.[bench]'"
     if not day["steps"]:
         return "no step was measured"
     import matplotlib

@@ -19,7 +19,7 @@ def plot(results: Mapping[str, Any], path: Path) -> str | None:
     """Write a PNG; returns the reason if there is none. Needs matplotlib (the extra ``bench``)."""
     missing = installed("matplotlib")
     if missing:
-        return f"{missing}: pip install 'zoetrope[bench]'"
+        return f"{missing}: pip install '.[bench]'"
     import matplotlib
 
     matplotlib.use("Agg")

@@ -39,7 +39,7 @@ def plot(record: dict[str, Any], path: Path) -> str | None:
     """Write a PNG; returns the reason if there is none. Needs matplotlib (the extra ``bench``)."""
     missing = installed("matplotlib")
     if missing:
-        return f"{missing}: pip install 'zoetrope[bench]'"
+        return f"{missing}: pip install '.[bench]'"
     import matplotlib
 
     matplotlib.use("Agg")

@@ -140,7 +140,7 @@ def _check(parser: argparse.ArgumentParser, names: list[str], card: ModelCard, a
     if args.vbench is not None and args.videos is None:
         parser.error("--vbench scores the clips of --videos: give both")
     if missing := installed("torchmetrics"):
-        parser.error(f"SSIM needs torchmetrics: {missing}, pip install 'zoetrope[bench]'")
+        parser.error(f"SSIM needs torchmetrics: {missing}, pip install '.[bench]'")
 
 
 def _vmaf(named: str | None) -> tuple[str | None, dict[str, Any]]:

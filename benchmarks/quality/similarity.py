@@ -59,7 +59,7 @@ def find_ffmpeg(named: str | None = None) -> str:
         if _has_vmaf(path):
             return path
     if not found:
-        raise BenchmarkError("no ffmpeg was found: pip install 'zoetrope[bench]' brings one with libvmaf")
+        raise BenchmarkError("no ffmpeg was found: pip install '.[bench]' brings one with libvmaf")
     raise BenchmarkError(f"{' and '.join(found)}: cannot be run, or was built without libvmaf")
 
 

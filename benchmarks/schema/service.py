@@ -272,6 +272,7 @@ class LoadRecord(ResultRecord):
     settings: dict[str, Any]
     capacity: dict[str, Any] | None
     points: list[LoadPoint] = Field(min_length=1)
+    interrupted: bool = False
     plots: dict[str, str]
 
 

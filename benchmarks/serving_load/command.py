@@ -102,8 +102,10 @@ def serve(
     from zoetrope.benchmarks import command
     from zoetrope.benchmarks.cli.group import command_typed
     from zoetrope.benchmarks.provenance import header
+    from zoetrope.benchmarks.serving_load.plots import point_name
     from zoetrope.benchmarks.serving_load.report import page
     from zoetrope.benchmarks.serving_load.run import run
+    from zoetrope.serving.cli.errors import FAILURE, CliError
 
     plan = make_plan(where, work, course)
     if out is not None:
@@ -119,6 +121,10 @@ def serve(
     if out is not None:
         record["plots"] = _plots(out, record["points"])
         command.write_results(out, record, page(record))
+    if record["interrupted"]:
+        raise KeyboardInterrupt
+    if idle := [point_name(point) for point in record["points"] if not point["figures"]["succeeded"]]:
+        raise CliError(f"{idle[0]}: no job succeeded, see the errors above", FAILURE)
 
 
 def make_plan(where: WhereOptions, work: WorkOptions, course: CourseOptions) -> ServePlan:

@@ -14,6 +14,7 @@ from zoetrope.benchmarks.serving_load.target import FollowedJob, Target, TargetR
 from zoetrope.benchmarks.simulate.trace import TraceJob
 
 SAMPLE_SECONDS = 0.5  # between two looks at the engines
+WITHDRAW_SECONDS = 10.0  # for the jobs of a run that is interrupted to be cancelled
 TOLD_SECONDS = 1.0  # between two reports of progress
 REFUSED, UNFINISHED = "refused", "unfinished"
 
@@ -168,6 +169,10 @@ async def drive(
             await asyncio.wait(jobs, timeout=drain)
         if striking:
             await asyncio.wait(striking, timeout=drain)
+    except asyncio.CancelledError:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(_withdraw(run, target), WITHDRAW_SECONDS)
+        raise
     finally:
         for task in (*jobs, *beside, *striking):
             task.cancel()
@@ -197,6 +202,12 @@ async def alone(target: Target, jobs: Sequence[TraceJob], rounds: int, told: Cal
                 raise BenchmarkError(f"warm-up: {describe_job(job)} did not succeed: {why}")
             found.setdefault(describe_job(job), []).append(record.latency)
     return {kind: _median(values[1:] or values) for kind, values in found.items()}
+
+
+async def _withdraw(run: LoadRun, target: Target) -> None:
+    """Cancel what is under way: whoever interrupts a run does not want its jobs any more."""
+    asked = [target.cancel(record.job.tenant, record.name) for record in run.under_way()]
+    await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def _one(run: LoadRun, target: Target, record: JobRecord, seed: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from zoetrope.benchmarks.serving_load.target import (
     TargetRefused,
     describe_job,
     key_of,
+    plain,
 )
 from zoetrope.benchmarks.simulate.trace import TraceJob
 
@@ -36,7 +36,6 @@ CALL_SECONDS = 60.0
 RETRY_SECONDS = 0.5  # between two tries of a server that is away
 TASKS = ("text_to_video", "image_to_video", "reference_to_video", "edit_video")  # that the API can express
 FAILED = ("failed", "cancelled", "canceled", "expired")
-NOT_PLAIN, CODE_LENGTH = re.compile(r"[^\w./: -]"), 64  # of words of a server that are shown
 
 
 class OpenAITarget:
@@ -212,7 +211,7 @@ def _failed(video: Mapping[str, Any], began: float | None, sent: float) -> JobEn
     state = "cancelled" if code.startswith("cancel") or str(video["status"]).startswith("cancel") else "failed"
     return JobEnding(
         "cancelled" if state == "cancelled" else "failed",
-        error="" if state == "cancelled" else NOT_PLAIN.sub("?", code.upper())[:CODE_LENGTH],
+        error="" if state == "cancelled" else plain(code.upper()),
         queued=None if began is None else began - sent,
     )
 

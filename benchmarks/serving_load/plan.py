@@ -7,11 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from zoetrope.benchmarks.errors import BenchmarkError
 from zoetrope.benchmarks.serving_load.faults import FaultLine, needs_own_service, parse_faults
 from zoetrope.benchmarks.serving_load.target import describe_job, scheme_of
 from zoetrope.benchmarks.simulate.generate import TraceRecipe, generate, sample, tenants_of
 from zoetrope.benchmarks.simulate.trace import TraceJob, read_trace, stretched
+from zoetrope.model.request.schema_errors import describe
+from zoetrope.serving.config.settings import Settings
 from zoetrope.serving.config.variables import unknown_variables
 
 OWN_SETTINGS = ("MODEL", "DATA_DIR", "GRPC", "HTTP", "POLICY")
@@ -163,6 +167,12 @@ def parse_settings(texts: Iterable[str], starts: bool) -> dict[str, str]:
         if name in OWN_SETTINGS:
             raise BenchmarkError(f"set: {name} is the benchmark's own to choose")
         found[name] = value
+    try:
+        Settings(**{name.lower(): value for name, value in found.items()})  # type: ignore[arg-type]  # texts, as given
+    except ValidationError as error:
+        for item in error.errors():
+            if item["loc"] and (name := str(item["loc"][0]).upper()) in found:
+                raise BenchmarkError(f"set: {name}: {describe(item)}") from None
     return found
 
 

@@ -17,7 +17,7 @@ def check_matplotlib() -> None:
 
     missing = installed("matplotlib")
     if missing:
-        raise BenchmarkError(f"out: plots need matplotlib ({missing}): pip install 'zoetrope[bench]'")
+        raise BenchmarkError(f"out: plots need matplotlib ({missing}): pip install '.[bench]'")
 
 
 def plot_load(points: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -23,6 +23,8 @@ def page(record: Mapping[str, Any]) -> str:
         f"Model {record['model']} at {record['server']}. {record['described']}. Objective: {settings['slo']:g} times "
         "what a job of its class takes alone. Latencies are the client's, from the arrival in the trace to the end.",
     ]
+    if record.get("interrupted"):
+        lines += ["", "**It was interrupted: there are fewer runs than were asked for.**"]
     if not machine["idle"]:
         lines += ["", f"The machine was not idle: load average {machine['load_average'][0]:.2f} before the run."]
     if (capacity := record["capacity"]) is not None:

@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from zoetrope.benchmarks.serving_load.grpc_target import GrpcTarget
 from zoetrope.benchmarks.serving_load.openai_target import OpenAITarget
 from zoetrope.benchmarks.serving_load.own_service import OwnService
 from zoetrope.benchmarks.serving_load.plan import ServePlan, distinct
-from zoetrope.benchmarks.serving_load.target import Served, Target, scheme_of
+from zoetrope.benchmarks.serving_load.target import Served, Target, plain, scheme_of
 from zoetrope.benchmarks.simulate.generate import TraceRecipe
 from zoetrope.benchmarks.simulate.trace import TraceJob
 from zoetrope.benchmarks.simulate.workload import workload
@@ -60,37 +60,44 @@ class _Capacity:
 
 
 @dataclass
-class _Known:
-    """What is measured once, under the first policy, and holds for all."""
+class _Found:
+    """What is known so far. ``alone`` and ``capacity`` are measured once, under the first policy, and hold for all."""
 
-    alone: dict[str, float]
-    capacity: _Capacity | None
+    served: Served | None = None
+    alone: dict[str, float] | None = None
+    capacity: _Capacity | None = None
+    points: list[dict[str, Any]] = field(default_factory=list)
+    interrupted: bool = False
 
 
 def run(plan: ServePlan, tell: Teller) -> dict[str, Any]:
-    """Run all points of a plan, and return their part of the record.
+    """Run all points of a plan, and return their part of the record; if it is interrupted, that of the points so far.
 
     Raises:
         BenchmarkError: the server does not start, answer or take the jobs, or the warm-up fails.
+        KeyboardInterrupt: there are no points yet.
     """
-    known: _Known | None = None
-    points: list[dict[str, Any]] = []
-    served: Served | None = None
+    found = _Found()
     with tempfile.TemporaryDirectory() as folder:
-        for number, policy in enumerate(plan.policies):
-            place = Path(folder) / str(number)
-            place.mkdir()
-            with _service(plan, policy, place, tell) as service:
-                served, known, found = asyncio.run(_measure(plan, policy, service, place, known, tell))
-            points += found
-    assert served is not None and known is not None, "there is at least one policy"
-    capacity = known.capacity
+        try:
+            for number, policy in enumerate(plan.policies):
+                place = Path(folder) / str(number)
+                place.mkdir()
+                with _service(plan, policy, place, tell) as service:
+                    asyncio.run(_measure(plan, policy, service, place, found, tell))
+        except KeyboardInterrupt:
+            if not found.points:
+                raise
+            found.interrupted = True
+    assert found.served is not None, "there is at least one policy"
+    capacity = found.capacity
     return {
-        "model": served.model,
+        "model": plain(found.served.model),
         "server": plan.target or f"a service of the benchmark's own ({plan.start})",
         "described": plan.described(),
         "capacity": None if capacity is None else {**vars(capacity), "per_second": capacity.per_second},
-        "points": points,
+        "points": found.points,
+        "interrupted": found.interrupted,
     }
 
 
@@ -110,8 +117,8 @@ def _service(plan: ServePlan, policy: str, place: Path, tell: Teller) -> Iterato
 
 
 async def _measure(
-    plan: ServePlan, policy: str, service: OwnService | None, place: Path, known: _Known | None, tell: Teller
-) -> tuple[Served, _Known, list[dict[str, Any]]]:
+    plan: ServePlan, policy: str, service: OwnService | None, place: Path, found: _Found, tell: Teller
+) -> None:
     keys = dict(plan.keys)
     tenants = plan.tenants()
     warmer = tenants[0]
@@ -120,26 +127,24 @@ async def _measure(
         keys = service.keys([*tenants, warmer])
     target = _target(plan, service, keys, place)
     try:
-        served = await target.open()
+        found.served = served = await target.open()
         preset = _preset(plan, served)
         plan = replace(plan, recipe=_shaped(plan, served, preset))
         classes = [job.model_copy(update={"tenant": warmer}) for job in distinct(plan.sampled())]
         await target.prepare(classes)
         tokens = None if preset is None else _tokens(preset)
-        if known is None:
-            times = await alone(target, classes, plan.warm_up, tell.phase)
-            known = _Known(times, await _capacity(plan, policy, target, tokens, tell) if plan.loads else None)
+        if found.alone is None:
+            found.alone = await alone(target, classes, plan.warm_up, tell.phase)
+            found.capacity = await _capacity(plan, policy, target, tokens, tell) if plan.loads else None
         else:
             await alone(target, classes, min(1, plan.warm_up), tell.phase)  # its times are not used
-        held = Yardstick(known.alone, plan.slo, plan.gpus or served.gpus, plan.gpu_price, tokens)
-        points = []
+        held = Yardstick(found.alone, plan.slo, plan.gpus or served.gpus, plan.gpu_price, tokens)
         wanted: list[tuple[float | None, float | None]] = [(rate, None) for rate in plan.rates] or [(None, None)]
-        if known.capacity is not None:
-            wanted = [(load * known.capacity.per_second, load) for load in plan.loads]
+        if found.capacity is not None:
+            wanted = [(load * found.capacity.per_second, load) for load in plan.loads]
         for rate, load in wanted:
             point = await _point(plan, policy, service, target, rate, load, held, preset, tell)
-            points.append({**point, "share_of_capacity": _share(known.capacity, point["figures"])})
-        return served, known, points
+            found.points.append({**point, "share_of_capacity": _share(found.capacity, point["figures"])})
     finally:
         await target.close()
 

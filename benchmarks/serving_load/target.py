@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -11,6 +12,7 @@ from zoetrope.benchmarks.simulate.trace import TraceJob
 from zoetrope.model.runtime.errors import Picklable
 
 PROMPT = "a red circle moving right on a white background"
+NOT_PLAIN, PLAIN_LENGTH = re.compile(r"[^\w./:@+ -]"), 128
 CHECK_SECONDS = 15.0  # for a server's first answer
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
@@ -94,6 +96,11 @@ class Target(Protocol):
 
     async def close(self) -> None:
         """End all calls."""
+
+
+def plain(text: str) -> str:
+    """Return a server's word as it can be shown: on one line, short, without what terminals and pages take for more."""
+    return NOT_PLAIN.sub("?", text)[:PLAIN_LENGTH]
 
 
 def key_of(keys: Mapping[str, str], tenant: str) -> str:

@@ -16,6 +16,7 @@ from zoetrope.model.families.family import Preset
 
 HOUR = 3_600.0
 SAMPLED = 2_000  # jobs from which the mean cost of a mix is estimated
+MOST_JOBS = 1_000_000
 SPARE = 2.0  # times the asked length that is drawn, and again, until there is enough work
 
 
@@ -31,9 +32,12 @@ def drawn_trace(fleet: Fleet, preset: Preset, recipe: TraceRecipe, load: float) 
         The jobs, and the length in seconds.
 
     Raises:
-        TraceError: a single job is more work than the engines are to do in the recipe's length.
+        TraceError: a single job is more work than the engines are to do in the recipe's length, or there are too many.
     """
     recipe = replace(recipe, rate=_rate(fleet, preset, recipe, load))
+    if (jobs := recipe.rate * recipe.seconds) > MOST_JOBS:
+        hours = recipe.seconds / HOUR
+        raise TraceError(f"load is {load:g}: about {jobs:.3g} jobs in {hours:g} hours, must be at most {MOST_JOBS:,}")
     ramp = recipe.arrivals == "ramp"
     length = recipe.seconds if ramp else SPARE * recipe.seconds
     trace = generate(replace(recipe, seconds=length))

@@ -19,7 +19,7 @@ def plot(runs: Mapping[str, Sequence[Outcome]], slo: float, title: str, path: Pa
     """
     missing = installed("matplotlib")
     if missing:
-        return f"{missing}: pip install 'zoetrope[bench]'"
+        return f"{missing}: pip install '.[bench]'"
     import matplotlib
 
     matplotlib.use("Agg")

@@ -4,7 +4,7 @@
 
     {"checkpoint": "wan2.7-27b", "dataset": "clips", "out": "runs/first", "steps": 2000, "batch": 8, "zero_stage": 2}
 
-On several GPUs with either launcher, a ``zero_stage`` of 1, 2 or 3 and ``pip install 'zoetrope[train]'``::
+On several GPUs with either launcher, a ``zero_stage`` of 1, 2 or 3 and ``pip install '.[train]'``::
 
     torchrun --nproc-per-node 8 -m zoetrope.model.training RUN.json
     deepspeed --module zoetrope.model.training RUN.json

@@ -42,7 +42,7 @@ def check_zero(stage: int, ranks: int, optimiser: str, ema: float, batch: int) -
     if stage == 3 and ema:
         raise TrainingError(f"ema: is {ema:g}, but under zero_stage 3 no rank has the whole weights; use 0, or stage 2")
     if importlib.util.find_spec("deepspeed") is None:
-        raise TrainingError(f"zero_stage: {stage} needs the package deepspeed: pip install 'zoetrope[train]'")
+        raise TrainingError(f"zero_stage: {stage} needs the package deepspeed: pip install '.[train]'")
 
 
 def join(device: torch.device) -> None:

@@ -137,7 +137,7 @@ def _packages() -> Iterator[Check]:
         if not requirement.specifier.contains(version, prereleases=True):
             bad.append(f"{requirement.name} is {version}, needs {requirement.specifier}")
     if bad:
-        yield Check("packages", Status.FAIL, "; ".join(bad), "run make install, or pip install -U 'zoetrope[serve]'")
+        yield Check("packages", Status.FAIL, "; ".join(bad), "run make install in the repository")
         return
     main = ", ".join(f"{name} {versions[name]}" for name in ("torch", "ray", "diffusers", "grpcio") if name in versions)
     yield Check("packages", Status.OK, f"{len(versions)} found: {main}, ...")

@@ -80,7 +80,7 @@ def explain(error: Exception) -> tuple[str, int]:
         line, code = str(error), FAILURE
     elif isinstance(error, ModuleNotFoundError) and not (error.name or "zoetrope").startswith("zoetrope"):
         extras = "serve,k8s" if error.name in K8S else "serve"
-        line, code = f"{error.name} is not installed; this command needs pip install 'zoetrope[{extras}]'", FAILURE
+        line, code = f"{error.name} is not installed; this command needs pip install '.[{extras}]'", FAILURE
     elif isinstance(error, OSError) and error.filename is not None:
         line, code = f"{error.filename}: {error.strerror}", FAILURE
     else:

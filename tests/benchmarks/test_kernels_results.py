@@ -130,7 +130,7 @@ def test_without_matplotlib_there_is_a_reason_instead_of_a_plot(
 ) -> None:
     monkeypatch.setattr(plot, "installed", lambda module: f"{module} is not installed")
     reason = plot.plot(results(tmp_path, "1").as_dict(), tmp_path / "plot.png")
-    assert reason is not None and "zoetrope[bench]" in reason and not list(tmp_path.iterdir())
+    assert reason is not None and ".[bench]" in reason and not list(tmp_path.iterdir())
 
 
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def _loads(record: Json) -> tuple[str, ...]:
         for policy in ("fifo", "fair")
     }
     met = {
-        policy: _listed([f"{100 * points[policy, load]['slo_attainment']:.0f}" for load in loads])
+        policy: _listed([f"{100 * points[policy, load]['slo_attainment']:.1f}" for load in loads])
         for policy in ("fifo", "fair")
     }
     alone = f"within {record['settings']['slo']:g} times their time alone"
@@ -156,6 +156,7 @@ def _loads(record: Json) -> tuple[str, ...]:
 
 
 def _class(found: Json, name: str) -> Json:
+    row: Json
     (row,) = (row for row in found["classes"] if row["class"] == name)
     return row
 
@@ -343,6 +344,7 @@ def _peers(record: Json) -> tuple[str, ...]:
     assert theirs["name"] == record["reference"] == "diffusers" and record["clock"] == "cpu"
     return (
         f"{1e3 * ours['step']:.0f} ms of the processor a step, theirs {1e3 * theirs['step']:.0f}",
+        f"a whole run of the command takes {ours['seconds']:.1f} s, theirs {theirs['seconds']:.1f}",
         f"frames are as diffusers' to {ours['psnr']:.0f} dB",
     )
 

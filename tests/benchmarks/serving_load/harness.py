@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes
@@ -39,18 +39,22 @@ class Peer:
     """A server of OpenAI's videos API that makes nothing.
 
     Attributes:
-        refuse: the status of every create; 0: they are accepted. fail: the numbers of jobs that fail.
-        asked: the fields of each job, and the files by their names.
+        refuse: the status of every create; 0: they are accepted. fail: the numbers of jobs that fail. usage: of all.
+        slow: a job that never begins.
+        asked: the fields of each job, and the files by their names. on_show: called with a job that is asked about.
     """
 
     seconds: float = 0.05
     refuse: int = 0
     fail: frozenset[int] = frozenset()
+    usage: dict[str, Any] = field(default_factory=dict)
+    slow: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     made: dict[str, float] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
     address: str = ""
+    on_show: Callable[[str], None] = lambda name: None
 
     def create(self, fields: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(fields)
@@ -63,13 +67,13 @@ class Peer:
         video: dict[str, Any] = {"id": name, "object": "video", "seconds": "0.5"}
         if name in self.deleted:
             return {**video, "status": "failed", "error": {"code": "cancelled", "message": "it was cancelled"}}
-        if age < self.seconds / 2:
+        if name == self.slow or age < self.seconds / 2:
             return {**video, "status": "queued"}
         if age < self.seconds:
             return {**video, "status": "in_progress"}
         if number in self.fail:
             return {**video, "status": "failed", "error": {"code": "out_of_memory", "message": "too large"}}
-        return {**video, "status": "completed"}
+        return {**video, "status": "completed", "usage": self.usage}
 
 
 @contextmanager
@@ -82,7 +86,9 @@ def peer(**settings: Any) -> Iterator[Peer]:
             if self.path == "/v1/models":
                 self._say({"object": "list", "data": [{"id": "peer-model", "object": "model"}]})
             else:
-                self._say(state.show(self.path.rpartition("/")[2]))
+                name = self.path.rpartition("/")[2]
+                state.on_show(name)
+                self._say(state.show(name))
 
         def do_DELETE(self) -> None:
             state.deleted.add(self.path.rpartition("/")[2])

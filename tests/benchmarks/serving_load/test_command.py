@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from tests.benchmarks.serving_load.harness import peer, served
 from tests.serving.gateway.harness import Service
 from zoetrope.benchmarks.serving_load.__main__ import main
 from zoetrope.benchmarks.serving_load.command import CourseOptions, WhereOptions, WorkOptions, make_plan
+from zoetrope.benchmarks.serving_load.target import plain
 
 MIX = """
 {"share": 2, "task": "text_to_video", "size": "64x48", "frames": 9, "steps": 4}
@@ -34,9 +38,9 @@ def mix(tmp_path: Path) -> str:
     return str(path)
 
 
-def record_of(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+def record_of(tmp_path: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
     out = tmp_path / "results" / "load"
-    assert main([*arguments, "--quiet", "--out", str(out)]) == 0
+    assert main([*arguments, "--quiet", "--out", str(out)]) == status
     found: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
     assert out.with_suffix(".md").read_text().startswith("# A service under load\n")
     for name in found["plots"]:
@@ -84,9 +88,9 @@ def test_loads_are_shares_of_the_capacity_that_was_measured(gateway: Service, mi
     assert found["points"][0]["figures"]["slo_attainment"] is None, "nothing was made alone"
 
 
-def test_every_tenant_has_a_key_of_its_own(gateway: Service, mix: str) -> None:
-    where = [WhereOptions(start="nano"), WorkOptions(rate=(1.0,), mix=mix, tenants=3, jobs=60), CourseOptions()]
-    plan = make_plan(*where)
+def test_every_tenant_is_known_before_so_that_it_gets_a_key_of_its_own(mix: str) -> None:
+    work = WorkOptions(rate=(1.0,), mix=mix, tenants=3, jobs=60)
+    plan = make_plan(WhereOptions(start="nano"), work, CourseOptions())
     assert plan.tenants() == ["tenant-1", "tenant-2", "tenant-3"] == sorted({job.tenant for job in plan.drawn(1.0)})
 
 
@@ -155,7 +159,7 @@ def test_errors_are_counted_by_kind(tmp_path: Path, mix: str) -> None:
         found = record_of(tmp_path, "--target", server.address, *arguments)
     assert found["points"][0]["figures"]["errors"] == {"failed: OUT_OF_MEMORY": 2}
     with peer(refuse=503) as server:
-        found = record_of(tmp_path / "again", "--target", server.address, *arguments)
+        found = record_of(tmp_path / "again", "--target", server.address, *arguments, status=1)
     figures = found["points"][0]["figures"]
     assert figures["errors"] == {"refused: HTTP 503": 5} and figures["accepted"] == 0
     assert figures["latency"] is None and figures["videos_per_second"] == 0.0
@@ -164,8 +168,35 @@ def test_errors_are_counted_by_kind(tmp_path: Path, mix: str) -> None:
 def test_jobs_that_do_not_end_are_unfinished(tmp_path: Path, mix: str) -> None:
     with peer(seconds=600.0) as server:
         arguments = ["--target", server.address, "--mix", mix, "--rate", "20", "--jobs", "2", "--drain", "0.3"]
-        found = record_of(tmp_path, *arguments, "--warm-up", "0", "--poll", "0.05")
+        found = record_of(tmp_path, *arguments, "--warm-up", "0", "--poll", "0.05", status=1)
     assert found["points"][0]["figures"]["errors"] == {"unfinished: no answer in time": 2}
+
+
+def test_an_interrupted_run_writes_what_there_is_and_withdraws_its_jobs(tmp_path: Path, mix: str) -> None:
+    def interrupt(name: str) -> None:
+        if name == "video_4":  # the first of the second rate
+            server.on_show = lambda name: None
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with peer(seconds=0.05, on_show=interrupt) as server:
+        arguments = ["--target", server.address, "--mix", mix, "--rate", "20", "--rate", "0.5", "--jobs", "4"]
+        server.slow = "video_4"
+        found = record_of(tmp_path, *arguments, "--warm-up", "0", "--poll", "0.02", status=130)
+    assert found["interrupted"] and [point["rate"] for point in found["points"]] == [20.0]
+    assert found["points"][0]["figures"]["succeeded"] == 4 and server.deleted == {"video_4"}
+    assert "**It was interrupted: " in (tmp_path / "results" / "load.md").read_text()
+
+
+def test_what_a_server_says_is_shown_as_plain_words() -> None:
+    assert plain("m\x1b[31mEVIL|\nx" + 200 * "y") == "m??31mEVIL??x" + 115 * "y"
+
+
+@pytest.mark.parametrize("used", ["abc", math.nan, math.inf, -1, [], 10**400])
+def test_amounts_that_are_none_are_not_known(used: Any, tmp_path: Path, mix: str) -> None:
+    with peer(usage={"used_gpu_seconds": used}) as server:
+        arguments = ["--target", server.address, "--mix", mix, "--rate", "20", "--jobs", "1", "--poll", "0.02"]
+        found = record_of(tmp_path, *arguments, "--warm-up", "0", "--gpus", "1")
+    assert found["points"][0]["figures"]["gpu_busy_share"] is None
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ LINE = '{"task": "text_to_video", "size": "64x48", "frames": 9, "steps": 4}'
         ([*WHERE, "--rate", "1", "--set", "ENGINES=2"], "set: needs a service of the benchmark's own"),
         (["--start", "nano", "--rate", "1", "--set", "ENGINES"], "set: 'ENGINES' must be NAME=VALUE"),
         (["--start", "nano", "--rate", "1", "--set", "ENGINE=2"], "set: ZOETROPE_ENGINE"),
+        (["--start", "nano", "--rate", "1", "--set", "STEP_TOKENS=-5"], "set: STEP_TOKENS: '-5' must be at least 1"),
         (["--start", "nano", "--rate", "1", "--set", "POLICY=fifo"], "set: POLICY is the benchmark's own to choose"),
         ([*WHERE, "--rate", "1", "--key", "secret"], "key: 'secret'... must be TENANT=KEY"),
         ([*WHERE, "--rate", "1", "--fault", "kill-rank@3"], "fault: kill-rank needs a service of the benchmark's own"),

@@ -41,6 +41,8 @@ def test_policies_are_compared_on_one_trace(tmp_path: Path, capsys: pytest.Captu
         (["--model", "wan9"], "model is 'wan9', must be one of "),
         (["--policies", "fair,lifo"], "policies: 'lifo' is unknown, there are edf, "),
         (["--load", "0"], "load is 0.0, must be above 0"),
+        (["--load", "1e300"], "load is 1e+300: about "),
+        (["--hours", "1e9"], "load is 0.85: about "),
         (["--hours", "nan"], "hours is nan, must be above 0"),
         (["--noise", "2"], "noise is 2.0, must be from 0 to 1"),
         (["--trace", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
