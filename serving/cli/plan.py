@@ -137,7 +137,7 @@ def make_plan(
     from zoetrope.cluster.planning.gang_plan import PlanError, plan_gang
     from zoetrope.model.codecs.decode_plan import Decoding
 
-    wanted = _wanted(model, load)
+    wanted, load = _wanted(model, load)
     try:
         decoding = Decoding.from_environment()
     except ValueError as error:
@@ -149,8 +149,8 @@ def make_plan(
     return made, clip_decodes(wanted, made, decoding), wanted
 
 
-def _wanted(model: str, load: LoadOptions) -> Preset | ModelCard:
-    """Return a preset by its name, or the card of a folder; its warnings are shown."""
+def _wanted(model: str, load: LoadOptions) -> tuple[Preset | ModelCard, LoadOptions]:
+    """Return a preset by its name, or the card of a folder, and how it is loaded; show its warnings."""
     from zoetrope.model.adapters.files.card import check_adapters
     from zoetrope.model.catalog.card_files import find_card_file
     from zoetrope.model.catalog.presets import open_model
@@ -172,7 +172,7 @@ def _wanted(model: str, load: LoadOptions) -> Preset | ModelCard:
         warnings = check_adapters(load.lora, wanted.config, wanted.transformers).warnings
     for warning in warnings:
         stderr().print(f"warning: {warning}", markup=False)
-    return wanted
+    return wanted, wanted.load if isinstance(wanted, ModelCard) else load
 
 
 def _check_alone(given: dict[str, bool]) -> None:
@@ -206,7 +206,7 @@ def _small(
 
     from zoetrope.cluster.planning.gang_plan import preset_of
 
-    wanted = _wanted(model, load)
+    wanted, load = _wanted(model, load)
     text_tokens = wanted.max_text_tokens if isinstance(wanted, ModelCard) else TEXT_TOKENS
     preset = preset_of(wanted) if isinstance(wanted, ModelCard) else wanted
     if load.quantize != "none" and (problem := why_exact(preset.config)) is not None:

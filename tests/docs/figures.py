@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from statistics import median
 from typing import Any
 
 from zoetrope.benchmarks.results_files import RESULTS
@@ -349,7 +350,35 @@ def _peers(record: Json) -> tuple[str, ...]:
     )
 
 
+def _nano(record: Json) -> tuple[str, ...]:
+    task = record["tasks"]["text_to_video"]
+    colour, shape = (f"{task['measures'][name]['value']:.1f}" for name in ("color", "shape"))
+    return (
+        f"nano, text to video, {task['cases']} prompts",
+        f"{colour} % right colour, {shape} % right shape",
+    )
+
+
+def _soak_of_the_readme(record: Json) -> tuple[str, ...]:
+    assert not record["problems"]
+    return (f"{record['jobs']} jobs under {len(record['struck'])} kills and faults", "none lost, none doubled")
+
+
+def _soak(record: Json) -> tuple[str, ...]:
+    assert not record["problems"]
+    kills = sorted(one["healed"] for one in record["struck"] if one["fault"].startswith("kill"))
+    assert all(one["healed"] is not None for one in record["struck"])
+    return (
+        f"{record['jobs']} jobs and {len(record['struck'])} faults in {record['seconds']:.0f} s",
+        f"{record['files']} files decoded, {record['events']:,} webhook events",
+        f"a new job was done {kills[0]:.0f} to {kills[-1]:.0f} s after a kill, {median(kills):.0f} s in the middle",
+    )
+
+
 CLAIMS = (
+    Claim(README, "nano", _nano),
+    Claim(README, "soak", _soak_of_the_readme),
+    Claim("docs/promises.md", "soak", _soak),
     Claim(BENCHMARKS, "gateway", _gateway),
     Claim(README, "gateway", _gateway_of_the_readme),
     Claim("docs/operations/runbook.md", "gateway", _core_of_a_gateway),

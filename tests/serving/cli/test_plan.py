@@ -117,6 +117,21 @@ def test_a_small_gpu_and_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found["gpu"] == "h100" and [row["size"] for row in found["sizes"]] == ["64x32", "480p", "720p", "1080p"]
 
 
+def test_a_card_is_planned_as_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZOETROPE_MODELS_DIR", str(tmp_path))
+    (tmp_path / "quick.toml").write_text('model = "nano"\nquantize = "fp8"\noffload = "always"\n')
+    assert main(["plan", "quick", "--gpu-memory", "24"]) == 0
+    said = capsys.readouterr().out
+    assert "with 24 GiB, weights in fp8: predicted" in said and "streamed" in said
+    weights = []
+    for model in ("nano", "quick"):
+        assert main(["plan", model, "--gpus", "1", "--gpu", "h100", "--json"]) == 0
+        weights.append(json.loads(capsys.readouterr().out)["memory"]["weights"])
+    assert weights[1] < weights[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
