@@ -37,8 +37,9 @@ SEED = 1
 GOAL = 2.5  # maximum slowdown alongside the busy loops
 LOOP = "while True: pass"
 READY_SECONDS = 300.0
+OURS = "ours"
 WAYS: dict[str, dict[str, str]] = {
-    "ours": {},
+    OURS: {},
     "spinning": {"OMP_WAIT_POLICY": "ACTIVE", VARIABLE: str(usable_cores())},
 }
 Make = Callable[[], float]  # makes a clip and returns the seconds
@@ -109,12 +110,14 @@ def served(way: str, steps: int, folder: Path) -> Iterator[Make]:
         yield make
 
 
-def measure(service: bool, rounds: int, steps: int, loops: int, log: Callable[[str], None]) -> list[BusyRow]:
-    """Measure all ways in turn."""
-    seconds: dict[tuple[str, bool], list[float]] = {(way, busy): [] for way in WAYS for busy in (False, True)}
+def measure(
+    service: bool, ways: Sequence[str], rounds: int, steps: int, loops: int, log: Callable[[str], None]
+) -> list[BusyRow]:
+    """Measure these ways in turn."""
+    seconds: dict[tuple[str, bool], list[float]] = {(way, busy): [] for way in ways for busy in (False, True)}
     with tempfile.TemporaryDirectory() as directory:
         for number in range(rounds):
-            for way in WAYS:
+            for way in ways:
                 with ExitStack() as stack:
                     folder = Path(directory) / f"{number}-{way}"
                     folder.mkdir()
@@ -124,7 +127,7 @@ def measure(service: bool, rounds: int, steps: int, loops: int, log: Callable[[s
                             took = make()
                         seconds[way, busy].append(round(took, 2))
                         log(f"round {number + 1}, {way}, {'busy' if busy else 'quiet'}: {took:.1f} s")
-    return [BusyRow(way, tuple(seconds[way, False]), tuple(seconds[way, True])) for way in WAYS]
+    return [BusyRow(way, tuple(seconds[way, False]), tuple(seconds[way, True])) for way in ways]
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -154,14 +157,16 @@ def markdown(record: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser, positive = command.parser("busy", __doc__), command.at_least(1)
     parser.add_argument("--service", action="store_true", help="measure a job of a service, not `generate --local`")
+    parser.add_argument("--ours", action="store_true", help="leave out the threads that spin while they wait")
     parser.add_argument("--rounds", type=positive, default=3, help="measurements of each way (default: 3)")
     parser.add_argument("--steps", type=positive, default=30, help="denoising steps of the clip (default: 30)")
     parser.add_argument("--loops", type=positive, default=2, help="busy processes (default: 2)")
     parser.add_argument("--out", type=Path, help=command.OUT_HELP)
     args = parser.parse_args(arguments)
     load, cores = os.getloadavg(), os.cpu_count() or 1
+    ways = (OURS,) if args.ours else tuple(WAYS)
     rows = measure(
-        args.service, args.rounds, args.steps, args.loops, lambda line: print(line, file=sys.stderr, flush=True)
+        args.service, ways, args.rounds, args.steps, args.loops, lambda line: print(line, file=sys.stderr, flush=True)
     )
     record = {
         "environment": header(torch.device("cpu"), command.command_line("busy", arguments), SEED),

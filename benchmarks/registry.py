@@ -112,7 +112,7 @@ BENCHMARKS = {
             "nano beside other work on the machine",
             service.BusyRecord,
             "busy:markdown",
-            _given("--rounds 1 --steps 2 --loops 1"),
+            _given("--ours --rounds 1 --steps 2 --loops 1"),
         ),
         Benchmark(
             "cached_quality",
@@ -268,7 +268,7 @@ BENCHMARKS = {
             "the simulation against a real service",
             computed.ComparedRecord,
             "simulate.compare:page",
-            _given("--jobs 4"),
+            _given("--jobs 2"),
         ),
         Benchmark(
             "simulate.elastic",

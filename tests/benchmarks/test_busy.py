@@ -49,6 +49,9 @@ def test_ways_run_in_turns_quiet_and_busy(
     page = out.with_suffix(".md").read_text()
     assert page in capsys.readouterr().out
     assert "| ours | 2.0 s (2.0, 2.0) | 4.0 s (4.0, 4.0) | 2.0 |" in page
+    seen.clear()
+    assert main(["--service", "--ours", "--rounds", "1"]) == 0
+    assert seen == [("ours", 0), ("ours", 2)]
 
 
 def test_each_way_has_an_environment_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
