@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from tests.docs.tables import put_table
 from zoetrope.benchmarks.provenance import REPOSITORY
 from zoetrope.benchmarks.registry import BENCHMARKS
 from zoetrope.benchmarks.results_files import RESULTS, read_results
@@ -37,13 +38,5 @@ def table() -> str:
     return "\n".join((*HEAD, *rows()))
 
 
-def write() -> None:
-    """Put the table in the place of the one in the README."""
-    page = README.read_text()
-    before, head, rest = page.partition(HEAD[0])
-    assert head, f"{README.name} has no table that begins with {HEAD[0]}"
-    README.write_text(before + table() + "\n\n" + rest.partition("\n\n")[2])
-
-
 if __name__ == "__main__":
-    write()
+    put_table(README, HEAD[0], table())

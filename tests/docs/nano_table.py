@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from tests.docs.tables import put_table
 from zoetrope.benchmarks.provenance import REPOSITORY
 from zoetrope.benchmarks.results_files import RESULTS
 
@@ -46,13 +47,5 @@ def table() -> str:
     return "\n".join((*HEAD, *rows(json.loads(RESULT.read_text()))))
 
 
-def write() -> None:
-    """Put the table in the place of the one in the page."""
-    page = PAGE.read_text()
-    before, head, rest = page.partition(HEAD[0])
-    assert head, f"{PAGE.name} has no table that begins with {HEAD[0]}"
-    PAGE.write_text(before + table() + "\n\n" + rest.partition("\n\n")[2])
-
-
 if __name__ == "__main__":
-    write()
+    put_table(PAGE, HEAD[0], table())
