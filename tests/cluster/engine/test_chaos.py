@@ -117,14 +117,6 @@ def router() -> Iterator[Any]:
     ray.kill(actor)
 
 
-@pytest.fixture
-def engines() -> Iterator[list[Leader]]:
-    started: list[Leader] = []
-    yield started
-    for engine in started:
-        engine.end()
-
-
 def kill(leader: Leader, rank: int, number: signal.Signals) -> None:
     os.kill(leader.ranks()[rank].process.pid, number)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,13 +75,9 @@ def test_jobs_of_four_kinds_shapes_and_lengths_share_steps_and_end_as_alone() ->
 
 
 def test_a_released_segment_goes_on_elsewhere_from_where_it_was(tmp_path: Path) -> None:
-    settings = EngineSettings(snapshots=str(tmp_path), snapshot_seconds=1_000.0)
-    first, second, local = Rank(CARD, settings), Rank(CARD, settings), LocalPipeline.load(CARD)
-    for rank in (first, second):
-        rank.join(0, "")
-    case = cases()["edit_video"]
-    spec, owner = segment_of(case.spec, "a"), Owner("job", 0, 1)
-    conditions = ray.put(condition_span(local.text, local.conditioner, case.spec, case.inputs, 0, None))
+    case, local, owner = cases()["edit_video"], LocalPipeline.load(CARD), Owner("job", 0, 1)
+    first, second = two_ranks(tmp_path)
+    spec, conditions = conditioned(case, local)
     assert first.execute(StepPlan(admit=(Admit(spec, conditions, owner),), advance=("a",))).held[0].step == 1
     outcome = first.execute(StepPlan(release=("a", "unknown")))
     assert outcome.held == () and outcome.failed == ()
@@ -97,13 +94,9 @@ def test_a_released_segment_goes_on_elsewhere_from_where_it_was(tmp_path: Path) 
 def test_a_segment_that_ended_ends_elsewhere_without_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its latents may be lost before they are decoded, with a router that stops at the same time as the engine; the
     store is slow."""
-    settings = EngineSettings(snapshots=str(tmp_path), snapshot_seconds=1_000.0)
-    first, second, local = Rank(CARD, settings), Rank(CARD, settings), LocalPipeline.load(CARD)
-    for rank in (first, second):
-        rank.join(0, "")
-    case = cases()["text_to_video"]
-    spec, owner = segment_of(case.spec, "a"), Owner("job", 0, 1)
-    conditions = ray.put(condition_span(local.text, local.conditioner, case.spec, case.inputs, 0, None))
+    case, owner = cases()["text_to_video"], Owner("job", 0, 1)
+    first, second = two_ranks(tmp_path)
+    spec, conditions = conditioned(case, LocalPipeline.load(CARD))
     stopping, put = threading.Event(), SnapshotStore.put
 
     def slow_put(store: SnapshotStore, snapshot: Snapshot) -> str:
@@ -122,6 +115,21 @@ def test_a_segment_that_ended_ends_elsewhere_without_a_step(tmp_path: Path, monk
     assert (again.held, again.step_tokens) == ((), 0)
     before, after = (np.array(ray.get(one.finished[0].latents)) for one in (outcome, again))
     assert np.array_equal(before, after)
+
+
+def two_ranks(snapshots: Path) -> tuple[Rank, Rank]:
+    """Two engines of one rank each, which keep their snapshots in one place and make none for lack of time."""
+    settings = EngineSettings(snapshots=str(snapshots), snapshot_seconds=1_000.0)
+    first, second = Rank(CARD, settings), Rank(CARD, settings)
+    for rank in (first, second):
+        rank.join(0, "")
+    return first, second
+
+
+def conditioned(case: NanoCase, local: LocalPipeline) -> tuple[SegmentSpec, Any]:
+    """A case's segment and its conditions."""
+    conditions = condition_span(local.text, local.conditioner, case.spec, case.inputs, 0, None)
+    return segment_of(case.spec, "a"), ray.put(conditions)
 
 
 def newest(folder: Path, spec: SegmentSpec, owner: Owner) -> bytes | None:
